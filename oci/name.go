@@ -1,0 +1,53 @@
+package oci
+
+import "regexp"
+
+// Limits of the protocol's names, in bytes.
+const (
+	// MaxNameLength bounds a repository name. The specification notes that many
+	// clients limit the name with the host to 255 characters.
+	MaxNameLength = 255
+	// MaxTagLength bounds a tag (distribution-spec, "Pulling manifests").
+	MaxTagLength = 128
+)
+
+// NamePattern and TagPattern are the grammars of the distribution
+// specification, section "Pulling manifests", without anchors.
+const (
+	NamePattern = `[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*`
+	TagPattern  = `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`
+)
+
+var (
+	nameRE = regexp.MustCompile(`^` + NamePattern + `$`)
+	tagRE  = regexp.MustCompile(`^` + TagPattern + `$`)
+)
+
+// ParseName checks a repository name. The error is a NAME_INVALID.
+func ParseName(s string) (string, error) {
+	if len(s) > MaxNameLength {
+		return "", Errorf(CodeNameInvalid, "the repository name has %d characters, at most %d are allowed", len(s), MaxNameLength)
+	}
+	if !nameRE.MatchString(s) {
+		return "", Errorf(CodeNameInvalid, "the repository name %.80q is not valid: use lower-case letters and digits, separated by '.', '_', '-' or '/'", s)
+	}
+	return s, nil
+}
+
+// ParseTag checks a tag. The error is a TAG_INVALID with status 400.
+func ParseTag(s string) (string, error) {
+	if !tagRE.MatchString(s) {
+		return "", Errorf(CodeTagInvalid, "the tag %.140q is not valid: use at most %d letters, digits, '_', '.' or '-', starting with a letter, a digit or '_'", s, MaxTagLength)
+	}
+	return s, nil
+}
+
+// Team is the first path segment of a repository name: the team that owns it.
+func Team(name string) string {
+	for i := range len(name) {
+		if name[i] == '/' {
+			return name[:i]
+		}
+	}
+	return name
+}

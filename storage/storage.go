@@ -1,0 +1,122 @@
+// Package storage keeps bytes by key and knows nothing of repositories,
+// digests or SQL. Implementations: fs (a directory), s3 (S3 and MinIO), mem.
+// All of them pass storagetest.Test, which is the contract in executable form.
+//
+// A blob arrives in a session: Begin, any number of Append, then Commit or
+// Abort. A Session is an opaque string that the caller stores between the
+// calls, so that another replica can continue where this one stopped. The
+// object stays where its session put it: Commit gives its key, and nothing is
+// copied, renamed to a digest or read back.
+package storage
+
+import (
+	"context"
+	"errors"
+	"io"
+	"iter"
+	"time"
+)
+
+// ErrNotFound says that there is no object under a key, or no such session.
+var ErrNotFound = errors.New("storage: not found")
+
+// ErrSession says that a session cannot be continued or committed: it was
+// aborted or committed, its bytes were lost, or another writer changed it.
+// The upload has to start again; nothing wrong has been stored.
+var ErrSession = errors.New("storage: the session cannot be continued")
+
+// ErrOutOfRange says that an offset lies beyond the end of an object.
+var ErrOutOfRange = errors.New("storage: out of range")
+
+// Session is the state of an unfinished object, at most 1 MiB of text. It is
+// opaque: only the store that made it reads it.
+type Session string
+
+// Info describes a stored object.
+type Info struct {
+	Key     string
+	Size    int64 // bytes
+	ModTime time.Time
+}
+
+// Store keeps objects and unfinished sessions. All methods may be called
+// concurrently, by several processes on the same directory or bucket. All
+// honour their context. Keys and sessions are made by the store.
+type Store interface {
+	// Open reads length bytes of an object from offset; length -1 means to the
+	// end. The caller closes the reader. It returns ErrNotFound, or
+	// ErrOutOfRange when offset is beyond the object's size (offset == size is
+	// an empty read). On a directory the reader is the *os.File itself, placed
+	// at offset, when length is -1, so that http.ServeContent and io.Copy use sendfile.
+	Open(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error)
+
+	// Stat describes an object, or returns ErrNotFound.
+	Stat(ctx context.Context, key string) (Info, error)
+
+	// Begin starts a session. It does no input or output, so that a session
+	// that is never used costs nothing. id is the caller's unique and
+	// unguessable name for the session (lower-case hexadecimal, 32 digits or
+	// more); keys of the session's objects start with it.
+	Begin(id string) Session
+
+	// Append reads r to its end and adds the bytes to the session. Every byte
+	// taken is also written to tee, in order and from one goroutine at a time,
+	// possibly not the caller's; all of that has happened when Append returns. tee
+	// must not keep the slice. Append returns the session to store and the
+	// number of bytes that it now holds more.
+	//
+	// When r fails, what was read before is kept: Append returns the new
+	// session, the count and an *SourceError. When the store fails, it returns
+	// the session it was given, 0 and the store's error; what it has half
+	// written counts for nothing and the next Append of the same session
+	// replaces it. The bytes survive the death of this process when Append has
+	// returned; they survive a power failure only after Commit.
+	//
+	// Two Appends to one session at a time are a mistake of the client: one of
+	// them may fail with ErrSession, or a later Commit does; never do mixed bytes
+	// become an object unnoticed.
+	Append(ctx context.Context, s Session, r io.Reader, tee io.Writer) (Session, int64, error)
+
+	// OpenSession reads back what an uncommitted session holds, from its
+	// first byte. It is there for one case: a digest algorithm that the client did not
+	// announce before its closing request.
+	OpenSession(ctx context.Context, s Session) (io.ReadCloser, error)
+
+	// Commit makes the session's bytes durable as an object and returns its
+	// key. A session without bytes becomes an empty object. Committing again
+	// the session that a previous Commit was given returns the same key, or ErrSession.
+	Commit(ctx context.Context, s Session) (key string, err error)
+
+	// Abort removes what the session holds. Aborting a session that is not
+	// there is no error.
+	Abort(ctx context.Context, s Session) error
+
+	// Delete removes objects; keys that are not there are no error. All keys
+	// are tried; the error joins what failed.
+	Delete(ctx context.Context, keys ...string) error
+
+	// Walk lists all objects, unfinished sessions' included, in no particular order. It is
+	// for checking a store against the database, never for serving a request.
+	Walk(ctx context.Context) iter.Seq2[Info, error]
+
+	// Ping reports whether the store can be reached and written to.
+	Ping(ctx context.Context) error
+}
+
+// URLer is a Store that can hand out a time-limited link to an object, so
+// that clients fetch the bytes from it directly.
+type URLer interface {
+	// URL gives a link for a GET of the object, valid for the duration (1
+	// second to 7 days, the limit of S3 signatures). It does not check that the
+	// object exists and makes no request.
+	URL(ctx context.Context, key string, valid time.Duration) (string, error)
+}
+
+// SourceError is the failure of the reader given to Append, as opposed to one
+// of the store.
+type SourceError struct{ Err error }
+
+func (e *SourceError) Error() string { return "reading the upload: " + e.Err.Error() }
+
+// Unwrap gives the reader's own error.
+func (e *SourceError) Unwrap() error { return e.Err }
