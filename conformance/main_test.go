@@ -1,0 +1,14 @@
+package conformance
+
+import (
+	"os"
+	"testing"
+
+	"berth/testenv"
+)
+
+func TestMain(m *testing.M) {
+	code := testenv.Main(m)
+	removeBinaries()
+	os.Exit(code)
+}

@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# Gets the programs that the tests run against Berth or with Berth, and that
+# are not here yet:
+#
+#   - from the distribution's packages, when this is a Debian-like system and we are root;
+#   - from their Go modules, pinned below, built into .cache/tools of this tree.
+#
+#   scripts/tools.sh          everything that `make test` needs (15 minutes on two cold cores, once)
+#   scripts/tools.sh minio    one of the built ones only
+#
+# Running it again costs nothing. The tests look into .cache/tools, then into PATH.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# name, Go package, version
+built='
+minio   github.com/minio/minio                          v0.0.0-20260212201848-7aac2a2c5b7c
+crane   github.com/google/go-containerregistry/cmd/crane v0.22.1
+regctl  github.com/regclient/regclient/cmd/regctl       v0.11.7
+helm    helm.sh/helm/v3/cmd/helm                        v3.22.0
+cosign  github.com/sigstore/cosign/v3/cmd/cosign        v3.1.3
+'
+
+# program, Debian package that has it
+packaged='
+dockerd    docker.io
+docker     docker.io
+podman     podman
+skopeo     skopeo
+buildah    buildah
+ctr        containerd
+containerd containerd
+prometheus prometheus
+promtool   prometheus
+gcc        gcc
+curl       curl
+openssl    openssl
+'
+
+say() { printf 'tools: %s\n' "$*" >&2; }
+
+build() { # name package version
+	local dir=.cache/tools
+	if [ -x "$dir/$1" ] && [ "$(cat "$dir/.$1.version" 2>/dev/null)" = "$2@$3" ]; then
+		return
+	fi
+	say "building $1 $3 from its Go module"
+	mkdir -p "$dir"
+	if ! (cd / && GOBIN="$OLDPWD/$dir" GOFLAGS='' CGO_ENABLED=0 go install -trimpath -ldflags='-s -w' "$2@$3"); then
+		say "could not build $1 ($2@$3). Is the Go module proxy reachable (go env GOPROXY)?"
+		exit 1
+	fi
+	echo "$2@$3" >"$dir/.$1.version"
+}
+
+install_packages() {
+	local program package missing=()
+	while read -r program package; do
+		if [ -n "$program" ] && ! command -v "$program" >/dev/null; then
+			missing+=("$package")
+		fi
+	done <<<"$packaged"
+	# Postgres is no program in PATH on Debian: its servers live by version.
+	if ! command -v initdb >/dev/null && ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null && [ -z "${BERTH_TEST_POSTGRES_URL:-}" ]; then
+		missing+=(postgresql)
+	fi
+	if [ ${#missing[@]} -eq 0 ]; then
+		return
+	fi
+	if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
+		say "not installed: ${missing[*]}. Install these packages, or run this as root on Debian; the tests that need them skip (with CI set they fail)."
+		return
+	fi
+	say "installing packages: ${missing[*]}"
+	# Installing must not start services: the tests start what they need, privately.
+	local policy=/usr/sbin/policy-rc.d
+	if [ ! -e $policy ]; then
+		printf '#!/bin/sh\nexit 101\n' >$policy
+		chmod +x $policy
+		trap "rm -f $policy" EXIT
+	fi
+	export DEBIAN_FRONTEND=noninteractive
+	local log
+	log=$(mktemp)
+	if ! { apt-get update && apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+		tail -n 20 "$log" >&2
+		say "installing the packages failed; the messages of apt-get are above. Is the package mirror reachable? Run 'apt-get update' by hand."
+		exit 1
+	fi
+	rm -f "$log"
+	rm -f $policy
+}
+
+only=${1:-}
+if [ -z "$only" ]; then
+	install_packages
+fi
+found=
+while read -r name package version; do
+	if [ -n "$name" ] && { [ -z "$only" ] || [ "$only" = "$name" ]; }; then
+		build "$name" "$package" "$version"
+		found=1
+	fi
+done <<<"$built"
+if [ -z "$found" ]; then
+	say "there is no tool '$only' to build"
+	exit 1
+fi
