@@ -5,7 +5,7 @@
 #   - from the distribution's packages, when this is a Debian-like system and we are root;
 #   - from their Go modules, pinned below, built into .cache/tools of this tree.
 #
-#   scripts/tools.sh          everything that `make test` needs (15 minutes on two cold cores, once)
+#   scripts/tools.sh          everything that `make test` needs (about 10 minutes on two cores, once)
 #   scripts/tools.sh minio    one of the built ones only
 #
 # Running it again costs nothing. The tests look into .cache/tools, then into PATH.
@@ -19,6 +19,7 @@ crane   github.com/google/go-containerregistry/cmd/crane v0.22.1
 regctl  github.com/regclient/regclient/cmd/regctl       v0.11.7
 helm    helm.sh/helm/v3/cmd/helm                        v3.22.0
 cosign  github.com/sigstore/cosign/v3/cmd/cosign        v3.1.3
+staticcheck honnef.co/go/tools/cmd/staticcheck          v0.8.2
 '
 
 # program, Debian package that has it
@@ -32,7 +33,7 @@ ctr        containerd
 containerd containerd
 prometheus prometheus
 promtool   prometheus
-gcc        gcc
+gcc        gcc libc6-dev
 curl       curl
 openssl    openssl
 '
@@ -46,7 +47,7 @@ build() { # name package version
 	fi
 	say "building $1 $3 from its Go module"
 	mkdir -p "$dir"
-	if ! (cd / && GOBIN="$OLDPWD/$dir" GOFLAGS='' CGO_ENABLED=0 go install -trimpath -ldflags='-s -w' "$2@$3"); then
+	if ! (cd / && GOBIN="$OLDPWD/$dir" GOFLAGS='' CGO_ENABLED=0 go install -trimpath -ldflags='-s -w' "$2@$3" 2> >(grep -v '^go: downloading' >&2)); then
 		say "could not build $1 ($2@$3). Is the Go module proxy reachable (go env GOPROXY)?"
 		exit 1
 	fi
@@ -57,7 +58,8 @@ install_packages() {
 	local program package missing=()
 	while read -r program package; do
 		if [ -n "$program" ] && ! command -v "$program" >/dev/null; then
-			missing+=("$package")
+			# shellcheck disable=SC2206 # a line may name several packages
+			missing+=($package)
 		fi
 	done <<<"$packaged"
 	# Postgres is no program in PATH on Debian: its servers live by version.

@@ -1,0 +1,69 @@
+// Command withservers starts one Postgres and one MinIO, runs the given
+// command with BERTH_TEST_POSTGRES_URL, BERTH_TEST_S3_ENDPOINT and MinIO's
+// credentials in its environment, stops both and exits as the command did:
+//
+//	go run ./testenv/withservers go test ./...
+//
+// A server that cannot be started is an error with CI set; otherwise the
+// command runs without it and its tests skip.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"syscall"
+
+	"berth/testenv"
+)
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+func run(args []string) int {
+	if len(args) == 0 {
+		fmt.Fprintln(os.Stderr, "usage: withservers command [argument...]")
+		return 2
+	}
+	defer testenv.Stop()
+	env := os.Environ()
+	failed := func(err error) bool {
+		fmt.Fprintln(os.Stderr, "withservers:", err)
+		return os.Getenv("CI") != ""
+	}
+	if url, err := testenv.PostgresServer(); err == nil {
+		env = append(env, "BERTH_TEST_POSTGRES_URL="+url)
+	} else if failed(err) {
+		return 1
+	}
+	if s, err := testenv.MinIOServer(); err == nil {
+		env = append(append(env, "BERTH_TEST_S3_ENDPOINT="+s.Endpoint), s.Env()...)
+	} else if failed(err) {
+		return 1
+	}
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = env, os.Stdin, os.Stdout, os.Stderr
+	// A signal ends the command first, so that Stop is never skipped.
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	if err := cmd.Start(); err != nil {
+		fmt.Fprintln(os.Stderr, "withservers:", err)
+		return 1
+	}
+	go func() {
+		for s := range signals {
+			_ = cmd.Process.Signal(s)
+		}
+	}()
+	err := cmd.Wait()
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit) && exit.ExitCode() > 0:
+		return exit.ExitCode()
+	}
+	fmt.Fprintln(os.Stderr, "withservers:", err)
+	return 1
+}
