@@ -19,7 +19,7 @@ if [ -n "$unformatted" ]; then
 fi
 
 step go vet
-go vet ./... || wrong "go vet found something, see above"
+{ go vet ./... && go vet -tags official ./conformance; } || wrong "go vet found something, see above"
 
 step staticcheck
 scripts/tools.sh staticcheck || exit 1

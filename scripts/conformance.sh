@@ -17,4 +17,4 @@ if [ -z "${BERTH_TEST_POSTGRES_URL:-}" ] || [ -z "${BERTH_TEST_S3_ENDPOINT:-}" ]
 	exec go run ./testenv/withservers "$PWD/scripts/conformance.sh"
 fi
 export OCI_CONFORMANCE
-exec go test -count=1 -v -timeout 30m -run '^TestOfficialProgram$' ./conformance
+exec go test -tags official -count=1 -v -timeout 30m -run '^TestOfficialProgram$' ./conformance
