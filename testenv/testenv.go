@@ -206,3 +206,11 @@ func FreePort() (string, error) {
 	defer l.Close()
 	return l.Addr().String(), nil
 }
+
+// NeedRoot skips a test that has to run as root (and fails it with CI set).
+func NeedRoot(t testing.TB, why string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		require(t, missing{"root, which is needed to " + why + ",", "run the tests as root"})
+	}
+}

@@ -1,0 +1,82 @@
+package conformance
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"berth/testenv"
+)
+
+// allowedImports lists which packages of the project each package may import
+// (tests of the package not included). Arrows point down only: cmd -> server
+// -> registry, auth -> metadata, storage, manifest -> oci; storage and metadata
+// do not know each other. A new arrow is a decision: it shows up here, in
+// review. Packages of tests and tools come last.
+var allowedImports = map[string][]string{
+	"oci":          {},
+	"migrations":   {},
+	"manifest":     {"oci"},
+	"storage":      {},
+	"storage/fs":   {"storage"},
+	"storage/s3":   {"storage"},
+	"storage/mem":  {"storage"},
+	"metadata":     {"migrations", "oci"},
+	"auth":         {"metadata", "oci"},
+	"auth/token":   {"auth", "metadata", "oci"},
+	"registry":     {"manifest", "metadata", "oci", "storage"},
+	"api":          {},
+	"api/client":   {"api"},
+	"server":       {"api", "auth", "auth/token", "metadata", "oci", "registry", "server/admin", "server/problem"},
+	"server/admin": {"api", "auth", "metadata", "oci", "registry"},
+	"cmd/berth": {"api", "api/client", "auth", "auth/token", "metadata", "oci", "registry", "server", "server/admin",
+		"storage", "storage/fs", "storage/s3"},
+
+	"storage/storagetest":   {"storage"},
+	"testenv":               {},
+	"testenv/withservers":   {"testenv"},
+	"conformance":           {"testenv"},
+	"deploy/image":          {},
+	"metadata/metadatatest": {"metadata", "testenv"},
+}
+
+// A package may import only what allowedImports says.
+func TestImports(t *testing.T) {
+	root, err := testenv.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("go", "list", "-json=ImportPath,Imports", "./...")
+	cmd.Dir = root
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	const module = "berth/"
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p struct {
+			ImportPath string
+			Imports    []string
+		}
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		name := strings.TrimPrefix(p.ImportPath, module)
+		allowed, known := allowedImports[name]
+		if !known {
+			t.Errorf("package %s is not in allowedImports (conformance/imports_test.go): say there what it may import", name)
+			continue
+		}
+		for _, i := range p.Imports {
+			if i, ours := strings.CutPrefix(i, module); ours && !slices.Contains(allowed, i) {
+				t.Errorf("package %s imports %s: arrows point down only; if this one has to be, say so in allowedImports", name, i)
+			}
+		}
+	}
+}
