@@ -7,6 +7,18 @@
 // calls, so that another replica can continue where this one stopped. The
 // object stays where its session put it: Commit gives its key, and nothing is
 // copied, renamed to a digest or read back.
+//
+// The caller's record of an upload decides which session is the current one,
+// and three rules keep a race between two requests harmless:
+//
+//   - Replace the recorded session only if it is still the one that was given to
+//     Append (compare and set).
+//   - Record the key that Commit gave in the transaction that removes the
+//     upload's record, and only if the record was there.
+//   - Call Abort only after removing the record. It removes all that the
+//     session made, a committed object too.
+//
+// [Pump] moves the bytes, within the memory of a [Budget].
 package storage
 
 import (
@@ -55,8 +67,9 @@ type Store interface {
 
 	// Begin starts a session. It does no input or output, so that a session
 	// that is never used costs nothing. id is the caller's unique and
-	// unguessable name for the session (lower-case hexadecimal, 32 digits or
-	// more); keys of the session's objects start with it.
+	// unguessable name for the session (lower-case hexadecimal, 32 to 128
+	// digits); the keys of the session's objects contain it. With another id the
+	// session cannot be used.
 	Begin(id string) Session
 
 	// Append reads r to its end and adds the bytes to the session. Every byte
@@ -66,7 +79,8 @@ type Store interface {
 	// number of bytes that it now holds more.
 	//
 	// When r fails, what was read before is kept: Append returns the new
-	// session, the count and an *SourceError. When the store fails, it returns
+	// session, the count and an *SourceError. A context that ends while r is being
+	// read counts as that, too. When the store fails, or tee (*TeeError), it returns
 	// the session it was given, 0 and the store's error; what it has half
 	// written counts for nothing and the next Append of the same session
 	// replaces it. The bytes survive the death of this process when Append has
@@ -87,8 +101,8 @@ type Store interface {
 	// the session that a previous Commit was given returns the same key, or ErrSession.
 	Commit(ctx context.Context, s Session) (key string, err error)
 
-	// Abort removes what the session holds. Aborting a session that is not
-	// there is no error.
+	// Abort removes what the session holds, also if it was committed. Aborting a
+	// session that is not there is no error.
 	Abort(ctx context.Context, s Session) error
 
 	// Delete removes objects; keys that are not there are no error. All keys
@@ -110,6 +124,15 @@ type URLer interface {
 	// second to 7 days, the limit of S3 signatures). It does not check that the
 	// object exists and makes no request.
 	URL(ctx context.Context, key string, valid time.Duration) (string, error)
+}
+
+// A Leaver is a Store whose sessions can leave an object behind that it must
+// not remove by itself, because it once was all that a session held, and a racing request
+// may have committed just that.
+type Leaver interface {
+	// Leftovers gives the keys that the committed session s leaves, usually
+	// none. Delete them when no blob is recorded under them, after s was recorded.
+	Leftovers(s Session) []string
 }
 
 // SourceError is the failure of the reader given to Append, as opposed to one
