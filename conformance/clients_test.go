@@ -187,7 +187,7 @@ func testOwnImage(t *testing.T, w *world, d *daemons) {
 	file := filepath.Join(b.home, "berth.tar")
 	cmd := exec.Command("go", "run", "./deploy/image", "-binary", PlainBinary(t), "-tag", "berth:own", "-o", file)
 	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "GOFLAGS=-mod=mod", "GOPROXY=off") // offline
+	cmd.Env = append(os.Environ(), "GOPROXY=off") // offline
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("making the image: %v\n%s", err, out)
 	}
