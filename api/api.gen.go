@@ -294,8 +294,11 @@ type Problem struct {
 	// Detail What was wrong, what was expected and what to do next, for a person.
 	Detail string `json:"detail"`
 
-	// Info What the message says, for programs: the rule, the principal, who can help.
-	Info interface{} `json:"info,omitempty"`
+	// Errors What the message says, for programs: the rule, the principal, who can help (`ask`).
+	Errors interface{} `json:"errors,omitempty"`
+
+	// Instance The path that was asked for.
+	Instance *string `json:"instance,omitempty"`
 
 	// RequestId Find the request in the server's log by this.
 	RequestId *string `json:"request_id,omitempty"`
@@ -329,14 +332,6 @@ type Repository struct {
 
 // RepositoryChange defines model for RepositoryChange.
 type RepositoryChange struct {
-	// Visibility Who may pull: `public` everybody, `internal` everybody who is signed in, `private` the team.
-	Visibility *Visibility `json:"visibility,omitempty"`
-}
-
-// RepositoryCreate defines model for RepositoryCreate.
-type RepositoryCreate struct {
-	Name string `json:"name"`
-
 	// Visibility Who may pull: `public` everybody, `internal` everybody who is signed in, `private` the team.
 	Visibility *Visibility `json:"visibility,omitempty"`
 }
@@ -699,9 +694,6 @@ type ListTokensParams struct {
 // SetInstanceTagPolicyJSONRequestBody defines body for SetInstanceTagPolicy for application/json ContentType.
 type SetInstanceTagPolicyJSONRequestBody = TagPolicy
 
-// CreateRepositoryJSONRequestBody defines body for CreateRepository for application/json ContentType.
-type CreateRepositoryJSONRequestBody = RepositoryCreate
-
 // UpdateRepositoryJSONRequestBody defines body for UpdateRepository for application/json ContentType.
 type UpdateRepositoryJSONRequestBody = RepositoryChange
 
@@ -746,9 +738,6 @@ type ServerInterface interface {
 	// ListRepositories List the repositories that the caller may pull
 	// (GET /repositories)
 	ListRepositories(w http.ResponseWriter, r *http.Request, params ListRepositoriesParams)
-	// CreateRepository Create an empty repository before the first push
-	// (POST /repositories)
-	CreateRepository(w http.ResponseWriter, r *http.Request)
 	// DeleteRepository Delete a repository with its tags and manifests
 	// (DELETE /repositories/{repository})
 	DeleteRepository(w http.ResponseWriter, r *http.Request, repository RepositoryName, params DeleteRepositoryParams)
@@ -758,6 +747,9 @@ type ServerInterface interface {
 	// UpdateRepository Change a repository's visibility
 	// (PATCH /repositories/{repository})
 	UpdateRepository(w http.ResponseWriter, r *http.Request, repository RepositoryName, params UpdateRepositoryParams)
+	// CreateRepository Create an empty repository before the first push
+	// (PUT /repositories/{repository})
+	CreateRepository(w http.ResponseWriter, r *http.Request, repository RepositoryName)
 	// DeleteRepositoryTagPolicy Let a repository follow its team's tag policy
 	// (DELETE /repositories/{repository}/tag-policy)
 	DeleteRepositoryTagPolicy(w http.ResponseWriter, r *http.Request, repository RepositoryName)
@@ -968,20 +960,6 @@ func (siw *ServerInterfaceWrapper) ListRepositories(w http.ResponseWriter, r *ht
 	handler.ServeHTTP(w, r)
 }
 
-// CreateRepository operation middleware
-func (siw *ServerInterfaceWrapper) CreateRepository(w http.ResponseWriter, r *http.Request) {
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.CreateRepository(w, r)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
-}
-
 // DeleteRepository operation middleware
 func (siw *ServerInterfaceWrapper) DeleteRepository(w http.ResponseWriter, r *http.Request) {
 
@@ -1099,6 +1077,32 @@ func (siw *ServerInterfaceWrapper) UpdateRepository(w http.ResponseWriter, r *ht
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.UpdateRepository(w, r, repository, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateRepository operation middleware
+func (siw *ServerInterfaceWrapper) CreateRepository(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "repository" -------------
+	var repository RepositoryName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "repository", mux.Vars(r)["repository"], &repository, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "repository", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateRepository(w, r, repository)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2459,13 +2463,13 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 
 	r.HandleFunc(options.BaseURL+"/repositories", wrapper.ListRepositories).Methods(http.MethodGet)
 
-	r.HandleFunc(options.BaseURL+"/repositories", wrapper.CreateRepository).Methods(http.MethodPost)
-
 	r.HandleFunc(options.BaseURL+"/repositories/{repository}", wrapper.DeleteRepository).Methods(http.MethodDelete)
 
 	r.HandleFunc(options.BaseURL+"/repositories/{repository}", wrapper.GetRepository).Methods(http.MethodGet)
 
 	r.HandleFunc(options.BaseURL+"/repositories/{repository}", wrapper.UpdateRepository).Methods(http.MethodPatch)
+
+	r.HandleFunc(options.BaseURL+"/repositories/{repository}", wrapper.CreateRepository).Methods(http.MethodPut)
 
 	r.HandleFunc(options.BaseURL+"/repositories/{repository}/tag-policy", wrapper.DeleteRepositoryTagPolicy).Methods(http.MethodDelete)
 
@@ -2616,55 +2620,6 @@ func (response ListRepositoriesdefaultApplicationProblemPlusJSONResponse) VisitL
 	return err
 }
 
-type CreateRepositoryRequestObject struct {
-	Body *CreateRepositoryJSONRequestBody
-}
-
-type CreateRepositoryResponseObject interface {
-	VisitCreateRepositoryResponse(w http.ResponseWriter) error
-}
-
-type CreateRepository201ResponseHeaders struct {
-	ETag *string
-}
-
-type CreateRepository201JSONResponse struct {
-	Body    Repository
-	Headers CreateRepository201ResponseHeaders
-}
-
-func (response CreateRepository201JSONResponse) VisitCreateRepositoryResponse(w http.ResponseWriter) error {
-
-	var buf bytes.Buffer
-	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
-		return err
-	}
-	w.Header().Set("Content-Type", "application/json")
-	if response.Headers.ETag != nil {
-		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
-	}
-	w.WriteHeader(201)
-	_, err := buf.WriteTo(w)
-	return err
-}
-
-type CreateRepositorydefaultApplicationProblemPlusJSONResponse struct {
-	Body       Problem
-	StatusCode int
-}
-
-func (response CreateRepositorydefaultApplicationProblemPlusJSONResponse) VisitCreateRepositoryResponse(w http.ResponseWriter) error {
-
-	var buf bytes.Buffer
-	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
-		return err
-	}
-	w.Header().Set("Content-Type", "application/problem+json")
-	w.WriteHeader(response.StatusCode)
-	_, err := buf.WriteTo(w)
-	return err
-}
-
 type DeleteRepositoryRequestObject struct {
 	Repository RepositoryName `json:"repository"`
 	Params     DeleteRepositoryParams
@@ -2788,6 +2743,79 @@ type UpdateRepositorydefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response UpdateRepositorydefaultApplicationProblemPlusJSONResponse) VisitUpdateRepositoryResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateRepositoryRequestObject struct {
+	Repository RepositoryName `json:"repository"`
+}
+
+type CreateRepositoryResponseObject interface {
+	VisitCreateRepositoryResponse(w http.ResponseWriter) error
+}
+
+type CreateRepository200ResponseHeaders struct {
+	ETag *string
+}
+
+type CreateRepository200JSONResponse struct {
+	Body    Repository
+	Headers CreateRepository200ResponseHeaders
+}
+
+func (response CreateRepository200JSONResponse) VisitCreateRepositoryResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateRepository201ResponseHeaders struct {
+	ETag *string
+}
+
+type CreateRepository201JSONResponse struct {
+	Body    Repository
+	Headers CreateRepository201ResponseHeaders
+}
+
+func (response CreateRepository201JSONResponse) VisitCreateRepositoryResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateRepositorydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response CreateRepositorydefaultApplicationProblemPlusJSONResponse) VisitCreateRepositoryResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -4198,9 +4226,6 @@ type StrictServerInterface interface {
 	// ListRepositories List the repositories that the caller may pull
 	// (GET /repositories)
 	ListRepositories(ctx context.Context, request ListRepositoriesRequestObject) (ListRepositoriesResponseObject, error)
-	// CreateRepository Create an empty repository before the first push
-	// (POST /repositories)
-	CreateRepository(ctx context.Context, request CreateRepositoryRequestObject) (CreateRepositoryResponseObject, error)
 	// DeleteRepository Delete a repository with its tags and manifests
 	// (DELETE /repositories/{repository})
 	DeleteRepository(ctx context.Context, request DeleteRepositoryRequestObject) (DeleteRepositoryResponseObject, error)
@@ -4210,6 +4235,9 @@ type StrictServerInterface interface {
 	// UpdateRepository Change a repository's visibility
 	// (PATCH /repositories/{repository})
 	UpdateRepository(ctx context.Context, request UpdateRepositoryRequestObject) (UpdateRepositoryResponseObject, error)
+	// CreateRepository Create an empty repository before the first push
+	// (PUT /repositories/{repository})
+	CreateRepository(ctx context.Context, request CreateRepositoryRequestObject) (CreateRepositoryResponseObject, error)
 	// DeleteRepositoryTagPolicy Let a repository follow its team's tag policy
 	// (DELETE /repositories/{repository}/tag-policy)
 	DeleteRepositoryTagPolicy(ctx context.Context, request DeleteRepositoryTagPolicyRequestObject) (DeleteRepositoryTagPolicyResponseObject, error)
@@ -4431,37 +4459,6 @@ func (sh *strictHandler) ListRepositories(w http.ResponseWriter, r *http.Request
 	}
 }
 
-// CreateRepository operation middleware
-func (sh *strictHandler) CreateRepository(w http.ResponseWriter, r *http.Request) {
-	var request CreateRepositoryRequestObject
-
-	var body CreateRepositoryJSONRequestBody
-	if err := runtime.BindJSONBody(r, &body); err != nil {
-		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
-		return
-	}
-	request.Body = &body
-
-	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
-		return sh.ssi.CreateRepository(ctx, request.(CreateRepositoryRequestObject))
-	}
-	for _, middleware := range sh.middlewares {
-		handler = middleware(handler, "CreateRepository")
-	}
-
-	response, err := handler(r.Context(), w, r, request)
-
-	if err != nil {
-		sh.options.ResponseErrorHandlerFunc(w, r, err)
-	} else if validResponse, ok := response.(CreateRepositoryResponseObject); ok {
-		if err := validResponse.VisitCreateRepositoryResponse(w); err != nil {
-			sh.options.ResponseErrorHandlerFunc(w, r, err)
-		}
-	} else if response != nil {
-		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
-	}
-}
-
 // DeleteRepository operation middleware
 func (sh *strictHandler) DeleteRepository(w http.ResponseWriter, r *http.Request, repository RepositoryName, params DeleteRepositoryParams) {
 	var request DeleteRepositoryRequestObject
@@ -4542,6 +4539,32 @@ func (sh *strictHandler) UpdateRepository(w http.ResponseWriter, r *http.Request
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(UpdateRepositoryResponseObject); ok {
 		if err := validResponse.VisitUpdateRepositoryResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CreateRepository operation middleware
+func (sh *strictHandler) CreateRepository(w http.ResponseWriter, r *http.Request, repository RepositoryName) {
+	var request CreateRepositoryRequestObject
+
+	request.Repository = repository
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateRepository(ctx, request.(CreateRepositoryRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateRepository")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CreateRepositoryResponseObject); ok {
+		if err := validResponse.VisitCreateRepositoryResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -5494,105 +5517,106 @@ func (sh *strictHandler) Whoami(w http.ResponseWriter, r *http.Request) {
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7F1tc9s4kv4rKN5dTeJlpCSbuZt1aurKmUluvJUXV+K5fBinQohskViTAAeArGhT/u9XaAAUKYGUZEuO",
-	"Z+e+JLZFAo3uxoN+hb5GqahqwYFrFR1/jQqgGUj88eU5zc3/GahUslozwaPj6KeC8hwUmRfA4Qok0QUQ",
-	"XTCek9R+NIriSKUFVNS8rRc1RMeR0pLxPLq+jqPXjF+uj3teAOHwRZOa5hATqkhyMXv8+K/pTJb4Azwn",
-	"EsofLyLz1EWUjMjJRAHXRHCkoaTKvjw8/3Uc1VTSCrRb5slUgwzTk5ipEiKmOIEZm0xgKiROwcxTv89A",
-	"LqI44rQys1Acqz19Rb+8Bp7rIjr+/snTOMCO0+kbqtMiTIGRAdEF1S02VzOlidKsLElBryAmQpLkKGlo",
-	"siJcEnU6fWRn6KHryeOnz+KgnCqmw2RVQmnCNFSKMMt9ytUcZEyeEC3Ik8ePH/exqMRR26RkMKWzUhtC",
-	"HseGMFbNKvzN/Mq4+7UhkXENOUik8T3UQjEt5OItDh8iVjbPfKeIoSImNcgUuH4EPBUZZIRxLYjgQBTk",
-	"ldGpB4kGWv3H01e0rpOHzVpqqovlUpYDR3Ek4fcZk5BFx1rOYHgHnNO8n1xN8575NM13nQhoNTAT0Mqx",
-	"pG9GoNWuU4pL4ANzmo83TGoe2XHWXxXI/klnCuTwnOaJnaa8Ng+rWnAFiCKvKCtnEudPBdfAcefQui5Z",
-	"Sg0p41qKSQnVX/6hDF1fW2P/u4RpdBz923gJxWP7qRqf2bfsjCHd/n0GSpM5VUTCdKYgM3AwpayEbISs",
-	"cSMh1KX21a8RcLOnfovqWVlGcVTPlGFGBiVoiOKIZhXj0ac1VIijn+1m/V+m2ISVTC/CHL9qPrfoxWG+",
-	"3IcMlMFUigpIctDPScJ4AZLphDCFeMK40pSn8J0iDh+M5JZkT0qWoig1SE5xDZJdUaTejRWk/+V0Cqlm",
-	"V3BO8zNRshQXUEtRg9TMyhK+QFXrTZJ5aZ+6jqMSrqBc58PHQiggNU5ioFsRptqL8EuM4uU+awAlRHsl",
-	"MthE1TnN35jHrIJ6bf7Nvhv7pXmal7OIyT8gxdW8bFbfXc4Z1YbXKDpNc2UFSyWQaqbppDQyI6pmGvyB",
-	"aeY8NkeTESrlCyJn3HyWFlTS1Jy/MUn+Gz8V3O5Mc6SsHk9Pf8BjoPk9xBn65dS+imeI+5xKSQ00zzj7",
-	"fQbuAbOxr+PoDVQTe+x3ZS9FuZnHQKv35rnr2AJHEJLa3PfwYl4K8dxSY00rxI0sY4bttDxrUTelpYL4",
-	"VgSv0LWBoNdM6XUWNUJqfhia2zH6ekUq1zHacZvefmueWaXazttPtipYfXvJ4p7cKFm/c/sY+RbmeCKu",
-	"06MgldBjX9VUqbmQmTGmFMu52VpzposR+VCIObdoIniKm2ZtN2g/4eBS8aG15biz1xEXXtGXANUn6hIp",
-	"JAnawD8mlsapsA5CY9kPWu1rKzlzfFif7wdrZz591kITM8RUyIpqPN/dq/G6rdtCkx8GZr3RfkxnUgLX",
-	"n+te0o2AU1qWaJO4xxuJj8hbYY5LMGap8bEI5QSPY6JAGxgVugDpTJpRaHVr62mTMmhr+OdWtaIZIKQP",
-	"3kJZVwlOQEohyYP3r34if3v2/X+hIb3CLnemrbMI3zUcEpn1B52n8e6nU3JydkoeGN2CL7SqSyDJzy/f",
-	"nr782ZrqawzIQFMWPKGpNZ3mUvA8JnP/O3ypIdWQEcoz+1ctSCZQjWNUamp8CCV4cD7Gp6JnNjwXQSnj",
-	"Syq6UHa0Wopc0kod4+dyVkJsXU7JeMpqWhraBEkpJwWU9ShyAgKlP7OAir1iPLNDOfvQ8U6BvEK1K0VO",
-	"JtYqCa5AaapnKiyYX87Pz4h9oPVu45XFkWa6hIH123dJBZSHZ7d/WNOnck4XiiR0Imb6eFJSfpk8J4nR",
-	"j4RoKEtFnI2tCK2p1IGxV+HOfOoJblbdKExs1TOk9UvHcx3ZUwlUQ/aZIk42iJRRDY80qyC0ZP/OZBE4",
-	"c7ybEvhAsX8GWPVioZ2NXZYkY0oznmoyKcVEoUpXlLMpKK0s3DBOSmZ+awMo4/o/n4XlS/OAarydmbPX",
-	"W4c3Gzh85MbRVcfdGMKwlmOyKmzkYWNrt4aM2xLriGJY8lueDxXj7b8+WYXAGy9uiDRcw45HV6+S7Y/9",
-	"wwzdh73Z2ph3Y3O+FyGwS/DMTkhFF+bggCuQCxu+c4bPvBDl0s1t+4XOWej3wV1c9vagk7EcVMCYe+f8",
-	"N4cSQYyuIGP0cxipt3p/F2f25gC4SscWKDSrs5056d8JwncYhxzzO5x0y4m9u97BpRZdnQlDSnlO85dX",
-	"LgjV1RO6FgOyk+CkV9COArmAUlAHaaqFDApkHwrYGGb1TBWQYYh77s0HS19mjhlSCyM44yeFDbGsQ0u/",
-	"zGsJV0yELJ7GaulO10oEDEubGQ/EMb0ldMs/5NaQ/PaBiI0u3A0entN8T1TfHcFvHBj5LeEiWlEcsWr5",
-	"swJa9myHTjRxhyN311Dj/kKAQU44+2sPJ4uN2X7e3nJYDywPof7uGN0Dwut09qNuH8v2ZAfuhWfXfTTe",
-	"xCDcsxS7wPpazEE+SqkCUoLWIK1rkrGcaRUTBTWVhvPGT01GSUySzwmmOh8lMaHa5iCfPP1hJQC0hdj7",
-	"5LgX2DJb6I5wywcr141PiSnghNSzslQxSSqMiyaElkrYMxX/ShnXlPHmE3uyNi4izcEmY4zL1LZQpc8w",
-	"23ExCOWHCsNjOARqj8XtmevyVwH2HsDlhi81k6B2GrKkSn82NpN7ayV4Iqw5yvhMQ8cYHRy0FwTbCbVA",
-	"uITUNmNDHiRHCWZaHnrnwwyJ5nF7iKAFZZyR8P79WNjlYMiY0FQrQlWMuqNdzhXnWY1hH5OEliyFxBYu",
-	"GN36ixQToZPRtqjdELXCg7jRqN1celTPGyHkzTV4mbKyAWmfv9oqe9XVza5cTq2IpzM9kzAiH5kuxEwT",
-	"plvSygQowoUmdqDddfFbQHlI4V3lSHQUxb3qP6Tzm9KTCIs0lUIpkowTq97dnGUr/v70++83pCrD+uy1",
-	"qFc3e0pxlr4JSpVxs+sIp1KKuSJMKyLmHOO9kuWFViTD5JFYD8PvD4lXZTTMgJ7tO8CIPRzRNvN1J2f0",
-	"ryqUZL5ZrEYZNyQLAb3/zIJuSrnZ2g5zrcpyYJg2Silv0Pk7ZfWmvdcmQpRA+fCxs0UitUmP78lOxzlb",
-	"TNjNSDdS2JeR3hLDOs+2Z811H5m3Cdx+G1TePb24I6O2MuAN8/aBDrhj7wYchoqojHVV0QVa8McksQVP",
-	"iY0jT0S2iEnia59af8UsIVO497GsMSaJq4tKgpb8UCFVyJD/WAhasYAlj8Hq4J64ZDxrx1aaWpiJCJdo",
-	"lf6w2wji9ljsNUtOFCmY0kIuUPFLkStnkTYZ+J2MUZs72rX0BatR1hRqRUmQSXFjDyA3/XTrqnONBRoz",
-	"yfTig5nLymBCFUubykKUAv6leb3QGimZAJX2WLI/vfKw/PeP574yF1+3z628f92b4DZbR8WoY+Y/PFvi",
-	"jrkV28ox9BEwnFqytKkGfAFSF0RCzpSWi9EFP628B1opKK+MYyrBhYRxDLM5ICPCl6G/++kUs52STWaG",
-	"JqwToJok46un42R0wS/40dEHlnPGc8L46OiIvDRbhxhVxipNrLxQhDr1GJEPYAy+k5kuhGT/xGeOyQtk",
-	"DLH16bhOW6Ge2BIYesGtQTaVoiLJ2bsP52SMf0mwaqEiUwZlpkiSS8o1hv5/9ChqcNj7N+bn5d8veKJS",
-	"UcOPE8OoY1qz46PkISoupuRfGGk7Ctolr5ZVTX0J7pxW9R5uNxvTVqKCC+6MMKLpJZCaSm3rUHxGyxjL",
-	"leC54bgC4p5+bn5dmH+4Cx24+oNWzaeZ8oLjcxXVaWFNk1ZqDEoFRPByYWdcPmkfalVyo0/70En0LVr2",
-	"jBuLv1BGqifrRd8kFRihUESVVBWgRuSUE4rvGOeIKfLu7UtfAB5f8JUa8WOLDmNa18iDZExrNr56Mm4v",
-	"cdyqGnfEvZRSSHV0hLxO+gqCneYgMInM8apT7jJT5q9CuGHNUedHdcUdQmYu/14As763irG2Co/4S1gc",
-	"E6ouseAkQaknrobf1mwlhJqHnl9w1/fQKe0nD7xnn7xm/DIhts3goS/YvTTSFyQXxt8yim+la7SlXfB1",
-	"wZcVX3YlL0TGwC/l7x/evUU08OYHecNejMiJ3TGeK8x4MukMK/UbVxaFzJoyaDe6a1cxStGGJ6Sto5wp",
-	"lXhOkOTlOc2T5wYD8F2zvzAwZuDBSOmCJ76lImlNaCX47MnTRnldv0ZBlRsqI4rxFEbk7Ndz8ybLoKqF",
-	"Bq4dtectUDw6IooubNrLWAIFrWszriAUwRN5AV+wvIIkLkuRHBtdNo9X4sru/AlccJcyG5GkyWck5IFN",
-	"pqEL/RDfsw095k313K3ZAKV2qIjCt0Ml1qOML/i8YGlhQVkqUtL0shG84ERCiqCT2NyJJc84Id4hQTK5",
-	"kGTSJPZi3O0xmSwuOOXO2sEhtWpDAA4jSCl4Du33iR3aYLfGBfjJiflf+WSeMlDkWUhQr1DrcPsvkQl5",
-	"XdEMyLxgJRj6C1FmrnArFyI7Jrkw00xoekm0MEQLt7YMSEk1SDKVgGrKfXF0NSLn5ihEeDNvG82zqZmk",
-	"E7jzEYeHZn9ccCe9EbH9UlSC2U22xjyDlGXgi8haABhbZDX8sz0f7g/dQvvRBW9qoY4jexpbKMeNdnJ2",
-	"GsXRFUhlT/snxpQQNXBas+g4+uvo8eivxno0GGxsg7Efeaxp/qhusmO5LXptjtzTLDo2fzx1jy9TaSst",
-	"Fk8fPx5or9itrSLQBtDTYWEJH7WSWn1jN8SOfTMIGmqzqqJyER1HHwoxX+1taKwgs1pbV9VqDPhkvKtZ",
-	"IPDzSkhbFKpG5BejjaiMTl+BVl14WyA0iZk2x51VFTH14aEReWOLBY2d5DeKCyEY6DBWALe6jcW8TeU/",
-	"7hurM11Zqj5ZYiniC5Et9ibGFel123eu/9X0B/Su6nMdR+PVgFxw/5VM6ffdWFy7S/K3tQofY6StNvTg",
-	"wew9zFDvnyu9C3chPv0hEAvaPO8cu2zw8FeaSq28JWUrW0Nk1BKm7EsfIRjEDRASEtmSR2Pvi2580Pab",
-	"Xn86oHauVNQFNPPEdrOuRMPNmdt0ybU6gX3HbmhO99gYn3Ez3UrNDclh36HltzexkZbedxQdoVOoHuzU",
-	"qDTzJsaiCmNX+SzBc5IWQig8ldudbC0ryPlC1vkxhg7TWKOum7bKC77MiSps1F3mYowZ0D2jve52hmhy",
-	"aevNcMrYhiHwtWHR96udqfsG3rVK063w98kB5u/vjPRPrCizb2sfUmZ8Zh/KbLljjDtj2XU8WFtAZnN1",
-	"TBorzjZh9qjzKpSPvy7HurZajmV7Pfre6FRbK41+TVumxHvnyTx49vhvD133CZ4xTBFrGozWFM5O21G4",
-	"lZNjAx76/vcAIj7b1NBtCMsxD3d7Uf2MCyF01W6yZrMPWzWV80PAk8OWuFOWNkbE9Dpjc9Ar2/jgp8X9",
-	"3ktoP4fFwzu9B42z6Ipp+w+InRR15a4Bo691+OaG7bfcmtRtJmtv2+mgyG8zandsee+irWQZefmmh4CN",
-	"I9FuULJTcngT0F/xq/eA/+edtm6L+MYyWWyN/gPO+2YwL6giXARc1D2g+2vQXeyYirIU81ZMJOxM7QXb",
-	"SYLt9gl2/DmPBUPOG1D/XoZCCONGaVLYa0xkyXyrgEUT1WhL7bBgPtO32j1DcRSyIYwSCqL06cGfOIyy",
-	"V937H3a1Yu45vNkKCTZCczvYcjtLsGRKG2je2Ra4TzEJ3xYyGIwwbLs/QYiVA1tbEXh9wP/3ADybFWn8",
-	"VdN8Cx8PNcqnEZtEjY1RrEQnyHpw4rzVKYeHvrJ/a3Jf7YyOyw1ecE3z75oyixE58VaD8xpl26MMxSss",
-	"lefuZqttDAY38t7dPnu71pp0d97Bes1hWjvhg8vd61brg1G8XGxvrlgPy263ITajlb8+bfu9M3YKeiNI",
-	"XhGoS7h4zaZaQ1VrzM3btKGY6ZJdQZNo7AX0XxxRf3BYXzYqDmI7mMfUtwR11FrMp9tcui16QTWOCYe5",
-	"AT4MxX17pW4KzXqzNef4xB9adXzL1bBJYKvJ7lNiwlaQrGYkmCKMP295BDGhnfyEq+YbTEz0hYVsWP98",
-	"eR3j3l2AZY/gHYfybcdcz3HlkonfOnxPXOZyVZTNVh1/Nf9ttNH6Au2shEazMAyy2pcVNJosTYeOtiNN",
-	"BzG4zMBNCLdqimVdcZaYiE6Ufbl9ek/wZR20K11raiGGQq7GIPMb64BQd1913NtyYQ3fVb+aG2cPGR7f",
-	"g+YfCEG/SUh8k3bdrzD4vO8+2GbDYi4ckWELyB074Bg07W8GDMbMcjX8f2hDq3WZ56Cp5Th5v4wtR9Ty",
-	"wuD9glSfOo2/zhTIPSXW1zRLQiWu4I3vnt/uIMbmPmaLnbtqvCAV3kVze7a/B1s3bCdD9/cAXN+8K5r7",
-	"vPcQmF/jfj3TLdbv/yTo3OZ7x2eBv243fBosjax9KMtJlnlNsX400ArbUVzhPAZOhDVtJWyD5c7oG47S",
-	"bJWM+YAX2NqOIeyGLTCRGIL4997S/AO70k1v9HCtH670PgXYnSTXjX1sUrq1/TlQALhdQhzvTDWaZIwS",
-	"nrlLaPG+AGyKcZ0OtnECdYzQnDI+Iid2UdhOha+1Ms1dy4eXC/t9J9h9iH1fA5V92DZ5IAu2dQ3GHQcB",
-	"mmuy+2o6zLKXdT0okn1AWOPg2wmCRoZXxR60Gn/FJw5lKrgKi0bsW9VU4GIOUhvn6Ajs09sidmuvOSOn",
-	"B7Nz0D3s2DOgDirjHtMoA0w9nIW1/J6WgBF8byqLzIp2rylqwmiHrSbCaVwd0TaNGfuKYO1WTrSBhX+m",
-	"QqKDxLjuWdXQurj/v15or/VCNh4+VCnUdm+MdzTs0AxFn7Bl+Q/tmTTXsgw6JjN17+JOM8d6L1T7+1bZ",
-	"u6bPh7a+yMUHcBTLOfoDkwVxbcJAuXcD1CwtjC9gv1yClq0bmkLewK/qYEGM1mVEd+wL2Bt4wtvasPBe",
-	"JATdLTar2tFs+S3jh23jFy9GAG5v8rJf+bI8CXxvuy2kIs3Nb6hT7koULNqKlyVg2BS5bMLvMbGcDh06",
-	"jeijl3t3SXBge+tJWa6lEVc2UnBDD3ouOPwWKcRmKx4QSO/rrnB+TM+e2FW3urHf/hTi5r3T3DJRCtUK",
-	"R/rrJvyteXZP9eQa97A9DgTO3yS+vEkN71vLjbsHycgdQ9NO6OZHqy7NJt8Czcftq+5uo9SzDYBjv+4p",
-	"b6oIV78lbFlsOIRKCvTZ8lvQDqGHK9+UtpUuPtvwlXfYa6r3dWHC0gTbRr7ukNiUfwidCbtkHM79WfQv",
-	"n3Hwl8Ddn4yDA4R+u+DG0bfuFh9MPQQV6FbJhu56Lrg5/TJhiy2Ms4ozui8jWr3ryBhPLkHRyUyY+dz1",
-	"bv0JifPWtzX/iRIS7tbzwyUkugLty0cE0GuXfMRWxq2LxDZy3ioCay+kPoC5v5kvNzDod0o+9HDijpIP",
-	"uMw9Jh+24edNcXD3LMS8uV82WPjuPj4g790Ftz3Md7eC7oH7/tsTmuJxd8UdJ/ZCPe3K+700FCi8d+3T",
-	"dfv2VxSHv871t0+G4e4W2N8+mVPIft+nldpMltFx5G6txDPKjR26etgcOuqScWxecdcmeRLWb2U6A1Eb",
-	"+3r5bakFLLpfXNz9qn0VGOTERlbFnKv1639sksPdk0J14e/pxKp7vfxq/9ZFU6E5vI3W/s7VETnr2gLm",
-	"zHPdckw6c9ymevETm5hhsinc9XPa/bI+6fvONZOiAsI4foEYXjCkV26AQS/F2JDugnNSgAR3WUxBedaa",
-	"sdORuj4v5twwo92+EcGc6WXpciOtNhi8k7C1GqMb62N+7KZUll9k2FzbuxyiuYfs+tP1/wUAAP//",
+	"7D1rc9s4kn8FxburSbwcyfFm7madmrpyZpJbb+XhSjyXD+NUCJEtEWsS4ACgFW3K//0KDYAiJZCSbCnx",
+	"7N6XxJJAoNEv9BP8EqWirAQHrlV0+iXKgWYg8c8Xl3Rm/s9ApZJVmgkenUY/55TPQJF5DhxuQBKdA9E5",
+	"4zOS2p9GURypNIeSmqf1ooLoNFJaMj6Lbm/j6BXj1+vzXuZAOHzWpKIziAlVJLmqj4//nNaywD/gGZFQ",
+	"/HQVmVFXUTIiZxMFXBPBEYaCKvvw8Pq3cVRRSUvQbptnUw0yDE9ilkqImOICZm4ygamQuAQzo36vQS6i",
+	"OOK0NKtQnKu9fEk/vwI+03l0+sOTkziAjvPpa6rTPAyBoQHROdUtNJe10kRpVhQkpzcQEyFJcpQ0MFkS",
+	"LoE6n35vV+iB68nxydM4SKeS6TBYpVCaMA2lIsxin3I1BxmTJ0QL8uT4+LgPRQXO2gYlgymtC20AOY4N",
+	"YKysS/xkPjLuPjYgMq5hBhJhfAeVUEwLuXiD04eAlc2Y7xQxUMSkApkC198DT0UGGWFcCyI4EAWz0vDU",
+	"o0QDLf/j5CWtquRxs5eK6ny5leXEURxJ+L1mErLoVMsahiXgks76wdV01rOeprNdFwJaDqwEtHQo6VsR",
+	"aLnrkuIa+MCa5ucNi5ohO676qwLZv2itQA6vaUbstOStGawqwRWgFnlJWVFLXD8VXANHyaFVVbCUGlDG",
+	"lRSTAso//V0ZuL605v53CdPoNPq38VIVj+2vanxhn7Irhnj79xqUJnOqiIRprSAz6mBKWQHZCFHjZkJV",
+	"l9pHv0TAjUz9FlV1UURxVNXKICODAjREcUSzkvHo45pWiKNfrLD+L1NswgqmF2GM3zS/W+3FYb6UQwbK",
+	"6FSKDEhmoJ+RhPEcJNMJYQr1CeNKU57Cd4o4/WAotwR7UrAUSalBcop7kOyGIvRuriD8L6ZTSDW7gUs6",
+	"uxAFS3EDlRQVSM0sLeEzlJXeRJkXdtRtHBVwA8U6Hj7kQgGpcBGjuhVhqr0Jv8UoXspZo1BCsJcig01Q",
+	"XdLZazPMMqjn5t/ss7Hfmod5uYqY/B1S3M2LZvfd7VxQbXCNpNN0pixhqQRS1ppOCkMzoiqmwR+YZs1T",
+	"czQZolK+ILLm5rc0p5Km5vyNSfLf+KvgVjLNkbJ6PJ38iMdA8zmEGfr53D6KZ4j7nUpJjWquOfu9BjfA",
+	"CPZtHL2GcmKP/S7tpSg24xho+c6Mu42t4giqpDb2vXoxD4VwbqGxphXqjSxjBu20uGhBN6WFgvheAK/A",
+	"tQGgV0zpdRQ1RGr+GFrbIfp2hSq3Mdpxm55+Y8asQm3X7Qdb5ay6P2VRJjdS1ktuHyLfwBxPxHV4FKQS",
+	"euyriio1FzIzxpRiM25Ea850PiLvczHnVpsInqLQrEmD9gsObhUHrW3Hnb0OuPCOPgegPlPXCCFJ0Ab+",
+	"KbEwToV1EBrLftBqX9vJhcPD+no/Wjvz5GlLm5gppkKWVOP57h6N123dljb5cWDVO8ljWksJXH+qekE3",
+	"BE5pUaBN4oY3FB+RN8Icl2DMUuNjEcoJHsdEgTZqVOgcpDNpRqHdre2nDcqgreHHrXJFM0GIH7yFss4S",
+	"nICUQpJH717+TP7y9If/QkN6BV3uTFtHET5rMCQy6w86T+Ptz+fk7OKcPDK8BZ9pWRVAkl9evDl/8Ys1",
+	"1dcQkIGmLHhCU2s6zaXgs5jM/Wf4XEGqISOUZ/ZbLUgmkI1jZGpqfAgleHA9BF31rIcnIyhlvElFF8rO",
+	"V0kxk7RUp/i7rAuIrdMpGU9ZRQsDnSAp5SSHoiKPEqquzXZv46Uh0aNLdG7ParMzqq4hMysGAXfm5CcW",
+	"YNuXjGcWOGdzOnookDfIyoWYkYm1dIKTK011rcJA/vXy8oLYAa1nG08vjjTTBQxg1D5LSqA8vLr9Yo1H",
+	"izldKJLQiaj16aSg/Dp5RhLDcwnRUBSKOLtdEVpRqQNzr6pQ86sHuNl1w4SxZfmQJC2d2fXTIpVANWSf",
+	"KOreRstlVMP3mpUQ2rJ/ZrIInGPe9Qn8oNg/Aqh6vtDObi8KkjGlGU81mRRiolBMSsrZFJRWVoUxTgpm",
+	"PrWVMuP6P5+G6UtnAdZ4U5vz3Fucd5s4fIzH0U3HhRnSiy1nZ5XYiMPGfm9NGbcp1iHFMOW3PHNKxtvf",
+	"PllVq3fe3ABo+7AGWyz+dSzCdyKkNhI8URNS0oVR63ADcmGDa84smeeiWDqhba/NmfL9HrKLmt5ffDM2",
+	"AxUwtd4678rJW1DblZAx+ims87Z6fhdX8+6qZBWOLeS5rrKdMemfCSrCsEQ75Hcw6bYTe2e6I+EtuDoL",
+	"hpjyks5e3LgQUZdP6FqExi6Ci95AO0bjwj1BHqSpFjJIkH0wYGM2VbXKIcMA9NwfxBa+zChsUglDOOPF",
+	"BJnMWhlb0LyScMNEPWRRdZdrhemHqc2Mf+CQ3iK6xR9ia4h++9CIDS98HX14SWd7gvrrAfzaKSMvEi7e",
+	"FMURK5d/K6BFjzh0Yn07+HK7BgL3F6ALYsJZMns4WWxE9dP2VsJ62HdI6++uo3uU8Dqc/Vq3D2V7sqj2",
+	"grPbPhitkt+NO/dMxa5ifSXmIL9PqQJSgNYgrZGfsRnTKiYKKioN5o3Hl4ySmCSfEkxEfp/EhGqbIXxy",
+	"8uNKeGYLsvfRcS9qy4jQV9JbPpS4bnxKTNAmpKqLQsUkKTFqmRBaKGHPVPyWMq4p480v9mRtnC06A5sq",
+	"Mc5H20KVPv9r58UQkZ8qrB7DAUp7LG6PXJddCqD3AM4rfK6YBLXTlAVV+pOxmdxTK2EIYc1RxmsNHWN0",
+	"cNJeJdhOdwUCD6Sy+RTyKDlKMA/y2DsfZko0j9tTBC0o44yE5fdDbreDAV1CU60IVTHyjnYZUVxnNcJ8",
+	"ShJasBQSW1ZgeOtPUkyETkbbau0GqBUcxA1H7eYcI3veSUPenYOXCSUbLvbZpa1yS13e7NLl3JJ4Wuta",
+	"woh8YDoXtSZMt6iVCVCEC03sRLvz4rdQ5SGGd3Ud0VEU97L/EM9vSh6iWqSpFEqRZJxY9u5mFFvR8ZMf",
+	"ftiQSAzzs+eiXt7sKZRZ+iZIVcaN1BFOpRRzRZhWRMw5Rk4lm+VakQxTO2I9SL4/TbxKo2EE9IjvACL2",
+	"cETbvNRXOaN/VaEU8N1iNcq4IVlI0fvfrNJNKTei7XSuZVkODJM6KeWNdv5OWb5py9pEiAIoHz52tkhz",
+	"NsnrPdnpuGYLCbsZ6YYK+zLSW2RYx9n2qLntA/Mup9C31cq7J/92RNRWBrxB3j60A0rs11EOQyVOxroq",
+	"6QIt+FOS2HKkxMaRJyJbxCTxlUmtbzGDxxTKPhYdxiRxVUtJ0JIfKnMKGfIfckFLFrDkMVgdlIlrxrN2",
+	"bKWpVJmIcAFV4Q+7jUrcHou9ZsmZIjlTWsgFMn4hZspZpE1+fCdj1GZhdi1MwVqRNYZaYRJEUtzYA4hN",
+	"v9w669xi+UQtmV68N2tZGkyoYmlT94dUwG+ax3OtEZIJUGmPJfvXS6+W//bh0tfN4uN23Mrzt5gPnop1",
+	"fBvRUTHymPkPz5a4Y27Ftq4LfQQMpxYsbWr1noPUOZEwY0rLxeiKn5feAy0VFDfGMZXgQsI4hxEOyIjw",
+	"ReJvfz7HvKFkk9rAhFl8qkkyvjkZJ6MrfsWPjt6zGWd8RhgfHR2RF0Z0iGFlrKHEughFqGOPEXkPxuA7",
+	"q3UuJPsHjjklzxExxFaP4z5t/XhiC1ToFbcG2VSKkiQXb99fkjF+k2BNQUmmDIpMkWQmKdcY+v/Ja1Gj",
+	"h71/Y/5efn/FE5WKCn6aGESd0oqdHiWPkXExuf3cUNtB0C5Itahqqj9Qclq1dShuNqatRAlX3BlhRNNr",
+	"IBWV2laJ+IyWMZZLwWcG4wqIG/3MfFyYf7gLHbhMfqsi0yx5xXFcSXWaW9OklRqDQgERvFjYFZcj7aBW",
+	"nTX6tI8dRd+gZc84FiIoQ9Wz9ZJskgqMUCiiCqpyUCNyzgm1xQtMm229ffPCl2fHV3ylgvvUaocxrSrE",
+	"QTKmFRvfPBm3tzhu1XQ74F5gpcbREeI66SvXdZyDiklkDledYpRamW+FcNOao87P6sokhMxcJjsHZn1v",
+	"FWPlEx7x17A4JVRdYzFIglRPXIW9rahKCDWDnl1x15XQKbwnj7xnn7xi/DohtgngsS+nvTbUF2QmjL9l",
+	"GN9S13BLuxzrii/rsexOnouMgd/K396/fYPawJsf5DV7PiJnVmI8VpjxZNIa6+gbVxaJzJoiZTe7ayYx",
+	"TNFWTwhbhzlTKvGcIMmLSzpLnhkdgM8a+cLAmFEPhkpXPPEND0lrQUvBp09OGuZ13RQ5VW6qjCjGUxiR",
+	"i18vzZMsg7ISGrh20F62lOLREVF0YdNexhLIaVWZeQWhqDwRF/AZCxVI4rIUyanhZTO8FDdW8idwxV3K",
+	"bESSJp+RkEc2mYYu9GN8zrbbmCfVM7dnoyi104pIfDtVYj3K+IrPc5bmVilLRQqaXjeEF5xISFHpJDZ3",
+	"YsEzToh3SBBMLiSZNIm9GKU9JpPFFafcWTs4pVZtFYDTCFIIPoP288RObXS3xg34xYn5X/lknjKqyKOQ",
+	"IF8h16H4LzUT4rqkGZB5zgow8OeiyFxR1UyI7JTMhFlmQtNrooUBWri9ZUAKqkGSqQRkU+5Ll8sRuTRH",
+	"Iao387ThPJuaSTqBOx9xeGzk44o76o2I7WaiEow02QrwDFKWgS/wainA2GpWgz/bkeG+6JbBj654U1V0",
+	"GtnT2KpyFLSzi/Mojm5AKnvaPzGmhKiA04pFp9GfR8ejPxvr0ehgYxuM/cxjTWffV012bGZLUpsj9zyL",
+	"Ts2X5274MpW20gBxcnw80PywW9NDoEi/p//BAj5qJbX65m6AHftWDTTU6rKkchGdRu9zMV/tPGisILNb",
+	"W6HUKtv/aLyrOhD4eSmkLdlUI/JXw43IjI5fgZZd9bZA1SRqbY47yypi6sNDI/Lalt0ZO8kLigshGNVh",
+	"rABueRtLbZu6fJQbyzNdWqo+WmJR33ORLfZGxhXqdZtrbv/Z+Af0ruxzG0fj1YBcUP4KpvS7biyu3cP4",
+	"21qFjzHSVttt8GD2HmaoM88VsYV7BE9+DMSCNq87xx4YPPyVplIrb0nZGtEQGJWEKfvcBwgGcQOAhEi2",
+	"xNHY+6IbB9pu0NuPB+TOlYq6AGee2V7TlWi4OXObHrZWn67vpw2t6YaNcYxb6V5sbkAO+w4tv72JjbT4",
+	"vsPo67w//rJUiLdWpWKdU1C56mXz4jK1aa3GaUv3vnOm36Onx3957IrpUSiZIlaXjtbUo132Xbuzc0XU",
+	"NjCQb+cNsNDTTf2pBrAZJi7uT6hfcCOErh401s7wfn5TtNtPqdjrpBAdjHTPW8Ew61QzvY7YGeh33X7Z",
+	"g4tXf9OkH7EiSb7jfUiScMw+JAkNjjB5eKfsubGuXfVhL512Y9SV1mnDr1W4EX17kVujug39702c9m+j",
+	"rFVef2VTZRduJUtX9VsyrkVUh3W/U6RTo9XPovWWqkTlxpf2meEROdcrBsR6j3GLRX0wZL2LWBm3fXTF",
+	"2zGotrNus81qDhIybDrShKnYLnpyfByyqG2u6+EpNyzRNa4u3ItbTo6ffBPwY/L3WmniMonflOERBEI5",
+	"gbLSnUCnrTO2JR1MGmffdtLfxepZ8cT3YABddtq0rcljxGixtfkz4O5vtmZyqggXAad2D+bNK9Ddw3Mq",
+	"ikLMW1GUsPu1F+OGJNg+n2D/nvNxUFFsMHseZPCEMG6YJoW9RlGWyLcMmDdxkDbVDmvN9J81W0nPUOSF",
+	"bAi8hMIufXzwLxx42Svv/Q+7WfF3nL7ZShNsVM3t8Mz9XKGCKW1U887G8EOKYvhGksHwhUHbwwlbrFis",
+	"2pLA8wP+vwfFs5mRxl80nW0R5ECO8tZuk9qxKV3siO9RZDm9cSkI797joa/sd022rJ0DctnEK67p7Lum",
+	"MGNEzrzV4MImsh1SCRnDFspLd1PVNgaDm3nvcQ97W9YadXeWYL0WMVg74YPb3auo9alRvCxsb7GIHpTd",
+	"TyA2ayt/Hdr2sjN2DHonlbxCUJei8ZxNtTZWPmbzbaJR1LpgN9CkJnsV+l8dUH9wtb5sbRzU7WCGqW+p",
+	"1JFrMQNvs++2TAbZOCYc5kbxoVf27Zm6KU3rze9c4og/NOv4Jq1hk8DWnz2kVIatOVnNYTBFGH/W8ghi",
+	"QjsZDVf/Z3hJqOE0cE/M6HJ5veLeXYBlV+FWPsCTva7ce1y59OO3juQQl+tcJWUjquMv5r+NNlpfpokV",
+	"0HAWhkFWO7mCRpOF6dDpJoTpIAaXmbjJYZRNea0r5xIT0UkzLcWn9wRfVk67YrememIo52AMMi9YB1R1",
+	"D5XHvS0X5vBd+au5QfaQ+aE9cP6BNOg3yQlt4q6HlQea993v2ggsJm5QM2yhcsdOcQya9ndTDMbMclX/",
+	"f2hDq3U556Cp5TD5sIwtB9TyAuD9Kqk+dhp/qRXIPVWWrHGWhFLcwGvfb7/dQYztgMyWR3fZeEFKvL3m",
+	"/mh/B7bS2C6G7u8BsL5ZKpr7ufcQmF/DflXrFur3fxJ0buf9ymeBvz43fBosjax9MMtZlnlOsX400BIb",
+	"WFypPQZOhDVtJWyjy53RNxyl2SoZ8x4vpLU9Rtg/m2MiMaTi33lL8w/sSjfd1MPVgbjThxRgd5RcN/ax",
+	"rene9mevn71tQhzvKzWcZIwSnrlLZZuaD98bYVstkMcInVHGR+TMbgobsPCxVqa5a/nwYmHfX4L9itgp",
+	"NlA2go2WB7JgWxdnfOUgQHPtdV+Zh9n2srANSbIPFdY4+HaBoJHhWbFHW42/4IhDmQquwqIh+1Y1FbiZ",
+	"gxSHOjgCcnpfjd2SNWfk9OjsGegedOxZoQ4y4x7TKANIPZyFtXzvSsAIfjCVRWZHu9cUNWG0w1YT4TKu",
+	"jmibVo59RbB2KyfagMJ/pUKig8S4HljV0Dq5/79eaK/1QjYePlQp1HZvjHc07NAMRZ+wyfkP7Zk0F7kM",
+	"Oia1enBxp9qh3hPVft4qe9fc0kZbL2bxARzFZhz9gcmCuMZioNy7AapOc+ML2JdF0KJ1p1PIG/hVHSyI",
+	"0bq+6Cv7AvbOnrBYGxQ+iISgu/dmlTsakd8yftg2fvEqBeD27i/7CpflSeC74W0hFWnuikOecpeoYNFW",
+	"vCwBwzbKZdt+j4nleOjQaUQfvdy7S4IT23tSimItjbgiSEGBHvRccPotUoiNKB5QkT5UqXB+TI9M7Mpb",
+	"3dhvfwpxs+w091IUQrXCkf6CCn/PnpWpnlzjHsTjQMr5m8SXN7HhQ+s5czcnGbpjaNoR3fxp2aUR8i20",
+	"+bh9Od59mLreoHDsy5tmTRXh6lu/lsWGQ1pJgb5YvtXsEHy48uazrXjx6YZX2GGztd7XFQtLE2wb+rpD",
+	"YlP+IXQm7JJxuPRn0T99xsFfG/dwMg5OIfTbBXeOvnVFfDD1EGSgeyUbuvu54ub0y4QttjDOKq7oXl+0",
+	"ejuSMZ5cgqKTmTDruQvh+hMSl623L/8LJSTcPemHS0h0CdqXjwhor13yEVsZty4S29B5qwisvcL6AOb+",
+	"ZrzcwaDfKfnQg4mvlHzAbe4x+bANPu+qB3fPQsybG2mDhe/u5wPi3l2J24N8d4/oHrDv37fQFI+7S/E4",
+	"sVfwaVfe76mhQOFNbR9v2/fFIjn8BbC/fTQId/fG/vbRnEL2XZuWarUsotPI3XOJZ5SbO3RZMcM3fzKO",
+	"zSvuoiUPwvo9ThcgKmNfL99+msOi+yLi7qvzVWCSMxtZFXOu1i8MskkO1zJPde5v9sSqe718VX/raqrQ",
+	"Gt5Ga79BdUQuuraAOfNctxyTzhy3qV78xSZmmGwKd/2aVl7WF33XuZhSlEAYx1eO4UWBeuUyAPRSjA3p",
+	"LjIgOUhw9wbklGetFTsdqevrYs4NM9rtK0HMmV4ULjfSaoPBWwxbuzG8sT7nh25KZfnqw+ai3+UUzc1l",
+	"tx9v/y8AAP//",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,

@@ -122,26 +122,6 @@ type ClientInterface interface {
 	// Corresponds with GET /repositories (the `ListRepositories` operationId).
 	ListRepositories(ctx context.Context, params *ListRepositoriesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// CreateRepositoryWithBody Create an empty repository before the first push
-	//
-	// For those who may push to the name; choosing a visibility needs the `admin` action on it, as the team's
-	// maintainers have. Without one the repository starts as the team's and the instance's defaults say.
-	//
-	// Takes any type of body and a specified content type.
-	//
-	// Corresponds with POST /repositories (the `CreateRepository` operationId).
-	CreateRepositoryWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
-
-	// CreateRepository Create an empty repository before the first push
-	//
-	// For those who may push to the name; choosing a visibility needs the `admin` action on it, as the team's
-	// maintainers have. Without one the repository starts as the team's and the instance's defaults say.
-	//
-	// Takes a body of the `application/json` content type.
-	//
-	// Corresponds with POST /repositories (the `CreateRepository` operationId).
-	CreateRepository(ctx context.Context, body CreateRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
-
 	// DeleteRepository Delete a repository with its tags and manifests
 	//
 	// For the team's maintainers and for admins. Refused (409) when a tag is sealed.
@@ -173,6 +153,14 @@ type ClientInterface interface {
 	//
 	// Corresponds with PATCH /repositories/{repository} (the `UpdateRepository` operationId).
 	UpdateRepository(ctx context.Context, repository RepositoryName, params *UpdateRepositoryParams, body UpdateRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateRepository Create an empty repository before the first push
+	//
+	// For those who may push to the name. It starts with the visibility that the team's and the instance's defaults say.
+	// A repository that exists is answered as it is, with 200.
+	//
+	// Corresponds with PUT /repositories/{repository} (the `CreateRepository` operationId).
+	CreateRepository(ctx context.Context, repository RepositoryName, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// DeleteRepositoryTagPolicy Let a repository follow its team's tag policy
 	//
@@ -587,46 +575,6 @@ func (c *Client) ListRepositories(ctx context.Context, params *ListRepositoriesP
 	return c.Client.Do(req)
 }
 
-// CreateRepositoryWithBody Create an empty repository before the first push
-//
-// For those who may push to the name; choosing a visibility needs the `admin` action on it, as the team's
-// maintainers have. Without one the repository starts as the team's and the instance's defaults say.
-//
-// Takes any type of body and a specified content type.
-//
-// Corresponds with POST /repositories (the `CreateRepository` operationId).
-func (c *Client) CreateRepositoryWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewCreateRepositoryRequestWithBody(c.Server, contentType, body)
-	if err != nil {
-		return nil, err
-	}
-	req = req.WithContext(ctx)
-	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
-		return nil, err
-	}
-	return c.Client.Do(req)
-}
-
-// CreateRepository Create an empty repository before the first push
-//
-// For those who may push to the name; choosing a visibility needs the `admin` action on it, as the team's
-// maintainers have. Without one the repository starts as the team's and the instance's defaults say.
-//
-// Takes a body of the `application/json` content type.
-//
-// Corresponds with POST /repositories (the `CreateRepository` operationId).
-func (c *Client) CreateRepository(ctx context.Context, body CreateRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewCreateRepositoryRequest(c.Server, body)
-	if err != nil {
-		return nil, err
-	}
-	req = req.WithContext(ctx)
-	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
-		return nil, err
-	}
-	return c.Client.Do(req)
-}
-
 // DeleteRepository Delete a repository with its tags and manifests
 //
 // For the team's maintainers and for admins. Refused (409) when a tag is sealed.
@@ -689,6 +637,24 @@ func (c *Client) UpdateRepositoryWithBody(ctx context.Context, repository Reposi
 // Corresponds with PATCH /repositories/{repository} (the `UpdateRepository` operationId).
 func (c *Client) UpdateRepository(ctx context.Context, repository RepositoryName, params *UpdateRepositoryParams, body UpdateRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewUpdateRepositoryRequest(c.Server, repository, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateRepository Create an empty repository before the first push
+//
+// For those who may push to the name. It starts with the visibility that the team's and the instance's defaults say.
+// A repository that exists is answered as it is, with 200.
+//
+// Corresponds with PUT /repositories/{repository} (the `CreateRepository` operationId).
+func (c *Client) CreateRepository(ctx context.Context, repository RepositoryName, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateRepositoryRequest(c.Server, repository)
 	if err != nil {
 		return nil, err
 	}
@@ -1628,46 +1594,6 @@ func NewListRepositoriesRequest(server string, params *ListRepositoriesParams) (
 	return req, nil
 }
 
-// NewCreateRepositoryRequest calls the generic CreateRepository builder with application/json body
-func NewCreateRepositoryRequest(server string, body CreateRepositoryJSONRequestBody) (*http.Request, error) {
-	var bodyReader io.Reader
-	buf, err := json.Marshal(body)
-	if err != nil {
-		return nil, err
-	}
-	bodyReader = bytes.NewReader(buf)
-	return NewCreateRepositoryRequestWithBody(server, "application/json", bodyReader)
-}
-
-// NewCreateRepositoryRequestWithBody constructs an http.Request for the CreateRepository method, with any body, and a specified content type
-func NewCreateRepositoryRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
-	var err error
-
-	serverURL, err := url.Parse(server)
-	if err != nil {
-		return nil, err
-	}
-
-	operationPath := fmt.Sprintf("/repositories")
-	if operationPath[0] == '/' {
-		operationPath = "." + operationPath
-	}
-
-	queryURL, err := serverURL.Parse(operationPath)
-	if err != nil {
-		return nil, err
-	}
-
-	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
-	if err != nil {
-		return nil, err
-	}
-
-	req.Header.Add("Content-Type", contentType)
-
-	return req, nil
-}
-
 // NewDeleteRepositoryRequest constructs an http.Request for the DeleteRepository method
 func NewDeleteRepositoryRequest(server string, repository RepositoryName, params *DeleteRepositoryParams) (*http.Request, error) {
 	var err error
@@ -1808,6 +1734,40 @@ func NewUpdateRepositoryRequestWithBody(server string, repository RepositoryName
 			req.Header.Set("If-Match", headerParam0)
 		}
 
+	}
+
+	return req, nil
+}
+
+// NewCreateRepositoryRequest constructs an http.Request for the CreateRepository method
+func NewCreateRepositoryRequest(server string, repository RepositoryName) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "repository", repository, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/repositories/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
 	}
 
 	return req, nil
@@ -3504,26 +3464,6 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /repositories (the `ListRepositories` operationId).
 	ListRepositoriesWithResponse(ctx context.Context, params *ListRepositoriesParams, reqEditors ...RequestEditorFn) (*ListRepositoriesResponse, error)
 
-	// CreateRepositoryWithBodyWithResponse Create an empty repository before the first push
-	//
-	// For those who may push to the name; choosing a visibility needs the `admin` action on it, as the team's
-	// maintainers have. Without one the repository starts as the team's and the instance's defaults say.
-	//
-	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
-	//
-	// Corresponds with POST /repositories (the `CreateRepository` operationId).
-	CreateRepositoryWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateRepositoryResponse, error)
-
-	// CreateRepositoryWithResponse Create an empty repository before the first push
-	//
-	// For those who may push to the name; choosing a visibility needs the `admin` action on it, as the team's
-	// maintainers have. Without one the repository starts as the team's and the instance's defaults say.
-	//
-	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
-	//
-	// Corresponds with POST /repositories (the `CreateRepository` operationId).
-	CreateRepositoryWithResponse(ctx context.Context, body CreateRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateRepositoryResponse, error)
-
 	// DeleteRepositoryWithResponse Delete a repository with its tags and manifests
 	//
 	// For the team's maintainers and for admins. Refused (409) when a tag is sealed.
@@ -3559,6 +3499,16 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with PATCH /repositories/{repository} (the `UpdateRepository` operationId).
 	UpdateRepositoryWithResponse(ctx context.Context, repository RepositoryName, params *UpdateRepositoryParams, body UpdateRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateRepositoryResponse, error)
+
+	// CreateRepositoryWithResponse Create an empty repository before the first push
+	//
+	// For those who may push to the name. It starts with the visibility that the team's and the instance's defaults say.
+	// A repository that exists is answered as it is, with 200.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /repositories/{repository} (the `CreateRepository` operationId).
+	CreateRepositoryWithResponse(ctx context.Context, repository RepositoryName, reqEditors ...RequestEditorFn) (*CreateRepositoryResponse, error)
 
 	// DeleteRepositoryTagPolicyWithResponse Let a repository follow its team's tag policy
 	//
@@ -4100,61 +4050,6 @@ func (r ListRepositoriesResponse) ContentType() string {
 	return ""
 }
 
-// CreateRepositoryResponse201Headers the declared response headers of an HTTP 201 response for CreateRepository
-type CreateRepositoryResponse201Headers struct {
-	ETag *string
-}
-
-type CreateRepositoryResponse struct {
-	Body         []byte
-	HTTPResponse *http.Response
-	// JSON201 the response for an HTTP 201 `application/json` response
-	JSON201 *Repository
-	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
-	ApplicationproblemJSONDefault *Failure
-	// Headers201 the parsed response headers for an HTTP 201 response
-	Headers201 *CreateRepositoryResponse201Headers
-}
-
-// GetJSON201 returns the response for an HTTP 201 `application/json` response
-func (r CreateRepositoryResponse) GetJSON201() *Repository {
-	return r.JSON201
-}
-
-// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
-func (r CreateRepositoryResponse) GetApplicationproblemJSONDefault() *Failure {
-	return r.ApplicationproblemJSONDefault
-}
-
-// GetBody returns the raw response body bytes
-func (r CreateRepositoryResponse) GetBody() []byte {
-	return r.Body
-}
-
-// Status returns HTTPResponse.Status
-func (r CreateRepositoryResponse) Status() string {
-	if r.HTTPResponse != nil {
-		return r.HTTPResponse.Status
-	}
-	return http.StatusText(0)
-}
-
-// StatusCode returns HTTPResponse.StatusCode
-func (r CreateRepositoryResponse) StatusCode() int {
-	if r.HTTPResponse != nil {
-		return r.HTTPResponse.StatusCode
-	}
-	return 0
-}
-
-// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
-func (r CreateRepositoryResponse) ContentType() string {
-	if r.HTTPResponse != nil {
-		return r.HTTPResponse.Header.Get("Content-Type")
-	}
-	return ""
-}
-
 type DeleteRepositoryResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -4300,6 +4195,75 @@ func (r UpdateRepositoryResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r UpdateRepositoryResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// CreateRepositoryResponse200Headers the declared response headers of an HTTP 200 response for CreateRepository
+type CreateRepositoryResponse200Headers struct {
+	ETag *string
+}
+
+// CreateRepositoryResponse201Headers the declared response headers of an HTTP 201 response for CreateRepository
+type CreateRepositoryResponse201Headers struct {
+	ETag *string
+}
+
+type CreateRepositoryResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Repository
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *Repository
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *CreateRepositoryResponse200Headers
+	// Headers201 the parsed response headers for an HTTP 201 response
+	Headers201 *CreateRepositoryResponse201Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r CreateRepositoryResponse) GetJSON200() *Repository {
+	return r.JSON200
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CreateRepositoryResponse) GetJSON201() *Repository {
+	return r.JSON201
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CreateRepositoryResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CreateRepositoryResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreateRepositoryResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreateRepositoryResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreateRepositoryResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -5976,38 +5940,6 @@ func (c *ClientWithResponses) ListRepositoriesWithResponse(ctx context.Context, 
 	return ParseListRepositoriesResponse(rsp)
 }
 
-// CreateRepositoryWithBodyWithResponse Create an empty repository before the first push
-//
-// For those who may push to the name; choosing a visibility needs the `admin` action on it, as the team's
-// maintainers have. Without one the repository starts as the team's and the instance's defaults say.
-//
-// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
-//
-// Corresponds with POST /repositories (the `CreateRepository` operationId).
-func (c *ClientWithResponses) CreateRepositoryWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateRepositoryResponse, error) {
-	rsp, err := c.CreateRepositoryWithBody(ctx, contentType, body, reqEditors...)
-	if err != nil {
-		return nil, err
-	}
-	return ParseCreateRepositoryResponse(rsp)
-}
-
-// CreateRepositoryWithResponse Create an empty repository before the first push
-//
-// For those who may push to the name; choosing a visibility needs the `admin` action on it, as the team's
-// maintainers have. Without one the repository starts as the team's and the instance's defaults say.
-//
-// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
-//
-// Corresponds with POST /repositories (the `CreateRepository` operationId).
-func (c *ClientWithResponses) CreateRepositoryWithResponse(ctx context.Context, body CreateRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateRepositoryResponse, error) {
-	rsp, err := c.CreateRepository(ctx, body, reqEditors...)
-	if err != nil {
-		return nil, err
-	}
-	return ParseCreateRepositoryResponse(rsp)
-}
-
 // DeleteRepositoryWithResponse Delete a repository with its tags and manifests
 //
 // For the team's maintainers and for admins. Refused (409) when a tag is sealed.
@@ -6066,6 +5998,22 @@ func (c *ClientWithResponses) UpdateRepositoryWithResponse(ctx context.Context, 
 		return nil, err
 	}
 	return ParseUpdateRepositoryResponse(rsp)
+}
+
+// CreateRepositoryWithResponse Create an empty repository before the first push
+//
+// For those who may push to the name. It starts with the visibility that the team's and the instance's defaults say.
+// A repository that exists is answered as it is, with 200.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /repositories/{repository} (the `CreateRepository` operationId).
+func (c *ClientWithResponses) CreateRepositoryWithResponse(ctx context.Context, repository RepositoryName, reqEditors ...RequestEditorFn) (*CreateRepositoryResponse, error) {
+	rsp, err := c.CreateRepository(ctx, repository, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateRepositoryResponse(rsp)
 }
 
 // DeleteRepositoryTagPolicyWithResponse Let a repository follow its team's tag policy
@@ -6826,52 +6774,6 @@ func ParseListRepositoriesResponse(rsp *http.Response) (*ListRepositoriesRespons
 	return response, nil
 }
 
-// ParseCreateRepositoryResponse parses an HTTP response from a CreateRepositoryWithResponse call
-func ParseCreateRepositoryResponse(rsp *http.Response) (*CreateRepositoryResponse, error) {
-	bodyBytes, err := io.ReadAll(rsp.Body)
-	defer func() { _ = rsp.Body.Close() }()
-	if err != nil {
-		return nil, err
-	}
-
-	response := &CreateRepositoryResponse{
-		Body:         bodyBytes,
-		HTTPResponse: rsp,
-	}
-
-	switch {
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
-		var dest Repository
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.JSON201 = &dest
-
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
-		var dest Failure
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.ApplicationproblemJSONDefault = &dest
-
-	}
-
-	switch {
-	case rsp.StatusCode == 201:
-		var headers CreateRepositoryResponse201Headers
-		if values := rsp.Header.Values("ETag"); len(values) > 0 {
-			var value string
-			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
-				return nil, err
-			}
-			headers.ETag = &value
-		}
-		response.Headers201 = &headers
-	}
-
-	return response, nil
-}
-
 // ParseDeleteRepositoryResponse parses an HTTP response from a DeleteRepositoryWithResponse call
 func ParseDeleteRepositoryResponse(rsp *http.Response) (*DeleteRepositoryResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -6988,6 +6890,69 @@ func ParseUpdateRepositoryResponse(rsp *http.Response) (*UpdateRepositoryRespons
 			headers.ETag = &value
 		}
 		response.Headers200 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseCreateRepositoryResponse parses an HTTP response from a CreateRepositoryWithResponse call
+func ParseCreateRepositoryResponse(rsp *http.Response) (*CreateRepositoryResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreateRepositoryResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Repository
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest Repository
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers CreateRepositoryResponse200Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = &value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 201:
+		var headers CreateRepositoryResponse201Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = &value
+		}
+		response.Headers201 = &headers
 	}
 
 	return response, nil
