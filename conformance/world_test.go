@@ -1,8 +1,11 @@
 package conformance
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -18,7 +21,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	randomimage "github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"berth/testenv"
@@ -79,7 +81,16 @@ type box struct {
 
 func newBox(t *testing.T, env ...string) *box {
 	t.Helper()
-	home := t.TempDir()
+	// A short name: podman takes at most 50 characters.
+	home, err := os.MkdirTemp("", "box")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(home); err != nil {
+			t.Logf("removing a client's home: %v", err)
+		}
+	})
 	b := &box{t: t, home: home, env: []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + home, "LC_ALL=C.UTF-8",
 		"DOCKER_CONFIG=" + filepath.Join(home, "docker"),
@@ -90,6 +101,10 @@ func newBox(t *testing.T, env ...string) *box {
 		if err := os.MkdirAll(filepath.Join(home, dir), 0o700); err != nil {
 			t.Fatal(err)
 		}
+	}
+	// Without it buildah refuses to start.
+	if err := os.WriteFile(filepath.Join(home, "docker", "config.json"), []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
 	}
 	b.env = append(b.env, env...)
 	return b
@@ -178,7 +193,16 @@ func newImage(t *testing.T, arch string, sizes ...int64) v1.Image {
 	t.Helper()
 	img := empty.Image
 	for _, size := range sizes {
-		layer, err := randomimage.Layer(size, "application/vnd.docker.image.rootfs.diff.tar.gzip")
+		var file bytes.Buffer
+		w := tar.NewWriter(&file)
+		if err := w.WriteHeader(&tar.Header{Name: "random", Mode: 0o644, Size: size}); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = w.Write(random(int(size))) // a buffer takes all
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(file.Bytes())), nil })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -301,6 +325,14 @@ func (d *daemons) dir() string {
 		d.t.Fatal(err)
 	}
 	d.t.Cleanup(func() {
+		// A network namespace that docker has mounted outlives it.
+		if mounts, err := os.ReadFile("/proc/self/mounts"); err == nil {
+			for line := range strings.Lines(string(mounts)) {
+				if point := strings.Fields(line)[1]; strings.HasPrefix(point, dir+"/") {
+					_ = syscall.Unmount(point, syscall.MNT_DETACH)
+				}
+			}
+		}
 		if err := os.RemoveAll(dir); err != nil {
 			d.t.Logf("removing a daemon's data: %v", err)
 		}
