@@ -34,8 +34,6 @@ containerd containerd
 prometheus prometheus
 promtool   prometheus
 gcc        gcc libc6-dev
-curl       curl
-openssl    openssl
 '
 
 say() { printf 'tools: %s\n' "$*" >&2; }
@@ -90,7 +88,6 @@ install_packages() {
 		exit 1
 	fi
 	rm -f "$log"
-	rm -f $policy
 }
 
 only=${1:-}
