@@ -1,0 +1,107 @@
+package metadata
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"berth/oci"
+)
+
+// Blob is the bytes under a digest: where the store has them and how many.
+type Blob struct {
+	Digest digest.Digest
+	Key    string
+	Size   int64
+}
+
+// Blob finds a blob that the repository may serve, or returns BLOB_UNKNOWN.
+// One statement.
+func (tx *Tx) Blob(ctx context.Context, repository string, d digest.Digest) (Blob, error) {
+	b := Blob{Digest: d}
+	err := tx.row(ctx, `
+		SELECT b.storage_key, b.size
+		  FROM repositories r
+		  JOIN repository_blobs l ON l.repository_id = r.id
+		  JOIN blobs b ON b.digest = l.digest
+		 WHERE r.name = $1 AND l.digest = $2`, repository, string(d)).Scan(&b.Key, &b.Size)
+	return b, notFound(err, oci.Errorf(oci.CodeBlobUnknown, "the blob %s is not in the repository %s", d, repository))
+}
+
+// LinkBlob lets a repository serve a blob that the instance has; false says
+// that it has none of this digest. Linking again changes nothing.
+func (tx *Tx) LinkBlob(ctx context.Context, repositoryID int64, d digest.Digest) (Blob, bool, error) {
+	b := Blob{Digest: d}
+	// The row is locked (on Postgres) until the link's foreign key holds it,
+	// so that a collector cannot take the blob away in between.
+	err := tx.row(ctx, `SELECT storage_key, size FROM blobs WHERE digest = $1`+tx.db.dialect.keyShare(), string(d)).Scan(&b.Key, &b.Size)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Blob{}, false, nil
+	}
+	if err != nil {
+		return Blob{}, false, err
+	}
+	_, err = tx.exec(ctx, `
+		INSERT INTO repository_blobs (repository_id, digest, created_at) VALUES ($1, $2, $3)
+		ON CONFLICT (repository_id, digest) DO NOTHING`, repositoryID, string(d), micros(tx.now))
+	return b, err == nil, err
+}
+
+// InsertBlob records bytes that the store has. It reports false, and changes
+// nothing, when the digest is there already: the first one wins.
+func (tx *Tx) InsertBlob(ctx context.Context, b Blob) (bool, error) {
+	n, err := tx.exec(ctx, `
+		INSERT INTO blobs (digest, storage_key, size, created_at) VALUES ($1, $2, $3, $4)
+		ON CONFLICT (digest) DO NOTHING`, string(b.Digest), b.Key, b.Size, micros(tx.now))
+	return n > 0, err
+}
+
+// BlobRepositories names repositories that hold a blob, at most limit.
+func (tx *Tx) BlobRepositories(ctx context.Context, d digest.Digest, limit int) ([]string, error) {
+	return list(ctx, tx, scanString, `
+		SELECT r.name FROM repository_blobs l JOIN repositories r ON r.id = l.repository_id
+		 WHERE l.digest = $1 ORDER BY l.repository_id LIMIT $2`, string(d), limit)
+}
+
+func scanString(rows *sql.Rows) (s string, err error) { return s, rows.Scan(&s) }
+
+// UnlinkBlob makes a repository serve a blob no longer. It returns
+// BLOB_UNKNOWN, or CONFLICT while a manifest of the repository needs the blob.
+func (tx *Tx) UnlinkBlob(ctx context.Context, repository string, d digest.Digest) error {
+	users, err := list(ctx, tx, scanString, `
+		SELECT m.digest FROM repositories r
+		  JOIN manifest_blobs b ON b.repository_id = r.id
+		  JOIN manifests m ON m.id = b.manifest_id
+		 WHERE r.name = $1 AND b.digest = $2 ORDER BY m.id LIMIT 3`, repository, string(d))
+	if err != nil {
+		return err
+	}
+	if len(users) > 0 {
+		return errBlobInUse(d, users)
+	}
+	n, err := tx.exec(ctx, `
+		DELETE FROM repository_blobs
+		 WHERE repository_id = (SELECT id FROM repositories WHERE name = $1) AND digest = $2`, repository, string(d))
+	if err != nil {
+		if tx.db.dialect.isForeignKey(err) {
+			return errBlobInUse(d, nil).WithCause(err)
+		}
+		return err
+	}
+	if n == 0 {
+		return oci.Errorf(oci.CodeBlobUnknown, "the blob %s is not in the repository %s", d, repository)
+	}
+	return nil
+}
+
+func errBlobInUse(d digest.Digest, manifests []string) *oci.Error {
+	needed := "a manifest that was just pushed"
+	if len(manifests) > 0 {
+		needed = strings.Join(manifests, ", ")
+	}
+	return oci.Errorf(oci.CodeConflict, "the blob %s is needed by %s: delete the manifest first", d, needed).
+		WithDetail(map[string]any{"digest": d, "manifests": manifests})
+}

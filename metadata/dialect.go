@@ -1,0 +1,134 @@
+package metadata
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"io"
+	"net"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	sqlite "modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// dialect holds what differs between the engines, apart from how connections
+// are opened. Refusals are recognised by code, never by text.
+type dialect interface {
+	name() string
+	isUnique(error) bool
+	isForeignKey(error) bool
+	isPolicy(error) bool // a trigger of the tag policy refused the change
+	// isRetryable: the transaction lost against another one and may win next time.
+	isRetryable(error) bool
+	// isUnavailable: the database, not the statement, is the trouble.
+	isUnavailable(error) bool
+
+	// glob is an expression that is true when the column matches the pattern (* and ?).
+	glob(column, pattern string) string
+	// keyShare ends a SELECT that keeps the row's key until the transaction ends.
+	keyShare() string
+	// forUpdate ends a SELECT whose rows the transaction is about to change.
+	forUpdate() string
+	// lockTable makes transactions that lock the same table wait for each other.
+	lockTable(ctx context.Context, tx *Tx, table string) error
+}
+
+type postgresDialect struct{}
+
+func (postgresDialect) name() string { return "postgres" }
+
+func pgCode(err error) string {
+	var e *pgconn.PgError
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return ""
+}
+
+func (postgresDialect) isUnique(err error) bool     { return pgCode(err) == "23505" }
+func (postgresDialect) isForeignKey(err error) bool { return pgCode(err) == "23503" }
+func (postgresDialect) isPolicy(err error) bool     { return pgCode(err) == "BT001" } // ours, see the schema
+
+func (postgresDialect) isRetryable(err error) bool {
+	code := pgCode(err)
+	return code == "40001" || code == "40P01"
+}
+
+func (postgresDialect) isUnavailable(err error) bool {
+	if code := pgCode(err); code != "" {
+		// 08: connection, 53: out of resources, 57P: shutting down or starting.
+		return strings.HasPrefix(code, "08") || strings.HasPrefix(code, "53") || strings.HasPrefix(code, "57P")
+	}
+	var connect *pgconn.ConnectError
+	var network net.Error
+	return errors.As(err, &connect) || errors.As(err, &network) || errors.Is(err, driver.ErrBadConn) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || pgconn.SafeToRetry(err)
+}
+
+func (postgresDialect) glob(column, pattern string) string {
+	return "glob_matches(" + column + ", " + pattern + ")"
+}
+func (postgresDialect) keyShare() string  { return " FOR KEY SHARE" }
+func (postgresDialect) forUpdate() string { return " FOR UPDATE" }
+func (postgresDialect) lockTable(ctx context.Context, tx *Tx, table string) error {
+	_, err := tx.exec(ctx, "LOCK TABLE "+table+" IN SHARE ROW EXCLUSIVE MODE")
+	return err
+}
+
+// sqliteDialect locks nothing: there is one writer.
+type sqliteDialect struct{}
+
+func (sqliteDialect) name() string { return "sqlite" }
+
+// sqliteCode is SQLite's extended result code, or -1.
+func sqliteCode(err error) int {
+	var e *sqlite.Error
+	if errors.As(err, &e) {
+		return e.Code()
+	}
+	return -1
+}
+
+func (sqliteDialect) isUnique(err error) bool {
+	code := sqliteCode(err)
+	return code == sqlite3.SQLITE_CONSTRAINT_UNIQUE || code == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY
+}
+
+func (sqliteDialect) isForeignKey(err error) bool {
+	return sqliteCode(err) == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY
+}
+
+func (sqliteDialect) isPolicy(err error) bool {
+	return sqliteCode(err) == sqlite3.SQLITE_CONSTRAINT_TRIGGER
+}
+
+func (sqliteDialect) isRetryable(error) bool { return false } // busy_timeout has waited already
+
+func (sqliteDialect) isUnavailable(err error) bool {
+	code := sqliteCode(err)
+	if code < 0 {
+		return false
+	}
+	switch code & 0xff { // the primary code
+	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY:
+		return true
+	}
+	return false
+}
+
+func (sqliteDialect) glob(column, pattern string) string           { return column + " GLOB " + pattern }
+func (sqliteDialect) keyShare() string                             { return "" }
+func (sqliteDialect) forUpdate() string                            { return "" }
+func (sqliteDialect) lockTable(context.Context, *Tx, string) error { return nil }
+
+// connector opens SQLite connections for database/sql. The driver is not
+// looked up by a registered name, so that nothing depends on what is linked.
+type connector struct {
+	driver *sqlite.Driver
+	dsn    string
+}
+
+func (c connector) Connect(context.Context) (driver.Conn, error) { return c.driver.Open(c.dsn) }
+func (c connector) Driver() driver.Driver                        { return c.driver }

@@ -1,0 +1,47 @@
+package metadata
+
+import (
+	"context"
+	"database/sql"
+	"time"
+)
+
+// The kinds of garbage: an object's key, or a store's session.
+const (
+	GarbageObject  = "object"
+	GarbageSession = "session"
+)
+
+// Garbage is something in the store that nothing points to any more.
+type Garbage struct {
+	ID    int64
+	Kind  string
+	Value string
+}
+
+// EnqueueGarbage notes an object or a session for removal, from a time on. It
+// belongs into the transaction that removes what pointed to it.
+func (tx *Tx) EnqueueGarbage(ctx context.Context, kind, value string, notBefore time.Time) error {
+	_, err := tx.exec(ctx, `INSERT INTO garbage (kind, value, enqueued_at, not_before) VALUES ($1, $2, $3, $4)`,
+		kind, value, micros(tx.now), micros(notBefore))
+	return err
+}
+
+// DueGarbage lists what may be removed now, longest due first.
+func (tx *Tx) DueGarbage(ctx context.Context, limit int) ([]Garbage, error) {
+	return list(ctx, tx, func(rows *sql.Rows) (g Garbage, err error) {
+		return g, rows.Scan(&g.ID, &g.Kind, &g.Value)
+	}, `SELECT id, kind, value FROM garbage WHERE not_before <= $1 ORDER BY not_before, id LIMIT $2`, micros(tx.now), limit)
+}
+
+// RemoveGarbage forgets a note, after the store has removed the thing.
+func (tx *Tx) RemoveGarbage(ctx context.Context, id int64) error {
+	_, err := tx.exec(ctx, `DELETE FROM garbage WHERE id = $1`, id)
+	return err
+}
+
+// PostponeGarbage puts a note off, when the store could not remove the thing.
+func (tx *Tx) PostponeGarbage(ctx context.Context, id int64, until time.Time) error {
+	_, err := tx.exec(ctx, `UPDATE garbage SET not_before = $2 WHERE id = $1`, id, micros(until))
+	return err
+}

@@ -1,0 +1,23 @@
+package metadata
+
+import (
+	"context"
+	"time"
+)
+
+// AcquireLease takes or renews a named lease for a holder, and reports whether
+// the holder has it now. A lease ends by itself after ttl.
+func (tx *Tx) AcquireLease(ctx context.Context, name, holder string, ttl time.Duration) (bool, error) {
+	n, err := tx.exec(ctx, `
+		INSERT INTO leases AS l (name, holder, expires_at) VALUES ($1, $2, $3)
+		ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, expires_at = excluded.expires_at
+		 WHERE l.holder = excluded.holder OR l.expires_at <= $4`,
+		name, holder, micros(tx.now.Add(ttl)), micros(tx.now))
+	return n > 0, err
+}
+
+// ReleaseLease ends a lease that the holder has; one of somebody else stays.
+func (tx *Tx) ReleaseLease(ctx context.Context, name, holder string) error {
+	_, err := tx.exec(ctx, `DELETE FROM leases WHERE name = $1 AND holder = $2`, name, holder)
+	return err
+}

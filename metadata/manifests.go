@@ -1,0 +1,354 @@
+package metadata
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"berth/oci"
+)
+
+// Manifest is a manifest as a repository holds it.
+type Manifest struct {
+	Digest       digest.Digest
+	MediaType    string
+	ArtifactType string            // as the referrers API reports it
+	Annotations  map[string]string // filled by Referrers only
+	Subject      digest.Digest     // "" for none
+	Payload      []byte            // exactly as pushed; empty where only the head was asked for
+	Size         int64
+	CreatedAt    time.Time
+	CreatedBy    string
+}
+
+const (
+	manifestHead = `m.digest, m.media_type, m.artifact_type, COALESCE(m.subject, ''), m.size, m.created_at, m.created_by`
+	byDigest     = ` FROM repositories r
+	  JOIN manifests m ON m.repository_id = r.id
+	 WHERE r.name = $1 AND m.digest = $2`
+	byTag = ` FROM repositories r
+	  JOIN tags t ON t.repository_id = r.id
+	  JOIN manifests m ON m.repository_id = t.repository_id AND m.digest = t.digest
+	 WHERE r.name = $1 AND t.name = $2`
+)
+
+func scanManifest(scan func(...any) error, more ...any) (Manifest, error) {
+	var m Manifest
+	var created int64
+	err := scan(append([]any{&m.Digest, &m.MediaType, &m.ArtifactType, &m.Subject, &m.Size, &created, &m.CreatedBy}, more...)...)
+	m.CreatedAt = fromMicros(created)
+	return m, err
+}
+
+// ManifestByDigest gives a manifest with its payload, or MANIFEST_UNKNOWN, or
+// NAME_UNKNOWN when there is no such repository. One statement when it is there.
+func (tx *Tx) ManifestByDigest(ctx context.Context, repository string, d digest.Digest) (Manifest, error) {
+	return tx.manifest(ctx, `SELECT `+manifestHead+`, m.payload`+byDigest, true, repository, string(d))
+}
+
+// ManifestByTag is ManifestByDigest for the manifest that a tag points to.
+func (tx *Tx) ManifestByTag(ctx context.Context, repository, tag string) (Manifest, error) {
+	return tx.manifest(ctx, `SELECT `+manifestHead+`, m.payload`+byTag, true, repository, tag)
+}
+
+// ManifestHeadByDigest is ManifestByDigest without the payload.
+func (tx *Tx) ManifestHeadByDigest(ctx context.Context, repository string, d digest.Digest) (Manifest, error) {
+	return tx.manifest(ctx, `SELECT `+manifestHead+byDigest, false, repository, string(d))
+}
+
+// ManifestHeadByTag is ManifestByTag without the payload.
+func (tx *Tx) ManifestHeadByTag(ctx context.Context, repository, tag string) (Manifest, error) {
+	return tx.manifest(ctx, `SELECT `+manifestHead+byTag, false, repository, tag)
+}
+
+func (tx *Tx) manifest(ctx context.Context, query string, payload bool, repository, reference string) (Manifest, error) {
+	var m Manifest
+	var err error
+	var bytes []byte
+	row := tx.row(ctx, query, repository, reference)
+	if payload {
+		m, err = scanManifest(row.Scan, &bytes)
+		m.Payload = bytes
+	} else {
+		m, err = scanManifest(row.Scan)
+	}
+	if errors.Is(err, sql.ErrNoRows) {
+		return Manifest{}, tx.errManifestUnknown(ctx, repository, reference)
+	}
+	return m, err
+}
+
+// errManifestUnknown tells a missing manifest from a missing repository.
+func (tx *Tx) errManifestUnknown(ctx context.Context, repository, reference string) error {
+	var id int64
+	if err := tx.row(ctx, `SELECT id FROM repositories WHERE name = $1`, repository).Scan(&id); err != nil {
+		return notFound(err, errRepositoryUnknown(repository))
+	}
+	return oci.Errorf(oci.CodeManifestUnknown, "there is no manifest %s in the repository %s", reference, repository)
+}
+
+// PutManifest stores a manifest with what it references. A manifest that is
+// there already stays as it is. Blobs and children that the repository lacks
+// end in MANIFEST_BLOB_UNKNOWN, which names all of them; with allowSparse,
+// children may be missing and are tied when they arrive.
+func (tx *Tx) PutManifest(ctx context.Context, repositoryID int64, m Manifest, blobs, children []digest.Digest, allowSparse bool) (created bool, err error) {
+	var id int64
+	err = tx.row(ctx, `SELECT id FROM manifests WHERE repository_id = $1 AND digest = $2`, repositoryID, string(m.Digest)).Scan(&id)
+	if !errors.Is(err, sql.ErrNoRows) {
+		return false, err
+	}
+	blobs, children = sorted(blobs), sorted(children)
+	missing, childIDs, err := tx.references(ctx, repositoryID, blobs, children, allowSparse)
+	if err != nil {
+		return false, err
+	}
+	if len(missing) > 0 {
+		return false, errReferencesMissing(missing)
+	}
+	annotations := ""
+	if len(m.Annotations) > 0 {
+		text, err := json.Marshal(m.Annotations)
+		if err != nil {
+			return false, fmt.Errorf("encoding annotations: %w", err)
+		}
+		annotations = string(text)
+	}
+	var subject any
+	if m.Subject != "" {
+		subject = string(m.Subject)
+	}
+	err = tx.row(ctx, `
+		INSERT INTO manifests (repository_id, digest, media_type, artifact_type, annotations, subject,
+		                       payload, size, created_at, created_by)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+		ON CONFLICT (repository_id, digest) DO NOTHING
+		RETURNING id`,
+		repositoryID, string(m.Digest), m.MediaType, m.ArtifactType, annotations, subject,
+		m.Payload, int64(len(m.Payload)), micros(tx.now), m.CreatedBy).Scan(&id)
+	if errors.Is(err, sql.ErrNoRows) { // the same manifest, pushed at the same moment
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if err := tx.insertReferences(ctx, id, repositoryID, blobs, children, childIDs); err != nil {
+		if tx.db.dialect.isForeignKey(err) {
+			return false, oci.Errorf(oci.CodeManifestBlobUnknown, "content that the manifest references was deleted while it was pushed: push it again").WithCause(err)
+		}
+		return false, err
+	}
+	// A sparse index may have waited for this manifest.
+	_, err = tx.exec(ctx, `
+		UPDATE manifest_children SET child_id = $1
+		 WHERE repository_id = $2 AND digest = $3 AND child_id IS NULL`, id, repositoryID, string(m.Digest))
+	return true, err
+}
+
+func sorted(digests []digest.Digest) []digest.Digest {
+	s := slices.Clone(digests)
+	slices.Sort(s) // one order for all transactions, so that their locks cannot cross
+	return slices.Compact(s)
+}
+
+// inList bounds how many digests one statement carries.
+const inList = 256
+
+// inArgs gives "($from, $from+1, ...)" and the arguments for a chunk of digests. The
+// list is padded with its last element to a power of two, so that there are
+// few different texts to prepare.
+func inArgs(from int, chunk []digest.Digest) (string, []any) {
+	n := 1
+	for n < len(chunk) {
+		n *= 2
+	}
+	var b strings.Builder
+	args := make([]any, 0, n)
+	for i := range n {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString("$" + strconv.Itoa(from+i))
+		args = append(args, string(chunk[min(i, len(chunk)-1)]))
+	}
+	return "(" + b.String() + ")", args
+}
+
+// references finds what is missing, and the ids of the children that are there.
+func (tx *Tx) references(ctx context.Context, repositoryID int64, blobs, children []digest.Digest, allowSparse bool) (missing []digest.Digest, ids map[digest.Digest]int64, err error) {
+	have := map[digest.Digest]bool{}
+	for chunk := range slices.Chunk(blobs, inList) {
+		in, args := inArgs(2, chunk)
+		err := tx.each(ctx, func(rows *sql.Rows) error {
+			var d digest.Digest
+			err := rows.Scan(&d)
+			have[d] = true
+			return err
+		}, `SELECT digest FROM repository_blobs WHERE repository_id = $1 AND digest IN `+in, append([]any{repositoryID}, args...)...)
+		if err != nil {
+			return nil, nil, err
+		}
+	}
+	for _, d := range blobs {
+		if !have[d] {
+			missing = append(missing, d)
+		}
+	}
+	ids = map[digest.Digest]int64{}
+	for chunk := range slices.Chunk(children, inList) {
+		in, args := inArgs(2, chunk)
+		err := tx.each(ctx, func(rows *sql.Rows) error {
+			var d digest.Digest
+			var id int64
+			err := rows.Scan(&d, &id)
+			ids[d] = id
+			return err
+		}, `SELECT digest, id FROM manifests WHERE repository_id = $1 AND digest IN `+in, append([]any{repositoryID}, args...)...)
+		if err != nil {
+			return nil, nil, err
+		}
+	}
+	for _, d := range children {
+		if _, ok := ids[d]; !ok && !allowSparse {
+			missing = append(missing, d)
+		}
+	}
+	return missing, ids, nil
+}
+
+func errReferencesMissing(missing []digest.Digest) *oci.Error {
+	const named = 3
+	var names []string
+	for _, d := range missing[:min(named, len(missing))] {
+		names = append(names, d.String())
+	}
+	text := strings.Join(names, ", ")
+	if len(missing) > named {
+		text += fmt.Sprintf(" and %d more", len(missing)-named)
+	}
+	return oci.Errorf(oci.CodeManifestBlobUnknown, "the manifest references content that is not in this repository: %s; push it first", text).
+		WithDetail(map[string]any{"missing": missing})
+}
+
+// rowsPerInsert keeps the parameters of one statement well below both engines' limits.
+const rowsPerInsert = 256
+
+func (tx *Tx) insertReferences(ctx context.Context, id, repositoryID int64, blobs, children []digest.Digest, childIDs map[digest.Digest]int64) error {
+	for chunk := range slices.Chunk(blobs, rowsPerInsert) {
+		args := []any{id, repositoryID}
+		var values []string
+		for _, d := range chunk {
+			args = append(args, string(d))
+			values = append(values, "($1, $2, $"+strconv.Itoa(len(args))+")")
+		}
+		if _, err := tx.exec(ctx, `INSERT INTO manifest_blobs (manifest_id, repository_id, digest) VALUES `+strings.Join(values, ", "), args...); err != nil {
+			return err
+		}
+	}
+	for chunk := range slices.Chunk(children, rowsPerInsert) {
+		args := []any{id, repositoryID}
+		var values []string
+		for _, d := range chunk {
+			var child any
+			if childID, ok := childIDs[d]; ok {
+				child = childID
+			}
+			args = append(args, string(d), child)
+			values = append(values, "($1, $2, $"+strconv.Itoa(len(args)-1)+", $"+strconv.Itoa(len(args))+")")
+		}
+		if _, err := tx.exec(ctx, `INSERT INTO manifest_children (manifest_id, repository_id, digest, child_id) VALUES `+strings.Join(values, ", "), args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// DeleteManifest removes a manifest and the tags that point to it, and names
+// those tags. It returns MANIFEST_UNKNOWN or NAME_UNKNOWN, CONFLICT while an index needs the
+// manifest, or TAG_INVALID (409) when one of its tags is sealed.
+func (tx *Tx) DeleteManifest(ctx context.Context, repository string, d digest.Digest, actor string) ([]string, error) {
+	var id, repositoryID int64
+	err := tx.row(ctx, `SELECT m.id, m.repository_id`+byDigest, repository, string(d)).Scan(&id, &repositoryID)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, tx.errManifestUnknown(ctx, repository, d.String())
+	}
+	if err != nil {
+		return nil, err
+	}
+	parents, err := list(ctx, tx, scanString, `
+		SELECT m.digest FROM manifest_children c JOIN manifests m ON m.id = c.manifest_id
+		 WHERE c.child_id = $1 ORDER BY m.id LIMIT 3`, id)
+	if err != nil {
+		return nil, err
+	}
+	if len(parents) > 0 {
+		return nil, errManifestInUse(d, parents)
+	}
+	tags, err := tx.deleteTags(ctx, repository, repositoryID, actor, string(d))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := tx.exec(ctx, `DELETE FROM manifests WHERE id = $1`, id); err != nil {
+		if tx.db.dialect.isForeignKey(err) {
+			return nil, errManifestInUse(d, nil).WithCause(err)
+		}
+		return nil, err
+	}
+	return tags, nil
+}
+
+func errManifestInUse(d digest.Digest, parents []string) *oci.Error {
+	needed := "an index or a tag that was just pushed"
+	if len(parents) > 0 {
+		needed = "the index " + strings.Join(parents, ", ")
+	}
+	return oci.Errorf(oci.CodeConflict, "the manifest %s is needed by %s: delete that first", d, needed).
+		WithDetail(map[string]any{"digest": d, "indexes": parents})
+}
+
+// Referrers lists manifests whose subject is the digest, ordered by their own
+// digests, after the one given; an artifactType of "" selects all. Without payloads.
+// An unknown repository has none.
+func (tx *Tx) Referrers(ctx context.Context, repository string, subject digest.Digest, artifactType string, after digest.Digest, limit int) ([]Manifest, error) {
+	where, args := "", []any{repository, string(subject), string(after), limit}
+	if artifactType != "" {
+		where, args = " AND m.artifact_type = $5", append(args, artifactType)
+	}
+	return list(ctx, tx, scanReferrer, `
+		SELECT `+manifestHead+`, m.annotations
+		  FROM repositories r JOIN manifests m ON m.repository_id = r.id
+		 WHERE r.name = $1 AND m.subject = $2 AND m.digest > $3`+where+`
+		 ORDER BY m.digest LIMIT $4`, args...)
+}
+
+func scanReferrer(rows *sql.Rows) (Manifest, error) {
+	var annotations string
+	m, err := scanManifest(rows.Scan, &annotations)
+	if err == nil && annotations != "" {
+		err = json.Unmarshal([]byte(annotations), &m.Annotations)
+	}
+	return m, err
+}
+
+// ManifestHeads gives those of the digests that the repository holds, with
+// annotations and without payloads. At most 256 digests.
+func (tx *Tx) ManifestHeads(ctx context.Context, repository string, digests []digest.Digest) ([]Manifest, error) {
+	if len(digests) == 0 {
+		return nil, nil
+	}
+	if len(digests) > inList {
+		return nil, fmt.Errorf("ManifestHeads takes at most %d digests, got %d", inList, len(digests))
+	}
+	in, args := inArgs(2, digests)
+	return list(ctx, tx, scanReferrer, `
+		SELECT `+manifestHead+`, m.annotations
+		  FROM repositories r JOIN manifests m ON m.repository_id = r.id
+		 WHERE r.name = $1 AND m.digest IN `+in, append([]any{repository}, args...)...)
+}

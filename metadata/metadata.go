@@ -1,0 +1,215 @@
+// Package metadata owns every fact of the registry: names, tags, links,
+// sessions, people and their rights. All SQL of the project is here; it runs on Postgres and
+// on an embedded SQLite file from one text, with the differences in dialect.go.
+//
+// A DB hands out a Tx in four ways: View (single statements, the hot path),
+// Snapshot (several reads that agree), Update (one durable transaction) and
+// UpdateRelaxed (the same, but a power failure may undo it). The methods of Tx stand in one file per
+// subject. Start with tx.go, then tags.go, where the database decides who wins.
+package metadata
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
+	sqlite "modernc.org/sqlite"
+
+	"berth/migrations"
+	"berth/oci"
+)
+
+// Options says where the database is.
+type Options struct {
+	// URL is "sqlite:/path/to/file" or "postgres://user:password@host/name".
+	URL string
+	// MaxConns bounds the connections to Postgres; 0 means 16.
+	MaxConns int
+	// Logger gets what no caller can be told; nil discards it.
+	Logger *slog.Logger
+	// Clock gives the time of transactions; nil means time.Now.
+	Clock func() time.Time
+}
+
+// DB is a database on either engine. Its methods may be called concurrently.
+type DB struct {
+	dialect dialect
+	log     *slog.Logger
+	clock   func() time.Time
+
+	reads   *sql.DB // on Postgres: durable transactions too
+	relaxed *sql.DB // Postgres only: synchronous_commit = off
+	stmts   stmtCache
+	pools   []*pgxpool.Pool
+	writer  *writer // SQLite only
+	close   sync.Once
+}
+
+// Open connects to the database. It does not migrate; see Migrate. On SQLite
+// the file and its directory are made when they are missing.
+func Open(ctx context.Context, o Options) (*DB, error) {
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	db := &DB{log: o.Logger, clock: o.Clock}
+	var err error
+	if path, ok := strings.CutPrefix(o.URL, "sqlite:"); ok {
+		err = db.openSQLite(ctx, path)
+	} else if strings.HasPrefix(o.URL, "postgres://") || strings.HasPrefix(o.URL, "postgresql://") {
+		err = db.openPostgres(ctx, o)
+	} else {
+		err = errors.New("the database URL has to start with sqlite: or postgres://")
+	}
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return db, nil
+}
+
+func (db *DB) openSQLite(ctx context.Context, path string) error {
+	db.dialect = sqliteDialect{}
+	if path == "" {
+		return errors.New("the database URL sqlite: needs a path behind it")
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("making the directory of the database: %w", err)
+	}
+	// busy_timeout comes first, so that the pragmas behind it wait too. The
+	// cache sizes are in KiB and per connection.
+	dsn := func(pragmas ...string) string {
+		q := url.Values{}
+		for _, p := range append([]string{"busy_timeout(10000)", "journal_mode(WAL)", "foreign_keys(ON)"}, pragmas...) {
+			q.Add("_pragma", p)
+		}
+		return "file:" + (&url.URL{Path: path}).EscapedPath() + "?" + q.Encode()
+	}
+	// The driver is used through its own type, not by a registered name, for
+	// nothing here depends on what else is linked.
+	writes := sql.OpenDB(connector{driver: &sqlite.Driver{}, dsn: dsn("synchronous(FULL)", "cache_size(-4096)")})
+	writes.SetMaxOpenConns(1)
+	conn, err := writes.Conn(ctx)
+	if err != nil {
+		return errors.Join(fmt.Errorf("opening the database %s: %w", path, err), writes.Close())
+	}
+	db.reads = sql.OpenDB(connector{driver: &sqlite.Driver{}, dsn: dsn("query_only(ON)", "cache_size(-2048)")})
+	readers := max(4, 2*runtime.GOMAXPROCS(0))
+	db.reads.SetMaxOpenConns(readers)
+	db.reads.SetMaxIdleConns(readers)
+	db.stmts.prepare, db.stmts.direct = db.reads.PrepareContext, db.reads
+	db.writer = startWriter(db, writes, conn)
+	return nil
+}
+
+func (db *DB) openPostgres(ctx context.Context, o Options) error {
+	db.dialect = postgresDialect{}
+	if o.MaxConns <= 0 {
+		o.MaxConns = 16
+	}
+	open := func(params map[string]string) (*sql.DB, error) {
+		config, err := pgxpool.ParseConfig(o.URL)
+		if err != nil {
+			return nil, errors.New("the database URL is not valid: it has to look like postgres://user:password@host:5432/name") // pgx's text may hold the password
+		}
+		config.MaxConns = int32(o.MaxConns)
+		config.ConnConfig.ConnectTimeout = 5 * time.Second
+		config.ConnConfig.RuntimeParams["application_name"] = "berth"
+		if config.ConnConfig.RuntimeParams["statement_timeout"] == "" {
+			config.ConnConfig.RuntimeParams["statement_timeout"] = "60s"
+		}
+		// A client that dies inside of a transaction must not hold its locks.
+		config.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = "60s"
+		for k, v := range params {
+			config.ConnConfig.RuntimeParams[k] = v
+		}
+		pool, err := pgxpool.NewWithConfig(ctx, config)
+		if err != nil {
+			return nil, err
+		}
+		db.pools = append(db.pools, pool)
+		return stdlib.OpenDBFromPool(pool), nil
+	}
+	var err error
+	if db.reads, err = open(nil); err != nil {
+		return err
+	}
+	if db.relaxed, err = open(map[string]string{"synchronous_commit": "off"}); err != nil {
+		return err
+	}
+	return db.Ping(ctx)
+}
+
+// Engine is "sqlite" or "postgres".
+func (db *DB) Engine() string { return db.dialect.name() }
+
+// Ping reports whether the database answers.
+func (db *DB) Ping(ctx context.Context) error {
+	var one int
+	err := db.reads.QueryRowContext(ctx, `SELECT 1`).Scan(&one)
+	return db.classify(err)
+}
+
+// Stats gives the state of the connections that serve reads.
+func (db *DB) Stats() sql.DBStats {
+	if len(db.pools) > 0 {
+		s := db.pools[0].Stat()
+		return sql.DBStats{
+			MaxOpenConnections: int(s.MaxConns()),
+			OpenConnections:    int(s.TotalConns()),
+			InUse:              int(s.AcquiredConns()),
+			Idle:               int(s.IdleConns()),
+			WaitCount:          s.EmptyAcquireCount(),
+			WaitDuration:       s.AcquireDuration(),
+		}
+	}
+	return db.reads.Stats()
+}
+
+// Close waits for running transactions and closes the connections.
+func (db *DB) Close() error {
+	var err error
+	db.close.Do(func() {
+		if db.writer != nil {
+			err = errors.Join(err, db.writer.stop())
+		}
+		db.stmts.closeAll()
+		for _, pool := range []*sql.DB{db.reads, db.relaxed} {
+			if pool != nil {
+				err = errors.Join(err, pool.Close())
+			}
+		}
+		for _, pool := range db.pools {
+			pool.Close()
+		}
+	})
+	return err
+}
+
+func (db *DB) migrationFiles() (fs.FS, error) {
+	if db.Engine() == "sqlite" {
+		return fs.Sub(migrations.SQLite, "sqlite")
+	}
+	return fs.Sub(migrations.Postgres, "postgres")
+}
+
+// notFound turns "no rows" into the error given and leaves others alone.
+func notFound(err error, instead *oci.Error) error {
+	if errors.Is(err, sql.ErrNoRows) {
+		return instead
+	}
+	return err
+}

@@ -1,0 +1,180 @@
+package metadata
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// migrationLock is the key of the Postgres advisory lock: "berth" in ASCII.
+const migrationLock int64 = 0x6265727468
+
+// migrationLockWait bounds how long a starting replica waits for another one
+// that is migrating.
+const migrationLockWait = 5 * time.Minute
+
+type migration struct {
+	name string
+	text string
+}
+
+// migrations lists the embedded files; the n-th has the number n+1.
+func (db *DB) migrations() ([]migration, error) {
+	files, err := db.migrationFiles()
+	if err != nil {
+		return nil, err
+	}
+	names, err := fs.Glob(files, "*.sql")
+	if err != nil {
+		return nil, err
+	}
+	sort.Strings(names)
+	var all []migration
+	for i, name := range names {
+		if number, err := strconv.Atoi(strings.SplitN(name, "_", 2)[0]); err != nil || number != i+1 {
+			return nil, fmt.Errorf("the migration %s is out of sequence", name)
+		}
+		text, err := fs.ReadFile(files, name)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, migration{name, string(text)})
+	}
+	return all, nil
+}
+
+// SchemaVersion gives the number of the last migration that was applied (0 for
+// an empty database) and the one that this program wants.
+func (db *DB) SchemaVersion(ctx context.Context) (have, want int, err error) {
+	all, err := db.migrations()
+	if err != nil {
+		return 0, 0, err
+	}
+	have, err = schemaVersion(ctx, db.reads, db.Engine())
+	return have, len(all), db.classify(err)
+}
+
+func schemaVersion(ctx context.Context, q querier, engine string) (int, error) {
+	exists := `SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'schema_migrations')`
+	if engine == "postgres" {
+		exists = `SELECT to_regclass('schema_migrations') IS NOT NULL`
+	}
+	var there bool
+	if err := q.QueryRowContext(ctx, exists).Scan(&there); err != nil || !there {
+		return 0, err
+	}
+	var version int
+	err := q.QueryRowContext(ctx, `SELECT COALESCE(MAX(number), 0) FROM schema_migrations`).Scan(&version)
+	return version, err
+}
+
+// Migrate brings the schema to what this program wants and returns the names
+// of the migrations that it applied. Replicas that start together do it one
+// after the other. A schema that is newer than the program is refused.
+func (db *DB) Migrate(ctx context.Context) ([]string, error) {
+	all, err := db.migrations()
+	if err != nil {
+		return nil, err
+	}
+	var conn *sql.Conn
+	begin := `BEGIN IMMEDIATE`
+	if db.writer != nil {
+		conn, err = db.writer.migrationConn(ctx)
+	} else {
+		begin = `BEGIN`
+		conn, err = db.reads.Conn(ctx)
+	}
+	if err != nil {
+		return nil, db.classify(err)
+	}
+	defer conn.Close()
+	if db.writer == nil {
+		unlock, err := lockMigrations(ctx, conn)
+		if err != nil {
+			return nil, db.classify(err)
+		}
+		defer unlock()
+	}
+	var applied []string
+	for {
+		name, err := db.applyNext(ctx, conn, begin, all)
+		if err != nil {
+			return applied, db.classify(err)
+		}
+		if name == "" {
+			return applied, nil
+		}
+		applied = append(applied, name)
+	}
+}
+
+func lockMigrations(ctx context.Context, conn *sql.Conn) (unlock func(), err error) {
+	wait, cancel := context.WithTimeout(ctx, migrationLockWait)
+	defer cancel()
+	// Asked again and again rather than waited for, which statement_timeout would cut.
+	for {
+		var mine bool
+		if err := conn.QueryRowContext(wait, `SELECT pg_try_advisory_lock($1)`, migrationLock).Scan(&mine); err != nil {
+			return nil, err
+		}
+		if mine {
+			return func() {
+				// The lock also ends with the connection, so an error here needs no answer.
+				_, _ = conn.ExecContext(context.WithoutCancel(ctx), `SELECT pg_advisory_unlock($1)`, migrationLock)
+			}, nil
+		}
+		select {
+		case <-wait.Done():
+			return nil, fmt.Errorf("another replica has been migrating the database for %s: look at its log, then start again: %w", migrationLockWait, wait.Err())
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// applyNext applies one migration in a transaction. Its name is empty when
+// there is none left.
+func (db *DB) applyNext(ctx context.Context, conn *sql.Conn, begin string, all []migration) (name string, err error) {
+	if _, err := conn.ExecContext(ctx, begin); err != nil {
+		return "", err
+	}
+	defer func() {
+		if err != nil || name == "" {
+			_, rollback := conn.ExecContext(context.WithoutCancel(ctx), `ROLLBACK`)
+			err = errors.Join(err, rollback)
+		}
+	}()
+	have, err := schemaVersion(ctx, conn, db.Engine())
+	if err != nil {
+		return "", err
+	}
+	if have > len(all) {
+		return "", fmt.Errorf("the database has schema version %d and this program knows %d: start a newer berth, or restore a backup", have, len(all))
+	}
+	if have == len(all) {
+		return "", nil
+	}
+	m := all[have]
+	if have == 0 {
+		if _, err := conn.ExecContext(ctx, `CREATE TABLE schema_migrations (
+			number INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at BIGINT NOT NULL)`); err != nil {
+			return "", err
+		}
+	}
+	if _, err := conn.ExecContext(ctx, m.text); err != nil {
+		return "", fmt.Errorf("migration %s: %w", m.name, err)
+	}
+	if _, err := conn.ExecContext(ctx, `INSERT INTO schema_migrations (number, name, applied_at) VALUES ($1, $2, $3)`,
+		have+1, m.name, micros(db.clock())); err != nil {
+		return "", err
+	}
+	if _, err := conn.ExecContext(ctx, `COMMIT`); err != nil {
+		return "", err
+	}
+	return m.name, nil
+}

@@ -1,0 +1,202 @@
+package metadata
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"berth/oci"
+)
+
+// The visibilities of a repository: who may pull besides the members of its team.
+const (
+	Public   = "public"   // everybody
+	Internal = "internal" // every signed-in user
+	Private  = "private"  // nobody
+)
+
+// Repository is a repository's row.
+type Repository struct {
+	ID         int64
+	Name       string
+	Team       string // first path segment of the name
+	Visibility string
+	TagPolicy  *TagPolicy // nil inherits the team's or the instance's; only filled by Repository and Repositories
+	CreatedAt  time.Time
+	CreatedBy  string
+}
+
+const repositoryColumns = `r.id, r.name, r.team, r.visibility, r.created_at, r.created_by,
+       COALESCE(p.mode, ''), ` + exemptList + `
+  FROM repositories r
+  LEFT JOIN tag_policies p ON p.id = r.tag_policy_id`
+
+// exemptList is the patterns of policy p, separated by commas, which no pattern holds.
+const exemptList = `COALESCE((SELECT string_agg(e.pattern, ',' ORDER BY e.pattern) FROM tag_policy_exemptions e WHERE e.policy_id = p.id), '')`
+
+func scanRepository(scan func(...any) error) (Repository, error) {
+	var r Repository
+	var created int64
+	var mode, exempt string
+	err := scan(&r.ID, &r.Name, &r.Team, &r.Visibility, &created, &r.CreatedBy, &mode, &exempt)
+	r.CreatedAt = fromMicros(created)
+	r.TagPolicy = tagPolicy(mode, exempt)
+	return r, err
+}
+
+// ErrRepositoryUnknown makes the NAME_UNKNOWN for a name.
+func errRepositoryUnknown(name string) *oci.Error {
+	return oci.Errorf(oci.CodeNameUnknown, "there is no repository %s", name)
+}
+
+// Repository finds a repository by its name, or returns NAME_UNKNOWN.
+func (tx *Tx) Repository(ctx context.Context, name string) (Repository, error) {
+	r, err := scanRepository(tx.row(ctx, `SELECT `+repositoryColumns+` WHERE r.name = $1`, name).Scan)
+	return r, notFound(err, errRepositoryUnknown(name))
+}
+
+// EnsureRepository returns the repository's id and makes it when it is not
+// there yet. A new one gets its team's default visibility, else the given one.
+func (tx *Tx) EnsureRepository(ctx context.Context, name, defaultVisibility, actor string) (id int64, created bool, err error) {
+	err = tx.row(ctx, `SELECT id FROM repositories WHERE name = $1`, name).Scan(&id)
+	if !errors.Is(err, sql.ErrNoRows) {
+		return id, false, err
+	}
+	err = tx.row(ctx, `
+		INSERT INTO repositories (name, team, visibility, created_at, created_by)
+		VALUES ($1, $2, COALESCE((SELECT default_visibility FROM teams WHERE name = $2), $3), $4, $5)
+		ON CONFLICT (name) DO NOTHING
+		RETURNING id`,
+		name, oci.Team(name), defaultVisibility, micros(tx.now), actor).Scan(&id)
+	if errors.Is(err, sql.ErrNoRows) { // somebody else made it in between
+		return id, false, tx.row(ctx, `SELECT id FROM repositories WHERE name = $1`, name).Scan(&id)
+	}
+	return id, err == nil, err
+}
+
+// Viewer says whose eyes a list is for: a repository is listed when one of
+// the fields lets them pull it.
+type Viewer struct {
+	All    bool   // everything
+	Signed bool   // internal repositories too
+	UserID int64  // those of the user's teams
+	Team   string // those of this team
+	Glob   string // and only names that match; "" is all
+}
+
+// RepositoryFilter selects repositories for a list.
+type RepositoryFilter struct {
+	Viewer Viewer
+	Team   string // only this team's
+	Prefix string // only names that start so
+	After  string // names behind this one
+	Limit  int
+}
+
+// Repositories lists repositories in the order of their names (bytes).
+func (tx *Tx) Repositories(ctx context.Context, f RepositoryFilter) ([]Repository, error) {
+	var where []string
+	var args []any
+	arg := func(v any) string {
+		args = append(args, v)
+		return "$" + strconv.Itoa(len(args))
+	}
+	where = append(where, "r.name > "+arg(f.After))
+	if f.Team != "" {
+		where = append(where, "r.team = "+arg(f.Team))
+	}
+	if f.Prefix != "" {
+		// A range, so that the index serves it: the name grammar ends below '{'.
+		where = append(where, "r.name >= "+arg(f.Prefix), "r.name < "+arg(f.Prefix+"{"))
+	}
+	if f.Viewer.Glob != "" && f.Viewer.Glob != "*" {
+		where = append(where, tx.db.dialect.glob("r.name", arg(f.Viewer.Glob)))
+	}
+	if !f.Viewer.All {
+		may := []string{"r.visibility = 'public'"}
+		if f.Viewer.Signed {
+			may = append(may, "r.visibility = 'internal'")
+		}
+		if f.Viewer.UserID != 0 {
+			may = append(may, `EXISTS (SELECT 1 FROM teams t JOIN team_members m ON m.team_id = t.id
+			                            WHERE t.name = r.team AND m.user_id = `+arg(f.Viewer.UserID)+`)`)
+		}
+		if f.Viewer.Team != "" {
+			may = append(may, "r.team = "+arg(f.Viewer.Team))
+		}
+		where = append(where, "("+strings.Join(may, " OR ")+")")
+	}
+	return list(ctx, tx, func(rows *sql.Rows) (Repository, error) { return scanRepository(rows.Scan) },
+		`SELECT `+repositoryColumns+` WHERE `+strings.Join(where, " AND ")+` ORDER BY r.name LIMIT `+arg(f.Limit), args...)
+}
+
+// SetVisibility changes who may pull, or returns NAME_UNKNOWN.
+func (tx *Tx) SetVisibility(ctx context.Context, name, visibility string) error {
+	n, err := tx.exec(ctx, `UPDATE repositories SET visibility = $2 WHERE name = $1`, name, visibility)
+	if err == nil && n == 0 {
+		return errRepositoryUnknown(name)
+	}
+	return err
+}
+
+// RepositoryStats is what a repository holds.
+type RepositoryStats struct {
+	Tags      int64
+	Manifests int64
+	Blobs     int64
+	Bytes     int64 // of its manifests and blobs; blobs may be shared with other repositories
+}
+
+// RepositoryStats counts what a repository holds. It reads all its rows.
+func (tx *Tx) RepositoryStats(ctx context.Context, id int64) (RepositoryStats, error) {
+	var s RepositoryStats
+	var manifestBytes, blobBytes int64
+	err := tx.row(ctx, `
+		SELECT (SELECT COUNT(*) FROM tags WHERE repository_id = $1),
+		       (SELECT COUNT(*) FROM manifests WHERE repository_id = $1),
+		       (SELECT CAST(COALESCE(SUM(size), 0) AS BIGINT) FROM manifests WHERE repository_id = $1),
+		       (SELECT COUNT(*) FROM repository_blobs WHERE repository_id = $1),
+		       (SELECT CAST(COALESCE(SUM(b.size), 0) AS BIGINT)
+		          FROM repository_blobs l JOIN blobs b ON b.digest = l.digest WHERE l.repository_id = $1)`,
+		id).Scan(&s.Tags, &s.Manifests, &manifestBytes, &s.Blobs, &blobBytes)
+	s.Bytes = manifestBytes + blobBytes
+	return s, err
+}
+
+// DeleteRepository removes a repository with its tags, manifests and links; the
+// history of its tags stays. It returns NAME_UNKNOWN, or TAG_INVALID (409) when a tag is sealed.
+func (tx *Tx) DeleteRepository(ctx context.Context, name, actor string) error {
+	var id int64
+	if err := tx.row(ctx, `SELECT id FROM repositories WHERE name = $1`, name).Scan(&id); err != nil {
+		return notFound(err, errRepositoryUnknown(name))
+	}
+	if _, err := tx.deleteTags(ctx, name, id, actor, ``); err != nil {
+		return err
+	}
+	var policy sql.NullInt64
+	if err := tx.row(ctx, `SELECT tag_policy_id FROM repositories WHERE id = $1`, id).Scan(&policy); err != nil {
+		return err
+	}
+	for _, statement := range []string{
+		`DELETE FROM manifest_children WHERE manifest_id IN (SELECT id FROM manifests WHERE repository_id = $1)`,
+		`DELETE FROM manifests WHERE repository_id = $1`,
+		`DELETE FROM repository_blobs WHERE repository_id = $1`,
+		`DELETE FROM repositories WHERE id = $1`,
+	} {
+		if _, err := tx.exec(ctx, statement, id); err != nil {
+			if tx.db.dialect.isForeignKey(err) {
+				return oci.Errorf(oci.CodeConflict, "somebody is pushing to %s right now: try again", name).WithCause(err)
+			}
+			return fmt.Errorf("deleting repository %s: %w", name, err)
+		}
+	}
+	if policy.Valid {
+		_, err := tx.exec(ctx, `DELETE FROM tag_policies WHERE id = $1`, policy.Int64)
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,187 @@
+package metadata
+
+import (
+	"context"
+	"database/sql"
+	"time"
+
+	"berth/oci"
+)
+
+// The roles of a member in a team: a reader pulls, a member pushes too, a
+// maintainer also deletes and administers.
+const (
+	RoleReader     = "reader"
+	RoleMember     = "member"
+	RoleMaintainer = "maintainer"
+)
+
+// Team owns the repositories whose first path segment is its name.
+type Team struct {
+	ID                int64
+	Name              string
+	DefaultVisibility string     // of new repositories; "" takes the instance's
+	TagPolicy         *TagPolicy // nil inherits the instance's
+	CreatedAt         time.Time
+	UpdatedAt         time.Time
+}
+
+const teamColumns = `t.id, t.name, COALESCE(t.default_visibility, ''), COALESCE(p.mode, ''), ` + exemptList + `, t.created_at, t.updated_at
+  FROM teams t LEFT JOIN tag_policies p ON p.id = t.tag_policy_id`
+
+func scanTeam(scan func(...any) error) (Team, error) {
+	var t Team
+	var mode, exempt string
+	var created, updated int64
+	err := scan(&t.ID, &t.Name, &t.DefaultVisibility, &mode, &exempt, &created, &updated)
+	t.TagPolicy = tagPolicy(mode, exempt)
+	t.CreatedAt, t.UpdatedAt = fromMicros(created), fromMicros(updated)
+	return t, err
+}
+
+func errTeamUnknown(name string) *oci.Error {
+	return oci.Errorf(oci.CodeNotFound, "there is no team %s", name)
+}
+
+// CreateTeam makes a team, or returns CONFLICT when the name is taken.
+// Repositories of this name that exist already are the team's from now on.
+func (tx *Tx) CreateTeam(ctx context.Context, name, defaultVisibility string) (Team, error) {
+	n, err := tx.exec(ctx, `
+		INSERT INTO teams (name, default_visibility, created_at, updated_at) VALUES ($1, NULLIF($2, ''), $3, $3)
+		ON CONFLICT (name) DO NOTHING`, name, defaultVisibility, micros(tx.now))
+	if err != nil {
+		return Team{}, err
+	}
+	if n == 0 {
+		return Team{}, oci.Errorf(oci.CodeConflict, "the team %s exists already", name)
+	}
+	return tx.Team(ctx, name)
+}
+
+// Team finds a team, or returns NOT_FOUND.
+func (tx *Tx) Team(ctx context.Context, name string) (Team, error) {
+	t, err := scanTeam(tx.row(ctx, `SELECT `+teamColumns+` WHERE t.name = $1`, name).Scan)
+	return t, notFound(err, errTeamUnknown(name))
+}
+
+// Teams lists teams behind a name, in byte order; with a user, only those that
+// the user is a member of.
+func (tx *Tx) Teams(ctx context.Context, userID int64, after string, limit int) ([]Team, error) {
+	where, args := ``, []any{after, limit}
+	if userID != 0 {
+		where, args = ` AND EXISTS (SELECT 1 FROM team_members m WHERE m.team_id = t.id AND m.user_id = $3)`, append(args, userID)
+	}
+	return list(ctx, tx, func(rows *sql.Rows) (Team, error) { return scanTeam(rows.Scan) },
+		`SELECT `+teamColumns+` WHERE t.name > $1`+where+` ORDER BY t.name LIMIT $2`, args...)
+}
+
+// SetTeamVisibility changes what new repositories of a team are; "" takes the
+// instance's. It returns NOT_FOUND.
+func (tx *Tx) SetTeamVisibility(ctx context.Context, name, visibility string) error {
+	n, err := tx.exec(ctx, `UPDATE teams SET default_visibility = NULLIF($2, ''), updated_at = $3 WHERE name = $1`, name, visibility, micros(tx.now))
+	if err == nil && n == 0 {
+		return errTeamUnknown(name)
+	}
+	return err
+}
+
+// DeleteTeam removes a team with its memberships and robots; its repositories
+// stay, in the care of the admins. It returns NOT_FOUND.
+func (tx *Tx) DeleteTeam(ctx context.Context, name string) error {
+	var policy sql.NullInt64
+	err := tx.row(ctx, `DELETE FROM teams WHERE name = $1 RETURNING tag_policy_id`, name).Scan(&policy)
+	if err != nil || !policy.Valid {
+		return notFound(err, errTeamUnknown(name))
+	}
+	_, err = tx.exec(ctx, `DELETE FROM tag_policies WHERE id = $1`, policy.Int64)
+	return err
+}
+
+// Member is a user's place in a team.
+type Member struct {
+	User      string
+	Role      string
+	CreatedAt time.Time
+}
+
+// Members lists a team's members behind a name, in byte order. It returns NOT_FOUND.
+func (tx *Tx) Members(ctx context.Context, team, after string, limit int) ([]Member, error) {
+	id, err := tx.teamID(ctx, team)
+	if err != nil {
+		return nil, err
+	}
+	return list(ctx, tx, func(rows *sql.Rows) (Member, error) {
+		var m Member
+		var created int64
+		err := rows.Scan(&m.User, &m.Role, &created)
+		m.CreatedAt = fromMicros(created)
+		return m, err
+	}, `
+		SELECT u.name, m.role, m.created_at FROM team_members m JOIN users u ON u.id = m.user_id
+		 WHERE m.team_id = $1 AND u.name > $2 ORDER BY u.name LIMIT $3`, id, after, limit)
+}
+
+func (tx *Tx) teamID(ctx context.Context, name string) (id int64, err error) {
+	err = tx.row(ctx, `SELECT id FROM teams WHERE name = $1`, name).Scan(&id)
+	return id, notFound(err, errTeamUnknown(name))
+}
+
+// PutMember gives a user a role in a team, as a new member or a changed one.
+// It returns NOT_FOUND for the team or the user.
+func (tx *Tx) PutMember(ctx context.Context, team, user, role string) error {
+	id, err := tx.teamID(ctx, team)
+	if err != nil {
+		return err
+	}
+	u, err := tx.User(ctx, user)
+	if err != nil {
+		return err
+	}
+	_, err = tx.exec(ctx, `
+		INSERT INTO team_members (team_id, user_id, role, created_at) VALUES ($1, $2, $3, $4)
+		ON CONFLICT (team_id, user_id) DO UPDATE SET role = excluded.role`, id, u.ID, role, micros(tx.now))
+	return err
+}
+
+// RemoveMember takes a user out of a team. It returns NOT_FOUND when the team,
+// or the user in it, is not there.
+func (tx *Tx) RemoveMember(ctx context.Context, team, user string) error {
+	id, err := tx.teamID(ctx, team)
+	if err != nil {
+		return err
+	}
+	n, err := tx.exec(ctx, `
+		DELETE FROM team_members WHERE team_id = $1 AND user_id = (SELECT id FROM users WHERE name = $2)`, id, user)
+	if err == nil && n == 0 {
+		return oci.Errorf(oci.CodeNotFound, "%s is not a member of the team %s", user, team)
+	}
+	return err
+}
+
+// MemberRole gives a user's role in a team, or "".
+func (tx *Tx) MemberRole(ctx context.Context, team string, userID int64) (string, error) {
+	var role string
+	err := tx.row(ctx, `
+		SELECT COALESCE((SELECT m.role FROM team_members m JOIN teams t ON t.id = m.team_id
+		                  WHERE t.name = $1 AND m.user_id = $2), '')`, team, userID).Scan(&role)
+	return role, err
+}
+
+// UserTeams gives a user's roles by team.
+func (tx *Tx) UserTeams(ctx context.Context, userID int64) (map[string]string, error) {
+	roles := map[string]string{}
+	err := tx.each(ctx, func(rows *sql.Rows) error {
+		var team, role string
+		err := rows.Scan(&team, &role)
+		roles[team] = role
+		return err
+	}, `SELECT t.name, m.role FROM team_members m JOIN teams t ON t.id = m.team_id WHERE m.user_id = $1`, userID)
+	return roles, err
+}
+
+// Maintainers names maintainers of a team who can sign in, at most limit.
+func (tx *Tx) Maintainers(ctx context.Context, team string, limit int) ([]string, error) {
+	return list(ctx, tx, scanString, `
+		SELECT u.name FROM teams t JOIN team_members m ON m.team_id = t.id JOIN users u ON u.id = m.user_id
+		 WHERE t.name = $1 AND m.role = 'maintainer' AND NOT u.disabled ORDER BY u.name LIMIT $2`, team, limit)
+}

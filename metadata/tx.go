@@ -1,0 +1,448 @@
+package metadata
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"berth/oci"
+)
+
+// Tx is the way to the tables: single statements (View) or a transaction (the
+// others). It must not be used after the function that it was given to has
+// returned, nor from another goroutine.
+type Tx struct {
+	db  *DB
+	q   querier
+	now time.Time
+}
+
+// Now is the one timestamp of the transaction, UTC, in microseconds.
+func (tx *Tx) Now() time.Time { return tx.now }
+
+// querier is what runs statements: a pool, a transaction, or a connection
+// with prepared statements.
+type querier interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+func (db *DB) newTx(q querier) *Tx {
+	return &Tx{db: db, q: q, now: db.clock().UTC().Truncate(time.Microsecond)}
+}
+
+// View runs reads without a transaction: each statement sees what is committed
+// when it runs, and one statement costs one round trip.
+func (db *DB) View(ctx context.Context, fn func(*Tx) error) error {
+	if db.writer == nil {
+		return db.classify(fn(db.newTx(db.reads)))
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return db.classify(fn(db.newTx(preparedPool{&db.stmts})))
+}
+
+// Snapshot runs several reads that all see the same state.
+func (db *DB) Snapshot(ctx context.Context, fn func(*Tx) error) error {
+	opts := &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}
+	if db.writer != nil {
+		opts = nil // any read transaction of SQLite is a snapshot
+	}
+	t, err := db.reads.BeginTx(ctx, opts)
+	if err != nil {
+		return db.classify(err)
+	}
+	defer t.Rollback()
+	return db.classify(fn(db.newTx(t)))
+}
+
+// Update runs one durable transaction: when it returns nil, the change
+// survives a power failure. fn may run several times, and on SQLite together
+// with the functions of other callers; it has to be short and must make no
+// network or store call.
+func (db *DB) Update(ctx context.Context, fn func(*Tx) error) error {
+	return db.update(ctx, true, fn)
+}
+
+// UpdateRelaxed is Update for facts that may be lost in a power failure, such
+// as the progress of an upload: it does not wait for the disk.
+func (db *DB) UpdateRelaxed(ctx context.Context, fn func(*Tx) error) error {
+	return db.update(ctx, false, fn)
+}
+
+// Attempts and pauses of a transaction that lost against others.
+const (
+	maxAttempts = 8
+	firstPause  = 2 * time.Millisecond
+)
+
+func (db *DB) update(ctx context.Context, durable bool, fn func(*Tx) error) error {
+	if db.writer != nil {
+		return db.classify(db.writer.do(ctx, durable, fn))
+	}
+	pool := db.reads
+	if !durable {
+		pool = db.relaxed
+	}
+	pause := firstPause
+	for attempt := 1; ; attempt++ {
+		err := db.transact(ctx, pool, fn)
+		if err == nil || attempt == maxAttempts || !db.dialect.isRetryable(err) {
+			return db.classify(err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause/2 + rand.N(pause)):
+			pause *= 2
+		}
+	}
+}
+
+func (db *DB) transact(ctx context.Context, pool *sql.DB, fn func(*Tx) error) error {
+	t, err := pool.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer t.Rollback()
+	if err := fn(db.newTx(t)); err != nil {
+		return err
+	}
+	return t.Commit()
+}
+
+// classify makes trouble with the connection recognisable as UNAVAILABLE and
+// leaves every other error as it is.
+func (db *DB) classify(err error) error {
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	var known *oci.Error
+	if errors.As(err, &known) {
+		return err
+	}
+	if errors.Is(err, sql.ErrConnDone) || errors.Is(err, errClosed) || db.dialect.isUnavailable(err) {
+		return oci.Errorf(oci.CodeUnavailable, "the database cannot be reached now, try again later").WithCause(err)
+	}
+	return err
+}
+
+func (tx *Tx) exec(ctx context.Context, query string, args ...any) (int64, error) {
+	res, err := tx.q.ExecContext(ctx, query, args...)
+	if err != nil {
+		return 0, err
+	}
+	return res.RowsAffected()
+}
+
+func (tx *Tx) row(ctx context.Context, query string, args ...any) *sql.Row {
+	return tx.q.QueryRowContext(ctx, query, args...)
+}
+
+// each calls scan for every row of a query.
+func (tx *Tx) each(ctx context.Context, scan func(*sql.Rows) error, query string, args ...any) error {
+	rows, err := tx.q.QueryContext(ctx, query, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+// list collects the rows of a query.
+func list[T any](ctx context.Context, tx *Tx, scan func(*sql.Rows) (T, error), query string, args ...any) ([]T, error) {
+	var all []T
+	err := tx.each(ctx, func(rows *sql.Rows) error {
+		one, err := scan(rows)
+		all = append(all, one)
+		return err
+	}, query, args...)
+	return all, err
+}
+
+func micros(t time.Time) int64      { return t.UnixMicro() }
+func fromMicros(us int64) time.Time { return time.UnixMicro(us).UTC() }
+func nullMicros(t *time.Time) any {
+	if t == nil {
+		return nil
+	}
+	return micros(*t)
+}
+func timePtr(us sql.NullInt64) *time.Time {
+	if !us.Valid {
+		return nil
+	}
+	t := fromMicros(us.Int64)
+	return &t
+}
+
+// SQLite ----------------------------------------------------------------------
+
+// stmtCache keeps one prepared statement per text; the texts are constants of
+// this package and lists padded to powers of two, so their number is bounded.
+type stmtCache struct {
+	prepare func(context.Context, string) (*sql.Stmt, error)
+	direct  querier  // what prepare belongs to
+	all     sync.Map // text -> *sql.Stmt
+}
+
+func (c *stmtCache) get(ctx context.Context, query string) (*sql.Stmt, error) {
+	if s, ok := c.all.Load(query); ok {
+		return s.(*sql.Stmt), nil
+	}
+	s, err := c.prepare(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	if other, taken := c.all.LoadOrStore(query, s); taken {
+		s.Close()
+		return other.(*sql.Stmt), nil
+	}
+	return s, nil
+}
+
+func (c *stmtCache) closeAll() {
+	c.all.Range(func(k, s any) bool {
+		s.(*sql.Stmt).Close()
+		c.all.Delete(k)
+		return true
+	})
+}
+
+// preparedPool runs statements of a stmtCache. SQLite answers from local pages
+// within microseconds and waits at most busy_timeout, so statements do not
+// carry the caller's context, which would cost the driver a goroutine each.
+type preparedPool struct{ stmts *stmtCache }
+
+func (p preparedPool) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	s, err := p.stmts.get(context.WithoutCancel(ctx), query)
+	if err != nil {
+		return nil, err
+	}
+	return s.ExecContext(context.WithoutCancel(ctx), args...)
+}
+
+func (p preparedPool) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	s, err := p.stmts.get(context.WithoutCancel(ctx), query)
+	if err != nil {
+		return nil, err
+	}
+	return s.QueryContext(context.WithoutCancel(ctx), args...)
+}
+
+func (p preparedPool) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	s, err := p.stmts.get(context.WithoutCancel(ctx), query)
+	if err != nil {
+		// There is no way to make a Row with an error; the pool's own call fails alike.
+		return p.stmts.fallback(ctx, query, args...)
+	}
+	return s.QueryRowContext(context.WithoutCancel(ctx), args...)
+}
+
+// fallback runs the statement unprepared so that its error reaches Scan.
+func (c *stmtCache) fallback(ctx context.Context, query string, args ...any) *sql.Row {
+	return c.direct.QueryRowContext(context.WithoutCancel(ctx), query, args...)
+}
+
+var errClosed = errors.New("the database is closed")
+
+// maxBatch bounds how many transactions share one commit.
+const maxBatch = 128
+
+// writer is SQLite's one writer. Transactions that wait together are run one
+// after the other, each in a savepoint of its own, and committed together, so
+// that they share one fsync. Nobody waits for company: a batch is what is
+// there when the previous one is done.
+type writer struct {
+	db    *DB
+	pool  *sql.DB
+	conn  *sql.Conn
+	stmts stmtCache
+	queue chan *task
+	quit  chan struct{}
+	done  chan struct{}
+	full  bool // what PRAGMA synchronous is set to: FULL or NORMAL
+}
+
+type task struct {
+	ctx     context.Context
+	durable bool
+	fn      func(*Tx) error
+	err     error
+	ready   chan struct{}
+}
+
+func startWriter(db *DB, pool *sql.DB, conn *sql.Conn) *writer {
+	w := &writer{
+		db: db, pool: pool, conn: conn, full: true,
+		queue: make(chan *task, maxBatch),
+		quit:  make(chan struct{}),
+		done:  make(chan struct{}),
+	}
+	w.stmts.prepare = conn.PrepareContext
+	w.stmts.direct = conn
+	go w.loop()
+	return w
+}
+
+func (w *writer) do(ctx context.Context, durable bool, fn func(*Tx) error) error {
+	t := &task{ctx: ctx, durable: durable, fn: fn, ready: make(chan struct{})}
+	select {
+	case w.queue <- t:
+	case <-w.quit:
+		return errClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	// From here the answer is waited for whatever the context says: the
+	// transaction may be committed already. One whose context ends before its
+	// turn is skipped.
+	select {
+	case <-t.ready:
+		return t.err
+	case <-w.done:
+		select {
+		case <-t.ready:
+			return t.err
+		default:
+			return errClosed
+		}
+	}
+}
+
+func (w *writer) loop() {
+	defer close(w.done)
+	batch := make([]*task, 0, maxBatch)
+	for {
+		select {
+		case t := <-w.queue:
+			batch = append(batch[:0], t)
+		case <-w.quit:
+			return
+		}
+	gather:
+		for len(batch) < maxBatch {
+			select {
+			case t := <-w.queue:
+				batch = append(batch, t)
+			default:
+				break gather
+			}
+		}
+		w.run(batch)
+		for _, t := range batch {
+			close(t.ready)
+		}
+		clear(batch)
+	}
+}
+
+// run executes a batch and sets the error of each of its tasks.
+func (w *writer) run(batch []*task) {
+	ctx := context.Background()
+	durable := false
+	for _, t := range batch {
+		durable = durable || t.durable
+	}
+	fail := func(err error) {
+		for _, t := range batch {
+			if t.err == nil {
+				t.err = err
+			}
+		}
+	}
+	q := preparedPool{&w.stmts}
+	if durable != w.full {
+		mode := `PRAGMA synchronous = NORMAL`
+		if durable {
+			mode = `PRAGMA synchronous = FULL`
+		}
+		if _, err := w.conn.ExecContext(ctx, mode); err != nil {
+			fail(fmt.Errorf("setting durability: %w", err))
+			return
+		}
+		w.full = durable
+	}
+	if _, err := q.ExecContext(ctx, `BEGIN IMMEDIATE`); err != nil {
+		fail(fmt.Errorf("beginning a transaction: %w", err))
+		return
+	}
+	alone := len(batch) == 1
+	for _, t := range batch {
+		if t.err = t.ctx.Err(); t.err != nil {
+			continue
+		}
+		if alone {
+			t.err = call(t.fn, w.db.newTx(q))
+			break
+		}
+		if _, err := q.ExecContext(ctx, `SAVEPOINT one`); err != nil {
+			w.abandon(ctx, q)
+			fail(fmt.Errorf("setting a savepoint: %w", err))
+			return
+		}
+		if t.err = call(t.fn, w.db.newTx(q)); t.err != nil {
+			if _, err := q.ExecContext(ctx, `ROLLBACK TO one`); err != nil {
+				w.abandon(ctx, q)
+				fail(fmt.Errorf("returning to a savepoint: %w", err))
+				return
+			}
+		}
+		if _, err := q.ExecContext(ctx, `RELEASE one`); err != nil {
+			w.abandon(ctx, q)
+			fail(fmt.Errorf("releasing a savepoint: %w", err))
+			return
+		}
+	}
+	if alone && batch[0].err != nil {
+		w.abandon(ctx, q)
+		return
+	}
+	if _, err := q.ExecContext(ctx, `COMMIT`); err != nil {
+		w.abandon(ctx, q)
+		fail(fmt.Errorf("committing: %w", err))
+	}
+}
+
+// abandon ends a transaction that must not be committed. SQLite may have ended
+// it by itself, so its error says nothing.
+func (w *writer) abandon(ctx context.Context, q preparedPool) {
+	if _, err := q.ExecContext(ctx, `ROLLBACK`); err != nil {
+		w.db.log.Debug("rolling back", "error", err)
+	}
+}
+
+// call runs a transaction's function; a panic in it is its caller's, and must
+// not end the writer that everybody shares.
+func call(fn func(*Tx) error, tx *Tx) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic in a transaction: %v", p)
+		}
+	}()
+	return fn(tx)
+}
+
+// migrationConn opens a connection beside the writer's, for Migrate.
+func (w *writer) migrationConn(ctx context.Context) (*sql.Conn, error) {
+	w.pool.SetMaxOpenConns(2)
+	return w.pool.Conn(ctx)
+}
+
+func (w *writer) stop() error {
+	close(w.quit)
+	<-w.done
+	w.stmts.closeAll()
+	return errors.Join(w.conn.Close(), w.pool.Close())
+}

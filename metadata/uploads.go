@@ -1,0 +1,79 @@
+package metadata
+
+import (
+	"context"
+	"database/sql"
+	"time"
+
+	"berth/oci"
+)
+
+// Upload is an upload session. Any replica can continue it: the row holds the
+// running hash and the store's session.
+type Upload struct {
+	ID         string
+	Repository string
+	Principal  string // who may continue it
+	Algorithm  string
+	Size       int64 // bytes taken so far, which is the next offset
+	HashState  []byte
+	Session    string
+	StartedAt  time.Time
+	UpdatedAt  time.Time
+}
+
+const uploadColumns = `id, repository, principal, algorithm, size, hash_state, session, started_at, updated_at`
+
+func scanUpload(scan func(...any) error) (Upload, error) {
+	var u Upload
+	var started, updated int64
+	err := scan(&u.ID, &u.Repository, &u.Principal, &u.Algorithm, &u.Size, &u.HashState, &u.Session, &started, &updated)
+	u.StartedAt, u.UpdatedAt = fromMicros(started), fromMicros(updated)
+	return u, err
+}
+
+// CreateUpload records a new session.
+func (tx *Tx) CreateUpload(ctx context.Context, u Upload) error {
+	_, err := tx.exec(ctx, `
+		INSERT INTO uploads (`+uploadColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8)`,
+		u.ID, u.Repository, u.Principal, u.Algorithm, u.Size, u.HashState, u.Session, micros(tx.now))
+	return err
+}
+
+// Upload finds a session of a repository, or returns BLOB_UPLOAD_UNKNOWN.
+func (tx *Tx) Upload(ctx context.Context, repository, id string) (Upload, error) {
+	u, err := scanUpload(tx.row(ctx, `SELECT `+uploadColumns+` FROM uploads WHERE id = $1 AND repository = $2`, id, repository).Scan)
+	return u, notFound(err, errUploadUnknown(id))
+}
+
+func errUploadUnknown(id string) *oci.Error {
+	return oci.Errorf(oci.CodeBlobUploadUnknown, "there is no upload %.64q here: it was finished, cancelled or given up; start a new one", id)
+}
+
+// AdvanceUpload moves a session from one state to the next. It reports false,
+// and changes nothing, when the session is no longer in the state given.
+func (tx *Tx) AdvanceUpload(ctx context.Context, from, to Upload) (bool, error) {
+	n, err := tx.exec(ctx, `
+		UPDATE uploads SET algorithm = $4, size = $5, hash_state = $6, session = $7, updated_at = $8
+		 WHERE id = $1 AND size = $2 AND session = $3`,
+		from.ID, from.Size, from.Session, to.Algorithm, to.Size, to.HashState, to.Session, micros(tx.now))
+	return n > 0, err
+}
+
+// DeleteUpload ends a session and gives its last state, or returns BLOB_UPLOAD_UNKNOWN.
+func (tx *Tx) DeleteUpload(ctx context.Context, id string) (Upload, error) {
+	u, err := scanUpload(tx.row(ctx, `DELETE FROM uploads WHERE id = $1 RETURNING `+uploadColumns, id).Scan)
+	return u, notFound(err, errUploadUnknown(id))
+}
+
+// StaleUploads lists sessions that nobody has touched since a time, oldest first.
+func (tx *Tx) StaleUploads(ctx context.Context, before time.Time, limit int) ([]Upload, error) {
+	return list(ctx, tx, func(rows *sql.Rows) (Upload, error) { return scanUpload(rows.Scan) },
+		`SELECT `+uploadColumns+` FROM uploads WHERE updated_at < $1 ORDER BY updated_at LIMIT $2`, micros(before), limit)
+}
+
+// DeleteStaleUpload ends a session, unless somebody has touched it since.
+func (tx *Tx) DeleteStaleUpload(ctx context.Context, id string, before time.Time) (bool, error) {
+	n, err := tx.exec(ctx, `DELETE FROM uploads WHERE id = $1 AND updated_at < $2`, id, micros(before))
+	return n > 0, err
+}
