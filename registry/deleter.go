@@ -1,0 +1,32 @@
+package registry
+
+import (
+	"context"
+
+	"berth/metadata"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// DeleteManifest removes a manifest and gives the tags that went with it. It
+// returns MANIFEST_UNKNOWN or NAME_UNKNOWN, CONFLICT when an index has it, and
+// oci.ErrTagImmutable when one of its tags is sealed.
+func (r *Registry) DeleteManifest(ctx context.Context, actor, repo string, d digest.Digest) (tags []string, err error) {
+	err = r.db.Update(ctx, func(tx *metadata.Tx) (err error) {
+		tags, err = tx.DeleteManifest(ctx, repo, d, actor)
+		return err
+	})
+	return tags, err
+}
+
+// DeleteTag removes a tag and leaves its manifest. It returns MANIFEST_UNKNOWN
+// or NAME_UNKNOWN, and oci.ErrTagImmutable when the tag is sealed.
+func (r *Registry) DeleteTag(ctx context.Context, actor, repo, tag string) error {
+	return r.db.Update(ctx, func(tx *metadata.Tx) error { return tx.DeleteTag(ctx, repo, tag, actor) })
+}
+
+// DeleteBlob takes a blob out of a repository. Its bytes stay while any
+// repository has it. It returns BLOB_UNKNOWN, and CONFLICT when a manifest has it.
+func (r *Registry) DeleteBlob(ctx context.Context, repo string, d digest.Digest) error {
+	return r.db.Update(ctx, func(tx *metadata.Tx) error { return tx.UnlinkBlob(ctx, repo, d) })
+}

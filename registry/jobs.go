@@ -1,0 +1,122 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"berth/metadata"
+	"berth/oci"
+	"berth/storage"
+)
+
+// Sizes of one pass of a job.
+const (
+	expireBatch  = 200
+	collectBatch = 1000 // what S3 deletes in one request
+	retryGarbage = 10 * time.Minute
+)
+
+var errAlive = errors.New("the upload has gone on")
+
+// ExpireUploads ends uploads without progress for Options.UploadTTL, at most a
+// few hundred, and returns how many. Several processes may run it at once. An
+// upload that goes on at this moment either stays or is
+// gone for its client: the row is removed first, and only while it is as stale as it was found.
+func (r *Registry) ExpireUploads(ctx context.Context) (int, error) {
+	before := r.o.Clock().Add(-r.o.UploadTTL)
+	var stale []metadata.Upload
+	err := r.db.View(ctx, func(tx *metadata.Tx) (err error) {
+		stale, err = tx.StaleUploads(ctx, before, expireBatch)
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("finding stale uploads: %w", err)
+	}
+	n := 0
+	for _, row := range stale {
+		var deleted metadata.Upload
+		err := r.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) (err error) {
+			if deleted, err = tx.DeleteUpload(ctx, row.ID); err != nil {
+				return err
+			}
+			if !deleted.UpdatedAt.Before(before) {
+				return errAlive
+			}
+			return tx.EnqueueGarbage(ctx, metadata.GarbageSession, deleted.Session, tx.Now().Add(graceOfSessions))
+		})
+		switch {
+		case err == nil:
+			n++
+			r.abort(ctx, deleted)
+		case errors.Is(err, errAlive), errors.Is(err, oci.ErrBlobUploadUnknown):
+		default:
+			return n, fmt.Errorf("expiring upload %s: %w", row.ID, err)
+		}
+	}
+	return n, nil
+}
+
+// CollectGarbage removes from the store what the garbage table lists and is
+// due, at most a thousand things, and returns how many. Nothing can come to
+// need a thing again once its row is there. Several processes may run it at
+// once; they do the same work twice. What the store
+// refuses is put back for later, and reported.
+func (r *Registry) CollectGarbage(ctx context.Context) (int, error) {
+	var due []metadata.Garbage
+	err := r.db.View(ctx, func(tx *metadata.Tx) (err error) {
+		due, err = tx.DueGarbage(ctx, collectBatch)
+		return err
+	})
+	if err != nil || len(due) == 0 {
+		return 0, err
+	}
+	var keys []string
+	for _, g := range due {
+		if g.Kind == metadata.GarbageObject {
+			keys = append(keys, g.Value)
+		}
+	}
+	all := len(keys) == 0 || r.store.Delete(ctx, keys...) == nil // one request for many
+	var done, failed []int64
+	var errs []error
+	for _, g := range due {
+		var err error
+		switch {
+		case g.Kind == metadata.GarbageSession:
+			err = r.store.Abort(ctx, storage.Session(g.Value))
+		case !all:
+			err = r.store.Delete(ctx, g.Value)
+		}
+		if ctx.Err() != nil {
+			break // what is left is still due
+		}
+		if err != nil {
+			failed = append(failed, g.ID)
+			errs = append(errs, fmt.Errorf("removing the %s %.80s: %w", g.Kind, g.Value, err))
+			continue
+		}
+		done = append(done, g.ID)
+	}
+	ctx, cancel := detached(ctx, recordTime)
+	defer cancel()
+	err = r.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
+		for _, id := range done {
+			if err := tx.RemoveGarbage(ctx, id); err != nil {
+				return err
+			}
+		}
+		for _, id := range failed {
+			// Behind the others, so that what always fails does not keep them waiting.
+			if err := tx.PostponeGarbage(ctx, id, tx.Now().Add(retryGarbage)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, errors.Join(append(errs, err)...)
+	}
+	return len(done), errors.Join(errs...)
+}

@@ -1,0 +1,82 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"berth/metadata"
+	"berth/oci"
+	"berth/storage"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Manifest gives a manifest with its bytes as they were pushed. One query.
+// It returns MANIFEST_UNKNOWN or NAME_UNKNOWN.
+func (r *Registry) Manifest(ctx context.Context, repo string, ref oci.Reference) (m metadata.Manifest, err error) {
+	err = r.db.View(ctx, func(tx *metadata.Tx) (err error) {
+		if ref.Digest != "" {
+			m, err = tx.ManifestByDigest(ctx, repo, ref.Digest)
+		} else {
+			m, err = tx.ManifestByTag(ctx, repo, ref.Tag)
+		}
+		return err
+	})
+	return m, err
+}
+
+// HeadManifest is Manifest without the payload.
+func (r *Registry) HeadManifest(ctx context.Context, repo string, ref oci.Reference) (m metadata.Manifest, err error) {
+	err = r.db.View(ctx, func(tx *metadata.Tx) (err error) {
+		if ref.Digest != "" {
+			m, err = tx.ManifestHeadByDigest(ctx, repo, ref.Digest)
+		} else {
+			m, err = tx.ManifestHeadByTag(ctx, repo, ref.Tag)
+		}
+		return err
+	})
+	return m, err
+}
+
+// Blob describes a blob of a repository. One query. It returns BLOB_UNKNOWN,
+// also when another repository has the blob.
+func (r *Registry) Blob(ctx context.Context, repo string, d digest.Digest) (b metadata.Blob, err error) {
+	err = r.db.View(ctx, func(tx *metadata.Tx) (err error) {
+		b, err = tx.Blob(ctx, repo, d)
+		return err
+	})
+	return b, err
+}
+
+// OpenBlob reads length bytes of a blob from an offset, or to its end when
+// length is -1; then, on a directory, the reader is the *os.File. The caller closes it.
+// It returns RANGE_INVALID for an offset behind the end.
+func (r *Registry) OpenBlob(ctx context.Context, b metadata.Blob, offset, length int64) (io.ReadCloser, error) {
+	rc, err := r.store.Open(ctx, b.Key, offset, length)
+	switch {
+	case err == nil:
+		return rc, nil
+	case errors.Is(err, storage.ErrOutOfRange):
+		return nil, oci.Errorf(oci.CodeRangeInvalid, "the blob has %d bytes, there are none at offset %d", b.Size, offset).WithCause(err)
+	case errors.Is(err, storage.ErrNotFound):
+		// The row promises bytes. This is damage, not an unknown blob; berth check finds it.
+		return nil, oci.Errorf(oci.CodeUnknown, "the blob %s is registered but its bytes are missing in the storage: tell an administrator", b.Digest).WithCause(err)
+	}
+	return nil, storeError(err)
+}
+
+// BlobURL gives a link from which a client can fetch the blob's bytes itself,
+// valid for ttl. It says false when the store has no such links.
+func (r *Registry) BlobURL(ctx context.Context, b metadata.Blob, ttl time.Duration) (string, bool, error) {
+	u, ok := r.store.(storage.URLer)
+	if !ok {
+		return "", false, nil
+	}
+	link, err := u.URL(ctx, b.Key, ttl)
+	if err != nil {
+		return "", false, storeError(err)
+	}
+	return link, true, nil
+}

@@ -1,0 +1,98 @@
+// Package registry says what push, mount, pull, delete, list and collect mean.
+// It is the only place that joins the store of bytes and the database of facts, and knows nothing
+// of HTTP or of who may do what: its callers have decided that before.
+//
+// Two rules keep it right under concurrency and crashes:
+//
+//   - Bytes first, then rows. A blob's row is written only when its bytes are
+//     durable, and a transaction never waits for the store.
+//   - An upload's row is the right to its bytes. Who deletes the row in a transaction
+//     decides, in that transaction, what becomes of them: a blob, or garbage. Everybody else
+//     finds the row gone and leaves the bytes alone. So a crash at any point leaves
+//     bytes that a blob row, an upload row or a garbage row still points to, and
+//     nothing is ever deleted that a blob row points to.
+//
+// Start with writer.go and upload.go.
+package registry
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"berth/metadata"
+	"berth/oci"
+	"berth/storage"
+)
+
+// Options of a Registry; the zero value works.
+type Options struct {
+	// DefaultVisibility is that of repositories which come into being by a push,
+	// unless their team has its own: public, internal or private. "" means private.
+	DefaultVisibility string
+	// AllowSparse accepts an index whose manifests are not all in the repository.
+	AllowSparse bool
+	// MaxManifestSize in bytes; 0 means 4 MiB, the least that the specification asks for.
+	MaxManifestSize int64
+	// UploadTTL is how long an upload lives without progress; 0 means 24 hours.
+	UploadTTL time.Duration
+	// Logger gets what no client can be told; nil discards it.
+	Logger *slog.Logger
+	// Clock decides which uploads are stale; nil means time.Now.
+	Clock func() time.Time
+}
+
+// Registry is a registry on a database and a store. It has no state of its
+// own: any number of them, in any number of processes, work on the same two.
+// Its methods may be called concurrently.
+type Registry struct {
+	db     *metadata.DB
+	store  storage.Store
+	o      Options
+	sha256 hashPool
+	sha512 hashPool
+}
+
+// New makes a Registry. The database has to be migrated.
+func New(db *metadata.DB, store storage.Store, o Options) *Registry {
+	if o.DefaultVisibility == "" {
+		o.DefaultVisibility = "private"
+	}
+	if o.MaxManifestSize <= 0 {
+		o.MaxManifestSize = oci.MaxManifestSize
+	}
+	if o.UploadTTL <= 0 {
+		o.UploadTTL = 24 * time.Hour
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	return &Registry{db: db, store: store, o: o}
+}
+
+// MaxManifestSize is the limit in bytes, for those who read a body before PushManifest.
+func (r *Registry) MaxManifestSize() int64 { return r.o.MaxManifestSize }
+
+// detached is for the end of a change that must not be left half done
+// because the client went away: it outlives ctx, but not by more than d.
+func detached(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), d)
+}
+
+// recordTime bounds the statements that record what has happened to bytes.
+const recordTime = 15 * time.Second
+
+// storeError is a failure of the store as the client may read it.
+func storeError(err error) error {
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return err
+	case errors.Is(err, storage.ErrSession):
+		return oci.Errorf(oci.CodeBlobUploadInvalid, "the upload cannot be continued, because its bytes were lost or another request wrote to it: start again with a new upload").WithCause(err)
+	}
+	return oci.Errorf(oci.CodeUnavailable, "the storage cannot take or give bytes now, try again later").WithCause(err)
+}

@@ -1,0 +1,501 @@
+package registry
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"berth/metadata"
+	"berth/oci"
+	"berth/storage"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Upload is an unfinished blob.
+type Upload struct {
+	ID        string // 32 hexadecimal digits
+	Size      int64  // bytes taken so far, which is the next offset
+	Algorithm digest.Algorithm
+}
+
+// RangeError is a RANGE_INVALID with the upload as it truly is, so that the
+// client can be told where to go on. errors.As finds the *oci.Error in it too.
+type RangeError struct {
+	Upload Upload
+	Err    *oci.Error
+}
+
+func (e *RangeError) Error() string { return e.Err.Error() }
+
+// Unwrap gives the *oci.Error.
+func (e *RangeError) Unwrap() error { return e.Err }
+
+func rangeError(row metadata.Upload, format string, args ...any) error {
+	u := toUpload(row)
+	return &RangeError{Upload: u, Err: oci.Errorf(oci.CodeRangeInvalid, format, args...).
+		WithDetail(map[string]any{"rule": "upload-offset", "size": u.Size})}
+}
+
+func toUpload(row metadata.Upload) Upload {
+	return Upload{ID: row.ID, Size: row.Size, Algorithm: digest.Algorithm(row.Algorithm)}
+}
+
+// graceOfSessions is how long an aborted session is remembered, to abort it
+// again: a request that was writing to it, or committing it, when its row
+// went may have brought something back. Longer than such a request lives.
+const graceOfSessions = time.Hour
+
+// StartUpload begins an upload of a blob that will be asked for by a digest of
+// the algorithm. It belongs to the principal and the repository. One relaxed insert;
+// the store is not touched.
+func (r *Registry) StartUpload(ctx context.Context, principal, repo string, algorithm digest.Algorithm) (Upload, error) {
+	row, err := r.start(ctx, principal, repo, algorithm)
+	return toUpload(row), err
+}
+
+func (r *Registry) start(ctx context.Context, principal, repo string, algorithm digest.Algorithm) (metadata.Upload, error) {
+	var b [16]byte
+	rand.Read(b[:])
+	id := hex.EncodeToString(b[:])
+	row := metadata.Upload{
+		ID:         id,
+		Repository: repo,
+		Principal:  principal,
+		Algorithm:  algorithm.String(),
+		Session:    string(r.store.Begin(id)),
+	}
+	err := r.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error { return tx.CreateUpload(ctx, row) })
+	if err != nil {
+		return metadata.Upload{}, fmt.Errorf("starting an upload: %w", err)
+	}
+	return row, nil
+}
+
+// UploadStatus tells how far an upload is. It returns BLOB_UPLOAD_UNKNOWN,
+// also for the upload of another principal or repository.
+func (r *Registry) UploadStatus(ctx context.Context, principal, repo, id string) (Upload, error) {
+	row, err := r.upload(ctx, principal, repo, id)
+	return toUpload(row), err
+}
+
+func (r *Registry) upload(ctx context.Context, principal, repo, id string) (row metadata.Upload, err error) {
+	err = r.db.View(ctx, func(tx *metadata.Tx) (err error) {
+		row, err = tx.Upload(ctx, repo, id)
+		return err
+	})
+	if err == nil && row.Principal != principal {
+		err = oci.Errorf(oci.CodeBlobUploadUnknown, "there is no upload %.40q in this repository: start a new one", id)
+	}
+	if err != nil {
+		return metadata.Upload{}, err
+	}
+	return row, nil
+}
+
+// AppendUpload adds a body to an upload. at is the offset that the client
+// claims with Content-Range, -1 for none. length is what the client has announced, -1
+// for nothing.
+//
+// It returns the upload as it is then, beside an error too:
+//   - BLOB_UPLOAD_UNKNOWN;
+//   - a *RangeError when at is not the upload's size, or another request was
+//     faster: nothing was added by this one;
+//   - BLOB_UPLOAD_INVALID when the body broke off: what had come is kept, and
+//     the client can go on from there. The cause is a *storage.SourceError;
+//   - SIZE_INVALID when the body is complete but not of the announced length:
+//     it is kept as well;
+//   - UNAVAILABLE when the store failed: nothing was added.
+func (r *Registry) AppendUpload(ctx context.Context, principal, repo, id string, at, length int64, body io.Reader) (Upload, error) {
+	row, err := r.upload(ctx, principal, repo, id)
+	if err != nil {
+		return Upload{}, err
+	}
+	row, s, err := r.take(ctx, row, "", at, length, body)
+	r.release(s)
+	return toUpload(row), err
+}
+
+// take appends a body to the session of row and records that. It gives the
+// row as it is then, also with an error, and without one the running hash, which
+// the caller releases. The hash is of the upload's algorithm unless another
+// one is given and there are no bytes yet.
+func (r *Registry) take(ctx context.Context, row metadata.Upload, algorithm digest.Algorithm, at, length int64, body io.Reader) (metadata.Upload, *sum, error) {
+	if at >= 0 && at != row.Size {
+		return row, nil, rangeError(row, "the chunk starts at byte %d, but the upload has %d bytes: send the chunk that starts there", at, row.Size)
+	}
+	s, err := r.sumOf(row, algorithm)
+	if err != nil {
+		return row, nil, err
+	}
+	kept := false
+	defer func() {
+		if !kept {
+			r.release(s)
+		}
+	}()
+
+	// The store is not told that the client went away, for what was read until
+	// then is worth keeping; the body's reader fails instead.
+	session, n, err := r.store.Append(context.WithoutCancel(ctx), storage.Session(row.Session), ctxReader{ctx, body}, s)
+	var broken *storage.SourceError
+	if err != nil && !errors.As(err, &broken) {
+		if errors.Is(err, storage.ErrSession) {
+			if now, uerr := r.upload(ctx, row.Principal, row.Repository, row.ID); uerr != nil || now.Size != row.Size {
+				return r.overtaken(ctx, row)
+			}
+		}
+		return row, nil, storeError(fmt.Errorf("appending to upload %s: %w", row.ID, err))
+	}
+	if s.n != n {
+		return row, nil, fmt.Errorf("appending to upload %s: the store took %d bytes but hashed %d", row.ID, n, s.n)
+	}
+	if n > 0 {
+		next := row
+		next.Size += n
+		next.Session = string(session)
+		next.Algorithm = s.algorithm.String()
+		if next.HashState, err = s.state(); err != nil {
+			return row, nil, err
+		}
+		ok, aerr := r.advance(ctx, row, next)
+		if aerr != nil {
+			return row, nil, aerr
+		}
+		if !ok {
+			return r.overtaken(ctx, row)
+		}
+		row = next
+	}
+	if broken != nil {
+		return row, nil, oci.Errorf(oci.CodeBlobUploadInvalid, "the body broke off; the upload has %d bytes now: go on from there", row.Size).
+			WithDetail(map[string]any{"rule": "body-incomplete", "size": row.Size}).WithCause(broken)
+	}
+	if length >= 0 && n != length {
+		return row, nil, oci.Errorf(oci.CodeSizeInvalid, "%d bytes were announced but %d came; the upload has %d bytes now", length, n, row.Size).
+			WithDetail(map[string]any{"rule": "content-length", "announced": length, "received": n, "size": row.Size})
+	}
+	kept = true
+	return row, s, nil
+}
+
+// ctxReader fails when its context ends, between two reads.
+type ctxReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c ctxReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}
+
+// sumOf is the hash of what the upload has; of the algorithm given, if there is
+// one and the upload has no bytes.
+func (r *Registry) sumOf(row metadata.Upload, algorithm digest.Algorithm) (*sum, error) {
+	if row.Size > 0 {
+		s, err := r.restoreSum(row.HashState)
+		if err != nil {
+			return nil, fmt.Errorf("upload %s: %w", row.ID, err)
+		}
+		return s, nil
+	}
+	if algorithm == "" {
+		algorithm = digest.Algorithm(row.Algorithm)
+	}
+	return r.newSum(algorithm), nil
+}
+
+// advance records that the upload has gone from one state to the next, unless
+// another request has changed it.
+func (r *Registry) advance(ctx context.Context, from, to metadata.Upload) (ok bool, err error) {
+	ctx, cancel := detached(ctx, recordTime)
+	defer cancel()
+	err = r.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) (err error) {
+		ok, err = tx.AdvanceUpload(ctx, from, to)
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("recording the progress of upload %s: %w", from.ID, err)
+	}
+	return ok, nil
+}
+
+// overtaken is the end of a request that lost against another one on the same upload.
+// What it gave to the store is not in the session that the row has.
+func (r *Registry) overtaken(ctx context.Context, row metadata.Upload) (metadata.Upload, *sum, error) {
+	ctx, cancel := detached(ctx, recordTime)
+	defer cancel()
+	now, err := r.upload(ctx, row.Principal, row.Repository, row.ID)
+	if err != nil {
+		return now, nil, err
+	}
+	return now, nil, rangeError(now, "another request has continued this upload meanwhile; it has %d bytes now: go on from there", now.Size)
+}
+
+// CancelUpload ends an upload and frees what it holds. It returns
+// BLOB_UPLOAD_UNKNOWN.
+func (r *Registry) CancelUpload(ctx context.Context, principal, repo, id string) error {
+	row, err := r.upload(ctx, principal, repo, id)
+	if err != nil {
+		return err
+	}
+	return r.discard(ctx, row)
+}
+
+// discard ends an upload without a blob: the row becomes a garbage row, and
+// the session is aborted at once if the store can.
+func (r *Registry) discard(ctx context.Context, row metadata.Upload) error {
+	ctx, cancel := detached(ctx, recordTime)
+	defer cancel()
+	err := r.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
+		deleted, err := tx.DeleteUpload(ctx, row.ID)
+		if err != nil {
+			return err
+		}
+		return tx.EnqueueGarbage(ctx, metadata.GarbageSession, deleted.Session, tx.Now().Add(graceOfSessions))
+	})
+	if err != nil {
+		return err
+	}
+	r.abort(ctx, row)
+	return nil
+}
+
+// abort frees a session whose row the caller has turned into garbage. A failure
+// is for the log only: the garbage row will be tried again.
+func (r *Registry) abort(ctx context.Context, row metadata.Upload) {
+	if err := r.store.Abort(ctx, storage.Session(row.Session)); err != nil {
+		r.o.Logger.WarnContext(ctx, "aborting an upload failed, it will be tried again", "upload", row.ID, "error", err)
+	}
+}
+
+// CommitUpload ends an upload: a body, if one comes, is appended as by
+// AppendUpload, with the same errors; then the upload becomes the blob d of
+// the repository, which comes into being if needed. When it returns nil the
+// bytes and the rows are durable.
+//
+// It returns DIGEST_INVALID when the bytes are others; nothing of the upload
+// is left then. An upload that is not there any more, because the answer to the
+// same request got lost, is a success when the repository has the blob.
+func (r *Registry) CommitUpload(ctx context.Context, principal, repo, id string, d digest.Digest, at, length int64, body io.Reader) (metadata.Blob, error) {
+	row, err := r.upload(ctx, principal, repo, id)
+	if err != nil {
+		return r.committed(ctx, repo, d, err)
+	}
+	var s *sum
+	if at >= 0 || body != nil && length != 0 {
+		if body == nil {
+			body = strings.NewReader("")
+		}
+		if row, s, err = r.take(ctx, row, d.Algorithm(), at, length, body); err != nil {
+			return r.committed(ctx, repo, d, err)
+		}
+	} else if s, err = r.sumOf(row, d.Algorithm()); err != nil {
+		return metadata.Blob{}, err
+	}
+	defer r.release(s)
+	return r.close(ctx, row, s, d)
+}
+
+// committed looks whether the upload is not there because it was committed
+// before. The caller may push to the repository, so it may know what is in it.
+func (r *Registry) committed(ctx context.Context, repo string, d digest.Digest, err error) (metadata.Blob, error) {
+	if !errors.Is(err, oci.ErrBlobUploadUnknown) {
+		return metadata.Blob{}, err
+	}
+	ctx, cancel := detached(ctx, recordTime)
+	defer cancel()
+	if b, berr := r.Blob(ctx, repo, d); berr == nil {
+		return b, nil
+	} else if !errors.Is(berr, oci.ErrBlobUnknown) {
+		return metadata.Blob{}, berr
+	}
+	return metadata.Blob{}, err
+}
+
+// PutBlob takes a blob in one request. The upload's row is written (relaxed)
+// before the first byte is stored, as for an upload in several requests, so that a crash
+// leaves nothing that the stale-upload job would not find; nobody is told its id.
+// Errors are those of CommitUpload, but nothing is kept.
+func (r *Registry) PutBlob(ctx context.Context, principal, repo string, d digest.Digest, length int64, body io.Reader) (metadata.Blob, error) {
+	row, err := r.start(ctx, principal, repo, d.Algorithm())
+	if err != nil {
+		return metadata.Blob{}, err
+	}
+	row, s, err := r.take(ctx, row, "", -1, length, body)
+	defer r.release(s)
+	var b metadata.Blob
+	if err == nil {
+		b, err = r.close(ctx, row, s, d)
+	}
+	if err != nil {
+		if derr := r.discard(ctx, row); derr != nil && !errors.Is(derr, oci.ErrBlobUploadUnknown) {
+			r.o.Logger.WarnContext(ctx, "an upload is left to expire", "upload", row.ID, "error", derr)
+		}
+	}
+	var broken *storage.SourceError
+	if errors.As(err, &broken) {
+		err = oci.Errorf(oci.CodeBlobUploadInvalid, "the body broke off after %d bytes: push the blob again", row.Size).
+			WithDetail(map[string]any{"rule": "body-incomplete"}).WithCause(broken)
+	}
+	return b, err
+}
+
+// close turns an upload into a blob. s is the hash of its bytes.
+func (r *Registry) close(ctx context.Context, row metadata.Upload, s *sum, d digest.Digest) (metadata.Blob, error) {
+	got, err := r.digestOf(ctx, row, s, d.Algorithm())
+	if err != nil {
+		return metadata.Blob{}, err
+	}
+	if got != d {
+		if err := r.discard(ctx, row); err != nil && !errors.Is(err, oci.ErrBlobUploadUnknown) {
+			r.o.Logger.WarnContext(ctx, "an upload with a wrong digest is left to expire", "upload", row.ID, "error", err)
+		}
+		return metadata.Blob{}, oci.Errorf(oci.CodeDigestInvalid, "the %d bytes of the upload have the digest %s, not %s: the upload is discarded, push the blob again", row.Size, got, d).
+			WithDetail(map[string]any{"rule": "digest-mismatch", "computed": got, "asked": d})
+	}
+	// The bytes are right and complete; a client that goes away now gets its
+	// blob all the same, and finds it when it tries again.
+	ctx = context.WithoutCancel(ctx)
+	if b, done, err := r.linkExisting(ctx, row, d); done || err != nil {
+		return b, err
+	}
+	key, err := r.store.Commit(ctx, storage.Session(row.Session))
+	if err != nil {
+		err = storeError(fmt.Errorf("committing upload %s: %w", row.ID, err))
+		if errors.Is(err, oci.ErrBlobUploadInvalid) {
+			// Perhaps the same request, sent twice, was faster.
+			if b, berr := r.Blob(ctx, row.Repository, d); berr == nil {
+				return b, nil
+			}
+		}
+		return metadata.Blob{}, err
+	}
+	return r.insert(ctx, row, metadata.Blob{Digest: d, Key: key, Size: row.Size})
+}
+
+// digestOf is the digest of the upload's bytes. Only an algorithm that was not
+// announced before the first byte makes it read them again.
+func (r *Registry) digestOf(ctx context.Context, row metadata.Upload, s *sum, algorithm digest.Algorithm) (digest.Digest, error) {
+	if s.algorithm == algorithm {
+		return s.digest(), nil
+	}
+	other := r.newSum(algorithm)
+	defer r.release(other)
+	rc, err := r.store.OpenSession(ctx, storage.Session(row.Session))
+	if err != nil {
+		return "", storeError(fmt.Errorf("reading upload %s again: %w", row.ID, err))
+	}
+	defer rc.Close()
+	again := r.newSum(s.algorithm)
+	defer r.release(again)
+	n, err := io.Copy(io.MultiWriter(other, again), ctxReader{ctx, rc})
+	if err != nil {
+		return "", storeError(fmt.Errorf("reading upload %s again: %w", row.ID, err))
+	}
+	// What was read back has to be what came in.
+	if n != row.Size || again.digest() != s.digest() {
+		return "", fmt.Errorf("reading upload %s again: %d bytes with %s, want %d with %s", row.ID, n, again.digest(), row.Size, s.digest())
+	}
+	return other.digest(), nil
+}
+
+var errNotThere = errors.New("the blob is not there any more")
+
+// linkExisting ends the upload of a blob that the instance has already, without
+// a commit in the store. done is false when there is no such blob.
+func (r *Registry) linkExisting(ctx context.Context, row metadata.Upload, d digest.Digest) (b metadata.Blob, done bool, err error) {
+	ctx, cancel := detached(ctx, recordTime)
+	defer cancel()
+	var holders []string
+	err = r.db.View(ctx, func(tx *metadata.Tx) (err error) {
+		holders, err = tx.BlobRepositories(ctx, d, 1)
+		return err
+	})
+	if err != nil || len(holders) == 0 {
+		return b, false, err
+	}
+	err = r.db.Update(ctx, func(tx *metadata.Tx) error {
+		deleted, err := tx.DeleteUpload(ctx, row.ID)
+		if err != nil {
+			return err
+		}
+		id, _, err := tx.EnsureRepository(ctx, row.Repository, r.o.DefaultVisibility, row.Principal)
+		if err != nil {
+			return err
+		}
+		linked := false
+		if b, linked, err = tx.LinkBlob(ctx, id, d); err != nil {
+			return err
+		}
+		if !linked {
+			return errNotThere
+		}
+		return tx.EnqueueGarbage(ctx, metadata.GarbageSession, deleted.Session, tx.Now().Add(graceOfSessions))
+	})
+	switch {
+	case errors.Is(err, errNotThere):
+		return b, false, nil
+	case err != nil:
+		b, err = r.committed(ctx, row.Repository, d, err)
+		return b, err == nil, err
+	}
+	r.abort(ctx, row)
+	return b, true, nil
+}
+
+// insert makes the rows of a blob whose bytes are durable under its key.
+func (r *Registry) insert(ctx context.Context, row metadata.Upload, mine metadata.Blob) (metadata.Blob, error) {
+	ctx, cancel := detached(ctx, recordTime)
+	defer cancel()
+	var b metadata.Blob
+	err := r.db.Update(ctx, func(tx *metadata.Tx) error {
+		// The right to the bytes, see the package comment. The object must not be
+		// enqueued when the row is gone: it may be the blob of the request
+		// that was faster, or garbage that whoever took the row has enqueued.
+		deleted, err := tx.DeleteUpload(ctx, row.ID)
+		if err != nil {
+			return err
+		}
+		if deleted.Session != row.Session {
+			return oci.Errorf(oci.CodeBlobUploadInvalid, "another request has changed the upload while it was closed: start again with a new upload")
+		}
+		id, _, err := tx.EnsureRepository(ctx, row.Repository, r.o.DefaultVisibility, row.Principal)
+		if err != nil {
+			return err
+		}
+		if _, err := tx.InsertBlob(ctx, mine); err != nil {
+			return err
+		}
+		linked := false
+		if b, linked, err = tx.LinkBlob(ctx, id, mine.Digest); err != nil {
+			return err
+		}
+		if !linked {
+			return fmt.Errorf("the blob %s was deleted in the transaction that inserts it", mine.Digest)
+		}
+		if b.Key == mine.Key {
+			return nil
+		}
+		return tx.EnqueueGarbage(ctx, metadata.GarbageObject, mine.Key, tx.Now())
+	})
+	if err != nil {
+		return r.committed(ctx, row.Repository, mine.Digest, err)
+	}
+	if b.Key != mine.Key {
+		// Another push of the same bytes was first; the garbage row is for the case
+		// that this fails.
+		if err := r.store.Delete(ctx, mine.Key); err != nil {
+			r.o.Logger.WarnContext(ctx, "deleting a second copy of a blob failed, it will be tried again", "digest", mine.Digest, "error", err)
+		}
+	}
+	return b, nil
+}
