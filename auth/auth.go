@@ -1,0 +1,319 @@
+// Package auth answers two questions and enforces nothing. Who is this? An
+// [Authenticator] turns [Credentials] into a [Principal]; a [Chain] asks
+// several of them in turn. What may they do? [Policy] is the one place that
+// decides which [Actions] a principal has on a repository.
+//
+// Enforcement is in server/access.go. The registry's bearer tokens (JWT) are
+// in the package auth/token. Start with [Principal], then policy.go.
+package auth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"berth/oci"
+)
+
+// Kind says what sort of principal somebody is.
+type Kind string
+
+// The kinds of principals.
+const (
+	// KindAnonymous is somebody who showed no credentials.
+	KindAnonymous Kind = "anonymous"
+	// KindUser is a person, signed in by password, by personal token or by an
+	// outside identity provider.
+	KindUser Kind = "user"
+	// KindRobot is a token that belongs to a team and not to a person.
+	KindRobot Kind = "robot"
+)
+
+// Principal is who makes a request. It is a value: copy it freely. The zero
+// value is nobody and may do nothing; use Anonymous for a caller without
+// credentials.
+type Principal struct {
+	Kind Kind
+	// ID is the row of the user, or of the token for a robot.
+	ID int64
+	// Name is the user's name, or the robot's name within its team.
+	Name string
+	// Admin is the site role of a user. Read it through IsAdmin, for a token
+	// may hold less than its owner.
+	Admin bool
+	// TeamID and Team are the team of a robot, and empty for others.
+	TeamID int64
+	Team   string
+	// TokenID is the row of the opaque token (berth_...) that was shown, and 0 when
+	// there was none.
+	TokenID int64
+	// Limit narrows what the credential carries; nil is no limit. A robot
+	// always has one.
+	Limit *Limit
+}
+
+// Limit is what a token is restricted to. It never adds a right.
+type Limit struct {
+	// Repositories is a glob on the repository's name, where * stands for any
+	// characters ('/' included) and ? for one.
+	Repositories string
+	// Actions are those that the token carries at most.
+	Actions Actions
+}
+
+// allows gives the actions that the limit lets through on a repository. No
+// limit lets all through.
+func (l *Limit) allows(repository string) Actions {
+	switch {
+	case l == nil:
+		return AllActions
+	case Match(l.Repositories, repository):
+		return l.Actions
+	}
+	return 0
+}
+
+// whole reports whether the limit leaves administration of the whole instance
+// or team.
+func (l *Limit) whole() bool {
+	return l == nil || l.Actions.Has(Admin) && strings.Trim(l.Repositories, "*") == "" && l.Repositories != ""
+}
+
+// Anonymous is the principal without credentials.
+func Anonymous() Principal { return Principal{Kind: KindAnonymous} }
+
+// IsAnonymous reports whether the principal showed no credentials.
+func (p Principal) IsAnonymous() bool { return p.Kind != KindUser && p.Kind != KindRobot }
+
+// IsAdmin reports whether the principal administers the whole instance: a
+// user with the admin role, whose token, if there is one, is not narrower
+// than the admin action on every repository.
+func (p Principal) IsAdmin() bool { return p.Kind == KindUser && p.Admin && p.Limit.whole() }
+
+// MayManage reports whether the credential may be used for the management API
+// at all: it is signed in, and a token carries the admin action. What may be
+// managed with it is decided there for each operation.
+func (p Principal) MayManage() bool {
+	return !p.IsAnonymous() && (p.Limit == nil || p.Limit.Actions.Has(Admin))
+}
+
+// String is the name that logs, history and errors show: "alice",
+// "team+robot" or "anonymous". It is unique among principals, because
+// [ParseUserName] allows neither '+' nor "anonymous" as a user's name.
+func (p Principal) String() string {
+	switch p.Kind {
+	case KindUser:
+		return p.Name
+	case KindRobot:
+		return p.Team + "+" + p.Name
+	}
+	return string(KindAnonymous)
+}
+
+// Bounds of a user name, in bytes.
+const maxUserName = 128
+
+// ParseUserName checks the name of a user: 1 to 128 letters, digits and
+// "._@-", beginning with a letter or a digit, and not "anonymous". Sessions,
+// history and logs know a principal by its name, so a user's name must not
+// look like a robot's (team+robot). The error is an INVALID.
+func ParseUserName(s string) (string, error) {
+	ok := s != "" && len(s) <= maxUserName && alphanumeric(s[0])
+	for i := 0; ok && i < len(s); i++ {
+		ok = alphanumeric(s[i]) || strings.IndexByte("._@-", s[i]) >= 0
+	}
+	if !ok {
+		return "", oci.Errorf(oci.CodeInvalid, "the user name %.140q is not valid: use 1 to %d letters, digits, '.', '_', '@' or '-', starting with a letter or a digit", s, maxUserName)
+	}
+	if strings.EqualFold(s, string(KindAnonymous)) {
+		return "", oci.Errorf(oci.CodeInvalid, "the user name %q is reserved, choose another", s)
+	}
+	return s, nil
+}
+
+func alphanumeric(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+}
+
+// Actions is a set of what may be done with a repository.
+type Actions uint8
+
+// The actions. Each of them stands alone: push does not include pull.
+const (
+	Pull Actions = 1 << iota
+	Push
+	Delete
+	// Admin changes a repository's settings, and is what the management API
+	// asks of a token.
+	Admin
+
+	// AllActions is the set of every action.
+	AllActions = Pull | Push | Delete | Admin
+)
+
+var actionNames = [...]struct {
+	action Actions
+	name   string
+}{{Pull, "pull"}, {Push, "push"}, {Delete, "delete"}, {Admin, "admin"}}
+
+// Has reports whether the set holds all the wanted actions.
+func (a Actions) Has(want Actions) bool { return a&want == want }
+
+// Names lists the set in a fixed order: pull, push, delete, admin.
+func (a Actions) Names() []string {
+	names := make([]string, 0, len(actionNames))
+	for _, n := range actionNames {
+		if a.Has(n.action) {
+			names = append(names, n.name)
+		}
+	}
+	return names
+}
+
+// String joins Names with commas, as scopes write them.
+func (a Actions) String() string { return strings.Join(a.Names(), ",") }
+
+// ParseAction reads the name of one action; ok is false for a word that is none.
+func ParseAction(name string) (action Actions, ok bool) {
+	for _, n := range actionNames {
+		if n.name == name {
+			return n.action, true
+		}
+	}
+	return 0, false
+}
+
+// ParseActions reads a list of action names, such as a token's. The error is
+// an INVALID that names the word.
+func ParseActions(names []string) (Actions, error) {
+	var set Actions
+	for _, name := range names {
+		a, ok := ParseAction(name)
+		if !ok {
+			return 0, oci.Errorf(oci.CodeInvalid, "there is no action %.40q: use pull, push, delete or admin", name)
+		}
+		set |= a
+	}
+	return set, nil
+}
+
+// Credentials are what a request showed. Either Bearer is set, or Username
+// and Password.
+type Credentials struct {
+	Username, Password string
+	Bearer             string
+	// RemoteAddr is the caller's address, with or without a port. Failures are
+	// counted per name and address.
+	RemoteAddr string
+}
+
+// secret is what must not be seen: the password or the bearer token.
+func (c Credentials) secret() string {
+	if c.Bearer != "" {
+		return c.Bearer
+	}
+	return c.Password
+}
+
+// String and GoString keep secrets out of logs, whatever verb prints them.
+func (c Credentials) String() string {
+	return fmt.Sprintf("credentials of %q (secret: ***)", c.Username)
+}
+
+// GoString is String.
+func (c Credentials) GoString() string { return c.String() }
+
+// Authenticator recognises credentials. It is safe for concurrent use. The
+// errors are three different answers:
+//
+//   - ErrNotMine (wrapped or not): this authenticator knows nothing of such
+//     credentials; the next one is asked.
+//   - ErrWrong (wrapped or not): the credentials are this authenticator's and
+//     do not hold. Nobody else is asked.
+//   - Any other error: it cannot say now. Nobody else is asked, and the caller
+//     must answer 503, never 401 and never "allowed". [oci.ErrUnavailable]
+//     belongs in its chain when a dependency is down.
+//
+// authtest.Test is this contract in executable form.
+type Authenticator interface {
+	Authenticate(ctx context.Context, c Credentials) (Principal, error)
+}
+
+// Recaller is an Authenticator that can recognise credentials that it verified
+// before, from memory and a database row, with neither slow hashing nor a call
+// to somebody else. The chain asks it when the caller is over its limit of
+// failures, so that an attacker who shares the address of an honest client
+// cannot lock that client out.
+type Recaller interface {
+	// Recall is Authenticate, but says ErrNotMine to all that would take work.
+	Recall(ctx context.Context, c Credentials) (Principal, error)
+}
+
+// Decoy is an Authenticator whose refusal of an existing name takes notable
+// time. The chain has it spend the same when nobody knew the name, so that
+// time does not tell which names exist.
+type Decoy interface {
+	Decoy(ctx context.Context, c Credentials)
+}
+
+// ErrNotMine says that an authenticator does not know such credentials.
+var ErrNotMine = errors.New("auth: these credentials are for another authenticator")
+
+// ErrWrong says that credentials do not hold. See Wrongf.
+var ErrWrong = errors.New("auth: the credentials are wrong")
+
+// wrong is ErrWrong with a reason that the client may read.
+type wrong struct{ reason string }
+
+func (w *wrong) Error() string { return w.reason }
+func (w *wrong) Unwrap() error { return ErrWrong }
+
+// Wrongf makes an ErrWrong with a reason that the client may read. Give a
+// reason only to somebody who proved knowledge of the secret, e.g. that a
+// token has expired; never say that a name exists.
+func Wrongf(format string, args ...any) error { return &wrong{fmt.Sprintf(format, args...)} }
+
+// WrongReason gives the reason made with Wrongf, or a text that tells nothing.
+func WrongReason(err error) string {
+	var w *wrong
+	if errors.As(err, &w) {
+		return w.reason
+	}
+	return "the user name or the password is wrong"
+}
+
+// ThrottledError says that a name had too many failed sign-ins from one
+// address. It is neither right nor wrong: the credentials were not checked.
+type ThrottledError struct{ RetryAfter time.Duration }
+
+func (e *ThrottledError) Error() string {
+	return fmt.Sprintf("too many failed sign-ins with this name from this address, try again in %d seconds", max(1, int(e.RetryAfter.Seconds())))
+}
+
+// Match reports whether a name matches a glob, in which * stands for any
+// characters, '/' included, and ? for one byte. It is what SQL's GLOB does with
+// these two, and takes at most len(glob)*len(name) steps.
+func Match(glob, name string) bool {
+	g, n, star, mark := 0, 0, -1, 0
+	for n < len(name) {
+		switch {
+		case g < len(glob) && glob[g] == '*':
+			star, mark = g, n
+			g++
+		case g < len(glob) && (glob[g] == '?' || glob[g] == name[n]):
+			g++
+			n++
+		case star >= 0:
+			mark++
+			g, n = star+1, mark
+		default:
+			return false
+		}
+	}
+	for g < len(glob) && glob[g] == '*' {
+		g++
+	}
+	return g == len(glob)
+}

@@ -1,0 +1,83 @@
+package auth
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"hash/crc32"
+	"strings"
+)
+
+// Prefixes of token secrets, so that people and secret scanners recognise them.
+const (
+	PersonalPrefix = "berth_pat_"
+	RobotPrefix    = "berth_rob_"
+)
+
+const (
+	base62       = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+	secretRandom = 32 // characters, 190 bits
+	secretCheck  = 6  // characters that hold a CRC-32
+)
+
+// NewSecret makes the secret of a token (with PersonalPrefix or RobotPrefix):
+// the prefix, 32 random base62 characters, and 6 that are the CRC-32 of all
+// before them. The secret is shown once; only the hash is stored.
+func NewSecret(prefix string) (secret, hash string) {
+	var b strings.Builder
+	b.WriteString(prefix)
+	for b.Len() < len(prefix)+secretRandom {
+		var random [64]byte
+		_, _ = rand.Read(random[:]) // never fails: see crypto/rand
+		for _, r := range random {
+			// 248 = 4*62: a larger value would make the first characters likelier.
+			if r < 248 && b.Len() < len(prefix)+secretRandom {
+				b.WriteByte(base62[r%62])
+			}
+		}
+	}
+	secret = b.String()
+	secret += checksum(secret)
+	return secret, SecretHash(secret)
+}
+
+// SecretHash is what is stored of a token's secret: SHA-256 in lower-case hex. A
+// slow hash has nothing to protect here, for the secret cannot be guessed.
+func SecretHash(secret string) string {
+	sum := sha256.Sum256([]byte(secret))
+	return hex.EncodeToString(sum[:])
+}
+
+// IsSecret reports whether a string is a token's secret: prefix, length,
+// alphabet and checksum are right. It asks no database, so that typing
+// mistakes and guesses cost nothing.
+func IsSecret(s string) bool {
+	rest, ok := strings.CutPrefix(s, PersonalPrefix)
+	if !ok {
+		rest, ok = strings.CutPrefix(s, RobotPrefix)
+	}
+	if !ok || len(rest) != secretRandom+secretCheck {
+		return false
+	}
+	for i := range len(rest) {
+		if !alphanumeric(rest[i]) {
+			return false
+		}
+	}
+	return checksum(s[:len(s)-secretCheck]) == s[len(s)-secretCheck:]
+}
+
+// looksLikeSecret reports whether somebody meant to show a token.
+func looksLikeSecret(s string) bool {
+	return strings.HasPrefix(s, PersonalPrefix) || strings.HasPrefix(s, RobotPrefix)
+}
+
+func checksum(s string) string {
+	var out [secretCheck]byte
+	sum := crc32.ChecksumIEEE([]byte(s))
+	for i := len(out) - 1; i >= 0; i-- {
+		out[i] = base62[sum%62]
+		sum /= 62
+	}
+	return string(out[:])
+}

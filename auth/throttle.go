@@ -1,0 +1,158 @@
+package auth
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"berth/oci"
+)
+
+// Limits of failed sign-ins. They count per name and address, never per name
+// alone: somebody who guesses alice's password from elsewhere does not lock
+// alice out.
+const (
+	// throttleBurst failures are free: fingers slip, and CI retries.
+	throttleBurst = 10
+	// throttleRefill is how long it takes to earn another attempt.
+	throttleRefill = 6 * time.Second
+	// throttleEntries bounds the memory, to a few MB. When it is full, the pair
+	// that failed longest ago is forgotten.
+	throttleEntries = 16384
+)
+
+// throttle counts failed sign-ins in bounded memory.
+type throttle struct {
+	clock   func() time.Time
+	buckets *lru.Cache[throttleKey, bucket]
+
+	mu sync.Mutex // makes read-change-write of a bucket one step
+}
+
+type throttleKey struct{ name, address string }
+
+// bucket holds how many failures are still free, at a time.
+type bucket struct {
+	left float64
+	at   time.Time
+}
+
+func newThrottle(clock func() time.Time) *throttle {
+	buckets, err := lru.New[throttleKey, bucket](throttleEntries)
+	if err != nil {
+		panic(err) // only for a size that is not positive
+	}
+	return &throttle{clock: clock, buckets: buckets}
+}
+
+func keyOf(c Credentials) throttleKey {
+	name := strings.ToLower(c.Username)
+	if len(name) > maxUserName {
+		name = name[:maxUserName]
+	}
+	return throttleKey{strings.Clone(name), addressOf(c.RemoteAddr)}
+}
+
+// addressOf is what counts as one address: an IPv4 address, or the /64 that an
+// IPv6 client can choose from freely.
+func addressOf(remote string) string {
+	if host, _, err := net.SplitHostPort(remote); err == nil {
+		remote = host
+	}
+	ip, err := netip.ParseAddr(remote)
+	if err != nil {
+		return strings.Clone(remote)
+	}
+	if ip = ip.Unmap().WithZone(""); ip.Is6() {
+		if p, err := ip.Prefix(64); err == nil {
+			return p.String()
+		}
+	}
+	return ip.String()
+}
+
+// now gives what is left in a bucket now.
+func (b bucket) now(now time.Time) bucket {
+	return bucket{min(throttleBurst, b.left+now.Sub(b.at).Seconds()/throttleRefill.Seconds()), now}
+}
+
+// blocked gives how long this name must wait at this address; 0 is not at all.
+func (t *throttle) blocked(key throttleKey) time.Duration {
+	b, ok := t.buckets.Get(key)
+	if !ok {
+		return 0
+	}
+	b = b.now(t.clock())
+	if b.left >= 1 {
+		return 0
+	}
+	return time.Duration((1 - b.left) * float64(throttleRefill))
+}
+
+// failed counts a failure.
+func (t *throttle) failed(key throttleKey) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := t.clock()
+	b, ok := t.buckets.Get(key)
+	if !ok {
+		b = bucket{throttleBurst, now}
+	}
+	b = b.now(now)
+	b.left = max(0, b.left-1)
+	t.buckets.Add(key, b)
+}
+
+// succeeded forgets the failures before a success.
+func (t *throttle) succeeded(key throttleKey) {
+	if t.buckets.Contains(key) {
+		t.buckets.Remove(key)
+	}
+}
+
+// hashesPerAddress is how many password hashes one address may have under way
+// or in the queue at a time. Its further sign-ins wait before the queue, so that
+// a flooder delays itself and not everybody.
+const hashesPerAddress = 4
+
+// turns hands out each address's places. Addresses without one in use take no memory.
+type turns struct {
+	mu     sync.Mutex
+	places map[string]*place
+}
+
+type place struct {
+	slots chan struct{}
+	users int
+}
+
+// take waits for a place of the address, or for the context to end.
+func (t *turns) take(ctx context.Context, address string) (release func(), err error) {
+	t.mu.Lock()
+	p := t.places[address]
+	if p == nil {
+		p = &place{slots: make(chan struct{}, hashesPerAddress)}
+		t.places[address] = p
+	}
+	p.users++
+	t.mu.Unlock()
+	leave := func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if p.users--; p.users == 0 {
+			delete(t.places, address)
+		}
+	}
+	select {
+	case p.slots <- struct{}{}:
+		return func() { <-p.slots; leave() }, nil
+	case <-ctx.Done():
+		leave()
+		return nil, oci.Errorf(oci.CodeUnavailable, "too many sign-ins from this address are being checked at the moment, try again in a few seconds").WithCause(ctx.Err())
+	}
+}

@@ -1,0 +1,332 @@
+package server
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+
+	"berth/auth"
+	"berth/auth/token"
+	"berth/oci"
+)
+
+// This file is the only one that enforces a permission. The route table says
+// what a route needs, auth.Policy what a principal may; here the two meet.
+
+// identity is who asks, and how that is known.
+type identity struct {
+	known     bool // credentials were looked at and hold, or there were none
+	shown     bool // there were some; an anonymous token counts
+	principal auth.Principal
+	// claims are those of a bearer token (JWT). Its rights are what it carries,
+	// which is never more than the principal's when it was issued.
+	claims *token.Claims
+}
+
+// authorize lets a request through to its handler, or says why not.
+func (s *Server) authorize(ex *exchange, r *http.Request) error {
+	need := ex.endpoint.need
+	if need == open {
+		return nil
+	}
+	id, err := s.identify(ex, r)
+	if err != nil {
+		return s.refuseSignIn(ex, r, err)
+	}
+	ex.identity = id
+	switch need {
+	case signedIn:
+		if !id.shown {
+			return s.challenge(ex, r, "", "authentication is required: sign in with docker login, or fetch an anonymous token", refusal{Rule: "not-signed-in"})
+		}
+		return nil
+	case catalog:
+		// Without credentials a client would get the public part of the list and
+		// take it for all: it has to be asked first.
+		if !id.shown || id.claims != nil && !id.claims.Allows("registry", "catalog", "*") {
+			return s.challenge(ex, r, insufficient(id), "listing repositories needs a token with the scope registry:catalog:*", refusal{Rule: "insufficient-scope", Missing: []string{"catalog"}})
+		}
+		return nil
+	case pull, push, remove:
+		return s.authorizeRepository(ex, r, need.action())
+	case manage:
+		return s.authorizeManagement(ex, r)
+	}
+	return oci.Errorf(oci.CodeDenied, "this endpoint has no permission declared and is closed to everybody: tell the operator of this registry")
+}
+
+// insufficient is the RFC 6750 error code for an identity that lacks a scope.
+func insufficient(id identity) string {
+	if id.shown {
+		return "insufficient_scope"
+	}
+	return ""
+}
+
+// authorizeRepository checks an action on the repository in the path. A bearer
+// token is taken at its word, which saves the query. What it lacks is looked
+// up, to tell a client that may fetch a better token from one that may not.
+// Nothing here depends on whether the repository exists, but for what its
+// visibility gives.
+func (s *Server) authorizeRepository(ex *exchange, r *http.Request, action auth.Actions) error {
+	id := ex.identity
+	if id.claims != nil && id.claims.Actions(ex.repository).Has(action) {
+		return nil
+	}
+	decision, err := s.policy.Actions(r.Context(), id.principal, ex.repository)
+	if err != nil {
+		return failClosed(err)
+	}
+	allowed := decision.Actions.Has(action)
+	if allowed && id.claims == nil {
+		return nil
+	}
+	s.metrics.refusals.WithLabelValues(action.String()).Inc()
+	if allowed {
+		return s.challenge(ex, r, "insufficient_scope", "the bearer token does not carry "+action.String()+" on "+ex.repository+": fetch one with the scope of the challenge",
+			refusal{Rule: "insufficient-scope", Missing: (action).Names()})
+	}
+	why := s.policy.Explain(r.Context(), id.principal, ex.repository, decision, action)
+	if id.principal.IsAnonymous() {
+		return s.challenge(ex, r, insufficient(id), why.Message(), refusal{Rule: string(why.Rule), Missing: why.Missing, Ask: why.Ask})
+	}
+	return oci.Errorf(oci.CodeDenied, "%s", why.Message()).WithDetail(why)
+}
+
+// authorizeManagement lets a signed-in caller through to the management API.
+// What stands outside of /api/v1/ (its description) is open.
+func (s *Server) authorizeManagement(ex *exchange, r *http.Request) error {
+	if !strings.HasPrefix(r.URL.Path, "/api/v1/") {
+		return nil
+	}
+	id := ex.identity
+	if id.principal.IsAnonymous() {
+		return s.challenge(ex, r, insufficient(id), "the management API needs a sign-in: give a user name and password, or a token", refusal{Rule: "not-signed-in"})
+	}
+	if id.claims != nil {
+		if !id.claims.Allows("berth", "api", "*") {
+			return s.challenge(ex, r, "insufficient_scope", "the bearer token is not for the management API: fetch one with the scope berth:api:*", refusal{Rule: "insufficient-scope"})
+		}
+		// This is where rights are changed, so a role that was taken away ends at
+		// once here and not with the token.
+		if s.refresher != nil {
+			p, err := s.refresher.Current(r.Context(), id.principal)
+			if err != nil {
+				return s.refuseSignIn(ex, r, err)
+			}
+			ex.identity.principal = p
+			id = ex.identity
+		}
+	}
+	if !id.principal.MayManage() {
+		return oci.Errorf(oci.CodeDenied, "the token of %s does not carry the admin action, which the management API needs", id.principal).
+			WithDetail(refusal{Rule: "token-limit", Missing: []string{"admin"}, Ask: "make a token that carries admin, or sign in with the password"})
+	}
+	return nil
+}
+
+// mayPull divides repositories into those that the caller may pull from with
+// what it shows, and those that it might with a better token.
+func (s *Server) mayPull(ex *exchange, r *http.Request, repositories []string) (now, wider []string, err error) {
+	id := ex.identity
+	var ask []string
+	for _, name := range repositories {
+		if id.claims != nil && id.claims.Actions(name).Has(auth.Pull) {
+			now = append(now, name)
+		} else {
+			ask = append(ask, name)
+		}
+	}
+	decisions, err := s.policy.ActionsFor(r.Context(), id.principal, ask)
+	if err != nil {
+		return nil, nil, failClosed(err)
+	}
+	for _, name := range ask {
+		switch d := decisions[name]; {
+		case !d.Actions.Has(auth.Pull):
+		case id.claims == nil, d.Rule == auth.RulePublic, d.Rule == auth.RulePublicRead:
+			now = append(now, name)
+		default:
+			wider = append(wider, name)
+		}
+	}
+	return now, wider, nil
+}
+
+// failClosed keeps an error that means "it cannot be said now" from being
+// anything but a 503. That the client hung up stays what it is.
+func failClosed(err error) error {
+	var e *oci.Error
+	if errors.As(err, &e) || errors.Is(err, context.Canceled) {
+		return err
+	}
+	return oci.Errorf(oci.CodeUnavailable, "your rights cannot be checked now, try again later").WithCause(err)
+}
+
+// errBadCredentials is a refusal of what was shown, with what the client may know.
+type errBadCredentials struct {
+	rule   string
+	reason string
+	cause  error
+}
+
+func (e *errBadCredentials) Error() string { return e.reason }
+func (e *errBadCredentials) Unwrap() error { return e.cause }
+
+// identify finds out who asks: Basic, a bearer token (JWT or opaque), or nobody.
+func (s *Server) identify(ex *exchange, r *http.Request) (identity, error) {
+	header := r.Header.Get("Authorization")
+	if header == "" {
+		return identity{known: true, principal: auth.Anonymous()}, nil
+	}
+	scheme, value, _ := strings.Cut(header, " ")
+	if strings.EqualFold(scheme, "Bearer") {
+		if value = strings.TrimSpace(value); token.LooksLike(value) {
+			claims, err := s.tokens.Verify(r.Context(), value, s.service)
+			if err != nil {
+				return identity{}, bearerError(err)
+			}
+			return identity{known: true, shown: true, principal: claims.Principal, claims: claims}, nil
+		}
+	}
+	cred, err := credentials(scheme, value)
+	if err != nil {
+		return identity{}, err
+	}
+	return s.signIn(ex, r, cred)
+}
+
+// maxCredentials bounds an Authorization header, in bytes.
+const maxCredentials = token.MaxSize + 1024
+
+// credentials reads an Authorization header that is no JWT.
+func credentials(scheme, value string) (auth.Credentials, error) {
+	switch {
+	case len(value) > maxCredentials:
+		return auth.Credentials{}, &errBadCredentials{rule: "malformed", reason: "the Authorization header is too long"}
+	case strings.EqualFold(scheme, "Basic"):
+		raw, err := base64.StdEncoding.DecodeString(strings.TrimSpace(value))
+		name, password, ok := strings.Cut(string(raw), ":")
+		if err != nil || !ok {
+			return auth.Credentials{}, &errBadCredentials{rule: "malformed", reason: "the Authorization header is not base64 of name:password"}
+		}
+		return auth.Credentials{Username: name, Password: password}, nil
+	case strings.EqualFold(scheme, "Bearer") && value != "":
+		return auth.Credentials{Bearer: value}, nil
+	}
+	return auth.Credentials{}, &errBadCredentials{rule: "malformed", reason: "the Authorization header is neither Basic nor Bearer"}
+}
+
+// signIn asks the authenticators. Their three refusals stay apart: wrong,
+// too often, cannot say now.
+func (s *Server) signIn(ex *exchange, r *http.Request, cred auth.Credentials) (identity, error) {
+	cred.RemoteAddr = ex.remote
+	p, err := s.auth.Authenticate(r.Context(), cred)
+	var throttled *auth.ThrottledError
+	result := "ok"
+	switch {
+	case err == nil && p.IsAnonymous():
+		result, err = "unavailable", oci.Errorf(oci.CodeUnknown, "the sign-in named nobody")
+	case err == nil:
+	case errors.As(err, &throttled):
+		result = "throttled"
+	case errors.Is(err, auth.ErrWrong), errors.Is(err, auth.ErrNotMine):
+		result, err = "wrong", &errBadCredentials{rule: "credentials", reason: auth.WrongReason(err), cause: err}
+	default:
+		result, err = "unavailable", failClosed(err)
+	}
+	s.metrics.signIns.WithLabelValues(result).Inc()
+	if err != nil {
+		return identity{}, err
+	}
+	return identity{known: true, shown: true, principal: p}, nil
+}
+
+// bearerError tells a token that ran out from one that never was good.
+func bearerError(err error) error {
+	switch {
+	case errors.Is(err, token.ErrExpired):
+		return &errBadCredentials{rule: "token-expired", reason: strings.TrimPrefix(err.Error(), token.ErrExpired.Error()+": "), cause: err}
+	case errors.Is(err, token.ErrInvalid):
+		return &errBadCredentials{rule: "token-invalid", reason: strings.TrimPrefix(err.Error(), token.ErrInvalid.Error()+": "), cause: err}
+	}
+	return failClosed(err)
+}
+
+// refuseSignIn answers credentials that do not hold with a 401 and a challenge,
+// and passes on everything else, such as a 503.
+func (s *Server) refuseSignIn(ex *exchange, r *http.Request, err error) error {
+	var bad *errBadCredentials
+	if errors.Is(err, auth.ErrWrong) && !errors.As(err, &bad) {
+		bad = &errBadCredentials{rule: "credentials", reason: auth.WrongReason(err), cause: err}
+	}
+	if bad == nil && !errors.As(err, &bad) {
+		return failClosed(err)
+	}
+	return s.challenge(ex, r, "invalid_token", bad.reason, refusal{Rule: bad.rule, Ask: "sign in again, or fetch a new token"})
+}
+
+// challenge makes the 401 that tells a client where to fetch which token. There
+// is one challenge, Bearer: several clients take the first of two and stop.
+func (s *Server) challenge(ex *exchange, r *http.Request, code, message string, why refusal) error {
+	return s.challengeScope(ex, r, code, message, why, s.scope(ex))
+}
+
+func (s *Server) challengeScope(ex *exchange, r *http.Request, code, message string, why refusal, scope string) error {
+	var b strings.Builder
+	b.WriteString(`Bearer realm="` + s.baseURL(r) + `/token",service="` + s.service + `"`)
+	if scope != "" {
+		b.WriteString(`,scope="` + scope + `"`)
+	}
+	if code != "" {
+		b.WriteString(`,error="` + code + `"`)
+	}
+	ex.Header().Set("WWW-Authenticate", b.String())
+	if why.Principal == "" {
+		why.Principal = PrincipalOf(r.Context()).String()
+	}
+	why.Repository = ex.repository
+	return oci.Errorf(oci.CodeUnauthorized, "%s", message).WithDetail(why)
+}
+
+// scope is what a token has to carry for the route, in the form that the token
+// endpoint reads.
+func (s *Server) scope(ex *exchange) string {
+	switch need := ex.endpoint.need; need {
+	case catalog:
+		return "registry:catalog:*"
+	case manage:
+		return "berth:api:*"
+	case pull, push, remove:
+		return "repository:" + ex.repository + ":" + need.scope()
+	}
+	return ""
+}
+
+// mountSource picks the repository to mount a blob from: `from` when it is
+// given, else any that has the blob, among those that the caller may pull from.
+// "" is none, and then the client uploads the blob as if nobody had it: whether
+// somebody has it, is not for this caller to know.
+//
+// The error is a challenge when a token that carries more would make the
+// mount possible, as CNCF distribution does it: docker and the others ask for
+// both repositories then.
+func (s *Server) mountSource(ex *exchange, r *http.Request, from string, candidates []string) (string, error) {
+	if from == "" && slices.Contains(candidates, ex.repository) {
+		return ex.repository, nil
+	}
+	now, wider, err := s.mayPull(ex, r, candidates)
+	switch {
+	case err != nil:
+		return "", err
+	case len(now) > 0:
+		return now[0], nil
+	case len(wider) > 0:
+		return "", s.challengeScope(ex, r, "insufficient_scope", "mounting from "+wider[0]+" needs a token that carries pull on it",
+			refusal{Rule: "insufficient-scope", Missing: []string{"pull"}}, s.scope(ex)+" repository:"+wider[0]+":pull")
+	}
+	return "", nil
+}

@@ -1,0 +1,219 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"math"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"berth/auth"
+	"berth/oci"
+)
+
+// This file is the only one that writes an error to a client. Handlers return
+// errors; oci.Error.Status turns the code into a status.
+
+// statusClientGone is what is logged when the client hung up before there was
+// an answer. It is nginx's 499, and is never sent.
+const statusClientGone = 499
+
+// retryAfterUnavailable is what a 503 asks clients to wait, in seconds.
+const retryAfterUnavailable = "5"
+
+// toError finds the error that the client may read. Everything that is not
+// made for clients becomes UNKNOWN, whose cause stays in the log.
+func toError(ex *exchange, err error) *oci.Error {
+	var (
+		e         *oci.Error
+		throttled *auth.ThrottledError
+	)
+	switch {
+	case errors.As(err, &throttled):
+		return oci.Errorf(oci.CodeTooManyRequests, "%s", throttled.Error())
+	case errors.As(err, &e) && e.Status() < 500:
+		return e
+	}
+	// When the client's own body ended early or stalled, that is the failure,
+	// whatever a lower layer made of it.
+	if ex != nil {
+		if failed := ex.body.failure(); failed != nil {
+			if isTimeout(failed) {
+				return oci.Errorf(oci.CodeBlobUploadInvalid, "no data arrived for %s, the request was given up: ask for the upload's state and continue there", ex.server.stall).WithCause(err)
+			}
+			return oci.Errorf(oci.CodeBlobUploadInvalid, "the request body ended before its announced length: ask for the upload's state and continue there").WithCause(err)
+		}
+	}
+	switch {
+	case e != nil:
+		return e
+	case errors.Is(err, context.DeadlineExceeded):
+		return oci.ErrUnavailable.WithCause(err)
+	}
+	id := ""
+	if ex != nil {
+		id = ex.id
+	}
+	return oci.Errorf(oci.CodeUnknown, "an unexpected error happened; nothing was changed as far as is known. Ask the operator of this registry, giving the request id %s", id).WithCause(err)
+}
+
+// refusal is the detail of an error: for people who ask why, and for programs.
+type refusal struct {
+	Rule       string   `json:"rule,omitempty"`
+	Principal  string   `json:"principal,omitempty"`
+	Repository string   `json:"repository,omitempty"`
+	Missing    []string `json:"missing,omitempty"`
+	Ask        string   `json:"ask,omitempty"`
+}
+
+// detail gives an error's detail with what every answer carries: the rule, who
+// was asking, the request's id and who can help. What the error brings itself
+// has precedence. A detail that is not a JSON object stays as it is.
+func detail(ex *exchange, e *oci.Error) any {
+	fields := map[string]any{}
+	if e.Detail != nil {
+		raw, err := json.Marshal(e.Detail)
+		if err != nil || json.Unmarshal(raw, &fields) != nil || fields == nil {
+			return e.Detail
+		}
+	}
+	add := func(key, value string) {
+		if _, ok := fields[key]; !ok && value != "" {
+			fields[key] = value
+		}
+	}
+	add("rule", strings.ToLower(strings.ReplaceAll(string(e.Code), "_", "-")))
+	if ex != nil {
+		principal := ex.identity.principal
+		if !ex.identity.known {
+			principal = auth.Anonymous()
+		}
+		add("principal", principal.String())
+		add("repository", ex.repository)
+		add("request_id", ex.id)
+	}
+	switch status := e.Status(); {
+	case status >= 500:
+		add("ask", "the operator of this registry, with the request id")
+	case status == http.StatusConflict || status == http.StatusForbidden:
+		add("ask", "a maintainer of the repository's team, or an administrator of this registry")
+	}
+	return fields
+}
+
+// commonHeaders sets what errors of both forms share.
+func commonHeaders(w http.ResponseWriter, err error, e *oci.Error) {
+	h := w.Header()
+	// Whatever a handler had announced of its answer is not true any more.
+	for _, name := range []string{"Content-Length", "Content-Range", "Accept-Ranges", "Etag", "Content-Encoding", "Last-Modified"} {
+		if name != "Content-Range" || e.Code != oci.CodeRangeInvalid {
+			h.Del(name)
+		}
+	}
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	var throttled *auth.ThrottledError
+	switch {
+	case errors.As(err, &throttled):
+		h.Set("Retry-After", strconv.Itoa(retrySeconds(throttled.RetryAfter)))
+	case e.Status() == http.StatusServiceUnavailable && h.Get("Retry-After") == "":
+		h.Set("Retry-After", retryAfterUnavailable)
+	}
+}
+
+func retrySeconds(d time.Duration) int { return max(1, int(math.Ceil(d.Seconds()))) }
+
+// begin records the failure for the log line. It reports false when there is
+// nobody to write to, or the answer has already begun.
+func begin(ex *exchange, r *http.Request, err error) bool {
+	if ex == nil {
+		return true
+	}
+	ex.cause = err
+	if ex.status != 0 {
+		return false // the connection is closed, for the length is not reached
+	}
+	if r.Context().Err() != nil && errors.Is(err, context.Canceled) {
+		ex.status = statusClientGone
+		return false
+	}
+	return true
+}
+
+// writeError answers with the OCI error body (distribution-spec, "Error Codes").
+func writeError(ex *exchange, r *http.Request, err error) {
+	if !begin(ex, r, err) {
+		return
+	}
+	e := toError(ex, err)
+	commonHeaders(ex, err, e)
+	if r.Method == http.MethodHead {
+		// "A HEAD has no body", and the errors of HEAD are frequent: docker asks
+		// for each layer before pushing it.
+		ex.Header().Set("Content-Type", "application/json")
+		ex.WriteHeader(e.Status())
+		return
+	}
+	type item struct {
+		Code    oci.Code `json:"code"`
+		Message string   `json:"message"`
+		Detail  any      `json:"detail,omitempty"`
+	}
+	writeJSON(ex, "application/json", e.Status(), map[string]any{"errors": []item{{e.Code, e.Message, detail(ex, e)}}})
+}
+
+// Problem is the body of an error of the management API (RFC 9457).
+type Problem struct {
+	Type      string `json:"type"`
+	Title     string `json:"title"`
+	Status    int    `json:"status"`
+	Code      string `json:"code"`
+	Detail    string `json:"detail"`
+	Instance  string `json:"instance,omitempty"`
+	RequestID string `json:"request_id,omitempty"`
+	// Errors is the detail of the oci.Error, with rule, principal and ask.
+	Errors any `json:"errors,omitempty"`
+}
+
+// WriteProblem answers with an application/problem+json document (RFC 9457).
+// It is how Options.API reports its errors: the status is that of the
+// *oci.Error in err's chain, any other error is a 500 whose text stays in the
+// log. The request's log line names the cause; do not log it again.
+func WriteProblem(w http.ResponseWriter, r *http.Request, err error) {
+	ex := exchangeOf(r.Context())
+	if !begin(ex, r, err) {
+		return
+	}
+	e := toError(ex, err)
+	commonHeaders(w, err, e)
+	p := Problem{
+		Type:     "about:blank",
+		Title:    http.StatusText(e.Status()),
+		Status:   e.Status(),
+		Code:     string(e.Code),
+		Detail:   e.Message,
+		Instance: r.URL.Path,
+		Errors:   detail(ex, e),
+	}
+	if ex != nil {
+		p.RequestID = ex.id
+	}
+	writeJSON(w, "application/problem+json", p.Status, p)
+}
+
+// writeJSON answers with a JSON document. What we marshal cannot fail; that
+// the client is gone is its own matter.
+func writeJSON(w http.ResponseWriter, contentType string, status int, body any) {
+	raw, err := json.Marshal(body)
+	if err != nil {
+		status, raw = http.StatusInternalServerError, []byte(`{"errors":[{"code":"UNKNOWN","message":"the answer could not be written"}]}`)
+	}
+	h := w.Header()
+	h.Set("Content-Type", contentType)
+	h.Set("Content-Length", strconv.Itoa(len(raw)))
+	w.WriteHeader(status)
+	_, _ = w.Write(raw)
+}

@@ -1,0 +1,204 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"berth/auth"
+)
+
+// exchange is one request and its answer, as seen by what stands around the
+// handlers: the log line, the metrics, the error writer. It is the
+// http.ResponseWriter that handlers get. There is no other wrapper, so that a
+// file reaches the socket by sendfile: ReadFrom is passed on.
+type exchange struct {
+	rw     http.ResponseWriter
+	server *Server
+	start  time.Time
+	id     string // request id
+	remote string // the caller's address without the port
+
+	status     int
+	written    int64
+	body       *requestBody // nil when the request has none
+	endpoint   *endpoint    // nil for a path that no route knows
+	repository string       // name from the path; "" where there is none
+	identity   identity     // who asks, once access.go knows
+	oci        bool         // errors are OCI JSON, not a problem document
+	cause      error        // what the error writer was given
+	aborted    bool         // the connection must not be used again
+}
+
+type exchangeKey struct{}
+
+// exchangeOf finds the exchange of a request, or nil outside of the server.
+func exchangeOf(ctx context.Context) *exchange {
+	ex, _ := ctx.Value(exchangeKey{}).(*exchange)
+	return ex
+}
+
+// PrincipalOf gives who makes the request whose context this is. Handlers of
+// Options.API find there the caller that the server authenticated; a caller
+// without credentials is auth.Anonymous.
+func PrincipalOf(ctx context.Context) auth.Principal {
+	if ex := exchangeOf(ctx); ex != nil && ex.identity.known {
+		return ex.identity.principal
+	}
+	return auth.Anonymous()
+}
+
+// RequestID gives the id under which the request is logged, or "". It is the
+// X-Request-Id of request and answer.
+func RequestID(ctx context.Context) string {
+	if ex := exchangeOf(ctx); ex != nil {
+		return ex.id
+	}
+	return ""
+}
+
+// SetRepository names the repository of a request in its log line. The server
+// does so itself for /v2/.
+func SetRepository(ctx context.Context, name string) {
+	if ex := exchangeOf(ctx); ex != nil {
+		ex.repository = name
+	}
+}
+
+func (ex *exchange) Header() http.Header { return ex.rw.Header() }
+
+func (ex *exchange) WriteHeader(status int) {
+	if ex.status == 0 && status >= 200 {
+		ex.status = status
+	}
+	ex.rw.WriteHeader(status)
+}
+
+func (ex *exchange) Write(p []byte) (int, error) {
+	if ex.status == 0 {
+		ex.status = http.StatusOK
+	}
+	n, err := ex.rw.Write(p)
+	ex.written += int64(n)
+	return n, err
+}
+
+// ReadFrom lets net/http use sendfile for a file.
+func (ex *exchange) ReadFrom(r io.Reader) (int64, error) {
+	if ex.status == 0 {
+		ex.status = http.StatusOK
+	}
+	n, err := io.Copy(ex.rw, r)
+	ex.written += n
+	return n, err
+}
+
+// Flush implements http.Flusher, which some libraries look for.
+func (ex *exchange) Flush() { _ = http.NewResponseController(ex.rw).Flush() }
+
+// Unwrap is for http.ResponseController.
+func (ex *exchange) Unwrap() http.ResponseWriter { return ex.rw }
+
+// requestBody counts what a client sends and gives it a deadline that moves
+// with each byte: a client may take as long as it needs, but one that falls
+// silent is given up. It also keeps the client's failure apart from ours.
+type requestBody struct {
+	rc      io.ReadCloser
+	control *http.ResponseController
+	stall   time.Duration
+	clock   func() time.Time
+	renewed time.Time
+	n       atomic.Int64
+	failed  atomic.Pointer[error]
+}
+
+// How often the read deadline is moved at most: it is two system calls.
+const renewEvery = time.Second
+
+func (b *requestBody) Read(p []byte) (int, error) {
+	if b.stall > 0 {
+		if now := b.clock(); now.Sub(b.renewed) >= renewEvery {
+			b.renewed = now
+			// Without a deadline (in tests over a pipe) there is nothing to renew.
+			_ = b.control.SetReadDeadline(time.Now().Add(b.stall))
+		}
+	}
+	n, err := b.rc.Read(p)
+	b.n.Add(int64(n))
+	if err != nil {
+		if b.stall > 0 {
+			// From here on net/http waits for the next request or for the client to
+			// hang up; an old deadline would cancel the context of a slow commit.
+			_ = b.control.SetReadDeadline(time.Time{})
+		}
+		if err != io.EOF {
+			b.failed.Store(&err)
+		}
+	}
+	return n, err
+}
+
+func (b *requestBody) Close() error { return b.rc.Close() }
+
+// failure is the error that reading from the client ended with, or nil.
+func (b *requestBody) failure() error {
+	if b == nil {
+		return nil
+	}
+	if err := b.failed.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// isTimeout reports whether a read or write ended at its deadline.
+func isTimeout(err error) bool {
+	var n net.Error
+	return errors.As(err, &n) && n.Timeout()
+}
+
+const maxRequestID = 64
+
+// requestID takes over the client's X-Request-Id when it is short and plain,
+// so that it can stand in a log line, and makes one otherwise.
+func requestID(r *http.Request) string {
+	id := r.Header.Get("X-Request-Id")
+	ok := id != "" && len(id) <= maxRequestID
+	for i := 0; ok && i < len(id); i++ {
+		c := id[i]
+		ok = c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.'
+	}
+	if ok {
+		return id
+	}
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails: see crypto/rand
+	return hex.EncodeToString(b[:])
+}
+
+// remoteAddr is the caller's address without its port. Behind a proxy that is
+// trusted, it is what that proxy, the nearest one, appended last; everything
+// before it in the header may be the client's invention.
+func remoteAddr(r *http.Request, trustProxy bool) string {
+	if trustProxy {
+		if values := r.Header.Values("X-Forwarded-For"); len(values) > 0 {
+			last := values[len(values)-1]
+			last = strings.TrimSpace(last[strings.LastIndexByte(last, ',')+1:])
+			if ip := net.ParseIP(strings.Trim(last, "[]")); ip != nil {
+				return ip.String()
+			}
+		}
+	}
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
+}

@@ -1,0 +1,81 @@
+package server
+
+import (
+	"net/http"
+
+	"berth/metadata"
+)
+
+func (s *Server) listTags(ex *exchange, r *http.Request) error {
+	q, err := query(r)
+	if err != nil {
+		return err
+	}
+	p, err := parsePage(q)
+	if err != nil {
+		return err
+	}
+	// One more than the page tells whether there is a next one. With n=0 it tells
+	// whether there is a repository.
+	tags, err := s.registry.TagNames(r.Context(), ex.repository, p.last, p.n+1)
+	if err != nil {
+		return err
+	}
+	if len(tags) > p.n {
+		if tags = tags[:p.n]; p.n > 0 {
+			setNext(ex, r, p, tags[p.n-1])
+		}
+	}
+	writeJSON(ex, "application/json", http.StatusOK, struct {
+		Name string   `json:"name"`
+		Tags []string `json:"tags"`
+	}{ex.repository, orEmpty(tags)})
+	return nil
+}
+
+// listCatalog lists the repositories that the caller may pull from.
+func (s *Server) listCatalog(ex *exchange, r *http.Request) error {
+	q, err := query(r)
+	if err != nil {
+		return err
+	}
+	p, err := parsePage(q)
+	if err != nil {
+		return err
+	}
+	var names []string
+	if p.n > 0 {
+		repositories, err := s.registry.Repositories(r.Context(), metadata.RepositoryFilter{
+			Viewer: s.policy.Viewer(ex.identity.principal),
+			After:  p.last,
+			Limit:  p.n + 1,
+		})
+		if err != nil {
+			return err
+		}
+		for _, repository := range repositories {
+			names = append(names, repository.Name)
+		}
+	}
+	if len(names) > p.n {
+		names = names[:p.n]
+		setNext(ex, r, p, names[p.n-1])
+	}
+	writeJSON(ex, "application/json", http.StatusOK, struct {
+		Repositories []string `json:"repositories"`
+	}{orEmpty(names)})
+	return nil
+}
+
+// orEmpty keeps null out of the JSON: clients range over a list.
+func orEmpty(names []string) []string {
+	if names == nil {
+		return []string{}
+	}
+	return names
+}
+
+func (s *Server) getBase(ex *exchange, r *http.Request) error {
+	writeJSON(ex, "application/json", http.StatusOK, struct{}{})
+	return nil
+}

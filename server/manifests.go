@@ -1,0 +1,190 @@
+package server
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+
+	"github.com/gorilla/mux"
+	"github.com/opencontainers/go-digest"
+
+	"berth/metadata"
+	"berth/oci"
+)
+
+func (s *Server) getManifest(ex *exchange, r *http.Request) error {
+	ref, err := oci.ParseReference(mux.Vars(r)["reference"])
+	if err != nil {
+		return err
+	}
+	m, err := s.registry.Manifest(r.Context(), ex.repository, ref)
+	if err != nil {
+		return err
+	}
+	if s.manifestHeaders(ex, r, ref, m) {
+		return nil
+	}
+	ex.WriteHeader(http.StatusOK)
+	_, _ = ex.Write(m.Payload)
+	return nil
+}
+
+func (s *Server) headManifest(ex *exchange, r *http.Request) error {
+	ref, err := oci.ParseReference(mux.Vars(r)["reference"])
+	if err != nil {
+		return err
+	}
+	m, err := s.registry.HeadManifest(r.Context(), ex.repository, ref)
+	if err != nil {
+		return err
+	}
+	if !s.manifestHeaders(ex, r, ref, m) {
+		ex.WriteHeader(http.StatusOK)
+	}
+	return nil
+}
+
+// manifestHeaders sets the headers of a manifest, and answers 304 when the
+// client has it already. A manifest is served as it was pushed, whatever Accept
+// says: converting it would change its digest.
+func (s *Server) manifestHeaders(ex *exchange, r *http.Request, ref oci.Reference, m metadata.Manifest) (done bool) {
+	h := ex.Header()
+	set(h, "Docker-Content-Digest", m.Digest.String())
+	set(h, "Etag", etag(m.Digest))
+	if ref.Digest != "" {
+		set(h, "Cache-Control", "private, max-age=31536000, immutable")
+	} else {
+		set(h, "Cache-Control", "no-cache") // a tag may move
+	}
+	if etagMatches(r.Header.Get("If-None-Match"), m.Digest) {
+		ex.WriteHeader(http.StatusNotModified)
+		return true
+	}
+	set(h, "Content-Type", m.MediaType)
+	set(h, "Content-Length", strconv.FormatInt(m.Size, 10))
+	set(h, "X-Content-Type-Options", "nosniff")
+	return false
+}
+
+// set is Header.Set for a name that is in canonical form already.
+func set(h http.Header, name, value string) { h[name] = []string{value} }
+
+func (s *Server) putManifest(ex *exchange, r *http.Request) error {
+	ref, err := oci.ParseReference(mux.Vars(r)["reference"])
+	if err != nil {
+		return err
+	}
+	q, err := query(r)
+	if err != nil {
+		return err
+	}
+	raw, err := s.readManifest(r)
+	if err != nil {
+		return err
+	}
+	pushed, err := s.registry.PushManifest(r.Context(), ex.identity.principal.String(), ex.repository, ref, q["tag"], r.Header.Get("Content-Type"), raw)
+	if err != nil {
+		return err
+	}
+	h := ex.Header()
+	h.Set("Location", "/v2/"+ex.repository+"/manifests/"+pushed.Digest.String())
+	h.Set("Docker-Content-Digest", pushed.Digest.String())
+	h.Set("Content-Length", "0")
+	if pushed.Subject != "" {
+		h.Set("OCI-Subject", pushed.Subject.String())
+	}
+	for _, tag := range pushed.Tags {
+		h.Add("OCI-Tag", tag)
+	}
+	ex.WriteHeader(http.StatusCreated)
+	return nil
+}
+
+// readManifest reads a body up to the limit, and no further: what a client
+// announces or sends beyond it takes no memory (CVE-2017-11468).
+func (s *Server) readManifest(r *http.Request) ([]byte, error) {
+	tooLarge := oci.Errorf(oci.CodeManifestTooLarge, "the manifest is larger than %d bytes: put large data in blobs", s.maxManifestSize)
+	if r.ContentLength > s.maxManifestSize {
+		return nil, tooLarge
+	}
+	var buf bytes.Buffer
+	if r.ContentLength > 0 {
+		buf.Grow(int(r.ContentLength) + bytes.MinRead)
+	}
+	if _, err := buf.ReadFrom(io.LimitReader(r.Body, s.maxManifestSize+1)); err != nil {
+		return nil, oci.Errorf(oci.CodeManifestInvalid, "the manifest ended before its announced length: push it again").WithCause(err)
+	}
+	if int64(buf.Len()) > s.maxManifestSize {
+		return nil, tooLarge
+	}
+	return buf.Bytes(), nil
+}
+
+func (s *Server) deleteManifest(ex *exchange, r *http.Request) error {
+	ref, err := oci.ParseReference(mux.Vars(r)["reference"])
+	if err != nil {
+		return err
+	}
+	actor := ex.identity.principal.String()
+	if ref.Digest != "" {
+		_, err = s.registry.DeleteManifest(r.Context(), actor, ex.repository, ref.Digest)
+	} else {
+		err = s.registry.DeleteTag(r.Context(), actor, ex.repository, ref.Tag)
+	}
+	if err != nil {
+		return err
+	}
+	ex.Header().Set("Content-Length", "0")
+	ex.WriteHeader(http.StatusAccepted)
+	return nil
+}
+
+// referrersMediaType is what the list of referrers is (distribution-spec, "Listing Referrers").
+const referrersMediaType = oci.MediaTypeImageIndex
+
+func (s *Server) listReferrers(ex *exchange, r *http.Request) error {
+	subject, err := oci.ParseDigest(mux.Vars(r)["digest"])
+	if err != nil {
+		return err
+	}
+	q, err := query(r)
+	if err != nil {
+		return err
+	}
+	p, err := parsePage(q)
+	if err != nil {
+		return err
+	}
+	var after digest.Digest
+	if p.last != "" {
+		if after, err = oci.ParseDigest(p.last); err != nil {
+			return err
+		}
+	}
+	artifactType := q.Get("artifactType")
+	list, next, err := s.registry.Referrers(r.Context(), ex.repository, subject, artifactType, after, p.n)
+	if err != nil && !errors.Is(err, oci.ErrNameUnknown) {
+		return err
+	}
+	if list == nil {
+		list = list[:0:0]
+	}
+	if artifactType != "" {
+		ex.Header().Set("OCI-Filters-Applied", "artifactType")
+	}
+	if next != "" && p.n > 0 {
+		setNext(ex, r, p, next.String())
+	}
+	body := struct {
+		SchemaVersion int    `json:"schemaVersion"`
+		MediaType     string `json:"mediaType"`
+		Manifests     any    `json:"manifests"`
+	}{2, referrersMediaType, list}
+	if len(list) == 0 {
+		body.Manifests = []struct{}{}
+	}
+	writeJSON(ex, referrersMediaType, http.StatusOK, body)
+	return nil
+}

@@ -1,0 +1,229 @@
+package server
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/gorilla/mux"
+
+	"berth/auth"
+	"berth/oci"
+)
+
+// need is what a caller must be allowed to do for a route. access.go enforces it.
+type need uint8
+
+const (
+	// needUndeclared is the zero value, so that a route without a permission is
+	// refused and not open.
+	needUndeclared need = iota
+	// open routes answer everybody, and do not look at credentials.
+	open
+	// signedIn routes want credentials, if only an anonymous token.
+	signedIn
+	// catalog routes list what the caller may pull.
+	catalog
+	// pull, push and remove are actions on the repository in the path.
+	pull
+	push
+	remove
+	// manage is the management API, which decides itself for each operation.
+	manage
+)
+
+// action is the repository action behind a need; 0 when it has none.
+func (n need) action() auth.Actions {
+	switch n {
+	case pull:
+		return auth.Pull
+	case push:
+		return auth.Push
+	case remove:
+		return auth.Delete
+	}
+	return 0
+}
+
+// scope is what a client has to ask the token endpoint for: the action of the
+// route, and with push also pull, for a client that pushes looks first.
+func (n need) scope() string {
+	switch n {
+	case push:
+		return "pull,push"
+	case remove:
+		return "delete"
+	}
+	return "pull"
+}
+
+// handler answers one kind of request. The error it returns is written by
+// errors.go; it returns none after it began to write.
+type handler func(s *Server, ex *exchange, r *http.Request) error
+
+// route is a line of the table.
+type route struct {
+	method  string
+	pattern string
+	need    need
+	handler handler
+	name    string // of the handler, in metrics and the log; those of CNCF distribution where it has one
+}
+
+// The variables of the patterns. A name holds slashes, so the router knows its
+// whole grammar; what else stands there is checked by package oci.
+const (
+	varName      = "{name:" + oci.NamePattern + "}"
+	varReference = "{reference:[^/]+}"
+	varDigest    = "{digest:[^/]+}"
+	varUpload    = "{upload:[^/]+}"
+)
+
+// The patterns under /v2/ (distribution-spec, "Endpoints"), the most frequent
+// first, for the router tries them in turn.
+const (
+	pathManifest  = "/v2/" + varName + "/manifests/" + varReference
+	pathUploads   = "/v2/" + varName + "/blobs/uploads{slash:/?}"
+	pathUpload    = "/v2/" + varName + "/blobs/uploads/" + varUpload
+	pathBlob      = "/v2/" + varName + "/blobs/" + varDigest
+	pathTags      = "/v2/" + varName + "/tags/list"
+	pathReferrers = "/v2/" + varName + "/referrers/" + varDigest
+)
+
+// routes is the table of everything that is served, in the order in which the
+// router looks. Every line names what it takes to be allowed.
+func routes() []route {
+	return []route{
+		{"GET", pathManifest, pull, (*Server).getManifest, "manifest"},
+		{"HEAD", pathManifest, pull, (*Server).headManifest, "manifest"},
+		{"PUT", pathManifest, push, (*Server).putManifest, "manifest"},
+		{"DELETE", pathManifest, remove, (*Server).deleteManifest, "manifest"},
+
+		{"POST", pathUploads, push, (*Server).startUpload, "blob_upload"},
+		{"GET", pathUpload, push, (*Server).getUpload, "blob_upload_chunk"},
+		{"PATCH", pathUpload, push, (*Server).patchUpload, "blob_upload_chunk"},
+		{"PUT", pathUpload, push, (*Server).putUpload, "blob_upload_chunk"},
+		{"DELETE", pathUpload, push, (*Server).deleteUpload, "blob_upload_chunk"},
+
+		{"GET", pathBlob, pull, (*Server).getBlob, "blob"},
+		{"HEAD", pathBlob, pull, (*Server).headBlob, "blob"},
+		{"DELETE", pathBlob, remove, (*Server).deleteBlob, "blob"},
+
+		{"GET", pathTags, pull, (*Server).listTags, "tags"},
+		{"GET", pathReferrers, pull, (*Server).listReferrers, "referrers"},
+		{"GET", "/v2/_catalog", catalog, (*Server).listCatalog, "catalog"},
+		{"GET", "/v2{slash:/?}", signedIn, (*Server).getBase, "base"},
+		{"HEAD", "/v2{slash:/?}", signedIn, (*Server).getBase, "base"},
+
+		{"GET", "/token", open, (*Server).getToken, "token"},
+		{"POST", "/token", open, (*Server).postToken, "token"},
+		{"GET", "/.well-known/jwks.json", open, (*Server).getJWKS, "jwks"},
+
+		{"GET", "/livez", open, (*Server).getLive, "health"},
+		{"HEAD", "/livez", open, (*Server).getLive, "health"},
+		{"GET", "/healthz", open, (*Server).getLive, "health"},
+		{"HEAD", "/healthz", open, (*Server).getLive, "health"},
+		{"GET", "/readyz", open, (*Server).getReady, "health"},
+		{"HEAD", "/readyz", open, (*Server).getReady, "health"},
+		{"GET", "/metrics", open, (*Server).getMetrics, "metrics"},
+		{"GET", "/", open, (*Server).getRoot, "root"},
+		{"HEAD", "/", open, (*Server).getRoot, "root"},
+	}
+}
+
+// apiRoute is what all of /api/ is: Options.API has a table of its own.
+var apiRoute = route{"", "/api/", manage, (*Server).serveAPI, "api"}
+
+// endpoint is a route that the router knows, with its metrics looked up.
+type endpoint struct {
+	route
+	metrics handlerMetrics
+}
+
+// newRouter builds the router. There is one mux route per pattern, with the
+// methods in a map below it, so that a path is matched once and the right
+// Allow header is at hand.
+func (s *Server) newRouter(table []route) *mux.Router {
+	router := mux.NewRouter().SkipClean(true) // a cleaned path would be a redirect
+	var patterns []string
+	methods := map[string]map[string]*endpoint{}
+	for _, rt := range table {
+		if methods[rt.pattern] == nil {
+			methods[rt.pattern] = map[string]*endpoint{}
+			patterns = append(patterns, rt.pattern)
+		}
+		methods[rt.pattern][rt.method] = &endpoint{rt, s.metrics.handler(rt.name, rt.method)}
+	}
+	for _, pattern := range patterns {
+		byMethod := methods[pattern]
+		allow := make([]string, 0, len(byMethod))
+		for method := range byMethod {
+			allow = append(allow, method)
+		}
+		slices.Sort(allow)
+		allowed := strings.Join(allow, ", ")
+		router.Path(pattern).HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			ex := w.(*exchange)
+			ep := byMethod[r.Method]
+			if ep == nil {
+				w.Header().Set("Allow", allowed)
+				ex.fail(r, oci.Errorf(oci.CodeUnsupported, "the method %.20q is not supported here, use %s", r.Method, allowed))
+				return
+			}
+			s.run(ex, r, ep)
+		})
+	}
+	if s.api != nil {
+		byMethod := map[string]*endpoint{}
+		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"} {
+			byMethod[method] = &endpoint{apiRoute, s.metrics.handler(apiRoute.name, method)}
+		}
+		router.PathPrefix(apiRoute.pattern).HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			s.run(w.(*exchange), r, byMethod[methodLabel(r.Method)])
+		})
+	}
+	router.NotFoundHandler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.(*exchange).fail(r, errNoRoute(r))
+	})
+	return router
+}
+
+// run does what every route has in common: know the repository, enforce the
+// permission, call the handler, write its error.
+func (s *Server) run(ex *exchange, r *http.Request, ep *endpoint) {
+	ex.endpoint = ep
+	if name, ok := mux.Vars(r)["name"]; ok {
+		if len(name) > oci.MaxNameLength {
+			_, err := oci.ParseName(name)
+			ex.fail(r, err)
+			return
+		}
+		ex.repository = name
+	}
+	err := s.authorize(ex, r)
+	if err == nil {
+		err = ep.handler(s, ex, r)
+	}
+	if err != nil {
+		ex.fail(r, err)
+	}
+}
+
+// errNoRoute is the error for a path that no route matches. A path that would
+// match but for its repository's name gets NAME_INVALID.
+func errNoRoute(r *http.Request) error {
+	path := r.URL.Path
+	rest, ok := strings.CutPrefix(path, "/v2/")
+	if !ok {
+		return oci.Errorf(oci.CodeNotFound, "there is nothing at %.120q: the registry is at /v2/, the management API at /api/", path)
+	}
+	for _, infix := range []string{"/manifests/", "/blobs/", "/tags/", "/referrers/"} {
+		if i := strings.LastIndex(rest, infix); i >= 0 {
+			if _, err := oci.ParseName(rest[:i]); err != nil {
+				return err
+			}
+		}
+	}
+	// NAME_UNKNOWN is the specification's only code for a 404 without a better one.
+	return oci.Errorf(oci.CodeNameUnknown, "there is no such endpoint: %.120q is none of those in the distribution specification", path)
+}

@@ -1,0 +1,289 @@
+// Package server speaks HTTP: the OCI distribution API under /v2/, the token
+// endpoint, health, metrics, and around all of it who may do what.
+//
+// Start with routes.go, the table of everything that is served. access.go is
+// the only place that enforces a permission, errors.go the only one that writes
+// an error. A handler parses, calls one thing, and writes; it returns its error.
+package server
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/gorilla/mux"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"berth/auth"
+	"berth/auth/token"
+	"berth/oci"
+	"berth/registry"
+)
+
+// Options of a Server. Registry, Auth, Policy and Tokens are required.
+type Options struct {
+	Registry *registry.Registry
+	// Auth recognises passwords and opaque tokens; usually an auth.Chain.
+	Auth   auth.Authenticator
+	Policy *auth.Policy
+	Tokens *token.Issuer
+	// Refresher makes refresh tokens possible; nil is none.
+	Refresher *auth.Refresher
+
+	// API serves the management API under /api/, with paths as they are. The
+	// server authenticates first: see PrincipalOf. nil serves none.
+	API http.Handler
+
+	// URL is the address that clients use, e.g. https://registry.example.com. The
+	// default is taken from each request.
+	URL string
+	// Service is the audience of tokens; the default is the host of URL, or "berth".
+	Service string
+	// TrustProxy takes X-Forwarded-For, -Proto and -Host from requests. Set it
+	// only when nobody but your proxy can reach the server.
+	TrustProxy bool
+	// RedirectTTL makes blob GETs redirect to the store for this long, when the
+	// store can hand out links; 0 streams the bytes through the server.
+	RedirectTTL time.Duration
+	// MaxManifestSize is the largest manifest in bytes; the default is 4 MiB.
+	MaxManifestSize int64
+	// StallTimeout is how long a client may neither send nor take a byte; the
+	// default is 5 minutes, negative is for ever.
+	StallTimeout time.Duration
+	// OfflineTokens answers a GET of the token endpoint that asks for
+	// offline_token with a refresh token. docker login then stores that in place
+	// of the password, which tools that read docker's configuration for a password
+	// cannot use; a POST with access_type=offline gets one in any case.
+	OfflineTokens bool
+
+	// Ready are asked by /readyz.
+	Ready []Check
+	// Registerer takes the server's metrics; nil counts for nobody.
+	Registerer prometheus.Registerer
+	// Gatherer is served at /metrics; nil serves none, for those who use another
+	// address for it.
+	Gatherer prometheus.Gatherer
+	// Version is shown on the start page.
+	Version string
+	Logger  *slog.Logger
+	Clock   func() time.Time
+}
+
+// Server answers requests. Make one with New; it is safe for concurrent use.
+type Server struct {
+	registry        *registry.Registry
+	auth            auth.Authenticator
+	policy          *auth.Policy
+	tokens          *token.Issuer
+	refresher       *auth.Refresher
+	api             http.Handler
+	url             string // without a trailing slash; "" is from the request
+	service         string
+	trustProxy      bool
+	redirectTTL     time.Duration
+	maxManifestSize int64
+	stall           time.Duration
+	offlineTokens   bool
+	health          *health
+	gatherer        prometheus.Gatherer
+	version         string
+	log             *slog.Logger
+	clock           func() time.Time
+	metrics         *metrics
+	router          *mux.Router
+	apiEndpoints    map[string]*endpoint
+	draining        atomic.Bool
+}
+
+// New makes a Server, or says what is wrong with the options.
+func New(o Options) (*Server, error) {
+	switch {
+	case o.Registry == nil, o.Auth == nil, o.Policy == nil, o.Tokens == nil:
+		return nil, fmt.Errorf("server: Registry, Auth, Policy and Tokens are required")
+	}
+	s := &Server{
+		registry:        o.Registry,
+		auth:            o.Auth,
+		policy:          o.Policy,
+		tokens:          o.Tokens,
+		refresher:       o.Refresher,
+		api:             o.API,
+		url:             strings.TrimRight(o.URL, "/"),
+		service:         o.Service,
+		trustProxy:      o.TrustProxy,
+		redirectTTL:     o.RedirectTTL,
+		maxManifestSize: o.MaxManifestSize,
+		stall:           o.StallTimeout,
+		offlineTokens:   o.OfflineTokens,
+		gatherer:        o.Gatherer,
+		version:         o.Version,
+		log:             o.Logger,
+		clock:           o.Clock,
+		metrics:         newMetrics(o.Registerer),
+	}
+	if s.url != "" {
+		u, err := url.Parse(s.url)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || !plainHost(u.Host) || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+			return nil, fmt.Errorf("server: the URL %q is not valid: write http:// or https:// and the host, e.g. https://registry.example.com", o.URL)
+		}
+		if s.service == "" {
+			s.service = u.Hostname()
+		}
+	}
+	if s.service == "" {
+		s.service = "berth"
+	}
+	if strings.ContainsAny(s.service, "\"\\ ,") {
+		return nil, fmt.Errorf("server: the service name %q is not valid: use a host name", s.service)
+	}
+	if s.maxManifestSize <= 0 {
+		s.maxManifestSize = oci.MaxManifestSize
+	}
+	if s.stall == 0 {
+		s.stall = 5 * time.Minute
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.clock == nil {
+		s.clock = time.Now
+	}
+	s.health = newHealth(s.clock, o.Ready)
+	s.router = s.newRouter(routes())
+	return s, nil
+}
+
+// Handler is the Server as an http.Handler. Serve it with an http.Server made by
+// Configure: it needs no middleware around it, and one that wraps the
+// http.ResponseWriter costs sendfile.
+func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.serve) }
+
+// Configure sets the limits that belong to this server on an http.Server: time
+// for the header and between requests, size of the header. There is no limit
+// for a whole request, for honest pushes may take hours; a client that falls
+// silent is given up by Options.StallTimeout.
+func (s *Server) Configure(h *http.Server) {
+	h.Handler = s.Handler()
+	h.ReadHeaderTimeout = 20 * time.Second
+	h.IdleTimeout = 2 * time.Minute
+	h.MaxHeaderBytes = 64 << 10
+	h.ReadTimeout, h.WriteTimeout = 0, 0
+	h.ErrorLog = slog.NewLogLogger(s.log.Handler(), slog.LevelWarn)
+}
+
+// Drain makes /readyz fail, so that a balancer sends no more requests. Those
+// that come nevertheless are served.
+func (s *Server) Drain() { s.draining.Store(true) }
+
+// Service is the audience of the tokens that the server issues and takes.
+func (s *Server) Service() string { return s.service }
+
+// serve is all that stands around a handler.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	ex := &exchange{
+		rw:     w,
+		server: s,
+		start:  s.clock(),
+		id:     requestID(r),
+		remote: remoteAddr(r, s.trustProxy),
+	}
+	s.metrics.inFlight.Inc()
+	defer s.metrics.inFlight.Dec()
+	w.Header().Set("X-Request-Id", ex.id)
+	if r.Body != nil && r.Body != http.NoBody {
+		ex.body = &requestBody{rc: r.Body, control: http.NewResponseController(w), stall: s.stall, clock: s.clock}
+		r.Body = ex.body
+	}
+	r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, ex))
+	defer func() {
+		if p := recover(); p != nil {
+			s.panicked(ex, r, p)
+		}
+		s.finish(ex, r)
+		if ex.aborted {
+			panic(http.ErrAbortHandler) // net/http closes the connection and says nothing
+		}
+	}()
+
+	path := r.URL.Path
+	if strings.HasPrefix(path, "/v2/") || path == "/v2" {
+		ex.oci = true
+		w.Header().Set("Docker-Distribution-API-Version", "registry/2.0")
+		// An escaped slash would route like a real one, and two readers of one
+		// path could disagree about the repository.
+		if r.URL.RawPath != "" && strings.Count(r.URL.RawPath, "/") != strings.Count(path, "/") {
+			ex.fail(r, errNoRoute(r))
+			return
+		}
+	}
+	s.router.ServeHTTP(ex, r)
+}
+
+// fail answers with an error in the form that belongs to the path.
+func (ex *exchange) fail(r *http.Request, err error) {
+	if ex.oci {
+		writeError(ex, r, err)
+		return
+	}
+	WriteProblem(ex, r, err)
+}
+
+// panicked turns a programming error into a 500. When the answer has begun, the
+// connection is closed, so that the client does not take it for complete.
+func (s *Server) panicked(ex *exchange, r *http.Request, p any) {
+	if p == http.ErrAbortHandler {
+		ex.aborted = true
+		return
+	}
+	s.metrics.panics.Inc()
+	err := fmt.Errorf("panic: %v", p)
+	s.log.Error("a handler panicked", slog.String("id", ex.id), slog.String("error", err.Error()), slog.String("stack", string(debug.Stack())))
+	if ex.status != 0 {
+		ex.cause, ex.aborted = err, true
+		return
+	}
+	ex.fail(r, err)
+}
+
+// baseURL is the address of this server as the client knows it.
+func (s *Server) baseURL(r *http.Request) string {
+	if s.url != "" {
+		return s.url
+	}
+	scheme, host := "http", r.Host
+	if r.TLS != nil {
+		scheme = "https"
+	}
+	if s.trustProxy {
+		if proto := strings.ToLower(r.Header.Get("X-Forwarded-Proto")); proto == "http" || proto == "https" {
+			scheme = proto
+		}
+		if forwarded := r.Header.Get("X-Forwarded-Host"); plainHost(forwarded) {
+			host = forwarded
+		}
+	}
+	if !plainHost(host) {
+		host = "localhost" // HTTP/1.0 without Host, or an attempt to write into the header
+	}
+	return scheme + "://" + host
+}
+
+// plainHost reports whether a host (with port) may stand in a header.
+func plainHost(host string) bool {
+	if host == "" || len(host) > 300 {
+		return false
+	}
+	for i := range len(host) {
+		c := host[i]
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte(".-_:[]", c) >= 0) {
+			return false
+		}
+	}
+	return true
+}

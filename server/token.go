@@ -1,0 +1,319 @@
+package server
+
+import (
+	"errors"
+	"log/slog"
+	"mime"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"berth/auth"
+	"berth/auth/token"
+	"berth/oci"
+)
+
+// The token endpoint, in both forms of docker's token specification: GET with
+// Basic or nothing, and POST with an OAuth2 form. What it grants is what was
+// asked for and is allowed; a right that is missing is left out and no error.
+
+// maxTokenForm bounds the body of a POST, in bytes.
+const maxTokenForm = 64 << 10
+
+// tokenAnswer is the body of a success. Some clients read token, others
+// access_token.
+type tokenAnswer struct {
+	Token        string `json:"token"`
+	AccessToken  string `json:"access_token"`
+	ExpiresIn    int    `json:"expires_in"` // seconds
+	IssuedAt     string `json:"issued_at"`
+	Scope        string `json:"scope,omitempty"`
+	RefreshToken string `json:"refresh_token,omitempty"`
+	TokenType    string `json:"token_type,omitempty"`
+}
+
+func (s *Server) getToken(ex *exchange, r *http.Request) error {
+	ex.oci = true
+	q := r.URL.Query()
+	id := identity{known: true, principal: auth.Anonymous()}
+	if header := r.Header.Get("Authorization"); header != "" {
+		scheme, value, _ := strings.Cut(header, " ")
+		if strings.EqualFold(scheme, "Bearer") && token.LooksLike(value) {
+			// One that ends could otherwise live for ever.
+			return s.refuseToken(ex, &errBadCredentials{rule: "credentials", reason: "a bearer token cannot be exchanged for another one: sign in with name and password, or a refresh token"})
+		}
+		cred, err := credentials(scheme, value)
+		if err == nil {
+			id, err = s.signIn(ex, r, cred)
+		}
+		if err != nil {
+			return s.refuseToken(ex, err)
+		}
+	}
+	ex.identity = id
+	if account := q.Get("account"); account != "" && account != id.principal.Name && id.principal.TokenID == 0 {
+		// docker repeats the user name there. It decides nothing.
+		s.log.Debug("the account parameter is not who signed in", slog.String("id", ex.id), slog.String("account", shorten(account)), slog.String("principal", id.principal.String()))
+	}
+	refresh := s.offlineTokens && q.Get("offline_token") == "true" && !id.principal.IsAnonymous()
+	return s.grant(ex, r, q["service"], q["scope"], refresh)
+}
+
+func (s *Server) postToken(ex *exchange, r *http.Request) error {
+	ex.oci = true
+	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/x-www-form-urlencoded" {
+		return oci.Errorf(oci.CodeInvalid, "the body must be an OAuth2 form: set Content-Type to application/x-www-form-urlencoded")
+	}
+	r.Body = http.MaxBytesReader(nil, r.Body, maxTokenForm)
+	if err := r.ParseForm(); err != nil {
+		return oci.Errorf(oci.CodeInvalid, "the form cannot be read: it has to be at most %d bytes of application/x-www-form-urlencoded", maxTokenForm).WithCause(err)
+	}
+	form := r.PostForm // never the query, which ends up in logs
+	var (
+		id  identity
+		err error
+	)
+	switch grant := form.Get("grant_type"); grant {
+	case "password":
+		id, err = s.signIn(ex, r, auth.Credentials{Username: form.Get("username"), Password: form.Get("password")})
+	case "refresh_token":
+		id, err = s.refresh(ex, r, form.Get("refresh_token"))
+	default:
+		return oci.Errorf(oci.CodeInvalid, "the grant_type %.40q is not supported, use password or refresh_token", grant)
+	}
+	if err != nil {
+		return s.refuseToken(ex, err)
+	}
+	ex.identity = id
+	// A client that came with a refresh token keeps it: its life is not prolonged
+	// by use.
+	offline := form.Get("access_type") == "offline" && form.Get("grant_type") == "password"
+	return s.grant(ex, r, form["service"], form["scope"], offline)
+}
+
+// refresh signs in with a refresh token, and with who its bearer is today.
+func (s *Server) refresh(ex *exchange, r *http.Request, raw string) (identity, error) {
+	if s.refresher == nil {
+		return identity{}, &errBadCredentials{rule: "credentials", reason: "this registry issues no refresh tokens: sign in with name and password"}
+	}
+	claims, err := s.tokens.VerifyRefresh(r.Context(), raw, s.service)
+	if err != nil {
+		return identity{}, bearerError(err)
+	}
+	p, err := s.refresher.Recheck(r.Context(), claims.Principal, claims.Proof)
+	if err != nil {
+		return identity{}, err
+	}
+	return identity{known: true, shown: true, principal: p}, nil
+}
+
+// refuseToken answers wrong credentials with a 401 and a Basic challenge: it is
+// what this endpoint takes.
+func (s *Server) refuseToken(ex *exchange, err error) error {
+	var bad *errBadCredentials
+	if !errors.As(err, &bad) {
+		if !errors.Is(err, auth.ErrWrong) {
+			return failClosed(err)
+		}
+		bad = &errBadCredentials{rule: "credentials", reason: auth.WrongReason(err)}
+	}
+	ex.Header().Set("WWW-Authenticate", `Basic realm="`+s.service+`"`)
+	return oci.Errorf(oci.CodeUnauthorized, "%s", bad.reason).
+		WithDetail(refusal{Rule: bad.rule, Ask: "an administrator of this registry, for a new password or token"}).WithCause(err)
+}
+
+// grant answers with a token for what was asked and is allowed.
+func (s *Server) grant(ex *exchange, r *http.Request, service, scopes []string, refresh bool) error {
+	for _, name := range service {
+		if name != "" && name != s.service {
+			return oci.Errorf(oci.CodeInvalid, "there is no service %.80q here: this registry is the service %q", name, s.service)
+		}
+	}
+	asked, err := parseScopes(scopes)
+	if err != nil {
+		return err
+	}
+	p := ex.identity.principal
+	var names []string
+	for _, sc := range asked {
+		if sc.kind == "repository" {
+			names = append(names, sc.name)
+		}
+	}
+	decisions, err := s.policy.ActionsFor(r.Context(), p, names)
+	if err != nil {
+		return failClosed(err)
+	}
+	access := make([]token.Access, 0, len(asked))
+	for _, sc := range asked {
+		if granted := sc.granted(p, decisions); len(granted) > 0 {
+			access = append(access, token.Access{Type: sc.kind, Class: sc.class, Name: sc.name, Actions: granted})
+		}
+	}
+	now := s.clock()
+	raw, expires, err := s.tokens.Issue(r.Context(), p, s.service, access)
+	if err != nil {
+		return err
+	}
+	answer := tokenAnswer{
+		Token: raw, AccessToken: raw,
+		ExpiresIn: int(expires.Sub(now) / time.Second),
+		IssuedAt:  now.UTC().Format(time.RFC3339),
+		Scope:     scopeText(access),
+	}
+	if r.Method == http.MethodPost {
+		answer.TokenType = "Bearer"
+	}
+	if refresh && s.refresher != nil {
+		proof, err := s.refresher.Proof(r.Context(), p)
+		if err != nil {
+			return s.refuseToken(ex, err)
+		}
+		if answer.RefreshToken, err = s.tokens.IssueRefresh(r.Context(), p, s.service, proof); err != nil {
+			return err
+		}
+	}
+	s.metrics.tokens.Inc()
+	ex.Header().Set("Cache-Control", "no-store")
+	writeJSON(ex, "application/json", http.StatusOK, answer)
+	return nil
+}
+
+// scope is one resource that a token is asked for: type:name:action,action.
+type scope struct {
+	kind, class, name string
+	actions           []string
+}
+
+// granted is what of a scope is allowed, in a fixed order.
+func (sc scope) granted(p auth.Principal, decisions map[string]auth.Decision) []string {
+	var asked auth.Actions
+	all := false
+	for _, name := range sc.actions {
+		if name == "*" {
+			all = true
+		} else if a, ok := auth.ParseAction(name); ok {
+			asked |= a
+		}
+	}
+	switch {
+	case sc.kind == "repository":
+		allowed := decisions[sc.name].Actions
+		if all { // skopeo delete asks so
+			return allowed.Names()
+		}
+		return (asked & allowed).Names()
+	// The catalog lists what its reader may pull, so everybody may read it.
+	case sc.kind == "registry" && sc.name == "catalog" && all:
+		return []string{"*"}
+	case sc.kind == "berth" && sc.name == "api" && all && p.MayManage():
+		return []string{"*"}
+	}
+	return nil
+}
+
+// parseScopes reads scope parameters, each of which may hold several scopes. One
+// that is malformed is left out: it grants nothing. The error is an INVALID for
+// more than a token can hold.
+func parseScopes(params []string) ([]scope, error) {
+	var all []scope
+	seen := map[[2]string]int{}
+	count := 0
+	for _, param := range params {
+		for text := range strings.FieldsSeq(param) {
+			if count++; count > token.MaxAccess {
+				return nil, oci.Errorf(oci.CodeInvalid, "more than %d scopes were asked for: ask for several tokens", token.MaxAccess)
+			}
+			sc, ok := parseScope(text)
+			if !ok {
+				continue
+			}
+			key := [2]string{sc.kind, sc.name}
+			if i, ok := seen[key]; ok {
+				all[i].actions = append(all[i].actions, sc.actions...)
+				continue
+			}
+			seen[key] = len(all)
+			all = append(all, sc)
+		}
+	}
+	return all, nil
+}
+
+// maxScopeActions bounds the actions of one scope.
+const maxScopeActions = 16
+
+// parseScope reads type[(class)]:name:actions. A name may hold colons, so the
+// first and the last one count.
+func parseScope(text string) (sc scope, ok bool) {
+	first, last := strings.IndexByte(text, ':'), strings.LastIndexByte(text, ':')
+	if first <= 0 || last <= first+1 || last == len(text)-1 {
+		return scope{}, false
+	}
+	sc = scope{kind: text[:first], name: text[first+1 : last], actions: strings.Split(text[last+1:], ",")}
+	if kind, class, found := strings.Cut(sc.kind, "("); found {
+		if class, found = strings.CutSuffix(class, ")"); !found || !word(class) {
+			return scope{}, false
+		}
+		sc.kind, sc.class = kind, class
+	}
+	if !word(sc.kind) || len(sc.actions) > maxScopeActions {
+		return scope{}, false
+	}
+	if sc.kind == "repository" {
+		if _, err := oci.ParseName(sc.name); err != nil {
+			return scope{}, false
+		}
+	}
+	return sc, true
+}
+
+// word reports whether s is 1 to 32 lower-case letters and digits.
+func word(s string) bool {
+	if s == "" || len(s) > 32 {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9') {
+			return false
+		}
+	}
+	return true
+}
+
+// scopeText writes granted access as scopes.
+func scopeText(access []token.Access) string {
+	parts := make([]string, len(access))
+	for i, a := range access {
+		kind := a.Type
+		if a.Class != "" {
+			kind += "(" + a.Class + ")"
+		}
+		parts[i] = kind + ":" + a.Name + ":" + strings.Join(a.Actions, ",")
+	}
+	return strings.Join(parts, " ")
+}
+
+func (s *Server) getJWKS(ex *exchange, r *http.Request) error {
+	set, err := s.tokens.JWKS(r.Context())
+	if err != nil {
+		return err
+	}
+	ex.Header().Set("Cache-Control", "public, max-age=60")
+	writeJSON(ex, "application/jwk-set+json", http.StatusOK, set)
+	return nil
+}
+
+// query reads a request's parameters once. Parameters that are malformed are
+// an INVALID, and not silently left out.
+func query(r *http.Request) (url.Values, error) {
+	if r.URL.RawQuery == "" {
+		return nil, nil
+	}
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, oci.Errorf(oci.CodeInvalid, "the query of the URL is malformed: escape special characters with %%").WithCause(err)
+	}
+	return q, nil
+}
