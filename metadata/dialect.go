@@ -25,8 +25,6 @@ type dialect interface {
 	// isUnavailable: the database, not the statement, is the trouble.
 	isUnavailable(error) bool
 
-	// glob is an expression that is true when the column matches the pattern (* and ?).
-	glob(column, pattern string) string
 	// keyShare ends a SELECT that keeps the row's key until the transaction ends.
 	keyShare() string
 	// forUpdate ends a SELECT whose rows the transaction is about to change.
@@ -67,9 +65,6 @@ func (postgresDialect) isUnavailable(err error) bool {
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || pgconn.SafeToRetry(err)
 }
 
-func (postgresDialect) glob(column, pattern string) string {
-	return "glob_matches(" + column + ", " + pattern + ")"
-}
 func (postgresDialect) keyShare() string  { return " FOR KEY SHARE" }
 func (postgresDialect) forUpdate() string { return " FOR UPDATE" }
 func (postgresDialect) lockTable(ctx context.Context, tx *Tx, table string) error {
@@ -118,7 +113,6 @@ func (sqliteDialect) isUnavailable(err error) bool {
 	return false
 }
 
-func (sqliteDialect) glob(column, pattern string) string           { return column + " GLOB " + pattern }
 func (sqliteDialect) keyShare() string                             { return "" }
 func (sqliteDialect) forUpdate() string                            { return "" }
 func (sqliteDialect) lockTable(context.Context, *Tx, string) error { return nil }

@@ -114,7 +114,7 @@ func (tx *Tx) Repositories(ctx context.Context, f RepositoryFilter) ([]Repositor
 		where = append(where, "r.name >= "+arg(f.Prefix), "r.name < "+arg(f.Prefix+"{"))
 	}
 	if f.Viewer.Glob != "" && f.Viewer.Glob != "*" {
-		where = append(where, tx.db.dialect.glob("r.name", arg(f.Viewer.Glob)))
+		where = append(where, "glob("+arg(f.Viewer.Glob)+", r.name)")
 	}
 	if !f.Viewer.All {
 		may := []string{"r.visibility = 'public'"}

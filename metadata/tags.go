@@ -94,8 +94,9 @@ func scanTag(scan func(...any) error) (Tag, error) {
 
 // TagChange says what a push did to a tag.
 type TagChange struct {
-	Created bool
-	Moved   bool
+	Created  bool
+	Moved    bool
+	Previous digest.Digest // where it pointed before, when Moved
 }
 
 // PutTag points a tag to a manifest of the repository. The database decides:
@@ -104,27 +105,33 @@ type TagChange struct {
 // TAG_INVALID (409) that says what the tag is, since when and by whom. Pushing
 // what the tag already points to changes nothing and is no error.
 func (tx *Tx) PutTag(ctx context.Context, repositoryID int64, name string, d digest.Digest, actor string) (TagChange, error) {
-	now := micros(tx.now)
-	var created int64
+	var previous sql.NullString
+	// The condition asks for the policy by the repository and not by the tag
+	// (as tag_modes would): on Postgres the tag in the way may be younger than the
+	// statement's snapshot, which only t itself is exempt from.
 	err := tx.row(ctx, `
 		INSERT INTO tags AS t (repository_id, name, digest, created_at, updated_at, updated_by)
 		VALUES ($1, $2, $3, $4, $4, $5)
 		ON CONFLICT (repository_id, name) DO UPDATE
-		   SET digest = excluded.digest, updated_at = excluded.updated_at, updated_by = excluded.updated_by
-		 WHERE t.digest <> excluded.digest
-		   AND (SELECT v.mode FROM tag_modes v
-		         WHERE v.repository_id = t.repository_id AND v.name = t.name) = 'mutable'
-		RETURNING created_at`,
-		repositoryID, name, string(d), now, actor).Scan(&created)
+		   SET digest = excluded.digest, previous = t.digest,
+		       updated_at = excluded.updated_at, updated_by = excluded.updated_by
+		 WHERE t.digest <> excluded.digest AND NOT t.sealed
+		   AND EXISTS (SELECT 1 FROM repository_tag_policies p
+		                WHERE p.repository_id = t.repository_id
+		                  AND (p.mode = 'mutable' OR EXISTS (SELECT 1 FROM tag_policy_exemptions e
+		                                                      WHERE e.policy_id = p.policy_id AND glob(e.pattern, t.name))))
+		RETURNING previous`,
+		repositoryID, name, string(d), micros(tx.now), actor).Scan(&previous)
 	switch {
 	case err == nil:
-		return TagChange{Created: created == now, Moved: created != now}, nil
+		return TagChange{Created: !previous.Valid, Moved: previous.Valid, Previous: digest.Digest(previous.String)}, nil
 	case tx.db.dialect.isForeignKey(err):
 		return TagChange{}, oci.Errorf(oci.CodeManifestUnknown, "the manifest %s was deleted while it was tagged: push it again", d).WithCause(err)
 	case !errors.Is(err, sql.ErrNoRows) && !tx.db.dialect.isPolicy(err):
 		return TagChange{}, err
 	}
-	// No row: the tag is there and may not move, or points there already.
+	// No row, or on SQLite the trigger tags_replace: the tag is there and may
+	// not move, or points there already.
 	var repository string
 	t, err := scanTag(func(dest ...any) error {
 		return tx.row(ctx, `SELECT r.name, `+tagColumns+`

@@ -20,7 +20,7 @@ CREATE TABLE tag_policies (
 
 CREATE TABLE tag_policy_exemptions (
     policy_id BIGINT NOT NULL REFERENCES tag_policies (id) ON DELETE CASCADE,
-    pattern   TEXT COLLATE "C" NOT NULL,
+    pattern   TEXT COLLATE "C" NOT NULL CHECK (pattern NOT LIKE '%[%'), -- SQLite's GLOB would know [a-z]
     PRIMARY KEY (policy_id, pattern)
 );
 
@@ -109,10 +109,10 @@ CREATE TABLE manifests (
     artifact_type TEXT NOT NULL DEFAULT '', -- as the referrers API reports it
     annotations   TEXT NOT NULL DEFAULT '', -- JSON object or ''
     subject       TEXT COLLATE "C",         -- may not be pushed yet, hence no foreign key
-    payload       BYTEA NOT NULL,
     size          BIGINT NOT NULL,
     created_at    BIGINT NOT NULL,
     created_by    TEXT NOT NULL,
+    payload       BYTEA NOT NULL,           -- last, so that SQLite reads the others without it
     UNIQUE (repository_id, digest)
 );
 CREATE INDEX manifests_subject ON manifests (repository_id, subject, digest) WHERE subject IS NOT NULL;
@@ -141,6 +141,7 @@ CREATE TABLE tags (
     repository_id BIGINT NOT NULL REFERENCES repositories (id),
     name          TEXT COLLATE "C" NOT NULL,
     digest        TEXT COLLATE "C" NOT NULL,
+    previous      TEXT COLLATE "C",               -- the digest before the last move
     sealed        BOOLEAN NOT NULL DEFAULT FALSE, -- set by the trigger, for ever
     created_at    BIGINT NOT NULL,
     updated_at    BIGINT NOT NULL,
@@ -195,24 +196,30 @@ CREATE TABLE leases (
 
 -- Tag policy ------------------------------------------------------------------
 
-CREATE FUNCTION glob_matches(name TEXT, pattern TEXT) RETURNS BOOLEAN
+-- SQLite's function of the same name, for patterns of * and ?.
+CREATE FUNCTION glob(pattern TEXT, name TEXT) RETURNS BOOLEAN
     LANGUAGE sql IMMUTABLE STRICT AS $$
     SELECT name LIKE replace(replace(replace(replace(replace(pattern,
         '\', '\\'), '%', '\%'), '_', '\_'), '*', '%'), '?', '_')
 $$;
 
+-- The policy that decides in each repository.
+CREATE VIEW repository_tag_policies AS
+    SELECT r.id AS repository_id, p.id AS policy_id, p.mode
+      FROM repositories r
+      LEFT JOIN teams t ON t.name = r.team
+      JOIN tag_policies p ON p.id = COALESCE(r.tag_policy_id, t.tag_policy_id, 1);
+
 CREATE FUNCTION tag_mode(repository BIGINT, tag TEXT) RETURNS TEXT
     LANGUAGE sql STABLE STRICT AS $$
     SELECT CASE WHEN EXISTS (SELECT 1 FROM tag_policy_exemptions e
-                              WHERE e.policy_id = p.id AND glob_matches(tag, e.pattern))
+                              WHERE e.policy_id = p.policy_id AND glob(e.pattern, tag))
                 THEN 'mutable' ELSE p.mode END
-      FROM repositories r
-      LEFT JOIN teams t ON t.name = r.team
-      JOIN tag_policies p ON p.id = COALESCE(r.tag_policy_id, t.tag_policy_id, 1)
-     WHERE r.id = repository
+      FROM repository_tag_policies p
+     WHERE p.repository_id = repository
 $$;
 
--- What decides over each existing tag now; metadata/tags.go asks it in its upsert.
+-- What decides over each existing tag now.
 CREATE VIEW tag_modes AS
     SELECT repository_id, name,
            CASE WHEN sealed THEN 'sealed' ELSE tag_mode(repository_id, name) END AS mode
@@ -243,6 +250,22 @@ BEGIN
 END $$;
 CREATE TRIGGER tags_before_update BEFORE UPDATE ON tags
     FOR EACH ROW EXECUTE FUNCTION tags_before_update();
+
+-- Under another name the same tag could be pushed anew.
+CREATE FUNCTION refuse_rename() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'repository % cannot be renamed', OLD.name USING ERRCODE = 'BT001';
+END $$;
+CREATE TRIGGER repositories_rename BEFORE UPDATE OF id, name ON repositories
+    FOR EACH ROW WHEN (NEW.id <> OLD.id OR NEW.name <> OLD.name) EXECUTE FUNCTION refuse_rename();
+
+-- What a digest names never changes.
+CREATE FUNCTION refuse_manifest_update() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'manifest % cannot be changed', OLD.digest USING ERRCODE = 'BT001';
+END $$;
+CREATE TRIGGER manifests_update BEFORE UPDATE OF id, repository_id, digest, payload ON manifests
+    FOR EACH ROW EXECUTE FUNCTION refuse_manifest_update();
 
 CREATE FUNCTION tags_before_delete() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

@@ -20,7 +20,7 @@ CREATE TABLE tag_policies (
 
 CREATE TABLE tag_policy_exemptions (
     policy_id INTEGER NOT NULL REFERENCES tag_policies (id) ON DELETE CASCADE,
-    pattern   TEXT NOT NULL,
+    pattern   TEXT NOT NULL CHECK (pattern NOT LIKE '%[%'), -- GLOB would know [a-z]
     PRIMARY KEY (policy_id, pattern)
 );
 
@@ -109,10 +109,10 @@ CREATE TABLE manifests (
     artifact_type TEXT NOT NULL DEFAULT '', -- as the referrers API reports it
     annotations   TEXT NOT NULL DEFAULT '', -- JSON object or ''
     subject       TEXT,         -- may not be pushed yet, hence no foreign key
-    payload       BLOB NOT NULL,
     size          INTEGER NOT NULL,
     created_at    INTEGER NOT NULL,
     created_by    TEXT NOT NULL,
+    payload       BLOB NOT NULL, -- last, so that the others are read without it
     UNIQUE (repository_id, digest)
 );
 CREATE INDEX manifests_subject ON manifests (repository_id, subject, digest) WHERE subject IS NOT NULL;
@@ -141,6 +141,7 @@ CREATE TABLE tags (
     repository_id INTEGER NOT NULL REFERENCES repositories (id),
     name          TEXT NOT NULL,
     digest        TEXT NOT NULL,
+    previous      TEXT,                           -- the digest before the last move
     sealed        BOOLEAN NOT NULL DEFAULT FALSE, -- set by the trigger, for ever
     created_at    INTEGER NOT NULL,
     updated_at    INTEGER NOT NULL,
@@ -195,22 +196,36 @@ CREATE TABLE leases (
 
 -- Tag policy ------------------------------------------------------------------
 
--- What decides over each existing tag now; metadata/tags.go asks it in its upsert.
+-- The policy that decides in each repository.
+CREATE VIEW repository_tag_policies AS
+    SELECT r.id AS repository_id, p.id AS policy_id, p.mode
+      FROM repositories r
+      LEFT JOIN teams t ON t.name = r.team
+      JOIN tag_policies p ON p.id = COALESCE(r.tag_policy_id, t.tag_policy_id, 1);
+
+-- What decides over each existing tag now.
 CREATE VIEW tag_modes AS
     SELECT g.repository_id, g.name,
            CASE WHEN g.sealed THEN 'sealed'
                 WHEN EXISTS (SELECT 1 FROM tag_policy_exemptions e
-                              WHERE e.policy_id = p.id AND g.name GLOB e.pattern) THEN 'mutable'
+                              WHERE e.policy_id = p.policy_id AND glob(e.pattern, g.name)) THEN 'mutable'
                 ELSE p.mode END AS mode
       FROM tags g
-      JOIN repositories r ON r.id = g.repository_id
-      LEFT JOIN teams t ON t.name = r.team
-      JOIN tag_policies p ON p.id = COALESCE(r.tag_policy_id, t.tag_policy_id, 1);
+      JOIN repository_tag_policies p ON p.repository_id = g.repository_id;
 
 CREATE TRIGGER tags_seal AFTER INSERT ON tags
 WHEN (SELECT mode FROM tag_modes WHERE repository_id = NEW.repository_id AND name = NEW.name) = 'sealed'
 BEGIN
     UPDATE tags SET sealed = TRUE WHERE repository_id = NEW.repository_id AND name = NEW.name;
+END;
+
+-- INSERT OR REPLACE removes the row that is in its way without a word to the
+-- delete triggers, so a tag that may not move is not in anybody's way.
+CREATE TRIGGER tags_replace BEFORE INSERT ON tags
+WHEN EXISTS (SELECT 1 FROM tag_modes
+              WHERE repository_id = NEW.repository_id AND name = NEW.name AND mode <> 'mutable')
+BEGIN
+    SELECT RAISE(ABORT, 'the tag exists and cannot be moved');
 END;
 
 CREATE TRIGGER tags_rename BEFORE UPDATE OF repository_id, name ON tags
@@ -244,6 +259,46 @@ WHEN OLD.removed_by IS NULL AND (SELECT mode FROM tag_modes
      WHERE repository_id = OLD.repository_id AND name = OLD.name) = 'immutable'
 BEGIN
     SELECT RAISE(ABORT, 'the tag is immutable: set removed_by to delete it on record');
+END;
+
+-- Under another name the same tag could be pushed anew.
+CREATE TRIGGER repositories_rename BEFORE UPDATE OF id, name ON repositories
+WHEN NEW.id <> OLD.id OR NEW.name <> OLD.name
+BEGIN
+    SELECT RAISE(ABORT, 'a repository cannot be renamed');
+END;
+
+-- What a digest names never changes.
+CREATE TRIGGER manifests_update BEFORE UPDATE OF id, repository_id, digest, payload ON manifests
+BEGIN
+    SELECT RAISE(ABORT, 'a manifest cannot be changed');
+END;
+
+-- A shell has foreign keys off unless told otherwise: these hold without.
+CREATE TRIGGER manifests_delete_tagged BEFORE DELETE ON manifests
+WHEN EXISTS (SELECT 1 FROM tags WHERE repository_id = OLD.repository_id AND digest = OLD.digest)
+BEGIN
+    SELECT RAISE(ABORT, 'the manifest has tags: delete them first');
+END;
+
+CREATE TRIGGER repositories_delete_tagged BEFORE DELETE ON repositories
+WHEN EXISTS (SELECT 1 FROM tags WHERE repository_id = OLD.id)
+BEGIN
+    SELECT RAISE(ABORT, 'the repository has tags: delete them first');
+END;
+
+-- As tags_replace: nothing is in the way of another repository or another event.
+CREATE TRIGGER repositories_replace BEFORE INSERT ON repositories
+WHEN EXISTS (SELECT 1 FROM tags WHERE repository_id = NEW.id)
+  OR EXISTS (SELECT 1 FROM repositories r JOIN tags t ON t.repository_id = r.id WHERE r.name = NEW.name)
+BEGIN
+    SELECT RAISE(ABORT, 'the repository exists and has tags');
+END;
+
+CREATE TRIGGER tag_history_no_replace BEFORE INSERT ON tag_history
+WHEN EXISTS (SELECT 1 FROM tag_history WHERE id = NEW.id)
+BEGIN
+    SELECT RAISE(ABORT, 'tag_history is append-only');
 END;
 
 -- Every change of a tag leaves a line, whoever made it.
