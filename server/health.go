@@ -10,8 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-
 	"golang.org/x/sync/singleflight"
 )
 
@@ -19,8 +19,8 @@ import (
 type Check struct {
 	// Name stands in the answer of /readyz, e.g. "database".
 	Name string
-	// Ping says what is wrong, within the context's deadline.
-	Ping func(ctx context.Context) error
+	// Check says what is wrong, within the context's deadline.
+	Check func(ctx context.Context) error
 }
 
 const (
@@ -78,7 +78,7 @@ func (h *health) ready(ctx context.Context) []checked {
 // ping returns at the deadline even when the check does not.
 func ping(ctx context.Context, c Check) error {
 	done := make(chan error, 1)
-	go func() { done <- c.Ping(ctx) }()
+	go func() { done <- c.Check(ctx) }()
 	select {
 	case err := <-done:
 		return err
@@ -129,8 +129,14 @@ func (s *Server) getMetrics(ex *exchange, r *http.Request) error {
 	if s.gatherer == nil {
 		return errNoRoute(r)
 	}
-	promhttp.HandlerFor(s.gatherer, promhttp.HandlerOpts{}).ServeHTTP(ex, r)
+	MetricsHandler(s.gatherer).ServeHTTP(ex, r)
 	return nil
+}
+
+// MetricsHandler serves a gatherer's metrics on any path, for those who give
+// Prometheus an address of its own.
+func MetricsHandler(g prometheus.Gatherer) http.Handler {
+	return promhttp.HandlerFor(g, promhttp.HandlerOpts{MaxRequestsInFlight: 4})
 }
 
 // getRoot tells somebody who opens the address in a browser what it is.
