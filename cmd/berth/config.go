@@ -1,0 +1,453 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	"go.yaml.in/yaml/v3"
+
+	"berth/metadata"
+)
+
+// config is everything an operator can set. It stops in this package: the
+// packages below get small option structs of their own.
+type config struct {
+	Listen          string
+	URL             string
+	TrustProxy      bool
+	DataDir         string
+	DatabaseURL     string
+	DatabaseConns   int
+	StorageURL      string
+	StorageRedirect bool
+	RedirectTTL     time.Duration
+	PartSize        int64
+	MemoryBudget    int64
+	AdminPassword   string
+	PublicRead      bool
+	Visibility      string
+	TagPolicy       string
+	TagExempt       []string
+	SparseIndex     bool
+	MaxManifestSize int64
+	UploadTTL       time.Duration
+	TokenTTL        time.Duration
+	StallTimeout    time.Duration
+	ShutdownTimeout time.Duration
+	MetricsListen   string
+	TLSCert         string
+	TLSKey          string
+	LogFormat       string
+	LogLevel        string
+
+	// Explicit holds the keys that somebody has set, as opposed to defaults.
+	Explicit map[string]bool
+	// Warnings are oddities that do not stop the server, to be logged.
+	Warnings []string
+}
+
+// setting is a row of the one table that drives the file, the environment, the
+// flags, docs/config.md and --help. Its name in the file is key; the
+// environment has BERTH_ and the key in upper case; the flag has dashes.
+type setting struct {
+	key     string
+	initial string // the default, as it would be written
+	shown   string // how the docs show the default, when not as written
+	help    string
+	secret  bool // not printed, and also taken from BERTH_<KEY>_FILE
+	set     func(*config, string) error
+	get     func(*config) string
+}
+
+func (s setting) env() string  { return "BERTH_" + strings.ToUpper(s.key) }
+func (s setting) flag() string { return strings.ReplaceAll(s.key, "_", "-") }
+
+// settings lists every setting in the order of the docs.
+func settings() []setting {
+	return []setting{
+		stringSetting("listen", ":5000", "address to listen on, host:port", func(c *config) *string { return &c.Listen }, validListen),
+		stringSetting("url", "", "external URL, used in challenges and links; without it each request's own host is used", func(c *config) *string { return &c.URL }, validURL),
+		boolSetting("trust_proxy", "false", "believe X-Forwarded-Proto, -Host and -For; only behind a proxy that sets them", func(c *config) *bool { return &c.TrustProxy }),
+		stringSetting("data_dir", "./berth-data", "directory of the embedded database and of the blobs", func(c *config) *string { return &c.DataDir }, nil),
+		secret(stringSetting("database_url", "", "postgres://user:password@host:5432/name, or sqlite:/path/to/file", func(c *config) *string { return &c.DatabaseURL }, validDatabase), "`sqlite:` file `berth.db` in the data directory"),
+		intSetting("database_conns", "16", "connections to Postgres at most, per replica", func(c *config) *int { return &c.DatabaseConns }, 2, 1000),
+		shown(stringSetting("storage_url", "", "file:/path, or s3://bucket/prefix?endpoint=http://host:9000&region=us-east-1&path_style=true; credentials from the AWS chain", func(c *config) *string { return &c.StorageURL }, validStorage), "`file:` directory `blobs` in the data directory"),
+		boolSetting("storage_redirect", "false", "answer a GET of a blob with 307 to a presigned URL of the bucket", func(c *config) *bool { return &c.StorageRedirect }),
+		durationSetting("storage_redirect_ttl", "20m", "how long a presigned URL is valid", func(c *config) *time.Duration { return &c.RedirectTTL }, time.Second, 7*24*time.Hour),
+		sizeSetting("storage_part_size", "16MiB", "size of a part of an S3 multipart upload; grows by itself for blobs of more than 100 GiB", func(c *config) *int64 { return &c.PartSize }, 5<<20, 512<<20),
+		sizeSetting("memory_budget", "256MiB", "buffers of all uploads together; clients wait when it is spent", func(c *config) *int64 { return &c.MemoryBudget }, 16<<20, 1<<40),
+		secret(stringSetting("admin_password", "", "password of the user admin, made when the database has no user yet", func(c *config) *string { return &c.AdminPassword }, nil), "made and printed once at the first start"),
+		boolSetting("public_read", "false", "let everybody pull every repository without signing in", func(c *config) *bool { return &c.PublicRead }),
+		enumSetting("default_visibility", "private", "visibility of new repositories whose team sets none", func(c *config) *string { return &c.Visibility }, "public", "internal", "private"),
+		enumSetting("tag_policy", "immutable", "the instance's tag policy; teams and repositories may set their own", func(c *config) *string { return &c.TagPolicy }, "mutable", "immutable", "sealed"),
+		listSetting("tag_exempt", "latest,*-SNAPSHOT", "tags that the instance's policy leaves mutable; * and ? are wildcards", func(c *config) *[]string { return &c.TagExempt }),
+		boolSetting("sparse_index", "false", "accept an index whose children are not pushed", func(c *config) *bool { return &c.SparseIndex }),
+		sizeSetting("max_manifest_size", "4MiB", "largest manifest; the specification asks for 4 MiB at least", func(c *config) *int64 { return &c.MaxManifestSize }, 4<<20, 64<<20),
+		durationSetting("upload_ttl", "24h", "an upload that rests for so long is given up", func(c *config) *time.Duration { return &c.UploadTTL }, time.Minute, 30*24*time.Hour),
+		durationSetting("token_ttl", "5m", "life of the tokens that /token hands to clients", func(c *config) *time.Duration { return &c.TokenTTL }, time.Minute, time.Hour),
+		durationSetting("stall_timeout", "2m", "a client that sends or takes no byte for so long is cut off", func(c *config) *time.Duration { return &c.StallTimeout }, time.Second, time.Hour),
+		durationSetting("shutdown_timeout", "30s", "how long a stopping server waits for what is in flight", func(c *config) *time.Duration { return &c.ShutdownTimeout }, 0, time.Hour),
+		shown(stringSetting("metrics_listen", "", "separate address for /metrics, host:port", func(c *config) *string { return &c.MetricsListen }, validListen), "the same listener, `/metrics`"),
+		stringSetting("tls_cert", "", "PEM file of the certificate chain; read again when it changes", func(c *config) *string { return &c.TLSCert }, nil),
+		stringSetting("tls_key", "", "PEM file of the certificate's key", func(c *config) *string { return &c.TLSKey }, nil),
+		enumSetting("log_format", "text", "form of the log lines", func(c *config) *string { return &c.LogFormat }, "text", "json"),
+		enumSetting("log_level", "info", "least level that is logged", func(c *config) *string { return &c.LogLevel }, "debug", "info", "warn", "error"),
+	}
+}
+
+func stringSetting(key, initial, help string, field func(*config) *string, check func(string) error) setting {
+	return setting{key: key, initial: initial, help: help,
+		set: func(c *config, v string) error {
+			if check != nil && v != "" {
+				if err := check(v); err != nil {
+					return err
+				}
+			}
+			*field(c) = v
+			return nil
+		},
+		get: func(c *config) string { return *field(c) }}
+}
+
+func enumSetting(key, initial, help string, field func(*config) *string, values ...string) setting {
+	return stringSetting(key, initial, help+"; one of "+strings.Join(values, ", "), field, func(v string) error {
+		for _, ok := range values {
+			if v == ok {
+				return nil
+			}
+		}
+		return fmt.Errorf("%q is not one of %s", v, strings.Join(values, ", "))
+	})
+}
+
+func listSetting(key, initial, help string, field func(*config) *[]string) setting {
+	return setting{key: key, initial: initial, help: help + "; separated by commas",
+		set: func(c *config, v string) error {
+			list := []string{}
+			for _, part := range strings.Split(v, ",") {
+				if part = strings.TrimSpace(part); part != "" {
+					list = append(list, part)
+				}
+			}
+			*field(c) = list
+			return nil
+		},
+		get: func(c *config) string { return strings.Join(*field(c), ",") }}
+}
+
+func boolSetting(key, initial, help string, field func(*config) *bool) setting {
+	return setting{key: key, initial: initial, help: help,
+		set: func(c *config, v string) error {
+			b, err := strconv.ParseBool(v)
+			if err != nil {
+				return fmt.Errorf("%q is not true or false", v)
+			}
+			*field(c) = b
+			return nil
+		},
+		get: func(c *config) string { return strconv.FormatBool(*field(c)) }}
+}
+
+func intSetting(key, initial, help string, field func(*config) *int, low, high int) setting {
+	return setting{key: key, initial: initial, help: help,
+		set: func(c *config, v string) error {
+			n, err := strconv.Atoi(v)
+			if err != nil || n < low || n > high {
+				return fmt.Errorf("%q is not a number from %d to %d", v, low, high)
+			}
+			*field(c) = n
+			return nil
+		},
+		get: func(c *config) string { return strconv.Itoa(*field(c)) }}
+}
+
+func durationSetting(key, initial, help string, field func(*config) *time.Duration, low, high time.Duration) setting {
+	return setting{key: key, initial: initial, help: help,
+		set: func(c *config, v string) error {
+			d, err := time.ParseDuration(v)
+			if err != nil || d < low || d > high {
+				return fmt.Errorf("%q is not a duration from %s to %s, such as 90s, 5m or 24h", v, low, high)
+			}
+			*field(c) = d
+			return nil
+		},
+		get: func(c *config) string { return field(c).String() }}
+}
+
+func sizeSetting(key, initial, help string, field func(*config) *int64, low, high int64) setting {
+	return setting{key: key, initial: initial, help: help,
+		set: func(c *config, v string) error {
+			n, err := parseSize(v)
+			if err != nil || n < low || n > high {
+				return fmt.Errorf("%q is not a size from %s to %s, such as 512KiB, 16MiB or 1GiB", v, formatSize(low), formatSize(high))
+			}
+			*field(c) = n
+			return nil
+		},
+		get: func(c *config) string { return formatSize(*field(c)) }}
+}
+
+func secret(s setting, shown string) setting {
+	s.secret, s.shown = true, shown
+	return s
+}
+
+func shown(s setting, text string) setting {
+	s.shown = text
+	return s
+}
+
+var sizeUnits = []struct {
+	suffix string
+	bytes  int64
+}{{"TiB", 1 << 40}, {"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"B", 1}}
+
+func parseSize(v string) (int64, error) {
+	for _, u := range sizeUnits {
+		if num, ok := strings.CutSuffix(v, u.suffix); ok {
+			n, err := strconv.ParseInt(strings.TrimSpace(num), 10, 64)
+			if err != nil || n < 0 || n > (1<<62)/u.bytes {
+				return 0, fmt.Errorf("%q is not a size", v)
+			}
+			return n * u.bytes, nil
+		}
+	}
+	return strconv.ParseInt(v, 10, 64)
+}
+
+func formatSize(n int64) string {
+	for _, u := range sizeUnits {
+		if n >= u.bytes && n%u.bytes == 0 {
+			return strconv.FormatInt(n/u.bytes, 10) + u.suffix
+		}
+	}
+	return strconv.FormatInt(n, 10) + "B"
+}
+
+func validListen(v string) error {
+	if _, port, err := net.SplitHostPort(v); err != nil || port == "" {
+		return fmt.Errorf("%q is not host:port, such as :5000 or 127.0.0.1:5000", v)
+	}
+	return nil
+}
+
+func validURL(v string) error {
+	u, err := url.Parse(v)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || (u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.User != nil {
+		return fmt.Errorf("%q is not a URL of the form https://registry.example.com", v)
+	}
+	return nil
+}
+
+func validDatabase(v string) error {
+	for _, prefix := range []string{"postgres://", "postgresql://", "sqlite:"} {
+		if strings.HasPrefix(v, prefix) {
+			return nil
+		}
+	}
+	return errors.New("the URL has to start with postgres:// or sqlite:") // the value may hold a password
+}
+
+func validStorage(v string) error {
+	if strings.HasPrefix(v, "file:") || strings.HasPrefix(v, "s3://") {
+		return nil
+	}
+	return fmt.Errorf("%q does not start with file: or s3://", v)
+}
+
+// addFlags gives a command the flags of all settings and --config.
+func addFlags(flags *pflag.FlagSet) {
+	flags.String("config", "", "YAML file of settings (BERTH_CONFIG)")
+	for _, s := range settings() {
+		help := s.help + " (" + s.env() + ")"
+		if s.initial != "" {
+			help += ", default " + s.initial
+		}
+		flags.String(s.flag(), "", help)
+		if _, err := strconv.ParseBool(s.initial); err == nil {
+			flags.Lookup(s.flag()).NoOptDefVal = "true"
+		}
+	}
+}
+
+// loadConfig reads the settings: file < environment < flags. It returns every
+// problem at once.
+func loadConfig(flags *pflag.FlagSet, environ []string) (*config, error) {
+	env := map[string]string{}
+	for _, kv := range environ {
+		k, v, _ := strings.Cut(kv, "=")
+		env[k] = v
+	}
+	var problems []error
+	path := env["BERTH_CONFIG"]
+	if f := flags.Lookup("config"); f != nil && f.Changed {
+		path = f.Value.String()
+	}
+	file, err := readConfigFile(path)
+	if err != nil {
+		problems = append(problems, err)
+	}
+	known := map[string]bool{"BERTH_CONFIG": true}
+	c := &config{Explicit: map[string]bool{}}
+	for _, s := range settings() {
+		value, from := s.initial, "default"
+		if v, ok := file[s.key]; ok {
+			value, from = v, path+": "+s.key
+		}
+		delete(file, s.key)
+		known[s.env()] = true
+		v, direct := env[s.env()]
+		if direct {
+			value, from = v, s.env()
+		}
+		if s.secret {
+			known[s.env()+"_FILE"] = true
+			if name := env[s.env()+"_FILE"]; name != "" {
+				if direct {
+					problems = append(problems, fmt.Errorf("%s and %s_FILE are both set: set one of them", s.env(), s.env()))
+				}
+				b, err := readSmallFile(name)
+				if err != nil {
+					problems = append(problems, fmt.Errorf("%s_FILE: %w", s.env(), err))
+				}
+				value, from = strings.TrimRight(string(b), "\r\n"), s.env()+"_FILE"
+			}
+		}
+		if f := flags.Lookup(s.flag()); f != nil && f.Changed {
+			value, from = f.Value.String(), "--"+s.flag()
+		}
+		c.Explicit[s.key] = from != "default"
+		if err := s.set(c, value); err != nil {
+			problems = append(problems, fmt.Errorf("%s: %w", from, err))
+		}
+	}
+	for key := range file {
+		problems = append(problems, fmt.Errorf("%s: there is no setting %q", path, key))
+	}
+	for name := range env {
+		if strings.HasPrefix(name, "BERTH_") && !known[name] && !clientVariable(name) {
+			c.Warnings = append(c.Warnings, "there is no setting "+name+", it is ignored")
+		}
+	}
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		problems = append(problems, errors.New("tls_cert and tls_key have to be set together"))
+	}
+	if c.AdminPassword != "" && len(c.AdminPassword) < 8 {
+		problems = append(problems, errors.New("admin_password is shorter than 8 characters"))
+	}
+	policy := metadata.TagPolicy{Mode: c.TagPolicy, Exempt: c.TagExempt}
+	if err := policy.Validate(); err != nil {
+		problems = append(problems, fmt.Errorf("tag_policy, tag_exempt: %w", err))
+	}
+	sort.Slice(problems, func(i, j int) bool { return problems[i].Error() < problems[j].Error() })
+	sort.Strings(c.Warnings)
+	if len(problems) > 0 {
+		for _, w := range c.Warnings {
+			problems = append(problems, errors.New(w))
+		}
+		return nil, errors.Join(problems...)
+	}
+	if c.DatabaseURL == "" {
+		c.DatabaseURL = "sqlite:" + filepath.Join(c.DataDir, "berth.db")
+	}
+	if c.StorageURL == "" {
+		c.StorageURL = "file:" + filepath.Join(c.DataDir, "blobs")
+	}
+	return c, nil
+}
+
+// clientVariable tells the variables that are not the server's: those of the
+// client verbs, and those that Kubernetes sets for a Service named berth.
+func clientVariable(name string) bool {
+	switch name {
+	case "BERTH_SERVER", "BERTH_USERNAME", "BERTH_PASSWORD":
+		return true
+	}
+	return strings.HasPrefix(name, "BERTH_TEST_") ||
+		strings.HasPrefix(name, "BERTH_SERVICE_") || strings.HasPrefix(name, "BERTH_PORT")
+}
+
+// maxConfigFile bounds a settings file and a secret's file, in bytes.
+const maxConfigFile = 1 << 20
+
+func readSmallFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxConfigFile+1))
+	if err == nil && len(b) > maxConfigFile {
+		err = fmt.Errorf("%s is larger than 1 MiB", path)
+	}
+	return b, err
+}
+
+func readConfigFile(path string) (map[string]string, error) {
+	if path == "" {
+		return nil, nil
+	}
+	b, err := readSmallFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the settings: %w", err)
+	}
+	var nodes map[string]yaml.Node
+	if err := yaml.Unmarshal(b, &nodes); err != nil {
+		return nil, fmt.Errorf("reading the settings of %s: %w", path, err)
+	}
+	values := map[string]string{}
+	for key, node := range nodes {
+		switch node.Kind {
+		case yaml.ScalarNode:
+			values[key] = node.Value
+		case yaml.SequenceNode:
+			var list []string
+			if err := node.Decode(&list); err != nil {
+				return nil, fmt.Errorf("%s: %s: %w", path, key, err)
+			}
+			values[key] = strings.Join(list, ",")
+		default:
+			return nil, fmt.Errorf("%s: %s has to be a value or a list", path, key)
+		}
+	}
+	return values, nil
+}
+
+// configPage is docs/config.md.
+func configPage() string {
+	var b strings.Builder
+	b.WriteString(`# Settings
+
+Made from the table in cmd/berth/config.go by ` + "`go test ./cmd/berth -run ConfigPage -update`" + `.
+
+A flag wins over the environment, which wins over the YAML file given by ` + "`--config`" + ` or ` + "`BERTH_CONFIG`" + `.
+In the file a setting has the name in the first column. Secrets (marked \*) can also be read from a
+file named by the variable with ` + "`_FILE`" + ` behind it. An unknown setting is an error; all errors are
+reported at once (an unknown variable only gives a warning, for the environment is shared). ` + "`berth config`" + ` prints what is in force, without secrets.
+
+| file | environment | flag | default | meaning |
+|---|---|---|---|---|
+`)
+	for _, s := range settings() {
+		def := s.shown
+		if def == "" && s.initial != "" {
+			def = "`" + s.initial + "`"
+		}
+		mark := ""
+		if s.secret {
+			mark = " \\*"
+		}
+		fmt.Fprintf(&b, "| `%s`%s | `%s` | `--%s` | %s | %s |\n", s.key, mark, s.env(), s.flag(), def, s.help)
+	}
+	return b.String()
+}

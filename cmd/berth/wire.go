@@ -1,0 +1,296 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"berth/auth"
+	"berth/auth/token"
+	"berth/metadata"
+	"berth/registry"
+	"berth/server"
+	"berth/server/admin"
+	"berth/storage"
+	"berth/storage/fs"
+	"berth/storage/s3"
+)
+
+// app is a running Berth without its listeners: the only place that knows all
+// the parts.
+type app struct {
+	config  *config
+	log     *slog.Logger
+	metrics *prometheus.Registry
+	db      *metadata.DB
+	store   storage.Store
+	server  *server.Server
+	jobs    []job
+	holder  string // this process's name in leases
+	// password is that of the user admin, when it was made just now.
+	password string
+}
+
+func newLogger(c *config, w io.Writer) *slog.Logger {
+	var level slog.Level
+	// The settings table allows only names that slog knows.
+	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		level = slog.LevelInfo
+	}
+	opts := &slog.HandlerOptions{Level: level}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, opts))
+	}
+	return slog.New(slog.NewTextHandler(w, opts))
+}
+
+// openDatabase connects and brings the schema up to date.
+func openDatabase(ctx context.Context, c *config, log *slog.Logger) (*metadata.DB, error) {
+	db, err := metadata.Open(ctx, metadata.Options{URL: c.DatabaseURL, MaxConns: c.DatabaseConns, Logger: log})
+	if err != nil {
+		return nil, err
+	}
+	applied, err := db.Migrate(ctx)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("migrating the database: %w", err), db.Close())
+	}
+	if len(applied) > 0 {
+		log.Info("database migrated", "applied", applied)
+	}
+	return db, nil
+}
+
+// openStore opens the store of blobs and counts what it does.
+func openStore(ctx context.Context, c *config, log *slog.Logger, reg prometheus.Registerer) (storage.Store, error) {
+	budget := storage.NewBudget(c.MemoryBudget)
+	var store storage.Store
+	driver := "filesystem"
+	if path, ok := strings.CutPrefix(c.StorageURL, "file:"); ok {
+		var err error
+		if store, err = fs.New(path, fs.Options{Budget: budget}); err != nil {
+			return nil, err
+		}
+	} else {
+		driver = "s3"
+		conf, err := s3.ParseURL(c.StorageURL)
+		if err != nil {
+			return nil, err
+		}
+		if conf.PartSize == 0 || c.Explicit["storage_part_size"] {
+			conf.PartSize = c.PartSize
+		}
+		conf.Budget = budget
+		conf.Logger = log
+		if store, err = s3.New(ctx, conf); err != nil {
+			return nil, err
+		}
+	}
+	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "registry_storage_action_seconds",
+		Help:    "Time that calls of the blob store took.",
+		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+	}, []string{"driver", "action"})
+	failures := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "berth_storage_errors_total",
+		Help: "Calls of the blob store that failed.",
+	}, []string{"driver", "action"})
+	if err := errors.Join(reg.Register(seconds), reg.Register(failures)); err != nil {
+		return nil, err
+	}
+	return storage.Instrument(store, driver, func(action string, took float64, err error) {
+		seconds.WithLabelValues(driver, action).Observe(took)
+		var source *storage.SourceError
+		if err != nil && !errors.Is(err, storage.ErrNotFound) && !errors.Is(err, context.Canceled) && !errors.As(err, &source) {
+			failures.WithLabelValues(driver, action).Inc()
+		}
+	}), nil
+}
+
+// newApp makes everything from the settings. The caller closes it.
+func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error) {
+	a = &app{config: c, log: log, metrics: prometheus.NewRegistry()}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.close())
+		}
+	}()
+	id := make([]byte, 8)
+	if _, err := rand.Read(id); err != nil {
+		return a, err
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown" // only for people who look at the leases
+	}
+	a.holder = host + "-" + hex.EncodeToString(id)
+
+	if a.db, err = openDatabase(ctx, c, log); err != nil {
+		return a, err
+	}
+	if a.store, err = openStore(ctx, c, log, a.metrics); err != nil {
+		return a, err
+	}
+	hasher := auth.NewHasher(runtime.GOMAXPROCS(0))
+	if a.password, err = firstStart(ctx, a.db, hasher, c); err != nil {
+		return a, err
+	}
+	if err := applyTagPolicy(ctx, a.db, c); err != nil {
+		return a, err
+	}
+	passwords := auth.NewPasswords(a.db, hasher, nil)
+	policy := auth.NewPolicy(a.db, auth.PolicyOptions{PublicRead: c.PublicRead})
+	tokens, err := token.New(ctx, a.db, token.Options{TTL: c.TokenTTL})
+	if err != nil {
+		return a, err
+	}
+	reg := registry.New(a.db, a.store, registry.Options{
+		DefaultVisibility: c.Visibility,
+		AllowSparse:       c.SparseIndex,
+		MaxManifestSize:   c.MaxManifestSize,
+		UploadTTL:         c.UploadTTL,
+		Logger:            log,
+	})
+	management, err := admin.New(admin.Options{
+		DB:                a.db,
+		Policy:            policy,
+		Passwords:         passwords,
+		DefaultVisibility: c.Visibility,
+		Principal:         server.PrincipalOf,
+		WriteProblem:      server.WriteProblem,
+	})
+	if err != nil {
+		return a, err
+	}
+	a.collectors()
+	o := server.Options{
+		Registry:        reg,
+		Auth:            auth.NewChain(nil, auth.NewTokens(a.db, log, nil), passwords),
+		Policy:          policy,
+		Tokens:          tokens,
+		Refresher:       auth.NewRefresher(a.db, nil),
+		API:             management,
+		URL:             c.URL,
+		TrustProxy:      c.TrustProxy,
+		MaxManifestSize: c.MaxManifestSize,
+		StallTimeout:    c.StallTimeout,
+		Ready:           []server.Check{{Name: "database", Check: a.db.Ping}, {Name: "storage", Check: a.store.Ping}},
+		Registerer:      a.metrics,
+		Version:         version,
+		Logger:          log,
+	}
+	if c.StorageRedirect {
+		o.RedirectTTL = c.RedirectTTL
+	}
+	if c.MetricsListen == "" {
+		o.Gatherer = a.metrics
+	}
+	if a.server, err = server.New(o); err != nil {
+		return a, err
+	}
+	a.jobs = []job{
+		{"expire-uploads", time.Minute, reg.ExpireUploads},
+		{"collect-garbage", 30 * time.Second, reg.CollectGarbage},
+	}
+	return a, nil
+}
+
+func (a *app) collectors() {
+	connections := func(name, help string, value func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
+	}
+	a.metrics.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name:        "berth_build_info",
+			Help:        "Constant 1, with the version of the program as a label.",
+			ConstLabels: prometheus.Labels{"version": version},
+		}, func() float64 { return 1 }),
+		connections("berth_database_connections_open", "Open connections to the database.",
+			func() float64 { return float64(a.db.Stats().OpenConnections) }),
+		connections("berth_database_connections_in_use", "Connections to the database in use.",
+			func() float64 { return float64(a.db.Stats().InUse) }),
+	)
+}
+
+func (a *app) close() error {
+	if a.db == nil {
+		return nil
+	}
+	return a.db.Close()
+}
+
+// adminName is the user that the first start makes.
+const adminName = "admin"
+
+// firstStart makes the first user when there is none, and gives its password
+// when it was made up here.
+func firstStart(ctx context.Context, db *metadata.DB, hasher *auth.Hasher, c *config) (string, error) {
+	var has bool
+	err := db.View(ctx, func(tx *metadata.Tx) (err error) {
+		has, err = tx.HasUsers(ctx)
+		return err
+	})
+	if err != nil || has {
+		return "", err
+	}
+	password, made := c.AdminPassword, ""
+	if password == "" {
+		password = rand.Text()
+		made = password
+	}
+	hash, err := hasher.Hash(ctx, password)
+	if err != nil {
+		return "", err
+	}
+	var created bool
+	err = db.Update(ctx, func(tx *metadata.Tx) (err error) {
+		created, err = tx.CreateFirstAdmin(ctx, adminName, hash)
+		return err
+	})
+	if err != nil || !created { // another replica was first
+		return "", err
+	}
+	return made, nil
+}
+
+// applyTagPolicy gives the instance the policy of the settings, when somebody
+// has set one; else what `berth instance set` last said stays in force.
+func applyTagPolicy(ctx context.Context, db *metadata.DB, c *config) error {
+	if !c.Explicit["tag_policy"] && !c.Explicit["tag_exempt"] {
+		return nil
+	}
+	return db.Update(ctx, func(tx *metadata.Tx) error {
+		now, err := tx.InstanceTagPolicy(ctx)
+		if err != nil {
+			return err
+		}
+		want := now
+		if c.Explicit["tag_policy"] {
+			want.Mode = c.TagPolicy
+		}
+		if c.Explicit["tag_exempt"] {
+			want.Exempt = slices.Sorted(slices.Values(c.TagExempt))
+		}
+		if now.Mode == want.Mode && slices.Equal(now.Exempt, want.Exempt) {
+			return nil
+		}
+		return tx.SetInstanceTagPolicy(ctx, want)
+	})
+}
+
+// metricsHandler serves /metrics alone, for the separate address.
+func (a *app) metricsHandler() http.Handler { return server.MetricsHandler(a.metrics) }
