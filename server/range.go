@@ -46,8 +46,13 @@ func parseRange(header string, size int64) (r byteRange, partial bool, err error
 	end := size - 1
 	if last != "" {
 		n, ok := parseOffset(last)
-		if !ok || n < start {
+		switch {
+		case !ok:
 			return whole, false, nil
+		case n < start:
+			// RFC 9110, 14.1.1 calls this range invalid and leaves the answer to
+			// the server; the OCI conformance suite and net/http say 416.
+			return byteRange{}, false, unsatisfiable
 		}
 		end = min(end, n)
 	}
