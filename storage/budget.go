@@ -19,9 +19,11 @@ const (
 	// BlockSize is the size of the blocks that a budget hands out.
 	BlockSize = 64 << 10
 
-	firstSize   = 32 << 10 // the first buffer of every body
-	tinySize    = 4 << 10  // the first buffer when very many bodies have one
-	looseBlocks = 16       // blocks that one body may have without a lease: 1 MiB
+	firstSize = 32 << 10 // the first buffer of every body
+	tinySize  = 4 << 10  // the first buffer when very many bodies have one
+
+	// LooseMax is how many loose blocks one body should have before it asks for a lease: 1 MiB.
+	LooseMax = 16
 )
 
 // When a lease counts as stalled: its reader has waited this long for its
@@ -37,7 +39,7 @@ const (
 // Budget is the memory that all uploads of a process share for their
 // buffers, whatever their number and size. It has three parts:
 //
-//   - First buffers, 32 KiB, one per body. They never wait; when an eighth of
+//   - First buffers, 32 KiB, one per body. They never wait; when a sixteenth of
 //     the budget is in use for them, the next bodies begin with 4 KiB.
 //   - Loose blocks, a quarter of the budget, given as long as there are any.
 //     One body has up to 1 MiB of them, so small blobs never queue behind large ones.
@@ -84,7 +86,7 @@ func NewBudget(bytes int64) *Budget {
 	bytes = max(bytes, MinBudget) / BlockSize * BlockSize
 	b := &Budget{
 		total:    bytes,
-		firstMax: bytes / 8,
+		firstMax: bytes / 16,
 		looseMax: bytes / 4 / BlockSize * BlockSize,
 		leases:   map[*Lease]struct{}{},
 	}
@@ -216,10 +218,7 @@ func (b *Budget) put(k *Block) {
 		} else {
 			l.promise += BlockSize
 		}
-		select {
-		case l.freed <- struct{}{}:
-		default:
-		}
+		l.wake()
 	}
 	if b.loose == 0 && b.leased == 0 {
 		b.idle()
@@ -246,6 +245,9 @@ func (b *Budget) idle() {
 // ErrBudget says that a lease was asked for that is larger than the budget
 // allows at all.
 var ErrBudget = errors.New("storage: the buffer budget is too small")
+
+// ErrLeaseClosed says that a lease has been given back.
+var ErrLeaseClosed = errors.New("storage: the lease is closed")
 
 // Lease is a promise of memory for one body. Its methods are for one
 // goroutine, except where they say otherwise.
@@ -390,10 +392,12 @@ func (l *Lease) Waiting() bool {
 // if nobody waits for memory; else it waits until one of the lease's own blocks comes
 // back. The caller has to be sure that one will: a block that is being written
 // to the store or hashed does, one that waits for the next block does not.
+//
+// It returns the context's error, or ErrLeaseClosed.
 func (l *Lease) Block(ctx context.Context) (*Block, error) {
 	for {
-		if k := l.tryBlock(); k != nil {
-			return k, nil
+		if k, err := l.tryBlock(); k != nil || err != nil {
+			return k, err
 		}
 		l.b.reclaim(BlockSize)
 		select {
@@ -404,21 +408,24 @@ func (l *Lease) Block(ctx context.Context) (*Block, error) {
 	}
 }
 
-func (l *Lease) tryBlock() *Block {
+func (l *Lease) tryBlock() (*Block, error) {
 	b := l.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if l.promise == 0 && !l.closed && len(b.queue) == 0 && b.leased+BlockSize <= b.leaseMax {
+	if l.closed {
+		return nil, ErrLeaseClosed
+	}
+	if l.promise == 0 && len(b.queue) == 0 && b.leased+BlockSize <= b.leaseMax {
 		b.leased += BlockSize
 		l.size += BlockSize
 		l.promise += BlockSize
 	}
 	if l.promise == 0 {
-		return nil
+		return nil, nil
 	}
 	l.promise -= BlockSize
 	l.used += BlockSize
-	return b.get(l)
+	return b.get(l), nil
 }
 
 // Close gives back what is not in blocks; those follow when they are released. A
@@ -435,9 +442,17 @@ func (l *Lease) Close() {
 	b.leased -= l.promise
 	l.size -= l.promise
 	l.promise = 0
+	l.wake()
 	b.grant()
 	if b.loose == 0 && b.leased == 0 {
 		b.idle()
+	}
+}
+
+func (l *Lease) wake() {
+	select {
+	case l.freed <- struct{}{}:
+	default:
 	}
 }
 

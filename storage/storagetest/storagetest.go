@@ -75,7 +75,7 @@ func Test(t *testing.T, open func(t testing.TB) storage.Store) {
 		{"commit twice", testCommitTwice},
 		{"append after commit", testAppendAfterCommit},
 		{"abort", testAbort},
-		{"abort a predecessor that stays usable", testAbortCommitted},
+		{"abort after a commit that was not recorded", testAbortCommitted},
 		{"concurrent appends never mix", testConcurrentAppends},
 		{"stale session never mixes", testStaleSession},
 		{"concurrent uploads", testConcurrentUploads},
@@ -409,7 +409,7 @@ func testAbort(t *testing.T, e *env) {
 	}
 }
 
-// testAbortCommitted is an upload that was committed, but never recorded, and expires.
+// testAbortCommitted is an upload whose commit was never recorded, and which expires.
 func testAbortCommitted(t *testing.T, e *env) {
 	for _, n := range []int{10, 6 << 20, 30 << 20} {
 		id := NewID()
