@@ -1,0 +1,198 @@
+// Package admin serves the management API of api/openapi.yaml: users, teams,
+// tokens, repositories, tags and tag policies. It implements the strict
+// handlers that are generated from that document, one file per subject.
+//
+// A request passes, in this order: the route, the permission table
+// (permissions.go), the check of parameters and body against the document
+// (validate.go), and its handler. Who is asking is decided before, by package
+// server; how an error is written, too. Start with [New].
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/getkin/kin-openapi/routers"
+	"github.com/gorilla/mux"
+
+	"berth/api"
+	"berth/auth"
+	"berth/metadata"
+	"berth/oci"
+)
+
+// Options are what the handlers need. All fields but Hasher are required.
+type Options struct {
+	DB     *metadata.DB
+	Policy *auth.Policy
+	// Passwords checks the current password of users who change their own. With
+	// the server's auth.Chain, guesses are limited as those at the sign-in are.
+	Passwords auth.Authenticator
+	// Hasher makes the hashes of new passwords. It bounds how many are made at a
+	// time, so share the one of the sign-in; nil makes one of its own.
+	Hasher *auth.Hasher
+	// DefaultVisibility is what a repository starts with when its team says
+	// nothing: public, internal or private.
+	DefaultVisibility string
+	// Principal gives who makes the request whose context this is, with today's
+	// role and limits: a bearer token lives too long where rights change hands.
+	// Without credentials it is auth.Anonymous.
+	Principal func(context.Context) auth.Principal
+	// WriteProblem answers with application/problem+json. The status is that of
+	// the *oci.Error in the chain.
+	WriteProblem func(http.ResponseWriter, *http.Request, error)
+}
+
+// base is the path of all operations.
+const base = "/api/v1"
+
+// handler implements api.StrictServerInterface.
+type handler struct {
+	Options
+	operations map[string]operation // by method and path template
+}
+
+// operation is one of the document's operations with its row of the
+// permission table.
+type operation struct {
+	route *routers.Route
+	rule  rule
+}
+
+// New makes the handler of everything below /api/. It fails when an operation
+// of the document has no row in the permission table, or the other way round.
+func New(options Options) (http.Handler, error) {
+	if options.DB == nil || options.Policy == nil || options.Passwords == nil || options.DefaultVisibility == "" ||
+		options.Principal == nil || options.WriteProblem == nil {
+		return nil, errors.New("admin: all options but Hasher are required")
+	}
+	if options.Hasher == nil {
+		options.Hasher = auth.NewHasher(0)
+	}
+	spec, err := api.GetSpec()
+	if err != nil {
+		return nil, err
+	}
+	h := &handler{Options: options}
+	if h.operations, err = operations(spec); err != nil {
+		return nil, err
+	}
+
+	// Names of repositories have slashes, percent-encoded in paths. Cleaning
+	// would answer odd paths by a redirect, where 404 is the answer.
+	router := mux.NewRouter().UseEncodedPath().SkipClean(true)
+	router.NotFoundHandler = h.problem(oci.Errorf(oci.CodeNotFound,
+		"there is no such path in the management API; repository names are percent-encoded into one segment (team%%2Fapp). See /api/"))
+	router.MethodNotAllowedHandler = h.problem(oci.Errorf(oci.CodeUnsupported,
+		"the management API has no such method on this path. See /api/"))
+	if err := h.documents(router, spec); err != nil {
+		return nil, err
+	}
+
+	operations := router.NewRoute().Subrouter()
+	operations.Use(h.guard)
+	invalid := func(w http.ResponseWriter, r *http.Request, err error) {
+		options.WriteProblem(w, r, oci.Errorf(oci.CodeInvalid, "the request is not valid: %w", err))
+	}
+	strict := api.NewStrictHandlerWithOptions(h, nil, api.StrictHTTPServerOptions{
+		RequestErrorHandlerFunc:  invalid,
+		ResponseErrorHandlerFunc: options.WriteProblem,
+	})
+	api.HandlerWithOptions(strict, api.GorillaServerOptions{BaseURL: base, BaseRouter: operations, ErrorHandlerFunc: invalid})
+	return router, nil
+}
+
+// problem is a handler that always answers with the error.
+func (h *handler) problem(err error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.WriteProblem(w, r, err) })
+}
+
+// call is what the handlers know of a request beyond its parameters.
+type call struct {
+	principal  auth.Principal
+	url        *url.URL
+	remoteAddr string
+}
+
+type callKey struct{}
+
+// callOf finds the call of a request that passed the guard.
+func callOf(ctx context.Context) call {
+	c, _ := ctx.Value(callKey{}).(call)
+	return c
+}
+
+// guard lets a request through to its handler when the caller may make it and
+// it is what the document says. It is the one place that enforces the
+// permission table.
+func (h *handler) guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		p, err := h.check(w, r)
+		if err != nil {
+			h.WriteProblem(w, r, err)
+			return
+		}
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callKey{},
+			call{principal: p, url: r.URL, remoteAddr: r.RemoteAddr})))
+	})
+}
+
+func (h *handler) check(w http.ResponseWriter, r *http.Request) (auth.Principal, error) {
+	p := h.Principal(r.Context())
+	template, err := mux.CurrentRoute(r).GetPathTemplate()
+	if err != nil {
+		return p, err
+	}
+	op, ok := h.operations[r.Method+" "+template]
+	if !ok {
+		return p, oci.Errorf(oci.CodeDenied, "nobody may do this: the operation has no row in the permission table")
+	}
+	params, err := unescape(mux.Vars(r))
+	if err != nil {
+		return p, err
+	}
+	if err := h.permit(r.Context(), p, op, params); err != nil {
+		return p, err
+	}
+	return p, validate(w, r, op, params)
+}
+
+// unescape decodes path parameters in place: with encoded paths, mux gives
+// them as they stand in the URL, and the generated code expects them decoded.
+func unescape(vars map[string]string) (map[string]string, error) {
+	for name, value := range vars {
+		decoded, err := url.PathUnescape(value)
+		if err != nil {
+			return nil, oci.Errorf(oci.CodeInvalid, "the %s in the path is not percent-encoded properly", name)
+		}
+		vars[name] = decoded
+	}
+	return vars, nil
+}
+
+// operations pairs the document's operations with the permission table.
+func operations(spec *openapi3.T) (map[string]operation, error) {
+	rules := permissions()
+	found := map[string]operation{}
+	for path, item := range spec.Paths.Map() {
+		for method, op := range item.Operations() {
+			rule, ok := rules[op.OperationID]
+			if !ok {
+				return nil, fmt.Errorf("operation %s has no row in the permission table", op.OperationID)
+			}
+			delete(rules, op.OperationID)
+			found[method+" "+base+path] = operation{
+				route: &routers.Route{Spec: spec, Path: path, PathItem: item, Method: method, Operation: op},
+				rule:  rule,
+			}
+		}
+	}
+	for id := range rules {
+		return nil, fmt.Errorf("the permission table has a row for %s, which is no operation", id)
+	}
+	return found, nil
+}

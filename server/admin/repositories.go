@@ -1,0 +1,120 @@
+package admin
+
+import (
+	"context"
+
+	"berth/api"
+	"berth/metadata"
+)
+
+func repositoryOf(r metadata.Repository) api.Repository {
+	return api.Repository{Name: r.Name, Team: r.Team, Visibility: api.Visibility(r.Visibility), CreatedAt: r.CreatedAt, CreatedBy: r.CreatedBy}
+}
+
+// ListRepositories lists what the caller may pull.
+func (h *handler) ListRepositories(ctx context.Context, r api.ListRepositoriesRequestObject) (api.ListRepositoriesResponseObject, error) {
+	limit, after := bounds(r.Params.Limit, r.Params.After)
+	filter := metadata.RepositoryFilter{Viewer: h.Policy.Viewer(callOf(ctx).principal), After: after, Limit: limit + 1}
+	if r.Params.Team != nil {
+		filter.Team = *r.Params.Team
+	}
+	if r.Params.Prefix != nil {
+		filter.Prefix = *r.Params.Prefix
+	}
+	var repositories []metadata.Repository
+	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
+		repositories, err = tx.Repositories(ctx, filter)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	repositories, next, link := page(ctx, repositories, limit, func(r metadata.Repository) string { return r.Name })
+	return api.ListRepositories200JSONResponse{
+		Body:    api.RepositoryList{Items: each(repositories, repositoryOf), Next: next},
+		Headers: api.ListRepositories200ResponseHeaders{Link: link},
+	}, nil
+}
+
+// CreateRepository makes an empty repository, or answers the one that is there.
+func (h *handler) CreateRepository(ctx context.Context, r api.CreateRepositoryRequestObject) (api.CreateRepositoryResponseObject, error) {
+	var repository metadata.Repository
+	var created bool
+	err := h.DB.Update(ctx, func(tx *metadata.Tx) (err error) {
+		if _, created, err = tx.EnsureRepository(ctx, r.Repository, h.DefaultVisibility, callOf(ctx).principal.String()); err != nil {
+			return err
+		}
+		repository, err = tx.Repository(ctx, r.Repository)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	shown := repositoryOf(repository)
+	if !created {
+		return api.CreateRepository200JSONResponse{Body: shown, Headers: api.CreateRepository200ResponseHeaders{ETag: etagOf(shown)}}, nil
+	}
+	return api.CreateRepository201JSONResponse{Body: shown, Headers: api.CreateRepository201ResponseHeaders{ETag: etagOf(shown)}}, nil
+}
+
+// GetRepository shows a repository with what it holds. The ETag leaves that
+// out: pushes do not change what If-Match protects.
+func (h *handler) GetRepository(ctx context.Context, r api.GetRepositoryRequestObject) (api.GetRepositoryResponseObject, error) {
+	var repository metadata.Repository
+	var stats metadata.RepositoryStats
+	err := h.DB.Snapshot(ctx, func(tx *metadata.Tx) (err error) {
+		if repository, err = tx.Repository(ctx, r.Repository); err != nil {
+			return err
+		}
+		stats, err = tx.RepositoryStats(ctx, repository.ID)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	shown := repositoryOf(repository)
+	etag := etagOf(shown)
+	shown.Tags, shown.Size = &stats.Tags, &stats.Bytes
+	return api.GetRepository200JSONResponse{Body: shown, Headers: api.GetRepository200ResponseHeaders{ETag: etag}}, nil
+}
+
+// UpdateRepository changes who may pull.
+func (h *handler) UpdateRepository(ctx context.Context, r api.UpdateRepositoryRequestObject) (api.UpdateRepositoryResponseObject, error) {
+	var repository metadata.Repository
+	err := h.DB.Update(ctx, func(tx *metadata.Tx) (err error) {
+		if repository, err = lockRepository(ctx, tx, r.Repository); err != nil {
+			return err
+		}
+		if err := checkMatch(r.Params.IfMatch, repositoryOf(repository)); err != nil {
+			return err
+		}
+		if r.Body.Visibility == nil {
+			return nil
+		}
+		repository.Visibility = string(*r.Body.Visibility)
+		return tx.SetVisibility(ctx, r.Repository, repository.Visibility)
+	})
+	if err != nil {
+		return nil, err
+	}
+	shown := repositoryOf(repository)
+	return api.UpdateRepository200JSONResponse{Body: shown, Headers: api.UpdateRepository200ResponseHeaders{ETag: etagOf(shown)}}, nil
+}
+
+// DeleteRepository removes a repository with all it holds.
+func (h *handler) DeleteRepository(ctx context.Context, r api.DeleteRepositoryRequestObject) (api.DeleteRepositoryResponseObject, error) {
+	err := h.DB.Update(ctx, func(tx *metadata.Tx) error {
+		before, err := lockRepository(ctx, tx, r.Repository)
+		if err != nil {
+			return err
+		}
+		if err := checkMatch(r.Params.IfMatch, repositoryOf(before)); err != nil {
+			return err
+		}
+		return tx.DeleteRepository(ctx, r.Repository, callOf(ctx).principal.String())
+	})
+	if err != nil {
+		return nil, err
+	}
+	return api.DeleteRepository204Response{}, nil
+}

@@ -1,0 +1,34 @@
+package admin
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	"berth/api"
+	"berth/auth"
+	"berth/metadata"
+)
+
+// Whoami says who the caller is.
+func (h *handler) Whoami(ctx context.Context, _ api.WhoamiRequestObject) (api.WhoamiResponseObject, error) {
+	p := callOf(ctx).principal
+	me := api.Whoami{Kind: api.WhoamiKind(p.Kind), Name: p.String(), Admin: p.IsAdmin(), Teams: []api.Membership{}}
+	if p.Limit != nil {
+		me.Limit = &api.TokenLimit{Repositories: p.Limit.Repositories, Actions: actionsOf(p.Limit.Actions.Names())}
+	}
+	if p.Kind == auth.KindUser {
+		var roles map[string]string
+		err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
+			roles, err = tx.UserTeams(ctx, p.ID)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		for _, team := range slices.Sorted(maps.Keys(roles)) {
+			me.Teams = append(me.Teams, api.Membership{Team: team, Role: api.TeamRole(roles[team])})
+		}
+	}
+	return api.Whoami200JSONResponse(me), nil
+}

@@ -1,0 +1,104 @@
+package admin
+
+import (
+	"context"
+	"strconv"
+
+	"berth/api"
+	"berth/metadata"
+	"berth/oci"
+)
+
+func tagOf(t metadata.Tag) api.Tag {
+	return api.Tag{
+		Name: t.Name, Digest: t.Digest.String(), MediaType: t.MediaType, Size: t.Size, Mode: api.TagMode(t.Mode),
+		CreatedAt: t.CreatedAt, UpdatedAt: t.UpdatedAt, UpdatedBy: t.UpdatedBy,
+	}
+}
+
+// ListTags lists a repository's tags.
+func (h *handler) ListTags(ctx context.Context, r api.ListTagsRequestObject) (api.ListTagsResponseObject, error) {
+	limit, after := bounds(r.Params.Limit, r.Params.After)
+	var tags []metadata.Tag
+	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
+		tags, err = tx.Tags(ctx, r.Repository, after, limit+1)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	tags, next, link := page(ctx, tags, limit, func(t metadata.Tag) string { return t.Name })
+	return api.ListTags200JSONResponse{
+		Body:    api.TagList{Items: each(tags, tagOf), Next: next},
+		Headers: api.ListTags200ResponseHeaders{Link: link},
+	}, nil
+}
+
+// GetTag shows a tag.
+func (h *handler) GetTag(ctx context.Context, r api.GetTagRequestObject) (api.GetTagResponseObject, error) {
+	if _, err := oci.ParseTag(r.Tag); err != nil {
+		return nil, err
+	}
+	var tag metadata.Tag
+	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
+		tag, err = tx.Tag(ctx, r.Repository, r.Tag)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return api.GetTag200JSONResponse(tagOf(tag)), nil
+}
+
+// DeleteTag removes a tag, on record.
+func (h *handler) DeleteTag(ctx context.Context, r api.DeleteTagRequestObject) (api.DeleteTagResponseObject, error) {
+	if _, err := oci.ParseTag(r.Tag); err != nil {
+		return nil, err
+	}
+	err := h.DB.Update(ctx, func(tx *metadata.Tx) error {
+		return tx.DeleteTag(ctx, r.Repository, r.Tag, callOf(ctx).principal.String())
+	})
+	if err != nil {
+		return nil, err
+	}
+	return api.DeleteTag204Response{}, nil
+}
+
+// ListTagHistory shows what happened to a tag, which may be gone.
+func (h *handler) ListTagHistory(ctx context.Context, r api.ListTagHistoryRequestObject) (api.ListTagHistoryResponseObject, error) {
+	if _, err := oci.ParseTag(r.Tag); err != nil {
+		return nil, err
+	}
+	limit, after := bounds(r.Params.Limit, r.Params.After)
+	var before int64
+	if after != "" {
+		var err error
+		if before, err = strconv.ParseInt(after, 10, 64); err != nil || before <= 0 {
+			return nil, oci.Errorf(oci.CodeInvalid, "the parameter \"after\" is not the \"next\" of a page of a tag's history")
+		}
+	}
+	var events []metadata.TagEvent
+	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
+		events, err = tx.TagHistory(ctx, r.Repository, r.Tag, before, limit+1)
+		if err == nil && len(events) == 0 && before == 0 {
+			_, err = tx.Tag(ctx, r.Repository, r.Tag) // says what is not there
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	events, next, link := page(ctx, events, limit, func(e metadata.TagEvent) string { return strconv.FormatInt(e.ID, 10) })
+	items := each(events, func(e metadata.TagEvent) api.TagEvent {
+		event := api.TagEvent{Id: e.ID, Action: api.TagEventAction(e.Action), Digest: e.Digest.String(), Actor: e.Actor, At: e.At}
+		if e.Previous != "" {
+			previous := e.Previous.String()
+			event.Previous = &previous
+		}
+		return event
+	})
+	return api.ListTagHistory200JSONResponse{
+		Body:    api.TagEventList{Items: items, Next: next},
+		Headers: api.ListTagHistory200ResponseHeaders{Link: link},
+	}, nil
+}

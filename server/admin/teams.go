@@ -1,0 +1,177 @@
+package admin
+
+import (
+	"context"
+
+	"berth/api"
+	"berth/auth"
+	"berth/metadata"
+	"berth/oci"
+)
+
+func teamOf(t metadata.Team) api.Team {
+	visibility := api.DefaultVisibilityInherit
+	if t.DefaultVisibility != "" {
+		visibility = api.DefaultVisibility(t.DefaultVisibility)
+	}
+	return api.Team{Name: t.Name, DefaultVisibility: visibility, CreatedAt: t.CreatedAt, UpdatedAt: t.UpdatedAt}
+}
+
+// visibilityOf is what metadata stores: "" inherits.
+func visibilityOf(v *api.DefaultVisibility) string {
+	if v == nil || *v == api.DefaultVisibilityInherit {
+		return ""
+	}
+	return string(*v)
+}
+
+// ListTeams lists the caller's teams, and all teams for admins.
+func (h *handler) ListTeams(ctx context.Context, r api.ListTeamsRequestObject) (api.ListTeamsResponseObject, error) {
+	limit, after := bounds(r.Params.Limit, r.Params.After)
+	p := callOf(ctx).principal
+	var teams []metadata.Team
+	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
+		switch {
+		case p.IsAdmin():
+			teams, err = tx.Teams(ctx, 0, after, limit+1)
+		case p.Kind == auth.KindUser:
+			teams, err = tx.Teams(ctx, p.ID, after, limit+1)
+		case p.Team > after: // a robot is in one team
+			var team metadata.Team
+			team, err = tx.Team(ctx, p.Team)
+			teams = []metadata.Team{team}
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	teams, next, link := page(ctx, teams, limit, func(t metadata.Team) string { return t.Name })
+	return api.ListTeams200JSONResponse{
+		Body:    api.TeamList{Items: each(teams, teamOf), Next: next},
+		Headers: api.ListTeams200ResponseHeaders{Link: link},
+	}, nil
+}
+
+// CreateTeam makes a team without members.
+func (h *handler) CreateTeam(ctx context.Context, r api.CreateTeamRequestObject) (api.CreateTeamResponseObject, error) {
+	if err := parseName("team", r.Body.Name); err != nil {
+		return nil, err
+	}
+	var team metadata.Team
+	err := h.DB.Update(ctx, func(tx *metadata.Tx) (err error) {
+		team, err = tx.CreateTeam(ctx, r.Body.Name, visibilityOf(r.Body.DefaultVisibility))
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	shown := teamOf(team)
+	return api.CreateTeam201JSONResponse{Body: shown, Headers: api.CreateTeam201ResponseHeaders{ETag: etagOf(shown)}}, nil
+}
+
+// GetTeam shows a team.
+func (h *handler) GetTeam(ctx context.Context, r api.GetTeamRequestObject) (api.GetTeamResponseObject, error) {
+	var team metadata.Team
+	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
+		team, err = tx.Team(ctx, r.Team)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	shown := teamOf(team)
+	return api.GetTeam200JSONResponse{Body: shown, Headers: api.GetTeam200ResponseHeaders{ETag: etagOf(shown)}}, nil
+}
+
+// UpdateTeam changes a team's default visibility.
+func (h *handler) UpdateTeam(ctx context.Context, r api.UpdateTeamRequestObject) (api.UpdateTeamResponseObject, error) {
+	var team metadata.Team
+	err := h.DB.Update(ctx, func(tx *metadata.Tx) error {
+		before, err := lockTeam(ctx, tx, r.Team)
+		if err != nil {
+			return err
+		}
+		if err := checkMatch(r.Params.IfMatch, teamOf(before)); err != nil {
+			return err
+		}
+		if err := tx.SetTeamVisibility(ctx, r.Team, visibilityOf(r.Body.DefaultVisibility)); err != nil {
+			return err
+		}
+		team, err = tx.Team(ctx, r.Team)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	shown := teamOf(team)
+	return api.UpdateTeam200JSONResponse{Body: shown, Headers: api.UpdateTeam200ResponseHeaders{ETag: etagOf(shown)}}, nil
+}
+
+// DeleteTeam removes a team that has no repositories: whoever made a team of
+// the same name later would get them. A push that makes one at the same moment
+// leaves it to the admins, as metadata says.
+func (h *handler) DeleteTeam(ctx context.Context, r api.DeleteTeamRequestObject) (api.DeleteTeamResponseObject, error) {
+	err := h.DB.Update(ctx, func(tx *metadata.Tx) error {
+		before, err := lockTeam(ctx, tx, r.Team)
+		if err != nil {
+			return err
+		}
+		if err := checkMatch(r.Params.IfMatch, teamOf(before)); err != nil {
+			return err
+		}
+		left, err := tx.Repositories(ctx, metadata.RepositoryFilter{Viewer: metadata.Viewer{All: true}, Team: r.Team, Limit: 1})
+		if err != nil {
+			return err
+		}
+		if len(left) > 0 {
+			return oci.Errorf(oci.CodeConflict, "the team %s has repositories, such as %s: delete them first", r.Team, left[0].Name)
+		}
+		return tx.DeleteTeam(ctx, r.Team)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return api.DeleteTeam204Response{}, nil
+}
+
+// ListMembers lists the members of a team.
+func (h *handler) ListMembers(ctx context.Context, r api.ListMembersRequestObject) (api.ListMembersResponseObject, error) {
+	limit, after := bounds(r.Params.Limit, r.Params.After)
+	var members []metadata.Member
+	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
+		members, err = tx.Members(ctx, r.Team, after, limit+1)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	members, next, link := page(ctx, members, limit, func(m metadata.Member) string { return m.User })
+	items := each(members, func(m metadata.Member) api.Member {
+		return api.Member{User: m.User, Role: api.TeamRole(m.Role)}
+	})
+	return api.ListMembers200JSONResponse{
+		Body:    api.MemberList{Items: items, Next: next},
+		Headers: api.ListMembers200ResponseHeaders{Link: link},
+	}, nil
+}
+
+// PutMember adds a user to a team, or changes the role there.
+func (h *handler) PutMember(ctx context.Context, r api.PutMemberRequestObject) (api.PutMemberResponseObject, error) {
+	err := h.DB.Update(ctx, func(tx *metadata.Tx) error {
+		return tx.PutMember(ctx, r.Team, r.User, string(r.Body.Role))
+	})
+	if err != nil {
+		return nil, err
+	}
+	return api.PutMember200JSONResponse{User: r.User, Role: r.Body.Role}, nil
+}
+
+// RemoveMember takes a user out of a team.
+func (h *handler) RemoveMember(ctx context.Context, r api.RemoveMemberRequestObject) (api.RemoveMemberResponseObject, error) {
+	err := h.DB.Update(ctx, func(tx *metadata.Tx) error { return tx.RemoveMember(ctx, r.Team, r.User) })
+	if err != nil {
+		return nil, err
+	}
+	return api.RemoveMember204Response{}, nil
+}

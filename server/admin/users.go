@@ -1,0 +1,160 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"net"
+
+	"berth/api"
+	"berth/auth"
+	"berth/metadata"
+	"berth/oci"
+)
+
+func userOf(u metadata.User) api.User {
+	return api.User{Name: u.Name, Role: api.Role(u.Role), Disabled: u.Disabled, CreatedAt: u.CreatedAt, UpdatedAt: u.UpdatedAt}
+}
+
+// ListUsers lists all users.
+func (h *handler) ListUsers(ctx context.Context, r api.ListUsersRequestObject) (api.ListUsersResponseObject, error) {
+	limit, after := bounds(r.Params.Limit, r.Params.After)
+	var users []metadata.User
+	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
+		users, err = tx.Users(ctx, after, limit+1)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	users, next, link := page(ctx, users, limit, func(u metadata.User) string { return u.Name })
+	return api.ListUsers200JSONResponse{
+		Body:    api.UserList{Items: each(users, userOf), Next: next},
+		Headers: api.ListUsers200ResponseHeaders{Link: link},
+	}, nil
+}
+
+// CreateUser makes a user, with or without a password.
+func (h *handler) CreateUser(ctx context.Context, r api.CreateUserRequestObject) (api.CreateUserResponseObject, error) {
+	if err := parseName("user", r.Body.Name); err != nil {
+		return nil, err
+	}
+	user := metadata.User{Name: r.Body.Name, Role: metadata.RoleUser}
+	if r.Body.Role != nil {
+		user.Role = string(*r.Body.Role)
+	}
+	if r.Body.Password != nil {
+		hash, err := h.hash(ctx, *r.Body.Password)
+		if err != nil {
+			return nil, err
+		}
+		user.PasswordHash = hash
+	}
+	err := h.DB.Update(ctx, func(tx *metadata.Tx) (err error) {
+		user, err = tx.CreateUser(ctx, user)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	shown := userOf(user)
+	return api.CreateUser201JSONResponse{Body: shown, Headers: api.CreateUser201ResponseHeaders{ETag: etagOf(shown)}}, nil
+}
+
+// GetUser shows a user.
+func (h *handler) GetUser(ctx context.Context, r api.GetUserRequestObject) (api.GetUserResponseObject, error) {
+	var user metadata.User
+	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
+		user, err = tx.User(ctx, r.User)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	shown := userOf(user)
+	return api.GetUser200JSONResponse{Body: shown, Headers: api.GetUser200ResponseHeaders{ETag: etagOf(shown)}}, nil
+}
+
+// UpdateUser changes role and state. That an enabled admin is left is seen to
+// by metadata, in the same transaction.
+func (h *handler) UpdateUser(ctx context.Context, r api.UpdateUserRequestObject) (api.UpdateUserResponseObject, error) {
+	var user metadata.User
+	err := h.DB.Update(ctx, func(tx *metadata.Tx) error {
+		before, err := lockUser(ctx, tx, r.User)
+		if err != nil {
+			return err
+		}
+		if err := checkMatch(r.Params.IfMatch, userOf(before)); err != nil {
+			return err
+		}
+		user, err = tx.UpdateUser(ctx, r.User, metadata.UserChange{Role: (*string)(r.Body.Role), Disabled: r.Body.Disabled})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	shown := userOf(user)
+	return api.UpdateUser200JSONResponse{Body: shown, Headers: api.UpdateUser200ResponseHeaders{ETag: etagOf(shown)}}, nil
+}
+
+// DeleteUser removes a user; see UpdateUser for the last admin.
+func (h *handler) DeleteUser(ctx context.Context, r api.DeleteUserRequestObject) (api.DeleteUserResponseObject, error) {
+	err := h.DB.Update(ctx, func(tx *metadata.Tx) error {
+		before, err := lockUser(ctx, tx, r.User)
+		if err != nil {
+			return err
+		}
+		if err := checkMatch(r.Params.IfMatch, userOf(before)); err != nil {
+			return err
+		}
+		return tx.DeleteUser(ctx, r.User)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return api.DeleteUser204Response{}, nil
+}
+
+// SetPassword sets a password. Users show their current one, so that a session
+// left open cannot lock its owner out; failures count like failed sign-ins.
+func (h *handler) SetPassword(ctx context.Context, r api.SetPasswordRequestObject) (api.SetPasswordResponseObject, error) {
+	c := callOf(ctx)
+	if c.principal.Kind == auth.KindUser && c.principal.Name == r.User {
+		if err := h.checkCurrent(ctx, c, r.Body.CurrentPassword); err != nil {
+			return nil, err
+		}
+	}
+	hash, err := h.hash(ctx, r.Body.Password)
+	if err != nil {
+		return nil, err
+	}
+	err = h.DB.Update(ctx, func(tx *metadata.Tx) error {
+		_, err := tx.UpdateUser(ctx, r.User, metadata.UserChange{PasswordHash: &hash})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return api.SetPassword204Response{}, nil
+}
+
+func (h *handler) checkCurrent(ctx context.Context, c call, current *string) error {
+	if current == nil {
+		return oci.Errorf(oci.CodeInvalid, "the field \"current_password\" is missing: your own password is changed with the current one")
+	}
+	address, _, err := net.SplitHostPort(c.remoteAddr)
+	if err != nil {
+		address = c.remoteAddr
+	}
+	p, err := h.Passwords.Authenticate(ctx, auth.Credentials{Username: c.principal.Name, Password: *current, RemoteAddr: address})
+	wrong := errors.Is(err, auth.ErrWrong) || errors.Is(err, auth.ErrNotMine)
+	// A token is accepted in place of a password elsewhere, but does not prove to be the owner.
+	if wrong || err == nil && (p.Kind != auth.KindUser || p.ID != c.principal.ID || p.TokenID != 0) {
+		return denied(c.principal, "current-password", anAdmin, "the current password is wrong: give it again, or ask an admin to set a new one")
+	}
+	return err
+}
+
+// hash makes the hash of a new password, whose length validate has checked.
+func (h *handler) hash(ctx context.Context, password string) (string, error) {
+	return h.Hasher.Hash(ctx, password)
+}

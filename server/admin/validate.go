@@ -1,0 +1,71 @@
+package admin
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/getkin/kin-openapi/openapi3filter"
+
+	"berth/oci"
+)
+
+// maxBody is the largest body of a request in bytes.
+const maxBody = 1 << 20
+
+// validate checks a request's parameters and body against the document, which
+// the generated handlers do not: required and unknown fields, enumerations,
+// lengths, the content type. It fills in defaults. The error is an INVALID.
+func validate(w http.ResponseWriter, r *http.Request, op operation, params map[string]string) error {
+	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	err := openapi3filter.ValidateRequest(r.Context(), &openapi3filter.RequestValidationInput{
+		Request:    r,
+		PathParams: params,
+		Route:      op.route,
+		Options: &openapi3filter.Options{
+			AuthenticationFunc:                openapi3filter.NoopAuthenticationFunc,
+			RejectWhenRequestBodyNotSpecified: true,
+		},
+	})
+	if err == nil {
+		return nil
+	}
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		return oci.Errorf(oci.CodeInvalid, "the body is larger than %d bytes, which is the limit", tooLarge.Limit)
+	}
+	return oci.Errorf(oci.CodeInvalid, "%s. See /api/ for what %s takes", complaint(err), op.route.Operation.OperationID)
+}
+
+// complaint says what the document does not allow. Values stay out of it,
+// because one of them may be a password.
+func complaint(err error) string {
+	what := "the request"
+	var request *openapi3filter.RequestError
+	if errors.As(err, &request) {
+		switch {
+		case request.Parameter != nil:
+			what = fmt.Sprintf("the parameter %q", request.Parameter.Name)
+		case request.RequestBody != nil:
+			what = "the body"
+		}
+	}
+	var schema *openapi3.SchemaError
+	var parse *openapi3filter.ParseError
+	switch {
+	case errors.As(err, &schema):
+		if field := strings.Join(schema.JSONPointer(), "."); field != "" && what == "the body" {
+			what = fmt.Sprintf("the field %q", field)
+		}
+		return what + " is not valid: " + schema.Reason
+	case errors.Is(err, openapi3filter.ErrInvalidRequired):
+		return what + " is missing"
+	case errors.As(err, &parse):
+		return what + " is not valid: it is not of the form that is expected"
+	case request != nil && request.RequestBody != nil && request.Reason != "" && request.Err == nil:
+		return "the body must be JSON, with the Content-Type application/json"
+	}
+	return what + " is not valid"
+}
