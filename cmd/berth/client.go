@@ -1,0 +1,425 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	dockerconfig "github.com/docker/cli/cli/config"
+	"github.com/spf13/cobra"
+	"golang.org/x/oauth2"
+	"golang.org/x/oauth2/clientcredentials"
+	"golang.org/x/term"
+
+	"berth/api"
+	"berth/api/client"
+	"berth/oci"
+)
+
+// Limits of the client.
+const (
+	// requestTimeout bounds one request to the server.
+	requestTimeout = time.Minute
+	// maxPassword is the longest line read as a password, in bytes: a long
+	// token of another identity provider fits.
+	maxPassword = 16 << 10
+	// pageSize is how many items of a list are asked for at once.
+	pageSize = 500
+)
+
+// remote is the server that the client commands talk to, as its flags say.
+type remote struct {
+	server        string
+	username      string
+	passwordStdin bool
+	output        choice
+	yes           bool
+}
+
+// addFlags gives a client command and those below it the common flags.
+func (r *remote) addFlags(c *cobra.Command) {
+	f := c.PersistentFlags()
+	f.StringVar(&r.server, "server", "", "the server's address (default $BERTH_SERVER, else http://localhost:5000)")
+	f.StringVarP(&r.username, "username", "u", "", "sign in as this user (default $BERTH_USERNAME, else as docker login did)")
+	f.BoolVar(&r.passwordStdin, "password-stdin", false, "read the password or token to sign in with from stdin")
+	r.output = choice{value: "table", values: []string{"table", "json"}}
+	f.VarP(&r.output, "output", "o", "table or json")
+	f.BoolVarP(&r.yes, "yes", "y", false, "do not ask before something that cannot be undone")
+	if err := c.RegisterFlagCompletionFunc("output", r.output.complete); err != nil {
+		panic(err) // the flag is defined two lines above
+	}
+}
+
+// address is the server's URL, without a path.
+func (r *remote) address() (*url.URL, error) {
+	s := r.server
+	if s == "" {
+		s = os.Getenv("BERTH_SERVER")
+	}
+	if s == "" {
+		s = "http://localhost:5000"
+	}
+	return parseServer(s)
+}
+
+// parseServer reads a server's address: a URL, or a host with an optional
+// port. Without a scheme it is https, and http for this machine itself, as
+// docker does it.
+func parseServer(s string) (*url.URL, error) {
+	full := s
+	if !strings.Contains(s, "://") {
+		full = "https://" + s
+	}
+	u, err := url.Parse(full)
+	if err != nil || u.Host == "" || u.Hostname() == "" || (u.Scheme != "http" && u.Scheme != "https") ||
+		(u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+		return nil, usagef("the server %q is not an address: give a host such as registry.example.com, or http://localhost:5000", s)
+	}
+	u.Path = ""
+	if full != s && isLoopback(u.Hostname()) {
+		u.Scheme = "http"
+	}
+	return u, nil
+}
+
+func isLoopback(host string) bool {
+	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
+
+// credentials are what signs in at a server.
+type credentials struct {
+	username, password string
+	bearer             string // a registry token, used as it is
+	refresh            string // an identity token of docker login
+}
+
+// credentials finds what to sign in with at the server: the flags, the
+// environment, or what docker login keeps for the host.
+func (r *remote) credentials(cmd *cobra.Command, server *url.URL) (credentials, error) {
+	c := credentials{username: r.username, password: os.Getenv("BERTH_PASSWORD")}
+	if c.username == "" {
+		c.username = os.Getenv("BERTH_USERNAME")
+	}
+	if r.passwordStdin {
+		if c.username == "" {
+			return c, usagef("--password-stdin needs --username")
+		}
+		var err error
+		c.password, err = readLine(cmd.InOrStdin())
+		return c, err
+	}
+	if c.username != "" && c.password != "" {
+		return c, nil
+	}
+	if c.username != "" && r.username != "" {
+		password, ok, err := askPassword(cmd, fmt.Sprintf("Password of %s: ", c.username))
+		if err != nil || ok {
+			c.password = password
+			return c, err
+		}
+	}
+	if c.username != "" || c.password != "" {
+		return c, usagef("a user name and a password are needed: --username with --password-stdin, or BERTH_USERNAME with BERTH_PASSWORD")
+	}
+
+	auth, err := dockerconfig.LoadDefaultConfigFile(cmd.ErrOrStderr()).GetAuthConfig(server.Host)
+	if err != nil {
+		return c, fmt.Errorf("reading the credentials of docker login for %s: %w", server.Host, err)
+	}
+	c = credentials{username: auth.Username, password: auth.Password, bearer: auth.RegistryToken, refresh: auth.IdentityToken}
+	if c.bearer == "" && c.refresh == "" && (c.username == "" || c.password == "") {
+		return c, fmt.Errorf("there are no credentials for %s: run 'berth login --server %s' or 'docker login %s', or give --username and --password-stdin", server.Host, server, server.Host)
+	}
+	return c, nil
+}
+
+// apiScope is what the client asks of the token endpoint.
+const apiScope = "berth:api:*"
+
+// tokenSource exchanges credentials for short-lived tokens at the server's
+// token endpoint, with the OAuth2 grants that registries have: password and
+// refresh_token (https://distribution.github.io/distribution/spec/auth/oauth/).
+type tokenSource struct {
+	ctx    context.Context // the command's; oauth2's TokenSource has no parameter for it
+	config oauth2.Config
+	from   credentials
+}
+
+func newTokenSource(ctx context.Context, server *url.URL, from credentials, scopes ...string) tokenSource {
+	endpoint := *server
+	endpoint.Path = "/token"
+	ctx = context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Timeout: requestTimeout})
+	return tokenSource{ctx: ctx, from: from, config: oauth2.Config{
+		ClientID: "berth",
+		Scopes:   scopes,
+		Endpoint: oauth2.Endpoint{TokenURL: endpoint.String(), AuthStyle: oauth2.AuthStyleInParams},
+	}}
+}
+
+// Token gets a fresh token.
+func (s tokenSource) Token() (*oauth2.Token, error) {
+	switch {
+	case s.from.bearer != "":
+		return &oauth2.Token{AccessToken: s.from.bearer}, nil
+	case s.from.refresh != "":
+		// The refreshing of oauth2.Config sends no scope, without which a
+		// registry's token carries no right.
+		refresh := clientcredentials.Config{
+			ClientID: s.config.ClientID, TokenURL: s.config.Endpoint.TokenURL, AuthStyle: s.config.Endpoint.AuthStyle, Scopes: s.config.Scopes,
+			EndpointParams: url.Values{"grant_type": {"refresh_token"}, "refresh_token": {s.from.refresh}},
+		}
+		return refresh.Token(s.ctx)
+	}
+	return s.config.PasswordCredentialsToken(s.ctx, s.from.username, s.from.password)
+}
+
+// connection is a signed in client of one server.
+type connection struct {
+	*client.ClientWithResponses
+	server *url.URL
+	from   credentials
+}
+
+// connect prepares a client. It signs in with its first request.
+func (r *remote) connect(cmd *cobra.Command) (*connection, error) {
+	server, err := r.address()
+	if err != nil {
+		return nil, err
+	}
+	from, err := r.credentials(cmd, server)
+	if err != nil {
+		return nil, err
+	}
+	source := oauth2.ReuseTokenSource(nil, newTokenSource(cmd.Context(), server, from, apiScope))
+	base := *server
+	base.Path = "/api/v1"
+	c, err := client.NewClientWithResponses(base.String(), client.WithHTTPClient(&http.Client{
+		Timeout:   requestTimeout,
+		Transport: &oauth2.Transport{Source: source},
+	}))
+	if err != nil {
+		return nil, err
+	}
+	return &connection{ClientWithResponses: c, server: server, from: from}, nil
+}
+
+// reply is what every generated response has.
+type reply interface {
+	StatusCode() int
+	Status() string
+	ContentType() string
+	GetApplicationproblemJSONDefault() *api.Failure
+}
+
+// check turns a failed call into an error that a person reads.
+func check(resp reply, err error) error {
+	if err != nil {
+		return explain(err)
+	}
+	if p := resp.GetApplicationproblemJSONDefault(); p != nil {
+		return problemError(*p)
+	}
+	status := resp.StatusCode()
+	if status >= 200 && status < 300 && (status == http.StatusNoContent || strings.HasPrefix(resp.ContentType(), "application/json")) {
+		return nil
+	}
+	return fmt.Errorf("the server answered %q, which is not an answer of Berth's management API: is --server right?", resp.Status())
+}
+
+// done is the outcome of a call that answers nothing.
+func done(resp reply, err error) error { return check(resp, err) }
+
+// fetched is what a call answered with status 200.
+func fetched[T any](resp interface {
+	reply
+	GetJSON200() *T
+}, err error) (*T, error) {
+	if err := check(resp, err); err != nil {
+		return nil, err
+	}
+	return present(resp.GetJSON200())
+}
+
+// created is what a call answered with status 201.
+func created[T any](resp interface {
+	reply
+	GetJSON201() *T
+}, err error) (*T, error) {
+	if err := check(resp, err); err != nil {
+		return nil, err
+	}
+	return present(resp.GetJSON201())
+}
+
+func present[T any](v *T) (*T, error) {
+	if v == nil {
+		return nil, errors.New("the server answered with a status that its management API does not have: is it of another version?")
+	}
+	return v, nil
+}
+
+// problemError is a refusal of the server.
+type problemError api.Problem
+
+func (p problemError) Error() string {
+	if p.Status >= 500 && p.RequestId != nil {
+		return fmt.Sprintf("%s (request %s)", p.Detail, *p.RequestId)
+	}
+	return p.Detail
+}
+
+// explain makes errors of the connection and of the sign-in readable.
+func explain(err error) error {
+	var refused *oauth2.RetrieveError
+	if errors.As(err, &refused) {
+		return fmt.Errorf("signing in failed: %s", refusal(refused))
+	}
+	var u *url.Error
+	if errors.As(err, &u) {
+		target, perr := url.Parse(u.URL)
+		if perr != nil {
+			return err
+		}
+		if errors.Is(err, context.Canceled) {
+			return errors.New("interrupted")
+		}
+		cause := u.Err
+		var op *net.OpError
+		if errors.As(cause, &op) {
+			cause = op.Err
+		}
+		return fmt.Errorf("no answer from %s://%s: %w: does the server run, and is --server right?", target.Scheme, target.Host, cause)
+	}
+	return err
+}
+
+// refusal is what the token endpoint said.
+func refusal(e *oauth2.RetrieveError) string {
+	if e.ErrorDescription != "" {
+		return e.ErrorDescription
+	}
+	var body struct {
+		Errors []struct {
+			Message string `json:"message"`
+		} `json:"errors"`
+	}
+	if json.Unmarshal(e.Body, &body) == nil && len(body.Errors) > 0 && body.Errors[0].Message != "" {
+		return body.Errors[0].Message
+	}
+	return fmt.Sprintf("%s answered %q, which is not an answer of Berth's token endpoint: is --server right?", e.Response.Request.URL.Redacted(), e.Response.Status)
+}
+
+// all reads a list to its end, page by page.
+func all[T any](page func(limit *api.Limit, after *api.After) ([]T, *api.Next, error)) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		limit := pageSize
+		var after *api.After
+		for {
+			items, next, err := page(&limit, after)
+			if err != nil {
+				var zero T
+				yield(zero, err)
+				return
+			}
+			for _, item := range items {
+				if !yield(item, nil) {
+					return
+				}
+			}
+			if next == nil || *next == "" || (after != nil && *next == *after) {
+				return
+			}
+			after = next
+		}
+	}
+}
+
+// self is the name of the signed in user.
+func (c *connection) self(ctx context.Context) (string, error) {
+	me, err := fetched(c.WhoamiWithResponse(ctx))
+	if err != nil {
+		return "", err
+	}
+	if me.Kind != api.WhoamiKindUser {
+		return "", fmt.Errorf("you are signed in as the robot %s, which has no user account: name the user", me.Name)
+	}
+	return me.Name, nil
+}
+
+// readLine reads one line, such as a password, without its end.
+func readLine(in io.Reader) (string, error) {
+	line, err := bufio.NewReader(io.LimitReader(in, maxPassword)).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", fmt.Errorf("reading stdin: %w", err)
+	}
+	line = strings.TrimRight(line, "\r\n")
+	if line == "" {
+		return "", usagef("the line is empty")
+	}
+	return line, nil
+}
+
+// terminal is the terminal on stdin, if there is one.
+func terminal(cmd *cobra.Command) (int, bool) {
+	f, ok := cmd.InOrStdin().(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return 0, false
+	}
+	return int(f.Fd()), true
+}
+
+// askPassword asks on the terminal, without echo. It reports false when there
+// is no terminal.
+func askPassword(cmd *cobra.Command, prompt string) (string, bool, error) {
+	fd, ok := terminal(cmd)
+	if !ok {
+		return "", false, nil
+	}
+	fmt.Fprint(cmd.ErrOrStderr(), prompt)
+	password, err := term.ReadPassword(fd)
+	fmt.Fprintln(cmd.ErrOrStderr())
+	if err != nil {
+		return "", true, fmt.Errorf("reading the password: %w", err)
+	}
+	return string(password), true, nil
+}
+
+// confirm asks before something that cannot be undone, and gives a usage error
+// when nobody is there to answer.
+func (r *remote) confirm(cmd *cobra.Command, question string) error {
+	if r.yes {
+		return nil
+	}
+	if _, ok := terminal(cmd); !ok {
+		return usagef("%s Add --yes to do it without a terminal to ask on", question)
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), "%s [y/N] ", question)
+	answer, err := readLine(cmd.InOrStdin())
+	if err != nil || !strings.EqualFold(answer, "y") && !strings.EqualFold(answer, "yes") {
+		return errors.New("nothing was changed")
+	}
+	return nil
+}
+
+// nameArgument checks the name of a user, a team, a token or a repository
+// before it becomes part of a path.
+func nameArgument(what, s string) error {
+	if _, err := oci.ParseName(s); err != nil {
+		return usagef("the %s %q is not a name: use lower-case letters and digits, separated by '.', '_' or '-'", what, s)
+	}
+	return nil
+}

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"berth/api"
+)
+
+func newInstanceCommand(r *remote) *cobra.Command {
+	c := &cobra.Command{
+		Use:     "instance",
+		Short:   "Show and change what holds for the whole registry",
+		Example: `  berth instance show`,
+	}
+	c.AddCommand(newInstanceShowCommand(r), newInstanceSetCommand(r))
+	return c
+}
+
+func newInstanceShowCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:     "show",
+		Short:   "Show the instance's tag policy",
+		Example: `  berth instance show`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			p, err := fetched(s.GetInstanceTagPolicyWithResponse(cmd.Context()))
+			if err != nil {
+				return err
+			}
+			shown := struct {
+				TagPolicy *api.EffectiveTagPolicy `json:"tag_policy"`
+			}{p}
+			return printFacts(r, cmd, shown, policyFacts(*p)...)
+		},
+	}
+}
+
+func newInstanceSetCommand(r *remote) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "set",
+		Short: "Change the instance's tag policy",
+		Long:  "Change the tag policy of every team and repository without one of its own.\n\n" + policyHelp,
+		Example: `  berth instance set --tag-policy immutable --exempt latest --exempt '*-SNAPSHOT'
+  berth instance set --exempt ''`,
+		Args: cobra.NoArgs,
+	}
+	policy := addPolicyFlags(c, false)
+	c.MarkFlagsOneRequired("tag-policy", "exempt")
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := policy.confirm(r, cmd, "every repository whose team and itself have no policy of their own"); err != nil {
+			return err
+		}
+		s, err := r.connect(cmd)
+		if err != nil {
+			return err
+		}
+		ctx := cmd.Context()
+		return policy.apply(r, cmd, "the instance", policyCalls{
+			get: func() (*api.EffectiveTagPolicy, error) { return fetched(s.GetInstanceTagPolicyWithResponse(ctx)) },
+			put: func(p api.TagPolicy) (*api.EffectiveTagPolicy, error) {
+				return fetched(s.SetInstanceTagPolicyWithResponse(ctx, p))
+			},
+		})
+	}
+	return c
+}

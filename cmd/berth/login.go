@@ -1,0 +1,127 @@
+package main
+
+import (
+	"fmt"
+	"os"
+
+	dockerconfig "github.com/docker/cli/cli/config"
+	"github.com/docker/cli/cli/config/types"
+	"github.com/spf13/cobra"
+
+	"berth/api"
+)
+
+func newLoginCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:   "login",
+		Short: "Sign in at a server, for berth and for docker",
+		Long: `Check a user name with a password or a token at a server, and keep them where 'docker login'
+does: in docker's configuration, or in the credential helper that it names. Afterwards berth,
+docker, podman, skopeo, crane and others are signed in.`,
+		Example: `  berth login --server registry.example.com
+  berth login --username alice --password-stdin <password.txt`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			server, err := r.address()
+			if err != nil {
+				return err
+			}
+			from, err := r.askCredentials(cmd)
+			if err != nil {
+				return err
+			}
+			// No scope: a token for pulls only may not manage anything, and still is a good login.
+			if _, err := newTokenSource(cmd.Context(), server, from).Token(); err != nil {
+				return explain(err)
+			}
+			store := dockerconfig.LoadDefaultConfigFile(cmd.ErrOrStderr())
+			err = store.GetCredentialsStore(server.Host).Store(types.AuthConfig{
+				Username: from.username, Password: from.password, ServerAddress: server.Host})
+			if err != nil {
+				return fmt.Errorf("keeping the credentials for %s: %w", server.Host, err)
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "signed in at %s as %s\n", server.Host, from.username)
+			return err
+		},
+	}
+}
+
+// askCredentials takes the user name and the password from the flags, the
+// environment or the terminal, but not those of an earlier login.
+func (r *remote) askCredentials(cmd *cobra.Command) (credentials, error) {
+	if r.username == "" {
+		r.username = os.Getenv("BERTH_USERNAME")
+	}
+	if r.username == "" {
+		if _, ok := terminal(cmd); !ok || r.passwordStdin {
+			return credentials{}, usagef("--username is missing")
+		}
+		fmt.Fprint(cmd.ErrOrStderr(), "Username: ")
+		name, err := readLine(cmd.InOrStdin())
+		if err != nil {
+			return credentials{}, err
+		}
+		r.username = name
+	}
+	return r.credentials(cmd, nil)
+}
+
+func newLogoutCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:     "logout",
+		Short:   "Forget the credentials of a server, for berth and for docker",
+		Example: `  berth logout --server registry.example.com`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			server, err := r.address()
+			if err != nil {
+				return err
+			}
+			store := dockerconfig.LoadDefaultConfigFile(cmd.ErrOrStderr())
+			if err := store.GetCredentialsStore(server.Host).Erase(server.Host); err != nil {
+				return fmt.Errorf("forgetting the credentials for %s: %w", server.Host, err)
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "signed out of %s\n", server.Host)
+			return err
+		},
+	}
+}
+
+func newWhoamiCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:     "whoami",
+		Short:   "Show who you are signed in as, and your teams",
+		Example: `  berth whoami`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			me, err := fetched(s.WhoamiWithResponse(cmd.Context()))
+			if err != nil {
+				return err
+			}
+			facts := []fact{{"Name", me.Name}, {"Kind", string(me.Kind)}, {"Admin", yesNo(me.Admin)}, {"Teams", showTeams(me.Teams)}}
+			if me.Limit != nil {
+				facts = append(facts, fact{"Limited to", me.Limit.Repositories + " (" + showList(me.Limit.Actions) + ")"})
+			}
+			return printFacts(r, cmd, me, facts...)
+		},
+	}
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+func showTeams(teams []api.Membership) string {
+	list := make([]string, len(teams))
+	for i, t := range teams {
+		list[i] = t.Team + " (" + string(t.Role) + ")"
+	}
+	return showList(list)
+}

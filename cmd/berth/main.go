@@ -1,0 +1,71 @@
+// Command berth is the registry and its command line client in one binary:
+// `berth serve` runs the server, the other verbs talk to a running one over
+// the management API. Start with newRootCommand in root.go, which names every
+// command; each of them has a file. What the server is made of stands in wire.go.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, newRootCommand(), os.Args[1:], os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run executes a command line and gives the exit code: 0, 1 when the command
+// failed, 2 when it was not understood. What went wrong goes to stderr.
+func run(ctx context.Context, root *cobra.Command, args []string, stderr io.Writer) int {
+	started := false
+	prepare(root, &started)
+	root.SetArgs(args)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(stderr, "berth: %s\n", strings.TrimSpace(err.Error()))
+	var usage usageError
+	if started && !errors.As(err, &usage) {
+		return 1
+	}
+	fmt.Fprintf(stderr, "See '%s --help'.\n", cmd.CommandPath())
+	return 2
+}
+
+// prepare makes every command below c say when one has started: what cobra
+// refuses before that, such as unknown flags, is a matter of usage. A command
+// that only has others below it refuses words that are none of them.
+func prepare(c *cobra.Command, started *bool) {
+	switch runE := c.RunE; {
+	case runE != nil:
+		c.RunE = func(cmd *cobra.Command, args []string) error {
+			*started = true
+			return runE(cmd, args)
+		}
+	case c.HasSubCommands() && c.HasParent():
+		c.Args = cobra.NoArgs
+		c.RunE = func(cmd *cobra.Command, args []string) error { return cmd.Help() }
+	}
+	for _, child := range c.Commands() {
+		prepare(child, started)
+	}
+}
+
+// usageError is a command line that makes no sense, found after its flags
+// were parsed.
+type usageError struct{ error }
+
+func usagef(format string, args ...any) error {
+	return usageError{fmt.Errorf(format, args...)}
+}

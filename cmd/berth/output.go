@@ -1,0 +1,159 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"iter"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// asJSON reports whether the answer is to be printed as JSON.
+func (r *remote) asJSON() bool { return r.output.value == "json" }
+
+// printJSON writes a value as the API gives it, indented.
+func printJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// printList writes a list as a table with a header, or as one JSON array.
+func printList[T any](r *remote, cmd *cobra.Command, items iter.Seq2[T, error], header []string, row func(T) []string) error {
+	if r.asJSON() {
+		list := []T{}
+		for item, err := range items {
+			if err != nil {
+				return err
+			}
+			list = append(list, item)
+		}
+		return printJSON(cmd.OutOrStdout(), list)
+	}
+	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 3, ' ', 0)
+	rows := [][]string{header}
+	for item, err := range items {
+		if err != nil {
+			return err
+		}
+		rows = append(rows, row(item))
+	}
+	for _, cells := range rows {
+		fmt.Fprintln(w, strings.Join(cells, "\t"))
+	}
+	return w.Flush()
+}
+
+// fact is a line of what `show` prints.
+type fact struct{ name, value string }
+
+// printFacts writes a thing as lines of "name: value", or as JSON.
+func printFacts(r *remote, cmd *cobra.Command, v any, facts ...fact) error {
+	if r.asJSON() {
+		return printJSON(cmd.OutOrStdout(), v)
+	}
+	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	for _, f := range facts {
+		fmt.Fprintf(w, "%s:\t%s\n", f.name, f.value)
+	}
+	return w.Flush()
+}
+
+// printDone writes the changed thing as JSON, or a sentence.
+func printDone(r *remote, cmd *cobra.Command, v any, format string, args ...any) error {
+	if r.asJSON() && v != nil {
+		return printJSON(cmd.OutOrStdout(), v)
+	}
+	if r.asJSON() {
+		return nil
+	}
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), format+"\n", args...)
+	return err
+}
+
+// showTime is a point in time to the second, in UTC.
+func showTime(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// showTimeOr is showTime, or a word for no time.
+func showTimeOr(t *time.Time, none string) string {
+	if t == nil {
+		return none
+	}
+	return showTime(*t)
+}
+
+// showBytes is a size for people, in binary units.
+func showBytes(n int64) string {
+	if n < 1024 {
+		return strconv.FormatInt(n, 10) + " B"
+	}
+	v, unit := float64(n), ""
+	for _, unit = range []string{"KiB", "MiB", "GiB", "TiB", "PiB"} {
+		if v /= 1024; v < 1024 {
+			break
+		}
+	}
+	return fmt.Sprintf("%.1f %s", v, unit)
+}
+
+func showList[T ~string](list []T) string {
+	if len(list) == 0 {
+		return "none"
+	}
+	parts := make([]string, len(list))
+	for i, s := range list {
+		parts[i] = string(s)
+	}
+	return strings.Join(parts, ", ")
+}
+
+// choice is a flag that takes one of a few words.
+type choice struct {
+	value  string
+	values []string
+}
+
+// String, Set and Type make a choice a pflag.Value.
+func (c *choice) String() string { return c.value }
+
+// Set takes one of the words.
+func (c *choice) Set(s string) error {
+	if !slices.Contains(c.values, s) {
+		return fmt.Errorf("use one of %s", strings.Join(c.values, ", "))
+	}
+	c.value = s
+	return nil
+}
+
+// Type is what the help calls the flag's value.
+func (c *choice) Type() string { return "string" }
+
+func (c *choice) complete(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return c.values, cobra.ShellCompDirectiveNoFileComp
+}
+
+// choiceFlag adds a flag that takes one of a few words and completes them.
+func choiceFlag(cmd *cobra.Command, name, initial, usage string, values ...string) *choice {
+	c := &choice{value: initial, values: values}
+	cmd.Flags().Var(c, name, usage+": "+strings.Join(values, ", "))
+	if err := cmd.RegisterFlagCompletionFunc(name, c.complete); err != nil {
+		panic(err) // the flag is defined in the line above
+	}
+	return c
+}
+
+// pointer is nil for the zero value: a field that is left out.
+func pointer[T comparable](v T) *T {
+	var zero T
+	if v == zero {
+		return nil
+	}
+	return &v
+}

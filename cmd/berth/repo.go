@@ -1,0 +1,223 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"berth/api"
+)
+
+func newRepoCommand(r *remote) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "repo",
+		Short: "Manage repositories, their visibility and their tag policy",
+		Long: `Manage repositories. A repository comes into being at the first push to its name by
+somebody who may, or by 'berth repo create' beforehand.`,
+		Example: `  berth repo list --team core
+  berth repo set core/app --visibility public
+  berth repo set core/app --tag-policy sealed --exempt latest`,
+	}
+	c.AddCommand(
+		newRepoCreateCommand(r),
+		newRepoListCommand(r),
+		newRepoShowCommand(r),
+		newRepoSetCommand(r),
+		newRepoDeleteCommand(r),
+	)
+	return c
+}
+
+func visibilityFlag(c *cobra.Command) *choice {
+	return choiceFlag(c, "visibility", "", "who may pull", "public", "internal", "private")
+}
+
+func setVisibility(ctx context.Context, s *connection, name string, visibility *choice) (*api.Repository, error) {
+	return fetched(s.UpdateRepositoryWithResponse(ctx, name, &api.UpdateRepositoryParams{},
+		api.RepositoryChange{Visibility: pointer(api.Visibility(visibility.value))}))
+}
+
+func newRepoCreateCommand(r *remote) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "create NAME",
+		Short: "Create an empty repository before the first push",
+		Example: `  berth repo create core/app
+  berth repo create core/site --visibility public`,
+		Args: cobra.ExactArgs(1),
+	}
+	visibility := visibilityFlag(c)
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := nameArgument("repository", args[0]); err != nil {
+			return err
+		}
+		s, err := r.connect(cmd)
+		if err != nil {
+			return err
+		}
+		resp, err := s.CreateRepositoryWithResponse(cmd.Context(), args[0])
+		if err := check(resp, err); err != nil {
+			return err
+		}
+		repo := resp.JSON201
+		if repo == nil {
+			return fmt.Errorf("the repository %s is there already", args[0])
+		}
+		if visibility.value != "" {
+			repo, err = setVisibility(cmd.Context(), s, args[0], visibility)
+			if err != nil {
+				return err
+			}
+		}
+		return printDone(r, cmd, repo, "repository %s is created, %s", repo.Name, repo.Visibility)
+	}
+	return c
+}
+
+func newRepoListCommand(r *remote) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "list",
+		Short: "List the repositories that you may pull",
+		Example: `  berth repo list
+  berth repo list --team core
+  berth repo list --prefix core/tools/`,
+		Args: cobra.NoArgs,
+	}
+	team := c.Flags().String("team", "", "only repositories of this team")
+	prefix := c.Flags().String("prefix", "", "only repositories whose name starts with this")
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		s, err := r.connect(cmd)
+		if err != nil {
+			return err
+		}
+		repos := all(func(limit *api.Limit, after *api.After) ([]api.Repository, *api.Next, error) {
+			page, err := fetched(s.ListRepositoriesWithResponse(cmd.Context(), &api.ListRepositoriesParams{
+				Team: pointer(*team), Prefix: pointer(*prefix), Limit: limit, After: after}))
+			if err != nil {
+				return nil, nil, err
+			}
+			return page.Items, page.Next, nil
+		})
+		return printList(r, cmd, repos, []string{"NAME", "VISIBILITY", "CREATED", "BY"}, func(p api.Repository) []string {
+			return []string{p.Name, string(p.Visibility), showTime(p.CreatedAt), p.CreatedBy}
+		})
+	}
+	return c
+}
+
+func newRepoShowCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:     "show NAME",
+		Short:   "Show a repository and the tag policy that holds for it",
+		Example: `  berth repo show core/app`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := nameArgument("repository", args[0]); err != nil {
+				return err
+			}
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			repo, err := fetched(s.GetRepositoryWithResponse(cmd.Context(), args[0]))
+			if err != nil {
+				return err
+			}
+			p, err := fetched(s.GetRepositoryTagPolicyWithResponse(cmd.Context(), args[0]))
+			if err != nil {
+				return err
+			}
+			shown := struct {
+				*api.Repository
+				TagPolicy *api.EffectiveTagPolicy `json:"tag_policy"`
+			}{repo, p}
+			facts := []fact{
+				{"Name", repo.Name},
+				{"Team", repo.Team},
+				{"Visibility", string(repo.Visibility)},
+				{"Created", showTime(repo.CreatedAt) + " by " + repo.CreatedBy},
+			}
+			if repo.Tags != nil {
+				facts = append(facts, fact{"Tags", strconv.FormatInt(*repo.Tags, 10)})
+			}
+			if repo.Size != nil {
+				facts = append(facts, fact{"Size", showBytes(*repo.Size)})
+			}
+			return printFacts(r, cmd, shown, append(facts, policyFacts(*p)...)...)
+		},
+	}
+}
+
+func newRepoSetCommand(r *remote) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "set NAME",
+		Short: "Change a repository's visibility or tag policy",
+		Long:  "Change a repository.\n\n" + policyHelp,
+		Example: `  berth repo set core/app --visibility internal
+  berth repo set core/app --tag-policy sealed --exempt latest
+  berth repo set core/app --tag-policy inherit`,
+		Args: cobra.ExactArgs(1),
+	}
+	visibility := visibilityFlag(c)
+	policy := addPolicyFlags(c, true)
+	c.MarkFlagsOneRequired("visibility", "tag-policy", "exempt")
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		name := args[0]
+		if err := nameArgument("repository", name); err != nil {
+			return err
+		}
+		if err := policy.confirm(r, cmd, name); err != nil {
+			return err
+		}
+		s, err := r.connect(cmd)
+		if err != nil {
+			return err
+		}
+		ctx := cmd.Context()
+		if visibility.value != "" {
+			repo, err := setVisibility(ctx, s, name, visibility)
+			if err != nil {
+				return err
+			}
+			if err := printDone(r, cmd, repo, "repository %s is %s", repo.Name, repo.Visibility); err != nil {
+				return err
+			}
+		}
+		return policy.apply(r, cmd, "repository "+name, policyCalls{
+			get: func() (*api.EffectiveTagPolicy, error) {
+				return fetched(s.GetRepositoryTagPolicyWithResponse(ctx, name))
+			},
+			put: func(p api.TagPolicy) (*api.EffectiveTagPolicy, error) {
+				return fetched(s.SetRepositoryTagPolicyWithResponse(ctx, name, p))
+			},
+			remove: func() error { return done(s.DeleteRepositoryTagPolicyWithResponse(ctx, name)) },
+		})
+	}
+	return c
+}
+
+func newRepoDeleteCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:     "delete NAME",
+		Short:   "Delete a repository with its tags and manifests",
+		Example: `  berth repo delete core/app --yes`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := nameArgument("repository", args[0]); err != nil {
+				return err
+			}
+			if err := r.confirm(cmd, "This deletes the repository "+args[0]+" with all its tags and manifests."); err != nil {
+				return err
+			}
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			if err := done(s.DeleteRepositoryWithResponse(cmd.Context(), args[0], &api.DeleteRepositoryParams{})); err != nil {
+				return err
+			}
+			return printDone(r, cmd, nil, "repository %s is deleted", args[0])
+		},
+	}
+}

@@ -1,0 +1,57 @@
+package main
+
+import "github.com/spf13/cobra"
+
+// newRootCommand is the whole command tree.
+func newRootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "berth",
+		Short: "An OCI registry, and the command line to manage it",
+		Long: `Berth is an OCI registry: teams push images, artifacts and charts into their own
+namespace, and everybody allowed pulls them.
+
+The client commands talk to a running server: --server, else BERTH_SERVER, else
+http://localhost:5000. They sign in with --username and --password-stdin, else with
+BERTH_USERNAME and BERTH_PASSWORD, else as 'docker login' or 'berth login' did.`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.AddGroup(
+		&cobra.Group{ID: groupServer, Title: "Server commands:"},
+		&cobra.Group{ID: groupClient, Title: "Client commands:"},
+	)
+
+	for _, c := range []*cobra.Command{
+		newServeCommand(),
+		newMigrateCommand(),
+		newConfigCommand(),
+	} {
+		c.GroupID = groupServer
+		root.AddCommand(c)
+	}
+	root.AddCommand(newVersionCommand())
+
+	r := &remote{}
+	for _, c := range []*cobra.Command{
+		newLoginCommand(r),
+		newLogoutCommand(r),
+		newWhoamiCommand(r),
+		newUserCommand(r),
+		newTeamCommand(r),
+		newTokenCommand(r),
+		newRepoCommand(r),
+		newTagCommand(r),
+		newInstanceCommand(r),
+	} {
+		c.GroupID = groupClient
+		r.addFlags(c)
+		root.AddCommand(c)
+	}
+	return root
+}
+
+// The groups of commands in `berth --help`.
+const (
+	groupServer = "server"
+	groupClient = "client"
+)

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"berth/api"
+	"berth/oci"
+)
+
+func newTagCommand(r *remote) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "tag",
+		Short: "List, show and delete tags, and show their history",
+		Example: `  berth tag list core/app
+  berth tag history core/app:1.0
+  berth tag delete core/app:1.0 --yes`,
+	}
+	c.AddCommand(newTagListCommand(r), newTagShowCommand(r), newTagHistoryCommand(r), newTagDeleteCommand(r))
+	return c
+}
+
+// tagArgument reads REPOSITORY:TAG.
+func tagArgument(s string) (repository, tag string, err error) {
+	repository, tag, ok := strings.Cut(s, ":")
+	if !ok {
+		return "", "", usagef("%q names no tag: write REPOSITORY:TAG, such as core/app:1.0", s)
+	}
+	if err := nameArgument("repository", repository); err != nil {
+		return "", "", err
+	}
+	if _, err := oci.ParseTag(tag); err != nil {
+		return "", "", usagef("%q is not a tag: write REPOSITORY:TAG, such as core/app:1.0", tag)
+	}
+	return repository, tag, nil
+}
+
+func newTagListCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:     "list REPOSITORY",
+		Short:   "List a repository's tags",
+		Example: `  berth tag list core/app`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := nameArgument("repository", args[0]); err != nil {
+				return err
+			}
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			tags := all(func(limit *api.Limit, after *api.After) ([]api.Tag, *api.Next, error) {
+				page, err := fetched(s.ListTagsWithResponse(cmd.Context(), args[0], &api.ListTagsParams{Limit: limit, After: after}))
+				if err != nil {
+					return nil, nil, err
+				}
+				return page.Items, page.Next, nil
+			})
+			return printList(r, cmd, tags, []string{"TAG", "DIGEST", "POLICY", "PUSHED", "BY"}, func(t api.Tag) []string {
+				return []string{t.Name, t.Digest, string(t.Mode), showTime(t.UpdatedAt), t.UpdatedBy}
+			})
+		},
+	}
+}
+
+func newTagShowCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:     "show REPOSITORY:TAG",
+		Short:   "Show a tag",
+		Example: `  berth tag show core/app:1.0`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			repository, tag, err := tagArgument(args[0])
+			if err != nil {
+				return err
+			}
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			t, err := fetched(s.GetTagWithResponse(cmd.Context(), repository, tag))
+			if err != nil {
+				return err
+			}
+			return printFacts(r, cmd, t,
+				fact{"Tag", t.Name},
+				fact{"Digest", t.Digest},
+				fact{"Media type", t.MediaType},
+				fact{"Manifest size", showBytes(t.Size)},
+				fact{"Policy", string(t.Mode)},
+				fact{"Created", showTime(t.CreatedAt)},
+				fact{"Pushed", showTime(t.UpdatedAt) + " by " + t.UpdatedBy})
+		},
+	}
+}
+
+func newTagHistoryCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:     "history REPOSITORY:TAG",
+		Short:   "Show what happened to a tag, newest first, refused attempts too",
+		Example: `  berth tag history core/app:1.0`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			repository, tag, err := tagArgument(args[0])
+			if err != nil {
+				return err
+			}
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			events := all(func(limit *api.Limit, after *api.After) ([]api.TagEvent, *api.Next, error) {
+				page, err := fetched(s.ListTagHistoryWithResponse(cmd.Context(), repository, tag, &api.ListTagHistoryParams{Limit: limit, After: after}))
+				if err != nil {
+					return nil, nil, err
+				}
+				return page.Items, page.Next, nil
+			})
+			return printList(r, cmd, events, []string{"WHEN", "WHAT", "WHO", "DIGEST"}, func(e api.TagEvent) []string {
+				return []string{showTime(e.At), string(e.Action), e.Actor, e.Digest}
+			})
+		},
+	}
+}
+
+func newTagDeleteCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:     "delete REPOSITORY:TAG",
+		Short:   "Delete a tag; its manifest stays, and so does its history",
+		Example: `  berth tag delete core/app:1.0 --yes`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			repository, tag, err := tagArgument(args[0])
+			if err != nil {
+				return err
+			}
+			if err := r.confirm(cmd, "This deletes the tag "+args[0]+"."); err != nil {
+				return err
+			}
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			if err := done(s.DeleteTagWithResponse(cmd.Context(), repository, tag)); err != nil {
+				return err
+			}
+			return printDone(r, cmd, nil, "tag %s is deleted", args[0])
+		},
+	}
+}

@@ -1,0 +1,277 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"berth/api"
+)
+
+func newTeamCommand(r *remote) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "team",
+		Short: "Manage teams, their members and their tag policy",
+		Long: `Manage teams. A team owns the repositories whose first path segment is its name: the
+members of core push to core/app. Readers pull, members also push, maintainers also
+delete and manage the team.`,
+		Example: `  berth team create core
+  berth team add-member core alice --role maintainer
+  berth team set core --tag-policy immutable --exempt latest`,
+	}
+	c.AddCommand(
+		newTeamCreateCommand(r),
+		newTeamListCommand(r),
+		newTeamShowCommand(r),
+		newTeamSetCommand(r),
+		newTeamDeleteCommand(r),
+		newTeamMembersCommand(r),
+		newTeamAddMemberCommand(r),
+		newTeamRemoveMemberCommand(r),
+	)
+	return c
+}
+
+func newTeamCreateCommand(r *remote) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "create NAME",
+		Short: "Create a team",
+		Example: `  berth team create core
+  berth team create oss --default-visibility public`,
+		Args: cobra.ExactArgs(1),
+	}
+	visibility := defaultVisibilityFlag(c)
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := nameArgument("team", args[0]); err != nil {
+			return err
+		}
+		s, err := r.connect(cmd)
+		if err != nil {
+			return err
+		}
+		team, err := created(s.CreateTeamWithResponse(cmd.Context(), api.TeamCreate{
+			Name: args[0], DefaultVisibility: pointer(api.DefaultVisibility(visibility.value))}))
+		if err != nil {
+			return err
+		}
+		return printDone(r, cmd, team, "team %s is created", team.Name)
+	}
+	return c
+}
+
+func defaultVisibilityFlag(c *cobra.Command) *choice {
+	return choiceFlag(c, "default-visibility", "", "what new repositories of the team start with", "public", "internal", "private", "inherit")
+}
+
+func newTeamListCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:     "list",
+		Short:   "List your teams; for admins, all teams",
+		Example: `  berth team list`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			teams := all(func(limit *api.Limit, after *api.After) ([]api.Team, *api.Next, error) {
+				page, err := fetched(s.ListTeamsWithResponse(cmd.Context(), &api.ListTeamsParams{Limit: limit, After: after}))
+				if err != nil {
+					return nil, nil, err
+				}
+				return page.Items, page.Next, nil
+			})
+			return printList(r, cmd, teams, []string{"NAME", "DEFAULT VISIBILITY", "CREATED"}, func(t api.Team) []string {
+				return []string{t.Name, string(t.DefaultVisibility), showTime(t.CreatedAt)}
+			})
+		},
+	}
+}
+
+func newTeamShowCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:     "show NAME",
+		Short:   "Show a team and the tag policy that holds for it",
+		Example: `  berth team show core`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := nameArgument("team", args[0]); err != nil {
+				return err
+			}
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			t, err := fetched(s.GetTeamWithResponse(cmd.Context(), args[0]))
+			if err != nil {
+				return err
+			}
+			p, err := fetched(s.GetTeamTagPolicyWithResponse(cmd.Context(), args[0]))
+			if err != nil {
+				return err
+			}
+			shown := struct {
+				*api.Team
+				TagPolicy *api.EffectiveTagPolicy `json:"tag_policy"`
+			}{t, p}
+			return printFacts(r, cmd, shown, append([]fact{
+				{"Name", t.Name},
+				{"Default visibility", string(t.DefaultVisibility)},
+				{"Created", showTime(t.CreatedAt)}},
+				policyFacts(*p)...)...)
+		},
+	}
+}
+
+func newTeamSetCommand(r *remote) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "set NAME",
+		Short: "Change a team's default visibility or tag policy",
+		Long:  "Change a team.\n\n" + policyHelp,
+		Example: `  berth team set core --default-visibility internal
+  berth team set core --tag-policy immutable --exempt latest --exempt 'dev-*'
+  berth team set core --tag-policy inherit`,
+		Args: cobra.ExactArgs(1),
+	}
+	visibility := defaultVisibilityFlag(c)
+	policy := addPolicyFlags(c, true)
+	c.MarkFlagsOneRequired("default-visibility", "tag-policy", "exempt")
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		team := args[0]
+		if err := nameArgument("team", team); err != nil {
+			return err
+		}
+		if err := policy.confirm(r, cmd, "all of team "+team); err != nil {
+			return err
+		}
+		s, err := r.connect(cmd)
+		if err != nil {
+			return err
+		}
+		ctx := cmd.Context()
+		if visibility.value != "" {
+			t, err := fetched(s.UpdateTeamWithResponse(ctx, team, &api.UpdateTeamParams{},
+				api.TeamChange{DefaultVisibility: pointer(api.DefaultVisibility(visibility.value))}))
+			if err != nil {
+				return err
+			}
+			if err := printDone(r, cmd, t, "team %s: default visibility %s", t.Name, t.DefaultVisibility); err != nil {
+				return err
+			}
+		}
+		return policy.apply(r, cmd, "team "+team, policyCalls{
+			get: func() (*api.EffectiveTagPolicy, error) { return fetched(s.GetTeamTagPolicyWithResponse(ctx, team)) },
+			put: func(p api.TagPolicy) (*api.EffectiveTagPolicy, error) {
+				return fetched(s.SetTeamTagPolicyWithResponse(ctx, team, p))
+			},
+			remove: func() error { return done(s.DeleteTeamTagPolicyWithResponse(ctx, team)) },
+		})
+	}
+	return c
+}
+
+func newTeamDeleteCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:     "delete NAME",
+		Short:   "Delete a team that has no repositories",
+		Example: `  berth team delete core --yes`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := nameArgument("team", args[0]); err != nil {
+				return err
+			}
+			if err := r.confirm(cmd, "This deletes the team "+args[0]+" with its memberships and robots."); err != nil {
+				return err
+			}
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			if err := done(s.DeleteTeamWithResponse(cmd.Context(), args[0], &api.DeleteTeamParams{})); err != nil {
+				return err
+			}
+			return printDone(r, cmd, nil, "team %s is deleted", args[0])
+		},
+	}
+}
+
+func newTeamMembersCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:     "members TEAM",
+		Short:   "List the members of a team",
+		Example: `  berth team members core`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := nameArgument("team", args[0]); err != nil {
+				return err
+			}
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			members := all(func(limit *api.Limit, after *api.After) ([]api.Member, *api.Next, error) {
+				page, err := fetched(s.ListMembersWithResponse(cmd.Context(), args[0], &api.ListMembersParams{Limit: limit, After: after}))
+				if err != nil {
+					return nil, nil, err
+				}
+				return page.Items, page.Next, nil
+			})
+			return printList(r, cmd, members, []string{"USER", "ROLE"}, func(m api.Member) []string {
+				return []string{m.User, string(m.Role)}
+			})
+		},
+	}
+}
+
+func newTeamAddMemberCommand(r *remote) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "add-member TEAM USER",
+		Short: "Add a user to a team, or change the role there",
+		Example: `  berth team add-member core alice
+  berth team add-member core bob --role maintainer`,
+		Args: cobra.ExactArgs(2),
+	}
+	role := choiceFlag(c, "role", "member", "what the user may do in the team", "reader", "member", "maintainer")
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := memberArguments(args); err != nil {
+			return err
+		}
+		s, err := r.connect(cmd)
+		if err != nil {
+			return err
+		}
+		m, err := fetched(s.PutMemberWithResponse(cmd.Context(), args[0], args[1], api.MemberChange{Role: api.TeamRole(role.value)}))
+		if err != nil {
+			return err
+		}
+		return printDone(r, cmd, m, "%s is %s of %s", m.User, m.Role, args[0])
+	}
+	return c
+}
+
+func newTeamRemoveMemberCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:     "remove-member TEAM USER",
+		Short:   "Remove a user from a team",
+		Example: `  berth team remove-member core alice`,
+		Args:    cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := memberArguments(args); err != nil {
+				return err
+			}
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			if err := done(s.RemoveMemberWithResponse(cmd.Context(), args[0], args[1])); err != nil {
+				return err
+			}
+			return printDone(r, cmd, nil, "%s is not in %s any more", args[1], args[0])
+		},
+	}
+}
+
+func memberArguments(args []string) error {
+	if err := nameArgument("team", args[0]); err != nil {
+		return err
+	}
+	return userArgument(args[1])
+}

@@ -1,0 +1,270 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"berth/api"
+	"berth/auth"
+)
+
+func newUserCommand(r *remote) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "user",
+		Short: "Manage users",
+		Example: `  berth user create alice
+  berth user list
+  berth user set alice --role admin`,
+	}
+	c.AddCommand(
+		newUserCreateCommand(r),
+		newUserListCommand(r),
+		newUserShowCommand(r),
+		newUserSetCommand(r),
+		newUserDeleteCommand(r),
+		newUserPasswdCommand(r),
+	)
+	return c
+}
+
+// userArgument checks a user's name before it becomes part of a path.
+func userArgument(s string) error {
+	if _, err := auth.ParseUserName(s); err != nil {
+		return usagef("%q is not the name of a user", s)
+	}
+	return nil
+}
+
+func newUserCreateCommand(r *remote) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "create NAME",
+		Short: "Create a user",
+		Long: `Create a user. The password is asked for on the terminal, or read from stdin with
+--new-password-stdin. A user without a password signs in by tokens only.`,
+		Example: `  berth user create alice
+  berth user create alice --new-password-stdin <password.txt
+  berth user create bot --no-password`,
+		Args: cobra.ExactArgs(1),
+	}
+	role := choiceFlag(c, "role", "user", "what the user may do on the instance", "user", "admin")
+	fromStdin := c.Flags().Bool("new-password-stdin", false, "read the new user's password from stdin")
+	none := c.Flags().Bool("no-password", false, "create the user without a password")
+	c.MarkFlagsMutuallyExclusive("new-password-stdin", "no-password")
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := userArgument(args[0]); err != nil {
+			return err
+		}
+		body := api.UserCreate{Name: args[0], Role: pointer(api.Role(role.value))}
+		if !*none {
+			password, err := newPassword(r, cmd, *fromStdin, "or --no-password")
+			if err != nil {
+				return err
+			}
+			body.Password = &password
+		}
+		s, err := r.connect(cmd)
+		if err != nil {
+			return err
+		}
+		user, err := created(s.CreateUserWithResponse(cmd.Context(), body))
+		if err != nil {
+			return err
+		}
+		return printDone(r, cmd, user, "user %s is created", user.Name)
+	}
+	return c
+}
+
+// newPassword gets a password that is about to be set: from stdin, or typed twice.
+func newPassword(r *remote, cmd *cobra.Command, fromStdin bool, otherwise string) (string, error) {
+	if fromStdin && r.passwordStdin {
+		return "", usagef("stdin cannot hold both passwords: give your own in BERTH_PASSWORD instead of --password-stdin")
+	}
+	if fromStdin {
+		return readLine(cmd.InOrStdin())
+	}
+	password, ok, err := askPassword(cmd, "New password: ")
+	if err != nil {
+		return "", err
+	}
+	if !ok {
+		return "", usagef("there is no terminal to ask for the new password on: use --new-password-stdin %s", otherwise)
+	}
+	again, _, err := askPassword(cmd, "Again: ")
+	if err != nil {
+		return "", err
+	}
+	if password != again {
+		return "", usagef("the two passwords differ")
+	}
+	return password, nil
+}
+
+func newUserListCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:     "list",
+		Short:   "List the users",
+		Example: `  berth user list --output json`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			users := all(func(limit *api.Limit, after *api.After) ([]api.User, *api.Next, error) {
+				page, err := fetched(s.ListUsersWithResponse(cmd.Context(), &api.ListUsersParams{Limit: limit, After: after}))
+				if err != nil {
+					return nil, nil, err
+				}
+				return page.Items, page.Next, nil
+			})
+			return printList(r, cmd, users, []string{"NAME", "ROLE", "STATE", "CREATED"}, func(u api.User) []string {
+				return []string{u.Name, string(u.Role), userState(u), showTime(u.CreatedAt)}
+			})
+		},
+	}
+}
+
+func userState(u api.User) string {
+	if u.Disabled {
+		return "disabled"
+	}
+	return "enabled"
+}
+
+func newUserShowCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:     "show NAME",
+		Short:   "Show a user",
+		Example: `  berth user show alice`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := userArgument(args[0]); err != nil {
+				return err
+			}
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			u, err := fetched(s.GetUserWithResponse(cmd.Context(), args[0]))
+			if err != nil {
+				return err
+			}
+			return printFacts(r, cmd, u,
+				fact{"Name", u.Name},
+				fact{"Role", string(u.Role)},
+				fact{"State", userState(*u)},
+				fact{"Created", showTime(u.CreatedAt)},
+				fact{"Changed", showTime(u.UpdatedAt)})
+		},
+	}
+}
+
+func newUserSetCommand(r *remote) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "set NAME",
+		Short: "Change a user's role, or disable or enable the user",
+		Long:  `Change a user. A disabled user cannot sign in, and neither can the user's tokens.`,
+		Example: `  berth user set alice --role admin
+  berth user set bob --disable
+  berth user set bob --enable`,
+		Args: cobra.ExactArgs(1),
+	}
+	role := choiceFlag(c, "role", "", "what the user may do on the instance", "user", "admin")
+	disable := c.Flags().Bool("disable", false, "refuse the user and the user's tokens")
+	enable := c.Flags().Bool("enable", false, "let the user in again")
+	c.MarkFlagsMutuallyExclusive("disable", "enable")
+	c.MarkFlagsOneRequired("role", "disable", "enable")
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := userArgument(args[0]); err != nil {
+			return err
+		}
+		body := api.UserChange{Role: pointer(api.Role(role.value))}
+		if *disable || *enable {
+			body.Disabled = disable
+		}
+		s, err := r.connect(cmd)
+		if err != nil {
+			return err
+		}
+		u, err := fetched(s.UpdateUserWithResponse(cmd.Context(), args[0], &api.UpdateUserParams{}, body))
+		if err != nil {
+			return err
+		}
+		return printDone(r, cmd, u, "user %s: role %s, %s", u.Name, u.Role, userState(*u))
+	}
+	return c
+}
+
+func newUserDeleteCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:     "delete NAME",
+		Short:   "Delete a user with all memberships and personal tokens",
+		Example: `  berth user delete alice --yes`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := userArgument(args[0]); err != nil {
+				return err
+			}
+			if err := r.confirm(cmd, "This deletes the user "+args[0]+" with all memberships and personal tokens."); err != nil {
+				return err
+			}
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			if err := done(s.DeleteUserWithResponse(cmd.Context(), args[0], &api.DeleteUserParams{})); err != nil {
+				return err
+			}
+			return printDone(r, cmd, nil, "user %s is deleted", args[0])
+		},
+	}
+}
+
+func newUserPasswdCommand(r *remote) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "passwd [NAME]",
+		Short: "Set a password, your own without a name",
+		Long: `Set a password: your own, or as an admin another user's. Your own needs the current
+one, which is asked for on the terminal; without a terminal it is the one you sign in with.`,
+		Example: `  berth user passwd
+  berth user passwd alice --new-password-stdin <password.txt`,
+		Args: cobra.MaximumNArgs(1),
+	}
+	fromStdin := c.Flags().Bool("new-password-stdin", false, "read the new password from stdin")
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		s, err := r.connect(cmd)
+		if err != nil {
+			return err
+		}
+		me, err := fetched(s.WhoamiWithResponse(cmd.Context()))
+		if err != nil {
+			return err
+		}
+		name := me.Name
+		if len(args) == 1 {
+			name = args[0]
+		}
+		if err := userArgument(name); err != nil {
+			return err
+		}
+		var body api.PasswordChange
+		if name == me.Name {
+			current, ok, err := askPassword(cmd, "Current password: ")
+			if err != nil {
+				return err
+			}
+			if !ok {
+				current = s.from.password
+			}
+			body.CurrentPassword = &current
+		}
+		if body.Password, err = newPassword(r, cmd, *fromStdin, ""); err != nil {
+			return err
+		}
+		if err := done(s.SetPasswordWithResponse(cmd.Context(), name, body)); err != nil {
+			return err
+		}
+		return printDone(r, cmd, nil, "the password of %s is set", name)
+	}
+	return c
+}
