@@ -64,6 +64,7 @@ type env struct {
 	store func() storage.Store // each call as another process would open it
 	raw   *sql.DB              // the database, to look behind the scenes
 	r     *Registry            // one of the registries
+	raced bool                 // requests have raced on one upload; see lost
 	o     Options              // of the registries
 }
 
