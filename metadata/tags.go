@@ -105,11 +105,24 @@ type TagChange struct {
 // TAG_INVALID (409) that says what the tag is, since when and by whom. Pushing
 // what the tag already points to changes nothing and is no error.
 func (tx *Tx) PutTag(ctx context.Context, repositoryID int64, name string, d digest.Digest, actor string) (TagChange, error) {
+	for attempt := 1; ; attempt++ {
+		change, decided, err := tx.putTag(ctx, repositoryID, name, d, actor)
+		if decided || err != nil {
+			return change, err
+		}
+		if attempt == maxAttempts {
+			return TagChange{}, oci.TagImmutablef("the tag %s is being changed by others all the time: push again", name)
+		}
+	}
+}
+
+// putTag is undecided when what stood in the way is gone, or may move by now.
+func (tx *Tx) putTag(ctx context.Context, repositoryID int64, name string, d digest.Digest, actor string) (change TagChange, decided bool, err error) {
 	var previous sql.NullString
 	// The condition asks for the policy by the repository and not by the tag
 	// (as tag_modes would): on Postgres the tag in the way may be younger than the
 	// statement's snapshot, which only t itself is exempt from.
-	err := tx.row(ctx, `
+	err = tx.row(ctx, `
 		INSERT INTO tags AS t (repository_id, name, digest, created_at, updated_at, updated_by)
 		VALUES ($1, $2, $3, $4, $4, $5)
 		ON CONFLICT (repository_id, name) DO UPDATE
@@ -124,27 +137,36 @@ func (tx *Tx) PutTag(ctx context.Context, repositoryID int64, name string, d dig
 		repositoryID, name, string(d), micros(tx.now), actor).Scan(&previous)
 	switch {
 	case err == nil:
-		return TagChange{Created: !previous.Valid, Moved: previous.Valid, Previous: digest.Digest(previous.String)}, nil
+		return TagChange{Created: !previous.Valid, Moved: previous.Valid, Previous: digest.Digest(previous.String)}, true, nil
 	case tx.db.dialect.isForeignKey(err):
-		return TagChange{}, oci.Errorf(oci.CodeManifestUnknown, "the manifest %s was deleted while it was tagged: push it again", d).WithCause(err)
+		return TagChange{}, true, oci.Errorf(oci.CodeManifestUnknown, "the manifest %s was deleted while it was tagged: push it again", d).WithCause(err)
 	case !errors.Is(err, sql.ErrNoRows) && !tx.db.dialect.isPolicy(err):
-		return TagChange{}, err
+		return TagChange{}, true, err
 	}
 	// No row, or on SQLite the trigger tags_replace: the tag is there and may
 	// not move, or points there already.
+	refused := err
 	var repository string
 	t, err := scanTag(func(dest ...any) error {
 		return tx.row(ctx, `SELECT r.name, `+tagColumns+`
 			  JOIN repositories r ON r.id = t.repository_id
 			 WHERE t.repository_id = $1 AND t.name = $2`, repositoryID, name).Scan(append([]any{&repository}, dest...)...)
 	})
-	if err != nil {
-		return TagChange{}, err
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return TagChange{}, false, nil
+	case err != nil && tx.db.dialect.isPolicy(refused):
+		// A trigger refused on Postgres, so the policy has just become
+		// stricter, and the transaction answers no more questions.
+		return TagChange{}, true, oci.TagImmutablef("the tag policy does not let the tag %s move", name).WithCause(refused)
+	case err != nil:
+		return TagChange{}, true, err
+	case t.Digest == d:
+		return TagChange{}, true, nil
+	case t.Mode == Mutable:
+		return TagChange{}, false, nil
 	}
-	if t.Digest == d {
-		return TagChange{}, nil
-	}
-	return TagChange{}, errTagRefused(repository, t)
+	return TagChange{}, true, errTagRefused(repository, t)
 }
 
 func errTagRefused(repository string, t Tag) *oci.Error {
