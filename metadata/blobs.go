@@ -32,7 +32,8 @@ func (tx *Tx) Blob(ctx context.Context, repository string, d digest.Digest) (Blo
 }
 
 // LinkBlob lets a repository serve a blob that the instance has; false says
-// that it has none of this digest. Linking again changes nothing.
+// that it has none of this digest. Linking again changes nothing. The error is
+// a NAME_UNKNOWN when the repository is deleted at this moment.
 func (tx *Tx) LinkBlob(ctx context.Context, repositoryID int64, d digest.Digest) (Blob, bool, error) {
 	b := Blob{Digest: d}
 	// The row is locked (on Postgres) until the link's foreign key holds it,
@@ -47,6 +48,9 @@ func (tx *Tx) LinkBlob(ctx context.Context, repositoryID int64, d digest.Digest)
 	_, err = tx.exec(ctx, `
 		INSERT INTO repository_blobs (repository_id, digest, created_at) VALUES ($1, $2, $3)
 		ON CONFLICT (repository_id, digest) DO NOTHING`, repositoryID, string(d), micros(tx.now))
+	if err != nil && tx.db.dialect.isForeignKey(err) {
+		return Blob{}, false, errRepositoryGone(err)
+	}
 	return b, err == nil, err
 }
 

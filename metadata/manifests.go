@@ -98,7 +98,8 @@ func (tx *Tx) errManifestUnknown(ctx context.Context, repository, reference stri
 // PutManifest stores a manifest with what it references. A manifest that is
 // there already stays as it is. Blobs and children that the repository lacks
 // end in MANIFEST_BLOB_UNKNOWN, which names all of them; with allowSparse,
-// children may be missing and are tied when they arrive.
+// children may be missing and are tied when they arrive. The error is a NAME_UNKNOWN when
+// the repository is deleted at this moment.
 func (tx *Tx) PutManifest(ctx context.Context, repositoryID int64, m Manifest, blobs, children []digest.Digest, allowSparse bool) (created bool, err error) {
 	var id int64
 	err = tx.row(ctx, `SELECT id FROM manifests WHERE repository_id = $1 AND digest = $2`, repositoryID, string(m.Digest)).Scan(&id)
@@ -133,10 +134,12 @@ func (tx *Tx) PutManifest(ctx context.Context, repositoryID int64, m Manifest, b
 		RETURNING id`,
 		repositoryID, string(m.Digest), m.MediaType, m.ArtifactType, annotations, subject,
 		m.Payload, int64(len(m.Payload)), micros(tx.now), m.CreatedBy).Scan(&id)
-	if errors.Is(err, sql.ErrNoRows) { // the same manifest, pushed at the same moment
+	switch {
+	case errors.Is(err, sql.ErrNoRows): // the same manifest, pushed at the same moment
 		return false, nil
-	}
-	if err != nil {
+	case err != nil && tx.db.dialect.isForeignKey(err):
+		return false, errRepositoryGone(err)
+	case err != nil:
 		return false, err
 	}
 	if err := tx.insertReferences(ctx, id, repositoryID, blobs, children, childIDs); err != nil {
@@ -281,6 +284,12 @@ func (tx *Tx) DeleteManifest(ctx context.Context, repository string, d digest.Di
 	}
 	if err != nil {
 		return nil, err
+	}
+	// The lock stops pushes of tags and indexes: their foreign keys wait for
+	// this row, then fail.
+	err = tx.row(ctx, `SELECT id FROM manifests WHERE id = $1`+tx.db.dialect.forUpdate(), id).Scan(&id)
+	if err != nil {
+		return nil, notFound(err, oci.Errorf(oci.CodeManifestUnknown, "the manifest %s was deleted by somebody else", d))
 	}
 	parents, err := list(ctx, tx, scanString, `
 		SELECT m.digest FROM manifest_children c JOIN manifests m ON m.id = c.manifest_id

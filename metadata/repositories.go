@@ -48,9 +48,14 @@ func scanRepository(scan func(...any) error) (Repository, error) {
 	return r, err
 }
 
-// ErrRepositoryUnknown makes the NAME_UNKNOWN for a name.
+// errRepositoryUnknown makes the NAME_UNKNOWN for a name.
 func errRepositoryUnknown(name string) *oci.Error {
 	return oci.Errorf(oci.CodeNameUnknown, "there is no repository %s", name)
+}
+
+// errRepositoryGone is for a push that a foreign key stopped.
+func errRepositoryGone(cause error) *oci.Error {
+	return oci.Errorf(oci.CodeNameUnknown, "the repository was deleted while something was pushed to it: push again").WithCause(cause)
 }
 
 // Repository finds a repository by its name, or returns NAME_UNKNOWN.
@@ -170,15 +175,14 @@ func (tx *Tx) RepositoryStats(ctx context.Context, id int64) (RepositoryStats, e
 // DeleteRepository removes a repository with its tags, manifests and links; the
 // history of its tags stays. It returns NAME_UNKNOWN, or TAG_INVALID (409) when a tag is sealed.
 func (tx *Tx) DeleteRepository(ctx context.Context, name, actor string) error {
+	// The lock stops pushes: their foreign keys wait for this row, then fail.
 	var id int64
-	if err := tx.row(ctx, `SELECT id FROM repositories WHERE name = $1`, name).Scan(&id); err != nil {
+	var policy sql.NullInt64
+	err := tx.row(ctx, `SELECT id, tag_policy_id FROM repositories WHERE name = $1`+tx.db.dialect.forUpdate(), name).Scan(&id, &policy)
+	if err != nil {
 		return notFound(err, errRepositoryUnknown(name))
 	}
 	if _, err := tx.deleteTags(ctx, name, id, actor, ``); err != nil {
-		return err
-	}
-	var policy sql.NullInt64
-	if err := tx.row(ctx, `SELECT tag_policy_id FROM repositories WHERE id = $1`, id).Scan(&policy); err != nil {
 		return err
 	}
 	for _, statement := range []string{
