@@ -1,0 +1,233 @@
+package admin_test
+
+import (
+	"flag"
+	"fmt"
+	"net/http"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"text/tabwriter"
+
+	"berth/api"
+	"berth/auth"
+	"berth/metadata"
+	"berth/metadata/metadatatest"
+)
+
+var update = flag.Bool("update", false, "write testdata/permissions.golden")
+
+// attempt is a request of the permission matrix. {me} in path or body is the
+// role's own user name.
+type attempt struct {
+	operation, variant string
+	method, path, body string
+}
+
+// attempts has every operation, in an order in which an earlier one does not
+// take away what a later one needs.
+var attempts = []attempt{
+	{"whoami", "", "GET", "/whoami", ""},
+	{"listUsers", "", "GET", "/users", ""},
+	{"createUser", "", "POST", "/users", `{"name":"erin"}`},
+	{"createUser", "an admin", "POST", "/users", `{"name":"eve","role":"admin"}`},
+	{"getUser", "own", "GET", "/users/{me}", ""},
+	{"getUser", "other", "GET", "/users/victim", ""},
+	{"updateUser", "own", "PATCH", "/users/{me}", `{"role":"admin"}`},
+	{"updateUser", "other", "PATCH", "/users/victim", `{"disabled":true}`},
+	{"setPassword", "own, wrong current", "PUT", "/users/{me}/password", `{"password":"new password","current_password":"wrong password"}`},
+	{"setPassword", "other", "PUT", "/users/victim/password", `{"password":"new password"}`},
+	{"createToken", "own", "POST", "/users/{me}/tokens", `{"name":"spare","actions":["pull"]}`},
+	{"createToken", "other", "POST", "/users/victim/tokens", `{"name":"spare","actions":["pull"]}`},
+	{"listTokens", "own", "GET", "/users/{me}/tokens", ""},
+	{"listTokens", "other", "GET", "/users/victim/tokens", ""},
+	{"getToken", "own", "GET", "/users/{me}/tokens/spare", ""},
+	{"getToken", "other", "GET", "/users/victim/tokens/laptop", ""},
+	{"deleteToken", "own", "DELETE", "/users/{me}/tokens/spare", ""},
+	{"deleteToken", "other", "DELETE", "/users/victim/tokens/laptop", ""},
+
+	{"listTeams", "", "GET", "/teams", ""},
+	{"createTeam", "", "POST", "/teams", `{"name":"extra"}`},
+	{"getTeam", "", "GET", "/teams/core", ""},
+	{"getTeam", "not there", "GET", "/teams/nowhere", ""},
+	{"updateTeam", "", "PATCH", "/teams/core", `{"default_visibility":"internal"}`},
+	{"listMembers", "", "GET", "/teams/core/members", ""},
+	{"putMember", "", "PUT", "/teams/core/members/victim", `{"role":"reader"}`},
+	{"putMember", "oneself", "PUT", "/teams/core/members/{me}", `{"role":"maintainer"}`},
+	{"putMember", "other team", "PUT", "/teams/other/members/victim", `{"role":"reader"}`},
+	{"removeMember", "", "DELETE", "/teams/core/members/victim", ""},
+	{"getTeamTagPolicy", "", "GET", "/teams/core/tag-policy", ""},
+	{"setTeamTagPolicy", "", "PUT", "/teams/core/tag-policy", `{"mode":"mutable","exempt":[]}`},
+	{"deleteTeamTagPolicy", "", "DELETE", "/teams/core/tag-policy", ""},
+	{"createRobot", "", "POST", "/teams/core/robots", `{"name":"ci","actions":["pull"]}`},
+	{"createRobot", "other team", "POST", "/teams/other/robots", `{"name":"ci","actions":["pull"]}`},
+	{"listRobots", "", "GET", "/teams/core/robots", ""},
+	{"getRobot", "", "GET", "/teams/core/robots/spare", ""},
+	{"deleteRobot", "", "DELETE", "/teams/core/robots/spare", ""},
+
+	{"listRepositories", "", "GET", "/repositories", ""},
+	{"createRepository", "", "PUT", "/repositories/core%2Fnew", ""},
+	{"createRepository", "other team", "PUT", "/repositories/other%2Fnew", ""},
+	{"getRepository", "private", "GET", "/repositories/core%2Fapp", ""},
+	{"getRepository", "internal", "GET", "/repositories/core%2Finternal", ""},
+	{"getRepository", "public", "GET", "/repositories/core%2Fpublic", ""},
+	{"getRepository", "not there", "GET", "/repositories/core%2Fnowhere", ""},
+	{"updateRepository", "", "PATCH", "/repositories/core%2Fapp", `{"visibility":"private"}`},
+	{"getRepositoryTagPolicy", "", "GET", "/repositories/core%2Fapp/tag-policy", ""},
+	{"setRepositoryTagPolicy", "", "PUT", "/repositories/core%2Fapp/tag-policy", `{"mode":"mutable","exempt":[]}`},
+	{"deleteRepositoryTagPolicy", "", "DELETE", "/repositories/core%2Fapp/tag-policy", ""},
+	{"listTags", "", "GET", "/repositories/core%2Fapp/tags", ""},
+	{"getTag", "", "GET", "/repositories/core%2Fapp/tags/1.0", ""},
+	{"listTagHistory", "", "GET", "/repositories/core%2Fapp/tags/1.0/history", ""},
+	{"deleteTag", "", "DELETE", "/repositories/core%2Fapp/tags/1.0", ""},
+	{"deleteRepository", "", "DELETE", "/repositories/core%2Fapp", ""},
+	{"deleteRepository", "other team", "DELETE", "/repositories/other%2Fapp", ""},
+
+	{"getInstanceTagPolicy", "", "GET", "/instance/tag-policy", ""},
+	{"setInstanceTagPolicy", "", "PUT", "/instance/tag-policy", `{"mode":"mutable","exempt":[]}`},
+	{"deleteUser", "other", "DELETE", "/users/victim", ""},
+	{"deleteTeam", "", "DELETE", "/teams/empty", ""},
+	{"deleteUser", "own", "DELETE", "/users/{me}", ""},
+}
+
+// roles are the columns of the matrix: who asks, and their own user name.
+var roles = []struct{ name, me string }{
+	{"anonymous", "nobody"},
+	{"outsider", "outsider"},
+	{"reader", "reader"},
+	{"member", "member"},
+	{"maintainer", "maintainer"},
+	{"admin", "boss"},
+	{"robot", "nobody"},         // of core, all actions on *
+	{"robot-app", "nobody"},     // of core, all actions on core/app
+	{"token-app", "maintainer"}, // the maintainer's, all actions on core/app
+	{"token-boss-app", "boss"},  // the admin's, all actions on core/app
+	{"token-pull", "boss"},      // the admin's, pull on *
+}
+
+// populate makes what the attempts are about.
+func populate(w *world) {
+	for _, name := range []string{"outsider", "reader", "member", "maintainer", "victim"} {
+		w.user(name, metadata.RoleUser)
+	}
+	w.user("boss", metadata.RoleAdmin)
+	w.secrets["admin"] = w.secrets["boss"]
+	for _, team := range []string{"core", "other", "empty"} {
+		w.ok("POST", "/api/v1/teams", map[string]string{"name": team})
+	}
+	for _, role := range []string{"reader", "member", "maintainer"} {
+		w.ok("PUT", "/api/v1/teams/core/members/"+role, map[string]string{"role": role})
+	}
+	w.push("core/app", "one", "1.0")
+	w.push("other/app", "one", "1.0")
+	for _, visibility := range []string{"internal", "public"} {
+		w.ok("PUT", "/api/v1/repositories/core%2F"+visibility, nil)
+		w.ok("PATCH", "/api/v1/repositories/core%2F"+visibility, map[string]string{"visibility": visibility})
+	}
+	w.token("victim's", metadata.Token{Kind: metadata.PersonalToken, User: "victim", Name: "laptop", Repositories: "*", Actions: []string{"pull"}})
+	w.token("spare", metadata.Token{Kind: metadata.RobotToken, Team: "core", Name: "spare", Repositories: "*", Actions: []string{"pull"}})
+	w.token("robot", metadata.Token{Kind: metadata.RobotToken, Team: "core", Repositories: "*", Actions: auth.AllActions.Names()})
+	w.token("robot-app", metadata.Token{Kind: metadata.RobotToken, Team: "core", Repositories: "core/app", Actions: auth.AllActions.Names()})
+	w.token("token-app", metadata.Token{Kind: metadata.PersonalToken, User: "maintainer", Repositories: "core/app", Actions: auth.AllActions.Names()})
+	w.token("token-boss-app", metadata.Token{Kind: metadata.PersonalToken, User: "boss", Repositories: "core/app", Actions: auth.AllActions.Names()})
+	w.token("token-pull", metadata.Token{Kind: metadata.PersonalToken, User: "boss", Repositories: "*", Actions: []string{"pull"}})
+}
+
+// TestPermissions compares what every role gets for every operation with
+// testdata/permissions.golden, which is where a change of rights shows in review.
+func TestPermissions(t *testing.T) {
+	spec, err := api.GetSpec()
+	if err != nil {
+		t.Fatal(err)
+	}
+	missing := map[string]bool{}
+	for _, item := range spec.Paths.Map() {
+		for _, op := range item.Operations() {
+			missing[op.OperationID] = true
+		}
+	}
+	for _, a := range attempts {
+		if op := spec.Paths.Find(template(a.path)).GetOperation(a.method); op == nil || op.OperationID != a.operation {
+			t.Fatalf("%s %s is not the operation %s", a.method, a.path, a.operation)
+		}
+		delete(missing, a.operation)
+	}
+	for id := range missing {
+		t.Errorf("the operation %s is not in the matrix", id)
+	}
+
+	statuses := make([][]int, len(attempts))
+	for _, role := range roles {
+		w := newWorld(t, metadatatest.Open(t, metadata.Options{URL: metadatatest.SQLite(t)}))
+		populate(w)
+		who := role.name
+		if who == "anonymous" {
+			who = ""
+		}
+		for i, a := range attempts {
+			var body any
+			if a.body != "" {
+				body = a.body
+			}
+			got := w.do(who, a.method, "/api/v1"+strings.ReplaceAll(a.path, "{me}", role.me), body)
+			statuses[i] = append(statuses[i], got.status)
+			if got.status == http.StatusForbidden && !strings.Contains(got.body, `"ask":"`) {
+				t.Errorf("%s %s as %s: nobody is named who can help: %s", a.method, a.path, role.name, got.body)
+			}
+			if got.status >= 500 {
+				t.Errorf("%s %s as %s: %s", a.method, a.path, role.name, got.body)
+			}
+		}
+	}
+
+	var table strings.Builder
+	tw := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
+	fmt.Fprint(tw, "operation\t")
+	for _, role := range roles {
+		fmt.Fprint(tw, role.name, "\t")
+	}
+	fmt.Fprintln(tw)
+	for i, a := range attempts {
+		name := a.operation
+		if a.variant != "" {
+			name += " (" + a.variant + ")"
+		}
+		fmt.Fprint(tw, name, "\t")
+		for _, status := range statuses[i] {
+			fmt.Fprint(tw, status, "\t")
+		}
+		fmt.Fprintln(tw)
+	}
+	tw.Flush()
+	got := strings.ReplaceAll(regexp.MustCompile(` +\n`).ReplaceAllString(table.String(), "\n"), "\t", "")
+
+	const golden = "testdata/permissions.golden"
+	if *update {
+		if err := os.MkdirAll("testdata", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("the permissions differ from %s; if that is meant, run this test with -update\n%s", golden, got)
+	}
+}
+
+// template is the path of the document that a path of the matrix belongs to.
+func template(path string) string {
+	parameters := map[string]string{"users": "{user}", "members": "{user}", "teams": "{team}", "robots": "{token}", "tokens": "{token}", "repositories": "{repository}", "tags": "{tag}"}
+	parts := strings.Split(path, "/")
+	for i := 2; i < len(parts); i++ {
+		if parameter, ok := parameters[parts[i-1]]; ok {
+			parts[i] = parameter
+		}
+	}
+	return strings.Join(parts, "/")
+}
