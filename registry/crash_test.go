@@ -90,6 +90,10 @@ func (m *mortal) Abort(ctx context.Context, s storage.Session) error {
 	return errors.Join(err, m.chance("after Abort"))
 }
 
+func (m *mortal) Leftovers(s storage.Session) []string     { return leftovers(m.Store, s) }
+func (f *failing) Leftovers(s storage.Session) []string    { return leftovers(f.Store, s) }
+func (c *commitHook) Leftovers(s storage.Session) []string { return leftovers(c.Store, s) }
+
 func (m *mortal) Delete(ctx context.Context, keys ...string) error {
 	if err := m.chance("before Delete"); err != nil {
 		return err

@@ -85,7 +85,7 @@ func (r *Registry) CollectGarbage(ctx context.Context) (int, error) {
 		var err error
 		switch {
 		case g.Kind == metadata.GarbageSession:
-			err = r.store.Abort(ctx, storage.Session(g.Value))
+			err = r.remove(ctx, storage.Session(g.Value))
 		case !all:
 			err = r.store.Delete(ctx, g.Value)
 		}
@@ -119,4 +119,24 @@ func (r *Registry) CollectGarbage(ctx context.Context) (int, error) {
 		return 0, errors.Join(append(errs, err)...)
 	}
 	return len(done), errors.Join(errs...)
+}
+
+// A sweeper is a store whose Abort cannot know of everything that was stored
+// for an upload: a request that died before its session was recorded, or that lost a
+// race, has left objects under names of its own.
+type sweeper interface {
+	// Sweep removes all objects and unfinished parts of the upload that the
+	// session belongs to, whoever stored them. It may list.
+	Sweep(ctx context.Context, s storage.Session) error
+}
+
+// remove frees what was ever stored for an upload that did not become a blob.
+func (r *Registry) remove(ctx context.Context, s storage.Session) error {
+	if err := r.store.Abort(ctx, s); err != nil {
+		return err
+	}
+	if sw, ok := r.store.(sweeper); ok {
+		return sw.Sweep(ctx, s)
+	}
+	return nil
 }

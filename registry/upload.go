@@ -482,10 +482,16 @@ func (r *Registry) insert(ctx context.Context, row metadata.Upload, mine metadat
 		if !linked {
 			return fmt.Errorf("the blob %s was deleted in the transaction that inserts it", mine.Digest)
 		}
-		if b.Key == mine.Key {
-			return nil
+		garbage := r.leftovers(row.Session)
+		if b.Key != mine.Key {
+			garbage = append(garbage, mine.Key)
 		}
-		return tx.EnqueueGarbage(ctx, metadata.GarbageObject, mine.Key, tx.Now())
+		for _, key := range garbage {
+			if err := tx.EnqueueGarbage(ctx, metadata.GarbageObject, key, tx.Now()); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	if err != nil {
 		return r.committed(ctx, row.Repository, mine.Digest, err)
@@ -498,4 +504,13 @@ func (r *Registry) insert(ctx context.Context, row metadata.Upload, mine metadat
 		}
 	}
 	return b, nil
+}
+
+// leftovers are objects that a committed session has no use for. They are
+// garbage from the moment on that its row is gone: nothing else could be recorded under them.
+func (r *Registry) leftovers(session string) []string {
+	if l, ok := r.store.(storage.Leaver); ok {
+		return l.Leftovers(storage.Session(session))
+	}
+	return nil
 }

@@ -132,6 +132,16 @@ func (c *counted) Abort(ctx context.Context, s storage.Session) error {
 	return c.Store.Abort(ctx, s)
 }
 
+func (c *counted) Leftovers(s storage.Session) []string { return leftovers(c.Store, s) }
+
+// leftovers is for the stores here that wrap another one.
+func leftovers(store storage.Store, s storage.Session) []string {
+	if l, ok := store.(storage.Leaver); ok {
+		return l.Leftovers(s)
+	}
+	return nil
+}
+
 func (c *counted) Open(ctx context.Context, key string, off, n int64) (io.ReadCloser, error) {
 	c.add("Open")
 	return c.Store.Open(ctx, key, off, n)
