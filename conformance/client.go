@@ -327,8 +327,8 @@ type Image struct {
 	MediaType     string            `json:"mediaType,omitempty"`
 	ArtifactType  string            `json:"artifactType,omitempty"`
 	Config        *Descriptor       `json:"config,omitempty"`
-	Layers        []Descriptor      `json:"layers,omitempty"`
-	Manifests     []Descriptor      `json:"manifests,omitempty"`
+	Layers        []Descriptor      `json:"layers,omitzero"`
+	Manifests     []Descriptor      `json:"manifests,omitzero"`
 	Subject       *Descriptor       `json:"subject,omitempty"`
 	Annotations   map[string]string `json:"annotations,omitempty"`
 	Comment       string            `json:"org.example.comment,omitempty"` // a field that no specification knows

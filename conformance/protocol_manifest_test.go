@@ -554,7 +554,8 @@ func testReferrersFallback(t *testing.T, s *Server) {
 	c.PushManifest(repo, tag, typeIndex, index.Bytes())
 	compareReferrers(t, c, "/v2/"+repo+"/referrers/"+subject.Digest, map[string]Descriptor{known.Digest: known})
 	c.Do("GET", "/v2/"+repo+"/manifests/"+tag, nil).Want(200).WantBody(index.Bytes())
-	// A client that keeps the list itself has to be able to move the tag.
+	// A client that keeps the list itself moves the tag, where the policy lets it.
+	s.Berth(t, "repo", "set", repo, "--tag-policy", "immutable", "--exempt", "sha256-*")
 	more := artifact(c, repo, subject, "application/vnd.example.b", nil)
 	index.Manifests = append(index.Manifests, more)
 	c.PushManifest(repo, tag, typeIndex, index.Bytes())
