@@ -14,6 +14,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/routers"
@@ -25,7 +27,8 @@ import (
 	"berth/oci"
 )
 
-// Options are what the handlers need. All fields but Hasher are required.
+// Options are what the handlers need. All fields but Hasher and SetRepository
+// are required.
 type Options struct {
 	DB     *metadata.DB
 	Policy *auth.Policy
@@ -42,6 +45,8 @@ type Options struct {
 	// role and limits: a bearer token lives too long where rights change hands.
 	// Without credentials it is auth.Anonymous.
 	Principal func(context.Context) auth.Principal
+	// SetRepository gets the repository of a request for its log line; optional.
+	SetRepository func(ctx context.Context, name string)
 	// WriteProblem answers with application/problem+json. The status is that of
 	// the *oci.Error in the chain.
 	WriteProblem func(http.ResponseWriter, *http.Request, error)
@@ -68,7 +73,7 @@ type operation struct {
 func New(options Options) (http.Handler, error) {
 	if options.DB == nil || options.Policy == nil || options.Passwords == nil || options.DefaultVisibility == "" ||
 		options.Principal == nil || options.WriteProblem == nil {
-		return nil, errors.New("admin: all options but Hasher are required")
+		return nil, errors.New("admin: all options but Hasher and SetRepository are required")
 	}
 	if options.Hasher == nil {
 		options.Hasher = auth.NewHasher(0)
@@ -151,9 +156,12 @@ func (h *handler) check(w http.ResponseWriter, r *http.Request) (auth.Principal,
 	if !ok {
 		return p, oci.Errorf(oci.CodeDenied, "nobody may do this: the operation has no row in the permission table")
 	}
-	params, err := unescape(mux.Vars(r))
-	if err != nil {
+	params := mux.Vars(r)
+	if err := readParameters(params, r.URL); err != nil {
 		return p, err
+	}
+	if h.SetRepository != nil && params["repository"] != "" {
+		h.SetRepository(r.Context(), params["repository"])
 	}
 	if err := h.permit(r.Context(), p, op, params); err != nil {
 		return p, err
@@ -161,18 +169,27 @@ func (h *handler) check(w http.ResponseWriter, r *http.Request) (auth.Principal,
 	return p, validate(w, r, op, params)
 }
 
-// unescape decodes path parameters in place: with encoded paths, mux gives
-// them as they stand in the URL, and the generated code expects them decoded.
-func unescape(vars map[string]string) (map[string]string, error) {
-	for name, value := range vars {
+// readParameters decodes path parameters in place: with encoded paths, mux
+// gives them as they stand in the URL, and the generated code expects them
+// decoded. What is no text is refused, in the query too: it can be the name of
+// nothing, and Postgres fails on it.
+func readParameters(params map[string]string, u *url.URL) error {
+	for name, value := range params {
 		decoded, err := url.PathUnescape(value)
-		if err != nil {
-			return nil, oci.Errorf(oci.CodeInvalid, "the %s in the path is not percent-encoded properly", name)
+		if err != nil || !isText(decoded) {
+			return oci.Errorf(oci.CodeInvalid, "the %s in the path is not percent-encoded text", name)
 		}
-		vars[name] = decoded
+		params[name] = decoded
 	}
-	return vars, nil
+	for name, values := range u.Query() {
+		if !isText(strings.Join(values, "")) {
+			return oci.Errorf(oci.CodeInvalid, "the parameter %.80q is not percent-encoded text", name)
+		}
+	}
+	return nil
 }
+
+func isText(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
 
 // operations pairs the document's operations with the permission table.
 func operations(spec *openapi3.T) (map[string]operation, error) {

@@ -307,6 +307,12 @@ func TestDocuments(t *testing.T) {
 		w.refused(w.do(root, "GET", "/api/v1/nothing", nil), 404, oci.CodeNotFound, "/api/")
 		w.refused(w.do(root, "GET", "/api/v1/users/", nil), 404, oci.CodeNotFound)
 		w.refused(w.do(root, "PUT", "/api/v1/users", nil), 405, oci.CodeUnsupported)
+		for _, path := range []string{"/users/%ff", "/users/%00", "/teams/a%00/members", "/users?after=%ff", "/repositories?prefix=%00", "/users/a/tokens/%C0%80"} {
+			w.refused(w.do(root, "GET", "/api/v1"+path, nil), 400, oci.CodeInvalid, "percent-encoded")
+		}
+		for _, path := range []string{"/users/%20", "/users/..%2F..%2Fx", "/teams/%2E%2E", "/users/a%3Fb", "/users/%E2%98%83", "/users/a/tokens/%27%3B--"} {
+			w.refused(w.do(root, "GET", "/api/v1"+path, nil), 404, oci.CodeNotFound)
+		}
 		w.refused(w.do("", "GET", "/api/v1/users", nil), 401, oci.CodeUnauthorized)
 		if got := w.do("", "GET", "/api/v1/users", nil).header.Get("WWW-Authenticate"); !strings.Contains(got, "berth:api:*") {
 			t.Errorf("the challenge is %q", got)
