@@ -18,8 +18,9 @@ type Blob struct {
 	Size   int64
 }
 
-// Blob finds a blob that the repository may serve, or returns BLOB_UNKNOWN.
-// One statement.
+// Blob finds a blob that the repository may serve, or returns BLOB_UNKNOWN,
+// also when its bytes are known to be lost: so that the client pushes them
+// again. One statement.
 func (tx *Tx) Blob(ctx context.Context, repository string, d digest.Digest) (Blob, error) {
 	b := Blob{Digest: d}
 	err := tx.row(ctx, `
@@ -27,18 +28,19 @@ func (tx *Tx) Blob(ctx context.Context, repository string, d digest.Digest) (Blo
 		  FROM repositories r
 		  JOIN repository_blobs l ON l.repository_id = r.id
 		  JOIN blobs b ON b.digest = l.digest
-		 WHERE r.name = $1 AND l.digest = $2`, repository, string(d)).Scan(&b.Key, &b.Size)
+		 WHERE r.name = $1 AND l.digest = $2 AND b.missing_since IS NULL`, repository, string(d)).Scan(&b.Key, &b.Size)
 	return b, notFound(err, oci.Errorf(oci.CodeBlobUnknown, "the blob %s is not in the repository %s", d, repository))
 }
 
 // LinkBlob lets a repository serve a blob that the instance has; false says
-// that it has none of this digest. Linking again changes nothing. The error is
+// that it has none of this digest, or has lost its bytes. Linking again begins the grace
+// period anew in which a manifest has to need the blob. The error is
 // a NAME_UNKNOWN when the repository is deleted at this moment.
 func (tx *Tx) LinkBlob(ctx context.Context, repositoryID int64, d digest.Digest) (Blob, bool, error) {
 	b := Blob{Digest: d}
 	// The row is locked (on Postgres) until the link's foreign key holds it,
 	// so that a collector cannot take the blob away in between.
-	err := tx.row(ctx, `SELECT storage_key, size FROM blobs WHERE digest = $1`+tx.db.dialect.keyShare(), string(d)).Scan(&b.Key, &b.Size)
+	err := tx.row(ctx, `SELECT storage_key, size FROM blobs WHERE digest = $1 AND missing_since IS NULL`+tx.db.dialect.keyShare(), string(d)).Scan(&b.Key, &b.Size)
 	if errors.Is(err, sql.ErrNoRows) {
 		return Blob{}, false, nil
 	}
@@ -47,7 +49,7 @@ func (tx *Tx) LinkBlob(ctx context.Context, repositoryID int64, d digest.Digest)
 	}
 	_, err = tx.exec(ctx, `
 		INSERT INTO repository_blobs (repository_id, digest, created_at) VALUES ($1, $2, $3)
-		ON CONFLICT (repository_id, digest) DO NOTHING`, repositoryID, string(d), micros(tx.now))
+		ON CONFLICT (repository_id, digest) DO UPDATE SET created_at = excluded.created_at`, repositoryID, string(d), micros(tx.now))
 	if err != nil && tx.db.dialect.isForeignKey(err) {
 		return Blob{}, false, errRepositoryGone(err)
 	}
@@ -55,11 +57,25 @@ func (tx *Tx) LinkBlob(ctx context.Context, repositoryID int64, d digest.Digest)
 }
 
 // InsertBlob records bytes that the store has. It reports false, and changes
-// nothing, when the digest is there already: the first one wins.
+// nothing, when the digest is there already: the first one wins. A blob whose bytes
+// were lost gets these, everywhere, and what is left of the old ones is garbage.
 func (tx *Tx) InsertBlob(ctx context.Context, b Blob) (bool, error) {
 	n, err := tx.exec(ctx, `
 		INSERT INTO blobs (digest, storage_key, size, created_at) VALUES ($1, $2, $3, $4)
 		ON CONFLICT (digest) DO NOTHING`, string(b.Digest), b.Key, b.Size, micros(tx.now))
+	if n > 0 || err != nil {
+		return n > 0, err
+	}
+	_, err = tx.exec(ctx, `
+		INSERT INTO garbage (kind, value, enqueued_at, not_before)
+		SELECT 'object', storage_key, CAST($2 AS BIGINT), CAST($2 AS BIGINT) FROM blobs
+		 WHERE digest = $1 AND missing_since IS NOT NULL`+tx.db.dialect.forUpdate(), string(b.Digest), micros(tx.now))
+	if err != nil {
+		return false, err
+	}
+	n, err = tx.exec(ctx, `
+		UPDATE blobs SET storage_key = $2, size = $3, missing_since = NULL
+		 WHERE digest = $1 AND missing_since IS NOT NULL`, string(b.Digest), b.Key, b.Size)
 	return n > 0, err
 }
 

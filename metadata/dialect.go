@@ -29,6 +29,11 @@ type dialect interface {
 	keyShare() string
 	// forUpdate ends a SELECT whose rows the transaction is about to change.
 	forUpdate() string
+	// skipLocked is forUpdate for the tables named, without the rows that others have locked.
+	skipLocked(tables ...string) string
+	// clock is an expression for the time of the statement, in microseconds. Go's
+	// clock is for all else; this is the one that triggers have.
+	clock() string
 	// lockTable makes transactions that lock the same table wait for each other.
 	lockTable(ctx context.Context, tx *Tx, table string) error
 }
@@ -67,6 +72,10 @@ func (postgresDialect) isUnavailable(err error) bool {
 
 func (postgresDialect) keyShare() string  { return " FOR KEY SHARE" }
 func (postgresDialect) forUpdate() string { return " FOR UPDATE" }
+func (postgresDialect) skipLocked(tables ...string) string {
+	return " FOR UPDATE OF " + strings.Join(tables, ", ") + " SKIP LOCKED"
+}
+func (postgresDialect) clock() string { return "gc_now()" }
 func (postgresDialect) lockTable(ctx context.Context, tx *Tx, table string) error {
 	_, err := tx.exec(ctx, "LOCK TABLE "+table+" IN SHARE ROW EXCLUSIVE MODE")
 	return err
@@ -115,6 +124,8 @@ func (sqliteDialect) isUnavailable(err error) bool {
 
 func (sqliteDialect) keyShare() string                             { return "" }
 func (sqliteDialect) forUpdate() string                            { return "" }
+func (sqliteDialect) skipLocked(...string) string                  { return "" }
+func (sqliteDialect) clock() string                                { return "CAST(unixepoch('subsec') * 1000000 AS INTEGER)" }
 func (sqliteDialect) lockTable(context.Context, *Tx, string) error { return nil }
 
 // connector opens SQLite connections for database/sql. The driver is not

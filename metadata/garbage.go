@@ -17,6 +17,7 @@ type Garbage struct {
 	ID    int64
 	Kind  string
 	Value string
+	Size  int64 // of a collected blob's object, bytes; 0 where it is not known
 }
 
 // EnqueueGarbage notes an object or a session for removal, from a time on. It
@@ -30,8 +31,8 @@ func (tx *Tx) EnqueueGarbage(ctx context.Context, kind, value string, notBefore 
 // DueGarbage lists what may be removed now, longest due first.
 func (tx *Tx) DueGarbage(ctx context.Context, limit int) ([]Garbage, error) {
 	return list(ctx, tx, func(rows *sql.Rows) (g Garbage, err error) {
-		return g, rows.Scan(&g.ID, &g.Kind, &g.Value)
-	}, `SELECT id, kind, value FROM garbage WHERE not_before <= $1 ORDER BY not_before, id LIMIT $2`, micros(tx.now), limit)
+		return g, rows.Scan(&g.ID, &g.Kind, &g.Value, &g.Size)
+	}, `SELECT id, kind, value, size FROM garbage WHERE not_before <= $1 ORDER BY not_before, id LIMIT $2`, micros(tx.now), limit)
 }
 
 // RemoveGarbage forgets a note, after the store has removed the thing.

@@ -102,7 +102,15 @@ func (tx *Tx) errManifestUnknown(ctx context.Context, repository, reference stri
 // the repository is deleted at this moment.
 func (tx *Tx) PutManifest(ctx context.Context, repositoryID int64, m Manifest, blobs, children []digest.Digest, allowSparse bool) (created bool, err error) {
 	var id int64
-	err = tx.row(ctx, `SELECT id FROM manifests WHERE repository_id = $1 AND digest = $2`, repositoryID, string(m.Digest)).Scan(&id)
+	// The row is locked (on Postgres) until a tag's foreign key holds it, so that
+	// a collector cannot take the manifest away in between.
+	err = tx.row(ctx, `SELECT id FROM manifests WHERE repository_id = $1 AND digest = $2`+tx.db.dialect.keyShare(), repositoryID, string(m.Digest)).Scan(&id)
+	if err == nil {
+		// Its grace period begins anew, as that of a new one does.
+		_, err = tx.exec(ctx, `
+			UPDATE gc_manifests SET reason = 'pushed', settled = FALSE, enqueued_at = `+tx.db.dialect.clock()+`
+			 WHERE manifest_id = $1`, id)
+	}
 	if !errors.Is(err, sql.ErrNoRows) {
 		return false, err
 	}
@@ -194,7 +202,9 @@ func (tx *Tx) references(ctx context.Context, repositoryID int64, blobs, childre
 			err := rows.Scan(&d)
 			have[d] = true
 			return err
-		}, `SELECT digest FROM repository_blobs WHERE repository_id = $1 AND digest IN `+in, append([]any{repositoryID}, args...)...)
+		}, `
+			SELECT l.digest FROM repository_blobs l JOIN blobs b ON b.digest = l.digest
+			 WHERE l.repository_id = $1 AND b.missing_since IS NULL AND l.digest IN `+in, append([]any{repositoryID}, args...)...)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -20,7 +20,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -54,7 +54,8 @@ type DB struct {
 	stmts   stmtCache
 	pools   []*pgxpool.Pool
 	writer  *writer // SQLite only
-	close   sync.Once
+	files   fs.FS   // the migrations of this engine
+	closed  atomic.Bool
 }
 
 // Open connects to the database. It does not migrate; see Migrate. On SQLite
@@ -69,9 +70,13 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	db := &DB{log: o.Logger, clock: o.Clock}
 	var err error
 	if path, ok := strings.CutPrefix(o.URL, "sqlite:"); ok {
-		err = db.openSQLite(ctx, path)
+		if db.files, err = fs.Sub(migrations.SQLite, "sqlite"); err == nil {
+			err = db.openSQLite(ctx, path)
+		}
 	} else if strings.HasPrefix(o.URL, "postgres://") || strings.HasPrefix(o.URL, "postgresql://") {
-		err = db.openPostgres(ctx, o)
+		if db.files, err = fs.Sub(migrations.Postgres, "postgres"); err == nil {
+			err = db.openPostgres(ctx, o)
+		}
 	} else {
 		err = errors.New("the database URL has to start with sqlite: or postgres://")
 	}
@@ -88,6 +93,15 @@ func (db *DB) openSQLite(ctx context.Context, path string) error {
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("making the directory of the database: %w", err)
+	}
+	// It holds hashes of passwords, and the key that signs tokens. SQLite makes
+	// its -wal and -shm files as readable as this one.
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("opening the database: %w", err)
+	}
+	if err := f.Close(); err != nil {
+		return fmt.Errorf("opening the database: %w", err)
 	}
 	// busy_timeout comes first, so that the pragmas behind it wait too. The
 	// cache sizes are in KiB and per connection.
@@ -160,7 +174,10 @@ func (db *DB) Engine() string { return db.dialect.name() }
 func (db *DB) Ping(ctx context.Context) error {
 	var one int
 	err := db.reads.QueryRowContext(ctx, `SELECT 1`).Scan(&one)
-	return db.classify(err)
+	if db.closed.Load() {
+		err = errClosed
+	}
+	return db.classify(ctx, err)
 }
 
 // Stats gives the state of the connections that serve reads.
@@ -181,29 +198,28 @@ func (db *DB) Stats() sql.DBStats {
 
 // Close waits for running transactions and closes the connections.
 func (db *DB) Close() error {
-	var err error
-	db.close.Do(func() {
-		if db.writer != nil {
-			err = errors.Join(err, db.writer.stop())
-		}
-		db.stmts.closeAll()
-		for _, pool := range []*sql.DB{db.reads, db.relaxed} {
-			if pool != nil {
-				err = errors.Join(err, pool.Close())
-			}
-		}
-		for _, pool := range db.pools {
-			pool.Close()
-		}
-	})
-	return err
-}
-
-func (db *DB) migrationFiles() (fs.FS, error) {
-	if db.Engine() == "sqlite" {
-		return fs.Sub(migrations.SQLite, "sqlite")
+	if db.closed.Swap(true) {
+		return nil
 	}
-	return fs.Sub(migrations.Postgres, "postgres")
+	var err error
+	if db.writer != nil {
+		db.writer.stop()
+	}
+	db.stmts.closeAll()
+	for _, pool := range []*sql.DB{db.reads, db.relaxed} {
+		if pool != nil {
+			err = errors.Join(err, pool.Close())
+		}
+	}
+	if db.writer != nil {
+		// Last, for the last connection folds the log into the file, and
+		// readers may not write.
+		err = errors.Join(err, db.writer.close())
+	}
+	for _, pool := range db.pools {
+		pool.Close()
+	}
+	return err
 }
 
 // notFound turns "no rows" into the error given and leaves others alone.

@@ -26,11 +26,7 @@ type migration struct {
 
 // migrations lists the embedded files; the n-th has the number n+1.
 func (db *DB) migrations() ([]migration, error) {
-	files, err := db.migrationFiles()
-	if err != nil {
-		return nil, err
-	}
-	names, err := fs.Glob(files, "*.sql")
+	names, err := fs.Glob(db.files, "*.sql")
 	if err != nil {
 		return nil, err
 	}
@@ -40,7 +36,7 @@ func (db *DB) migrations() ([]migration, error) {
 		if number, err := strconv.Atoi(strings.SplitN(name, "_", 2)[0]); err != nil || number != i+1 {
 			return nil, fmt.Errorf("the migration %s is out of sequence", name)
 		}
-		text, err := fs.ReadFile(files, name)
+		text, err := fs.ReadFile(db.files, name)
 		if err != nil {
 			return nil, err
 		}
@@ -57,7 +53,7 @@ func (db *DB) SchemaVersion(ctx context.Context) (have, want int, err error) {
 		return 0, 0, err
 	}
 	have, err = schemaVersion(ctx, db.reads, db.Engine())
-	return have, len(all), db.classify(err)
+	return have, len(all), db.classify(ctx, err)
 }
 
 func schemaVersion(ctx context.Context, q querier, engine string) (int, error) {
@@ -87,17 +83,17 @@ func (db *DB) Migrate(ctx context.Context) ([]string, error) {
 	if db.writer != nil {
 		conn, err = db.writer.migrationConn(ctx)
 	} else {
-		begin = `BEGIN`
+		begin = `BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0`
 		conn, err = db.reads.Conn(ctx)
 	}
 	if err != nil {
-		return nil, db.classify(err)
+		return nil, db.classify(ctx, err)
 	}
 	defer conn.Close()
 	if db.writer == nil {
 		unlock, err := lockMigrations(ctx, conn)
 		if err != nil {
-			return nil, db.classify(err)
+			return nil, db.classify(ctx, err)
 		}
 		defer unlock()
 	}
@@ -105,7 +101,7 @@ func (db *DB) Migrate(ctx context.Context) ([]string, error) {
 	for {
 		name, err := db.applyNext(ctx, conn, begin, all)
 		if err != nil {
-			return applied, db.classify(err)
+			return applied, db.classify(ctx, err)
 		}
 		if name == "" {
 			return applied, nil

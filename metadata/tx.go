@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"berth/oci"
@@ -39,33 +41,40 @@ func (db *DB) newTx(q querier) *Tx {
 // View runs reads without a transaction: each statement sees what is committed
 // when it runs, and one statement costs one round trip.
 func (db *DB) View(ctx context.Context, fn func(*Tx) error) error {
-	if db.writer == nil {
-		return db.classify(fn(db.newTx(db.reads)))
+	if db.closed.Load() {
+		return db.classify(ctx, errClosed)
 	}
-	if err := ctx.Err(); err != nil {
-		return err
+	var q querier = db.reads
+	if db.writer != nil {
+		q = preparedPool{&db.stmts}
 	}
-	return db.classify(fn(db.newTx(preparedPool{&db.stmts})))
+	return db.classify(ctx, fn(db.newTx(q)))
 }
 
 // Snapshot runs several reads that all see the same state.
 func (db *DB) Snapshot(ctx context.Context, fn func(*Tx) error) error {
+	if db.closed.Load() {
+		return db.classify(ctx, errClosed)
+	}
 	opts := &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}
 	if db.writer != nil {
 		opts = nil // any read transaction of SQLite is a snapshot
 	}
 	t, err := db.reads.BeginTx(ctx, opts)
 	if err != nil {
-		return db.classify(err)
+		return db.classify(ctx, err)
 	}
 	defer t.Rollback()
-	return db.classify(fn(db.newTx(t)))
+	return db.classify(ctx, fn(db.newTx(t)))
 }
 
 // Update runs one durable transaction: when it returns nil, the change
-// survives a power failure. fn may run several times, and on SQLite together
-// with the functions of other callers; it has to be short and must make no
-// network or store call.
+// survives a power failure. When fn returns an error, all that it did is
+// undone. fn may run several times (after a deadlock), so it sets what it gives to its
+// caller afresh each time. On SQLite all callers' functions run one after the
+// other on one goroutine: fn has to be short, and must not call a store, the
+// network, or Update again. There ctx is looked at before each statement, but
+// interrupts none, for that would undo the work of others.
 func (db *DB) Update(ctx context.Context, fn func(*Tx) error) error {
 	return db.update(ctx, true, fn)
 }
@@ -83,8 +92,11 @@ const (
 )
 
 func (db *DB) update(ctx context.Context, durable bool, fn func(*Tx) error) error {
+	if db.closed.Load() {
+		return db.classify(ctx, errClosed)
+	}
 	if db.writer != nil {
-		return db.classify(db.writer.do(ctx, durable, fn))
+		return db.classify(ctx, db.writer.do(ctx, durable, fn))
 	}
 	pool := db.reads
 	if !durable {
@@ -94,7 +106,7 @@ func (db *DB) update(ctx context.Context, durable bool, fn func(*Tx) error) erro
 	for attempt := 1; ; attempt++ {
 		err := db.transact(ctx, pool, fn)
 		if err == nil || attempt == maxAttempts || !db.dialect.isRetryable(err) {
-			return db.classify(err)
+			return db.classify(ctx, err)
 		}
 		select {
 		case <-ctx.Done():
@@ -117,17 +129,24 @@ func (db *DB) transact(ctx context.Context, pool *sql.DB, fn func(*Tx) error) er
 	return t.Commit()
 }
 
-// classify makes trouble with the connection recognisable as UNAVAILABLE and
-// leaves every other error as it is.
-func (db *DB) classify(err error) error {
-	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return err
+// classify makes trouble with the connection recognisable as UNAVAILABLE, what
+// the caller's context ended as the context's error, and leaves every other error as it is.
+func (db *DB) classify(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
 	}
 	var known *oci.Error
 	if errors.As(err, &known) {
 		return err
 	}
-	if errors.Is(err, sql.ErrConnDone) || errors.Is(err, errClosed) || db.dialect.isUnavailable(err) {
+	if ended := ctx.Err(); ended != nil {
+		if errors.Is(err, ended) {
+			return err
+		}
+		return fmt.Errorf("%w: %w", ended, err)
+	}
+	// A deadline that is not the caller's is one of ours, for connecting.
+	if errors.Is(err, sql.ErrConnDone) || errors.Is(err, errClosed) || errors.Is(err, context.DeadlineExceeded) || db.dialect.isUnavailable(err) {
 		return oci.Errorf(oci.CodeUnavailable, "the database cannot be reached now, try again later").WithCause(err)
 	}
 	return err
@@ -152,9 +171,12 @@ func (tx *Tx) each(ctx context.Context, scan func(*sql.Rows) error, query string
 		return err
 	}
 	defer rows.Close()
-	for rows.Next() {
+	for n := 1; rows.Next(); n++ {
 		if err := scan(rows); err != nil {
 			return err
+		}
+		if n%1000 == 0 && ctx.Err() != nil {
+			return ctx.Err()
 		}
 	}
 	return rows.Err()
@@ -226,6 +248,9 @@ func (c *stmtCache) closeAll() {
 type preparedPool struct{ stmts *stmtCache }
 
 func (p preparedPool) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	s, err := p.stmts.get(context.WithoutCancel(ctx), query)
 	if err != nil {
 		return nil, err
@@ -234,6 +259,9 @@ func (p preparedPool) ExecContext(ctx context.Context, query string, args ...any
 }
 
 func (p preparedPool) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	s, err := p.stmts.get(context.WithoutCancel(ctx), query)
 	if err != nil {
 		return nil, err
@@ -243,16 +271,11 @@ func (p preparedPool) QueryContext(ctx context.Context, query string, args ...an
 
 func (p preparedPool) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
 	s, err := p.stmts.get(context.WithoutCancel(ctx), query)
-	if err != nil {
+	if err != nil || ctx.Err() != nil {
 		// There is no way to make a Row with an error; the pool's own call fails alike.
-		return p.stmts.fallback(ctx, query, args...)
+		return p.stmts.direct.QueryRowContext(ctx, query, args...)
 	}
 	return s.QueryRowContext(context.WithoutCancel(ctx), args...)
-}
-
-// fallback runs the statement unprepared so that its error reaches Scan.
-func (c *stmtCache) fallback(ctx context.Context, query string, args ...any) *sql.Row {
-	return c.direct.QueryRowContext(context.WithoutCancel(ctx), query, args...)
 }
 
 var errClosed = errors.New("the database is closed")
@@ -279,9 +302,16 @@ type task struct {
 	ctx     context.Context
 	durable bool
 	fn      func(*Tx) error
+	state   atomic.Int32 // either the writer takes it, or its caller leaves
 	err     error
 	ready   chan struct{}
 }
+
+const (
+	taskWaiting = iota
+	taskTaken
+	taskLeft
+)
 
 func startWriter(db *DB, pool *sql.DB, conn *sql.Conn) *writer {
 	w := &writer{
@@ -305,13 +335,20 @@ func (w *writer) do(ctx context.Context, durable bool, fn func(*Tx) error) error
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	// From here the answer is waited for whatever the context says: the
-	// transaction may be committed already. One whose context ends before its
-	// turn is skipped.
-	select {
-	case <-t.ready:
-		return t.err
-	case <-w.done:
+	ended := ctx.Done()
+	for {
+		select {
+		case <-t.ready:
+			return t.err
+		case <-ended:
+			if t.state.CompareAndSwap(taskWaiting, taskLeft) {
+				return ctx.Err()
+			}
+			// It runs, or is committed already: only the answer tells.
+			ended = nil
+			continue
+		case <-w.done:
+		}
 		select {
 		case <-t.ready:
 			return t.err
@@ -380,11 +417,11 @@ func (w *writer) run(batch []*task) {
 	}
 	alone := len(batch) == 1
 	for _, t := range batch {
-		if t.err = t.ctx.Err(); t.err != nil {
+		if !t.state.CompareAndSwap(taskWaiting, taskTaken) {
 			continue
 		}
 		if alone {
-			t.err = call(t.fn, w.db.newTx(q))
+			t.err = w.call(t.fn, w.db.newTx(q))
 			break
 		}
 		if _, err := q.ExecContext(ctx, `SAVEPOINT one`); err != nil {
@@ -392,7 +429,7 @@ func (w *writer) run(batch []*task) {
 			fail(fmt.Errorf("setting a savepoint: %w", err))
 			return
 		}
-		if t.err = call(t.fn, w.db.newTx(q)); t.err != nil {
+		if t.err = w.call(t.fn, w.db.newTx(q)); t.err != nil {
 			if _, err := q.ExecContext(ctx, `ROLLBACK TO one`); err != nil {
 				w.abandon(ctx, q)
 				fail(fmt.Errorf("returning to a savepoint: %w", err))
@@ -425,9 +462,10 @@ func (w *writer) abandon(ctx context.Context, q preparedPool) {
 
 // call runs a transaction's function; a panic in it is its caller's, and must
 // not end the writer that everybody shares.
-func call(fn func(*Tx) error, tx *Tx) (err error) {
+func (w *writer) call(fn func(*Tx) error, tx *Tx) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
+			w.db.log.Error("panic in a transaction", "panic", p, "stack", string(debug.Stack()))
 			err = fmt.Errorf("panic in a transaction: %v", p)
 		}
 	}()
@@ -437,12 +475,17 @@ func call(fn func(*Tx) error, tx *Tx) (err error) {
 // migrationConn opens a connection beside the writer's, for Migrate.
 func (w *writer) migrationConn(ctx context.Context) (*sql.Conn, error) {
 	w.pool.SetMaxOpenConns(2)
+	w.pool.SetMaxIdleConns(-1) // closed when it is given back
 	return w.pool.Conn(ctx)
 }
 
-func (w *writer) stop() error {
+// stop ends the goroutine, after the batch that it runs.
+func (w *writer) stop() {
 	close(w.quit)
 	<-w.done
+}
+
+func (w *writer) close() error {
 	w.stmts.closeAll()
 	return errors.Join(w.conn.Close(), w.pool.Close())
 }

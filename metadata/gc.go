@@ -1,0 +1,372 @@
+package metadata
+
+import (
+	"context"
+	"database/sql"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// GCBatch is how many candidates one pass of the collector looks at, at most.
+const GCBatch = inList
+
+// The kinds of things that the collector takes away.
+const (
+	CollectedManifest = "manifest"
+	CollectedLink     = "link" // a repository serves a blob no longer
+	CollectedBlob     = "blob" // no repository had it; its object is garbage now
+)
+
+// Collected is something that a pass of the collector took away.
+type Collected struct {
+	Kind       string
+	Repository string // "" for a blob
+	Digest     digest.Digest
+	Size       int64     // bytes; of a link, those of the blob
+	Reason     string    // of a manifest: pushed, untagged, index or subject, see migrations
+	Since      time.Time // since when it was a candidate
+}
+
+// Pass is what one pass of the collector did. Looked counts the candidates that
+// have left the queue or their place in it; none is the end of the work.
+type Pass struct {
+	Looked int
+	Gone   []Collected
+}
+
+// gcTime is the clock of the queues, which triggers write: the database's.
+func (tx *Tx) gcTime(ctx context.Context) (time.Time, error) {
+	var us int64
+	err := tx.row(ctx, `SELECT `+tx.db.dialect.clock()).Scan(&us)
+	return fromMicros(us), err
+}
+
+// held is what keeps manifest m: a tag, an index that lists it, or the
+// presence of its subject.
+const held = `(EXISTS (SELECT 1 FROM tags t WHERE t.repository_id = m.repository_id AND t.digest = m.digest)
+	    OR EXISTS (SELECT 1 FROM manifest_children c WHERE c.child_id = m.id)
+	    OR EXISTS (SELECT 1 FROM manifests s WHERE s.repository_id = m.repository_id AND s.digest = m.subject))`
+
+// manifestCandidate is a row of gc_manifests with the manifest that it is about.
+type manifestCandidate struct {
+	Collected
+	id      int64
+	settled bool
+}
+
+// CollectManifests deletes manifests that nothing holds, in one pass: those
+// whose subject was deleted, and, when untaggedTTL is not 0, all others that have been so for that
+// long. Nothing is touched before the grace period is over.
+//
+// A pusher who tags the manifest or lists it in an index at this moment either
+// comes first, and it stays, or finds it gone and pushes it anew: the pass
+// locks the rows that the pusher's foreign keys need, skips those that are
+// locked already, and looks only then.
+func (tx *Tx) CollectManifests(ctx context.Context, grace, untaggedTTL time.Duration) (Pass, error) {
+	now, err := tx.gcTime(ctx)
+	if err != nil {
+		return Pass{}, err
+	}
+	// A row of a manifest that is gone is of no use; usually there is none.
+	_, err = tx.exec(ctx, `
+		DELETE FROM gc_manifests
+		 WHERE settled = FALSE AND enqueued_at <= $1
+		   AND NOT EXISTS (SELECT 1 FROM manifests m WHERE m.id = gc_manifests.manifest_id)`, micros(now.Add(-grace)))
+	if err != nil {
+		return Pass{}, err
+	}
+	due, err := tx.manifestCandidates(ctx, false, now.Add(-grace), GCBatch)
+	if err != nil {
+		return Pass{}, err
+	}
+	ttl := max(grace, untaggedTTL)
+	if untaggedTTL > 0 && len(due) < GCBatch {
+		ripe, err := tx.manifestCandidates(ctx, true, now.Add(-ttl), GCBatch-len(due))
+		if err != nil {
+			return Pass{}, err
+		}
+		due = append(due, ripe...)
+	}
+	if len(due) == 0 {
+		return Pass{}, nil
+	}
+	// First those that are held leave the queue, then the others go: a referrer
+	// or child in the same batch is queued again by the deletion of what held it.
+	in, args := inIDs(1, due, func(c manifestCandidate) int64 { return c.id })
+	dropped, err := list(ctx, tx, scanID, `
+		DELETE FROM gc_manifests
+		 WHERE manifest_id IN `+in+`
+		   AND EXISTS (SELECT 1 FROM manifests m WHERE m.id = gc_manifests.manifest_id AND `+held+`)
+		RETURNING manifest_id`, args...)
+	if err != nil {
+		return Pass{}, err
+	}
+	var gone, settle []manifestCandidate
+	for _, c := range due {
+		switch {
+		case slices.Contains(dropped, c.id):
+		case c.Reason == "subject", untaggedTTL > 0 && !c.Since.After(now.Add(-ttl)):
+			gone = append(gone, c)
+		case !c.settled:
+			settle = append(settle, c)
+		}
+	}
+	if len(gone) > 0 {
+		in, args := inIDs(1, gone, func(c manifestCandidate) int64 { return c.id })
+		if _, err := tx.exec(ctx, `DELETE FROM manifests WHERE id IN `+in, args...); err != nil {
+			return Pass{}, err
+		}
+	}
+	if len(settle) > 0 {
+		in, args := inIDs(1, settle, func(c manifestCandidate) int64 { return c.id })
+		if _, err := tx.exec(ctx, `UPDATE gc_manifests SET settled = TRUE WHERE manifest_id IN `+in, args...); err != nil {
+			return Pass{}, err
+		}
+	}
+	p := Pass{Looked: len(due)}
+	for _, c := range gone {
+		p.Gone = append(p.Gone, c.Collected)
+	}
+	return p, nil
+}
+
+// manifestCandidates locks and lists candidates, oldest first, together with
+// their manifests, without those that somebody else has locked.
+func (tx *Tx) manifestCandidates(ctx context.Context, settled bool, before time.Time, limit int) ([]manifestCandidate, error) {
+	return list(ctx, tx, func(rows *sql.Rows) (manifestCandidate, error) {
+		c := manifestCandidate{Collected: Collected{Kind: CollectedManifest}, settled: settled}
+		var since int64
+		err := rows.Scan(&c.id, &c.Repository, &c.Digest, &c.Size, &c.Reason, &since)
+		c.Since = fromMicros(since)
+		return c, err
+	}, `
+		SELECT c.manifest_id, r.name, m.digest, m.size, c.reason, c.enqueued_at
+		  FROM gc_manifests c
+		  JOIN manifests m ON m.id = c.manifest_id
+		  JOIN repositories r ON r.id = m.repository_id
+		 WHERE c.settled = $1 AND c.enqueued_at <= $2
+		 ORDER BY c.enqueued_at, c.manifest_id LIMIT $3`+tx.db.dialect.skipLocked("c", "m"), settled, micros(before), limit)
+}
+
+// CollectLinks makes repositories forget blobs that none of their manifests
+// has needed for the grace period, in one pass. It locks as CollectManifests
+// does: a manifest that is pushed at this moment keeps its blobs or is refused with
+// MANIFEST_BLOB_UNKNOWN. A blob that no repository has left waits no second time.
+func (tx *Tx) CollectLinks(ctx context.Context, grace time.Duration) (Pass, error) {
+	now, err := tx.gcTime(ctx)
+	if err != nil {
+		return Pass{}, err
+	}
+	before := micros(now.Add(-grace))
+	_, err = tx.exec(ctx, `
+		DELETE FROM gc_links
+		 WHERE enqueued_at <= $1
+		   AND NOT EXISTS (SELECT 1 FROM repository_blobs l
+		                    WHERE l.repository_id = gc_links.repository_id AND l.digest = gc_links.digest)`, before)
+	if err != nil {
+		return Pass{}, err
+	}
+	type candidate struct {
+		Collected
+		id int64
+	}
+	due, err := list(ctx, tx, func(rows *sql.Rows) (candidate, error) {
+		c := candidate{Collected: Collected{Kind: CollectedLink}}
+		var since int64
+		err := rows.Scan(&c.id, &c.Repository, &c.Digest, &c.Size, &since)
+		c.Since = fromMicros(since)
+		return c, err
+	}, `
+		SELECT c.id, r.name, c.digest, b.size, c.enqueued_at
+		  FROM gc_links c
+		  JOIN repository_blobs l ON l.repository_id = c.repository_id AND l.digest = c.digest
+		  JOIN repositories r ON r.id = c.repository_id
+		  JOIN blobs b ON b.digest = c.digest
+		 WHERE c.enqueued_at <= $1
+		 ORDER BY c.enqueued_at, c.id LIMIT $2`+tx.db.dialect.skipLocked("c", "l"), before, GCBatch)
+	if err != nil || len(due) == 0 {
+		return Pass{}, err
+	}
+	id := func(c candidate) int64 { return c.id }
+	in, args := inIDs(1, due, id)
+	dropped, err := list(ctx, tx, scanID, `
+		DELETE FROM gc_links
+		 WHERE id IN `+in+`
+		   AND EXISTS (SELECT 1 FROM manifest_blobs b
+		                WHERE b.repository_id = gc_links.repository_id AND b.digest = gc_links.digest)
+		RETURNING id`, args...)
+	if err != nil {
+		return Pass{}, err
+	}
+	p := Pass{Looked: len(due)}
+	gone := slices.DeleteFunc(due, func(c candidate) bool { return slices.Contains(dropped, c.id) })
+	if len(gone) == 0 {
+		return p, nil
+	}
+	in, args = inIDs(1, gone, id)
+	_, err = tx.exec(ctx, `
+		DELETE FROM repository_blobs
+		 WHERE (repository_id, digest) IN (SELECT repository_id, digest FROM gc_links WHERE id IN `+in+`)`, args...)
+	if err != nil {
+		return Pass{}, err
+	}
+	var unlinked []digest.Digest
+	for _, c := range gone {
+		p.Gone = append(p.Gone, c.Collected)
+		unlinked = append(unlinked, c.Digest)
+	}
+	in, args = inArgs(2, sorted(unlinked))
+	_, err = tx.exec(ctx, `UPDATE gc_blobs SET enqueued_at = $1 WHERE digest IN `+in+` AND enqueued_at > $1`,
+		append([]any{before}, args...)...)
+	return p, err
+}
+
+// CollectBlobs forgets blobs that no repository has had for the grace period,
+// in one pass, and hands their objects to the garbage, to be removed after a
+// further time. A push that links a blob at this moment keeps it, or finds it gone
+// and records its own bytes.
+func (tx *Tx) CollectBlobs(ctx context.Context, grace, further time.Duration) (Pass, error) {
+	now, err := tx.gcTime(ctx)
+	if err != nil {
+		return Pass{}, err
+	}
+	before := micros(now.Add(-grace))
+	_, err = tx.exec(ctx, `
+		DELETE FROM gc_blobs
+		 WHERE enqueued_at <= $1 AND NOT EXISTS (SELECT 1 FROM blobs b WHERE b.digest = gc_blobs.digest)`, before)
+	if err != nil {
+		return Pass{}, err
+	}
+	keys := map[digest.Digest]string{}
+	due, err := list(ctx, tx, func(rows *sql.Rows) (Collected, error) {
+		c := Collected{Kind: CollectedBlob}
+		var since int64
+		var key string
+		err := rows.Scan(&c.Digest, &key, &c.Size, &since)
+		c.Since = fromMicros(since)
+		keys[c.Digest] = key
+		return c, err
+	}, `
+		SELECT c.digest, b.storage_key, b.size, c.enqueued_at
+		  FROM gc_blobs c JOIN blobs b ON b.digest = c.digest
+		 WHERE c.enqueued_at <= $1
+		 ORDER BY c.enqueued_at, c.digest LIMIT $2`+tx.db.dialect.skipLocked("c", "b"), before, GCBatch)
+	if err != nil || len(due) == 0 {
+		return Pass{}, err
+	}
+	in, args := inArgs(1, digestsOf(due))
+	dropped, err := list(ctx, tx, scanString, `
+		DELETE FROM gc_blobs
+		 WHERE digest IN `+in+` AND EXISTS (SELECT 1 FROM repository_blobs l WHERE l.digest = gc_blobs.digest)
+		RETURNING digest`, args...)
+	if err != nil {
+		return Pass{}, err
+	}
+	p := Pass{Looked: len(due)}
+	p.Gone = slices.DeleteFunc(due, func(c Collected) bool { return slices.Contains(dropped, string(c.Digest)) })
+	if len(p.Gone) == 0 {
+		return p, nil
+	}
+	in, args = inArgs(1, digestsOf(p.Gone))
+	for _, table := range []string{"blobs", "gc_blobs"} {
+		if _, err := tx.exec(ctx, `DELETE FROM `+table+` WHERE digest IN `+in, args...); err != nil {
+			return Pass{}, err
+		}
+	}
+	args = []any{micros(tx.now), micros(tx.now.Add(further))}
+	var values []string
+	for _, c := range p.Gone {
+		n := len(args)
+		args = append(args, keys[c.Digest], string(c.Digest), c.Size)
+		values = append(values, "('object', $"+strconv.Itoa(n+1)+", $1, $2, $"+strconv.Itoa(n+2)+", $"+strconv.Itoa(n+3)+")")
+	}
+	_, err = tx.exec(ctx, `INSERT INTO garbage (kind, value, enqueued_at, not_before, digest, size) VALUES `+strings.Join(values, ", "), args...)
+	return p, err
+}
+
+// EnqueueForgotten queues everything unreferenced that is in no queue. The
+// triggers leave nothing out; this is for a database that somebody changed
+// without them. It reads all manifests, links and blobs, and returns how many it found.
+func (tx *Tx) EnqueueForgotten(ctx context.Context) (int64, error) {
+	now := tx.db.dialect.clock()
+	var all int64
+	for _, statement := range []string{`
+		INSERT INTO gc_manifests (manifest_id, reason, enqueued_at)
+		SELECT m.id, 'pushed', ` + now + ` FROM manifests m
+		 WHERE NOT ` + held + ` AND NOT EXISTS (SELECT 1 FROM gc_manifests q WHERE q.manifest_id = m.id)
+		ON CONFLICT (manifest_id) DO NOTHING`, `
+		INSERT INTO gc_links (repository_id, digest, enqueued_at)
+		SELECT l.repository_id, l.digest, ` + now + ` FROM repository_blobs l
+		 WHERE NOT EXISTS (SELECT 1 FROM manifest_blobs b WHERE b.repository_id = l.repository_id AND b.digest = l.digest)
+		   AND NOT EXISTS (SELECT 1 FROM gc_links q WHERE q.repository_id = l.repository_id AND q.digest = l.digest)
+		ON CONFLICT (repository_id, digest) DO NOTHING`, `
+		INSERT INTO gc_blobs (digest, enqueued_at)
+		SELECT b.digest, ` + now + ` FROM blobs b
+		 WHERE NOT EXISTS (SELECT 1 FROM repository_blobs l WHERE l.digest = b.digest)
+		   AND NOT EXISTS (SELECT 1 FROM gc_blobs q WHERE q.digest = b.digest)
+		ON CONFLICT (digest) DO NOTHING`} {
+		n, err := tx.exec(ctx, statement)
+		if err != nil {
+			return 0, err
+		}
+		all += n
+	}
+	return all, nil
+}
+
+// Queue is the state of one of the collector's queues.
+type Queue struct {
+	Name   string        // manifests, untagged (kept by the policy only), links, blobs or objects
+	Length int64         // candidates, in use or not; the collector sorts them out after the grace period
+	Oldest time.Duration // age of the oldest, 0 for an empty queue
+}
+
+// Queues describes the collector's queues. Its cost is that of their length.
+func (tx *Tx) Queues(ctx context.Context) ([]Queue, error) {
+	return list(ctx, tx, func(rows *sql.Rows) (q Queue, err error) {
+		var now, first int64
+		err = rows.Scan(&q.Name, &q.Length, &first, &now)
+		if q.Length > 0 {
+			q.Oldest = max(0, fromMicros(now).Sub(fromMicros(first)))
+		}
+		return q, err
+	}, `
+		SELECT name, n, first, `+tx.db.dialect.clock()+` FROM (
+		        SELECT 'manifests' AS name, COUNT(*) AS n, COALESCE(MIN(enqueued_at), 0) AS first FROM gc_manifests WHERE settled = FALSE
+		  UNION ALL SELECT 'untagged', COUNT(*), COALESCE(MIN(enqueued_at), 0) FROM gc_manifests WHERE settled = TRUE
+		  UNION ALL SELECT 'links', COUNT(*), COALESCE(MIN(enqueued_at), 0) FROM gc_links
+		  UNION ALL SELECT 'blobs', COUNT(*), COALESCE(MIN(enqueued_at), 0) FROM gc_blobs
+		  UNION ALL SELECT 'objects', COUNT(*), COALESCE(MIN(enqueued_at), 0) FROM garbage) q`)
+}
+
+func digestsOf(all []Collected) []digest.Digest {
+	digests := make([]digest.Digest, len(all))
+	for i, c := range all {
+		digests[i] = c.Digest
+	}
+	return digests
+}
+
+func scanID(rows *sql.Rows) (id int64, err error) { return id, rows.Scan(&id) }
+
+// inIDs is inArgs for numbers.
+func inIDs[T any](from int, chunk []T, id func(T) int64) (string, []any) {
+	n := 1
+	for n < len(chunk) {
+		n *= 2
+	}
+	var b strings.Builder
+	args := make([]any, 0, n)
+	for i := range n {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString("$" + strconv.Itoa(from+i))
+		args = append(args, id(chunk[min(i, len(chunk)-1)]))
+	}
+	return "(" + b.String() + ")", args
+}
