@@ -83,6 +83,9 @@ var backends = []struct {
 	{"postgres and MinIO", postgresDB, minioStore},
 }
 
+// budget is the memory of all stores of these tests, as of all stores of a process.
+var budget = sync.OnceValue(func() *storage.Budget { return storage.NewBudget(0) })
+
 func sqliteDB(t testing.TB) (url, driver, dsn string) {
 	file := filepath.Join(t.TempDir(), "berth.db")
 	return "sqlite:" + file, "sqlite", "file:" + file + "?_pragma=busy_timeout(10000)"
@@ -101,7 +104,7 @@ func memStore(testing.TB) func() storage.Store {
 func fsStore(t testing.TB) func() storage.Store {
 	dir := t.TempDir()
 	return func() storage.Store {
-		s, err := fs.New(dir, fs.Options{})
+		s, err := fs.New(dir, fs.Options{Budget: budget()})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -118,6 +121,7 @@ func minioStore(t testing.TB) func() storage.Store {
 		Region:      "us-east-1",
 		PathStyle:   true,
 		Credentials: credentials.NewStaticV4(bucket.AccessKey, bucket.SecretKey, ""),
+		Budget:      budget(),
 		Logger:      slog.New(slog.DiscardHandler),
 	}
 	return func() storage.Store {

@@ -472,15 +472,18 @@ func (r *Registry) insert(ctx context.Context, row metadata.Upload, mine metadat
 		if err != nil {
 			return err
 		}
-		if _, err := tx.InsertBlob(ctx, mine); err != nil {
-			return err
-		}
+		// The blob that is in the way of InsertBlob may be collected just then.
 		linked := false
-		if b, linked, err = tx.LinkBlob(ctx, id, mine.Digest); err != nil {
-			return err
-		}
-		if !linked {
-			return fmt.Errorf("the blob %s was deleted in the transaction that inserts it", mine.Digest)
+		for attempt := 1; !linked; attempt++ {
+			if attempt > 3 {
+				return fmt.Errorf("the blob %s is deleted by others all the time", mine.Digest)
+			}
+			if _, err := tx.InsertBlob(ctx, mine); err != nil {
+				return err
+			}
+			if b, linked, err = tx.LinkBlob(ctx, id, mine.Digest); err != nil {
+				return err
+			}
 		}
 		garbage := r.leftovers(row.Session)
 		if b.Key != mine.Key {

@@ -312,8 +312,10 @@ func TestMount(t *testing.T) {
 		if got := e.strings(`SELECT name FROM repositories`); len(got) != 1 {
 			t.Errorf("a failed mount has made a repository: %v", got)
 		}
-		if !mount("team/from", d) || !mount("team/from", d) || !mount(repo, d) {
-			t.Error("not mounted")
+		for _, from := range []string{"team/from", "team/from", repo} {
+			if !mount(from, d) {
+				t.Errorf("not mounted from %s", from)
+			}
 		}
 		e.read(e.r, repo, d)
 		candidates, err := e.r.MountCandidates(e.ctx, d)
