@@ -42,7 +42,8 @@ const (
 //   - First buffers, 32 KiB, one per body. They never wait; when a sixteenth of
 //     the budget is in use for them, the next bodies begin with 4 KiB.
 //   - Loose blocks, a quarter of the budget, given as long as there are any.
-//     One body has up to 1 MiB of them, so small blobs never queue behind large ones.
+//     One body has up to 1 MiB of them, so small blobs never queue behind large ones. A
+//     quarter of these is kept for the blocks of stalled readers, see [Block.Park].
 //   - Leases, the rest: a body that needs more (a part of an S3 upload) first
 //     gets a promise of all the memory that lets it go on alone, first come,
 //     first served. Who holds a lease never waits for somebody else's memory, so
@@ -54,7 +55,7 @@ const (
 //
 // A Budget is used by any number of stores at once. It starts no goroutine.
 type Budget struct {
-	total, looseMax, leaseMax, firstMax int64
+	total, firstMax, looseMax, parkMax, leaseMax int64
 
 	small  sync.Pool // *[]byte of firstSize
 	firsts atomic.Int64
@@ -64,7 +65,7 @@ type Budget struct {
 	blocks []Block
 	free   []int32 // indexes of blocks that were used and came back, the last one first
 	fresh  int32   // blocks from here on were never used
-	loose  int64   // bytes given as loose blocks
+	loose  int64   // bytes given as loose blocks, or parked
 	leased int64   // bytes promised to leases or in their blocks
 	peak   int64
 	queue  []*waiter
@@ -87,12 +88,13 @@ func NewBudget(bytes int64) *Budget {
 	b := &Budget{
 		total:    bytes,
 		firstMax: bytes / 16,
-		looseMax: bytes / 4 / BlockSize * BlockSize,
+		looseMax: bytes / 16 * 3 / BlockSize * BlockSize,
+		parkMax:  bytes / 4 / BlockSize * BlockSize,
 		leases:   map[*Lease]struct{}{},
 	}
-	b.leaseMax = (bytes - b.firstMax - b.looseMax) / BlockSize * BlockSize
+	b.leaseMax = (bytes - b.firstMax - b.parkMax) / BlockSize * BlockSize
 	b.small.New = func() any { buf := make([]byte, firstSize); return &buf }
-	b.blocks = make([]Block, (b.looseMax+b.leaseMax)/BlockSize)
+	b.blocks = make([]Block, (b.parkMax+b.leaseMax)/BlockSize)
 	return b
 }
 
@@ -144,6 +146,24 @@ func (k *Block) Release() {
 	if done != nil {
 		done <- struct{}{}
 	}
+}
+
+// Park makes a block of a lease a loose one, when its reader has stalled: the
+// lease's memory would not all come back else, and a large lease might never be had again.
+func (k *Block) Park() {
+	b := k.budget
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	l := k.lease
+	if l == nil || b.loose+BlockSize > b.parkMax {
+		return
+	}
+	k.lease = nil
+	b.loose += BlockSize
+	b.leased -= BlockSize
+	l.used -= BlockSize
+	l.size -= BlockSize
+	b.grant()
 }
 
 func (k *Block) retain() { k.refs.Add(1) }

@@ -17,8 +17,8 @@ type Sink interface {
 	// Next gives an empty block to read into, and may wait for it.
 	Next(ctx context.Context) (*Block, error)
 
-	// Take is given a block with at least one byte, in order, and a use of
-	// it to release.
+	// Take is given every block that Next has given, in order, and a use of it
+	// to release. The last one may be empty.
 	Take(ctx context.Context, k *Block) error
 
 	// Reading and Read enclose every wait for the body; n is what it brought.
@@ -71,15 +71,13 @@ func pump(ctx context.Context, r io.Reader, h *hasher, sink Sink) (int64, error)
 			return total, err
 		}
 		rerr := fill(k, r, sink)
-		if k.n == 0 {
-			k.Release()
-		} else {
+		if k.n > 0 {
 			total += int64(k.n)
 			k.retain()
 			h.write(k, total > inlineHash)
-			if err := sink.Take(ctx, k); err != nil {
-				return total, err
-			}
+		}
+		if err := sink.Take(ctx, k); err != nil {
+			return total, err
 		}
 		switch {
 		case h.failed.Load():
@@ -206,6 +204,9 @@ func (w *WriteThrough) Next(context.Context) (*Block, error) {
 // Take implements [Sink].
 func (w *WriteThrough) Take(_ context.Context, k *Block) error {
 	defer k.Release()
+	if k.n == 0 {
+		return nil
+	}
 	return w.write(k.Bytes())
 }
 

@@ -77,16 +77,17 @@ type uploader struct {
 	begun bool // the first buffer was given; only the reading goroutine looks
 
 	mu       sync.Mutex
-	err      error     // the first failure
-	finished bool      // the body is at its end
-	pending  []segment // what is neither in a part nor on its way there: pieces, then blocks
-	size     int64     // of pending, in bytes
-	loose    int       // blocks in pending that belong to no lease
-	pieces   []piece   // those in pending
-	parts    parts     // of the upload, the ones in flight included
-	shipped  int       // parts since the lease was had
-	created  *state    // with the multipart upload that this Append has made
-	made     []string  // pieces that this Append has made
+	err      error          // the first failure
+	finished bool           // the body is at its end
+	current  *storage.Block // being read into
+	pending  []segment      // what is neither in a part nor on its way there: pieces, then blocks
+	size     int64          // of pending, in bytes
+	loose    int            // blocks in pending that belong to no lease
+	pieces   []piece        // those in pending
+	parts    parts          // of the upload, the ones in flight included
+	shipped  int            // parts since the lease was had
+	created  *state         // with the multipart upload that this Append has made
+	made     []string       // pieces that this Append has made
 	upload   func() (state, error)
 }
 
@@ -140,6 +141,14 @@ func (u *uploader) fail(err error) {
 // Next implements [storage.Sink]. The first MiB takes what memory there is,
 // more than that waits for a lease of all that the next part needs.
 func (u *uploader) Next(ctx context.Context) (*storage.Block, error) {
+	k, err := u.next(ctx)
+	u.mu.Lock()
+	u.current = k
+	u.mu.Unlock()
+	return k, err
+}
+
+func (u *uploader) next(ctx context.Context) (*storage.Block, error) {
 	budget := u.s.config.Budget
 	if !u.begun {
 		u.begun = true
@@ -193,6 +202,12 @@ func (u *uploader) Read(n int) {
 // that part and the next one need.
 func (u *uploader) Take(_ context.Context, k *storage.Block) error {
 	u.mu.Lock()
+	u.current = nil
+	if len(k.Bytes()) == 0 {
+		u.mu.Unlock()
+		k.Release()
+		return nil
+	}
 	u.pending = append(u.pending, segment{block: k})
 	u.size += int64(len(k.Bytes()))
 	number := len(u.parts)
@@ -257,6 +272,9 @@ func (u *uploader) revoked() {
 		})
 	}
 	u.lease.Swap(nil).Close()
+	if u.current != nil {
+		u.current.Park()
+	}
 }
 
 // closeLease gives the lease back; its blocks follow when they are sent. The
