@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content/memory"
@@ -65,6 +66,7 @@ type tool struct {
 	logout func()
 	push   func(a archive, ref string) (string, error) // a fresh copy of the image from the archive
 	pull   func(ref string) (string, error)            // forgets what it has of ref first
+	mute   bool                                        // prints the status of a refusal, never its message
 }
 
 // everyday is what every such client goes through.
@@ -96,7 +98,11 @@ func everyday(t *testing.T, w *world, b *box, name string, c tool) {
 
 	// Another image under the same tag is refused, and the client says why.
 	out, err = c.push(changed, ref("1.0"))
-	b.fails(out, err, "immutable", "1.0")
+	if c.mute {
+		b.fails(out, err, "409")
+	} else {
+		b.fails(out, err, "immutable", "1.0")
+	}
 	w.person(t, "alice").Do("HEAD", "/v2/"+repo+"/manifests/1.0", nil).Want(200).WantHeader("Docker-Content-Digest", digest)
 	// latest moves.
 	out, err = c.push(mine, ref("latest"))
@@ -104,9 +110,10 @@ func everyday(t *testing.T, w *world, b *box, name string, c tool) {
 	out, err = c.push(changed, ref("latest"))
 	must("push another latest", out, err)
 
-	// Another team's namespace is refused, and the client says why.
+	// Another team's namespace is refused. Most clients look with HEAD first,
+	// whose answer has a status and no message.
 	out, err = c.push(mine, w.Host+"/"+unique("other/"+name)+":1.0")
-	b.fails(out, err, "denied")
+	b.fails(out, err, "denied|forbidden")
 
 	// Pull, signed in.
 	out, err = c.pull(ref("1.0"))
@@ -304,9 +311,7 @@ func testSkopeo(t *testing.T, w *world, _ *daemons) {
 	repo := unique("core/skopeo-multi")
 	ref := "docker://" + w.Host + "/" + repo
 	b.run(skopeo, "copy", auth, "--insecure-policy", "--all", "--dest-tls-verify=false", "oci:"+dir+":multi", ref+":1.0")
-	if got := strings.TrimSpace(b.run(skopeo, "inspect", auth, "--tls-verify=false", "--format", "{{.Digest}}", ref+":1.0")); got != digest {
-		t.Errorf("the digest after the push is %s, want %s", got, digest)
-	}
+	w.person(t, "alice").Do("HEAD", "/v2/"+repo+"/manifests/1.0", nil).Want(200).WantHeader("Docker-Content-Digest", digest)
 	b.run(skopeo, "copy", auth, "--insecure-policy", "--all", "--preserve-digests", "--src-tls-verify=false", "--dest-tls-verify=false", ref+":1.0", ref+"-copy:1.0")
 	if out := b.run(skopeo, "list-tags", auth, "--tls-verify=false", ref+"-copy"); !strings.Contains(out, `"1.0"`) {
 		t.Errorf("skopeo list-tags: %s", out)
@@ -349,6 +354,7 @@ func testCtr(t *testing.T, w *world, d *daemons) {
 			_, _ = do("images", "rm", "--sync", ref)
 			return do(append(append([]string{"images", "pull", "--plain-http", "--snapshotter", "native"}, user...), ref)...)
 		},
+		mute: true,
 	})
 }
 
@@ -441,8 +447,10 @@ func testRegctl(t *testing.T, w *world, _ *daemons) {
 	if out := b.run(regctl, "artifact", "get", "--subject", ref+"-copy:1.0"); !strings.Contains(out, `{"sbom":true}`) {
 		t.Errorf("regctl artifact get: %q", out)
 	}
+	// Refused to delete, regctl tries to move the tag to a manifest that it then deletes.
 	out, err := b.try(regctl, "tag", "delete", ref+"-copy:1.0")
-	b.fails(out, err, "denied")
+	b.fails(out, err, "denied|immutable")
+	w.person(t, "mary").Do("GET", "/v2/"+repo+"-copy/manifests/1.0", nil).Want(200)
 	if out, err := login("mary", password("mary")); err != nil {
 		t.Fatalf("regctl login: %v\n%s", err, out)
 	}
@@ -498,8 +506,8 @@ func testORAS(t *testing.T, w *world, _ *daemons) {
 	if err := push(repo, pack("application/vnd.example.other", nil), "1.0"); err == nil || !strings.Contains(err.Error(), "immutable") {
 		t.Errorf("another artifact under the same tag: %v, want a refusal that says immutable", err)
 	}
-	if err := push(open(unique("other/oras"), "alice"), thing, "1.0"); err == nil || !strings.Contains(strings.ToLower(err.Error()), "denied") {
-		t.Errorf("a push to another team: %v, want a refusal that says denied", err)
+	if err := push(open(unique("other/oras"), "alice"), thing, "1.0"); err == nil || !strings.Contains(err.Error(), "Forbidden") {
+		t.Errorf("a push to another team: %v, want a refusal that says Forbidden", err)
 	}
 	if err := push(repo, pack("application/vnd.example.signature", &thing), "signature"); err != nil {
 		t.Fatalf("pushing a referrer: %v", err)
@@ -621,7 +629,7 @@ func testHelm(t *testing.T, w *world, _ *daemons) {
 	out, err = b.try(helm, "push", chart("changed"), prefix, "--plain-http")
 	b.fails(out, err, "immutable")
 	out, err = b.try(helm, "push", pkg, "oci://"+w.Host+"/"+unique("other/charts"), "--plain-http")
-	b.fails(out, err, "denied")
+	b.fails(out, err, "forbidden")
 	b.run(helm, "registry", "logout", w.Host)
 	out, err = b.try(helm, "pull", prefix+"/app", "--version", "0.1.0", "--plain-http", "-d", t.TempDir())
 	b.fails(out, err)
@@ -636,7 +644,7 @@ func testClientsInterrupted(t *testing.T, w *world, d *daemons) {
 	b := newBox(t, "DOCKER_HOST="+d.dockerd(t))
 	b.env = append(b.env, "REGCTL_CONFIG="+filepath.Join(b.home, "regctl.json"))
 	const limit = 1 << 20
-	a := archive{path: filepath.Join(b.home, "large.tar"), image: newImage(t, "amd64", 8<<20)}
+	a := archive{path: filepath.Join(b.home, "large.tar"), image: newImage(t, "amd64", types.DockerLayer, 8<<20)}
 	a.write(t, "example.com/large:1")
 	b.run(docker, "load", "-q", "-i", a.path)
 	for _, client := range []struct {

@@ -314,7 +314,7 @@ func (c *client) read(k *conn, q request) (*response, error) {
 		if res.status < 200 {
 			continue
 		}
-		if err := c.body(k, q, res, length, chunked); err != nil {
+		if err := c.body(k, q, res, length, chunked, closes); err != nil {
 			return nil, fmt.Errorf("reading the body: %w", err)
 		}
 		if closes {
@@ -335,7 +335,7 @@ func (c *client) dropConn(k *conn) {
 
 func is(b []byte, s string) bool { return len(b) == len(s) && strings.EqualFold(string(b), s) }
 
-func (c *client) body(k *conn, q request, res *response, length int64, chunked bool) error {
+func (c *client) body(k *conn, q request, res *response, length int64, chunked, closes bool) error {
 	if q.method == "HEAD" || res.status == 204 || res.status == 304 {
 		return nil
 	}
@@ -377,6 +377,10 @@ func (c *client) body(k *conn, q request, res *response, length int64, chunked b
 		}
 	case length >= 0:
 		return take(length)
+	case closes:
+		var err error
+		res.body, err = io.ReadAll(io.LimitReader(k.r, mib))
+		return err
 	}
 	return fmt.Errorf("status %d without a length", res.status)
 }
@@ -452,7 +456,10 @@ func (c *client) fetchToken(challenge string) error {
 // token for what it is going to do.
 func (c *client) signIn(scopes ...string) error {
 	c.token = ""
-	u := c.base.JoinPath("/v2/")
+	u, err := c.base.Parse("/v2/")
+	if err != nil {
+		return err
+	}
 	res, err := c.send(u, request{method: "GET"}, "")
 	if err != nil {
 		return err

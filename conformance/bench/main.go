@@ -1,0 +1,286 @@
+// Command bench measures registries beside each other: Berth, the peers it
+// finds, and the limits of the machine, all on loopback with fresh data.
+//
+//	go run ./conformance/bench -quick                       a minute: does everything work
+//	go run ./conformance/bench -json bench.json -page docs/performance.md
+//	go run ./conformance/bench -targets berth,distribution -workloads push-images,mount
+//	go run ./conformance/bench -url https://registry.example.com -user name:password -workloads pull-small
+//	go run ./conformance/bench -growth -targets berth,berth-s3
+//
+// The targets take turns (A B A B ...) within each workload, so that what else
+// the machine does hits all of them; tables show medians of the rounds. Start
+// reading in workloads.go; targets.go says how each registry is set up, exam.go what is counted.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"berth/testenv"
+)
+
+// bench is a run of the program.
+type bench struct {
+	lab    *lab
+	rounds int
+	time   time.Duration // of workloads that repeat a small request
+
+	large, images, mounts, tags, repos, crowd int
+
+	contents   map[string]*content
+	stocks     map[string]*stock
+	pushedTags map[string]int // target -> round whose repository has all tags
+	cataloged  map[string]bool
+}
+
+// cached makes a large content once for all targets of a round. Only the
+// contents of one workload are kept.
+func (b *bench) cached(key string, size int) *content {
+	if c := b.contents[key]; c != nil {
+		return c
+	}
+	c := newContent(key, size)
+	b.contents[key] = c
+	return c
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) (err error) {
+	f := flag.NewFlagSet("bench", flag.ExitOnError)
+	var p programs
+	f.StringVar(&p.berth, "berth", "", "Berth's binary (default: built from this tree)")
+	f.StringVar(&p.distribution, "distribution", "", "CNCF distribution's binary (default: registry in .cache/tools or PATH)")
+	f.StringVar(&p.zot, "zot", "", "zot's binary (default: zot in .cache/tools or PATH)")
+	f.StringVar(&p.olareg, "olareg", "", "olareg's binary (default: olareg in .cache/tools or PATH)")
+	f.StringVar(&p.harbor, "harbor", "", "binary of Harbor's registry")
+	f.StringVar(&p.minio, "minio", "", "MinIO's binary (default: minio in .cache/tools or PATH)")
+	f.StringVar(&p.nginx, "nginx", "", "nginx's binary (default: from PATH)")
+	f.StringVar(&p.pgbin, "pgbin", "", "directory of initdb and postgres (default: PATH, or the newest in /usr/lib/postgresql)")
+	var (
+		rounds  = f.Int("rounds", 3, "rounds of each workload")
+		seconds = f.Duration("time", 3*time.Second, "how long a small request is repeated in each round")
+		quick   = f.Bool("quick", false, "one round with a tenth of the work: shows that everything works, measures nothing")
+		only    = f.String("workloads", "", "which workloads, separated by commas (default all)")
+		names   = f.String("targets", strings.Join(targetKinds(), ","), "which targets, separated by commas")
+		url     = f.String("url", "", "measure the registry at this URL, instead of those that the program starts")
+		user    = f.String("user", "", "name:password to sign in with at -url; repositories are below bench/")
+		dir     = f.String("dir", "", "directory for the data of all servers (default: a temporary one, removed in the end)")
+		jsonTo  = f.String("json", "", "file for all samples; with -add also read first")
+		add     = f.Bool("add", false, "keep the samples of the -json file that this run does not replace")
+		page    = f.String("page", "", "Markdown page whose part between the markers is replaced by the tables")
+		growth  = f.Bool("growth", false, "measure cost against growth instead: up to 1 million tags and 100 thousand repositories")
+		rows    = f.Int("growth-max", 1_000_000, "most tags of -growth; at most 100 thousand repositories are made")
+		list    = f.Bool("list", false, "list workloads and targets, and end")
+	)
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	if *list {
+		for _, w := range workloads() {
+			fmt.Printf("%-20s %s (%s)\n", w.name, w.title, w.unit)
+		}
+		fmt.Println("\ntargets:", strings.Join(targetKinds(), " "))
+		return nil
+	}
+	b := &bench{rounds: *rounds, time: *seconds, large: 256 * mib, images: 200, mounts: 2400, tags: 10_000, repos: 1_000, crowd: 100,
+		contents: map[string]*content{}, stocks: map[string]*stock{}, pushedTags: map[string]int{}, cataloged: map[string]bool{}}
+	if *quick {
+		b.rounds, b.time, b.large, b.images, b.mounts, b.tags, b.repos, b.crowd = 1, 300*time.Millisecond, 32*mib, 24, 240, 1000, 120, 20
+	}
+	chosen, err := choose(*only)
+	if err != nil {
+		return err
+	}
+	all := &results{Machine: describeMachine(), Command: strings.Join(append([]string{"go run ./conformance/bench"}, publicArgs(args)...), " ")}
+	if *add {
+		if err := all.load(*jsonTo); err != nil {
+			return err
+		}
+	}
+
+	tmp := *dir
+	if tmp == "" {
+		if tmp, err = os.MkdirTemp("", "berth-bench-"); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
+		if err := os.Chmod(tmp, 0o755); err != nil { // Postgres runs as another user
+			return err
+		}
+	}
+	b.lab = &lab{dir: tmp, programs: p}
+	defer b.lab.close()
+	var targets []*target
+	if *url != "" {
+		name, password, _ := strings.Cut(*user, ":")
+		targets = []*target{{name: *url, version: "unknown", access: access{*url, name, password}}}
+	} else if targets, err = b.open(ctx, strings.Split(*names, ",")); err != nil {
+		return err
+	}
+	for _, t := range targets {
+		all.target(t)
+		logf("target %s: %s, %s", t.name, t.version, t.url)
+	}
+	if *growth {
+		err = b.growth(ctx, targets, *rows, all)
+	} else {
+		all.Limits, err = b.limits(all.Limits)
+		if err == nil {
+			err = b.measure(ctx, targets, chosen, all)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if *jsonTo != "" {
+		if err := all.save(*jsonTo); err != nil {
+			return err
+		}
+	}
+	text := all.markdown()
+	if *page != "" {
+		return writePage(*page, text)
+	}
+	fmt.Print(text)
+	return nil
+}
+
+// publicArgs leaves out what is private to a machine: paths and passwords.
+func publicArgs(args []string) (list []string) {
+	for i := 0; i < len(args); i++ {
+		a := args[i]
+		if slices.Contains([]string{"-user", "-dir", "-json", "-page", "-berth", "-distribution", "-zot", "-olareg", "-harbor", "-minio", "-nginx", "-pgbin"}, a) {
+			i++
+			continue
+		}
+		list = append(list, a)
+	}
+	return list
+}
+
+func choose(names string) ([]workload, error) {
+	all := workloads()
+	if names == "" {
+		return all, nil
+	}
+	want := strings.Split(names, ",")
+	for _, name := range want {
+		if !slices.ContainsFunc(all, func(w workload) bool { return w.name == name }) {
+			return nil, fmt.Errorf("there is no workload %q, see -list", name)
+		}
+	}
+	return slices.DeleteFunc(all, func(w workload) bool { return !slices.Contains(want, w.name) }), nil
+}
+
+// open finds the programs and starts the targets. Those without a program are left out.
+func (b *bench) open(ctx context.Context, kinds []string) ([]*target, error) {
+	p := &b.lab.programs
+	if p.berth == "" && slices.ContainsFunc(kinds, func(k string) bool { return strings.HasPrefix(k, "berth") }) {
+		root, err := testenv.Root()
+		if err != nil {
+			return nil, err
+		}
+		p.berth = filepath.Join(b.lab.dir, "berth-binary")
+		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", p.berth, "./cmd/berth")
+		cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("building Berth: %w\n%s", err, out)
+		}
+	}
+	for name, path := range map[string]*string{"registry": &p.distribution, "zot": &p.zot, "olareg": &p.olareg, "minio": &p.minio, "nginx": &p.nginx} {
+		if *path == "" {
+			*path = find(name)
+		}
+	}
+	if p.pgbin == "" {
+		if path := find("initdb"); path != "" {
+			p.pgbin = filepath.Dir(path)
+		} else if found, _ := filepath.Glob("/usr/lib/postgresql/*/bin"); len(found) > 0 {
+			p.pgbin = found[len(found)-1]
+		}
+	}
+	var targets []*target
+	for _, kind := range kinds {
+		if !slices.Contains(targetKinds(), kind) {
+			return nil, fmt.Errorf("there is no target %q, see -list", kind)
+		}
+		t, err := b.lab.open(ctx, kind)
+		if err != nil {
+			return nil, err
+		}
+		if t == nil {
+			logf("target %s: its program is not installed", kind)
+			continue
+		}
+		targets = append(targets, t)
+	}
+	return targets, nil
+}
+
+// find looks for a program in the tools of the tree, then in PATH.
+func find(name string) string {
+	if root, err := testenv.Root(); err == nil {
+		if path, err := exec.LookPath(filepath.Join(root, ".cache", "tools", name)); err == nil {
+			return path
+		}
+	}
+	path, _ := exec.LookPath(name) // "" when there is none
+	return path
+}
+
+// measure runs the workloads: each one in turn, in rounds, over all targets.
+// What a target fails at is recorded and does not stop the others.
+func (b *bench) measure(ctx context.Context, targets []*target, chosen []workload, all *results) error {
+	for _, w := range chosen {
+		for round := range b.rounds {
+			if w.once && round > 0 {
+				break
+			}
+			for _, t := range targets {
+				if t.files != "" && !w.reads || w.s3only && !t.s3 || slices.Contains(t.without, w.name) {
+					continue
+				}
+				x := &exam{bench: b, ctx: ctx, t: t, w: &w, round: round}
+				x.Workload, x.Target, x.Round = w.name, t.name, round
+				err := w.run(x)
+				if ctx.Err() != nil {
+					return ctx.Err()
+				}
+				if errors.Is(err, errSkip) {
+					continue
+				}
+				if err != nil {
+					x.Error = fmt.Sprintf("%.500s", err.Error())
+					logf("%-20s %-16s round %d: %s", w.name, t.name, round+1, x.Error)
+				} else {
+					logf("%-20s %-16s round %d: %10.1f %-4s cpu %.2f s, client %.2f s, peak %.0f MB", w.name, t.name, round+1, x.Value, w.unit, x.CPU, x.CPUClient, float64(x.Peak)/1e6)
+				}
+				all.add(x.sample)
+			}
+			clear(b.contents)
+		}
+	}
+	return nil
+}
+
+func logf(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, time.Now().UTC().Format("15:04:05 ")+format+"\n", args...)
+}
