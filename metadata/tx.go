@@ -146,7 +146,7 @@ func (db *DB) classify(ctx context.Context, err error) error {
 		return fmt.Errorf("%w: %w", ended, err)
 	}
 	// A deadline that is not the caller's is one of ours, for connecting.
-	if errors.Is(err, sql.ErrConnDone) || errors.Is(err, errClosed) || errors.Is(err, context.DeadlineExceeded) || db.dialect.isUnavailable(err) {
+	if db.closed.Load() || errors.Is(err, sql.ErrConnDone) || errors.Is(err, errClosed) || errors.Is(err, context.DeadlineExceeded) || db.dialect.isUnavailable(err) {
 		return oci.Errorf(oci.CodeUnavailable, "the database cannot be reached now, try again later").WithCause(err)
 	}
 	return err
