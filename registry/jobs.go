@@ -64,13 +64,19 @@ func (r *Registry) ExpireUploads(ctx context.Context) (int, error) {
 // once; they do the same work twice. What the store
 // refuses is put back for later, and reported.
 func (r *Registry) CollectGarbage(ctx context.Context) (int, error) {
+	n, _, err := r.collectGarbage(ctx)
+	return n, err
+}
+
+// collectGarbage also tells how many bytes are free now, as far as rows said so.
+func (r *Registry) collectGarbage(ctx context.Context) (n int, freed int64, err error) {
 	var due []metadata.Garbage
-	err := r.db.View(ctx, func(tx *metadata.Tx) (err error) {
+	err = r.db.View(ctx, func(tx *metadata.Tx) (err error) {
 		due, err = tx.DueGarbage(ctx, collectBatch)
 		return err
 	})
 	if err != nil || len(due) == 0 {
-		return 0, err
+		return 0, 0, err
 	}
 	var keys []string
 	for _, g := range due {
@@ -80,6 +86,7 @@ func (r *Registry) CollectGarbage(ctx context.Context) (int, error) {
 	}
 	all := len(keys) == 0 || r.store.Delete(ctx, keys...) == nil // one request for many
 	var done, failed []int64
+	gone := map[string]tally{}
 	var errs []error
 	for _, g := range due {
 		var err error
@@ -98,6 +105,8 @@ func (r *Registry) CollectGarbage(ctx context.Context) (int, error) {
 			continue
 		}
 		done = append(done, g.ID)
+		freed += g.Size
+		gone[g.Kind] = gone[g.Kind].plus(g.Size)
 	}
 	ctx, cancel := detached(ctx, recordTime)
 	defer cancel()
@@ -116,10 +125,21 @@ func (r *Registry) CollectGarbage(ctx context.Context) (int, error) {
 		return nil
 	})
 	if err != nil {
-		return 0, errors.Join(append(errs, err)...)
+		return 0, 0, errors.Join(append(errs, err)...)
 	}
-	return len(done), errors.Join(errs...)
+	for kind, t := range gone {
+		r.o.Collected(kind, t.n, t.bytes)
+	}
+	return len(done), freed, errors.Join(errs...)
 }
+
+// tally counts things and their bytes.
+type tally struct {
+	n     int
+	bytes int64
+}
+
+func (t tally) plus(bytes int64) tally { return tally{t.n + 1, t.bytes + bytes} }
 
 // A sweeper is a store whose Abort cannot know of everything that was stored
 // for an upload: a request that died before its session was recorded, or that lost a

@@ -37,6 +37,18 @@ type Options struct {
 	MaxManifestSize int64
 	// UploadTTL is how long an upload lives without progress; 0 means 24 hours.
 	UploadTTL time.Duration
+	// GCGrace is how long what nothing refers to stays; 0 means DefaultGCGrace.
+	GCGrace time.Duration
+	// UntaggedTTL is how long a manifest lives that no tag, index or subject
+	// holds; 0 keeps it.
+	UntaggedTTL time.Duration
+	// ReadTTL is how long a link of BlobURL may be used at most; a collected
+	// blob's object stays so much longer.
+	ReadTTL time.Duration
+	// Collected hears of what the collector took away: manifests, links and
+	// blobs (metadata's names for them) and, with their bytes where those are known, objects
+	// and sessions of the store. nil for nobody.
+	Collected func(kind string, n int, bytes int64)
 	// Logger gets what no client can be told; nil discards it.
 	Logger *slog.Logger
 	// Clock decides which uploads are stale; nil means time.Now.
@@ -64,6 +76,12 @@ func New(db *metadata.DB, store storage.Store, o Options) *Registry {
 	}
 	if o.UploadTTL <= 0 {
 		o.UploadTTL = 24 * time.Hour
+	}
+	if o.GCGrace <= 0 {
+		o.GCGrace = DefaultGCGrace
+	}
+	if o.Collected == nil {
+		o.Collected = func(string, int, int64) {}
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

@@ -1,0 +1,190 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"berth/metadata"
+)
+
+// DefaultGCGrace is how long what nothing refers to stays, unless Options say otherwise.
+const DefaultGCGrace = 24 * time.Hour
+
+// GCRun says what one run of the collector may take away.
+type GCRun struct {
+	// Grace is how long something has to be unreferenced. A push whose manifest
+	// comes later than that is asked to begin again.
+	Grace time.Duration
+	// UntaggedTTL is how long a manifest lives that no tag, index or subject
+	// holds; 0 keeps it. It is never less than Grace.
+	UntaggedTTL time.Duration
+	// Progress hears of what went, batch by batch; nil for nobody.
+	Progress func(GCReport)
+}
+
+// GCReport is what a run of the collector did, or would do.
+type GCReport struct {
+	Manifests int   `json:"manifests"` // deleted
+	Links     int   `json:"links"`     // blobs that a repository no longer has
+	Blobs     int   `json:"blobs"`     // blobs that no repository has, and whose objects go
+	BlobBytes int64 `json:"blob_bytes"`
+	Objects   int   `json:"objects"` // removed from the store now, with aborted uploads
+	Freed     int64 `json:"freed_bytes"`
+	// Items names what went; a dry run has all of it.
+	Items []metadata.Collected `json:"-"`
+	// Truncated: a dry run has stopped looking, there is more.
+	Truncated bool `json:"truncated,omitempty"`
+}
+
+func (g *GCReport) add(p metadata.Pass) {
+	for _, c := range p.Gone {
+		switch c.Kind {
+		case metadata.CollectedManifest:
+			g.Manifests++
+		case metadata.CollectedLink:
+			g.Links++
+		case metadata.CollectedBlob:
+			g.Blobs++
+			g.BlobBytes += c.Size
+		}
+	}
+}
+
+// pass is one of the collector's passes, in the order in which one makes work for the next.
+type pass func(context.Context, *metadata.Tx) (metadata.Pass, error)
+
+func (r *Registry) passes(run GCRun) []pass {
+	return []pass{
+		func(ctx context.Context, tx *metadata.Tx) (metadata.Pass, error) {
+			return tx.CollectManifests(ctx, run.Grace, run.UntaggedTTL)
+		},
+		func(ctx context.Context, tx *metadata.Tx) (metadata.Pass, error) {
+			return tx.CollectLinks(ctx, run.Grace)
+		},
+		func(ctx context.Context, tx *metadata.Tx) (metadata.Pass, error) {
+			// Who may still be reading was given the key before the link went.
+			return tx.CollectBlobs(ctx, run.Grace, min(run.Grace, r.o.ReadTTL))
+		},
+	}
+}
+
+// CollectUnreferenced deletes manifests that no policy keeps, takes blobs out
+// of repositories whose manifests do not need them, and turns blobs that no repository has into garbage,
+// of each at most metadata.GCBatch. It returns how many candidates it has looked at; none means that there
+// is nothing to do now. What is alive is looked at only when it was pushed or lost a
+// reference since. Several processes may run it at once, and pushes go on meanwhile.
+func (r *Registry) CollectUnreferenced(ctx context.Context) (int, error) {
+	looked := 0
+	for _, pass := range r.passes(GCRun{Grace: r.o.GCGrace, UntaggedTTL: r.o.UntaggedTTL}) {
+		p, err := r.collect(ctx, pass)
+		if err != nil {
+			return looked, err
+		}
+		looked += p.Looked
+	}
+	return looked, nil
+}
+
+// collect runs one pass in a transaction of its own. It has to be durable: the
+// object must not go before its row has.
+func (r *Registry) collect(ctx context.Context, pass pass) (p metadata.Pass, err error) {
+	err = r.db.Update(ctx, func(tx *metadata.Tx) (err error) {
+		p, err = pass(ctx, tx)
+		return err
+	})
+	if err != nil {
+		return metadata.Pass{}, fmt.Errorf("collecting what is not referenced: %w", err)
+	}
+	for _, c := range p.Gone {
+		r.o.Logger.DebugContext(ctx, "collected", "kind", c.Kind, "repository", c.Repository, "digest", c.Digest,
+			"bytes", c.Size, "reason", c.Reason, "since", c.Since)
+		r.o.Collected(c.Kind, 1, 0)
+	}
+	return p, nil
+}
+
+// Collect runs the collector, and CollectGarbage, until there is nothing left to do
+// now. Servers may go on serving, and collecting. The report beside an error is what was done before it.
+func (r *Registry) Collect(ctx context.Context, run GCRun) (report GCReport, err error) {
+	progress := func() {
+		if run.Progress != nil {
+			run.Progress(report)
+		}
+	}
+	for _, pass := range r.passes(run) {
+		for {
+			p, err := r.collect(ctx, pass)
+			if err != nil {
+				return report, err
+			}
+			if p.Looked == 0 {
+				break
+			}
+			report.add(p)
+			progress()
+		}
+	}
+	var errs []error
+	for {
+		n, freed, err := r.collectGarbage(ctx)
+		report.Objects += n
+		report.Freed += freed
+		if err != nil {
+			// What failed is put off, so this ends; the others are still due.
+			errs = append(errs, err)
+		}
+		if n == 0 || ctx.Err() != nil {
+			return report, errors.Join(errs...)
+		}
+		progress()
+	}
+}
+
+// errDryRun undoes a dry run's transaction.
+var errDryRun = errors.New("this was a dry run")
+
+// dryRunItems bounds what a dry run looks at, for its transaction stays open meanwhile.
+const dryRunItems = 20_000
+
+// DryRun tells what Collect would take away now, and changes nothing: it does
+// the same in a transaction that it then undoes. Pushes of what would go wait
+// for that long (on SQLite, all writes do).
+func (r *Registry) DryRun(ctx context.Context, run GCRun) (report GCReport, err error) {
+	err = r.db.Update(ctx, func(tx *metadata.Tx) error {
+		report = GCReport{}
+		looked := 0
+		for _, pass := range r.passes(run) {
+			for {
+				p, err := pass(ctx, tx)
+				if err != nil {
+					return err
+				}
+				if p.Looked == 0 {
+					break
+				}
+				report.add(p)
+				report.Items = append(report.Items, p.Gone...)
+				if looked += p.Looked; looked >= dryRunItems {
+					report.Truncated = true
+					return errDryRun
+				}
+			}
+		}
+		return errDryRun
+	})
+	if errors.Is(err, errDryRun) {
+		err = nil
+	}
+	return report, err
+}
+
+// Queues describes what waits for the collector.
+func (r *Registry) Queues(ctx context.Context) (queues []metadata.Queue, err error) {
+	err = r.db.View(ctx, func(tx *metadata.Tx) (err error) {
+		queues, err = tx.Queues(ctx)
+		return err
+	})
+	return queues, err
+}
