@@ -43,7 +43,7 @@ func (h *handler) CreateUser(ctx context.Context, r api.CreateUserRequestObject)
 		user.Role = string(*r.Body.Role)
 	}
 	if r.Body.Password != nil {
-		hash, err := h.hash(ctx, *r.Body.Password)
+		hash, err := h.Hasher.Hash(ctx, *r.Body.Password)
 		if err != nil {
 			return nil, err
 		}
@@ -123,11 +123,14 @@ func (h *handler) SetPassword(ctx context.Context, r api.SetPasswordRequestObjec
 			return nil, err
 		}
 	}
-	hash, err := h.hash(ctx, r.Body.Password)
+	hash, err := h.Hasher.Hash(ctx, r.Body.Password)
 	if err != nil {
 		return nil, err
 	}
 	err = h.DB.Update(ctx, func(tx *metadata.Tx) error {
+		if _, err := lockUser(ctx, tx, r.User); err != nil {
+			return err
+		}
 		_, err := tx.UpdateUser(ctx, r.User, metadata.UserChange{PasswordHash: &hash})
 		return err
 	})
@@ -152,9 +155,4 @@ func (h *handler) checkCurrent(ctx context.Context, c call, current *string) err
 		return denied(c.principal, "current-password", anAdmin, "the current password is wrong: give it again, or ask an admin to set a new one")
 	}
 	return err
-}
-
-// hash makes the hash of a new password, whose length validate has checked.
-func (h *handler) hash(ctx context.Context, password string) (string, error) {
-	return h.Hasher.Hash(ctx, password)
 }
