@@ -150,6 +150,16 @@ func (r *remote) credentials(cmd *cobra.Command, server *url.URL) (credentials, 
 // apiScope is what the client asks of the token endpoint.
 const apiScope = "berth:api:*"
 
+// newHTTPClient follows no redirect: Berth sends none here, and passwords and
+// tokens must not go where somebody else points.
+func newHTTPClient(transport http.RoundTripper) *http.Client {
+	return &http.Client{
+		Timeout:       requestTimeout,
+		Transport:     transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
 // tokenSource exchanges credentials for short-lived tokens at the server's
 // token endpoint, with the OAuth2 grants that registries have: password and
 // refresh_token (https://distribution.github.io/distribution/spec/auth/oauth/).
@@ -162,7 +172,7 @@ type tokenSource struct {
 func newTokenSource(ctx context.Context, server *url.URL, from credentials, scopes ...string) tokenSource {
 	endpoint := *server
 	endpoint.Path = "/token"
-	ctx = context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Timeout: requestTimeout})
+	ctx = context.WithValue(ctx, oauth2.HTTPClient, newHTTPClient(nil))
 	return tokenSource{ctx: ctx, from: from, config: oauth2.Config{
 		ClientID: "berth",
 		Scopes:   scopes,
@@ -207,10 +217,7 @@ func (r *remote) connect(cmd *cobra.Command) (*connection, error) {
 	source := oauth2.ReuseTokenSource(nil, newTokenSource(cmd.Context(), server, from, apiScope))
 	base := *server
 	base.Path = "/api/v1"
-	c, err := client.NewClientWithResponses(base.String(), client.WithHTTPClient(&http.Client{
-		Timeout:   requestTimeout,
-		Transport: &oauth2.Transport{Source: source},
-	}))
+	c, err := client.NewClientWithResponses(base.String(), client.WithHTTPClient(newHTTPClient(&oauth2.Transport{Source: source})))
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,10 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -76,6 +80,34 @@ func TestShowBytes(t *testing.T) {
 	for in, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 1 << 20: "1.0 MiB", 1536 << 20: "1.5 GiB", 5 << 50: "5.0 PiB", 2048 << 50: "2048.0 PiB"} {
 		if got := showBytes(in); got != want {
 			t.Errorf("showBytes(%d) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+// TestRedirects checks that neither a password nor a token follows a redirect
+// to another host.
+func TestRedirects(t *testing.T) {
+	thief := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		t.Errorf("the other host got %s %s with %q and %q", r.Method, r.URL, r.Header.Get("Authorization"), body)
+	}))
+	defer thief.Close()
+	t.Setenv("BERTH_USERNAME", "alice")
+	t.Setenv("BERTH_PASSWORD", "alice's password")
+	for _, tokens := range []bool{false, true} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if tokens && r.URL.Path == "/token" {
+				w.Header().Set("Content-Type", "application/json")
+				fmt.Fprint(w, `{"access_token":"secret","token_type":"Bearer","expires_in":300}`)
+				return
+			}
+			http.Redirect(w, r, thief.URL+r.URL.Path, http.StatusTemporaryRedirect)
+		}))
+		var stderr bytes.Buffer
+		code := run(t.Context(), newRootCommand(), []string{"whoami", "--server", server.URL}, &stderr)
+		server.Close()
+		if code != 1 || !strings.Contains(stderr.String(), "307 Temporary Redirect") || !strings.Contains(stderr.String(), "--server") {
+			t.Errorf("code %d: %s", code, stderr.String())
 		}
 	}
 }
