@@ -61,6 +61,12 @@ image: ## Make the container image dist/berth-image.tar, offline, from nothing b
 conformance: ## Run the official OCI program: make conformance OCI_CONFORMANCE=/path/to/program
 	scripts/conformance.sh
 
+.PHONY: bench
+bench: tools ## Measure Berth beside its peers, an hour on an idle machine; writes docs/performance.md (ARGS=)
+	test -x .cache/tools/registry || GOBIN=$(CURDIR)/.cache/tools GOFLAGS= CGO_ENABLED=0 go install github.com/distribution/distribution/v3/cmd/registry@v3.1.2
+	go run ./conformance/bench -json .cache/bench.json -page docs/performance.md $(ARGS)
+	go run ./conformance/bench -json .cache/bench.json -page docs/performance.md -add -growth -targets berth,berth-s3
+
 .PHONY: clean
 clean: ## Remove what was built; data and tools stay
 	rm -rf $(BIN) $(DIST)

@@ -298,5 +298,5 @@ func version(path string, args ...string) string {
 		return "unknown"
 	}
 	line, _, _ := strings.Cut(string(out), "\n")
-	return strings.TrimSpace(line)
+	return strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), path)) // some print their path
 }

@@ -1,7 +1,7 @@
 // Command bench measures registries beside each other: Berth, the peers it
 // finds, and the limits of the machine, all on loopback with fresh data.
 //
-//	go run ./conformance/bench -quick                       a minute: does everything work
+//	go run ./conformance/bench -quick                       three minutes: does everything work
 //	go run ./conformance/bench -json bench.json -page docs/performance.md
 //	go run ./conformance/bench -targets berth,distribution -workloads push-images,mount
 //	go run ./conformance/bench -url https://registry.example.com -user name:password -workloads pull-small
