@@ -31,8 +31,8 @@ var allowedImports = map[string][]string{
 	"registry":     {"manifest", "metadata", "oci", "storage"},
 	"api":          {},
 	"api/client":   {"api"},
-	"server":       {"api", "auth", "auth/token", "metadata", "oci", "registry", "server/admin", "server/problem"},
-	"server/admin": {"api", "auth", "metadata", "oci", "registry"},
+	"server":       {"auth", "auth/token", "metadata", "oci", "registry"},
+	"server/admin": {"api", "auth", "metadata", "oci"},
 	"cmd/berth": {"api", "api/client", "auth", "auth/token", "metadata", "oci", "registry", "server", "server/admin",
 		"storage", "storage/fs", "storage/s3"},
 
@@ -40,6 +40,7 @@ var allowedImports = map[string][]string{
 	"testenv":               {},
 	"testenv/withservers":   {"testenv"},
 	"conformance":           {"testenv"},
+	"conformance/bench":     {"testenv"},
 	"deploy/image":          {},
 	"metadata/metadatatest": {"metadata", "testenv"},
 }
