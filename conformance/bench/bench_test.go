@@ -45,7 +45,9 @@ func TestClient(t *testing.T) {
 		}
 		w.Write(b)
 	})
-	mux.HandleFunc("GET /away", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/v2/", http.StatusTemporaryRedirect) })
+	mux.HandleFunc("GET /away", func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "/v2/", http.StatusTemporaryRedirect)
+	})
 
 	c, err := newClient(context.Background(), access{server.URL, "me", "secret"})
 	if err != nil {

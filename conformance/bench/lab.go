@@ -29,7 +29,6 @@ import (
 type lab struct {
 	dir      string
 	programs programs
-	clock    time.Time
 	postgres *process
 	pgAddr   string
 	minio    *process
