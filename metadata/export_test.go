@@ -2,7 +2,10 @@ package metadata
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"io/fs"
+	"strings"
 )
 
 // Exec runs any statement, for tests.
@@ -18,3 +21,72 @@ func (tx *Tx) Value(ctx context.Context, dest any, query string, args ...any) er
 
 // SetMigrations lets a test be an older or a newer program.
 func (db *DB) SetMigrations(files fs.FS) { db.files = files }
+
+// Explain runs fn in a transaction that is rolled back, and gives each
+// statement's plan to record.
+func (db *DB) Explain(ctx context.Context, fn func(*Tx) error, record func(query, plan string)) error {
+	var failed error
+	undo := errors.New("undo")
+	err := db.Update(ctx, func(tx *Tx) error {
+		tx.q = explainer{tx.q, record, db.Engine()}
+		failed = fn(tx)
+		return undo
+	})
+	if !errors.Is(err, undo) {
+		return err
+	}
+	return failed
+}
+
+type explainer struct {
+	querier
+	record func(query, plan string)
+	engine string
+}
+
+func (e explainer) explain(ctx context.Context, query string, args []any) error {
+	explain, columns := "EXPLAIN (COSTS OFF) ", 1
+	if e.engine == "sqlite" {
+		explain, columns = "EXPLAIN QUERY PLAN ", 4
+	}
+	rows, err := e.querier.QueryContext(ctx, explain+query, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	var plan strings.Builder
+	for rows.Next() {
+		var line string
+		dest := make([]any, columns)
+		for i := range dest {
+			dest[i] = new(any)
+		}
+		dest[columns-1] = &line
+		if err := rows.Scan(dest...); err != nil {
+			return err
+		}
+		plan.WriteString(line + "\n")
+	}
+	e.record(query, plan.String())
+	return rows.Err()
+}
+
+func (e explainer) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	if err := e.explain(ctx, query, args); err != nil {
+		return nil, err
+	}
+	return e.querier.ExecContext(ctx, query, args...)
+}
+
+func (e explainer) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	if err := e.explain(ctx, query, args); err != nil {
+		return nil, err
+	}
+	return e.querier.QueryContext(ctx, query, args...)
+}
+
+func (e explainer) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	// The plan's error is the statement's own.
+	_ = e.explain(ctx, query, args)
+	return e.querier.QueryRowContext(ctx, query, args...)
+}

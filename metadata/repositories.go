@@ -31,9 +31,8 @@ type Repository struct {
 }
 
 const repositoryColumns = `r.id, r.name, r.team, r.visibility, r.created_at, r.created_by,
-       COALESCE(p.mode, ''), ` + exemptList + `
-  FROM repositories r
-  LEFT JOIN tag_policies p ON p.id = r.tag_policy_id`
+       COALESCE((SELECT p.mode FROM tag_policies p WHERE p.id = r.tag_policy_id), ''),
+       COALESCE((SELECT string_agg(e.pattern, ',' ORDER BY e.pattern) FROM tag_policy_exemptions e WHERE e.policy_id = r.tag_policy_id), '')`
 
 // exemptList is the patterns of policy p, separated by commas, which no pattern holds.
 const exemptList = `COALESCE((SELECT string_agg(e.pattern, ',' ORDER BY e.pattern) FROM tag_policy_exemptions e WHERE e.policy_id = p.id), '')`
@@ -60,7 +59,7 @@ func errRepositoryGone(cause error) *oci.Error {
 
 // Repository finds a repository by its name, or returns NAME_UNKNOWN.
 func (tx *Tx) Repository(ctx context.Context, name string) (Repository, error) {
-	r, err := scanRepository(tx.row(ctx, `SELECT `+repositoryColumns+` WHERE r.name = $1`, name).Scan)
+	r, err := scanRepository(tx.row(ctx, `SELECT `+repositoryColumns+` FROM repositories r WHERE r.name = $1`, name).Scan)
 	return r, notFound(err, errRepositoryUnknown(name))
 }
 
@@ -121,22 +120,34 @@ func (tx *Tx) Repositories(ctx context.Context, f RepositoryFilter) ([]Repositor
 	if f.Viewer.Glob != "" && f.Viewer.Glob != "*" {
 		where = append(where, "glob("+arg(f.Viewer.Glob)+", r.name)")
 	}
+	limit := arg(f.Limit)
+	page := func(also string) string {
+		return `(SELECT * FROM repositories r WHERE ` + strings.Join(where, " AND ") + also + ` ORDER BY r.name LIMIT ` + limit + `)`
+	}
+	from := page("")
 	if !f.Viewer.All {
 		may := []string{"r.visibility = 'public'"}
 		if f.Viewer.Signed {
 			may = append(may, "r.visibility = 'internal'")
 		}
 		if f.Viewer.UserID != 0 {
-			may = append(may, `EXISTS (SELECT 1 FROM teams t JOIN team_members m ON m.team_id = t.id
-			                            WHERE t.name = r.team AND m.user_id = `+arg(f.Viewer.UserID)+`)`)
+			may = append(may, `r.team IN (SELECT t.name FROM team_members m JOIN teams t ON t.id = m.team_id
+			                               WHERE m.user_id = `+arg(f.Viewer.UserID)+`)`)
 		}
 		if f.Viewer.Team != "" {
 			may = append(may, "r.team = "+arg(f.Viewer.Team))
 		}
-		where = append(where, "("+strings.Join(may, " OR ")+")")
+		// Each reason has an index in the order of names, so a page is read
+		// from each and merged. One condition with OR would walk over all that
+		// somebody may not see, which is nearly everything in a large instance.
+		pages := make([]string, len(may))
+		for i, m := range may {
+			pages[i] = `SELECT * FROM ` + page(" AND "+m) + ` AS page`
+		}
+		from = `(` + strings.Join(pages, ` UNION `) + `)`
 	}
 	return list(ctx, tx, func(rows *sql.Rows) (Repository, error) { return scanRepository(rows.Scan) },
-		`SELECT `+repositoryColumns+` WHERE `+strings.Join(where, " AND ")+` ORDER BY r.name LIMIT `+arg(f.Limit), args...)
+		`SELECT `+repositoryColumns+` FROM `+from+` AS r ORDER BY r.name LIMIT `+limit, args...)
 }
 
 // SetVisibility changes who may pull, or returns NAME_UNKNOWN.

@@ -43,7 +43,7 @@ CREATE TABLE team_members (
     created_at BIGINT NOT NULL,
     PRIMARY KEY (team_id, user_id)
 );
-CREATE INDEX team_members_user ON team_members (user_id);
+CREATE INDEX team_members_user ON team_members (user_id, team_id);
 
 -- A token's secret is random, so its SHA-256 is enough to recognise it.
 CREATE TABLE tokens (
@@ -83,6 +83,7 @@ CREATE TABLE repositories (
     CHECK (team = split_part(name, '/', 1))
 );
 CREATE INDEX repositories_team ON repositories (team, name);
+CREATE INDEX repositories_visibility ON repositories (visibility, name);
 
 -- The bytes under a digest, once for the whole instance.
 CREATE TABLE blobs (
@@ -99,7 +100,7 @@ CREATE TABLE repository_blobs (
     created_at    BIGINT NOT NULL,
     PRIMARY KEY (repository_id, digest)
 );
-CREATE INDEX repository_blobs_digest ON repository_blobs (digest);
+CREATE INDEX repository_blobs_digest ON repository_blobs (digest, repository_id);
 
 CREATE TABLE manifests (
     id            BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

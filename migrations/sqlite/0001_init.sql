@@ -44,7 +44,7 @@ CREATE TABLE team_members (
     created_at INTEGER NOT NULL,
     PRIMARY KEY (team_id, user_id)
 ) WITHOUT ROWID;
-CREATE INDEX team_members_user ON team_members (user_id);
+CREATE INDEX team_members_user ON team_members (user_id, team_id);
 
 -- A token's secret is random, so its SHA-256 is enough to recognise it.
 CREATE TABLE tokens (
@@ -84,6 +84,7 @@ CREATE TABLE repositories (
     CHECK (team = CASE instr(name, '/') WHEN 0 THEN name ELSE substr(name, 1, instr(name, '/') - 1) END)
 );
 CREATE INDEX repositories_team ON repositories (team, name);
+CREATE INDEX repositories_visibility ON repositories (visibility, name);
 
 -- The bytes under a digest, once for the whole instance.
 CREATE TABLE blobs (
@@ -100,7 +101,7 @@ CREATE TABLE repository_blobs (
     created_at    INTEGER NOT NULL,
     PRIMARY KEY (repository_id, digest)
 ) WITHOUT ROWID;
-CREATE INDEX repository_blobs_digest ON repository_blobs (digest);
+CREATE INDEX repository_blobs_digest ON repository_blobs (digest, repository_id);
 
 CREATE TABLE manifests (
     id            INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -1,0 +1,306 @@
+package metadata_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"berth/metadata"
+	"berth/metadata/metadatatest"
+	"berth/oci"
+)
+
+var updateGolden = flag.Bool("update", false, "write testdata/*.golden")
+
+// load fills tables with some thousands of rows, past the methods, for speed.
+const loadRows = 6000
+
+func load(t *testing.T, db *metadata.DB, url string) {
+	t.Helper()
+	raw := shell(t, url, true)
+	series := fmt.Sprintf("(WITH RECURSIVE s (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM s WHERE i < %d) SELECT i FROM s) s", loadRows)
+	hex := "'sha256:' || substr('0000000000000000000000000000000000000000000000000000000000000000' || CAST(i AS TEXT), -64)"
+	if engine(url) == "postgres" {
+		hex = "'sha256:' || lpad(CAST(i AS TEXT), 64, '0')"
+	}
+	bytes := map[string]string{"sqlite": "CAST(i AS BLOB)", "postgres": "convert_to(CAST(i AS TEXT), 'UTF8')"}[engine(url)]
+	for _, q := range []string{
+		`INSERT INTO tag_policies (mode) SELECT 'immutable' FROM ` + series,
+		`INSERT INTO tag_policy_exemptions (policy_id, pattern) SELECT id, 'x*' FROM tag_policies`,
+		`INSERT INTO users (name, role, created_at, updated_at) SELECT 'user' || i, 'user', 1, 1 FROM ` + series,
+		`INSERT INTO teams (name, tag_policy_id, created_at, updated_at) SELECT 'team' || i, CASE WHEN i % 2 = 0 THEN i END, 1, 1 FROM ` + series,
+		`INSERT INTO team_members (team_id, user_id, role, created_at) SELECT t.id, u.id, 'member', 1 FROM ` + series + ` JOIN teams t ON t.name = 'team' || i JOIN users u ON u.name = 'user' || i`,
+		`INSERT INTO tokens (kind, name, user_id, secret_hash, actions, created_at, created_by) SELECT 'personal', 'token', u.id, 'hash' || i, 'pull', 1, 'x' FROM ` + series + ` JOIN users u ON u.name = 'user' || i`,
+		`INSERT INTO repositories (name, team, visibility, created_at, created_by) SELECT 'team' || i || '/app', 'team' || i, CASE WHEN i % 100 = 0 THEN 'public' ELSE 'private' END, 1, 'x' FROM ` + series,
+		`INSERT INTO blobs (digest, storage_key, size, created_at) SELECT ` + hex + `, 'key' || i, i, 1 FROM ` + series,
+		`INSERT INTO repository_blobs (repository_id, digest, created_at) SELECT r.id, ` + hex + `, 1 FROM ` + series + ` JOIN repositories r ON r.name = 'team1/app'`,
+		`INSERT INTO repository_blobs (repository_id, digest, created_at) SELECT r.id, ` + hex + `, 1 FROM ` + series + ` JOIN repositories r ON r.name = 'team' || i || '/app' WHERE i > 1`,
+		`INSERT INTO manifests (repository_id, digest, media_type, subject, payload, size, created_at, created_by) SELECT r.id, ` + hex + `, 'm', CASE WHEN i % 3 = 0 THEN ` + strings.ReplaceAll(hex, "CAST(i AS TEXT)", "CAST(i / 10 AS TEXT)") + ` END, ` + bytes + `, 1, 1, 'x' FROM ` + series + ` JOIN repositories r ON r.name = 'team1/app'`,
+		`INSERT INTO manifest_blobs (manifest_id, repository_id, digest) SELECT m.id, m.repository_id, m.digest FROM manifests m`,
+		`INSERT INTO manifest_children (manifest_id, repository_id, digest, child_id) SELECT m.id, m.repository_id, m.digest, m.id FROM manifests m`,
+		`INSERT INTO tags (repository_id, name, digest, created_at, updated_at, updated_by) SELECT r.id, 'v' || i, ` + hex + `, 1, 1, 'x' FROM ` + series + ` JOIN repositories r ON r.name = 'team1/app'`,
+		`INSERT INTO uploads (id, repository, principal, algorithm, session, started_at, updated_at) SELECT 'u' || i, 'team1/app', 'x', 'sha256', 's', i, i FROM ` + series,
+		`INSERT INTO garbage (kind, value, enqueued_at, not_before) SELECT 'object', 'key' || i, i, i FROM ` + series,
+	} {
+		if _, err := raw.Exec(q); err != nil {
+			t.Fatalf("%s: %v", q, err)
+		}
+	}
+	if _, err := raw.Exec(`ANALYZE`); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What a hot statement costs must not grow with the tables: each finds its
+// rows by an index, and the golden file tells which.
+func TestPlans(t *testing.T) {
+	const team, name = "team1", "team1/app"
+	row := func(i int) digest.Digest { return digest.Digest(fmt.Sprintf("sha256:%064d", i)) }
+	present := row(77)
+	fresh := image("fresh")
+	old := metadata.Upload{ID: "u7", Session: "s"}
+	type method struct {
+		name string
+		run  func(ctx context.Context, tx *metadata.Tx, repository int64) error
+	}
+	methods := []method{
+		{"Blob", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.Blob(ctx, name, present)
+			return err
+		}},
+		{"ManifestByDigest", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.ManifestByDigest(ctx, name, present)
+			return err
+		}},
+		{"ManifestByTag", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.ManifestByTag(ctx, name, "v77")
+			return err
+		}},
+		{"ManifestHeadByDigest", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.ManifestHeadByDigest(ctx, name, present)
+			return err
+		}},
+		{"ManifestHeadByTag", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.ManifestHeadByTag(ctx, name, "v77")
+			return err
+		}},
+		{"Access", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.Access(ctx, 77, []string{name})
+			return err
+		}},
+		{"Access of many", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.Access(ctx, 77, []string{name, "team2/app", "team3/app", "no/app"})
+			return err
+		}},
+		{"TokenBySecretHash", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, _, err := tx.TokenBySecretHash(ctx, "hash77")
+			return err
+		}},
+		{"TouchToken", func(ctx context.Context, tx *metadata.Tx, r int64) error { return tx.TouchToken(ctx, 77) }},
+		{"User", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.User(ctx, "user77")
+			return err
+		}},
+		{"UserByID", func(ctx context.Context, tx *metadata.Tx, r int64) error { _, err := tx.UserByID(ctx, 77); return err }},
+		{"Maintainers", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.Maintainers(ctx, team, 3)
+			return err
+		}},
+		{"TagNames", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.TagNames(ctx, name, "v5", 100)
+			return err
+		}},
+		{"Tags", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.Tags(ctx, name, "v5", 100)
+			return err
+		}},
+		{"Tag", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.Tag(ctx, name, "v77")
+			return err
+		}},
+		{"TagHistory", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.TagHistory(ctx, name, "v77", 0, 10)
+			return err
+		}},
+		{"Referrers", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.Referrers(ctx, name, row(30), "", "", 100)
+			return err
+		}},
+		{"Repositories of an admin", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.Repositories(ctx, metadata.RepositoryFilter{Viewer: metadata.Viewer{All: true}, After: "team5", Limit: 100})
+			return err
+		}},
+		{"Repositories of a user", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.Repositories(ctx, metadata.RepositoryFilter{Viewer: metadata.Viewer{Signed: true, UserID: 77}, Limit: 100})
+			return err
+		}},
+		{"Repositories of a team", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.Repositories(ctx, metadata.RepositoryFilter{Viewer: metadata.Viewer{All: true}, Team: team, Limit: 100})
+			return err
+		}},
+		{"BlobRepositories", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.BlobRepositories(ctx, present, 3)
+			return err
+		}},
+		{"EnsureRepository", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, _, err := tx.EnsureRepository(ctx, "team7/new", metadata.Private, "alice")
+			return err
+		}},
+		{"InsertBlob", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.InsertBlob(ctx, metadata.Blob{Digest: fresh.Digest, Key: "fresh", Size: 1})
+			return err
+		}},
+		{"LinkBlob", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, _, err := tx.LinkBlob(ctx, r, present)
+			return err
+		}},
+		{"PutManifest", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.PutManifest(ctx, r, fresh, []digest.Digest{present, row(78)}, []digest.Digest{present}, false)
+			return err
+		}},
+		{"PutTag", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.PutTag(ctx, r, "new", present, "alice")
+			return err
+		}},
+		{"PutTag again", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.PutTag(ctx, r, "v77", present, "alice")
+			return err
+		}},
+		{"RecordRefusal", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			return tx.RecordRefusal(ctx, name, "v77", present, "alice")
+		}},
+		{"DeleteTag", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			return tx.DeleteTag(ctx, name, "v78", "alice")
+		}},
+		{"DeleteManifest", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			if _, err := tx.PutManifest(ctx, r, image("lone"), nil, nil, false); err != nil {
+				return err
+			}
+			_, err := tx.DeleteManifest(ctx, name, image("lone").Digest, "alice")
+			return err
+		}},
+		{"UnlinkBlob", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			return tx.UnlinkBlob(ctx, "team2/app", row(2))
+		}},
+		{"CreateUpload", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			return tx.CreateUpload(ctx, metadata.Upload{ID: "new"})
+		}},
+		{"Upload", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.Upload(ctx, name, "u77")
+			return err
+		}},
+		{"AdvanceUpload", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.AdvanceUpload(ctx, old, old)
+			return err
+		}},
+		{"DeleteUpload", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.DeleteUpload(ctx, "u77")
+			return err
+		}},
+		{"StaleUploads", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.StaleUploads(ctx, time.UnixMicro(100), 10)
+			return err
+		}},
+		{"DueGarbage", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.DueGarbage(ctx, 10)
+			return err
+		}},
+		{"AcquireLease", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.AcquireLease(ctx, "gc", "me", time.Minute)
+			return err
+		}},
+	}
+	// How each engine's plan names a table and the way to it.
+	access := map[string]*regexp.Regexp{
+		"postgres": regexp.MustCompile(`(?m)(Seq Scan|Index Scan|Index Only Scan|Bitmap Index Scan)(?: Backward)?(?: using (\S+))?(?: on (\S+))?`),
+		"sqlite":   regexp.MustCompile(`(?m)^(SCAN|SEARCH) (?:\d+ )?(\S+)(?: USING (?:COVERING )?(INDEX \S+|INTEGER PRIMARY KEY|PRIMARY KEY))?`),
+	}
+	// Tables that stay small whatever the registry holds, and what is no table.
+	small := []string{"leases", "asked", "a", "CONSTANT"}
+	subquery := regexp.MustCompile(`(?m)^(?:CO-ROUTINE|MATERIALIZE) (\S+)`) // SQLite's word for one it scans later
+	metadatatest.EachURL(t, func(t *testing.T, url string) {
+		e := engine(url)
+		db := metadatatest.Open(t, metadata.Options{URL: url})
+		load(t, db, url)
+		ctx := context.Background()
+		var r int64
+		view(t, db, func(ctx context.Context, tx *metadata.Tx) error {
+			got, err := tx.Repository(ctx, name)
+			r = got.ID
+			return err
+		})
+		var golden strings.Builder
+		for _, m := range methods {
+			var used []string
+			err := db.Explain(ctx, func(tx *metadata.Tx) error { return m.run(ctx, tx, r) }, func(query, plan string) {
+				if testing.Verbose() {
+					t.Logf("%s: %s\n%s", m.name, strings.Join(strings.Fields(query), " "), plan)
+				}
+				known := slices.Clone(small)
+				for _, s := range subquery.FindAllStringSubmatch(plan, -1) {
+					known = append(known, s[1])
+				}
+				for _, found := range access[e].FindAllStringSubmatch(plan, -1) {
+					kind, what, on := found[1], found[2], found[3]
+					if e == "sqlite" {
+						what, on = on, what
+					} else if kind == "Bitmap Index Scan" {
+						what = on
+					}
+					full := kind == "Seq Scan" || kind == "SCAN"
+					if full && !slices.Contains(known, on) && !strings.HasSuffix(on, "-ROW") {
+						t.Errorf("%s reads all of %s:\n%s\n%s", m.name, on, query, plan)
+					}
+					if !full {
+						used = append(used, what)
+					}
+				}
+			})
+			var refused *oci.Error
+			if err != nil && !errors.As(err, &refused) {
+				t.Errorf("%s: %v", m.name, err)
+			}
+			slices.Sort(used)
+			fmt.Fprintf(&golden, "%s: %s\n", m.name, strings.Join(slices.Compact(used), ", "))
+		}
+		file := "testdata/plans_" + e + ".golden"
+		if *updateGolden {
+			if err := os.WriteFile(file, []byte(golden.String()), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if golden.String() != string(want) {
+			t.Errorf("the indexes that statements use have changed; look at the plans with -v, and run the test with -update when it is meant:\n%s", diff(string(want), golden.String()))
+		}
+	})
+}
+
+// diff names the lines that differ.
+func diff(want, got string) string {
+	var b strings.Builder
+	w, g := strings.Split(want, "\n"), strings.Split(got, "\n")
+	for _, line := range w {
+		if !slices.Contains(g, line) {
+			b.WriteString("- " + line + "\n")
+		}
+	}
+	for _, line := range g {
+		if !slices.Contains(w, line) {
+			b.WriteString("+ " + line + "\n")
+		}
+	}
+	return b.String()
+}
