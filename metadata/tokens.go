@@ -108,6 +108,21 @@ func (tx *Tx) TokenByID(ctx context.Context, id int64) (Token, TokenOwner, error
 	return t, owner, notFound(err, oci.Errorf(oci.CodeNotFound, "there is no such token"))
 }
 
+// Token finds a token of a user or of a team by its name, or returns NOT_FOUND.
+// Exactly one of user and team is given.
+func (tx *Tx) Token(ctx context.Context, user, team, name string) (Token, error) {
+	owner, column := user, "u.name"
+	if team != "" {
+		owner, column = team, "t.name"
+	}
+	t, err := scanToken(tx.row(ctx, `SELECT `+tokenColumns+tokenTables+` WHERE `+column+` = $1 AND k.name = $2`, owner, name).Scan)
+	return t, notFound(err, errTokenUnknown(owner, name))
+}
+
+func errTokenUnknown(owner, name string) *oci.Error {
+	return oci.Errorf(oci.CodeNotFound, "%s has no token named %s", owner, name)
+}
+
 // Tokens lists the tokens of a user or of a team behind a name, in byte order.
 // Exactly one of user and team is given.
 func (tx *Tx) Tokens(ctx context.Context, user, team, after string, limit int) ([]Token, error) {
@@ -127,7 +142,7 @@ func (tx *Tx) DeleteToken(ctx context.Context, user, team, name string) error {
 	}
 	n, err := tx.exec(ctx, `DELETE FROM tokens WHERE `+own+` AND name = $2`, owner, name)
 	if err == nil && n == 0 {
-		return oci.Errorf(oci.CodeNotFound, "%s has no token named %s", owner, name)
+		return errTokenUnknown(owner, name)
 	}
 	return err
 }

@@ -163,10 +163,13 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 		UploadTTL:         c.UploadTTL,
 		Logger:            log,
 	})
+	authenticators := auth.NewChain(nil, auth.NewTokens(a.db, log, nil), passwords)
 	management, err := admin.New(admin.Options{
 		DB:                a.db,
 		Policy:            policy,
-		Passwords:         passwords,
+		Passwords:         authenticators,
+		Hasher:            hasher,
+		SetRepository:     server.SetRepository,
 		DefaultVisibility: c.Visibility,
 		Principal:         server.PrincipalOf,
 		WriteProblem:      server.WriteProblem,
@@ -177,7 +180,7 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	a.collectors()
 	o := server.Options{
 		Registry:        reg,
-		Auth:            auth.NewChain(nil, auth.NewTokens(a.db, log, nil), passwords),
+		Auth:            authenticators,
 		Policy:          policy,
 		Tokens:          tokens,
 		Refresher:       auth.NewRefresher(a.db, nil),

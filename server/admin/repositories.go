@@ -82,7 +82,7 @@ func (h *handler) GetRepository(ctx context.Context, r api.GetRepositoryRequestO
 func (h *handler) UpdateRepository(ctx context.Context, r api.UpdateRepositoryRequestObject) (api.UpdateRepositoryResponseObject, error) {
 	var repository metadata.Repository
 	err := h.DB.Update(ctx, func(tx *metadata.Tx) (err error) {
-		if repository, err = lockRepository(ctx, tx, r.Repository); err != nil {
+		if repository, err = tx.LockRepository(ctx, r.Repository); err != nil {
 			return err
 		}
 		if err := checkMatch(r.Params.IfMatch, repositoryOf(repository)); err != nil {
@@ -104,7 +104,7 @@ func (h *handler) UpdateRepository(ctx context.Context, r api.UpdateRepositoryRe
 // DeleteRepository removes a repository with all it holds.
 func (h *handler) DeleteRepository(ctx context.Context, r api.DeleteRepositoryRequestObject) (api.DeleteRepositoryResponseObject, error) {
 	err := h.DB.Update(ctx, func(tx *metadata.Tx) error {
-		before, err := lockRepository(ctx, tx, r.Repository)
+		before, err := tx.LockRepository(ctx, r.Repository)
 		if err != nil {
 			return err
 		}

@@ -88,7 +88,7 @@ func (h *handler) GetTeam(ctx context.Context, r api.GetTeamRequestObject) (api.
 func (h *handler) UpdateTeam(ctx context.Context, r api.UpdateTeamRequestObject) (api.UpdateTeamResponseObject, error) {
 	var team metadata.Team
 	err := h.DB.Update(ctx, func(tx *metadata.Tx) error {
-		before, err := lockTeam(ctx, tx, r.Team)
+		before, err := tx.LockTeam(ctx, r.Team)
 		if err != nil {
 			return err
 		}
@@ -113,7 +113,7 @@ func (h *handler) UpdateTeam(ctx context.Context, r api.UpdateTeamRequestObject)
 // leaves it to the admins, as metadata says.
 func (h *handler) DeleteTeam(ctx context.Context, r api.DeleteTeamRequestObject) (api.DeleteTeamResponseObject, error) {
 	err := h.DB.Update(ctx, func(tx *metadata.Tx) error {
-		before, err := lockTeam(ctx, tx, r.Team)
+		before, err := tx.LockTeam(ctx, r.Team)
 		if err != nil {
 			return err
 		}

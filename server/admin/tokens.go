@@ -91,7 +91,7 @@ func (h *handler) tokens(ctx context.Context, user, team, after string, limit in
 // token finds a token of a user or a team.
 func (h *handler) token(ctx context.Context, user, team, name string) (t metadata.Token, err error) {
 	err = h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		t, err = oneToken(ctx, tx, user, team, name)
+		t, err = tx.Token(ctx, user, team, name)
 		return err
 	})
 	return t, err

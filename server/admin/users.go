@@ -79,7 +79,7 @@ func (h *handler) GetUser(ctx context.Context, r api.GetUserRequestObject) (api.
 func (h *handler) UpdateUser(ctx context.Context, r api.UpdateUserRequestObject) (api.UpdateUserResponseObject, error) {
 	var user metadata.User
 	err := h.DB.Update(ctx, func(tx *metadata.Tx) error {
-		before, err := lockUser(ctx, tx, r.User)
+		before, err := tx.LockUser(ctx, r.User)
 		if err != nil {
 			return err
 		}
@@ -99,7 +99,7 @@ func (h *handler) UpdateUser(ctx context.Context, r api.UpdateUserRequestObject)
 // DeleteUser removes a user; see UpdateUser for the last admin.
 func (h *handler) DeleteUser(ctx context.Context, r api.DeleteUserRequestObject) (api.DeleteUserResponseObject, error) {
 	err := h.DB.Update(ctx, func(tx *metadata.Tx) error {
-		before, err := lockUser(ctx, tx, r.User)
+		before, err := tx.LockUser(ctx, r.User)
 		if err != nil {
 			return err
 		}
@@ -128,7 +128,7 @@ func (h *handler) SetPassword(ctx context.Context, r api.SetPasswordRequestObjec
 		return nil, err
 	}
 	err = h.DB.Update(ctx, func(tx *metadata.Tx) error {
-		if _, err := lockUser(ctx, tx, r.User); err != nil {
+		if _, err := tx.LockUser(ctx, r.User); err != nil {
 			return err
 		}
 		_, err := tx.UpdateUser(ctx, r.User, metadata.UserChange{PasswordHash: &hash})
