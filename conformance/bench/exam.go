@@ -4,8 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -44,6 +48,7 @@ type exam struct {
 
 	started time.Time
 	before  counters
+	profile *process // perf, while the clock runs
 }
 
 // counters are what the machine has counted so far for the servers of a target.
@@ -97,6 +102,11 @@ func (x *exam) begin() error {
 	if x.t.s3 {
 		resetPeak(x.lab.minio.pid)
 	}
+	if x.perf != "" && x.t.pid() != 0 {
+		if err := x.record(); err != nil {
+			return err
+		}
+	}
 	var err error
 	if x.before, err = x.counters(); err != nil {
 		return err
@@ -112,6 +122,10 @@ func (x *exam) end(ops int, bytes int64) error {
 	now, err := x.counters()
 	if err != nil {
 		return err
+	}
+	if x.profile != nil {
+		x.profile.stop(syscall.SIGINT)
+		x.profile = nil
 	}
 	x.CPU = (now.cpu - x.before.cpu).Seconds()
 	x.CPUPostgres = (now.pg - x.before.pg).Seconds()
@@ -134,6 +148,20 @@ func (x *exam) end(ops int, bytes int64) error {
 	case unitMB:
 		x.Value = float64(x.Resident) / 1e6
 	}
+	return nil
+}
+
+// record lets perf watch the server until the end. Whatever perf costs is part
+// of what is measured then.
+func (x *exam) record() error {
+	name := fmt.Sprintf("%s-%s-%d", x.w.name, x.t.name, x.round)
+	cmd := exec.Command("perf", "record", "-q", "-e", "cpu-clock", "-F", "997", "-g",
+		"-o", filepath.Join(x.perf, name+".data"), "-p", strconv.Itoa(x.t.pid()))
+	var err error
+	if x.profile, err = start(x.perf, name, cmd); err != nil {
+		return err
+	}
+	time.Sleep(300 * time.Millisecond) // it does not say when it is ready
 	return nil
 }
 

@@ -34,6 +34,7 @@ type bench struct {
 	lab    *lab
 	rounds int
 	time   time.Duration // of workloads that repeat a small request
+	perf   string        // directory for profiles; "" takes none
 
 	large, images, mounts, tags, repos, crowd int
 
@@ -88,6 +89,7 @@ func run(ctx context.Context, args []string) (err error) {
 		page    = f.String("page", "", "Markdown page whose part between the markers is replaced by the tables")
 		growth  = f.Bool("growth", false, "measure cost against growth instead: up to 1 million tags and 100 thousand repositories")
 		rows    = f.Int("growth-max", 1_000_000, "most tags of -growth; at most 100 thousand repositories are made")
+		perf    = f.String("perf", "", "directory for a profile of the server in each workload, taken with perf record (give -berth a binary with symbols)")
 		list    = f.Bool("list", false, "list workloads and targets, and end")
 	)
 	if err := f.Parse(args); err != nil {
@@ -100,7 +102,7 @@ func run(ctx context.Context, args []string) (err error) {
 		fmt.Println("\ntargets:", strings.Join(targetKinds(), " "))
 		return nil
 	}
-	b := &bench{rounds: *rounds, time: *seconds, large: 256 * mib, images: 200, mounts: 2400, tags: 10_000, repos: 1_000, crowd: 100,
+	b := &bench{rounds: *rounds, time: *seconds, perf: *perf, large: 256 * mib, images: 200, mounts: 2400, tags: 10_000, repos: 1_000, crowd: 100,
 		contents: map[string]*content{}, stocks: map[string]*stock{}, pushedTags: map[string]int{}, cataloged: map[string]bool{}}
 	if *quick {
 		b.rounds, b.time, b.large, b.images, b.mounts, b.tags, b.repos, b.crowd = 1, 300*time.Millisecond, 32*mib, 24, 240, 1000, 120, 20
@@ -167,7 +169,7 @@ func run(ctx context.Context, args []string) (err error) {
 func publicArgs(args []string) (list []string) {
 	for i := 0; i < len(args); i++ {
 		a := args[i]
-		if slices.Contains([]string{"-user", "-dir", "-json", "-page", "-berth", "-distribution", "-zot", "-olareg", "-harbor", "-minio", "-nginx", "-pgbin"}, a) {
+		if slices.Contains([]string{"-user", "-dir", "-json", "-page", "-perf", "-berth", "-distribution", "-zot", "-olareg", "-harbor", "-minio", "-nginx", "-pgbin"}, a) {
 			i++
 			continue
 		}
