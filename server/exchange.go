@@ -115,16 +115,23 @@ type requestBody struct {
 	stall   time.Duration
 	clock   func() time.Time
 	renewed time.Time
+	ended   atomic.Bool // read to its end
 	n       atomic.Int64
 	failed  atomic.Pointer[error]
 }
 
-// How often the read deadline is moved at most: it is two system calls.
-const renewEvery = time.Second
+const (
+	// renewEvery is how often the read deadline is moved at most.
+	renewEvery = time.Second
+	// drainTimeout bounds what net/http does after us: when a handler has left some of
+	// the body, it reads up to 256 KiB more, to be able to use the connection
+	// again, and a client that sends nothing would hold it for ever.
+	drainTimeout = 5 * time.Second
+)
 
 func (b *requestBody) Read(p []byte) (int, error) {
 	if b.stall > 0 {
-		if now := b.clock(); now.Sub(b.renewed) >= renewEvery {
+		if now := b.clock(); now.Sub(b.renewed) >= min(renewEvery, b.stall/8) {
 			b.renewed = now
 			// Without a deadline (in tests over a pipe) there is nothing to renew.
 			_ = b.control.SetReadDeadline(time.Now().Add(b.stall))
@@ -132,20 +139,28 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	}
 	n, err := b.rc.Read(p)
 	b.n.Add(int64(n))
-	if err != nil {
+	switch {
+	case err == io.EOF:
+		b.ended.Store(true)
 		if b.stall > 0 {
 			// From here on net/http waits for the next request or for the client to
 			// hang up; an old deadline would cancel the context of a slow commit.
 			_ = b.control.SetReadDeadline(time.Time{})
 		}
-		if err != io.EOF {
-			b.failed.Store(&err)
-		}
+	case err != nil:
+		b.failed.Store(&err)
 	}
 	return n, err
 }
 
 func (b *requestBody) Close() error { return b.rc.Close() }
+
+// done is called when the handler has returned.
+func (b *requestBody) done() {
+	if b != nil && b.stall > 0 && !b.ended.Load() {
+		_ = b.control.SetReadDeadline(time.Now().Add(min(b.stall, drainTimeout)))
+	}
+}
 
 // failure is the error that reading from the client ended with, or nil.
 func (b *requestBody) failure() error {

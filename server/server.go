@@ -205,6 +205,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		if p := recover(); p != nil {
 			s.panicked(ex, r, p)
 		}
+		ex.body.done()
 		s.finish(ex, r)
 		if ex.aborted {
 			panic(http.ErrAbortHandler) // net/http closes the connection and says nothing
