@@ -41,8 +41,8 @@ type Config struct {
 	// PartSize is the size of the first 1,000 parts of a large upload, in
 	// bytes: 5 MiB to 1 GiB, 8 MiB by default. It doubles with every further 1,000,
 	// as far as the budget allows, since S3 takes 10,000 parts and the size of an upload is not
-	// known before its end. 50 GiB need parts of 32 MiB; the default budget ends
-	// at about 1 TB.
+	// known before its end. 50 GiB need parts of 32 MiB; with the default budget
+	// an object ends at 1 TiB, with 3 GiB at 5 TiB.
 	PartSize int64
 
 	// Parallel is how many parts of one upload are sent at a time, 3 by default.
@@ -64,7 +64,7 @@ type Config struct {
 const (
 	minPart  = 5 << 20 // of S3, for all parts but the last one
 	maxParts = 10_000
-	maxPiece = 1 << 30
+	maxPart  = 4 << 30 // S3 allows 5 GiB
 )
 
 // ParseURL reads
@@ -168,7 +168,7 @@ func (c Config) check() error {
 			return fmt.Errorf("the S3 prefix is %q, want at most 500 bytes of printable text", c.Prefix)
 		}
 	}
-	if c.PartSize != 0 && (c.PartSize < minPart || c.PartSize > maxPiece) {
+	if c.PartSize != 0 && (c.PartSize < minPart || c.PartSize > 1<<30) {
 		return fmt.Errorf("the S3 part size is %d bytes, want 5 MiB to 1 GiB", c.PartSize)
 	}
 	return nil
@@ -269,7 +269,7 @@ type partSizes struct{ first, max int64 }
 // hold a part and what is kept back.
 func newPartSizes(first, leaseMax int64) partSizes {
 	largest := leaseMax - minPart - 2*storage.BlockSize
-	return partSizes{first: min(first, largest), max: min(maxPiece, largest)}
+	return partSizes{first: min(first, largest), max: min(maxPart, largest)}
 }
 
 // size is that of part i, counted from 0.

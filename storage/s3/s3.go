@@ -512,7 +512,7 @@ func retryable(err error) bool {
 	case "":
 		return true // no answer
 	case "RequestTimeout", "RequestTimeTooSkewed", "Throttling", "ThrottlingException", "RequestLimitExceeded",
-		"SlowDown", "SlowDownWrite", "SlowDownRead", "InternalError", "ServiceUnavailable", "IncompleteBody", minio.BadDigest,
+		"SlowDown", "SlowDownWrite", "SlowDownRead", "InternalError", "ServiceUnavailable", "IncompleteBody", minio.BadDigest, "XAmzContentChecksumMismatch",
 		"ExpiredToken", "OperationAborted", "XMinioServerNotInitialized", "XMinioBackendDown":
 		return true
 	}
