@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"sync"
 	"testing"
 	"testing/iotest"
@@ -15,6 +14,7 @@ import (
 	"berth/metadata"
 	"berth/oci"
 	"berth/storage"
+	"berth/storage/storagetest"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -90,8 +90,15 @@ func (m *mortal) Abort(ctx context.Context, s storage.Session) error {
 	return errors.Join(err, m.chance("after Abort"))
 }
 
+// leftovers is for the stores here that wrap another one.
+func leftovers(store storage.Store, s storage.Session) []string {
+	if l, ok := store.(storage.Leaver); ok {
+		return l.Leftovers(s)
+	}
+	return nil
+}
+
 func (m *mortal) Leftovers(s storage.Session) []string     { return leftovers(m.Store, s) }
-func (f *failing) Leftovers(s storage.Session) []string    { return leftovers(f.Store, s) }
 func (c *commitHook) Leftovers(s storage.Session) []string { return leftovers(c.Store, s) }
 
 func (m *mortal) Delete(ctx context.Context, keys ...string) error {
@@ -102,99 +109,116 @@ func (m *mortal) Delete(ctx context.Context, keys ...string) error {
 	return errors.Join(err, m.chance("after Delete"))
 }
 
+// attempt is one push by a process that may die.
+type attempt struct {
+	*env
+	r    *Registry
+	repo string
+	data []byte
+	d    digest.Digest
+}
+
+// put pushes in chunks, the last one with the closing request, under a digest of
+// the algorithm, and tells whether that was acknowledged.
+func (a *attempt) put(d digest.Digest, chunks ...int) bool {
+	u, err := a.r.StartUpload(a.ctx, alice, a.repo, digest.SHA256)
+	rest := a.data
+	for _, n := range chunks {
+		if err == nil {
+			_, err = a.r.AppendUpload(a.ctx, alice, a.repo, u.ID, -1, int64(n), bytes.NewReader(rest[:n]))
+			rest = rest[n:]
+		}
+	}
+	if err == nil {
+		_, err = a.r.CommitUpload(a.ctx, alice, a.repo, u.ID, d, -1, int64(len(rest)), bytes.NewReader(rest))
+	}
+	return err == nil
+}
+
 // TestDeathAnywhere lets a process die at every point of every kind of push,
 // and of the jobs. Whatever was acknowledged is there; no row points to
 // missing or wrong bytes; every stored byte has a row; and the same push
 // again, through another process, succeeds.
 func TestDeathAnywhere(t *testing.T) {
-	data := random(100_000, 1)
-	d := digest.FromBytes(data)
-	d512 := digest.SHA512.FromBytes(data)
-
-	// A scenario pushes data with a mortal registry and tells what was acknowledged.
-	put := func(e *env, r *Registry, d digest.Digest, chunks ...int) (acknowledged bool) {
-		u, err := r.StartUpload(e.ctx, alice, repo, digest.SHA256)
-		rest := data
-		for _, n := range chunks {
-			if err == nil {
-				_, err = r.AppendUpload(e.ctx, alice, repo, u.ID, -1, int64(n), bytes.NewReader(rest[:n]))
-				rest = rest[n:]
-			}
-		}
-		if err == nil {
-			_, err = r.CommitUpload(e.ctx, alice, repo, u.ID, d, -1, int64(len(rest)), bytes.NewReader(rest))
-		}
-		return err == nil
-	}
 	scenarios := []struct {
 		name   string
-		before func(*env) // by a healthy process
-		run    func(*env, *Registry) (acknowledged bool)
-		least  int           // chances to die that there are at least
-		blob   digest.Digest // what is acknowledged when nothing dies, if anything
+		before func(*attempt) // by a healthy process
+		run    func(*attempt) (acknowledged digest.Digest)
+		least  int  // chances to die that there are at least
+		ends   bool // with something acknowledged
 	}{
-		{name: "single POST", least: 5, blob: d, run: func(e *env, r *Registry) bool {
-			_, err := r.PutBlob(e.ctx, alice, repo, d, int64(len(data)), bytes.NewReader(data))
-			return err == nil
+		{name: "single POST", least: 5, ends: true, run: func(a *attempt) digest.Digest {
+			b, _ := a.r.PutBlob(a.ctx, alice, a.repo, a.d, int64(len(a.data)), bytes.NewReader(a.data))
+			return b.Digest
 		}},
-		{name: "POST, PUT", least: 5, blob: d, run: func(e *env, r *Registry) bool { return put(e, r, d) }},
-		{name: "POST, PATCH, PATCH, PUT", least: 8, blob: d, run: func(e *env, r *Registry) bool { return put(e, r, d, 10, len(data)-10) }},
-		{name: "sha512 at the end", least: 6, blob: d512, run: func(e *env, r *Registry) bool { return put(e, r, d512, len(data)) }},
-		{name: "a blob that another repository has", least: 5, blob: d,
-			before: func(e *env) { e.push(e.r, "team/other", data) },
-			run:    func(e *env, r *Registry) bool { return put(e, r, d) }},
-		{name: "a blob that another process pushes meanwhile", least: 7, blob: d, run: func(e *env, r *Registry) bool {
+		{name: "POST, PUT", least: 5, ends: true, run: func(a *attempt) digest.Digest { return acknowledged(a.put(a.d), a.d) }},
+		{name: "POST, PATCH, PATCH, PUT", least: 8, ends: true, run: func(a *attempt) digest.Digest {
+			return acknowledged(a.put(a.d, 10, len(a.data)-10), a.d)
+		}},
+		{name: "sha512 at the end", least: 6, ends: true, run: func(a *attempt) digest.Digest {
+			d := digest.SHA512.FromBytes(a.data)
+			return acknowledged(a.put(d, len(a.data)), d)
+		}},
+		{name: "a blob that another repository has", least: 5, ends: true,
+			before: func(a *attempt) { a.push(a.env.r, "team/other", a.data) },
+			run:    func(a *attempt) digest.Digest { return acknowledged(a.put(a.d), a.d) }},
+		{name: "a blob that another process pushes meanwhile", least: 7, ends: true, run: func(a *attempt) digest.Digest {
 			// The other one comes between this one's look at the rows and its insert.
-			m := r.store.(*mortal)
-			m.Store = &commitHook{Store: m.Store, after: func() { e.push(e.r, "team/other", data) }}
-			return put(e, r, d)
+			m := a.r.store.(*mortal)
+			m.Store = &commitHook{Store: m.Store, after: func() { a.push(a.env.r, "team/other", a.data) }}
+			return acknowledged(a.put(a.d), a.d)
 		}},
-		{name: "a wrong digest", least: 5, run: func(e *env, r *Registry) bool {
-			put(e, r, digest.FromString("wrong"))
-			return false
+		{name: "a wrong digest", least: 5, run: func(a *attempt) digest.Digest {
+			a.put(digest.FromString("wrong"))
+			return ""
 		}},
-		{name: "cancelled", least: 5, run: func(e *env, r *Registry) bool {
-			u, err := r.StartUpload(e.ctx, alice, repo, digest.SHA256)
+		{name: "cancelled", least: 5, run: func(a *attempt) digest.Digest {
+			u, err := a.r.StartUpload(a.ctx, alice, a.repo, digest.SHA256)
 			if err == nil {
-				_, err = r.AppendUpload(e.ctx, alice, repo, u.ID, -1, -1, bytes.NewReader(data))
+				_, err = a.r.AppendUpload(a.ctx, alice, a.repo, u.ID, -1, -1, bytes.NewReader(a.data))
 			}
 			if err == nil {
-				_ = r.CancelUpload(e.ctx, alice, repo, u.ID)
+				_ = a.r.CancelUpload(a.ctx, alice, a.repo, u.ID)
 			}
-			return false
+			return ""
 		}},
-		{name: "jobs", least: 6, before: func(e *env) {
+		{name: "jobs", least: 6, before: func(a *attempt) {
 			for range 3 {
-				u, err := e.r.StartUpload(e.ctx, alice, repo, digest.SHA256)
-				e.ok(err)
-				_, err = e.r.AppendUpload(e.ctx, alice, repo, u.ID, -1, -1, bytes.NewReader(data))
-				e.ok(err)
+				u, err := a.env.r.StartUpload(a.ctx, alice, a.repo, digest.SHA256)
+				a.ok(err)
+				_, err = a.env.r.AppendUpload(a.ctx, alice, a.repo, u.ID, -1, -1, bytes.NewReader(a.data))
+				a.ok(err)
 			}
-			e.push(e.r, "team/other", data)
-			e.clock.add(48 * time.Hour)
-		}, run: func(e *env, r *Registry) bool {
-			_, _ = r.ExpireUploads(e.ctx)
-			e.clock.add(48 * time.Hour)
-			_, _ = r.CollectGarbage(e.ctx)
-			return false
+			a.push(a.env.r, "team/other", a.data)
+			a.clock.add(48 * time.Hour)
+		}, run: func(a *attempt) digest.Digest {
+			_, _ = a.r.ExpireUploads(a.ctx)
+			a.clock.add(48 * time.Hour)
+			_, _ = a.r.CollectGarbage(a.ctx)
+			return ""
 		}},
 	}
-	onEach(t, func(t *testing.T, shared *env) {
+	onEach(t, func(t *testing.T, e *env) {
+		e.raced = true // what died was in a race with those that come after it
+		seed := uint64(0)
 		for _, s := range scenarios {
 			t.Run(s.name, func(t *testing.T) {
 				deaths := map[string]int{}
 				for n := 0; ; n++ {
-					e := shared.fresh(t)
-					e.raced = true // what died was in a race with those that come after it
+					seed++
+					e.TB = t
+					a := &attempt{env: e, repo: fmt.Sprint("team/app", seed), data: random(100_000, seed)}
+					a.d = digest.FromBytes(a.data)
 					if s.before != nil {
-						s.before(e)
+						s.before(a)
 					}
 					db := e.openDB()
 					m := &mortal{Store: e.store(), db: db, left: n}
-					acknowledged := s.run(e, New(db, m, e.o))
+					a.r = New(db, m, e.o)
+					said := s.run(a)
 					if m.when == "" {
-						if n < s.least || acknowledged != (s.blob != "") {
-							t.Errorf("%d chances to die, acknowledged: %v", n, acknowledged)
+						if n < s.least || (said != "") != s.ends {
+							t.Errorf("%d chances to die, acknowledged: %v", n, said)
 						}
 						break
 					}
@@ -203,13 +227,11 @@ func TestDeathAnywhere(t *testing.T) {
 						e.TB = t
 						e.noOrphans()
 						other := e.replica()
-						if acknowledged {
-							if b, err := other.Blob(e.ctx, repo, s.blob); err != nil || b.Size != int64(len(data)) {
-								t.Errorf("acknowledged, but: %+v, %v", b, err)
-							}
+						if said != "" && !bytes.Equal(e.read(other, a.repo, said), a.data) {
+							t.Error("acknowledged, but with other bytes")
 						}
-						e.push(other, repo, data)
-						if !bytes.Equal(e.read(other, repo, d), data) {
+						e.push(other, a.repo, a.data)
+						if !bytes.Equal(e.read(other, a.repo, a.d), a.data) {
 							t.Error("other bytes")
 						}
 						e.settled()
@@ -221,15 +243,11 @@ func TestDeathAnywhere(t *testing.T) {
 	})
 }
 
-// fresh is an empty env of the same kind.
-func (e *env) fresh(t *testing.T) *env {
-	for _, b := range backends {
-		if strings.Contains(e.Name(), strings.ReplaceAll(b.name, " ", "_")) {
-			url, driver, dsn := b.db(t)
-			return newEnv(t, url, driver, dsn, b.store(t))
-		}
+func acknowledged(ok bool, d digest.Digest) digest.Digest {
+	if ok {
+		return d
 	}
-	panic("no backend for " + e.Name())
+	return ""
 }
 
 // commitHook does something once, after the first Commit.
@@ -245,110 +263,102 @@ func (c *commitHook) Commit(ctx context.Context, s storage.Session) (string, err
 	return key, err
 }
 
-// TestStoreTrouble: the store fails for a while, and nothing is lost by it.
+// TestStoreTrouble: the store fails at times, and nothing is lost by it.
 func TestStoreTrouble(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
+		e.raced = true // the success of an Append is thrown away
 		data := random(50_000, 9)
 		d := digest.FromBytes(data)
-		e.raced = true // failing leaves half of its Appends
-		f := &failing{Store: e.store()}
+		f := storagetest.Faulty(e.store(),
+			storagetest.Fault{Op: "Append", Call: 1, Bytes: 1000},
+			storagetest.Fault{Op: "Append", Call: 2, After: true},
+			storagetest.Fault{Op: "Commit", Call: 1},
+			storagetest.Fault{Op: "Commit", Call: 2, After: true},
+			storagetest.Fault{Op: "Open", Call: 1},
+			storagetest.Fault{Op: "Abort", Call: 1}, storagetest.Fault{Op: "Abort", Call: 2}, // as they are cancelled
+			storagetest.Fault{Op: "Abort", Call: 3}, storagetest.Fault{Op: "Abort", Call: 4}, // as they are collected
+		)
 		r := New(e.openDB(), f, e.o)
 		u, err := r.StartUpload(e.ctx, alice, repo, digest.SHA256)
 		e.ok(err)
-
-		f.fail = true
-		got, err := r.AppendUpload(e.ctx, alice, repo, u.ID, 0, -1, bytes.NewReader(data))
-		e.is(err, oci.ErrUnavailable)
-		if got.Size != 0 {
-			t.Errorf("%+v", got)
+		for range 2 {
+			got, err := r.AppendUpload(e.ctx, alice, repo, u.ID, 0, -1, bytes.NewReader(data))
+			e.is(err, oci.ErrUnavailable)
+			if got.Size != 0 {
+				t.Errorf("%+v", got)
+			}
 		}
-		f.fail = false
 		_, err = r.AppendUpload(e.ctx, alice, repo, u.ID, 0, -1, bytes.NewReader(data))
 		e.ok(err)
-		f.fail = true
-		_, err = r.CommitUpload(e.ctx, alice, repo, u.ID, d, -1, 0, nil)
-		e.is(err, oci.ErrUnavailable)
-		_, err = r.PutBlob(e.ctx, alice, repo, d, -1, bytes.NewReader(data))
-		e.is(err, oci.ErrUnavailable)
-		f.fail = false
-		_, err = r.CommitUpload(e.ctx, alice, repo, u.ID, d, -1, 0, nil)
-		e.ok(err)
-		e.read(r, repo, d)
-
+		for range 2 {
+			_, err = r.CommitUpload(e.ctx, alice, repo, u.ID, d, -1, 0, nil)
+			e.is(err, oci.ErrUnavailable)
+		}
+		// A store may or may not commit a session again; either way the client gets on.
+		if _, err = r.CommitUpload(e.ctx, alice, repo, u.ID, d, -1, 0, nil); err != nil {
+			e.is(err, oci.ErrBlobUploadInvalid)
+			e.push(r, repo, data)
+		}
+		e.read(e.r, repo, d)
 		b, err := r.Blob(e.ctx, repo, d)
 		e.ok(err)
-		f.fail = true
 		_, err = r.OpenBlob(e.ctx, b, 0, -1)
 		e.is(err, oci.ErrUnavailable)
 
-		// What cannot be deleted now is tried again later, and does not stand in the way.
-		f.fail = false
-		for range 3 {
+		// What cannot be removed now is tried again later.
+		for i := range 2 {
 			u, err := r.StartUpload(e.ctx, alice, repo, digest.SHA256)
 			e.ok(err)
-			_, err = r.AppendUpload(e.ctx, alice, repo, u.ID, 0, -1, bytes.NewReader(data))
+			_, err = r.AppendUpload(e.ctx, alice, repo, u.ID, 0, -1, bytes.NewReader(data[i:]))
 			e.ok(err)
-			f.fail = true
 			e.ok(r.CancelUpload(e.ctx, alice, repo, u.ID))
-			f.fail = false
 		}
 		e.clock.add(2 * graceOfSessions)
-		f.fail = true
-		if n, err := r.CollectGarbage(e.ctx); n != 0 || err == nil {
+		if n, err := r.CollectGarbage(e.ctx); n != 0 || !errors.Is(err, storagetest.ErrFault) {
 			t.Errorf("collected %d, %v", n, err)
 		}
-		f.fail = false
 		if n, err := r.CollectGarbage(e.ctx); n != 0 || err != nil {
 			t.Errorf("collected %d at once, %v", n, err)
 		}
 		e.clock.add(retryGarbage)
-		if n, err := r.CollectGarbage(e.ctx); n < 3 || err != nil {
-			t.Errorf("collected %d, %v", n, err)
+		if n, err := r.CollectGarbage(e.ctx); n != 2 || err != nil {
+			t.Errorf("collected %d later, %v", n, err)
 		}
 		e.settled()
 	})
 }
 
-// failing is a store that does not answer at times.
-type failing struct {
-	storage.Store
-	fail bool
-}
-
-var errNoAnswer = errors.New("no answer")
-
-func (f *failing) Append(ctx context.Context, s storage.Session, r io.Reader, w io.Writer) (storage.Session, int64, error) {
-	if f.fail {
-		_, _, _ = f.Store.Append(ctx, s, io.LimitReader(r, 1000), w)
-		return s, 0, errNoAnswer
-	}
-	return f.Store.Append(ctx, s, r, w)
-}
-
-func (f *failing) Commit(ctx context.Context, s storage.Session) (string, error) {
-	if f.fail {
-		return "", errNoAnswer
-	}
-	return f.Store.Commit(ctx, s)
-}
-
-func (f *failing) Abort(ctx context.Context, s storage.Session) error {
-	if f.fail {
-		return errNoAnswer
-	}
-	return f.Store.Abort(ctx, s)
-}
-
-func (f *failing) Delete(ctx context.Context, keys ...string) error {
-	if f.fail {
-		return errNoAnswer
-	}
-	return f.Store.Delete(ctx, keys...)
-}
-
-func (f *failing) Open(ctx context.Context, key string, off, n int64) (io.ReadCloser, error) {
-	if f.fail {
-		return nil, errNoAnswer
-	}
-	return f.Store.Open(ctx, key, off, n)
+// TestDatabaseGone: without the database nothing is acknowledged.
+func TestDatabaseGone(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		data := []byte("data")
+		u, err := e.r.StartUpload(e.ctx, alice, repo, digest.SHA256)
+		e.ok(err)
+		_, err = e.r.AppendUpload(e.ctx, alice, repo, u.ID, 0, -1, bytes.NewReader(data))
+		e.ok(err)
+		db := e.openDB()
+		gone := New(db, e.store(), e.o)
+		e.ok(db.Close())
+		_, err = gone.StartUpload(e.ctx, alice, repo, digest.SHA256)
+		e.is(err, oci.ErrUnavailable)
+		_, err = gone.AppendUpload(e.ctx, alice, repo, u.ID, 4, -1, bytes.NewReader(data))
+		e.is(err, oci.ErrUnavailable)
+		_, err = gone.CommitUpload(e.ctx, alice, repo, u.ID, digest.FromBytes(data), -1, 0, nil)
+		e.is(err, oci.ErrUnavailable)
+		_, err = gone.PutBlob(e.ctx, alice, repo, digest.FromBytes(data), 4, bytes.NewReader(data))
+		e.is(err, oci.ErrUnavailable)
+		_, err = gone.Manifest(e.ctx, repo, tagged("x"))
+		e.is(err, oci.ErrUnavailable)
+		_, err = gone.PushManifest(e.ctx, alice, repo, tagged("x"), nil, "a/b", []byte("{}"))
+		e.is(err, oci.ErrUnavailable)
+		_, err = gone.MountBlob(e.ctx, alice, repo, digest.FromBytes(data), "team/from")
+		e.is(err, oci.ErrUnavailable)
+		_, _, err = gone.Referrers(e.ctx, repo, digest.FromBytes(data), "", "", 10)
+		e.is(err, oci.ErrUnavailable)
+		_, err = gone.ExpireUploads(e.ctx)
+		e.is(err, oci.ErrUnavailable)
+		_, err = gone.CollectGarbage(e.ctx)
+		e.is(err, oci.ErrUnavailable)
+		e.settled()
+	})
 }
