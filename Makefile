@@ -28,8 +28,11 @@ build: ## Build the static binary ./berth
 	$(GO_BUILD) -o $(BIN) ./cmd/berth
 
 .PHONY: test
-test: tools verify ## Everything: tools, checks, all tests with real servers and clients (PKG=, ARGS=)
-	go run ./testenv/withservers go test -race -p 2 -timeout 25m $(ARGS) $(PKG)
+test: tools ## Everything: tools, checks, all tests with real servers and clients (PKG=, ARGS=)
+	@failed=; \
+	scripts/check.sh || failed="$$failed checks"; \
+	go run ./testenv/withservers go test -race -p 2 -timeout 25m $(ARGS) $(PKG) || failed="$$failed tests"; \
+	if [ -n "$$failed" ]; then echo "FAILED:$$failed"; exit 1; fi; echo "all checks and tests passed"
 
 .PHONY: verify
 verify: ## The quick checks: gofmt, vet, staticcheck, generated files
