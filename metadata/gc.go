@@ -83,7 +83,7 @@ func (tx *Tx) CollectManifests(ctx context.Context, grace, untaggedTTL time.Dura
 	if err != nil {
 		return Pass{}, err
 	}
-	ttl := max(grace, untaggedTTL)
+	ttl := max(grace, untaggedTTL.Truncate(time.Millisecond)) // SQLite's clock counts those
 	if untaggedTTL > 0 && len(due) < GCBatch {
 		ripe, err := tx.manifestCandidates(ctx, true, now.Add(-ttl), GCBatch-len(due))
 		if err != nil {

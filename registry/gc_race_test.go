@@ -18,14 +18,14 @@ import (
 )
 
 // Pushers, mounters and deleters of the same few images work while three
-// collectors without any grace period take what they can. A push that is accepted is whole at that moment and until
+// collectors with next to no grace period take what they can. A push that is accepted is whole at that moment and until
 // somebody deletes it; what a push needs may go before its manifest comes, and then the
 // push is told so and begins again. In the end nothing is left over.
 func TestGCRace(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
 		e.raced = true
 		const pushers, repos, images = 6, 2, 3
-		rounds := 30
+		rounds := 20
 		if testing.Short() {
 			rounds = 8
 		}
@@ -45,10 +45,13 @@ func TestGCRace(t *testing.T) {
 						return
 					default:
 					}
-					if _, err := r.Collect(e.ctx, GCRun{UntaggedTTL: time.Nanosecond}); err != nil {
+					// A push takes longer than that now and then.
+					run := GCRun{Grace: rand.N(100 * time.Millisecond), UntaggedTTL: time.Nanosecond}
+					if _, err := r.Collect(e.ctx, run); err != nil {
 						t.Errorf("collecting: %v", err)
 						return
 					}
+					time.Sleep(rand.N(20 * time.Millisecond))
 				}
 			})
 		}

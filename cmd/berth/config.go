@@ -41,6 +41,8 @@ type config struct {
 	SparseIndex     bool
 	MaxManifestSize int64
 	UploadTTL       time.Duration
+	GCGrace         time.Duration
+	UntaggedTTL     time.Duration
 	TokenTTL        time.Duration
 	StallTimeout    time.Duration
 	ShutdownTimeout time.Duration
@@ -94,6 +96,8 @@ func settings() []setting {
 		boolSetting("sparse_index", "false", "accept an index whose children are not pushed", func(c *config) *bool { return &c.SparseIndex }),
 		sizeSetting("max_manifest_size", "4MiB", "largest manifest; the specification asks for 4 MiB at least", func(c *config) *int64 { return &c.MaxManifestSize }, 4<<20, 64<<20),
 		durationSetting("upload_ttl", "24h", "an upload that rests for so long is given up", func(c *config) *time.Duration { return &c.UploadTTL }, time.Minute, 30*24*time.Hour),
+		durationSetting("gc_grace", "24h", "how long what nothing refers to stays; a push has to be complete within that time", func(c *config) *time.Duration { return &c.GCGrace }, 10*time.Minute, 90*24*time.Hour),
+		durationSetting("untagged_ttl", "0s", "how long a manifest lives that no tag, index or subject holds; 0s keeps it", func(c *config) *time.Duration { return &c.UntaggedTTL }, 0, 10*365*24*time.Hour),
 		durationSetting("token_ttl", "5m", "life of the tokens that /token hands to clients", func(c *config) *time.Duration { return &c.TokenTTL }, time.Minute, time.Hour),
 		durationSetting("stall_timeout", "2m", "a client that sends or takes no byte for so long is cut off", func(c *config) *time.Duration { return &c.StallTimeout }, time.Second, time.Hour),
 		durationSetting("shutdown_timeout", "30s", "how long a stopping server waits for what is in flight", func(c *config) *time.Duration { return &c.ShutdownTimeout }, 0, time.Hour),

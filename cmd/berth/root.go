@@ -25,6 +25,7 @@ BERTH_USERNAME and BERTH_PASSWORD, else as 'docker login' or 'berth login' did.`
 		newServeCommand(),
 		newMigrateCommand(),
 		newConfigCommand(),
+		newGCCommand(),
 	} {
 		c.GroupID = groupServer
 		root.AddCommand(c)

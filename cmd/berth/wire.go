@@ -156,13 +156,11 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	if err != nil {
 		return a, err
 	}
-	reg := registry.New(a.db, a.store, registry.Options{
-		DefaultVisibility: c.Visibility,
-		AllowSparse:       c.SparseIndex,
-		MaxManifestSize:   c.MaxManifestSize,
-		UploadTTL:         c.UploadTTL,
-		Logger:            log,
-	})
+	gc := newGCMetrics(a.metrics)
+	options := registryOptions(c)
+	options.Collected, options.Logger = gc.collected, log
+	reg := registry.New(a.db, a.store, options)
+	a.metrics.MustRegister(newQueueCollector(reg.Queues, log))
 	authenticators := auth.NewChain(nil, auth.NewTokens(a.db, log, nil), passwords)
 	management, err := admin.New(admin.Options{
 		DB:                a.db,
@@ -205,7 +203,8 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	}
 	a.jobs = []job{
 		{"expire-uploads", time.Minute, reg.ExpireUploads},
-		{"collect-garbage", 30 * time.Second, reg.CollectGarbage},
+		{"collect-unreferenced", 30 * time.Second, gc.counted(reg.CollectUnreferenced)},
+		{"collect-garbage", 30 * time.Second, gc.counted(reg.CollectGarbage)},
 	}
 	return a, nil
 }

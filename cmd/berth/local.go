@@ -1,0 +1,71 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/cobra"
+
+	"berth/metadata"
+	"berth/registry"
+	"berth/storage"
+)
+
+// local is what the commands work on that go to the configured database and
+// store themselves, beside running servers.
+type local struct {
+	config   *config
+	db       *metadata.DB
+	store    storage.Store // nil for commands that do not need it
+	registry *registry.Registry
+}
+
+// runLocal opens what a command works on, runs it, and closes. It does not
+// migrate: servers of an older version may be running.
+func runLocal(cmd *cobra.Command, withStore bool, run func(context.Context, *local) error) (err error) {
+	c, err := loadConfig(cmd.Flags(), os.Environ())
+	if err != nil {
+		return err
+	}
+	ctx, log := cmd.Context(), newLogger(c, cmd.ErrOrStderr())
+	l := &local{config: c}
+	if l.db, err = metadata.Open(ctx, metadata.Options{URL: c.DatabaseURL, MaxConns: 4, Logger: log}); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.db.Close()) }()
+	have, want, err := l.db.SchemaVersion(ctx)
+	if err != nil {
+		return err
+	}
+	if have != want {
+		return fmt.Errorf("the database has schema version %d and this program needs %d: use the berth of the servers, or run 'berth migrate' when they are updated", have, want)
+	}
+	if withStore {
+		if l.store, err = openStore(ctx, c, log, prometheus.NewRegistry()); err != nil {
+			return err
+		}
+	}
+	o := registryOptions(c)
+	o.Logger = log
+	l.registry = registry.New(l.db, l.store, o)
+	return run(ctx, l)
+}
+
+// registryOptions are what the settings say about the registry.
+func registryOptions(c *config) registry.Options {
+	o := registry.Options{
+		DefaultVisibility: c.Visibility,
+		AllowSparse:       c.SparseIndex,
+		MaxManifestSize:   c.MaxManifestSize,
+		UploadTTL:         c.UploadTTL,
+		GCGrace:           c.GCGrace,
+		UntaggedTTL:       c.UntaggedTTL,
+	}
+	if c.StorageRedirect {
+		o.ReadTTL = c.RedirectTTL
+	}
+	return o
+}
