@@ -114,7 +114,9 @@ func (db *DB) openSQLite(ctx context.Context, path string) error {
 	}
 	// The driver is used through its own type, not by a registered name, for
 	// nothing here depends on what else is linked.
-	writes := sql.OpenDB(connector{driver: &sqlite.Driver{}, dsn: dsn("synchronous(FULL)", "cache_size(-4096)")})
+	writes := sql.OpenDB(connector{driver: &sqlite.Driver{}, dsn: dsn("synchronous(FULL)", "cache_size(-4096)",
+		// 16 MiB of log: pages that many commits change are folded into the file once.
+		"wal_autocheckpoint(4000)", "journal_size_limit(67108864)")})
 	writes.SetMaxOpenConns(1)
 	conn, err := writes.Conn(ctx)
 	if err != nil {

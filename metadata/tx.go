@@ -251,31 +251,31 @@ func (p preparedPool) ExecContext(ctx context.Context, query string, args ...any
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	s, err := p.stmts.get(context.WithoutCancel(ctx), query)
+	s, err := p.stmts.get(context.Background(), query)
 	if err != nil {
 		return nil, err
 	}
-	return s.ExecContext(context.WithoutCancel(ctx), args...)
+	return s.ExecContext(context.Background(), args...)
 }
 
 func (p preparedPool) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	s, err := p.stmts.get(context.WithoutCancel(ctx), query)
+	s, err := p.stmts.get(context.Background(), query)
 	if err != nil {
 		return nil, err
 	}
-	return s.QueryContext(context.WithoutCancel(ctx), args...)
+	return s.QueryContext(context.Background(), args...)
 }
 
 func (p preparedPool) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	s, err := p.stmts.get(context.WithoutCancel(ctx), query)
+	s, err := p.stmts.get(context.Background(), query)
 	if err != nil || ctx.Err() != nil {
 		// There is no way to make a Row with an error; the pool's own call fails alike.
 		return p.stmts.direct.QueryRowContext(ctx, query, args...)
 	}
-	return s.QueryRowContext(context.WithoutCancel(ctx), args...)
+	return s.QueryRowContext(context.Background(), args...)
 }
 
 var errClosed = errors.New("the database is closed")

@@ -69,7 +69,8 @@ func (tx *Tx) DeleteUpload(ctx context.Context, id string) (Upload, error) {
 // StaleUploads lists sessions that nobody has touched since a time, oldest first.
 func (tx *Tx) StaleUploads(ctx context.Context, before time.Time, limit int) ([]Upload, error) {
 	return list(ctx, tx, func(rows *sql.Rows) (Upload, error) { return scanUpload(rows.Scan) },
-		`SELECT `+uploadColumns+` FROM uploads WHERE updated_at < $1 ORDER BY updated_at LIMIT $2`, micros(before), limit)
+		// By the start, which has an index: one on updated_at would be written by every PATCH.
+		`SELECT `+uploadColumns+` FROM uploads WHERE started_at < $1 AND updated_at < $1 ORDER BY started_at LIMIT $2`, micros(before), limit)
 }
 
 // DeleteStaleUpload ends a session, unless somebody has touched it since.

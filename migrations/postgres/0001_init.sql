@@ -177,7 +177,7 @@ CREATE TABLE uploads (
     started_at BIGINT NOT NULL,
     updated_at BIGINT NOT NULL
 );
-CREATE INDEX uploads_updated ON uploads (updated_at);
+CREATE INDEX uploads_started ON uploads (started_at);
 
 -- Objects and sessions that nothing points to any more, to be removed from the store.
 CREATE TABLE garbage (

@@ -177,8 +177,8 @@ CREATE TABLE uploads (
     session    TEXT NOT NULL,             -- the store's, opaque
     started_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL
-);
-CREATE INDEX uploads_updated ON uploads (updated_at);
+) WITHOUT ROWID;
+CREATE INDEX uploads_started ON uploads (started_at);
 
 -- Objects and sessions that nothing points to any more, to be removed from the store.
 CREATE TABLE garbage (
