@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/crypto/argon2"
 	"golang.org/x/crypto/bcrypt"
@@ -48,6 +49,7 @@ const maxPasswordLen = 1024
 // memory nor all processors; the others wait. Safe for concurrent use.
 type Hasher struct {
 	slots chan struct{}
+	runs  atomic.Int64
 }
 
 // NewHasher makes a Hasher that runs the given number of hashes at a time; 0
@@ -64,11 +66,15 @@ func NewHasher(concurrent int) *Hasher {
 func (h *Hasher) acquire(ctx context.Context) (release func(), err error) {
 	select {
 	case h.slots <- struct{}{}:
+		h.runs.Add(1)
 		return func() { <-h.slots }, nil
 	case <-ctx.Done():
 		return nil, oci.Errorf(oci.CodeUnavailable, "too many sign-ins are being checked at the moment, try again in a few seconds").WithCause(ctx.Err())
 	}
 }
+
+// Runs is how many hashes were computed so far, wasted ones included.
+func (h *Hasher) Runs() int64 { return h.runs.Load() }
 
 // Hash makes the hash of a new password. The error is INVALID for a password
 // that is empty or longer than 1024 bytes, and UNAVAILABLE when the context
