@@ -174,7 +174,7 @@ func New(ctx context.Context, db *metadata.DB, o Options) (*Issuer, error) {
 		keys:    keys,
 		cache:   cache,
 		// The claims are checked in verify, where the reasons can be told apart.
-		parser: jwt.NewParser(jwt.WithValidMethods([]string{algorithm}), jwt.WithoutClaimsValidation()),
+		parser: jwt.NewParser(jwt.WithValidMethods([]string{algorithm}), jwt.WithStrictDecoding(), jwt.WithoutClaimsValidation()),
 	}, nil
 }
 
