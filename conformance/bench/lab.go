@@ -144,7 +144,7 @@ func (l *lab) s3Metrics(bucket string) (s3Count, error) {
 			if name := s3Name.FindStringSubmatch(m[2]); name != nil {
 				count.Requests[name[1]] += n
 			}
-		case "minio_bucket_api_traffic_received_bytes":
+		case "minio_bucket_api_traffic_sent_bytes": // MinIO has the two the wrong way round here
 			count.In += n
 		default:
 			count.Out += n

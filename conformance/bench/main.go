@@ -141,21 +141,25 @@ func run(ctx context.Context, args []string) (err error) {
 		all.target(t)
 		logf("target %s: %s, %s", t.name, t.version, t.url)
 	}
+	save := func() error {
+		if *jsonTo == "" {
+			return nil
+		}
+		return all.save(*jsonTo)
+	}
 	if *growth {
 		err = b.growth(ctx, targets, *rows, all)
 	} else {
 		all.Limits, err = b.limits(all.Limits)
 		if err == nil {
-			err = b.measure(ctx, targets, chosen, all)
+			err = b.measure(ctx, targets, chosen, all, save)
 		}
 	}
 	if err != nil {
 		return err
 	}
-	if *jsonTo != "" {
-		if err := all.save(*jsonTo); err != nil {
-			return err
-		}
+	if err := save(); err != nil {
+		return err
 	}
 	text := all.markdown()
 	if *page != "" {
@@ -249,8 +253,9 @@ func find(name string) string {
 }
 
 // measure runs the workloads: each one in turn, in rounds, over all targets.
-// What a target fails at is recorded and does not stop the others.
-func (b *bench) measure(ctx context.Context, targets []*target, chosen []workload, all *results) error {
+// What a target fails at is recorded and does not stop the others; all is
+// saved after each sample, so that a run that is interrupted can be gone on with by -add.
+func (b *bench) measure(ctx context.Context, targets []*target, chosen []workload, all *results, save func() error) error {
 	for _, w := range chosen {
 		for round := range b.rounds {
 			if w.once && round > 0 {
@@ -276,6 +281,9 @@ func (b *bench) measure(ctx context.Context, targets []*target, chosen []workloa
 					logf("%-20s %-16s round %d: %10.1f %-4s cpu %.2f s, client %.2f s, peak %.0f MB", w.name, t.name, round+1, x.Value, w.unit, x.CPU, x.CPUClient, float64(x.Peak)/1e6)
 				}
 				all.add(x.sample)
+				if err := save(); err != nil {
+					return err
+				}
 			}
 			clear(b.contents)
 		}
