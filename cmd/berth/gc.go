@@ -75,8 +75,7 @@ under way may be told that a blob is unknown, and has to push again; no image ev
 	addFlags(c.Flags())
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would go")
 	c.Flags().DurationVar(&grace, "grace", 0, "how long something has to be unreferenced; without it, the setting gc_grace")
-	output = choiceFlag(c, "output", "text", "form of the output", "text", "json")
-	c.Flags().Lookup("output").Shorthand = "o"
+	output = outputFlag(c)
 	return c
 }
 

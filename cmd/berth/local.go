@@ -69,3 +69,13 @@ func registryOptions(c *config) registry.Options {
 	}
 	return o
 }
+
+// outputFlag adds --output to a command that has no server's.
+func outputFlag(cmd *cobra.Command) *choice {
+	c := &choice{value: "text", values: []string{"text", "json"}}
+	cmd.Flags().VarP(c, "output", "o", "form of the output: text, json")
+	if err := cmd.RegisterFlagCompletionFunc("output", c.complete); err != nil {
+		panic(err) // the flag is defined in the line above
+	}
+	return c
+}

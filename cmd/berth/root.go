@@ -26,6 +26,8 @@ BERTH_USERNAME and BERTH_PASSWORD, else as 'docker login' or 'berth login' did.`
 		newMigrateCommand(),
 		newConfigCommand(),
 		newGCCommand(),
+		newWhyCommand(),
+		newDuCommand(),
 	} {
 		c.GroupID = groupServer
 		root.AddCommand(c)

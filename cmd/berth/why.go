@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"berth/metadata"
+	"berth/oci"
+	"berth/registry"
+)
+
+func newWhyCommand() *cobra.Command {
+	var output *choice
+	c := &cobra.Command{
+		Use:   "why DIGEST",
+		Short: "Say what keeps a blob or manifest, or when it goes",
+		Long: `Say what keeps a blob or manifest: every repository that has it, the manifests that need it, and the
+tags, indexes and subjects that hold those; or since when nothing does, and which rule
+decides when it goes. It reads the configured database.`,
+		Example: `  berth why sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a
+  berth why sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a -o json`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			d, err := oci.ParseDigest(args[0])
+			if err != nil {
+				return usagef("%q is not a digest, such as sha256: and 64 hexadecimal digits", args[0])
+			}
+			return runLocal(cmd, false, func(ctx context.Context, l *local) error {
+				why, err := l.registry.Why(ctx, d)
+				if err != nil {
+					var known *oci.Error
+					if errors.As(err, &known) && errors.Is(err, oci.ErrBlobUnknown) {
+						return errors.New(known.Message)
+					}
+					return err
+				}
+				if output.value == "json" {
+					return printJSON(cmd.OutOrStdout(), why)
+				}
+				printWhy(cmd.OutOrStdout(), why)
+				return nil
+			})
+		},
+	}
+	addFlags(c.Flags())
+	output = outputFlag(c)
+	return c
+}
+
+// printWhy writes a tree: what is indented further holds what is above it.
+func printWhy(w io.Writer, why registry.Why) {
+	fmt.Fprintln(w, why.Digest)
+	if b := why.Blob; b != nil {
+		fmt.Fprintf(w, "blob of %s, stored %s, object %s\n", showBytes(b.Size), showTime(b.StoredAt), b.Key)
+		if b.MissingSince != nil {
+			fmt.Fprintf(w, "  its bytes are lost since %s: push it again\n", showTime(*b.MissingSince))
+		}
+		if b.Fate != nil {
+			fmt.Fprintln(w, "  no repository has it: "+fateText(b.Fate))
+		}
+	}
+	for _, r := range why.Repositories {
+		fmt.Fprintln(w, "repository", r.Name)
+		if r.Linked != nil {
+			fmt.Fprintf(w, "  has the blob since %s\n", showTime(*r.Linked))
+		}
+		if r.Fate != nil {
+			fmt.Fprintln(w, "  no manifest needs the blob: "+fateText(r.Fate))
+		}
+		for _, m := range r.Manifests {
+			printHolder(w, "needed by the manifest", m, "  ")
+		}
+		if more := r.Needed - int64(len(r.Manifests)); more > 0 {
+			fmt.Fprintf(w, "  and by %d more\n", more)
+		}
+		if r.Manifest != nil {
+			printHolder(w, "has the manifest", r.Manifest, "  ")
+		}
+	}
+	if why.Truncated {
+		fmt.Fprintln(w, "more repositories have it")
+	}
+	for _, o := range why.Removals {
+		fmt.Fprintf(w, "collected: the object %s (%s) goes after %s\n", o.Key, showBytes(o.Size), showTime(o.After))
+	}
+}
+
+func printHolder(w io.Writer, how string, h *registry.Holder, indent string) {
+	kind := h.MediaType
+	if h.ArtifactType != "" {
+		kind = h.ArtifactType
+	}
+	fmt.Fprintf(w, "%s%s %s (%s)\n", indent, how, h.Digest, kind)
+	indent += "  "
+	for _, t := range h.Tags {
+		fmt.Fprintf(w, "%stag %s (%s), pushed %s\n", indent, t.Name, t.Mode, showTime(t.UpdatedAt))
+	}
+	for _, i := range h.Indexes {
+		printHolder(w, "in the index", i, indent)
+	}
+	if h.Subject != nil {
+		printHolder(w, "refers to", h.Subject, indent)
+	}
+	if h.Fate != nil {
+		fmt.Fprintln(w, indent+"nothing holds it: "+fateText(h.Fate))
+	}
+	if h.Truncated {
+		fmt.Fprintln(w, indent+"and more")
+	}
+}
+
+// fateText is what becomes of something, and by which rule.
+func fateText(f *registry.Fate) string {
+	var parts []string
+	if reason := gcReasons[f.Reason]; reason != "" {
+		parts = append(parts, reason)
+	}
+	switch {
+	case f.Since == nil:
+		parts = append(parts, "since when was not noted, run berth check --repair")
+	case f.After == nil:
+		parts = append(parts, "since "+showTime(*f.Since), "kept, because "+f.Rule+" is 0s")
+	default:
+		parts = append(parts, "since "+showTime(*f.Since), "goes after "+showTime(*f.After)+" ("+f.Rule+")")
+	}
+	return strings.Join(parts, ", ")
+}
+
+func newDuCommand() *cobra.Command {
+	var output *choice
+	var teams bool
+	c := &cobra.Command{
+		Use:   "du",
+		Short: "Show how much space teams and repositories take",
+		Long: `Show how much space teams and repositories take:
+
+  logical  what its repositories hold, a blob counted in each that has it
+  unique   what would be free without it, because nobody else has these blobs
+  shared   blobs that others have as well, stored once
+  waiting  blobs that no manifest of the repository needs, now or not yet
+
+It reads all links of the configured database.`,
+		Example: `  berth du
+  berth du --teams -o json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runLocal(cmd, false, func(ctx context.Context, l *local) error {
+				usage, err := l.registry.Usage(ctx)
+				if err != nil {
+					return err
+				}
+				if output.value == "json" {
+					return printJSON(cmd.OutOrStdout(), usage)
+				}
+				return printUsage(cmd.OutOrStdout(), usage, teams)
+			})
+		},
+	}
+	addFlags(c.Flags())
+	c.Flags().BoolVar(&teams, "teams", false, "only the teams")
+	output = outputFlag(c)
+	return c
+}
+
+func printUsage(w io.Writer, u registry.Usage, teamsOnly bool) error {
+	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	line := func(cells ...string) { fmt.Fprintln(t, strings.Join(cells, "\t")) }
+	row := func(name string, u metadata.Usage, waiting string) {
+		line(name, showBytes(u.Logical), showBytes(u.Unique), showBytes(u.Shared), waiting, fmt.Sprint(u.Blobs), fmt.Sprint(u.Manifests))
+	}
+	line("TEAM", "LOGICAL", "UNIQUE", "SHARED", "WAITING", "BLOBS", "MANIFESTS")
+	waiting := map[string]int64{}
+	for _, r := range u.Repositories {
+		waiting[r.Team] += r.Waiting
+	}
+	for _, one := range u.Teams {
+		row(one.Team, one, showBytes(waiting[one.Team]))
+	}
+	if !teamsOnly {
+		line()
+		line("REPOSITORY", "LOGICAL", "UNIQUE", "SHARED", "WAITING", "BLOBS", "MANIFESTS")
+		for _, one := range u.Repositories {
+			row(one.Repository, one, showBytes(one.Waiting))
+		}
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	s := u.Stored
+	_, err := fmt.Fprintf(w, "\nStored: %s in %d blobs, of them %s in no repository; %s about to be removed; %s of manifests; %s of unfinished uploads\n",
+		showBytes(s.Bytes), s.Blobs, showBytes(s.Unlinked), showBytes(s.Removing), showBytes(s.Manifests), showBytes(s.Uploading))
+	if err == nil && s.Missing > 0 {
+		_, err = fmt.Fprintf(w, "The bytes of %s are known to be lost; berth check lists them.\n", count(int(s.Missing), "blob"))
+	}
+	return err
+}

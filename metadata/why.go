@@ -1,0 +1,243 @@
+package metadata
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// The questions of `berth why` and `berth du`: what holds a digest, and what
+// takes which space. They are for people; no request of a client asks them.
+
+// StoredBlob is a blob's row, with what the collector has noted about it.
+type StoredBlob struct {
+	Blob
+	CreatedAt    time.Time
+	MissingSince *time.Time // the bytes are known to be lost since
+	QueuedSince  *time.Time // it may be that no repository has it since
+}
+
+// StoredBlob finds a blob wherever it is linked; false says that there is none.
+func (tx *Tx) StoredBlob(ctx context.Context, d digest.Digest) (b StoredBlob, ok bool, err error) {
+	b.Digest = d
+	var created int64
+	var missing, queued sql.NullInt64
+	err = tx.row(ctx, `
+		SELECT b.storage_key, b.size, b.created_at, b.missing_since, q.enqueued_at
+		  FROM blobs b LEFT JOIN gc_blobs q ON q.digest = b.digest
+		 WHERE b.digest = $1`, string(d)).Scan(&b.Key, &b.Size, &created, &missing, &queued)
+	if errors.Is(err, sql.ErrNoRows) {
+		return b, false, nil
+	}
+	b.CreatedAt, b.MissingSince, b.QueuedSince = fromMicros(created), timePtr(missing), timePtr(queued)
+	return b, err == nil, err
+}
+
+// RemovedObject is the object of a collected blob that waits for its removal.
+type RemovedObject struct {
+	Key       string
+	Size      int64
+	NotBefore time.Time
+}
+
+// RemovedObjects lists objects that held the digest until it was collected.
+func (tx *Tx) RemovedObjects(ctx context.Context, d digest.Digest) ([]RemovedObject, error) {
+	return list(ctx, tx, func(rows *sql.Rows) (o RemovedObject, err error) {
+		var at int64
+		err = rows.Scan(&o.Key, &o.Size, &at)
+		o.NotBefore = fromMicros(at)
+		return o, err
+	}, `SELECT value, size, not_before FROM garbage WHERE digest = $1 AND digest <> '' ORDER BY id`, string(d))
+}
+
+// BlobLink is a repository's link to a blob.
+type BlobLink struct {
+	RepositoryID int64
+	Repository   string
+	PushedAt     time.Time  // when the repository got it, or was last given it again
+	Manifests    int64      // of the repository that need it
+	QueuedSince  *time.Time // it may be that no manifest needs it since
+}
+
+// BlobLinks lists the repositories that have a blob, by name, behind one.
+func (tx *Tx) BlobLinks(ctx context.Context, d digest.Digest, after string, limit int) ([]BlobLink, error) {
+	return list(ctx, tx, func(rows *sql.Rows) (l BlobLink, err error) {
+		var pushed int64
+		var queued sql.NullInt64
+		err = rows.Scan(&l.RepositoryID, &l.Repository, &pushed, &queued, &l.Manifests)
+		l.PushedAt, l.QueuedSince = fromMicros(pushed), timePtr(queued)
+		return l, err
+	}, `
+		SELECT r.id, r.name, l.created_at, q.enqueued_at,
+		       (SELECT COUNT(*) FROM manifest_blobs m WHERE m.repository_id = l.repository_id AND m.digest = l.digest)
+		  FROM repository_blobs l
+		  JOIN repositories r ON r.id = l.repository_id
+		  LEFT JOIN gc_links q ON q.repository_id = l.repository_id AND q.digest = l.digest
+		 WHERE l.digest = $1 AND r.name > $2 ORDER BY r.name LIMIT $3`, string(d), after, limit)
+}
+
+// HeldManifest is a manifest with what the collector has noted about it.
+type HeldManifest struct {
+	ID           int64
+	RepositoryID int64
+	Repository   string
+	Digest       digest.Digest
+	MediaType    string
+	ArtifactType string
+	Subject      digest.Digest // "" for none
+	Size         int64
+	CreatedAt    time.Time
+	QueuedSince  *time.Time // it may be that nothing holds it since
+	QueueReason  string     // pushed, untagged, index or subject, when QueuedSince is set
+}
+
+const heldManifest = `
+	SELECT m.id, m.repository_id, r.name, m.digest, m.media_type, m.artifact_type, COALESCE(m.subject, ''), m.size, m.created_at,
+	       q.enqueued_at, COALESCE(q.reason, '')
+	  FROM manifests m
+	  JOIN repositories r ON r.id = m.repository_id
+	  LEFT JOIN gc_manifests q ON q.manifest_id = m.id `
+
+func scanHeldManifest(rows *sql.Rows) (m HeldManifest, err error) {
+	var created int64
+	var queued sql.NullInt64
+	err = rows.Scan(&m.ID, &m.RepositoryID, &m.Repository, &m.Digest, &m.MediaType, &m.ArtifactType, &m.Subject, &m.Size, &created,
+		&queued, &m.QueueReason)
+	m.CreatedAt, m.QueuedSince = fromMicros(created), timePtr(queued)
+	return m, err
+}
+
+// ManifestsOf lists a manifest wherever it is, by the repositories' names, behind one.
+func (tx *Tx) ManifestsOf(ctx context.Context, d digest.Digest, after string, limit int) ([]HeldManifest, error) {
+	return list(ctx, tx, scanHeldManifest, heldManifest+`WHERE m.digest = $1 AND r.name > $2 ORDER BY r.name LIMIT $3`, string(d), after, limit)
+}
+
+// ManifestsNeeding lists manifests of a repository that need a blob, oldest first.
+func (tx *Tx) ManifestsNeeding(ctx context.Context, repositoryID int64, blob digest.Digest, limit int) ([]HeldManifest, error) {
+	return list(ctx, tx, scanHeldManifest, heldManifest+`
+		WHERE m.id IN (SELECT manifest_id FROM manifest_blobs WHERE repository_id = $1 AND digest = $2)
+		ORDER BY m.id LIMIT $3`, repositoryID, string(blob), limit)
+}
+
+// IndexesOf lists indexes that have the manifest as a child, oldest first.
+func (tx *Tx) IndexesOf(ctx context.Context, manifestID int64, limit int) ([]HeldManifest, error) {
+	return list(ctx, tx, scanHeldManifest, heldManifest+`
+		WHERE m.id IN (SELECT manifest_id FROM manifest_children WHERE child_id = $1)
+		ORDER BY m.id LIMIT $2`, manifestID, limit)
+}
+
+// SubjectOf gives the manifest that another one refers to, or none.
+func (tx *Tx) SubjectOf(ctx context.Context, m HeldManifest) ([]HeldManifest, error) {
+	if m.Subject == "" {
+		return nil, nil
+	}
+	return list(ctx, tx, scanHeldManifest, heldManifest+`WHERE m.repository_id = $1 AND m.digest = $2`, m.RepositoryID, string(m.Subject))
+}
+
+// HoldingTag is a tag that points to a manifest.
+type HoldingTag struct {
+	Name      string    `json:"name"`
+	Mode      string    `json:"policy"` // mutable, immutable or sealed
+	UpdatedAt time.Time `json:"pushed_at"`
+}
+
+// TagsOf lists the tags that point to a manifest, by name.
+func (tx *Tx) TagsOf(ctx context.Context, repositoryID int64, d digest.Digest, limit int) ([]HoldingTag, error) {
+	return list(ctx, tx, func(rows *sql.Rows) (t HoldingTag, err error) {
+		var at int64
+		err = rows.Scan(&t.Name, &t.Mode, &at)
+		t.UpdatedAt = fromMicros(at)
+		return t, err
+	}, `
+		SELECT t.name, v.mode, t.updated_at
+		  FROM tags t JOIN tag_modes v ON v.repository_id = t.repository_id AND v.name = t.name
+		 WHERE t.repository_id = $1 AND t.digest = $2 ORDER BY t.name LIMIT $3`, repositoryID, string(d), limit)
+}
+
+// Usage is the space that a repository or a team takes, in bytes.
+type Usage struct {
+	Team       string `json:"team,omitempty"`
+	Repository string `json:"repository,omitempty"` // "" for a team's
+	Blobs      int64  `json:"blobs"`                // different ones
+	Manifests  int64  `json:"manifests"`
+	Logical    int64  `json:"logical_bytes"` // blobs and manifests as each repository has them
+	Unique     int64  `json:"unique_bytes"`  // what would be free without it: nobody else has these blobs
+	Shared     int64  `json:"shared_bytes"`  // of blobs that others have as well
+	Waiting    int64  `json:"waiting_bytes"` // part of it that perhaps no manifest needs, see berth gc --dry-run
+}
+
+// RepositoryUsage measures every repository, by name. It reads all links.
+func (tx *Tx) RepositoryUsage(ctx context.Context) ([]Usage, error) {
+	return tx.usage(ctx, `
+		SELECT r.team, r.name, COALESCE(u.blobs, 0), COALESCE(m.manifests, 0),
+		       COALESCE(u.logical, 0) + COALESCE(m.bytes, 0), COALESCE(u.unshared, 0) + COALESCE(m.bytes, 0),
+		       COALESCE(u.logical, 0) - COALESCE(u.unshared, 0), COALESCE(u.waiting, 0)
+		  FROM repositories r
+		  LEFT JOIN (SELECT l.repository_id, COUNT(*) AS blobs, CAST(SUM(b.size) AS BIGINT) AS logical,
+		                    CAST(SUM(CASE WHEN h.holders = 1 THEN b.size ELSE 0 END) AS BIGINT) AS unshared,
+		                    CAST(SUM(CASE WHEN NOT EXISTS (SELECT 1 FROM manifest_blobs n WHERE n.repository_id = l.repository_id AND n.digest = l.digest)
+		                                  THEN b.size ELSE 0 END) AS BIGINT) AS waiting
+		               FROM repository_blobs l
+		               JOIN blobs b ON b.digest = l.digest
+		               JOIN (SELECT digest, COUNT(*) AS holders FROM repository_blobs GROUP BY digest) h ON h.digest = l.digest
+		              GROUP BY l.repository_id) u ON u.repository_id = r.id
+		  LEFT JOIN (SELECT repository_id, COUNT(*) AS manifests, CAST(SUM(size) AS BIGINT) AS bytes
+		               FROM manifests GROUP BY repository_id) m ON m.repository_id = r.id
+		 ORDER BY r.name`)
+}
+
+// TeamUsage measures every team, by name: a blob that several of its
+// repositories have is one for Unique and Shared, and several for Logical. It reads all links.
+func (tx *Tx) TeamUsage(ctx context.Context) ([]Usage, error) {
+	return tx.usage(ctx, `
+		WITH held AS (SELECT r.team, l.digest, COUNT(*) AS links
+		                FROM repository_blobs l JOIN repositories r ON r.id = l.repository_id
+		               GROUP BY r.team, l.digest),
+		     holders AS (SELECT digest, COUNT(*) AS teams FROM held GROUP BY digest)
+		SELECT t.team, '', COALESCE(u.blobs, 0), COALESCE(m.manifests, 0),
+		       COALESCE(u.logical, 0) + COALESCE(m.bytes, 0), COALESCE(u.unshared, 0) + COALESCE(m.bytes, 0), COALESCE(u.shared, 0), 0
+		  FROM (SELECT DISTINCT team FROM repositories) t
+		  LEFT JOIN (SELECT h.team, COUNT(*) AS blobs, CAST(SUM(b.size * h.links) AS BIGINT) AS logical,
+		                    CAST(SUM(CASE WHEN o.teams = 1 THEN b.size ELSE 0 END) AS BIGINT) AS unshared,
+		                    CAST(SUM(CASE WHEN o.teams > 1 THEN b.size ELSE 0 END) AS BIGINT) AS shared
+		               FROM held h JOIN blobs b ON b.digest = h.digest JOIN holders o ON o.digest = h.digest
+		              GROUP BY h.team) u ON u.team = t.team
+		  LEFT JOIN (SELECT r.team, COUNT(*) AS manifests, CAST(SUM(m.size) AS BIGINT) AS bytes
+		               FROM manifests m JOIN repositories r ON r.id = m.repository_id GROUP BY r.team) m ON m.team = t.team
+		 ORDER BY t.team`)
+}
+
+func (tx *Tx) usage(ctx context.Context, query string) ([]Usage, error) {
+	return list(ctx, tx, func(rows *sql.Rows) (u Usage, err error) {
+		return u, rows.Scan(&u.Team, &u.Repository, &u.Blobs, &u.Manifests, &u.Logical, &u.Unique, &u.Shared, &u.Waiting)
+	}, query)
+}
+
+// StoredBytes is what the store holds for blobs, and what of it no repository has.
+type StoredBytes struct {
+	Blobs     int64 `json:"blobs"`
+	Bytes     int64 `json:"bytes"`
+	Unlinked  int64 `json:"unlinked_bytes"`  // of blobs that no repository has
+	Removing  int64 `json:"removing_bytes"`  // of collected blobs whose objects are about to go, not in Bytes
+	Missing   int64 `json:"missing_blobs"`   // blobs whose bytes are known to be lost
+	Manifests int64 `json:"manifest_bytes"`  // in the database
+	Uploading int64 `json:"uploading_bytes"` // of unfinished uploads, not in Bytes
+}
+
+// StoredBytes measures the whole instance. It reads all blobs.
+func (tx *Tx) StoredBytes(ctx context.Context) (s StoredBytes, err error) {
+	err = tx.row(ctx, `
+		SELECT (SELECT COUNT(*) FROM blobs),
+		       (SELECT CAST(COALESCE(SUM(size), 0) AS BIGINT) FROM blobs),
+		       (SELECT CAST(COALESCE(SUM(b.size), 0) AS BIGINT) FROM gc_blobs q JOIN blobs b ON b.digest = q.digest
+		         WHERE NOT EXISTS (SELECT 1 FROM repository_blobs l WHERE l.digest = q.digest)),
+		       (SELECT CAST(COALESCE(SUM(size), 0) AS BIGINT) FROM garbage),
+		       (SELECT COUNT(*) FROM blobs WHERE missing_since IS NOT NULL),
+		       (SELECT CAST(COALESCE(SUM(size), 0) AS BIGINT) FROM manifests),
+		       (SELECT CAST(COALESCE(SUM(size), 0) AS BIGINT) FROM uploads)`).
+		Scan(&s.Blobs, &s.Bytes, &s.Unlinked, &s.Removing, &s.Missing, &s.Manifests, &s.Uploading)
+	return s, err
+}
