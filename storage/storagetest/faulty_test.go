@@ -13,12 +13,6 @@ import (
 	"berth/storage/storagetest"
 )
 
-// Without a plan it is the store that it was given.
-func TestFaultyContract(t *testing.T) {
-	s := storagetest.Faulty(mem.New())
-	storagetest.Test(t, func(testing.TB) storage.Store { return plain{s} })
-}
-
 // plain hides URL, which mem does not have.
 type plain struct{ storage.Store }
 
