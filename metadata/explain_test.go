@@ -55,7 +55,10 @@ func load(t *testing.T, db *metadata.DB, url string) {
 			t.Fatalf("%s: %v", q, err)
 		}
 	}
-	if _, err := raw.Exec(`ANALYZE`); err != nil {
+	if engine(url) == "sqlite" {
+		return // nobody runs ANALYZE there
+	}
+	if _, err := raw.Exec(`ANALYZE`); err != nil { // autovacuum does
 		t.Fatal(err)
 	}
 }

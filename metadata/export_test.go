@@ -45,11 +45,32 @@ type explainer struct {
 }
 
 func (e explainer) explain(ctx context.Context, query string, args []any) error {
-	explain, columns := "EXPLAIN (COSTS OFF) ", 1
 	if e.engine == "sqlite" {
-		explain, columns = "EXPLAIN QUERY PLAN ", 4
+		return e.plan(ctx, query, 4, "EXPLAIN QUERY PLAN "+query, args...)
 	}
-	rows, err := e.querier.QueryContext(ctx, explain+query, args...)
+	// With these values, and as the server plans what it has prepared and run
+	// a few times: for any values.
+	if err := e.plan(ctx, query, 1, "EXPLAIN (COSTS OFF) "+query, args...); err != nil {
+		return err
+	}
+	execute := "EXECUTE explained"
+	if n := len(args); n > 0 {
+		execute += "(NULL" + strings.Repeat(", NULL", n-1) + ")"
+	}
+	for _, s := range []string{"SET LOCAL plan_cache_mode = force_generic_plan", "PREPARE explained AS " + query} {
+		if _, err := e.querier.ExecContext(ctx, s); err != nil {
+			return err
+		}
+	}
+	if err := e.plan(ctx, query, 1, "EXPLAIN (COSTS OFF) "+execute); err != nil {
+		return err
+	}
+	_, err := e.querier.ExecContext(ctx, "DEALLOCATE explained")
+	return err
+}
+
+func (e explainer) plan(ctx context.Context, query string, columns int, explain string, args ...any) error {
+	rows, err := e.querier.QueryContext(ctx, explain, args...)
 	if err != nil {
 		return err
 	}
