@@ -172,7 +172,7 @@ func parseArgon(hash string) (p argonParams, salt, key []byte, err error) {
 	}
 	costs := strings.Split(parts[3], ",")
 	if len(costs) != 3 {
-		return p, nil, nil, fmt.Errorf("its parameters %q are not m=..,t=..,p=..", parts[3])
+		return p, nil, nil, fmt.Errorf("its parameters %q are not memory, time and threads (m=65536,t=2,p=1)", parts[3])
 	}
 	number := func(s, prefix string, limit uint64) uint64 {
 		digits, ok := strings.CutPrefix(s, prefix)

@@ -97,7 +97,6 @@ type Server struct {
 	clock           func() time.Time
 	metrics         *metrics
 	router          *mux.Router
-	apiEndpoints    map[string]*endpoint
 	draining        atomic.Bool
 }
 
