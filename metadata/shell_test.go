@@ -13,6 +13,7 @@ import (
 
 	"berth/metadata"
 	"berth/metadata/metadatatest"
+	"berth/oci"
 )
 
 // refusal is the code of a database's refusal, or the error's text.
@@ -154,6 +155,27 @@ func TestShellRefusals(t *testing.T) {
 		if got, want := history(t, db, "team/app", "1.0"), []string{"create alice", "delete shell"}; !slices.Equal(got, want) {
 			t.Errorf("history of 1.0: %q, want %q", got, want)
 		}
+	})
+}
+
+// A shell seals by changing the policy alone; softening it through the
+// program keeps what was sealed meanwhile.
+func TestShellPolicySeals(t *testing.T) {
+	metadatatest.EachURL(t, func(t *testing.T, url string) {
+		db := metadatatest.Open(t, metadata.Options{URL: url})
+		r := repo(t, db, "team/app")
+		one, two := manifest(t, db, r, "one"), manifest(t, db, r, "two")
+		tag(t, db, r, "1.0", one, "alice")
+		if _, err := shell(t, url, true).Exec(`UPDATE tag_policies SET mode = 'sealed' WHERE id = 1`); err != nil {
+			t.Fatal(err)
+		}
+		update(t, db, func(ctx context.Context, tx *metadata.Tx) error {
+			return tx.SetRepositoryTagPolicy(ctx, "team/app", &metadata.TagPolicy{Mode: metadata.Mutable})
+		})
+		_, err := putTag(db, r, "1.0", two, "bob")
+		wantErr(t, err, oci.ErrTagImmutable)
+		tag(t, db, r, "2.0", one, "alice")
+		tag(t, db, r, "2.0", two, "bob")
 	})
 }
 

@@ -357,13 +357,16 @@ func (tx *Tx) SetInstanceTagPolicy(ctx context.Context, p TagPolicy) error {
 	if err := p.Validate(); err != nil {
 		return err
 	}
+	if err := tx.seal(ctx, `SELECT id FROM repositories`); err != nil { // what the old policy sealed
+		return err
+	}
 	if _, err := tx.exec(ctx, `UPDATE tag_policies SET mode = $2 WHERE id = $1`, instancePolicy, p.Mode); err != nil {
 		return err
 	}
 	if err := tx.setExempt(ctx, instancePolicy, p.Exempt); err != nil {
 		return err
 	}
-	return tx.seal(ctx, p, `SELECT id FROM repositories`)
+	return tx.seal(ctx, `SELECT id FROM repositories`)
 }
 
 // SetTeamTagPolicy changes a team's policy; nil inherits the instance's. It
@@ -388,6 +391,9 @@ func (tx *Tx) setTagPolicy(ctx context.Context, table, name string, unknown *oci
 	if err := tx.row(ctx, `SELECT tag_policy_id FROM `+table+` WHERE name = $1`+tx.db.dialect.forUpdate(), name).Scan(&old); err != nil {
 		return notFound(err, unknown)
 	}
+	if err := tx.seal(ctx, repositories, name); err != nil { // what the old policy sealed
+		return err
+	}
 	var id sql.NullInt64
 	if p != nil {
 		if err := tx.row(ctx, `INSERT INTO tag_policies (mode) VALUES ($1) RETURNING id`, p.Mode).Scan(&id); err != nil {
@@ -405,10 +411,7 @@ func (tx *Tx) setTagPolicy(ctx context.Context, table, name string, unknown *oci
 			return err
 		}
 	}
-	if p == nil {
-		return nil
-	}
-	return tx.seal(ctx, *p, repositories, name)
+	return tx.seal(ctx, repositories, name)
 }
 
 func (tx *Tx) setExempt(ctx context.Context, policy int64, patterns []string) error {
@@ -424,12 +427,15 @@ func (tx *Tx) setExempt(ctx context.Context, policy int64, patterns []string) er
 }
 
 // seal stamps the tags that now stand under a sealing policy, so that a later,
-// softer policy cannot free them.
-func (tx *Tx) seal(ctx context.Context, p TagPolicy, repositories string, args ...any) error {
-	if p.Mode != Sealed {
-		return nil
+// softer policy cannot free them. It is called before a policy changes too: on Postgres a
+// push that runs beside the change to sealed may leave a tag without the stamp, and so may a shell.
+func (tx *Tx) seal(ctx context.Context, repositories string, args ...any) error {
+	var used bool
+	err := tx.row(ctx, `SELECT EXISTS (SELECT 1 FROM tag_policies WHERE mode = 'sealed')`).Scan(&used)
+	if err != nil || !used {
+		return err
 	}
-	_, err := tx.exec(ctx, `
+	_, err = tx.exec(ctx, `
 		UPDATE tags SET sealed = TRUE
 		 WHERE NOT sealed AND repository_id IN (`+repositories+`)
 		   AND (SELECT v.mode FROM tag_modes v
