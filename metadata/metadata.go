@@ -96,12 +96,15 @@ func (db *DB) openSQLite(ctx context.Context, path string) error {
 	}
 	// It holds hashes of passwords, and the key that signs tokens. SQLite makes
 	// its -wal and -shm files as readable as this one.
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return fmt.Errorf("opening the database: %w", err)
-	}
-	if err := f.Close(); err != nil {
-		return fmt.Errorf("opening the database: %w", err)
+	// A file that is there is not opened here: closing it again would take away the
+	// locks that another handle of this process has on it.
+	if f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600); err == nil {
+		err = f.Close()
+		if err != nil {
+			return fmt.Errorf("making the database: %w", err)
+		}
+	} else if !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("making the database: %w", err)
 	}
 	// busy_timeout comes first, so that the pragmas behind it wait too. The
 	// cache sizes are in KiB and per connection.
@@ -114,7 +117,7 @@ func (db *DB) openSQLite(ctx context.Context, path string) error {
 	}
 	// The driver is used through its own type, not by a registered name, for
 	// nothing here depends on what else is linked.
-	writes := sql.OpenDB(connector{driver: &sqlite.Driver{}, dsn: dsn("synchronous(FULL)", "cache_size(-4096)",
+	writes := sql.OpenDB(connector{driver: &sqlite.Driver{}, dsn: dsn("synchronous(NORMAL)", "cache_size(-4096)",
 		// 16 MiB of log: pages that many commits change are folded into the file once.
 		"wal_autocheckpoint(4000)", "journal_size_limit(67108864)")})
 	writes.SetMaxOpenConns(1)
@@ -130,7 +133,7 @@ func (db *DB) openSQLite(ctx context.Context, path string) error {
 	db.reads.SetMaxIdleConns(readers)
 	db.reads.SetConnMaxIdleTime(time.Minute)
 	db.stmts.prepare, db.stmts.direct = db.reads.PrepareContext, db.reads
-	db.writer = startWriter(db, writes, conn)
+	db.writer = startWriter(db, writes, conn, path)
 	return nil
 }
 

@@ -1,0 +1,8 @@
+//go:build !linux
+
+package metadata
+
+import "os"
+
+// syncData waits until a file's data is on the disk.
+func syncData(f *os.File) error { return f.Sync() }

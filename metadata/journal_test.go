@@ -1,0 +1,120 @@
+package metadata
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// A durable transaction returns only when a sync that began after its commit
+// has ended; relaxed ones do not wait; those that wait together share a sync;
+// and once a sync has failed, nothing is called durable any more.
+func TestJournal(t *testing.T) {
+	ctx := context.Background()
+	path := filepath.Join(t.TempDir(), "berth.db")
+	db, err := Open(ctx, Options{URL: "sqlite:" + path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.Migrate(ctx); err != nil {
+		t.Fatal(err)
+	}
+	var syncs atomic.Int32
+	began, proceed := make(chan struct{}, 100), make(chan error)
+	db.writer.journal.stop()
+	<-db.writer.journal.done
+	db.writer.journal = startJournal(path, func(f *os.File) error {
+		if f.Name() != path+"-wal" {
+			t.Errorf("synced %s", f.Name())
+		}
+		syncs.Add(1)
+		began <- struct{}{}
+		return <-proceed
+	})
+	add := func(update func(context.Context, func(*Tx) error) error, name string) error {
+		return update(ctx, func(tx *Tx) error {
+			_, err := tx.CreateUser(ctx, User{Name: name, Role: RoleUser})
+			return err
+		})
+	}
+	done := make(chan error, 1)
+	go func() { done <- add(db.Update, "first") }()
+	<-began
+	// The first one is committed and waits for the disk. Meanwhile the writer serves others.
+	if err := add(db.UpdateRelaxed, "relaxed"); err != nil {
+		t.Fatal(err)
+	}
+	var group sync.WaitGroup
+	const together = 10
+	for i := range together {
+		group.Go(func() {
+			if err := add(db.Update, string(rune('a'+i))); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for n := 0; n < together+2; { // all are committed, none is answered
+		if err := db.View(ctx, func(tx *Tx) error {
+			users, err := tx.Users(ctx, "", 100)
+			n = len(users)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	select {
+	case err := <-done:
+		t.Fatalf("a durable transaction returned (%v) before its sync did", err)
+	default:
+	}
+	proceed <- nil
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	<-began
+	proceed <- nil
+	for len(began) > 0 || !waited(&group) { // those that came too late for the second sync
+		select {
+		case <-began:
+			proceed <- nil
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	if n := syncs.Load(); n > 4 {
+		t.Errorf("%d transactions that waited together took %d syncs", together+1, n)
+	}
+
+	broken := errors.New("disk on fire")
+	go func() { done <- add(db.Update, "lost") }()
+	<-began
+	proceed <- broken
+	if err := <-done; !errors.Is(err, broken) {
+		t.Errorf("after a failed sync: %v", err)
+	}
+	before := syncs.Load()
+	if err := add(db.Update, "after"); !errors.Is(err, broken) || syncs.Load() != before {
+		t.Errorf("a later transaction was called durable: %v", err)
+	}
+	if err := add(db.UpdateRelaxed, "still relaxed"); err != nil {
+		t.Error(err)
+	}
+}
+
+// waited reports whether all of the group have ended, within a moment.
+func waited(group *sync.WaitGroup) bool {
+	ended := make(chan struct{})
+	go func() { group.Wait(); close(ended) }()
+	select {
+	case <-ended:
+		return true
+	case <-time.After(20 * time.Millisecond):
+		return false
+	}
+}
