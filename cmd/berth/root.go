@@ -28,6 +28,7 @@ BERTH_USERNAME and BERTH_PASSWORD, else as 'docker login' or 'berth login' did.`
 		newGCCommand(),
 		newWhyCommand(),
 		newDuCommand(),
+		newCheckCommand(),
 	} {
 		c.GroupID = groupServer
 		root.AddCommand(c)

@@ -1,0 +1,398 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"time"
+
+	"berth/metadata"
+	"berth/storage"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// CheckRun says what a check does.
+type CheckRun struct {
+	// Rehash reads every object and manifest and computes its digest again.
+	Rehash bool
+	// Repair marks blobs whose bytes are gone or damaged, so that clients push them again; takes the
+	// mark away where the bytes are there; and makes garbage of objects without a row.
+	Repair bool
+	// Rate is how many objects are asked for in a second, 0 for no limit.
+	Rate float64
+	// HashRate is how many bytes are read in a second, 0 for no limit.
+	HashRate float64
+	// Grace is how old an object without a row has to be; 0 means Options.GCGrace.
+	Grace time.Duration
+	// Progress hears of it now and then; nil for nobody.
+	Progress func(CheckReport)
+}
+
+// The kinds of problems that a check finds.
+const (
+	ProblemMissing  = "missing"  // a blob's object is not there
+	ProblemDamaged  = "damaged"  // a blob's object has another size or digest
+	ProblemFound    = "found"    // a blob is marked as missing, but its object is there
+	ProblemOrphan   = "orphan"   // an object that no row points to
+	ProblemManifest = "manifest" // a manifest's bytes have another digest
+	ProblemQueue    = "queue"    // things that nothing refers to, in no queue of the collector
+)
+
+// Problem is something that does not fit.
+type Problem struct {
+	Kind         string        `json:"kind"`
+	Digest       digest.Digest `json:"digest,omitempty"`
+	Key          string        `json:"key,omitempty"` // of the object
+	Size         int64         `json:"size,omitempty"`
+	Repositories []string      `json:"repositories,omitempty"` // some that have the blob
+	Detail       string        `json:"detail"`
+	// Repaired: the row or the object is dealt with. Missing bytes are still missing, until somebody pushes them.
+	Repaired bool `json:"repaired"`
+}
+
+// CheckReport is what a check found.
+type CheckReport struct {
+	StartedAt  time.Time `json:"started_at"`
+	FinishedAt time.Time `json:"finished_at"`
+	Blobs      int64     `json:"blobs"`      // rows that were compared with their objects
+	Objects    int64     `json:"objects"`    // objects that were compared with the rows
+	Manifests  int64     `json:"manifests"`  // that were hashed
+	Bytes      int64     `json:"bytes_read"` // of objects
+	// Found counts the problems by their kind; Problems has the first ten thousand.
+	Found    map[string]int64 `json:"found"`
+	Problems []Problem        `json:"problems"`
+	// Open counts the problems that are still there: not repaired, or bytes that only a push brings back.
+	Open int64 `json:"open"`
+}
+
+// maxProblems bounds the report.
+const maxProblems = 10_000
+
+func (c *CheckReport) add(p Problem) {
+	c.Found[p.Kind]++
+	if !p.Repaired || p.Kind == ProblemMissing || p.Kind == ProblemDamaged {
+		c.Open++
+	}
+	if len(c.Problems) < maxProblems {
+		c.Problems = append(c.Problems, p)
+	}
+}
+
+// Check compares the rows of blobs with the objects of the store, in both
+// directions. Pushes, pulls and the collector go on meanwhile: what they change is looked at again before it
+// counts as a problem. An error means that the check could not go on; the report beside it is of what was done.
+func (r *Registry) Check(ctx context.Context, run CheckRun) (CheckReport, error) {
+	if run.Grace == 0 {
+		run.Grace = r.o.GCGrace
+	}
+	c := &check{r: r, run: run, told: time.Now(), objects: pace{rate: run.Rate}, bytes: pace{rate: run.HashRate}}
+	c.report = CheckReport{StartedAt: r.o.Clock().UTC(), Found: map[string]int64{}, Problems: []Problem{}}
+	for _, step := range []func(context.Context) error{c.blobs, c.walk, c.manifests, c.queues} {
+		if err := step(ctx); err != nil {
+			return c.report, err
+		}
+	}
+	c.report.FinishedAt = r.o.Clock().UTC()
+	return c.report, nil
+}
+
+// check is a check that is under way.
+type check struct {
+	r       *Registry
+	run     CheckRun
+	report  CheckReport
+	objects pace
+	bytes   pace
+	told    time.Time
+}
+
+func (c *check) progress() {
+	if c.run.Progress != nil && time.Since(c.told) > time.Second {
+		c.told = time.Now()
+		c.run.Progress(c.report)
+	}
+}
+
+// Rows that are read at a time.
+const (
+	checkBatch     = 256
+	checkManifests = 16
+)
+
+// blobs looks for the object of every blob.
+func (c *check) blobs(ctx context.Context) error {
+	var after digest.Digest
+	for {
+		var page []metadata.StoredBlob
+		err := c.r.db.View(ctx, func(tx *metadata.Tx) (err error) {
+			page, err = tx.BlobsAfter(ctx, after, checkBatch)
+			return err
+		})
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		for _, b := range page {
+			if err := c.objects.wait(ctx, 1); err != nil {
+				return err
+			}
+			kind, detail, err := c.object(ctx, b)
+			if err == nil && (kind != "" || b.MissingSince != nil) {
+				err = c.blob(ctx, b, kind, detail)
+			}
+			if err != nil {
+				return fmt.Errorf("checking the blob %s: %w", b.Digest, err)
+			}
+			c.report.Blobs++
+			c.progress()
+		}
+		after = page[len(page)-1].Digest
+	}
+}
+
+// object compares an object with its row; no kind means that it is right.
+func (c *check) object(ctx context.Context, b metadata.StoredBlob) (kind, detail string, err error) {
+	info, err := c.r.store.Stat(ctx, b.Key)
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
+		return ProblemMissing, "the store has no such object", nil
+	case err != nil:
+		return "", "", err
+	case info.Size != b.Size:
+		return ProblemDamaged, fmt.Sprintf("the object has %d bytes, the row says %d", info.Size, b.Size), nil
+	case !c.run.Rehash:
+		return "", "", nil
+	}
+	rc, err := c.r.store.Open(ctx, b.Key, 0, -1)
+	if errors.Is(err, storage.ErrNotFound) {
+		return ProblemMissing, "the store has no such object", nil
+	}
+	if err != nil {
+		return "", "", err
+	}
+	defer rc.Close()
+	sum := c.r.newSum(b.Digest.Algorithm())
+	defer c.r.release(sum)
+	n, err := io.Copy(sum, pacedReader{ctx, rc, &c.bytes})
+	c.report.Bytes += n
+	if err != nil {
+		return "", "", err
+	}
+	if got := sum.digest(); got != b.Digest {
+		return ProblemDamaged, "the object's bytes have the digest " + got.String(), nil
+	}
+	return "", "", nil
+}
+
+// blob notes what is wrong with a blob, if it still has the same bytes.
+func (c *check) blob(ctx context.Context, b metadata.StoredBlob, kind, detail string) error {
+	p := Problem{Kind: kind, Digest: b.Digest, Key: b.Key, Size: b.Size, Detail: detail}
+	same := false
+	err := c.r.db.View(ctx, func(tx *metadata.Tx) error {
+		now, ok, err := tx.StoredBlob(ctx, b.Digest)
+		if same = err == nil && ok && now.Key == b.Key; same {
+			p.Repositories, err = tx.BlobRepositories(ctx, b.Digest, 10)
+		}
+		return err
+	})
+	if err != nil || !same { // collected or pushed again meanwhile
+		return err
+	}
+	repair := (*metadata.Tx).MarkMissing
+	switch {
+	case kind == "":
+		p.Kind, p.Detail, repair = ProblemFound, "marked as missing, but the object is there", (*metadata.Tx).MarkFound
+	case b.MissingSince != nil:
+		p.Detail += fmt.Sprintf("; marked since %s, push it again", b.MissingSince.Format(time.RFC3339))
+		p.Repaired = true
+	}
+	if c.run.Repair && !p.Repaired {
+		err := c.r.db.Update(ctx, func(tx *metadata.Tx) (err error) {
+			p.Repaired, err = repair(tx, ctx, b.Digest, b.Key)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	c.report.add(p)
+	return nil
+}
+
+// uploadRE finds the upload's id in a key, which the store has put there.
+var uploadRE = regexp.MustCompile(`[0-9a-f]{32}`)
+
+// walk looks for the row of every object.
+func (c *check) walk(ctx context.Context) error {
+	var batch []storage.Info
+	for info, err := range c.r.store.Walk(ctx) {
+		if err != nil {
+			return fmt.Errorf("listing the store: %w", err)
+		}
+		if err := c.objects.wait(ctx, 0.1); err != nil { // a list is cheaper than a look at each
+			return err
+		}
+		if batch = append(batch, info); len(batch) == checkBatch {
+			if err := c.known(ctx, batch); err != nil {
+				return err
+			}
+			batch = batch[:0]
+		}
+	}
+	return c.known(ctx, batch)
+}
+
+func (c *check) known(ctx context.Context, batch []storage.Info) error {
+	names := make([]metadata.ObjectName, len(batch))
+	for i, info := range batch {
+		names[i] = metadata.ObjectName{Key: info.Key, Upload: uploadRE.FindString(info.Key)}
+	}
+	var known map[metadata.ObjectName]bool
+	err := c.r.db.View(ctx, func(tx *metadata.Tx) (err error) {
+		known, err = tx.KnownObjects(ctx, names)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	c.report.Objects += int64(len(batch))
+	c.progress()
+	var aborting map[string]bool // uploads whose sessions wait to be aborted
+	for i, n := range names {
+		if known[n] || c.r.o.Clock().Sub(batch[i].ModTime) < c.run.Grace {
+			continue
+		}
+		if aborting == nil {
+			if aborting, err = c.aborting(ctx); err != nil {
+				return err
+			}
+		}
+		if aborting[n.Upload] {
+			continue
+		}
+		p := Problem{Kind: ProblemOrphan, Key: n.Key, Size: batch[i].Size,
+			Detail: "no row points to the object, of " + batch[i].ModTime.UTC().Format(time.RFC3339)}
+		if c.run.Repair {
+			err := c.r.db.Update(ctx, func(tx *metadata.Tx) (err error) {
+				p.Repaired, err = tx.EnqueueOrphan(ctx, n, p.Size)
+				return err
+			})
+			if err != nil {
+				return fmt.Errorf("making garbage of the object %s: %w", n.Key, err)
+			}
+			if !p.Repaired { // a row points to it now
+				continue
+			}
+		}
+		c.report.add(p)
+	}
+	return nil
+}
+
+func (c *check) aborting(ctx context.Context) (map[string]bool, error) {
+	uploads := map[string]bool{}
+	err := c.r.db.View(ctx, func(tx *metadata.Tx) error {
+		sessions, err := tx.GarbageSessions(ctx)
+		for _, s := range sessions {
+			for _, id := range uploadRE.FindAllString(s, -1) {
+				uploads[id] = true
+			}
+		}
+		return err
+	})
+	return uploads, err
+}
+
+// manifests hashes every manifest's bytes.
+func (c *check) manifests(ctx context.Context) error {
+	if !c.run.Rehash {
+		return nil
+	}
+	var after int64
+	for {
+		var page []metadata.StoredManifest
+		err := c.r.db.View(ctx, func(tx *metadata.Tx) (err error) {
+			page, err = tx.ManifestsAfter(ctx, after, checkManifests)
+			return err
+		})
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		for _, m := range page {
+			if err := c.bytes.wait(ctx, float64(len(m.Payload))); err != nil {
+				return err
+			}
+			if got := m.Digest.Algorithm().FromBytes(m.Payload); got != m.Digest {
+				c.report.add(Problem{Kind: ProblemManifest, Digest: m.Digest, Size: int64(len(m.Payload)), Repositories: []string{m.Repository},
+					Detail: "the manifest's bytes have the digest " + got.String() + ": restore it from a backup, or delete and push it again"})
+			}
+			c.report.Manifests++
+			after = m.ID
+		}
+		c.progress()
+	}
+}
+
+// queues looks for what the collector would never see. Only a repair asks, for it writes what it finds.
+func (c *check) queues(ctx context.Context) error {
+	if !c.run.Repair {
+		return nil
+	}
+	var n int64
+	err := c.r.db.Update(ctx, func(tx *metadata.Tx) (err error) {
+		n, err = tx.EnqueueForgotten(ctx)
+		return err
+	})
+	if err == nil && n > 0 {
+		c.report.add(Problem{Kind: ProblemQueue, Repaired: true,
+			Detail: fmt.Sprintf("%d unreferenced rows were in no queue of the collector; somebody has changed the database without its triggers", n)})
+	}
+	return err
+}
+
+// pace spreads work over time. The zero value does not.
+type pace struct {
+	rate float64 // units a second, 0 for no limit
+	next time.Time
+}
+
+// wait waits until n more units may be used.
+func (p *pace) wait(ctx context.Context, n float64) error {
+	if p.rate <= 0 {
+		return ctx.Err()
+	}
+	now := time.Now()
+	if p.next.Before(now) {
+		p.next = now
+	}
+	delay := p.next.Sub(now)
+	p.next = p.next.Add(time.Duration(n / p.rate * float64(time.Second)))
+	if delay < 10*time.Millisecond { // what a timer can do
+		return ctx.Err()
+	}
+	t := time.NewTimer(delay)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// pacedReader reads no faster than its pace.
+type pacedReader struct {
+	ctx  context.Context
+	r    io.Reader
+	pace *pace
+}
+
+func (p pacedReader) Read(b []byte) (int, error) {
+	n, err := p.r.Read(b)
+	if werr := p.pace.wait(p.ctx, float64(n)); werr != nil {
+		return n, werr
+	}
+	return n, err
+}
