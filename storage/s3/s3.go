@@ -8,6 +8,11 @@
 // leaves that is too little for a part (5 MiB) is an object of its own, a piece, until a later Append
 // or Commit makes it the beginning of a part. There is no copy, no listing, no HEAD, and a GET only of pieces.
 //
+// A process that is killed during an Append can leave a piece, or a multipart
+// upload that no session names. A check of the store against the database finds the pieces;
+// uploads are aborted by MinIO after a day, and elsewhere by a lifecycle rule of the
+// bucket (AbortIncompleteMultipartUpload), which every bucket should have.
+//
 // S3 verifies a CRC-32C of every object and part. The SHA-256 of the digest is
 // computed once, by the caller; nothing here hashes a body again.
 package s3
