@@ -138,6 +138,15 @@ CREATE TABLE manifest_children (
 CREATE INDEX manifest_children_child ON manifest_children (child_id);
 CREATE INDEX manifest_children_waiting ON manifest_children (repository_id, digest) WHERE child_id IS NULL;
 
+CREATE FUNCTION manifests_adopted() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE manifest_children SET child_id = NEW.id
+     WHERE repository_id = NEW.repository_id AND digest = NEW.digest AND child_id IS NULL;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER manifests_adopted AFTER INSERT ON manifests
+    FOR EACH ROW EXECUTE FUNCTION manifests_adopted();
+
 CREATE TABLE tags (
     repository_id BIGINT NOT NULL REFERENCES repositories (id),
     name          TEXT COLLATE "C" NOT NULL,

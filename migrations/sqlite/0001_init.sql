@@ -139,6 +139,12 @@ CREATE TABLE manifest_children (
 CREATE INDEX manifest_children_child ON manifest_children (child_id);
 CREATE INDEX manifest_children_waiting ON manifest_children (repository_id, digest) WHERE child_id IS NULL;
 
+CREATE TRIGGER manifests_adopted AFTER INSERT ON manifests
+BEGIN
+    UPDATE manifest_children SET child_id = NEW.id
+     WHERE repository_id = NEW.repository_id AND digest = NEW.digest AND child_id IS NULL;
+END;
+
 CREATE TABLE tags (
     repository_id INTEGER NOT NULL REFERENCES repositories (id),
     name          TEXT NOT NULL,
