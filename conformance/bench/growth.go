@@ -33,7 +33,7 @@ const maxRepos = 100_000
 
 // growth loads the database of Berth directly, stage by stage, and measures
 // each stage through HTTP.
-func (b *bench) growth(ctx context.Context, targets []*target, most int, all *results) error {
+func (b *bench) growth(ctx context.Context, targets []*target, most int, all *results, save func() error) error {
 	for _, t := range targets {
 		if !strings.HasPrefix(t.name, "berth") {
 			continue
@@ -54,6 +54,9 @@ func (b *bench) growth(ctx context.Context, targets []*target, most int, all *re
 			if err := b.measureGrowth(ctx, t, tags, repos, all); err != nil {
 				return fmt.Errorf("measuring %d tags in %s: %w", tags, t.name, err)
 			}
+			if err := save(); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -66,7 +69,7 @@ func fillerRepo(i int) string    { return fmt.Sprintf("%s/filler-%07d", team, i)
 // load makes a repository with tags, each with a manifest of its own, and
 // empty repositories until there are so many of them.
 func (b *bench) load(ctx context.Context, t *target, tags, repos, want int) error {
-	driver, dsn := "sqlite", filepath.Join(b.lab.dir, t.name, "berth.db")
+	driver, dsn := "sqlite", "file:"+filepath.Join(b.lab.dir, t.name, "berth.db")+"?_pragma=cache_size(-1000000)&_pragma=synchronous(OFF)"
 	// What differs: a row per number, a random digest, padding.
 	rows, digest, pad := "WITH RECURSIVE g(n) AS (SELECT $1 UNION ALL SELECT n + 1 FROM g WHERE n < $2)", "lower(hex(randomblob(32)))", "printf('%0700d', n)"
 	payload, name := "CAST(%s AS BLOB)", "printf('%s%%07d', %s)"

@@ -148,7 +148,7 @@ func run(ctx context.Context, args []string) (err error) {
 		return all.save(*jsonTo)
 	}
 	if *growth {
-		err = b.growth(ctx, targets, *rows, all)
+		err = b.growth(ctx, targets, *rows, all, save)
 	} else {
 		all.Limits, err = b.limits(all.Limits)
 		if err == nil {
