@@ -71,11 +71,13 @@ func (tx *Tx) CollectManifests(ctx context.Context, grace, untaggedTTL time.Dura
 	if err != nil {
 		return Pass{}, err
 	}
-	// A row of a manifest that is gone is of no use; usually there is none.
+	// A row of a manifest that is gone is of no use; usually there is none. Looking
+	// at the first ones only, the database plans for few rows, however many there are.
 	_, err = tx.exec(ctx, `
 		DELETE FROM gc_manifests
-		 WHERE settled = FALSE AND enqueued_at <= $1
-		   AND NOT EXISTS (SELECT 1 FROM manifests m WHERE m.id = gc_manifests.manifest_id)`, micros(now.Add(-grace)))
+		 WHERE manifest_id IN (SELECT manifest_id FROM gc_manifests WHERE settled = FALSE AND enqueued_at <= $1
+		                        ORDER BY enqueued_at, manifest_id LIMIT $2)
+		   AND NOT EXISTS (SELECT 1 FROM manifests m WHERE m.id = gc_manifests.manifest_id)`, micros(now.Add(-grace)), GCBatch)
 	if err != nil {
 		return Pass{}, err
 	}
@@ -135,7 +137,9 @@ func (tx *Tx) CollectManifests(ctx context.Context, grace, untaggedTTL time.Dura
 }
 
 // manifestCandidates locks and lists candidates, oldest first, together with
-// their manifests, without those that somebody else has locked.
+// their manifests, without those that somebody else has locked. The inner
+// statement bounds what the planners expect, and CROSS JOIN is SQLite's word for this
+// order of the tables: both make the cost that of the candidates. Likewise below.
 func (tx *Tx) manifestCandidates(ctx context.Context, settled bool, before time.Time, limit int) ([]manifestCandidate, error) {
 	return list(ctx, tx, func(rows *sql.Rows) (manifestCandidate, error) {
 		c := manifestCandidate{Collected: Collected{Kind: CollectedManifest}, settled: settled}
@@ -145,11 +149,12 @@ func (tx *Tx) manifestCandidates(ctx context.Context, settled bool, before time.
 		return c, err
 	}, `
 		SELECT c.manifest_id, r.name, m.digest, m.size, c.reason, c.enqueued_at
-		  FROM gc_manifests c
-		  JOIN manifests m ON m.id = c.manifest_id
-		  JOIN repositories r ON r.id = m.repository_id
-		 WHERE c.settled = $1 AND c.enqueued_at <= $2
-		 ORDER BY c.enqueued_at, c.manifest_id LIMIT $3`+tx.db.dialect.skipLocked("c", "m"), settled, micros(before), limit)
+		  FROM (SELECT manifest_id, reason, enqueued_at FROM gc_manifests
+		         WHERE settled = $1 AND enqueued_at <= $2
+		         ORDER BY enqueued_at, manifest_id LIMIT $3`+tx.db.dialect.skipLocked("gc_manifests")+`) c
+		 CROSS JOIN manifests m CROSS JOIN repositories r
+		 WHERE m.id = c.manifest_id AND r.id = m.repository_id
+		 ORDER BY c.enqueued_at, c.manifest_id`+tx.db.dialect.skipLocked("m"), settled, micros(before), limit)
 }
 
 // CollectLinks makes repositories forget blobs that none of their manifests
@@ -164,9 +169,9 @@ func (tx *Tx) CollectLinks(ctx context.Context, grace time.Duration) (Pass, erro
 	before := micros(now.Add(-grace))
 	_, err = tx.exec(ctx, `
 		DELETE FROM gc_links
-		 WHERE enqueued_at <= $1
+		 WHERE id IN (SELECT id FROM gc_links WHERE enqueued_at <= $1 ORDER BY enqueued_at, id LIMIT $2)
 		   AND NOT EXISTS (SELECT 1 FROM repository_blobs l
-		                    WHERE l.repository_id = gc_links.repository_id AND l.digest = gc_links.digest)`, before)
+		                    WHERE l.repository_id = gc_links.repository_id AND l.digest = gc_links.digest)`, before, GCBatch)
 	if err != nil {
 		return Pass{}, err
 	}
@@ -182,12 +187,12 @@ func (tx *Tx) CollectLinks(ctx context.Context, grace time.Duration) (Pass, erro
 		return c, err
 	}, `
 		SELECT c.id, r.name, c.digest, b.size, c.enqueued_at
-		  FROM gc_links c
-		  JOIN repository_blobs l ON l.repository_id = c.repository_id AND l.digest = c.digest
-		  JOIN repositories r ON r.id = c.repository_id
-		  JOIN blobs b ON b.digest = c.digest
-		 WHERE c.enqueued_at <= $1
-		 ORDER BY c.enqueued_at, c.id LIMIT $2`+tx.db.dialect.skipLocked("c", "l"), before, GCBatch)
+		  FROM (SELECT id, repository_id, digest, enqueued_at FROM gc_links
+		         WHERE enqueued_at <= $1
+		         ORDER BY enqueued_at, id LIMIT $2`+tx.db.dialect.skipLocked("gc_links")+`) c
+		 CROSS JOIN repository_blobs l CROSS JOIN repositories r CROSS JOIN blobs b
+		 WHERE l.repository_id = c.repository_id AND l.digest = c.digest AND r.id = c.repository_id AND b.digest = c.digest
+		 ORDER BY c.enqueued_at, c.id`+tx.db.dialect.skipLocked("l"), before, GCBatch)
 	if err != nil || len(due) == 0 {
 		return Pass{}, err
 	}
@@ -237,7 +242,8 @@ func (tx *Tx) CollectBlobs(ctx context.Context, grace, further time.Duration) (P
 	before := micros(now.Add(-grace))
 	_, err = tx.exec(ctx, `
 		DELETE FROM gc_blobs
-		 WHERE enqueued_at <= $1 AND NOT EXISTS (SELECT 1 FROM blobs b WHERE b.digest = gc_blobs.digest)`, before)
+		 WHERE digest IN (SELECT digest FROM gc_blobs WHERE enqueued_at <= $1 ORDER BY enqueued_at, digest LIMIT $2)
+		   AND NOT EXISTS (SELECT 1 FROM blobs b WHERE b.digest = gc_blobs.digest)`, before, GCBatch)
 	if err != nil {
 		return Pass{}, err
 	}
@@ -252,9 +258,12 @@ func (tx *Tx) CollectBlobs(ctx context.Context, grace, further time.Duration) (P
 		return c, err
 	}, `
 		SELECT c.digest, b.storage_key, b.size, c.enqueued_at
-		  FROM gc_blobs c JOIN blobs b ON b.digest = c.digest
-		 WHERE c.enqueued_at <= $1
-		 ORDER BY c.enqueued_at, c.digest LIMIT $2`+tx.db.dialect.skipLocked("c", "b"), before, GCBatch)
+		  FROM (SELECT digest, enqueued_at FROM gc_blobs
+		         WHERE enqueued_at <= $1
+		         ORDER BY enqueued_at, digest LIMIT $2`+tx.db.dialect.skipLocked("gc_blobs")+`) c
+		 CROSS JOIN blobs b
+		 WHERE b.digest = c.digest
+		 ORDER BY c.enqueued_at, c.digest`+tx.db.dialect.skipLocked("b"), before, GCBatch)
 	if err != nil || len(due) == 0 {
 		return Pass{}, err
 	}

@@ -43,6 +43,12 @@ CREATE INDEX garbage_digest ON garbage (digest) WHERE digest <> '';
 ALTER TABLE blobs ADD COLUMN missing_since INTEGER;
 CREATE INDEX blobs_missing ON blobs (digest) WHERE missing_since IS NOT NULL;
 
+-- Deleting a manifest asks for its tags by this index. With repository_id in front SQLite takes the
+-- primary key instead, and reads every tag of the repository. (The table has no rowid, so
+-- the index ends with repository_id and name all the same.)
+DROP INDEX tags_digest;
+CREATE INDEX tags_digest ON tags (digest);
+
 CREATE TRIGGER gc_manifest_pushed AFTER INSERT ON manifests
 BEGIN
     INSERT INTO gc_manifests (manifest_id, reason, enqueued_at)
