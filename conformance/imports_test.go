@@ -42,6 +42,7 @@ var allowedImports = map[string][]string{
 	"conformance":           {"testenv"},
 	"conformance/bench":     {"testenv"},
 	"deploy/image":          {},
+	"auth/authtest":         {"auth"},
 	"metadata/metadatatest": {"metadata", "testenv"},
 }
 
