@@ -72,8 +72,8 @@ func TestPutTag(t *testing.T) {
 			got, err = tx.Tag(ctx, "team/app", "latest")
 			want = metadata.Tag{Name: "latest", Digest: one, MediaType: oci.MediaTypeImageManifest, Size: 3,
 				Mode: metadata.Mutable, CreatedAt: pushed.Add(time.Hour), UpdatedAt: pushed.Add(2 * time.Hour), UpdatedBy: "carol"}
-			if got != want {
-				t.Errorf("got %+v\nwant %+v", got, want)
+			if err != nil || got != want {
+				t.Errorf("got %+v, %v\nwant %+v", got, err, want)
 			}
 			_, missing := tx.Tag(ctx, "team/app", "nope")
 			wantErr(t, missing, oci.ErrManifestUnknown)

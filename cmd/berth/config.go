@@ -259,7 +259,7 @@ func validDatabase(v string) error {
 			return nil
 		}
 	}
-	return errors.New("the URL does not start with postgres:// or sqlite:") // the value may hold a password
+	return errors.New("the URL has to start with sqlite: or postgres://, see docs/config.md") // the value may hold a password
 }
 
 func validStorage(v string) error {
