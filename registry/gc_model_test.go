@@ -125,13 +125,14 @@ func (m *model) ensure(r *Registry, repo string, data []byte) (digest.Digest, er
 }
 
 // step does one thing with a registry, and gives what has to be done to the
-// model when it has worked; touched is the repository and the manifest that it was about.
-func (m *model) step(r *Registry) (name string, err error, done func(), touched func(*Registry)) {
+// model when it has worked, and what when the process has died meanwhile:
+// touched asks a living registry whether it has worked.
+func (m *model) step(r *Registry) (name string, done func(), touched func(*Registry), err error) {
 	repo, in := m.someRepo()
 	tagName := pick(m.random, []string{"a", "b", "c"})
 	some := pick(m.random, keysOf(in.manifests))
 	nothing := func() {}
-	push := func(what string, raw []byte, one *modelManifest) (string, error, func(), func(*Registry)) {
+	push := func(what string, raw []byte, one *modelManifest) (string, func(), func(*Registry), error) {
 		d := digest.FromBytes(raw)
 		byTag := m.random.IntN(3) > 0
 		ref := digested(d)
@@ -143,24 +144,22 @@ func (m *model) step(r *Registry) (name string, err error, done func(), touched 
 			one.raw, one.reason = raw, "pushed"
 			in.manifests[d] = one
 		}
-		return what, err, func() {
-				add()
-				if byTag {
-					in.tag(tagName, d)
-				}
-			}, func(alive *Registry) {
-				if _, err := alive.HeadManifest(m.ctx, repo, digested(d)); err == nil {
-					add() // both or neither, in one transaction
-					if byTag {
-						in.tag(tagName, d)
-					}
-				}
+		both := func() { // in one transaction
+			add()
+			if byTag {
+				in.tag(tagName, d)
 			}
+		}
+		return what, both, func(alive *Registry) {
+			if _, err := alive.HeadManifest(m.ctx, repo, digested(d)); err == nil {
+				both()
+			}
+		}, err
 	}
 	switch m.random.IntN(10) {
 	case 0: // a blob alone
 		_, err = m.ensure(r, repo, fmt.Appendf(nil, "layer %d", m.random.IntN(12)))
-		return "push blob", err, nothing, func(*Registry) {}
+		return "push blob", nothing, func(*Registry) {}, err
 	case 1, 2, 3: // an image, perhaps a referrer
 		i := v1.Manifest{MediaType: v1.MediaTypeImageManifest, Layers: []v1.Descriptor{}, Annotations: map[string]string{"n": strconv.Itoa(m.random.IntN(30))}}
 		i.SchemaVersion = 2
@@ -169,7 +168,7 @@ func (m *model) step(r *Registry) (name string, err error, done func(), touched 
 			data := fmt.Appendf(nil, "layer %d", m.random.IntN(12))
 			d, err := m.ensure(r, repo, data)
 			if err != nil {
-				return "push image", err, nothing, func(*Registry) {}
+				return "push image", nothing, func(*Registry) {}, err
 			}
 			desc := v1.Descriptor{MediaType: v1.MediaTypeImageLayer, Digest: d, Size: int64(len(data))}
 			if n == 0 {
@@ -199,7 +198,7 @@ func (m *model) step(r *Registry) (name string, err error, done func(), touched 
 		return push("push index", m.marshal(i), one)
 	case 5: // what is there already, again
 		if some == "" {
-			return "", nil, nothing, nil
+			return "", nothing, nil, nil
 		}
 		again := *in.manifests[some]
 		return push("push again", again.raw, &again)
@@ -210,37 +209,37 @@ func (m *model) step(r *Registry) (name string, err error, done func(), touched 
 			if err == nil {
 				m.Errorf("a tag %s of %s was deleted that there was not", tagName, repo)
 			}
-			return "", nil, nothing, nil
+			return "", nothing, nil, nil
 		}
 		gone := func() {
 			delete(in.tags, tagName)
 			in.manifests[d].reason = "untagged"
 		}
-		return "delete tag", err, gone, func(alive *Registry) {
+		return "delete tag", gone, func(alive *Registry) {
 			if _, err := alive.HeadManifest(m.ctx, repo, tagged(tagName)); errors.Is(err, oci.ErrManifestUnknown) {
 				gone()
 			}
-		}
+		}, err
 	case 7:
 		if some == "" {
-			return "", nil, nothing, nil
+			return "", nothing, nil, nil
 		}
 		_, err = r.DeleteManifest(m.ctx, alice, repo, some)
 		if len(in.parents(some)) > 0 {
 			if err == nil {
 				m.Errorf("a child of an index was deleted")
 			}
-			return "refused delete", nil, nothing, func(*Registry) {}
+			return "refused delete", nothing, func(*Registry) {}, nil
 		}
-		return "delete manifest", err, func() { in.remove(some) }, func(alive *Registry) {
+		return "delete manifest", func() { in.remove(some) }, func(alive *Registry) {
 			if _, err := alive.HeadManifest(m.ctx, repo, digested(some)); errors.Is(err, oci.ErrManifestUnknown) {
 				in.remove(some)
 			}
-		}
+		}, err
 	case 8:
 		d := pick(m.random, keysOf(m.data))
 		if d == "" {
-			return "", nil, nothing, nil
+			return "", nothing, nil, nil
 		}
 		err = r.DeleteBlob(m.ctx, repo, d)
 		needed := false
@@ -253,7 +252,7 @@ func (m *model) step(r *Registry) (name string, err error, done func(), touched 
 		if needed || errors.Is(err, oci.ErrBlobUnknown) {
 			err = nil
 		}
-		return "delete blob", err, nothing, func(*Registry) {}
+		return "delete blob", nothing, func(*Registry) {}, err
 	default:
 		for range 1 + m.random.IntN(4) {
 			if _, err = r.CollectUnreferenced(m.ctx); err == nil {
@@ -263,7 +262,7 @@ func (m *model) step(r *Registry) (name string, err error, done func(), touched 
 				break
 			}
 		}
-		return "collect", err, nothing, func(*Registry) {}
+		return "collect", nothing, func(*Registry) {}, err
 	}
 }
 
@@ -350,7 +349,7 @@ func TestGCModel(t *testing.T) {
 						e.age(time.Duration(m.random.IntN(16)) * time.Hour)
 					}
 					if m.random.IntN(5) > 0 {
-						name, err, done, _ := m.step(e.r)
+						name, done, _, err := m.step(e.r)
 						if err != nil {
 							t.Fatalf("step %d of seed %d, %s: %v", n, seed, name, err)
 						}
@@ -377,7 +376,7 @@ func TestGCModel(t *testing.T) {
 func (m *model) dying() {
 	db := m.openDB()
 	process := &mortal{Store: m.store(), db: db, left: m.random.IntN(3)}
-	name, err, done, touched := m.step(New(db, process, m.o))
+	name, done, touched, err := m.step(New(db, process, m.o))
 	switch {
 	case process.when == "" && err == nil:
 		done()
