@@ -193,8 +193,8 @@ func printUsage(w io.Writer, u registry.Usage, teamsOnly bool) error {
 		return err
 	}
 	s := u.Stored
-	_, err := fmt.Fprintf(w, "\nStored: %s in %d blobs, of them %s in no repository; %s about to be removed; %s of manifests; %s of unfinished uploads\n",
-		showBytes(s.Bytes), s.Blobs, showBytes(s.Unlinked), showBytes(s.Removing), showBytes(s.Manifests), showBytes(s.Uploading))
+	_, err := fmt.Fprintf(w, "\nStored: %s in %s, of them %s in no repository; %s about to be removed; %s of manifests; %s of unfinished uploads\n",
+		showBytes(s.Bytes), count(int(s.Blobs), "blob"), showBytes(s.Unlinked), showBytes(s.Removing), showBytes(s.Manifests), showBytes(s.Uploading))
 	if err == nil && s.Missing > 0 {
 		_, err = fmt.Fprintf(w, "The bytes of %s are known to be lost; berth check lists them.\n", count(int(s.Missing), "blob"))
 	}
