@@ -35,7 +35,8 @@ import (
 type Options struct {
 	// URL is "sqlite:/path/to/file" or "postgres://user:password@host/name".
 	URL string
-	// MaxConns bounds the connections to Postgres; 0 means 16.
+	// MaxConns bounds the connections to Postgres; 0 means 16. UpdateRelaxed has
+	// a second pool of the same size.
 	MaxConns int
 	// Logger gets what no caller can be told; nil discards it.
 	Logger *slog.Logger

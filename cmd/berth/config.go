@@ -82,7 +82,7 @@ func settings() []setting {
 		boolSetting("trust_proxy", "false", "believe X-Forwarded-Proto, -Host and -For; only behind a proxy that sets them", func(c *config) *bool { return &c.TrustProxy }),
 		stringSetting("data_dir", "./berth-data", "directory of the embedded database and of the blobs", func(c *config) *string { return &c.DataDir }, nil),
 		secret(stringSetting("database_url", "", "postgres://user:password@host:5432/name, or sqlite:/path/to/file", func(c *config) *string { return &c.DatabaseURL }, validDatabase), "`sqlite:` file `berth.db` in the data directory"),
-		intSetting("database_conns", "16", "connections to Postgres at most, per replica", func(c *config) *int { return &c.DatabaseConns }, 2, 1000),
+		intSetting("database_conns", "16", "connections to Postgres at most, per replica; and up to as many again for what may be lost in a power failure, such as the progress of uploads", func(c *config) *int { return &c.DatabaseConns }, 2, 1000),
 		shown(stringSetting("storage_url", "", "file:/path, or s3://bucket/prefix?endpoint=http://host:9000&region=us-east-1&path_style=true; credentials from the AWS chain", func(c *config) *string { return &c.StorageURL }, validStorage), "`file:` directory `blobs` in the data directory"),
 		boolSetting("storage_redirect", "false", "answer a GET of a blob with 307 to a presigned URL of the bucket", func(c *config) *bool { return &c.StorageRedirect }),
 		durationSetting("storage_redirect_ttl", "20m", "how long a presigned URL is valid", func(c *config) *time.Duration { return &c.RedirectTTL }, time.Second, 7*24*time.Hour),
