@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -108,6 +109,9 @@ func serve(ctx context.Context, c *config, stdout io.Writer, log *slog.Logger) e
 	address := clientAddress(c, listener.Addr())
 	log.Info("serving", "address", listener.Addr().String(), "tls", c.TLSCert != "", "version", version, "database", a.db.Engine())
 	greet(stdout, scheme, address, a.password)
+	// What starting took (hashing the first password, reading the description of
+	// the API) goes back to the system now rather than with the first collection.
+	debug.FreeOSMemory()
 
 	select {
 	case <-ctx.Done():
