@@ -150,6 +150,10 @@ func TestPlans(t *testing.T) {
 			_, err := tx.Repositories(ctx, metadata.RepositoryFilter{Viewer: metadata.Viewer{All: true}, Team: team, Limit: 100})
 			return err
 		}},
+		{"RepositoryNames of a user", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.RepositoryNames(ctx, metadata.RepositoryFilter{Viewer: metadata.Viewer{Signed: true, UserID: 77}, Limit: 100})
+			return err
+		}},
 		{"BlobRepositories", func(ctx context.Context, tx *metadata.Tx, r int64) error {
 			_, err := tx.BlobRepositories(ctx, present, 3)
 			return err

@@ -103,8 +103,20 @@ type RepositoryFilter struct {
 
 // Repositories lists repositories in the order of their names (bytes).
 func (tx *Tx) Repositories(ctx context.Context, f RepositoryFilter) ([]Repository, error) {
+	page, args := f.page("*")
+	return list(ctx, tx, func(rows *sql.Rows) (Repository, error) { return scanRepository(rows.Scan) },
+		`SELECT `+repositoryColumns+` FROM `+page+` AS r ORDER BY r.name`, args...)
+}
+
+// RepositoryNames is Repositories for the names alone.
+func (tx *Tx) RepositoryNames(ctx context.Context, f RepositoryFilter) ([]string, error) {
+	page, args := f.page("name")
+	return tx.names(ctx, `SELECT string_agg(r.name, ',') FROM `+page+` AS r`, args...)
+}
+
+// page is the list as a table expression, with the given columns, one of which is name.
+func (f RepositoryFilter) page(columns string) (from string, args []any) {
 	var where []string
-	var args []any
 	arg := func(v any) string {
 		args = append(args, v)
 		return "$" + strconv.Itoa(len(args))
@@ -122,32 +134,30 @@ func (tx *Tx) Repositories(ctx context.Context, f RepositoryFilter) ([]Repositor
 	}
 	limit := arg(f.Limit)
 	page := func(also string) string {
-		return `(SELECT * FROM repositories r WHERE ` + strings.Join(where, " AND ") + also + ` ORDER BY r.name LIMIT ` + limit + `)`
+		return `(SELECT ` + columns + ` FROM repositories r WHERE ` + strings.Join(where, " AND ") + also + ` ORDER BY r.name LIMIT ` + limit + `)`
 	}
-	from := page("")
-	if !f.Viewer.All {
-		may := []string{"r.visibility = 'public'"}
-		if f.Viewer.Signed {
-			may = append(may, "r.visibility = 'internal'")
-		}
-		if f.Viewer.UserID != 0 {
-			may = append(may, `r.team IN (SELECT t.name FROM team_members m JOIN teams t ON t.id = m.team_id
-			                               WHERE m.user_id = `+arg(f.Viewer.UserID)+`)`)
-		}
-		if f.Viewer.Team != "" {
-			may = append(may, "r.team = "+arg(f.Viewer.Team))
-		}
-		// Each reason has an index in the order of names, so a page is read
-		// from each and merged. One condition with OR would walk over all that
-		// somebody may not see, which is nearly everything in a large instance.
-		pages := make([]string, len(may))
-		for i, m := range may {
-			pages[i] = `SELECT * FROM ` + page(" AND "+m) + ` AS page`
-		}
-		from = `(` + strings.Join(pages, ` UNION `) + `)`
+	if f.Viewer.All {
+		return page(""), args
 	}
-	return list(ctx, tx, func(rows *sql.Rows) (Repository, error) { return scanRepository(rows.Scan) },
-		`SELECT `+repositoryColumns+` FROM `+from+` AS r ORDER BY r.name LIMIT `+limit, args...)
+	may := []string{"r.visibility = 'public'"}
+	if f.Viewer.Signed {
+		may = append(may, "r.visibility = 'internal'")
+	}
+	if f.Viewer.UserID != 0 {
+		may = append(may, `r.team IN (SELECT t.name FROM team_members m JOIN teams t ON t.id = m.team_id
+		                               WHERE m.user_id = `+arg(f.Viewer.UserID)+`)`)
+	}
+	if f.Viewer.Team != "" {
+		may = append(may, "r.team = "+arg(f.Viewer.Team))
+	}
+	// Each reason has an index in the order of names, so a page is read
+	// from each and merged. One condition with OR would walk over all that
+	// somebody may not see, which is nearly everything in a large instance.
+	pages := make([]string, len(may))
+	for i, m := range may {
+		pages[i] = `SELECT ` + columns + ` FROM ` + page(" AND "+m) + ` AS page`
+	}
+	return `(SELECT ` + columns + ` FROM (` + strings.Join(pages, ` UNION `) + `) AS seen ORDER BY name LIMIT ` + limit + `)`, args
 }
 
 // SetVisibility changes who may pull, or returns NAME_UNKNOWN.

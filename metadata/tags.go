@@ -217,12 +217,12 @@ func (tx *Tx) Tags(ctx context.Context, repository, after string, limit int) ([]
 
 // TagNames is Tags for the names alone.
 func (tx *Tx) TagNames(ctx context.Context, repository, after string, limit int) ([]string, error) {
-	id, err := tx.repositoryID(ctx, repository)
-	if err != nil {
-		return nil, err
-	}
-	return list(ctx, tx, scanString, `
-		SELECT name FROM tags WHERE repository_id = $1 AND name > $2 ORDER BY name LIMIT $3`, id, after, limit)
+	names, err := tx.names(ctx, `
+		SELECT COALESCE((SELECT string_agg(page.name, ',')
+		                   FROM (SELECT g.name FROM tags g WHERE g.repository_id = r.id AND g.name > $2
+		                          ORDER BY g.name LIMIT $3) AS page), '')
+		  FROM repositories r WHERE r.name = $1`, repository, after, limit)
+	return names, notFound(err, errRepositoryUnknown(repository))
 }
 
 func (tx *Tx) repositoryID(ctx context.Context, name string) (id int64, err error) {

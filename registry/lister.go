@@ -23,13 +23,13 @@ func (r *Registry) TagNames(ctx context.Context, repo, after string, limit int) 
 	return tags, err
 }
 
-// Repositories lists repositories in the order of their names.
-func (r *Registry) Repositories(ctx context.Context, f metadata.RepositoryFilter) (repos []metadata.Repository, err error) {
+// RepositoryNames lists the names of repositories, in byte order.
+func (r *Registry) RepositoryNames(ctx context.Context, f metadata.RepositoryFilter) (names []string, err error) {
 	err = r.db.View(ctx, func(tx *metadata.Tx) (err error) {
-		repos, err = tx.Repositories(ctx, f)
+		names, err = tx.RepositoryNames(ctx, f)
 		return err
 	})
-	return repos, err
+	return names, err
 }
 
 // Bounds of one page of referrers.

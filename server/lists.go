@@ -45,16 +45,13 @@ func (s *Server) listCatalog(ex *exchange, r *http.Request) error {
 	}
 	var names []string
 	if p.n > 0 {
-		repositories, err := s.registry.Repositories(r.Context(), metadata.RepositoryFilter{
+		names, err = s.registry.RepositoryNames(r.Context(), metadata.RepositoryFilter{
 			Viewer: s.policy.Viewer(ex.identity.principal),
 			After:  p.last,
 			Limit:  p.n + 1,
 		})
 		if err != nil {
 			return err
-		}
-		for _, repository := range repositories {
-			names = append(names, repository.Name)
 		}
 	}
 	if len(names) > p.n {
