@@ -86,6 +86,7 @@ func run(ctx context.Context, args []string) (err error) {
 		dir     = f.String("dir", "", "directory for the data of all servers (default: a temporary one, removed in the end)")
 		jsonTo  = f.String("json", "", "file for all samples; with -add also read first")
 		add     = f.Bool("add", false, "keep the samples of the -json file that this run does not replace")
+		render  = f.Bool("render", false, "write the tables of the -json file again and measure nothing")
 		page    = f.String("page", "", "Markdown page whose part between the markers is replaced by the tables")
 		growth  = f.Bool("growth", false, "measure cost against growth instead: up to 1 million tags and 100 thousand repositories")
 		rows    = f.Int("growth-max", 1_000_000, "most tags of -growth; at most 100 thousand repositories are made")
@@ -116,6 +117,14 @@ func run(ctx context.Context, args []string) (err error) {
 		if err := all.load(*jsonTo); err != nil {
 			return err
 		}
+	}
+
+	if *render {
+		old := &results{}
+		if err := old.load(*jsonTo); err != nil {
+			return err
+		}
+		return old.write(*page)
 	}
 
 	tmp := *dir
@@ -161,12 +170,7 @@ func run(ctx context.Context, args []string) (err error) {
 	if err := save(); err != nil {
 		return err
 	}
-	text := all.markdown()
-	if *page != "" {
-		return writePage(*page, text)
-	}
-	fmt.Print(text)
-	return nil
+	return all.write(*page)
 }
 
 // publicArgs leaves out what is private to a machine: paths and passwords.

@@ -330,6 +330,15 @@ func number(v float64) string {
 	return fmt.Sprintf("%.3f", v)
 }
 
+// write puts the tables into a page, or prints them when there is none.
+func (r *results) write(page string) error {
+	if page != "" {
+		return writePage(page, r.markdown())
+	}
+	_, err := fmt.Print(r.markdown())
+	return err
+}
+
 const (
 	beginMarker = "<!-- begin: written by make bench -->\n"
 	endMarker   = "<!-- end: written by make bench -->\n"
