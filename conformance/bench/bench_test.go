@@ -124,10 +124,13 @@ func TestReport(t *testing.T) {
 	}
 	r.add(sample{Workload: "push-images", Target: "berth", Round: 2, Value: 50, Ops: 1}) // measured again
 	r.add(sample{Workload: "mount", Target: "berth", Error: "status 500"})
+	r.add(sample{Workload: "tags-push", Target: "berth", Value: 9, Ops: 1})
+	r.add(sample{Workload: "tags-push", Target: "distribution", Value: 1, Ops: 1})
 	text := r.markdown()
 	for _, want := range []string{
 		"| push-images, berth | 50.0 /s | distribution: 20.0 /s | 2.50 | >= 3 x the best that syncs | **missed** |",
 		"| push-images | 50.0 /s | 20.0 /s |",
+		"| tags-push, berth | 9.00 /s | distribution: 1.00 /s | 9.00 | >= 2 x | open: not measured are zot, olareg |",
 		"- mount on berth, round 1, failed: status 500",
 	} {
 		if !strings.Contains(text, want) {
