@@ -29,6 +29,9 @@ const (
 	KindUser Kind = "user"
 	// KindRobot is a token that belongs to a team and not to a person.
 	KindRobot Kind = "robot"
+	// KindMachine is a machine whose platform vouches for it (an AWS instance), and
+	// that belongs to no team. Its rights are its Limit.
+	KindMachine Kind = "machine"
 )
 
 // Principal is who makes a request. It is a value: copy it freely. The zero
@@ -36,9 +39,11 @@ const (
 // credentials.
 type Principal struct {
 	Kind Kind
-	// ID is the row of the user, or of the token for a robot.
+	// ID is the row of the user, or of the token for a robot. A robot that a trust
+	// policy made and a machine have none.
 	ID int64
-	// Name is the user's name, or the robot's name within its team.
+	// Name is the user's name, the robot's name within its team, or what the
+	// platform calls a machine, which has a colon ("aws:123456789012").
 	Name string
 	// Admin is the site role of a user. Read it through IsAdmin, for a token
 	// may hold less than its owner.
@@ -49,10 +54,24 @@ type Principal struct {
 	// TokenID is the row of the opaque token (berth_...) that was shown, and 0 when
 	// there was none.
 	TokenID int64
-	// Limit narrows what the credential carries; nil is no limit. A robot
-	// always has one.
+	// TrustID is the row of the trust policy by which a job signed in, and 0 when it
+	// was none.
+	TrustID int64
+	// Limit narrows what the credential carries; nil is no limit. Robots and
+	// machines always have one.
 	Limit *Limit
+	// Claims are what the identity provider said about this sign-in and is worth
+	// keeping: the audit log shows it, and the history of tags as provenance. At
+	// most MaxClaims of MaxClaimSize bytes; never a secret. It is shared: do not
+	// change it.
+	Claims map[string]string
 }
+
+// Bounds of Principal.Claims.
+const (
+	MaxClaims    = 16
+	MaxClaimSize = 512
+)
 
 // Limit is what a token is restricted to. It never adds a right.
 type Limit struct {
@@ -61,6 +80,10 @@ type Limit struct {
 	Repositories string
 	// Actions are those that the token carries at most.
 	Actions Actions
+	// Tags is a glob on the tags that may be pushed and deleted; "" is every tag.
+	Tags string
+	// CIDRs are the networks from which the token may be used; none is everywhere.
+	CIDRs []string
 }
 
 // allows gives the actions that the limit lets through on a repository. No
@@ -85,7 +108,9 @@ func (l *Limit) whole() bool {
 func Anonymous() Principal { return Principal{Kind: KindAnonymous} }
 
 // IsAnonymous reports whether the principal showed no credentials.
-func (p Principal) IsAnonymous() bool { return p.Kind != KindUser && p.Kind != KindRobot }
+func (p Principal) IsAnonymous() bool {
+	return p.Kind != KindUser && p.Kind != KindRobot && p.Kind != KindMachine
+}
 
 // IsAdmin reports whether the principal administers the whole instance: a
 // user with the admin role, whose token, if there is one, is not narrower
@@ -100,14 +125,16 @@ func (p Principal) MayManage() bool {
 }
 
 // String is the name that logs, history and errors show: "alice",
-// "team+robot" or "anonymous". It is unique among principals, because
-// [ParseUserName] allows neither '+' nor "anonymous" as a user's name.
+// "team+robot", "aws:123456789012" or "anonymous". It is unique among principals,
+// because [ParseUserName] allows neither '+' nor ':' nor "anonymous" as a user's name.
 func (p Principal) String() string {
 	switch p.Kind {
 	case KindUser:
 		return p.Name
 	case KindRobot:
 		return p.Team + "+" + p.Name
+	case KindMachine:
+		return p.Name
 	}
 	return string(KindAnonymous)
 }

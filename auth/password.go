@@ -117,6 +117,9 @@ func (a *Passwords) user(ctx context.Context, c Credentials) (u metadata.User, e
 	if err != nil {
 		return u, fmt.Errorf("reading the user: %w", err)
 	}
+	if u.Source != metadata.SourceLocal {
+		return u, ErrNotMine // the provider has the password
+	}
 	return u, nil
 }
 
@@ -127,13 +130,13 @@ func (a *Passwords) principal(u metadata.User, ok bool) (Principal, error) {
 	case !ok:
 		return Principal{}, ErrWrong
 	case u.Disabled:
-		return Principal{}, Wrongf("the user %s is disabled, ask an administrator of this registry", u.Name)
+		return Principal{}, errDisabled(u)
 	}
 	return userPrincipal(u), nil
 }
 
 func userPrincipal(u metadata.User) Principal {
-	return Principal{Kind: KindUser, ID: u.ID, Name: u.Name, Admin: u.Role == metadata.RoleAdmin}
+	return Principal{Kind: KindUser, ID: u.ID, Name: u.Name, Admin: u.IsAdmin()}
 }
 
 // remembered is the key under which a right password is remembered: without

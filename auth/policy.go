@@ -45,6 +45,7 @@ const (
 	RuleMember     Rule = "team-member"     // pull, push
 	RuleReader     Rule = "team-reader"     // pull
 	RuleRobot      Rule = "team-robot"      // the token's actions in its team's namespace
+	RuleMachine    Rule = "machine"         // what is allowed to the machines of a platform's account
 	RulePublic     Rule = "public"          // a public repository: pull
 	RuleInternal   Rule = "internal"        // an internal repository: pull for all who are signed in
 	RulePublicRead Rule = "public-read"     // the setting: pull for everybody
@@ -78,16 +79,18 @@ func decide(p Principal, repository string, f metadata.AccessFacts, publicRead b
 		own = Decision{Pull, RuleReader}
 	case p.Kind == KindRobot && p.Limit != nil && p.Team != "" && oci.Team(repository) == p.Team:
 		own = Decision{AllActions, RuleRobot}
+	case p.Kind == KindMachine && p.Limit != nil:
+		own = Decision{AllActions, RuleMachine}
 	case f.Visibility == metadata.Internal:
 		own = Decision{Pull, RuleInternal}
 	}
-	// A robot acts by its token alone: one without a limit is a mistake of ours.
+	// Robots and machines act by their limit alone: one without is a mistake of ours.
 	limit := p.Limit
-	if p.Kind == KindRobot && limit == nil {
+	if p.Kind != KindUser && limit == nil {
 		limit = &Limit{}
 	}
 	limited := Decision{own.Actions & limit.allows(repository), own.Rule}
-	if limited.Actions != own.Actions && (own.Rule != RuleRobot || limited.Actions == 0) {
+	if limited.Actions != own.Actions && (own.Rule != RuleRobot && own.Rule != RuleMachine || limited.Actions == 0) {
 		limited.Rule = RuleLimit
 	}
 	// What everybody may, those who signed in may too, whatever their token says.

@@ -20,7 +20,7 @@ func TestDecide(t *testing.T) {
 		return Principal{Kind: KindUser, ID: 1, Name: "u", Admin: true, Limit: limit}
 	}
 	robot := func(actions Actions, glob string) Principal {
-		return Principal{Kind: KindRobot, ID: 2, Name: "r", Team: "team", TeamID: 3, Limit: &Limit{glob, actions}}
+		return Principal{Kind: KindRobot, ID: 2, Name: "r", Team: "team", TeamID: 3, Limit: &Limit{Repositories: glob, Actions: actions}}
 	}
 	facts := func(visibility, role string) metadata.AccessFacts {
 		return metadata.AccessFacts{Exists: visibility != "", Visibility: visibility, Role: role}
@@ -51,12 +51,12 @@ func TestDecide(t *testing.T) {
 		{"member, absent", user(nil), "team", facts("", "member"), false, Pull | Push, RuleMember},
 		{"an unknown role", user(nil), "team/a", facts("private", "owner"), false, 0, RuleNoMember},
 		{"admin", admin(nil), "team/a", facts("private", ""), false, AllActions, RuleAdmin},
-		{"admin, token", admin(&Limit{"team/*", Pull}), "team/a", facts("private", ""), false, Pull, RuleLimit},
-		{"admin, token elsewhere", admin(&Limit{"team/*", Pull}), "other/a", facts("private", ""), false, 0, RuleLimit},
-		{"maintainer, token", user(&Limit{"*", Pull | Push}), "team/a", facts("private", "maintainer"), false, Pull | Push, RuleLimit},
-		{"reader, wide token", user(&Limit{"*", AllActions}), "team/a", facts("private", "reader"), false, Pull, RuleReader},
-		{"member, token elsewhere, public", user(&Limit{"other/*", AllActions}), "team/a", facts("public", "member"), false, Pull, RuleLimit},
-		{"push token, public", user(&Limit{"*", Push}), "team/a", facts("public", "member"), false, Pull | Push, RuleLimit},
+		{"admin, token", admin(&Limit{Repositories: "team/*", Actions: Pull}), "team/a", facts("private", ""), false, Pull, RuleLimit},
+		{"admin, token elsewhere", admin(&Limit{Repositories: "team/*", Actions: Pull}), "other/a", facts("private", ""), false, 0, RuleLimit},
+		{"maintainer, token", user(&Limit{Repositories: "*", Actions: Pull | Push}), "team/a", facts("private", "maintainer"), false, Pull | Push, RuleLimit},
+		{"reader, wide token", user(&Limit{Repositories: "*", Actions: AllActions}), "team/a", facts("private", "reader"), false, Pull, RuleReader},
+		{"member, token elsewhere, public", user(&Limit{Repositories: "other/*", Actions: AllActions}), "team/a", facts("public", "member"), false, Pull, RuleLimit},
+		{"push token, public", user(&Limit{Repositories: "*", Actions: Push}), "team/a", facts("public", "member"), false, Pull | Push, RuleLimit},
 		{"robot", robot(Pull|Push, "*"), "team/a", facts("private", ""), false, Pull | Push, RuleRobot},
 		{"robot, its team's own name", robot(Pull, "*"), "team", facts("private", ""), false, Pull, RuleRobot},
 		{"robot, pattern", robot(Pull|Push, "team/b*"), "team/a", facts("private", ""), false, 0, RuleLimit},
@@ -65,8 +65,8 @@ func TestDecide(t *testing.T) {
 		{"robot without pull, internal elsewhere", robot(Push, "*"), "other/a", facts("internal", ""), false, 0, RuleLimit},
 		{"robot has no role", robot(Pull, "*"), "other/a", facts("private", "maintainer"), false, 0, RuleNoMember},
 		{"robot without a limit", Principal{Kind: KindRobot, Team: "team"}, "team/a", facts("private", ""), false, 0, RuleNoMember},
-		{"robot without a team", Principal{Kind: KindRobot, Limit: &Limit{"*", AllActions}}, "team/a", facts("private", ""), false, 0, RuleNoMember},
-		{"robot that says it is admin", Principal{Kind: KindRobot, Team: "x", Admin: true, Limit: &Limit{"*", AllActions}}, "team/a", facts("private", ""), false, 0, RuleNoMember},
+		{"robot without a team", Principal{Kind: KindRobot, Limit: &Limit{Repositories: "*", Actions: AllActions}}, "team/a", facts("private", ""), false, 0, RuleNoMember},
+		{"robot that says it is admin", Principal{Kind: KindRobot, Team: "x", Admin: true, Limit: &Limit{Repositories: "*", Actions: AllActions}}, "team/a", facts("private", ""), false, 0, RuleNoMember},
 	} {
 		if got := decide(tt.p, tt.repo, tt.f, tt.public); got.Actions != tt.want || got.Rule != tt.rule {
 			t.Errorf("%s: %v by %s, want %v by %s", tt.name, got.Actions, got.Rule, tt.want, tt.rule)
@@ -83,7 +83,7 @@ func TestDecideProperties(t *testing.T) {
 		f := metadata.AccessFacts{Visibility: pick("", "public", "internal", "private"), Role: pick("", "reader", "member", "maintainer")}
 		f.Exists = f.Visibility != ""
 		publicRead := random.IntN(4) == 0
-		limit := &Limit{pick("*", "team/*", "*/a", "other/a", ""), Actions(random.IntN(int(AllActions) + 1))}
+		limit := &Limit{Repositories: pick("*", "team/*", "*/a", "other/a", ""), Actions: Actions(random.IntN(int(AllActions) + 1))}
 		p := Principal{Kind: Kind(pick("user", "robot", "anonymous", "")), ID: 1, Name: "x", Team: pick("team", "other", ""), Admin: random.IntN(4) == 0}
 		owner := p
 		p.Limit = limit
@@ -112,7 +112,7 @@ func TestDecideProperties(t *testing.T) {
 		}
 		// A wider limit never takes away, a lower role never adds.
 		wider := p
-		wider.Limit = &Limit{"*", limit.Actions | Actions(random.IntN(int(AllActions)+1))}
+		wider.Limit = &Limit{Repositories: "*", Actions: limit.Actions | Actions(random.IntN(int(AllActions)+1))}
 		if got.Actions&^decide(wider, repo, f, publicRead).Actions != 0 {
 			fail("a wider token carries less")
 		}
@@ -190,11 +190,11 @@ func TestPolicyOnDatabase(t *testing.T) {
 	slices.Sort(names)
 
 	y := NewPolicy(db, PolicyOptions{})
-	robot := Principal{Kind: KindRobot, ID: 1, Name: "r", Team: "team", TeamID: 1, Limit: &Limit{"*", Pull | Push}}
+	robot := Principal{Kind: KindRobot, ID: 1, Name: "r", Team: "team", TeamID: 1, Limit: &Limit{Repositories: "*", Actions: Pull | Push}}
 	all := map[string]Principal{"anonymous": Anonymous(), "robot": robot}
 	for name, p := range users {
 		all[name] = p
-		for _, l := range []Limit{{"*", Pull}, {"team/p*", AllActions}, {"other/*", Pull | Push}, {"*", Push}, {"", AllActions}} {
+		for _, l := range []Limit{{Repositories: "*", Actions: Pull}, {Repositories: "team/p*", Actions: AllActions}, {Repositories: "other/*", Actions: Pull | Push}, {Repositories: "*", Actions: Push}, {Actions: AllActions}} {
 			p.Limit = &l
 			all[fmt.Sprintf("%s with %v on %q", name, l.Actions, l.Repositories)] = p
 		}
@@ -289,11 +289,11 @@ func TestPrincipal(t *testing.T) {
 		{Anonymous(), "anonymous", false, false},
 		{Principal{Kind: KindUser, Name: "u"}, "u", false, true},
 		{Principal{Kind: KindUser, Name: "u", Admin: true}, "u", true, true},
-		{Principal{Kind: KindUser, Name: "u", Admin: true, Limit: &Limit{"*", AllActions}}, "u", true, true},
-		{Principal{Kind: KindUser, Name: "u", Admin: true, Limit: &Limit{"*", Pull | Push | Delete}}, "u", false, false},
-		{Principal{Kind: KindUser, Name: "u", Admin: true, Limit: &Limit{"team/*", AllActions}}, "u", false, true},
-		{Principal{Kind: KindUser, Name: "u", Admin: true, Limit: &Limit{"", AllActions}}, "u", false, true},
-		{Principal{Kind: KindRobot, Name: "r", Team: "t", Admin: true, Limit: &Limit{"*", AllActions}}, "t+r", false, true},
+		{Principal{Kind: KindUser, Name: "u", Admin: true, Limit: &Limit{Repositories: "*", Actions: AllActions}}, "u", true, true},
+		{Principal{Kind: KindUser, Name: "u", Admin: true, Limit: &Limit{Repositories: "*", Actions: Pull | Push | Delete}}, "u", false, false},
+		{Principal{Kind: KindUser, Name: "u", Admin: true, Limit: &Limit{Repositories: "team/*", Actions: AllActions}}, "u", false, true},
+		{Principal{Kind: KindUser, Name: "u", Admin: true, Limit: &Limit{Repositories: "", Actions: AllActions}}, "u", false, true},
+		{Principal{Kind: KindRobot, Name: "r", Team: "t", Admin: true, Limit: &Limit{Repositories: "*", Actions: AllActions}}, "t+r", false, true},
 		{Principal{Kind: KindAnonymous, Admin: true}, "anonymous", false, false},
 	} {
 		if tt.p.String() != tt.name || tt.p.IsAdmin() != tt.admin || tt.p.MayManage() != tt.manages {

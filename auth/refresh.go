@@ -83,7 +83,7 @@ func (r *Refresher) Recheck(ctx context.Context, p Principal, proof string) (Pri
 	case err != nil:
 		return Principal{}, err
 	case u.Disabled:
-		return Principal{}, Wrongf("the user %s is disabled, ask an administrator of this registry", u.Name)
+		return Principal{}, errDisabled(u)
 	case !hmac.Equal([]byte(passwordProof(u)), []byte(proof)):
 		return Principal{}, Wrongf("the password was changed since, sign in again")
 	}
@@ -103,7 +103,7 @@ func (r *Refresher) Current(ctx context.Context, p Principal) (Principal, error)
 			return Principal{}, err
 		}
 		if u.Disabled {
-			return Principal{}, Wrongf("the user %s is disabled, ask an administrator of this registry", u.Name)
+			return Principal{}, errDisabled(u)
 		}
 		return userPrincipal(u), nil
 	}

@@ -19,6 +19,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -250,28 +251,12 @@ func TestFirstStartPrintsAPassword(t *testing.T) {
 	b.Env = b.Env[:1] // without BERTH_ADMIN_PASSWORD
 	s := b.Start(t)
 	log := s.Log()
-	var password string
-	for _, word := range strings.Fields(log) {
-		word = strings.Trim(word, `"'.,:;()`)
-		word = strings.TrimPrefix(word, "password=")
-		if len(word) < 12 || password != "" {
-			continue
-		}
-		req, err := http.NewRequest("GET", s.URL+"/v2/", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.SetBasicAuth("admin", word)
-		if res, err := insecure.Do(req); err == nil {
-			res.Body.Close()
-			if res.StatusCode == 200 {
-				password = word
-			}
-		}
+	m := regexp.MustCompile(`(?m)^ *password +(\S+)$`).FindStringSubmatch(log)
+	if m == nil {
+		t.Fatalf("the first start does not print a password:\n%s", log)
 	}
-	if password == "" {
-		t.Fatalf("no word of the first start's output signs admin in:\n%s", log)
-	}
+	password := m[1]
+	s.As(t, "admin", password).Do("GET", "/v2/", nil).Want(200)
 	s.Terminate()
 	s.Restart(t)
 	if strings.Count(s.Log(), password) != strings.Count(log, password) {

@@ -15,7 +15,7 @@ import (
 type AccessFacts struct {
 	Exists     bool
 	Visibility string // "" when there is no such repository yet
-	Role       string // the user's role in the team of the name; "" for none
+	Role       string // the user's role in the team of the name, the stronger of ours and the provider's; "" for none
 }
 
 // maxAccessNames bounds how many repositories are asked about at once.
@@ -45,16 +45,28 @@ func (tx *Tx) Access(ctx context.Context, userID int64, repositories []string) (
 	err := tx.each(ctx, func(rows *sql.Rows) error {
 		var name string
 		var f AccessFacts
-		err := rows.Scan(&name, &f.Visibility, &f.Role)
+		var provided string
+		err := rows.Scan(&name, &f.Visibility, &f.Role, &provided)
+		f.Role = strongerRole(f.Role, provided)
 		f.Exists = f.Visibility != ""
 		facts[name] = f
 		return err
 	}, `
 		WITH asked (name, team) AS (VALUES `+strings.Join(rows, ", ")+`)
-		SELECT a.name, COALESCE(r.visibility, ''), COALESCE(m.role, '')
+		SELECT a.name, COALESCE(r.visibility, ''), COALESCE(m.role, ''), COALESCE(p.role, '')
 		  FROM asked a
 		  LEFT JOIN repositories r ON r.name = a.name
 		  LEFT JOIN teams t ON t.name = a.team
-		  LEFT JOIN team_members m ON m.team_id = t.id AND m.user_id = $1`, args...)
+		  LEFT JOIN team_members m ON m.team_id = t.id AND m.user_id = $1
+		  LEFT JOIN provider_teams p ON p.user_id = $1 AND p.team = a.team`, args...)
 	return facts, err
+}
+
+// strongerRole is the one of two roles in a team that allows more.
+func strongerRole(a, b string) string {
+	rank := map[string]int{RoleReader: 1, RoleMember: 2, RoleMaintainer: 3}
+	if rank[b] > rank[a] {
+		return b
+	}
+	return a
 }

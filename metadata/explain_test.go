@@ -39,6 +39,8 @@ func load(t *testing.T, db *metadata.DB, url string) {
 		`INSERT INTO users (name, role, created_at, updated_at) SELECT 'user' || i, 'user', 1, 1 FROM ` + series,
 		`INSERT INTO teams (name, tag_policy_id, created_at, updated_at) SELECT 'team' || i, CASE WHEN i % 2 = 0 THEN i END, 1, 1 FROM ` + series,
 		`INSERT INTO team_members (team_id, user_id, role, created_at) SELECT t.id, u.id, 'member', 1 FROM ` + series + ` JOIN teams t ON t.name = 'team' || i JOIN users u ON u.name = 'user' || i`,
+		`INSERT INTO provider_teams (user_id, team, role) SELECT u.id, 'team' || i, 'member' FROM ` + series + ` JOIN users u ON u.name = 'user' || i`,
+		`INSERT INTO provider_groups (user_id, name) SELECT u.id, 'group' || i % 50 FROM ` + series + ` JOIN users u ON u.name = 'user' || i`,
 		`INSERT INTO tokens (kind, name, user_id, secret_hash, actions, created_at, created_by) SELECT 'personal', 'token', u.id, 'hash' || i, 'pull', 1, 'x' FROM ` + series + ` JOIN users u ON u.name = 'user' || i`,
 		`INSERT INTO repositories (name, team, visibility, created_at, created_by) SELECT 'team' || i || '/app', 'team' || i, CASE WHEN i % 100 = 0 THEN 'public' ELSE 'private' END, 1, 'x' FROM ` + series,
 		`INSERT INTO blobs (digest, storage_key, size, created_at) SELECT ` + hex + `, 'key' || i, i, 1 FROM ` + series,

@@ -95,7 +95,7 @@ type TokenOwner struct {
 // NOT_FOUND. Whether it has expired is for the caller to see.
 func (tx *Tx) TokenBySecretHash(ctx context.Context, secretHash string) (Token, TokenOwner, error) {
 	var owner TokenOwner
-	t, err := scanToken(tx.row(ctx, `SELECT `+tokenColumns+`, COALESCE(u.role, '') = 'admin', COALESCE(u.disabled, FALSE)`+tokenTables+`
+	t, err := scanToken(tx.row(ctx, `SELECT `+tokenColumns+`, COALESCE(u.role, '') = 'admin' OR COALESCE(u.provider_admin, FALSE), COALESCE(u.disabled, FALSE)`+tokenTables+`
 		 WHERE k.secret_hash = $1`, secretHash).Scan, &owner.Admin, &owner.Disabled)
 	return t, owner, notFound(err, oci.Errorf(oci.CodeNotFound, "there is no such token"))
 }
@@ -103,7 +103,7 @@ func (tx *Tx) TokenBySecretHash(ctx context.Context, secretHash string) (Token, 
 // TokenByID finds a token, or returns NOT_FOUND.
 func (tx *Tx) TokenByID(ctx context.Context, id int64) (Token, TokenOwner, error) {
 	var owner TokenOwner
-	t, err := scanToken(tx.row(ctx, `SELECT `+tokenColumns+`, COALESCE(u.role, '') = 'admin', COALESCE(u.disabled, FALSE)`+tokenTables+`
+	t, err := scanToken(tx.row(ctx, `SELECT `+tokenColumns+`, COALESCE(u.role, '') = 'admin' OR COALESCE(u.provider_admin, FALSE), COALESCE(u.disabled, FALSE)`+tokenTables+`
 		 WHERE k.id = $1`, id).Scan, &owner.Admin, &owner.Disabled)
 	return t, owner, notFound(err, oci.Errorf(oci.CodeNotFound, "there is no such token"))
 }

