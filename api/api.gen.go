@@ -214,6 +214,44 @@ func (e WhoamiKind) Valid() bool {
 	}
 }
 
+// Account defines model for Account.
+type Account struct {
+	// Account The id of the AWS account, 12 digits.
+	Account   string    `json:"account"`
+	Actions   []Action  `json:"actions"`
+	CreatedAt time.Time `json:"created_at"`
+	CreatedBy string    `json:"created_by"`
+
+	// Repositories A pattern on the names of repositories.
+	Repositories string `json:"repositories"`
+
+	// Role A pattern on the names of IAM roles. Absent for the whole account.
+	Role *string `json:"role,omitempty"`
+}
+
+// AccountChange defines model for AccountChange.
+type AccountChange struct {
+	// Repositories What may be pulled: `*` is any run of characters, also across `/`, and `?` is one.
+	Repositories *string `json:"repositories,omitempty"`
+}
+
+// AccountList defines model for AccountList.
+type AccountList struct {
+	Items []Account `json:"items"`
+
+	// Next Ask with `after=` this for the next page. Absent on the last page.
+	Next *Next `json:"next,omitempty"`
+}
+
+// AccountRoleChange defines model for AccountRoleChange.
+type AccountRoleChange struct {
+	// Actions What the roles may do there. `admin` is for people: machines do not have it.
+	Actions []Action `json:"actions"`
+
+	// Repositories A pattern on the names of repositories: `*` is any run of characters, also across `/`, and `?` is one.
+	Repositories *string `json:"repositories,omitempty"`
+}
+
 // Action defines model for Action.
 type Action string
 
@@ -550,6 +588,12 @@ type Whoami struct {
 // WhoamiKind defines model for Whoami.Kind.
 type WhoamiKind string
 
+// AccountId defines model for AccountId.
+type AccountId = string
+
+// AccountRole defines model for AccountRole.
+type AccountRole = string
+
 // After defines model for After.
 type After = string
 
@@ -576,6 +620,15 @@ type UserName = string
 
 // Failure An error (RFC 9457).
 type Failure = Problem
+
+// ListAccountsParams defines parameters for ListAccounts.
+type ListAccountsParams struct {
+	// Limit The most items in the answer, 1 to 1000.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// After The `next` of the page before.
+	After *After `form:"after,omitempty" json:"after,omitempty"`
+}
 
 // ListRepositoriesParams defines parameters for ListRepositories.
 type ListRepositoriesParams struct {
@@ -691,6 +744,12 @@ type ListTokensParams struct {
 	After *After `form:"after,omitempty" json:"after,omitempty"`
 }
 
+// PutAccountJSONRequestBody defines body for PutAccount for application/json ContentType.
+type PutAccountJSONRequestBody = AccountChange
+
+// PutAccountRoleJSONRequestBody defines body for PutAccountRole for application/json ContentType.
+type PutAccountRoleJSONRequestBody = AccountRoleChange
+
 // SetInstanceTagPolicyJSONRequestBody defines body for SetInstanceTagPolicy for application/json ContentType.
 type SetInstanceTagPolicyJSONRequestBody = TagPolicy
 
@@ -729,6 +788,21 @@ type CreateTokenJSONRequestBody = TokenCreate
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
+	// ListAccounts List the AWS accounts and roles that may sign in
+	// (GET /accounts)
+	ListAccounts(w http.ResponseWriter, r *http.Request, params ListAccountsParams)
+	// DeleteAccount Shut an AWS account out again
+	// (DELETE /accounts/{account})
+	DeleteAccount(w http.ResponseWriter, r *http.Request, account AccountId)
+	// PutAccount Let an AWS account pull, or change what it may pull
+	// (PUT /accounts/{account})
+	PutAccount(w http.ResponseWriter, r *http.Request, account AccountId)
+	// DeleteAccountRole Take away what IAM roles of an AWS account may
+	// (DELETE /accounts/{account}/roles/{role})
+	DeleteAccountRole(w http.ResponseWriter, r *http.Request, account AccountId, role AccountRole)
+	// PutAccountRole Let IAM roles of an AWS account in, or change what they may do
+	// (PUT /accounts/{account}/roles/{role})
+	PutAccountRole(w http.ResponseWriter, r *http.Request, account AccountId, role AccountRole)
 	// GetInstanceTagPolicy Show the instance's tag policy
 	// (GET /instance/tag-policy)
 	GetInstanceTagPolicy(w http.ResponseWriter, r *http.Request)
@@ -859,6 +933,174 @@ type ServerInterfaceWrapper struct {
 }
 
 type MiddlewareFunc func(http.Handler) http.Handler
+
+// ListAccounts operation middleware
+func (siw *ServerInterfaceWrapper) ListAccounts(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListAccountsParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListAccounts(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteAccount operation middleware
+func (siw *ServerInterfaceWrapper) DeleteAccount(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "account" -------------
+	var account AccountId
+
+	err = runtime.BindStyledParameterWithOptions("simple", "account", mux.Vars(r)["account"], &account, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "account", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteAccount(w, r, account)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// PutAccount operation middleware
+func (siw *ServerInterfaceWrapper) PutAccount(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "account" -------------
+	var account AccountId
+
+	err = runtime.BindStyledParameterWithOptions("simple", "account", mux.Vars(r)["account"], &account, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "account", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.PutAccount(w, r, account)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteAccountRole operation middleware
+func (siw *ServerInterfaceWrapper) DeleteAccountRole(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "account" -------------
+	var account AccountId
+
+	err = runtime.BindStyledParameterWithOptions("simple", "account", mux.Vars(r)["account"], &account, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "account", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "role" -------------
+	var role AccountRole
+
+	err = runtime.BindStyledParameterWithOptions("simple", "role", mux.Vars(r)["role"], &role, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "role", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteAccountRole(w, r, account, role)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// PutAccountRole operation middleware
+func (siw *ServerInterfaceWrapper) PutAccountRole(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "account" -------------
+	var account AccountId
+
+	err = runtime.BindStyledParameterWithOptions("simple", "account", mux.Vars(r)["account"], &account, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "account", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "role" -------------
+	var role AccountRole
+
+	err = runtime.BindStyledParameterWithOptions("simple", "role", mux.Vars(r)["role"], &role, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "role", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.PutAccountRole(w, r, account, role)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
 
 // GetInstanceTagPolicy operation middleware
 func (siw *ServerInterfaceWrapper) GetInstanceTagPolicy(w http.ResponseWriter, r *http.Request) {
@@ -2489,10 +2731,217 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 
 	r.HandleFunc(options.BaseURL+"/instance/tag-policy", wrapper.SetInstanceTagPolicy).Methods(http.MethodPut)
 
+	r.HandleFunc(options.BaseURL+"/accounts", wrapper.ListAccounts).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/accounts/{account}", wrapper.DeleteAccount).Methods(http.MethodDelete)
+
+	r.HandleFunc(options.BaseURL+"/accounts/{account}", wrapper.PutAccount).Methods(http.MethodPut)
+
+	r.HandleFunc(options.BaseURL+"/accounts/{account}/roles/{role}", wrapper.DeleteAccountRole).Methods(http.MethodDelete)
+
+	r.HandleFunc(options.BaseURL+"/accounts/{account}/roles/{role}", wrapper.PutAccountRole).Methods(http.MethodPut)
+
 	return r
 }
 
 type FailureApplicationProblemPlusJSONResponse Problem
+
+type ListAccountsRequestObject struct {
+	Params ListAccountsParams
+}
+
+type ListAccountsResponseObject interface {
+	VisitListAccountsResponse(w http.ResponseWriter) error
+}
+
+type ListAccounts200ResponseHeaders struct {
+	Link *string
+}
+
+type ListAccounts200JSONResponse struct {
+	Body    AccountList
+	Headers ListAccounts200ResponseHeaders
+}
+
+func (response ListAccounts200JSONResponse) VisitListAccountsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.Link != nil {
+		w.Header().Set("Link", fmt.Sprint(*response.Headers.Link))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListAccountsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListAccountsdefaultApplicationProblemPlusJSONResponse) VisitListAccountsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteAccountRequestObject struct {
+	Account AccountId `json:"account"`
+}
+
+type DeleteAccountResponseObject interface {
+	VisitDeleteAccountResponse(w http.ResponseWriter) error
+}
+
+type DeleteAccount204Response struct {
+}
+
+func (response DeleteAccount204Response) VisitDeleteAccountResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteAccountdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response DeleteAccountdefaultApplicationProblemPlusJSONResponse) VisitDeleteAccountResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutAccountRequestObject struct {
+	Account AccountId `json:"account"`
+	Body    *PutAccountJSONRequestBody
+}
+
+type PutAccountResponseObject interface {
+	VisitPutAccountResponse(w http.ResponseWriter) error
+}
+
+type PutAccount200JSONResponse Account
+
+func (response PutAccount200JSONResponse) VisitPutAccountResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutAccountdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response PutAccountdefaultApplicationProblemPlusJSONResponse) VisitPutAccountResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteAccountRoleRequestObject struct {
+	Account AccountId   `json:"account"`
+	Role    AccountRole `json:"role"`
+}
+
+type DeleteAccountRoleResponseObject interface {
+	VisitDeleteAccountRoleResponse(w http.ResponseWriter) error
+}
+
+type DeleteAccountRole204Response struct {
+}
+
+func (response DeleteAccountRole204Response) VisitDeleteAccountRoleResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteAccountRoledefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response DeleteAccountRoledefaultApplicationProblemPlusJSONResponse) VisitDeleteAccountRoleResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutAccountRoleRequestObject struct {
+	Account AccountId   `json:"account"`
+	Role    AccountRole `json:"role"`
+	Body    *PutAccountRoleJSONRequestBody
+}
+
+type PutAccountRoleResponseObject interface {
+	VisitPutAccountRoleResponse(w http.ResponseWriter) error
+}
+
+type PutAccountRole200JSONResponse Account
+
+func (response PutAccountRole200JSONResponse) VisitPutAccountRoleResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutAccountRoledefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response PutAccountRoledefaultApplicationProblemPlusJSONResponse) VisitPutAccountRoleResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
 
 type GetInstanceTagPolicyRequestObject struct {
 }
@@ -4217,6 +4666,21 @@ func (response WhoamidefaultApplicationProblemPlusJSONResponse) VisitWhoamiRespo
 
 // StrictServerInterface represents all server handlers.
 type StrictServerInterface interface {
+	// ListAccounts List the AWS accounts and roles that may sign in
+	// (GET /accounts)
+	ListAccounts(ctx context.Context, request ListAccountsRequestObject) (ListAccountsResponseObject, error)
+	// DeleteAccount Shut an AWS account out again
+	// (DELETE /accounts/{account})
+	DeleteAccount(ctx context.Context, request DeleteAccountRequestObject) (DeleteAccountResponseObject, error)
+	// PutAccount Let an AWS account pull, or change what it may pull
+	// (PUT /accounts/{account})
+	PutAccount(ctx context.Context, request PutAccountRequestObject) (PutAccountResponseObject, error)
+	// DeleteAccountRole Take away what IAM roles of an AWS account may
+	// (DELETE /accounts/{account}/roles/{role})
+	DeleteAccountRole(ctx context.Context, request DeleteAccountRoleRequestObject) (DeleteAccountRoleResponseObject, error)
+	// PutAccountRole Let IAM roles of an AWS account in, or change what they may do
+	// (PUT /accounts/{account}/roles/{role})
+	PutAccountRole(ctx context.Context, request PutAccountRoleRequestObject) (PutAccountRoleResponseObject, error)
 	// GetInstanceTagPolicy Show the instance's tag policy
 	// (GET /instance/tag-policy)
 	GetInstanceTagPolicy(ctx context.Context, request GetInstanceTagPolicyRequestObject) (GetInstanceTagPolicyResponseObject, error)
@@ -4376,6 +4840,152 @@ type strictHandler struct {
 	ssi         StrictServerInterface
 	middlewares []StrictMiddlewareFunc
 	options     StrictHTTPServerOptions
+}
+
+// ListAccounts operation middleware
+func (sh *strictHandler) ListAccounts(w http.ResponseWriter, r *http.Request, params ListAccountsParams) {
+	var request ListAccountsRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListAccounts(ctx, request.(ListAccountsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListAccounts")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListAccountsResponseObject); ok {
+		if err := validResponse.VisitListAccountsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteAccount operation middleware
+func (sh *strictHandler) DeleteAccount(w http.ResponseWriter, r *http.Request, account AccountId) {
+	var request DeleteAccountRequestObject
+
+	request.Account = account
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteAccount(ctx, request.(DeleteAccountRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteAccount")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteAccountResponseObject); ok {
+		if err := validResponse.VisitDeleteAccountResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// PutAccount operation middleware
+func (sh *strictHandler) PutAccount(w http.ResponseWriter, r *http.Request, account AccountId) {
+	var request PutAccountRequestObject
+
+	request.Account = account
+
+	var body PutAccountJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.PutAccount(ctx, request.(PutAccountRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "PutAccount")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(PutAccountResponseObject); ok {
+		if err := validResponse.VisitPutAccountResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteAccountRole operation middleware
+func (sh *strictHandler) DeleteAccountRole(w http.ResponseWriter, r *http.Request, account AccountId, role AccountRole) {
+	var request DeleteAccountRoleRequestObject
+
+	request.Account = account
+	request.Role = role
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteAccountRole(ctx, request.(DeleteAccountRoleRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteAccountRole")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteAccountRoleResponseObject); ok {
+		if err := validResponse.VisitDeleteAccountRoleResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// PutAccountRole operation middleware
+func (sh *strictHandler) PutAccountRole(w http.ResponseWriter, r *http.Request, account AccountId, role AccountRole) {
+	var request PutAccountRoleRequestObject
+
+	request.Account = account
+	request.Role = role
+
+	var body PutAccountRoleJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.PutAccountRole(ctx, request.(PutAccountRoleRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "PutAccountRole")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(PutAccountRoleResponseObject); ok {
+		if err := validResponse.VisitPutAccountRoleResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
 }
 
 // GetInstanceTagPolicy operation middleware
@@ -5517,106 +6127,117 @@ func (sh *strictHandler) Whoami(w http.ResponseWriter, r *http.Request) {
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7D1rc9s4kn8FxburSbwcyfFm7madmrpyZpJbb+XhSjyXD+NUCJEtEWsS4ACgFW3K//0KDYAiJZCSbCnx",
-	"7N6XxJJAoNEv9BP8EqWirAQHrlV0+iXKgWYg8c8Xl3Rm/s9ApZJVmgkenUY/55TPQJF5DhxuQBKdA9E5",
-	"4zOS2p9GURypNIeSmqf1ooLoNFJaMj6Lbm/j6BXj1+vzXuZAOHzWpKIziAlVJLmqj4//nNaywD/gGZFQ",
-	"/HQVmVFXUTIiZxMFXBPBEYaCKvvw8Pq3cVRRSUvQbptnUw0yDE9ilkqImOICZm4ygamQuAQzo36vQS6i",
-	"OOK0NKtQnKu9fEk/vwI+03l0+sOTkziAjvPpa6rTPAyBoQHROdUtNJe10kRpVhQkpzcQEyFJcpQ0MFkS",
-	"LoE6n35vV+iB68nxydM4SKeS6TBYpVCaMA2lIsxin3I1BxmTJ0QL8uT4+LgPRQXO2gYlgymtC20AOY4N",
-	"YKysS/xkPjLuPjYgMq5hBhJhfAeVUEwLuXiD04eAlc2Y7xQxUMSkApkC198DT0UGGWFcCyI4EAWz0vDU",
-	"o0QDLf/j5CWtquRxs5eK6ny5leXEURxJ+L1mErLoVMsahiXgks76wdV01rOeprNdFwJaDqwEtHQo6VsR",
-	"aLnrkuIa+MCa5ucNi5ohO676qwLZv2itQA6vaUbstOStGawqwRWgFnlJWVFLXD8VXANHyaFVVbCUGlDG",
-	"lRSTAso//V0ZuL605v53CdPoNPq38VIVj+2vanxhn7Irhnj79xqUJnOqiIRprSAz6mBKWQHZCFHjZkJV",
-	"l9pHv0TAjUz9FlV1UURxVNXKICODAjREcUSzkvHo45pWiKNfrLD+L1NswgqmF2GM3zS/W+3FYb6UQwbK",
-	"6FSKDEhmoJ+RhPEcJNMJYQr1CeNKU57Cd4o4/WAotwR7UrAUSalBcop7kOyGIvRuriD8L6ZTSDW7gUs6",
-	"uxAFS3EDlRQVSM0sLeEzlJXeRJkXdtRtHBVwA8U6Hj7kQgGpcBGjuhVhqr0Jv8UoXspZo1BCsJcig01Q",
-	"XdLZazPMMqjn5t/ss7Hfmod5uYqY/B1S3M2LZvfd7VxQbXCNpNN0pixhqQRS1ppOCkMzoiqmwR+YZs1T",
-	"czQZolK+ILLm5rc0p5Km5vyNSfLf+KvgVjLNkbJ6PJ38iMdA8zmEGfr53D6KZ4j7nUpJjWquOfu9BjfA",
-	"CPZtHL2GcmKP/S7tpSg24xho+c6Mu42t4giqpDb2vXoxD4VwbqGxphXqjSxjBu20uGhBN6WFgvheAK/A",
-	"tQGgV0zpdRQ1RGr+GFrbIfp2hSq3Mdpxm55+Y8asQm3X7Qdb5ay6P2VRJjdS1ktuHyLfwBxPxHV4FKQS",
-	"euyriio1FzIzxpRiM25Ea850PiLvczHnVpsInqLQrEmD9gsObhUHrW3Hnb0OuPCOPgegPlPXCCFJ0Ab+",
-	"KbEwToV1EBrLftBqX9vJhcPD+no/Wjvz5GlLm5gppkKWVOP57h6N123dljb5cWDVO8ljWksJXH+qekE3",
-	"BE5pUaBN4oY3FB+RN8Icl2DMUuNjEcoJHsdEgTZqVOgcpDNpRqHdre2nDcqgreHHrXJFM0GIH7yFss4S",
-	"nICUQpJH717+TP7y9If/QkN6BV3uTFtHET5rMCQy6w86T+Ptz+fk7OKcPDK8BZ9pWRVAkl9evDl/8Ys1",
-	"1dcQkIGmLHhCU2s6zaXgs5jM/Wf4XEGqISOUZ/ZbLUgmkI1jZGpqfAgleHA9BF31rIcnIyhlvElFF8rO",
-	"V0kxk7RUp/i7rAuIrdMpGU9ZRQsDnSAp5SSHoiKPEqquzXZv46Uh0aNLdG7ParMzqq4hMysGAXfm5CcW",
-	"YNuXjGcWOGdzOnookDfIyoWYkYm1dIKTK011rcJA/vXy8oLYAa1nG08vjjTTBQxg1D5LSqA8vLr9Yo1H",
-	"izldKJLQiaj16aSg/Dp5RhLDcwnRUBSKOLtdEVpRqQNzr6pQ86sHuNl1w4SxZfmQJC2d2fXTIpVANWSf",
-	"KOreRstlVMP3mpUQ2rJ/ZrIInGPe9Qn8oNg/Aqh6vtDObi8KkjGlGU81mRRiolBMSsrZFJRWVoUxTgpm",
-	"PrWVMuP6P5+G6UtnAdZ4U5vz3Fucd5s4fIzH0U3HhRnSiy1nZ5XYiMPGfm9NGbcp1iHFMOW3PHNKxtvf",
-	"PllVq3fe3ABo+7AGWyz+dSzCdyKkNhI8URNS0oVR63ADcmGDa84smeeiWDqhba/NmfL9HrKLmt5ffDM2",
-	"AxUwtd4678rJW1DblZAx+ims87Z6fhdX8+6qZBWOLeS5rrKdMemfCSrCsEQ75Hcw6bYTe2e6I+EtuDoL",
-	"hpjyks5e3LgQUZdP6FqExi6Ci95AO0bjwj1BHqSpFjJIkH0wYGM2VbXKIcMA9NwfxBa+zChsUglDOOPF",
-	"BJnMWhlb0LyScMNEPWRRdZdrhemHqc2Mf+CQ3iK6xR9ia4h++9CIDS98HX14SWd7gvrrAfzaKSMvEi7e",
-	"FMURK5d/K6BFjzh0Yn07+HK7BgL3F6ALYsJZMns4WWxE9dP2VsJ62HdI6++uo3uU8Dqc/Vq3D2V7sqj2",
-	"grPbPhitkt+NO/dMxa5ifSXmIL9PqQJSgNYgrZGfsRnTKiYKKioN5o3Hl4ySmCSfEkxEfp/EhGqbIXxy",
-	"8uNKeGYLsvfRcS9qy4jQV9JbPpS4bnxKTNAmpKqLQsUkKTFqmRBaKGHPVPyWMq4p480v9mRtnC06A5sq",
-	"Mc5H20KVPv9r58UQkZ8qrB7DAUp7LG6PXJddCqD3AM4rfK6YBLXTlAVV+pOxmdxTK2EIYc1RxmsNHWN0",
-	"cNJeJdhOdwUCD6Sy+RTyKDlKMA/y2DsfZko0j9tTBC0o44yE5fdDbreDAV1CU60IVTHyjnYZUVxnNcJ8",
-	"ShJasBQSW1ZgeOtPUkyETkbbau0GqBUcxA1H7eYcI3veSUPenYOXCSUbLvbZpa1yS13e7NLl3JJ4Wuta",
-	"woh8YDoXtSZMt6iVCVCEC03sRLvz4rdQ5SGGd3Ud0VEU97L/EM9vSh6iWqSpFEqRZJxY9u5mFFvR8ZMf",
-	"ftiQSAzzs+eiXt7sKZRZ+iZIVcaN1BFOpRRzRZhWRMw5Rk4lm+VakQxTO2I9SL4/TbxKo2EE9IjvACL2",
-	"cETbvNRXOaN/VaEU8N1iNcq4IVlI0fvfrNJNKTei7XSuZVkODJM6KeWNdv5OWb5py9pEiAIoHz52tkhz",
-	"NsnrPdnpuGYLCbsZ6YYK+zLSW2RYx9n2qLntA/Mup9C31cq7J/92RNRWBrxB3j60A0rs11EOQyVOxroq",
-	"6QIt+FOS2HKkxMaRJyJbxCTxlUmtbzGDxxTKPhYdxiRxVUtJ0JIfKnMKGfIfckFLFrDkMVgdlIlrxrN2",
-	"bKWpVJmIcAFV4Q+7jUrcHou9ZsmZIjlTWsgFMn4hZspZpE1+fCdj1GZhdi1MwVqRNYZaYRJEUtzYA4hN",
-	"v9w669xi+UQtmV68N2tZGkyoYmlT94dUwG+ax3OtEZIJUGmPJfvXS6+W//bh0tfN4uN23Mrzt5gPnop1",
-	"fBvRUTHymPkPz5a4Y27Ftq4LfQQMpxYsbWr1noPUOZEwY0rLxeiKn5feAy0VFDfGMZXgQsI4hxEOyIjw",
-	"ReJvfz7HvKFkk9rAhFl8qkkyvjkZJ6MrfsWPjt6zGWd8RhgfHR2RF0Z0iGFlrKHEughFqGOPEXkPxuA7",
-	"q3UuJPsHjjklzxExxFaP4z5t/XhiC1ToFbcG2VSKkiQXb99fkjF+k2BNQUmmDIpMkWQmKdcY+v/Ja1Gj",
-	"h71/Y/5efn/FE5WKCn6aGESd0oqdHiWPkXExuf3cUNtB0C5Itahqqj9Qclq1dShuNqatRAlX3BlhRNNr",
-	"IBWV2laJ+IyWMZZLwWcG4wqIG/3MfFyYf7gLHbhMfqsi0yx5xXFcSXWaW9OklRqDQgERvFjYFZcj7aBW",
-	"nTX6tI8dRd+gZc84FiIoQ9Wz9ZJskgqMUCiiCqpyUCNyzgm1xQtMm229ffPCl2fHV3ylgvvUaocxrSrE",
-	"QTKmFRvfPBm3tzhu1XQ74F5gpcbREeI66SvXdZyDiklkDledYpRamW+FcNOao87P6sokhMxcJjsHZn1v",
-	"FWPlEx7x17A4JVRdYzFIglRPXIW9rahKCDWDnl1x15XQKbwnj7xnn7xi/DohtgngsS+nvTbUF2QmjL9l",
-	"GN9S13BLuxzrii/rsexOnouMgd/K396/fYPawJsf5DV7PiJnVmI8VpjxZNIa6+gbVxaJzJoiZTe7ayYx",
-	"TNFWTwhbhzlTKvGcIMmLSzpLnhkdgM8a+cLAmFEPhkpXPPEND0lrQUvBp09OGuZ13RQ5VW6qjCjGUxiR",
-	"i18vzZMsg7ISGrh20F62lOLREVF0YdNexhLIaVWZeQWhqDwRF/AZCxVI4rIUyanhZTO8FDdW8idwxV3K",
-	"bESSJp+RkEc2mYYu9GN8zrbbmCfVM7dnoyi104pIfDtVYj3K+IrPc5bmVilLRQqaXjeEF5xISFHpJDZ3",
-	"YsEzToh3SBBMLiSZNIm9GKU9JpPFFafcWTs4pVZtFYDTCFIIPoP288RObXS3xg34xYn5X/lknjKqyKOQ",
-	"IF8h16H4LzUT4rqkGZB5zgow8OeiyFxR1UyI7JTMhFlmQtNrooUBWri9ZUAKqkGSqQRkU+5Ll8sRuTRH",
-	"Iao387ThPJuaSTqBOx9xeGzk44o76o2I7WaiEow02QrwDFKWgS/wainA2GpWgz/bkeG+6JbBj654U1V0",
-	"GtnT2KpyFLSzi/Mojm5AKnvaPzGmhKiA04pFp9GfR8ejPxvr0ehgYxuM/cxjTWffV012bGZLUpsj9zyL",
-	"Ts2X5274MpW20gBxcnw80PywW9NDoEi/p//BAj5qJbX65m6AHftWDTTU6rKkchGdRu9zMV/tPGisILNb",
-	"W6HUKtv/aLyrOhD4eSmkLdlUI/JXw43IjI5fgZZd9bZA1SRqbY47yypi6sNDI/Lalt0ZO8kLigshGNVh",
-	"rABueRtLbZu6fJQbyzNdWqo+WmJR33ORLfZGxhXqdZtrbv/Z+Af0ruxzG0fj1YBcUP4KpvS7biyu3cP4",
-	"21qFjzHSVttt8GD2HmaoM88VsYV7BE9+DMSCNq87xx4YPPyVplIrb0nZGtEQGJWEKfvcBwgGcQOAhEi2",
-	"xNHY+6IbB9pu0NuPB+TOlYq6AGee2V7TlWi4OXObHrZWn67vpw2t6YaNcYxb6V5sbkAO+w4tv72JjbT4",
-	"vsPo67w//rJUiLdWpWKdU1C56mXz4jK1aa3GaUv3vnOm36Onx3957IrpUSiZIlaXjtbUo132Xbuzc0XU",
-	"NjCQb+cNsNDTTf2pBrAZJi7uT6hfcCOErh401s7wfn5TtNtPqdjrpBAdjHTPW8Ew61QzvY7YGeh33X7Z",
-	"g4tXf9OkH7EiSb7jfUiScMw+JAkNjjB5eKfsubGuXfVhL512Y9SV1mnDr1W4EX17kVujug39702c9m+j",
-	"rFVef2VTZRduJUtX9VsyrkVUh3W/U6RTo9XPovWWqkTlxpf2meEROdcrBsR6j3GLRX0wZL2LWBm3fXTF",
-	"2zGotrNus81qDhIybDrShKnYLnpyfByyqG2u6+EpNyzRNa4u3ItbTo6ffBPwY/L3WmniMonflOERBEI5",
-	"gbLSnUCnrTO2JR1MGmffdtLfxepZ8cT3YABddtq0rcljxGixtfkz4O5vtmZyqggXAad2D+bNK9Ddw3Mq",
-	"ikLMW1GUsPu1F+OGJNg+n2D/nvNxUFFsMHseZPCEMG6YJoW9RlGWyLcMmDdxkDbVDmvN9J81W0nPUOSF",
-	"bAi8hMIufXzwLxx42Svv/Q+7WfF3nL7ZShNsVM3t8Mz9XKGCKW1U887G8EOKYvhGksHwhUHbwwlbrFis",
-	"2pLA8wP+vwfFs5mRxl80nW0R5ECO8tZuk9qxKV3siO9RZDm9cSkI797joa/sd022rJ0DctnEK67p7Lum",
-	"MGNEzrzV4MImsh1SCRnDFspLd1PVNgaDm3nvcQ97W9YadXeWYL0WMVg74YPb3auo9alRvCxsb7GIHpTd",
-	"TyA2ayt/Hdr2sjN2DHonlbxCUJei8ZxNtTZWPmbzbaJR1LpgN9CkJnsV+l8dUH9wtb5sbRzU7WCGqW+p",
-	"1JFrMQNvs++2TAbZOCYc5kbxoVf27Zm6KU3rze9c4og/NOv4Jq1hk8DWnz2kVIatOVnNYTBFGH/W8ghi",
-	"QjsZDVf/Z3hJqOE0cE/M6HJ5veLeXYBlV+FWPsCTva7ce1y59OO3juQQl+tcJWUjquMv5r+NNlpfpokV",
-	"0HAWhkFWO7mCRpOF6dDpJoTpIAaXmbjJYZRNea0r5xIT0UkzLcWn9wRfVk67YrememIo52AMMi9YB1R1",
-	"D5XHvS0X5vBd+au5QfaQ+aE9cP6BNOg3yQlt4q6HlQea993v2ggsJm5QM2yhcsdOcQya9ndTDMbMclX/",
-	"f2hDq3U556Cp5TD5sIwtB9TyAuD9Kqk+dhp/qRXIPVWWrHGWhFLcwGvfb7/dQYztgMyWR3fZeEFKvL3m",
-	"/mh/B7bS2C6G7u8BsL5ZKpr7ufcQmF/DflXrFur3fxJ0buf9ymeBvz43fBosjax9MMtZlnlOsX400BIb",
-	"WFypPQZOhDVtJWyjy53RNxyl2SoZ8x4vpLU9Rtg/m2MiMaTi33lL8w/sSjfd1MPVgbjThxRgd5RcN/ax",
-	"rene9mevn71tQhzvKzWcZIwSnrlLZZuaD98bYVstkMcInVHGR+TMbgobsPCxVqa5a/nwYmHfX4L9itgp",
-	"NlA2go2WB7JgWxdnfOUgQHPtdV+Zh9n2srANSbIPFdY4+HaBoJHhWbFHW42/4IhDmQquwqIh+1Y1FbiZ",
-	"gxSHOjgCcnpfjd2SNWfk9OjsGegedOxZoQ4y4x7TKANIPZyFtXzvSsAIfjCVRWZHu9cUNWG0w1YT4TKu",
-	"jmibVo59RbB2KyfagMJ/pUKig8S4HljV0Dq5/79eaK/1QjYePlQp1HZvjHc07NAMRZ+wyfkP7Zk0F7kM",
-	"Oia1enBxp9qh3hPVft4qe9fc0kZbL2bxARzFZhz9gcmCuMZioNy7AapOc+ML2JdF0KJ1p1PIG/hVHSyI",
-	"0bq+6Cv7AvbOnrBYGxQ+iISgu/dmlTsakd8yftg2fvEqBeD27i/7CpflSeC74W0hFWnuikOecpeoYNFW",
-	"vCwBwzbKZdt+j4nleOjQaUQfvdy7S4IT23tSimItjbgiSEGBHvRccPotUoiNKB5QkT5UqXB+TI9M7Mpb",
-	"3dhvfwpxs+w091IUQrXCkf6CCn/PnpWpnlzjHsTjQMr5m8SXN7HhQ+s5czcnGbpjaNoR3fxp2aUR8i20",
-	"+bh9Od59mLreoHDsy5tmTRXh6lu/lsWGQ1pJgb5YvtXsEHy48uazrXjx6YZX2GGztd7XFQtLE2wb+rpD",
-	"YlP+IXQm7JJxuPRn0T99xsFfG/dwMg5OIfTbBXeOvnVFfDD1EGSgeyUbuvu54ub0y4QttjDOKq7oXl+0",
-	"ejuSMZ5cgqKTmTDruQvh+hMSl623L/8LJSTcPemHS0h0CdqXjwhor13yEVsZty4S29B5qwisvcL6AOb+",
-	"ZrzcwaDfKfnQg4mvlHzAbe4x+bANPu+qB3fPQsybG2mDhe/u5wPi3l2J24N8d4/oHrDv37fQFI+7S/E4",
-	"sVfwaVfe76mhQOFNbR9v2/fFIjn8BbC/fTQId/fG/vbRnEL2XZuWarUsotPI3XOJZ5SbO3RZMcM3fzKO",
-	"zSvuoiUPwvo9ThcgKmNfL99+msOi+yLi7qvzVWCSMxtZFXOu1i8MskkO1zJPde5v9sSqe718VX/raqrQ",
-	"Gt5Ga79BdUQuuraAOfNctxyTzhy3qV78xSZmmGwKd/2aVl7WF33XuZhSlEAYx1eO4UWBeuUyAPRSjA3p",
-	"LjIgOUhw9wbklGetFTsdqevrYs4NM9rtK0HMmV4ULjfSaoPBWwxbuzG8sT7nh25KZfnqw+ai3+UUzc1l",
-	"tx9v/y8AAP//",
+	"7D39c9s2lv8KRrc3SVxGst10r3Wms+e06a13msSTuJeZq3MhRD6JWJMAC0BWtBn/7zd4AChSAinJoWxn",
+	"935JLAnEx/vC++bnQSKKUnDgWg1OPg8yoClI/PPlBZ2a/1NQiWSlZoIPTgY/ZZRPQZF5BhyuQRKdAdEZ",
+	"41OS2J+Gg2igkgwKap7WixIGJwOlJePTwc1NNPiV8av1eS8yIBw+aVLSKUSEKhJfzg4Pv01mMsc/4DmR",
+	"kP94OTCjLgfxkJyOFXBNBMc95FTZh7vXv4kGJZW0AO2OeZokYsb1WRreE0uJmBDKyen7d4TasRE5OiYp",
+	"mzKNh2VmbEl1NogGnBZmOTdwEA0k/DFjEtLBiZYzqO+spFqDNM/+7++HT3/48Pno+OZPgygAMbfFtyKH",
+	"FsDRAtw2z05fESlyIHOmMzHThGlFzOYiIiShxK16QuKDmDBFKF8QOePm6SSjkiYGLhGJ/4K/Cg4tJzRr",
+	"dB6voJ9+BT7V2eDkz8+iQcG4/3gUNc5++vR/6NN/HD794Zsfo+F/fjz4y9MP37TAYaJBhiEQG6qIzSkM",
+	"LRgyIGOYCLnc/h8zkIsahnCulg1/d3QcWv9s8orqJAvvwLAL0RnVNY4oZkoTpVmek4xeA6IgPoirPVlu",
+	"W27qbPLUrtCyr6PD42dRkKUKpsPbKoQyNACFIswyCuVqDjIiR0QLcnR4eNgGohxnrW8lhQmd5dps5DAy",
+	"G2PFrMBPh4hh97HaIuMapiBxj2+hFIppIRevcfrQZmU15pFCoo5ICTIBrp8CT0QKKWFcC0OWRMG0MOz/",
+	"ONZAi38//oWWZfykjVqriTtpdh2yF3Tavl1Npy3raTrddSGgRcdKQAsHkrYVgRa7LimugHesaX7esKgZ",
+	"suOqvymQ7YvOFMjuNc2InZa8MYNVKbgCFPi/UJbPJK6fCK6BI+fQssxZQs1WRqUU4xyKb/6uzL4+1+b+",
+	"k4TJ4GTwb6PlrTmyv6rRuX3Krhii7T9moDSZU0UkTGYKUiMOJpTlkA4RNG6m2q2E94QUJUjN7O7p8oe2",
+	"y8oweftttQKeaEATMwNOjnJi0zlPcbx50k1FpaQL8zmRQDWkHylubyJkYf4apFTDU80KCK3unxkvAriL",
+	"lozrjt8886m/zrwSYGhEGRjUnwueWgYv0/YJ/b2qKr1jIqzyM8/MdeuAPQxeXEti/b2hGtTOtsRDA44N",
+	"AH2o5hbjv0OiB0vdwKplSCBpysxEND+vEc6E5gqiFVpaB64T74ODwSoJvzc3W0EXZAyknOU5pJtUCJor",
+	"QWgihVIkHsURoTxd0StqV9vxd9+tKgnrcGw7/a9MBVilouYtydriJUDXRrfY9PhrM2YV13bhDrQZle5W",
+	"qKsxbQBPhiyRWBFjqTBfSBiSmKYF44gBQ70liDKHE1LQJGMclBnJhUZdhTCk5R0lQkE/ndknvkVsug9H",
+	"KzCNBjPO/piB+9lI8CCvt5Pjdpx/DyTaZHWLpDAB2JN8HgA3StPvA8NVg2hQzlSGx81BG4mJKKtNsRRh",
+	"P1v4/DdTbMxyphfhS+G6+t2qpxzmDSCh4YAaBpmCfk5ixjOQTCMUDGgZV5ryBB4p4lBiALPc9jhnCd7V",
+	"Bh8UzyDZNcXdu7mC+385mUCi2TVc0Om5yFmyWOdh+ARFuZH5XtpRN9Egh2vIQ1whFJASFzG6uSJM1Q/h",
+	"j2ikt1ekKo0xtPdCpLBpVxd0+soMWyULfDbyR/N7DhHJy+r0zeOcW9pH1Gk6VRaxVAIpZpqOc4Mzokqm",
+	"wesDZs0dbT7P+XX74/j7DRxQFwFoJGzB96+gGFu7buV6cld0J4yBFmgX30RWMwzqnHXoe/3RPBSCud3N",
+	"7e7TnTa8sq8NG+rjinOAvpsbzi6mMlZ+OWaRJzdi1nNuGyBfwxxNnvX9KEgktOjUJVVqLmRqrGXFptyw",
+	"1pzpbEjeZWLOrTQRPIGgmqn9gp1HxUFrx3HGldtc+ESfArs+VVe4QxKjk+PH2O7R66uVl63Tg7Z2knMH",
+	"h/X1vreOhONnNWlipqgMAA/C5nVqnRk1afJ9x6q34sdkJiVw/bFs3bpBcELzHI1ON7zC+JC8Fua6hBRS",
+	"9HcSyglex0SBNmJUGL3K2azD0OnWzlPfSqcx6cetUkU1QYgevAm6ThKcgJRCksdvf/mJ/PDsu/9AT8kK",
+	"uNydtg4ifNZASKTWN+tcSW9+OiOn52fksaEt+ESLMgcS//zy9dnLn60vZg0AKWjK8ha91djGcyn4NCJz",
+	"/xk+lZBoSFE3w2+1QEUVPukIiZqSEqQSPLgebr1LTy5AKToFouhC2flKKaaSFurE6tGzHCLrVZSMJ6yk",
+	"udmdIAnlJIO8JI9jqq7McW+ipSLRIkt0Zu9qczKqriA1K4YNVOsv+MgCZPsL46ndnHMqOHwokNdIyrmY",
+	"krHVdIKTK031TIU3+deLi3NiB9SerVx50UAzHbKdK4jaZ0kBlIdXt1+s0Wg+pwtFYjoWM30yzim/ip+T",
+	"2NBcTDTkuSLOMaMILancwtbGX/2Gq1NXRBhZkg9x0tJbuX5b7MHNwZ1DbB1R7B8BUL1YaKe35zlJmdKM",
+	"J5qMczFWyCYF5WwCSisrwhgnOVO6KZQZ139+FsYvnQZI4/XM3Ode47zdxOFrPBpcN0yYLrlYM3ZWkY0w",
+	"rPT32pS7OVSWmN/yzikYr397tCpWb324jq31oQ3WSPxuNMJw/Mr7JJynAq5BLmz0xKkl1r/mBWvdanOq",
+	"fLuF7CKYX86+KZuCCqhab5x15fgtKO0KSBn9GJZ5Wz2/i6l5e1Gyuo8t+HlWpjtD0j8TFIRhjnbAb0DS",
+	"HSfyxnSDw2v7aiwYIsoLOn15DWFP+6qHxi6Ci15D3Ufj/PlBGqSJFjKIkD4IsFKbypnKIMUI49xfxHZ/",
+	"qRHYpBQGccaKCRKZ1TK2wHkp4ZqJWZdG1VyuFoftxjZLKyd4HekWfgitLvz1IRErWrgbeXhBpz3t+u42",
+	"/MoJI88Szt80iAasWP6tgOYt7NDw9e1gy+3qCOzPQReEhNNkerhZrEf14/Zawrrbt0vq7y6jW4Tw+j7b",
+	"pW4byHrSqHqB2U3bHq2Q3406e8ZiU7D+KuYgnyZUAclBa5BWybch3YgoKKk0kDcWXzyMIxJ/jDHT5Gkc",
+	"EaptCsjR8fcr7pkt0N6Gx17ElmGhO5Jb3pW4rnxKzMCJMaSpIhIX6LWMbWQI71T8ljKuKePVL/ZmrYwt",
+	"OgUbKjHGR11DlT7Bx86LLiI/VVg8hh2UDzpGD59KJkHtNGVOlf5odCb31IobQlh1lPGZhoYy2jlpqxDc",
+	"NovgcXwQYxzkye4JBcYYCfPv+8weBx26hCZaEapsrFG7lBebwbfiYT4hMc1ZArHNGzO09Y0UY6Hj4bZS",
+	"u9pUT9kGSJ63kpC3p+BlQOnZ7jHlJm028XJmUTyZ6ZmEIXlfJUzWsJUKUBgTtxPtTov3Icr/CUPpjoi7",
+	"IupImy2ZkEvbBLHKuOE6wqmUYq4wRVbMOXpOJZtmWpEUQzti3UnenyRexVE3AFrYtwMQPVzRNi51J3f0",
+	"byoUAr6dr0YZMyQNCXr/mxW6CeWGtZ3MtSTLgWFQJ6G8ks6PlKWbOq+NhciB8u5rZ4swZxW87klPd3nZ",
+	"FRB2U9INFvpS0mtoWIfZ9qC5advmbW6h+5XKuwf/dgTUVgq8AV4f0gE59m6EQ1eKk9GuCrpADf6ExDYd",
+	"KbZ+5LFIFxGJfWZS7VuM4DGFvI9Z5RGJXdZSHNTku9KcQor8+0zQggU0eXRWB3niivG07lupMlXGIpxA",
+	"lfvLbqMQt9diq1pyqkjGlBZygYSfi6lyGmkVH99JGbVRmF0TUzBXZI2gVogEgRRV+gBC0y+3Tjo3mD4x",
+	"k0wv3pm1LA7GVLGkSuxGLOA31eOZ1riTMVBpryX71y9eLP/t/YUvjMDH7biV528wHjwR6/A2rKMipDHz",
+	"H94tUUPdimxeF9oI6E7NWVLl6r0AqTMiYcqUlovhJT8rvAVaKMivjWEqwbmEcQ6bsUuEL9h689MZxg0l",
+	"G8/MnjCKTzWJR9fHo3h4yS/5wcE7NuWMTwnjw4MD8tKwDjGkjEnymBehCHXkMSTvwCh8pzOdCcn+gWNO",
+	"yAsEDLGVXHhOW8sV2wQVesmtQjaRoiDx+Zt3F2SE38SYU1CQCYM8VSSeSso1uv5/9FLUyGFv35i/l99f",
+	"8lglooQfxwZQJ7RkJwfxEyRcDG6/MNh2O6hXHFhQVdkfyDm13DpkN+vTVqKAS+6UMKLpFZCSSm2zRGpZ",
+	"trQQfGogroC40c/Nx4X5hzvXgYvk1zIyzZKXHMcVVCeZVU1qoTHIFRDB84VdcTnSDqoV0qBN+8Rh9DVq",
+	"9oxjIoIyWD1dr7khiUAPhSIqpyoDNSRn3FaOZcY4Yoq8ef3S199El3ylROfESocRLUuEQTyiJRtdH43q",
+	"RxzVinbc5l5ipsbBAcI6bqvHcJSDgkmkDlaNZJSZMt8K4aY1V52f1aVJCJm6SHYGzNreKsLMJ7zir2Bx",
+	"Qqi6wmSQGLEeuxIqm1EVE2oGPb/kruysUVlFHnvLPv6V8auY2CqvJz6d9spgX5CpMPaWIXyLXUMt9XSs",
+	"S77Mx7IneSFSBv4of3v35jVKA69+kFfsxZCcWo7xUGHGkklmWChVmbKIZFZVobjZXWGnIYq6eMK9NYgz",
+	"oRLvCRK/vKDT+LmRAfis4S90jBnxYLB0yWNf0RbXFrQYfHZ0XBGvK5fLqHJTpUQxnsCQnP92YZ5kKRSl",
+	"0MC12+1FTSgeHBBFFzbsZTSBjJalmVcQisITYQGfMFGBxC5KEZ8YWjbDC3FtOX8Ml9yFzIYkruIZMXls",
+	"g2loQj/B52zpq3lSPXdnNoJSO6mIyLdTxdaijC75PGNJZoWyVCSnyVWFeMGJhASFTmxjJ3Z7xgjxBglu",
+	"kwtJxlVgL0Juj8h4cckpd9oOTqlVXQTgNILkgk+h/jyxUxvZrfEAfnFi/lc+mKeMKPIgJEhXSHXI/kvJ",
+	"hLAuaApknrEczP4zkacuqWoqRHpCpsIsM6bJFdHCbFq4s6VAcqpBkokEJFPuU5eLIbkwVyGKN/O0oTwb",
+	"mokbjjvvcXhi+OOSO+wNia0sphIMN9kM8BQSloJP8KoJwMhKVgM/W3LnvmimwQ8veZVVdDKwt7EV5cho",
+	"p+dng2hwDVLZ2/7IqBKiBE5LNjgZfDs8HH47wBrYDNWRkSsJwg/TUB7qL0LaxEO0K6o7+CzFKk2lT/0E",
+	"zeLm38Na13LIyOuFGwfa0tubDyu1dMeHhx11dLvVz9VreQI1dKe2qteIPHfa55iPaT88Qg8OAa7lghg8",
+	"pcoFnonG3H8xsVyBJVyDqF7o7gvSQ5tzw0Y4xu3KudLCD1TgGfk6Q1RCZ0VB5cLYmoaHVir0nJDFgh3t",
+	"pZjzSgx8PlZVOaYGH8yUFdWMPru/bizhYE5CFwmRl1z7wo8KJgZoi3XqstOd1mrWGth/Fk4hdBvCc5gb",
+	"x6if6DgsMBPgy6H4LpvplaJ8IsxXU9oGsl1ZY9kXwFB9OetmS1I79iNVyQpVOfQxG9NoGywFrpleVBdz",
+	"VLNKrfThRnbaB2wtv7BJxpWuszAibh1Z5UyfNhoPgNIvRLrom0Wdh+imaZtVVVz7lQ9t9bVVAWYPPApr",
+	"xGUoGA0Ip+qgsuEUCFe4tTWbjpDhRp/Nf9vybDdjvvXNGLZhTn9nMkWm6Jn/coBdGAOIzr0SVtXKrrfO",
+	"MADrnT+jbQdbR9k27PxmQpRhS5p7eFWi2VhZFM9n08JRrVIamxLQ3Pxrz+RVMftlhIKwSs1qFA0boHRx",
+	"89tlr409cXStDvVhcbW7r/vh6S66ZHyNvZ1VbSR1O3t7ST/SdPq0rDKbnBrXxOgU9JkbvkyD2iNsAwWW",
+	"LWC2G+/nZhbz1arRyoNVZ/2qUgJZfxM//tVYEmhIOFsDaNE0TRdVxxvq1Xyn34g5H5JXtmSC6qWR48I/",
+	"xuzT9Aq4tUuwTKqqqUSbx+r7TVyqNlz2z6Mr2Ls73rwX+gG9K/kYNlwNpgb5z5hKb5tx1JU7ZyU7m+eL",
+	"tVJpdKr46ECobY4rQAg38Dn+PhDH27zuHG0YdNwoTaVW3gvGVNs2SgkT9qltIxiAD2zkK7IXV6ohOk3G",
+	"pmt9vKgazNy7Gbjm963FXELaZYPQ12l/9HkpEDfqlnrZWWiZlmaN0UlN9r51brvHzw5/eOIKIZEpmSJW",
+	"lrapp2/rbZd2U+98r60ACT3b1DyqT9X2ZzyIUfiaF431EfkYTVVw1Y6pqN21Yz0U81og0wZEbAuONR3i",
+	"bbOZ1d7Zq72jkR+xwkm+c2AXJ+GYPjgJFY4wenijZK3yjLrKkVY87UaoK33N0LoId4nbnuXWsG7TNnpj",
+	"p/51lLWquTtWVXahVrIMM9wn4VpANUj3kSKN/Pp2Ep1tKUpURrSosvqG5EyvKBDr/WFqJOoDWesdYBRR",
+	"dDG85PX4YT3QYjMF1RwkpFgwrglTkV30+PAwpFHbPKWHJ9ywvMo2UPoSajk+PLqX7Ufk7zOlicsCu1eC",
+	"xy0YwxuKUjeC1JWrHsiESaWJ64J0G61nxRLvQQG6aLTYsSoP+su3Vn86zP3N2kxGFeEiYNT25eqsLzYR",
+	"eS7mtQhY2PzqRbkhMbY+irH3grNxUFBsUHsepPOEMG6IJoFevShL4FsCzCo/SB1r+9Vm2u+arbiny/NC",
+	"NjheQm6XNjr4F3a89Ep7/8WuV+wdJ2+2kgQbRXN3lHsXUyhnShvR/FVHvX0RcKf7woDt4bgtVjRWbVHg",
+	"6QH/70HwbCak0WdNp1s4OZCivLZbpeXYdDzsZtQiyDJ67dJHvHmPl74L9laZTvX8HZcJdsk1nT6qkmqH",
+	"5NRrDc5tIusulZAybHd54dpIb6MwuJl793vYVtZr2N2Zg/Wax2Dthg8et1dWaxOj2Mm7N19EC8i+jCE2",
+	"Syvfq3x73hk5Ar2VSF5BqAvReMqmWhstHzMxbSRUzHTOrqFKK2sV6H91m/rKxfqyLUWnbAcz7F5TkpBq",
+	"MeJpMydtijOScUQ4zI3gQ6vs/om6Kitoje9c4IivmnR8gX23SmBrBx5SKMPmC6/GMJgijD+vWQQRoY2I",
+	"hqvdMLQk1I7Jj9arcbF890HvJsCyI8RWNsBRryu3Xlcu/HjfnhziYp2rqKxYdfTZ/Ld1YuJqpInlUFEW",
+	"ukFWq/CDSpPd077DTbinvShcZuIqhlFUpVE+S3QsGmGmJfu03uDL/EJXqFBlT3TFHIxC5hlrj6LuodK4",
+	"1+XCFL4rfVWvd9lnfKgHyt+TBL2XmNAm6npYcaB5W2/+imExcIOSYQuRO3KCo1O1v51gMGqWq9j8qhWt",
+	"WmP1TlXLQfJhKVtuU8uXN/QrpNrIafR5pkD2lFmyRlkSCnENr3yvpO0uYsyMZ7a0rUnG/dUbvAVbJWYX",
+	"Q/N3D1DfzBXVy7N6cMyHEo5roO//Jmi8WeGO7wL/6oPwbbBUsvogltM09ZRi7WigRT25uCrrwKDyNrLc",
+	"KX3dXpqtgjHv8GUCtj4ce59kGEgMifi3XtP8ik3pqhNOd3YgnvQhOdgdJteVfSxJ/2L9s9XO3jYgjr3m",
+	"DSX5WjvmXoThSqBdXastk0Uas6VZQ3JqD4XF88qWOlWR5qbmw/OFfQ8s9prAKv+OtBFskrEnDbbW9OyO",
+	"nQDVK0tayyPGQi8T2xAlfYiwysC3CwSVDE+KLdJq9BlH7EtVcBkWFdq3yqnAw+wlOdTtI8CnXyqxa7zm",
+	"lJwWmT0F3QKOngVqJzH2GEbpAOr+NKzlS1EDSvCDySwyJ9o9p6hyo+03mwiXcXlE25Ry9OXB2i2daAMI",
+	"/5USifbi43pgWUPr6P7/fKFe84WsP7wrU6hu3hjr6Pb9LrBBzVdtmVRN+DoNk5l6cH6nmQO9R6r9vFX0",
+	"ruqwS2sv1fMOHMWmXLlGCa4pDFDuzQA1SzJjC9gXfdG81o8zZA38pvbmxKi1nrxjW8D2WwyztQHhgwgI",
+	"up6Fq9RRsfyW/sO68ottsIDbvq329XvLm8B3MrKJVKTq84s05RrgYdJWtEwBwzLKZculFhXL0dC+w4je",
+	"e9m7SYIT2x53eb4WRlxhpCBDd1ouOP0WIcSKFfcoSB8qVzg7poUndqWtpu+3PYS4mXeqnmK5UDV3pG8u",
+	"5nskW55qiTX2wB57Es734l/eRIYPrebMdb20XUyE9Eg3f1pyqZh8C2k+qjc2/hKinm0QOPbFm9Mqi3D1",
+	"ja3LZMMuqaRAny/fSLsPOlx5a+1WtPhsw+uHsdha99ViYamCbYNfd0lsij+E7oRdIg4X/i76p484+Ja/",
+	"Dyfi4ARCu15wa+9bk8U7Qw9BAvqiYEPzPJfc3H6p8O27lF3RvXpytbOlUZ5cgKIRmTDruWa+7QGJC/f2",
+	"7n+xgIR7x83+AhJNhLbFIwLSa5d4xFbKrfPEVnjeygNrXz+yB3V/M1xuodDvFHxogcQdBR/wmD0GH7aB",
+	"523l4O5RiHn1NoFg4rv7eY+wd68zaAG+6wHfA/T9u7Kq5HHXRY8T2z5Zu/R+jw0FCrvsfrip9/pHdPjm",
+	"/b9/MAB3Pf9//2BuIfuedIu1mcwHJwPXoxzvKDd36EUTDN/azjgWr7hGS34L632czkGURr9evrk+g0Xj",
+	"FV+1aazytT7JqfWsijlX6w2DbJDDlcxTnfmu7Jh1r1WlXNRaU4XW8Dpa/e33Q3Le1AXMneeq5Zh06rgN",
+	"9eIvNjDDZJW469e0/LK+6NtGU3FRAGEcXxeLTZ71SjMAtFKMDukaGZAMJLi+ARnlaW3FRkXq+roYc8OI",
+	"dr0liLnT89zFRmplMNiBunYaQxvrc75vhlSWHR6rlzQsp6g6lwVwvdoTeNmx0GK6oEnGOKh6h+Da1FVv",
+	"wpsPN/8XAAD//w==",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,

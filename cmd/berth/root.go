@@ -46,6 +46,7 @@ BERTH_USERNAME and BERTH_PASSWORD, else as 'docker login' or 'berth login' did.`
 		newRepoCommand(r),
 		newTagCommand(r),
 		newInstanceCommand(r),
+		newAccountCommand(r),
 	} {
 		c.GroupID = groupClient
 		r.addFlags(c)

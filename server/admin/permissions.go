@@ -83,6 +83,12 @@ func permissions() map[string]rule {
 
 		"getInstanceTagPolicy": {who: signedIn},
 		"setInstanceTagPolicy": {who: adminOnly},
+
+		"listAccounts":      {who: adminOnly},
+		"putAccount":        {who: adminOnly},
+		"deleteAccount":     {who: adminOnly},
+		"putAccountRole":    {who: adminOnly},
+		"deleteAccountRole": {who: adminOnly},
 	}
 }
 

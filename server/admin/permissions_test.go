@@ -86,6 +86,11 @@ var attempts = []attempt{
 
 	{"getInstanceTagPolicy", "", "GET", "/instance/tag-policy", ""},
 	{"setInstanceTagPolicy", "", "PUT", "/instance/tag-policy", `{"mode":"mutable","exempt":[]}`},
+	{"listAccounts", "", "GET", "/accounts", ""},
+	{"putAccount", "", "PUT", "/accounts/123456789012", `{}`},
+	{"putAccountRole", "", "PUT", "/accounts/123456789012/roles/ci-*", `{"actions":["push"]}`},
+	{"deleteAccountRole", "", "DELETE", "/accounts/123456789012/roles/ci-*", ""},
+	{"deleteAccount", "", "DELETE", "/accounts/123456789012", ""},
 	{"deleteUser", "other", "DELETE", "/users/victim", ""},
 	{"deleteTeam", "", "DELETE", "/teams/empty", ""},
 	{"deleteUser", "own", "DELETE", "/users/{me}", ""},
@@ -222,7 +227,7 @@ func TestPermissions(t *testing.T) {
 
 // template is the path of the document that a path of the matrix belongs to.
 func template(path string) string {
-	parameters := map[string]string{"users": "{user}", "members": "{user}", "teams": "{team}", "robots": "{token}", "tokens": "{token}", "repositories": "{repository}", "tags": "{tag}"}
+	parameters := map[string]string{"users": "{user}", "members": "{user}", "teams": "{team}", "robots": "{token}", "tokens": "{token}", "repositories": "{repository}", "tags": "{tag}", "accounts": "{account}", "roles": "{role}"}
 	parts := strings.Split(path, "/")
 	for i := 2; i < len(parts); i++ {
 		if parameter, ok := parameters[parts[i-1]]; ok {
