@@ -65,6 +65,10 @@ type Principal struct {
 	// most MaxClaims of MaxClaimSize bytes; never a secret. It is shared: do not
 	// change it.
 	Claims map[string]string
+	// Expires is when the credential ends by which this principal is known; zero is
+	// one that somebody has to end. No token that is made for the principal lives
+	// longer, and there is no refresh token for it: its provider is asked again.
+	Expires time.Time
 }
 
 // Bounds of Principal.Claims.

@@ -31,7 +31,7 @@ func NewChain(clock func() time.Time, list ...Authenticator) *Chain {
 func (c *Chain) Authenticate(ctx context.Context, cred Credentials) (Principal, error) {
 	// A token cannot be guessed, so its failures need no limit: a CI job with an
 	// expired token is told so each time, and hinders nobody.
-	if cred.Bearer != "" || looksLikeSecret(cred.Password) {
+	if cred.Bearer != "" || looksLikeSecret(cred.Password) || LooksLikeJWT(cred.Password) {
 		return c.ask(ctx, cred)
 	}
 	key := keyOf(cred)

@@ -67,6 +67,10 @@ func IsSecret(s string) bool {
 	return checksum(s[:len(s)-secretCheck]) == s[len(s)-secretCheck:]
 }
 
+// LooksLikeJWT reports whether a credential has the form of a JSON Web Token:
+// three parts, of which the first is a JSON object in base64url (RFC 7515).
+func LooksLikeJWT(s string) bool { return strings.HasPrefix(s, "ey") && strings.Count(s, ".") == 2 }
+
 // looksLikeSecret reports whether somebody meant to show a token.
 func looksLikeSecret(s string) bool {
 	return strings.HasPrefix(s, PersonalPrefix) || strings.HasPrefix(s, RobotPrefix)

@@ -184,7 +184,7 @@ func (s *Server) identify(ex *exchange, r *http.Request) (identity, error) {
 	}
 	scheme, value, _ := strings.Cut(header, " ")
 	if strings.EqualFold(scheme, "Bearer") {
-		if value = strings.TrimSpace(value); token.LooksLike(value) {
+		if value = strings.TrimSpace(value); token.LooksLike(value) && !s.tokens.Foreign(value) {
 			claims, err := s.tokens.Verify(r.Context(), value, s.service)
 			if err != nil {
 				return identity{}, bearerError(err)
@@ -202,7 +202,7 @@ func (s *Server) identify(ex *exchange, r *http.Request) (identity, error) {
 // maxCredentials bounds an Authorization header, in bytes.
 const maxCredentials = token.MaxSize + 1024
 
-// credentials reads an Authorization header that is no JWT.
+// credentials reads an Authorization header that is no token of ours.
 func credentials(scheme, value string) (auth.Credentials, error) {
 	switch {
 	case len(value) > maxCredentials:

@@ -39,7 +39,7 @@ func (s *Server) getToken(ex *exchange, r *http.Request) error {
 	id := identity{known: true, principal: auth.Anonymous()}
 	if header := r.Header.Get("Authorization"); header != "" {
 		scheme, value, _ := strings.Cut(header, " ")
-		if strings.EqualFold(scheme, "Bearer") && token.LooksLike(value) {
+		if strings.EqualFold(scheme, "Bearer") && token.LooksLike(value) && !s.tokens.Foreign(strings.TrimSpace(value)) {
 			// One that ends could otherwise live for ever.
 			return s.refuseToken(ex, &errBadCredentials{rule: "credentials", reason: "a bearer token cannot be exchanged for another one: sign in with name and password, or a refresh token"})
 		}
@@ -165,7 +165,8 @@ func (s *Server) grant(ex *exchange, r *http.Request, service, scopes []string, 
 	if r.Method == http.MethodPost {
 		answer.TokenType = "Bearer"
 	}
-	if refresh && s.refresher != nil {
+	// Who is known by a credential of somebody else that ends shows the next one.
+	if refresh && s.refresher != nil && p.Expires.IsZero() {
 		proof, err := s.refresher.Proof(r.Context(), p)
 		if err != nil {
 			return s.refuseToken(ex, err)

@@ -10,7 +10,9 @@ package token
 import (
 	"context"
 	"crypto/rand"
+	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -206,7 +208,8 @@ func New(ctx context.Context, db *metadata.DB, o Options) (*Issuer, error) {
 func (i *Issuer) TTL() time.Duration { return i.options.TTL }
 
 // Issue makes an access token for a service. The access is what somebody
-// decided to grant; nothing is checked here. The error is an INVALID when the
+// decided to grant; nothing is checked here. It ends with its TTL, or with
+// Principal.Expires when that is earlier. The error is an INVALID when the
 // access is too long for a token.
 func (i *Issuer) Issue(ctx context.Context, p auth.Principal, service string, access []Access) (raw string, expires time.Time, err error) {
 	return i.issue(ctx, p, service, access, "", i.options.TTL)
@@ -240,6 +243,9 @@ func (i *Issuer) issue(ctx context.Context, p auth.Principal, audience string, a
 	}
 	now := i.options.Clock()
 	expires := now.Add(ttl)
+	if !p.Expires.IsZero() && p.Expires.Before(expires) {
+		expires = p.Expires
+	}
 	b := bearerOf(p)
 	var id [16]byte
 	_, _ = rand.Read(id[:]) // never fails: see crypto/rand
@@ -271,6 +277,26 @@ func (i *Issuer) issue(ctx context.Context, p auth.Principal, audience string, a
 // LooksLike reports whether a bearer string has the form of a JWT: three parts
 // with dots between them. Whether it holds is for Verify.
 func LooksLike(raw string) bool { return strings.Count(raw, ".") == 2 }
+
+// Foreign reports whether a JWT says that somebody else issued it, an identity
+// provider for example. Nothing is verified: it is to know whom to ask. A token that
+// cannot be read is not foreign, so that Verify says why it is refused.
+func (i *Issuer) Foreign(raw string) bool {
+	if len(raw) > maxForeign {
+		return false
+	}
+	var c struct {
+		Issuer string `json:"iss"`
+	}
+	_, payload, _ := strings.Cut(raw, ".")
+	payload, _, _ = strings.Cut(payload, ".")
+	text, err := base64.RawURLEncoding.DecodeString(payload)
+	return err == nil && json.Unmarshal(text, &c) == nil && c.Issuer != "" && c.Issuer != i.options.Issuer
+}
+
+// maxForeign bounds what is read to find the issuer of a token, in bytes. It is more
+// than MaxSize, so that the provider's own verifier refuses what is too long.
+const maxForeign = 64 << 10
 
 // Verify checks an access token for a service: algorithm, signature by one of
 // our keys, issuer, audience, life time. Keys, key URLs and certificates in

@@ -421,3 +421,42 @@ func BenchmarkVerifyCached(b *testing.B) {
 		}
 	}
 }
+
+// TestForeign: only what names another issuer is somebody else's; what cannot be
+// read is refused by Verify, which says why.
+func TestForeign(t *testing.T) {
+	i := newIssuer(t, openDB(t), Options{})
+	jwtOf := func(payload string) string {
+		return "eyJhbGciOiJFUzI1NiJ9." + base64.RawURLEncoding.EncodeToString([]byte(payload)) + ".AAAA"
+	}
+	for raw, want := range map[string]bool{
+		jwtOf(`{"iss":"https://gitlab.com"}`):                             true,
+		jwtOf(`{"iss":"berth"}`):                                          false,
+		jwtOf(`{"iss":""}`):                                               false,
+		jwtOf(`{}`):                                                       false,
+		jwtOf(`{"iss":["https://gitlab.com"]}`):                           false,
+		jwtOf(`{"iss":"x","pad":"` + strings.Repeat("x", 64<<10) + `"}`): false,
+		"a.b.c": false, "": false, "..": false,
+	} {
+		if got := i.Foreign(raw); got != want {
+			t.Errorf("%.60s: %v", raw, got)
+		}
+	}
+}
+
+// TestExpires: a token does not outlive the credential behind it.
+func TestExpires(t *testing.T) {
+	ctx := context.Background()
+	i := newIssuer(t, openDB(t), Options{TTL: time.Hour})
+	soon := time.Now().Add(time.Minute).Truncate(time.Second)
+	raw, expires, err := i.Issue(ctx, auth.Principal{Kind: auth.KindUser, ID: 7, Name: "alice", Expires: soon}, service, nil)
+	if err != nil || !expires.Equal(soon) {
+		t.Fatalf("%s, %v, want %s", expires, err, soon)
+	}
+	if c, err := i.Verify(ctx, raw, service); err != nil || !c.ExpiresAt.Equal(soon) {
+		t.Errorf("%+v, %v", c, err)
+	}
+	if _, expires, err = i.Issue(ctx, auth.Principal{Kind: auth.KindUser, ID: 7, Name: "alice", Expires: time.Now().Add(2 * time.Hour)}, service, nil); err != nil || time.Until(expires) > time.Hour {
+		t.Errorf("%s, %v", expires, err)
+	}
+}
