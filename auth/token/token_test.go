@@ -430,11 +430,11 @@ func TestForeign(t *testing.T) {
 		return "eyJhbGciOiJFUzI1NiJ9." + base64.RawURLEncoding.EncodeToString([]byte(payload)) + ".AAAA"
 	}
 	for raw, want := range map[string]bool{
-		jwtOf(`{"iss":"https://gitlab.com"}`):                             true,
-		jwtOf(`{"iss":"berth"}`):                                          false,
-		jwtOf(`{"iss":""}`):                                               false,
-		jwtOf(`{}`):                                                       false,
-		jwtOf(`{"iss":["https://gitlab.com"]}`):                           false,
+		jwtOf(`{"iss":"https://gitlab.com"}`):   true,
+		jwtOf(`{"iss":"berth"}`):                false,
+		jwtOf(`{"iss":""}`):                     false,
+		jwtOf(`{}`):                             false,
+		jwtOf(`{"iss":["https://gitlab.com"]}`): false,
 		jwtOf(`{"iss":"x","pad":"` + strings.Repeat("x", 64<<10) + `"}`): false,
 		"a.b.c": false, "": false, "..": false,
 	} {
