@@ -60,6 +60,13 @@ type Principal struct {
 	// Limit narrows what the credential carries; nil is no limit. Robots and
 	// machines always have one.
 	Limit *Limit
+	// Everywhere are actions that the provider allows with this credential in the
+	// namespaces of all teams (Pier One's scope application.write_all), on top of the
+	// user's own rights. It is never administration.
+	Everywhere Actions
+	// AskTeams says that the database does not have the user's teams, because the
+	// provider answers about one team at a time: Policy asks its TeamService.
+	AskTeams bool
 	// Claims are what the identity provider said about this sign-in and is worth
 	// keeping: the audit log shows it, and the history of tags as provenance. At
 	// most MaxClaims of MaxClaimSize bytes; never a secret. It is shared: do not
@@ -265,7 +272,8 @@ func (c Credentials) GoString() string { return c.String() }
 //     do not hold. Nobody else is asked.
 //   - Any other error: it cannot say now. Nobody else is asked, and the caller
 //     must answer 503, never 401 and never "allowed". [oci.ErrUnavailable]
-//     belongs in its chain when a dependency is down.
+//     belongs in its chain when a dependency is down. [oci.ErrDenied] in its chain is
+//     the exception: the credentials hold, and whom they name may not sign in (403).
 //
 // authtest.Test is this contract in executable form.
 type Authenticator interface {
@@ -280,6 +288,16 @@ type Authenticator interface {
 type Recaller interface {
 	// Recall is Authenticate, but says ErrNotMine to all that would take work.
 	Recall(ctx context.Context, c Credentials) (Principal, error)
+}
+
+// Unguessable is an Authenticator that takes tokens of somebody else in place of
+// a password, under one user name for all. The chain does not count their failures:
+// such a token cannot be guessed, and one CI job with an expired token would
+// lock out all others behind the same address.
+type Unguessable interface {
+	// Unguessable reports whether the credentials are such a token. It looks only at
+	// their form.
+	Unguessable(c Credentials) bool
 }
 
 // Decoy is an Authenticator whose refusal of an existing name takes notable

@@ -378,6 +378,31 @@ func TestThrottle(t *testing.T) {
 }
 
 // TestThrottleIsBounded: 100,000 names do not take memory for ever.
+// ticket is an authenticator of tokens that stand in place of a password.
+type ticket struct{ answer }
+
+func (*ticket) Unguessable(c auth.Credentials) bool { return c.Username == "oauth2" }
+
+// Wrong tokens of a provider, all under one name, lock out nobody behind the same address.
+func TestThrottleLeavesTokensOut(t *testing.T) {
+	a := &ticket{answer{err: auth.ErrWrong}}
+	chain := auth.NewChain(nil, a)
+	for i := range 30 {
+		_, err := chain.Authenticate(t.Context(), auth.Credentials{Username: "oauth2", Password: "expired", RemoteAddr: "192.0.2.1:1"})
+		if !errors.Is(err, auth.ErrWrong) {
+			t.Fatalf("token %d: %v, want ErrWrong", i, err)
+		}
+	}
+	var throttled *auth.ThrottledError
+	for range 11 {
+		_, err := chain.Authenticate(t.Context(), auth.Credentials{Username: "alice", Password: "guess", RemoteAddr: "192.0.2.1:1"})
+		if errors.As(err, &throttled) {
+			return
+		}
+	}
+	t.Error("guesses of a password are not limited")
+}
+
 func TestThrottleIsBounded(t *testing.T) {
 	chain := auth.NewChain(nil, &answer{err: auth.ErrWrong})
 	for i := range 100_000 {

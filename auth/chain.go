@@ -31,7 +31,7 @@ func NewChain(clock func() time.Time, list ...Authenticator) *Chain {
 func (c *Chain) Authenticate(ctx context.Context, cred Credentials) (Principal, error) {
 	// A token cannot be guessed, so its failures need no limit: a CI job with an
 	// expired token is told so each time, and hinders nobody.
-	if cred.Bearer != "" || looksLikeSecret(cred.Password) || LooksLikeJWT(cred.Password) {
+	if cred.Bearer != "" || looksLikeSecret(cred.Password) || LooksLikeJWT(cred.Password) || c.unguessable(cred) {
 		return c.ask(ctx, cred)
 	}
 	key := keyOf(cred)
@@ -53,6 +53,15 @@ func (c *Chain) Authenticate(ctx context.Context, cred Credentials) (Principal, 
 		c.throttle.failed(key)
 	}
 	return p, err
+}
+
+func (c *Chain) unguessable(cred Credentials) bool {
+	for _, a := range c.list {
+		if u, ok := a.(Unguessable); ok && u.Unguessable(cred) {
+			return true
+		}
+	}
+	return false
 }
 
 func (c *Chain) ask(ctx context.Context, cred Credentials) (Principal, error) {

@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -15,23 +16,44 @@ import (
 type Policy struct {
 	db         *metadata.DB
 	publicRead bool
+	teams      TeamService
 }
 
 // PolicyOptions of a Policy.
 type PolicyOptions struct {
 	// PublicRead lets everybody pull from every repository.
 	PublicRead bool
+	// Teams is asked about users whose teams the database does not have; nil is
+	// nobody, and then they are in no team.
+	Teams TeamService
 }
 
 // NewPolicy makes a Policy.
 func NewPolicy(db *metadata.DB, o PolicyOptions) *Policy {
-	return &Policy{db: db, publicRead: o.PublicRead}
+	return &Policy{db: db, publicRead: o.PublicRead, teams: o.Teams}
 }
 
 // Decision is what a principal may do with a repository, and by which rule.
 type Decision struct {
 	Actions Actions
 	Rule    Rule
+	// Unsure is not nil when more may be allowed, and it cannot be told now. Whoever
+	// lacks an action gets this answer and no refusal: ErrShowCredential, or an error
+	// to answer with 503.
+	Unsure error
+}
+
+// ErrShowCredential says that a right depends on what a provider says to the
+// holder of a credential, which is not at hand: a client that came with our bearer
+// token has to fetch a new one.
+var ErrShowCredential = errors.New("auth: the rights can be told only to who shows the credential")
+
+// TeamService knows the memberships of users whose provider does not list them
+// (Principal.AskTeams). Safe for concurrent use.
+type TeamService interface {
+	// Role gives a user's role in a team, "" for none. The error is
+	// ErrShowCredential, or says that it cannot be told now.
+	Role(ctx context.Context, p Principal, team string) (role string, err error)
 }
 
 // Rule names what decided, for messages and the detail of refusals.
@@ -44,6 +66,7 @@ const (
 	RuleMaintainer Rule = "team-maintainer" // pull, push, delete, admin in the team's namespace
 	RuleMember     Rule = "team-member"     // pull, push
 	RuleReader     Rule = "team-reader"     // pull
+	RuleEverywhere Rule = "every-team"      // the provider's word: pull, push in every team's namespace
 	RuleRobot      Rule = "team-robot"      // the token's actions in its team's namespace
 	RuleMachine    Rule = "machine"         // what is allowed to the machines of a platform's account
 	RulePublic     Rule = "public"          // a public repository: pull
@@ -56,40 +79,43 @@ const (
 
 // decide is the whole policy as a function of facts: no clock, no database.
 func decide(p Principal, repository string, f metadata.AccessFacts, publicRead bool) Decision {
-	everybody := Decision{0, RuleAnonymous}
+	everybody := Decision{Rule: RuleAnonymous}
 	switch {
 	case f.Visibility == metadata.Public:
-		everybody = Decision{Pull, RulePublic}
+		everybody = Decision{Actions: Pull, Rule: RulePublic}
 	case publicRead:
-		everybody = Decision{Pull, RulePublicRead}
+		everybody = Decision{Actions: Pull, Rule: RulePublicRead}
 	}
 	if p.IsAnonymous() {
 		return everybody
 	}
 
-	own := Decision{0, RuleNoMember}
+	own := Decision{Rule: RuleNoMember}
 	switch {
 	case p.Kind == KindUser && p.Admin:
-		own = Decision{AllActions, RuleAdmin}
+		own = Decision{Actions: AllActions, Rule: RuleAdmin}
 	case p.Kind == KindUser && f.Role == metadata.RoleMaintainer:
-		own = Decision{AllActions, RuleMaintainer}
+		own = Decision{Actions: AllActions, Rule: RuleMaintainer}
 	case p.Kind == KindUser && f.Role == metadata.RoleMember:
-		own = Decision{Pull | Push, RuleMember}
+		own = Decision{Actions: Pull | Push, Rule: RuleMember}
 	case p.Kind == KindUser && f.Role == metadata.RoleReader:
-		own = Decision{Pull, RuleReader}
+		own = Decision{Actions: Pull, Rule: RuleReader}
 	case p.Kind == KindRobot && p.Limit != nil && p.Team != "" && oci.Team(repository) == p.Team:
-		own = Decision{AllActions, RuleRobot}
+		own = Decision{Actions: AllActions, Rule: RuleRobot}
 	case p.Kind == KindMachine && p.Limit != nil:
-		own = Decision{AllActions, RuleMachine}
+		own = Decision{Actions: AllActions, Rule: RuleMachine}
 	case f.Visibility == metadata.Internal:
-		own = Decision{Pull, RuleInternal}
+		own = Decision{Actions: Pull, Rule: RuleInternal}
+	}
+	if more := p.Everywhere &^ Admin &^ own.Actions; p.Kind == KindUser && more != 0 {
+		own = Decision{Actions: own.Actions | more, Rule: RuleEverywhere}
 	}
 	// Robots and machines act by their limit alone: one without is a mistake of ours.
 	limit := p.Limit
 	if p.Kind != KindUser && limit == nil {
 		limit = &Limit{}
 	}
-	limited := Decision{own.Actions & limit.allows(repository), own.Rule}
+	limited := Decision{Actions: own.Actions & limit.allows(repository), Rule: own.Rule}
 	if limited.Actions != own.Actions && (own.Rule != RuleRobot && own.Rule != RuleMachine || limited.Actions == 0) {
 		limited.Rule = RuleLimit
 	}
@@ -97,7 +123,7 @@ func decide(p Principal, repository string, f metadata.AccessFacts, publicRead b
 	if own.Actions == 0 && everybody.Actions != 0 {
 		return everybody
 	}
-	return Decision{limited.Actions | everybody.Actions, limited.Rule}
+	return Decision{Actions: limited.Actions | everybody.Actions, Rule: limited.Rule}
 }
 
 // Actions decides about one repository, which need not exist: at most one
@@ -164,12 +190,44 @@ func (y *Policy) query(ctx context.Context, p Principal, repositories []string) 
 	if err != nil {
 		return nil, fmt.Errorf("reading the rights of %s: %w", p, err)
 	}
+	roles := y.askTeams(ctx, p, repositories)
 	decisions := make(map[string]Decision, len(repositories))
 	for _, repository := range repositories {
+		f, asked := facts[repository], roles[oci.Team(repository)]
+		f.Role = metadata.StrongerRole(f.Role, asked.role)
 		// Without a row there are no facts, and so no rights but everybody's.
-		decisions[repository] = decide(p, repository, facts[repository], y.publicRead)
+		d := decide(p, repository, f, y.publicRead)
+		d.Unsure = asked.err
+		decisions[repository] = d
 	}
 	return decisions, nil
+}
+
+// askedRole is what the team service said of a user and a team.
+type askedRole struct {
+	role string
+	err  error
+}
+
+// askTeams asks about the teams of repositories, for a user whose teams the
+// database does not have. No transaction is open meanwhile.
+func (y *Policy) askTeams(ctx context.Context, p Principal, repositories []string) map[string]askedRole {
+	if !p.AskTeams || p.Kind != KindUser || y.teams == nil {
+		return nil
+	}
+	roles := map[string]askedRole{}
+	for _, repository := range repositories {
+		team := oci.Team(repository)
+		if _, ok := roles[team]; ok {
+			continue
+		}
+		role, err := y.teams.Role(ctx, p, team)
+		if err != nil {
+			role = ""
+		}
+		roles[team] = askedRole{role, err}
+	}
+	return roles
 }
 
 // Viewer is whose eyes a list of repositories is for: exactly those are listed
@@ -192,7 +250,7 @@ func (y *Policy) Viewer(p Principal) metadata.Viewer {
 	}
 	switch p.Kind {
 	case KindUser:
-		v.All, v.UserID = p.Admin, p.ID
+		v.All, v.UserID = p.Admin || p.Everywhere.Has(Pull), p.ID
 	case KindRobot:
 		if p.Limit == nil {
 			return metadata.Viewer{}

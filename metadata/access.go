@@ -47,7 +47,7 @@ func (tx *Tx) Access(ctx context.Context, userID int64, repositories []string) (
 		var f AccessFacts
 		var provided string
 		err := rows.Scan(&name, &f.Visibility, &f.Role, &provided)
-		f.Role = strongerRole(f.Role, provided)
+		f.Role = StrongerRole(f.Role, provided)
 		f.Exists = f.Visibility != ""
 		facts[name] = f
 		return err
@@ -62,8 +62,8 @@ func (tx *Tx) Access(ctx context.Context, userID int64, repositories []string) (
 	return facts, err
 }
 
-// strongerRole is the one of two roles in a team that allows more.
-func strongerRole(a, b string) string {
+// StrongerRole is the one of two roles in a team that allows more; "" is none.
+func StrongerRole(a, b string) string {
 	rank := map[string]int{RoleReader: 1, RoleMember: 2, RoleMaintainer: 3}
 	if rank[b] > rank[a] {
 		return b

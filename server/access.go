@@ -84,8 +84,11 @@ func (s *Server) authorizeRepository(ex *exchange, r *http.Request, action auth.
 	if allowed && id.claims == nil {
 		return nil
 	}
+	if !allowed && decision.Unsure != nil && !errors.Is(decision.Unsure, auth.ErrShowCredential) {
+		return failClosed(decision.Unsure)
+	}
 	s.metrics.refusals.WithLabelValues(action.String()).Inc()
-	if allowed {
+	if allowed || decision.Unsure != nil {
 		return s.challenge(ex, r, "insufficient_scope", "the bearer token does not carry "+action.String()+" on "+ex.repository+": fetch one with the scope of the challenge",
 			refusal{Rule: "insufficient-scope", Missing: (action).Names()})
 	}
@@ -176,7 +179,8 @@ type errBadCredentials struct {
 func (e *errBadCredentials) Error() string { return e.reason }
 func (e *errBadCredentials) Unwrap() error { return e.cause }
 
-// identify finds out who asks: Basic, a bearer token (JWT or opaque), or nobody.
+// identify finds out who asks: Basic, a bearer token (our JWT, or one that an
+// authenticator knows), or nobody.
 func (s *Server) identify(ex *exchange, r *http.Request) (identity, error) {
 	header := r.Header.Get("Authorization")
 	if header == "" {
@@ -184,12 +188,21 @@ func (s *Server) identify(ex *exchange, r *http.Request) (identity, error) {
 	}
 	scheme, value, _ := strings.Cut(header, " ")
 	if strings.EqualFold(scheme, "Bearer") {
-		if value = strings.TrimSpace(value); token.LooksLike(value) && !s.tokens.Foreign(value) {
+		if value = strings.TrimSpace(value); token.LooksLike(value) && len(value) <= maxCredentials {
 			claims, err := s.tokens.Verify(r.Context(), value, s.service)
-			if err != nil {
+			switch {
+			case err == nil:
+				return identity{known: true, shown: true, principal: claims.Principal, claims: claims}, nil
+			case !s.tokens.Foreign(value):
 				return identity{}, bearerError(err)
 			}
-			return identity{known: true, shown: true, principal: claims.Principal, claims: claims}, nil
+			// Somebody else's JWT, which one of the authenticators may know.
+			id, foreign := s.signIn(ex, r, auth.Credentials{Bearer: value})
+			var bad *errBadCredentials
+			if errors.As(foreign, &bad) && bad.cause == auth.ErrWrong {
+				return identity{}, bearerError(err) // nobody knows it, and this tells more
+			}
+			return id, foreign
 		}
 	}
 	cred, err := credentials(scheme, value)
@@ -214,10 +227,11 @@ func credentials(scheme, value string) (auth.Credentials, error) {
 			return auth.Credentials{}, &errBadCredentials{rule: "malformed", reason: "the Authorization header is not base64 of name:password"}
 		}
 		return auth.Credentials{Username: name, Password: password}, nil
-	case strings.EqualFold(scheme, "Bearer") && value != "":
-		return auth.Credentials{Bearer: value}, nil
+	// Token is what docker wrote before it knew Bearer, and Pier One's clients after it.
+	case strings.EqualFold(scheme, "Bearer") && value != "", strings.EqualFold(scheme, "Token") && value != "":
+		return auth.Credentials{Bearer: strings.TrimSpace(value)}, nil
 	}
-	return auth.Credentials{}, &errBadCredentials{rule: "malformed", reason: "the Authorization header is neither Basic nor Bearer"}
+	return auth.Credentials{}, &errBadCredentials{rule: "malformed", reason: "the Authorization header is neither Basic nor Bearer nor Token"}
 }
 
 // signIn asks the authenticators. Their three refusals stay apart: wrong,
@@ -237,6 +251,9 @@ func (s *Server) signIn(ex *exchange, r *http.Request, cred auth.Credentials) (i
 		result, err = "wrong", &errBadCredentials{rule: "credentials", reason: auth.WrongReason(err), cause: err}
 	default:
 		result, err = "unavailable", failClosed(err)
+		if errors.Is(err, oci.ErrDenied) {
+			result = "refused" // known, and may not sign in
+		}
 	}
 	s.metrics.signIns.WithLabelValues(result).Inc()
 	if err != nil {

@@ -42,7 +42,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Name: "registry_http_response_size_bytes", Help: "Size of the response bodies that were written.", Buckets: sizes,
 		}, []string{"handler"}),
 		signIns: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "berth_sign_ins_total", Help: "Credentials that were checked, by result: ok, wrong, throttled or unavailable.",
+			Name: "berth_sign_ins_total", Help: "Credentials that were checked, by result: ok, wrong, refused, throttled or unavailable.",
 		}, []string{"result"}),
 		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "berth_refusals_total", Help: "Requests that were refused for want of a right, by the action that was missing.",

@@ -111,6 +111,8 @@ type bearer struct {
 	Token  int64             `json:"token_id,omitempty"`
 	Trust  int64             `json:"trust_id,omitempty"`
 	Limit  *limit            `json:"limit,omitempty"`
+	Every  []string          `json:"everywhere,omitempty"`
+	Ask    bool              `json:"ask_teams,omitempty"`
 	Claims map[string]string `json:"claims,omitempty"`
 }
 
@@ -122,7 +124,7 @@ type limit struct {
 }
 
 func bearerOf(p auth.Principal) *bearer {
-	b := &bearer{Kind: p.Kind, ID: p.ID, Name: p.Name, Admin: p.Admin, TeamID: p.TeamID, Team: p.Team, Token: p.TokenID, Trust: p.TrustID, Claims: p.Claims}
+	b := &bearer{Kind: p.Kind, ID: p.ID, Name: p.Name, Admin: p.Admin, TeamID: p.TeamID, Team: p.Team, Token: p.TokenID, Trust: p.TrustID, Every: p.Everywhere.Names(), Ask: p.AskTeams, Claims: p.Claims}
 	if l := p.Limit; l != nil {
 		b.Limit = &limit{l.Repositories, l.Actions.Names(), l.Tags, l.CIDRs}
 	}
@@ -130,7 +132,11 @@ func bearerOf(p auth.Principal) *bearer {
 }
 
 func (b *bearer) principal() (auth.Principal, error) {
-	p := auth.Principal{Kind: b.Kind, ID: b.ID, Name: b.Name, Admin: b.Admin, TeamID: b.TeamID, Team: b.Team, TokenID: b.Token, TrustID: b.Trust, Claims: b.Claims}
+	p := auth.Principal{Kind: b.Kind, ID: b.ID, Name: b.Name, Admin: b.Admin, TeamID: b.TeamID, Team: b.Team, TokenID: b.Token, TrustID: b.Trust, AskTeams: b.Ask, Claims: b.Claims}
+	var err error
+	if p.Everywhere, err = auth.ParseActions(b.Every); err != nil {
+		return p, fmt.Errorf("%w: the token has a right that this version does not know", ErrInvalid)
+	}
 	if l := b.Limit; l != nil {
 		actions, err := auth.ParseActions(l.Actions)
 		if err != nil {
@@ -278,9 +284,11 @@ func (i *Issuer) issue(ctx context.Context, p auth.Principal, audience string, a
 // with dots between them. Whether it holds is for Verify.
 func LooksLike(raw string) bool { return strings.Count(raw, ".") == 2 }
 
-// Foreign reports whether a JWT says that somebody else issued it, an identity
-// provider for example. Nothing is verified: it is to know whom to ask. A token that
-// cannot be read is not foreign, so that Verify says why it is refused.
+// Foreign reports whether a bearer string that LooksLike a JWT does not even
+// claim to be ours: it names another issuer or none, or is no JWT after all. Such a
+// string may be a token of somebody else, whom to ask is for the caller. Nothing is
+// verified: one that names our issuer is not foreign, however forged, and Verify's
+// answer is the last word on it.
 func (i *Issuer) Foreign(raw string) bool {
 	if len(raw) > maxForeign {
 		return false
@@ -291,7 +299,7 @@ func (i *Issuer) Foreign(raw string) bool {
 	_, payload, _ := strings.Cut(raw, ".")
 	payload, _, _ = strings.Cut(payload, ".")
 	text, err := base64.RawURLEncoding.DecodeString(payload)
-	return err == nil && json.Unmarshal(text, &c) == nil && c.Issuer != "" && c.Issuer != i.options.Issuer
+	return err != nil || json.Unmarshal(text, &c) != nil || c.Issuer != i.options.Issuer
 }
 
 // maxForeign bounds what is read to find the issuer of a token, in bytes. It is more
