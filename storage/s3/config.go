@@ -41,8 +41,8 @@ type Config struct {
 	// PartSize is the size of the first 1,000 parts of a large upload, in
 	// bytes: 5 MiB to 1 GiB, 8 MiB by default. It doubles with every further 1,000,
 	// as far as the budget allows, since S3 takes 10,000 parts and the size of an upload is not
-	// known before its end. 50 GiB need parts of 32 MiB; with the default budget
-	// an object ends at 1 TiB, with 3 GiB at 5 TiB.
+	// known before its end. 50 GiB need parts of 32 MiB; with a budget of 64 MiB
+	// an object ends at 320 GiB, with 256 MiB at 1 TiB.
 	PartSize int64
 
 	// Parallel is how many parts of one upload are sent at a time, 3 by default.
