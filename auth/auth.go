@@ -11,6 +11,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -57,6 +60,10 @@ type Principal struct {
 	// TrustID is the row of the trust policy by which a job signed in, and 0 when it
 	// was none.
 	TrustID int64
+	// RemoteAddr is the address from which the principal asks this time, with or
+	// without a port, and "" when it is not known. It is no part of who they are
+	// and does not travel in tokens.
+	RemoteAddr string
 	// Limit narrows what the credential carries; nil is no limit. Robots and
 	// machines always have one.
 	Limit *Limit
@@ -97,16 +104,39 @@ type Limit struct {
 	CIDRs []string
 }
 
-// allows gives the actions that the limit lets through on a repository. No
-// limit lets all through.
-func (l *Limit) allows(repository string) Actions {
+// allows gives the actions that the limit lets through on a repository, asked
+// for from an address. No limit lets all through.
+func (l *Limit) allows(repository, address string) Actions {
 	switch {
 	case l == nil:
 		return AllActions
-	case Match(l.Repositories, repository):
+	case Match(l.Repositories, repository) && l.from(address):
 		return l.Actions
 	}
 	return 0
+}
+
+// from reports whether the limit lets the credential be used from an address.
+// An address that is not known is in no network.
+func (l *Limit) from(address string) bool {
+	if l == nil || len(l.CIDRs) == 0 {
+		return true
+	}
+	from, ok := parseAddress(address)
+	return ok && slices.ContainsFunc(l.CIDRs, func(cidr string) bool {
+		network, err := netip.ParsePrefix(cidr)
+		return err == nil && network.Contains(from)
+	})
+}
+
+// parseAddress reads a caller's address, with or without a port. IPv4 in IPv6
+// is IPv4, so that a network of the one kind is not escaped by the other.
+func parseAddress(s string) (netip.Addr, bool) {
+	if host, _, err := net.SplitHostPort(s); err == nil {
+		s = host
+	}
+	address, err := netip.ParseAddr(s)
+	return address.Unmap().WithZone(""), err == nil
 }
 
 // whole reports whether the limit leaves administration of the whole instance

@@ -4,19 +4,25 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"berth/metadata"
 	"berth/oci"
 )
 
 // Policy is THE decision: what a principal may do with a repository. Everything
-// else asks it. It keeps nothing, so what changes in the database holds for
-// the next decision. Safe for concurrent use.
+// else asks it. It keeps nothing but the denials, which each query that it makes
+// tells to be current, so what changes in the database holds for the next
+// decision. Safe for concurrent use.
 type Policy struct {
-	db         *metadata.DB
-	publicRead bool
-	teams      TeamService
+	db             *metadata.DB
+	publicRead     bool
+	teams          TeamService
+	externalMaxAge time.Duration
+	clock          func() time.Time
+	denials        *denials
 }
 
 // PolicyOptions of a Policy.
@@ -26,21 +32,38 @@ type PolicyOptions struct {
 	// Teams is asked about users whose teams the database does not have; nil is
 	// nobody, and then they are in no team.
 	Teams TeamService
+	// ExternalMaxAge is how long the word of an outside provider about a user
+	// counts. After that the user has no more rights than a stranger until the next
+	// sign-in. 0 is for ever.
+	ExternalMaxAge time.Duration
+	// Clock is time.Now by default.
+	Clock func() time.Time
 }
 
 // NewPolicy makes a Policy.
 func NewPolicy(db *metadata.DB, o PolicyOptions) *Policy {
-	return &Policy{db: db, publicRead: o.PublicRead, teams: o.Teams}
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	return &Policy{db: db, publicRead: o.PublicRead, teams: o.Teams, externalMaxAge: o.ExternalMaxAge, clock: o.Clock, denials: newDenials(db, o.Clock)}
 }
 
-// Decision is what a principal may do with a repository, and by which rule.
+// Decision is what a principal may do with a repository, and by which rules. Two
+// decisions can be compared.
 type Decision struct {
 	Actions Actions
-	Rule    Rule
+	// Rule names what decided: the first rule that applies, or what took away some
+	// of what it gives. By tells it for one action.
+	Rule Rule
+	// Denial is the name of the denial that took something away, and Reason what
+	// its author says to those it meets.
+	Denial, Reason string
 	// Unsure is not nil when more may be allowed, and it cannot be told now. Whoever
 	// lacks an action gets this answer and no refusal: ErrShowCredential, or an error
 	// to answer with 503.
 	Unsure error
+
+	by [len(actionNames)]Rule
 }
 
 // ErrShowCredential says that a right depends on what a provider says to the
@@ -56,87 +79,201 @@ type TeamService interface {
 	Role(ctx context.Context, p Principal, team string) (role string, err error)
 }
 
+// By is the rule that decided over one action: what gives it, or why it lacks.
+func (d Decision) By(action Actions) Rule {
+	for i, n := range actionNames {
+		if n.action == action && d.by[i] != "" {
+			return d.by[i]
+		}
+	}
+	return d.Rule
+}
+
 // Rule names what decided, for messages and the detail of refusals.
 type Rule string
 
-// The rules. The first that applies names the decision; token-limit is named
-// when it took away what another rule had given.
+// The rules. The first that applies names the decision; denied and token-limit
+// are named when they took away what another rule had given.
 const (
 	RuleAdmin      Rule = "admin"           // administrators may do everything
 	RuleMaintainer Rule = "team-maintainer" // pull, push, delete, admin in the team's namespace
 	RuleMember     Rule = "team-member"     // pull, push
 	RuleReader     Rule = "team-reader"     // pull
+	RuleGrant      Rule = "grant"           // what is granted to the user on a pattern
+	RuleGroupGrant Rule = "group-grant"     // what is granted to a group that the user is in
 	RuleEverywhere Rule = "every-team"      // the provider's word: pull, push in every team's namespace
 	RuleRobot      Rule = "team-robot"      // the token's actions in its team's namespace
 	RuleMachine    Rule = "machine"         // what is allowed to the machines of a platform's account
 	RulePublic     Rule = "public"          // a public repository: pull
 	RuleInternal   Rule = "internal"        // an internal repository: pull for all who are signed in
 	RulePublicRead Rule = "public-read"     // the setting: pull for everybody
+	RuleDenied     Rule = "denied"          // a denial takes away what another rule gives
 	RuleLimit      Rule = "token-limit"     // the token carries less than its owner has
+	RuleGone       Rule = "user-gone"       // the user was deleted or disabled since the sign-in
+	RuleStale      Rule = "sign-in-too-old" // the user's provider has not vouched for too long
 	RuleNoMember   Rule = "not-a-member"    // signed in, and nothing else applies
 	RuleAnonymous  Rule = "not-signed-in"   // nothing applies
 )
 
-// decide is the whole policy as a function of facts: no clock, no database.
-func decide(p Principal, repository string, f metadata.AccessFacts, publicRead bool) Decision {
-	everybody := Decision{Rule: RuleAnonymous}
+// facts are all that a decision depends on, beside the principal and the name.
+type facts struct {
+	metadata.AccessFacts
+	publicRead bool     // everybody may pull
+	stale      bool     // the user's provider has not vouched for too long
+	denials    []denial // those in force
+	unsure     error    // the team service could not say; see Decision.Unsure
+}
+
+// share is what one rule gives.
+type share struct {
+	actions Actions
+	rule    Rule
+}
+
+// everybody is what a repository gives to those who are not signed in.
+func everybody(f facts) share {
 	switch {
 	case f.Visibility == metadata.Public:
-		everybody = Decision{Actions: Pull, Rule: RulePublic}
-	case publicRead:
-		everybody = Decision{Actions: Pull, Rule: RulePublicRead}
+		return share{Pull, RulePublic}
+	case f.publicRead:
+		return share{Pull, RulePublicRead}
 	}
-	if p.IsAnonymous() {
-		return everybody
-	}
+	return share{0, RuleAnonymous}
+}
 
-	own := Decision{Rule: RuleNoMember}
+// shares lists what the rules give to somebody who is signed in, the strongest
+// first. There is at least one, which may give nothing.
+func shares(p Principal, repository string, f facts) []share {
+	var all []share
 	switch {
 	case p.Kind == KindUser && p.Admin:
-		own = Decision{Actions: AllActions, Rule: RuleAdmin}
-	case p.Kind == KindUser && f.Role == metadata.RoleMaintainer:
-		own = Decision{Actions: AllActions, Rule: RuleMaintainer}
-	case p.Kind == KindUser && f.Role == metadata.RoleMember:
-		own = Decision{Actions: Pull | Push, Rule: RuleMember}
-	case p.Kind == KindUser && f.Role == metadata.RoleReader:
-		own = Decision{Actions: Pull, Rule: RuleReader}
+		// The role was read when the credential was checked, at each sign-in.
+		return []share{{AllActions, RuleAdmin}}
+	case p.Kind == KindUser && f.Gone:
+		return []share{{0, RuleGone}}
+	case p.Kind == KindUser && f.stale:
+		return []share{{0, RuleStale}}
+	case p.Kind == KindUser:
+		switch f.Role {
+		case metadata.RoleMaintainer:
+			all = append(all, share{AllActions, RuleMaintainer})
+		case metadata.RoleMember:
+			all = append(all, share{Pull | Push, RuleMember})
+		case metadata.RoleReader:
+			all = append(all, share{Pull, RuleReader})
+		}
+		if granted := grantedActions(f.Granted); granted != 0 {
+			all = append(all, share{granted, RuleGrant})
+		}
+		if granted := grantedActions(f.GroupGranted); granted != 0 {
+			all = append(all, share{granted, RuleGroupGrant})
+		}
+		if everywhere := p.Everywhere &^ Admin; everywhere != 0 {
+			all = append(all, share{everywhere, RuleEverywhere})
+		}
 	case p.Kind == KindRobot && p.Limit != nil && p.Team != "" && oci.Team(repository) == p.Team:
-		own = Decision{Actions: AllActions, Rule: RuleRobot}
+		all = append(all, share{AllActions, RuleRobot})
 	case p.Kind == KindMachine && p.Limit != nil:
-		own = Decision{Actions: AllActions, Rule: RuleMachine}
-	case f.Visibility == metadata.Internal:
-		own = Decision{Actions: Pull, Rule: RuleInternal}
+		all = append(all, share{AllActions, RuleMachine})
 	}
-	if more := p.Everywhere &^ Admin &^ own.Actions; p.Kind == KindUser && more != 0 {
-		own = Decision{Actions: own.Actions | more, Rule: RuleEverywhere}
+	if f.Visibility == metadata.Internal {
+		all = append(all, share{Pull, RuleInternal})
+	}
+	if len(all) == 0 {
+		all = append(all, share{0, RuleNoMember})
+	}
+	return all
+}
+
+// grantedActions reads the actions of grants. A word that is none gives nothing.
+func grantedActions(text string) (set Actions) {
+	for name := range strings.SplitSeq(text, ",") {
+		action, _ := ParseAction(name)
+		set |= action
+	}
+	return set
+}
+
+// decide is the whole policy as a function of facts: no clock, no database. What
+// everybody may and what the rules give to the principal add up, as far as the
+// token carries it; denials have the last word.
+func decide(p Principal, repository string, f facts) Decision {
+	open := everybody(f)
+	d := Decision{Rule: open.rule, Actions: open.actions}
+	if !p.IsAnonymous() {
+		d = decideSigned(p, repository, f, open)
+	} else {
+		d.fill(open.rule, AllActions)
+	}
+	d.Unsure = f.unsure
+	for i := range f.denials {
+		n := &f.denials[i]
+		taken := n.actions & d.Actions
+		if p.IsAdmin() {
+			// The one who can take a denial back is never locked out by one.
+			taken &^= Admin
+		}
+		if taken == 0 || !n.meets(p, repository) {
+			continue
+		}
+		if d.Denial == "" {
+			d.Denial, d.Reason = n.name, n.reason
+		}
+		d.Actions &^= taken
+		d.Rule = RuleDenied
+		d.fill(RuleDenied, taken)
+		d.Unsure = nil // what else might be allowed would not help
+	}
+	return d
+}
+
+func decideSigned(p Principal, repository string, f facts, open share) Decision {
+	all := shares(p, repository, f)
+	var own Actions
+	for _, s := range all {
+		own |= s.actions
 	}
 	// Robots and machines act by their limit alone: one without is a mistake of ours.
 	limit := p.Limit
 	if p.Kind != KindUser && limit == nil {
 		limit = &Limit{}
 	}
-	limited := Decision{Actions: own.Actions & limit.allows(repository), Rule: own.Rule}
-	if limited.Actions != own.Actions && (own.Rule != RuleRobot && own.Rule != RuleMachine || limited.Actions == 0) {
-		limited.Rule = RuleLimit
+	d := Decision{Rule: all[0].rule}
+	d.fill(all[0].rule, AllActions)
+	for _, s := range slices.Backward(all) {
+		d.fill(s.rule, s.actions)
+	}
+	limited := own & limit.allows(repository, p.RemoteAddr)
+	d.fill(RuleLimit, own&^limited)
+	byLimit := all[0].rule == RuleRobot || all[0].rule == RuleMachine
+	if limited != own && (!byLimit || limited == 0) {
+		d.Rule = RuleLimit
 	}
 	// What everybody may, those who signed in may too, whatever their token says.
-	if own.Actions == 0 && everybody.Actions != 0 {
-		return everybody
+	d.fill(open.rule, open.actions&^limited)
+	d.Actions = limited | open.actions
+	if own == 0 && open.actions != 0 {
+		if d.Rule = open.rule; all[0].rule == RuleNoMember {
+			d.fill(open.rule, AllActions)
+		}
 	}
-	return Decision{Actions: limited.Actions | everybody.Actions, Rule: limited.Rule}
+	return d
+}
+
+// fill notes a rule as what decided over actions.
+func (d *Decision) fill(rule Rule, actions Actions) {
+	for i, n := range actionNames {
+		if actions.Has(n.action) {
+			d.by[i] = rule
+		}
+	}
 }
 
 // Actions decides about one repository, which need not exist: at most one
 // query. The error says that it cannot be decided now; then the answer is no.
 func (y *Policy) Actions(ctx context.Context, p Principal, repository string) (Decision, error) {
-	if d, ok := y.withoutFacts(p, repository); ok {
-		return d, nil
-	}
-	decisions, err := y.query(ctx, p, []string{repository})
-	if err != nil {
-		return Decision{}, err
-	}
-	return decisions[repository], nil
+	decisions, err := y.ActionsFor(ctx, p, []string{repository})
+	return decisions[repository], err
 }
 
 // maxAsked is how many repositories one query asks about.
@@ -144,63 +281,90 @@ const maxAsked = 256
 
 // ActionsFor is Actions for many repositories: one query for each 256 of them.
 func (y *Policy) ActionsFor(ctx context.Context, p Principal, repositories []string) (map[string]Decision, error) {
-	all := make(map[string]Decision, len(repositories))
-	var ask []string
-	for _, repository := range repositories {
-		if d, ok := y.withoutFacts(p, repository); ok {
-			all[repository] = d
-		} else {
-			ask = append(ask, repository)
-		}
+	// The facts of the database make no difference to administrators, and to pulls
+	// of a registry that is open. That saves the query.
+	known := p.Kind == KindUser && p.Admin && p.Limit == nil || p.IsAnonymous() && y.publicRead
+	return y.decisions(ctx, p, repositories, known, func(f facts) facts {
+		f.publicRead = y.publicRead
+		return f
+	})
+}
+
+// ActionsForService decides about repositories of another registry, which asks
+// by its service name for a token. What counts there are roles in teams, grants
+// and denials alone: whether a repository of that name is here and public says
+// nothing about the one there, and neither does the setting public_read.
+func (y *Policy) ActionsForService(ctx context.Context, p Principal, service string, repositories []string) (map[string]Decision, error) {
+	known := p.Kind == KindUser && p.Admin && p.Limit == nil || p.IsAnonymous()
+	decisions, err := y.decisions(ctx, p, repositories, known, func(f facts) facts {
+		f.Exists, f.Visibility = false, ""
+		return f
+	})
+	if err != nil {
+		return nil, fmt.Errorf("for the service %s: %w", service, err)
 	}
-	for len(ask) > 0 {
-		n := min(maxAsked, len(ask))
-		decisions, err := y.query(ctx, p, ask[:n])
+	return decisions, nil
+}
+
+// decisions decides by the facts of the database, seen through a lens, or by none
+// when it is known that they make no difference.
+func (y *Policy) decisions(ctx context.Context, p Principal, repositories []string, known bool, lens func(facts) facts) (map[string]Decision, error) {
+	all := make(map[string]Decision, len(repositories))
+	if known && len(repositories) > 0 {
+		denials, err := y.denials.recent(ctx)
 		if err != nil {
 			return nil, err
 		}
-		for repository, d := range decisions {
-			all[repository] = d
+		for _, repository := range repositories {
+			all[repository] = decide(p, repository, lens(facts{denials: denials}))
+		}
+		return all, nil
+	}
+	for ask := repositories; len(ask) > 0; {
+		n := min(maxAsked, len(ask))
+		found, err := y.facts(ctx, p, ask[:n])
+		if err != nil {
+			return nil, err
+		}
+		for _, repository := range ask[:n] {
+			all[repository] = decide(p, repository, lens(found[repository]))
 		}
 		ask = ask[n:]
 	}
 	return all, nil
 }
 
-// withoutFacts decides where the facts of the database make no difference. It
-// saves the query for administrators, and for pulls of a registry that is open.
-func (y *Policy) withoutFacts(p Principal, repository string) (Decision, bool) {
-	switch {
-	case p.Kind == KindUser && p.Admin && p.Limit == nil, p.IsAnonymous() && y.publicRead:
-		return decide(p, repository, metadata.AccessFacts{}, y.publicRead), true
-	}
-	return Decision{}, false
-}
-
-func (y *Policy) query(ctx context.Context, p Principal, repositories []string) (map[string]Decision, error) {
+// facts reads what decisions depend on.
+func (y *Policy) facts(ctx context.Context, p Principal, repositories []string) (map[string]facts, error) {
 	var userID int64
 	if p.Kind == KindUser {
 		userID = p.ID
 	}
-	var facts map[string]metadata.AccessFacts
+	var found map[string]metadata.AccessFacts
 	err := y.db.View(ctx, func(tx *metadata.Tx) (err error) {
-		facts, err = tx.Access(ctx, userID, repositories)
+		found, err = tx.Access(ctx, userID, repositories)
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reading the rights of %s: %w", p, err)
 	}
 	roles := y.askTeams(ctx, p, repositories)
-	decisions := make(map[string]Decision, len(repositories))
+	all := make(map[string]facts, len(repositories))
 	for _, repository := range repositories {
-		f, asked := facts[repository], roles[oci.Team(repository)]
+		f, ok := found[repository]
+		if !ok {
+			// Denials may be among what was not read.
+			return nil, fmt.Errorf("reading the rights of %s: the database says nothing about %s", p, repository)
+		}
+		denials, err := y.denials.since(ctx, f.DenialVersion)
+		if err != nil {
+			return nil, err
+		}
+		asked := roles[oci.Team(repository)]
 		f.Role = metadata.StrongerRole(f.Role, asked.role)
-		// Without a row there are no facts, and so no rights but everybody's.
-		d := decide(p, repository, f, y.publicRead)
-		d.Unsure = asked.err
-		decisions[repository] = d
+		all[repository] = facts{AccessFacts: f, stale: tooOld(f.SeenAt, y.clock(), y.externalMaxAge), denials: denials, unsure: asked.err}
 	}
-	return decisions, nil
+	return all, nil
 }
 
 // askedRole is what the team service said of a user and a team.
@@ -230,44 +394,144 @@ func (y *Policy) askTeams(ctx context.Context, p Principal, repositories []strin
 	return roles
 }
 
+// Denied reports whether a denial takes an action away that a bearer token
+// carries: tokens live for minutes, and a denial should not wait for their end.
+// It costs no query but one every few seconds. The decision names the denial.
+func (y *Policy) Denied(ctx context.Context, p Principal, repository string, action Actions) (Decision, bool, error) {
+	denials, err := y.denials.recent(ctx)
+	if err != nil {
+		return Decision{}, false, err
+	}
+	d := Decision{Actions: action}
+	for i := range denials {
+		if n := &denials[i]; n.actions&action != 0 && n.meets(p, repository) {
+			d.Actions, d.Rule, d.Denial, d.Reason = d.Actions&^n.actions, RuleDenied, n.name, n.reason
+			d.fill(RuleDenied, n.actions&action)
+			return d, true, nil
+		}
+	}
+	if !p.Limit.from(p.RemoteAddr) {
+		d = Decision{Rule: RuleLimit}
+		d.fill(RuleLimit, AllActions)
+		return d, true, nil
+	}
+	return d, false, nil
+}
+
 // Viewer is whose eyes a list of repositories is for: exactly those are listed
-// that decide lets the principal pull, or fewer for a token with a pattern.
-func (y *Policy) Viewer(p Principal) metadata.Viewer {
-	if y.publicRead {
-		return metadata.Viewer{All: true}
+// that decide lets the principal pull, or fewer for a token with a pattern. The
+// error says that it cannot be decided now.
+func (y *Policy) Viewer(ctx context.Context, p Principal) (metadata.Viewer, error) {
+	v, err := y.allowed(ctx, p)
+	if err != nil {
+		return metadata.Viewer{}, err
 	}
-	if p.IsAnonymous() {
-		return metadata.Viewer{}
+	denials, err := y.denials.recent(ctx)
+	if err != nil {
+		return metadata.Viewer{}, err
 	}
-	v := metadata.Viewer{Signed: true}
+	for i := range denials {
+		if n := &denials[i]; n.actions.Has(Pull) && n.meetsPrincipal(p) {
+			v.Denied = append(v.Denied, n.repository)
+		}
+	}
+	v.Denied = widest(v.Denied)
+	return v, nil
+}
+
+// allowed is Viewer without the denials.
+func (y *Policy) allowed(ctx context.Context, p Principal) (v metadata.Viewer, err error) {
+	switch {
+	case y.publicRead:
+		return metadata.Viewer{All: true}, nil
+	case p.IsAnonymous():
+		return v, nil
+	}
+	v.Signed = true
 	if p.Limit != nil {
-		if !p.Limit.Actions.Has(Pull) {
-			return metadata.Viewer{}
+		if !p.Limit.Actions.Has(Pull) || !p.Limit.from(p.RemoteAddr) {
+			return metadata.Viewer{}, nil
 		}
 		if v.Glob = p.Limit.Repositories; v.Glob == "" {
-			return metadata.Viewer{} // matches nothing, but "" in a Viewer is everything
+			return metadata.Viewer{}, nil // matches nothing, but "" in a Viewer is everything
 		}
 	}
 	switch p.Kind {
 	case KindUser:
-		v.All, v.UserID = p.Admin || p.Everywhere.Has(Pull), p.ID
+		if p.Admin {
+			v.All = true
+			return v, nil
+		}
+		v.UserID = p.ID
+		if y.externalMaxAge > 0 {
+			v.Fresh = y.clock().Add(-y.externalMaxAge)
+		}
+		err = y.db.View(ctx, func(tx *metadata.Tx) (err error) {
+			v.Patterns, err = tx.PullPatterns(ctx, p.ID)
+			return err
+		})
+		if p.Everywhere.Has(Pull) {
+			v.Patterns = []string{"*"}
+		}
+		v.Patterns = widest(v.Patterns)
 	case KindRobot:
 		if p.Limit == nil {
-			return metadata.Viewer{}
+			return metadata.Viewer{}, nil
 		}
 		v.Team = p.Team
+	case KindMachine:
+		if p.Limit == nil {
+			return metadata.Viewer{}, nil
+		}
+		v.All = true // of what the pattern of the limit matches
 	}
-	return v
+	if err != nil {
+		return metadata.Viewer{}, fmt.Errorf("reading the grants of %s: %w", p, err)
+	}
+	return v, nil
+}
+
+// widest drops the patterns that another one covers.
+func widest(patterns []string) []string {
+	slices.Sort(patterns)
+	patterns = slices.Compact(patterns)
+	covered := func(i int) bool {
+		for j, wide := range patterns {
+			// A ? in the wide one could stand for a * in the other, and that is more.
+			if j != i && !strings.Contains(wide, "?") && Match(wide, patterns[i]) {
+				return true
+			}
+		}
+		return false
+	}
+	var kept []string
+	for i, pattern := range patterns {
+		if !covered(i) {
+			kept = append(kept, pattern)
+		}
+	}
+	return kept
+}
+
+// tooOld reports whether a provider's word, given at a time, counts no more. Nil
+// is for those whom no provider vouches for.
+func tooOld(seen *time.Time, now time.Time, maxAge time.Duration) bool {
+	return seen != nil && maxAge > 0 && now.Sub(*seen) > maxAge
 }
 
 // Refusal says why somebody may not, and whom to ask. It is the detail of the
 // error that the client gets.
 type Refusal struct {
-	Rule       Rule     `json:"rule"`
-	Principal  string   `json:"principal"`
-	Repository string   `json:"repository"`
-	Missing    []string `json:"missing"`
-	Ask        string   `json:"ask"`
+	Rule       Rule   `json:"rule"`
+	Principal  string `json:"principal"`
+	Repository string `json:"repository"`
+	// Missing are the actions that were needed and lack, Has those that are allowed.
+	Missing []string `json:"missing"`
+	Has     []string `json:"has"`
+	Ask     string   `json:"ask"`
+	// Denial names the denial that refused, and Reason is what its author says.
+	Denial string `json:"denial,omitempty"`
+	Reason string `json:"reason,omitempty"`
 
 	text string
 }
@@ -285,19 +549,42 @@ const maxNamed = 5
 func (y *Policy) Explain(ctx context.Context, p Principal, repository string, d Decision, needed Actions) Refusal {
 	missing := needed &^ d.Actions
 	team := oci.Team(repository)
-	r := Refusal{Rule: d.Rule, Principal: p.String(), Repository: repository, Missing: missing.Names()}
+	r := Refusal{Rule: d.Rule, Principal: p.String(), Repository: repository, Missing: missing.Names(), Has: d.Actions.Names()}
+	for _, n := range actionNames {
+		if missing.Has(n.action) {
+			r.Rule = d.By(n.action) // of several, the first one speaks
+			break
+		}
+	}
 	verbs := strings.Join(r.Missing, " and ")
 	switch {
+	case r.Rule == RuleDenied:
+		r.Denial, r.Reason = d.Denial, d.Reason
+		r.Ask = "an administrator of this registry, who can change the denial " + d.Denial
+		r.text = fmt.Sprintf("%s may not %s on %s: the denial %s forbids it", p, verbs, repository, d.Denial)
+		if d.Reason != "" {
+			r.text += " (" + d.Reason + ")"
+		}
+		r.text += ". Ask " + r.Ask
+		return r
 	case p.IsAnonymous():
 		r.Ask = "sign in (docker login), then try again"
 		r.text = fmt.Sprintf("%s on %s needs a sign-in: nobody is signed in here. Sign in with docker login and try again", verbs, repository)
 		return r
-	case d.Rule == RuleLimit, d.Rule == RuleRobot:
+	case r.Rule == RuleStale:
+		r.Ask = "sign in again with the identity provider"
+		r.text = fmt.Sprintf("%s may not %s on %s: what the identity provider said about %s is too old. Sign in there again", p, verbs, repository, p)
+		return r
+	case r.Rule == RuleLimit, r.Rule == RuleRobot:
 		r.Ask = "make a token that carries " + verbs + " on this repository"
 		if p.Kind == KindRobot {
 			r.Ask = "a maintainer of the team " + p.Team + ", for a token that carries " + verbs + " on this repository"
 		}
-		r.text = fmt.Sprintf("the token of %s does not carry %s on %s (it carries %s on %q). Use or make a token that does", p, verbs, repository, orNothing(p.Limit), globOf(p.Limit))
+		from := ""
+		if p.Limit != nil && len(p.Limit.CIDRs) > 0 {
+			from = " from " + strings.Join(p.Limit.CIDRs, ", ")
+		}
+		r.text = fmt.Sprintf("the token of %s does not carry %s on %s (it carries %s on %q%s). Use or make a token that does", p, verbs, repository, orNothing(p.Limit), globOf(p.Limit), from)
 		return r
 	}
 	r.Ask = "an administrator of this registry"
@@ -308,16 +595,22 @@ func (y *Policy) Explain(ctx context.Context, p Principal, repository string, d 
 	}); err == nil && len(maintainers) > 0 {
 		r.Ask = "a maintainer of the team " + team + ": " + strings.Join(maintainers, ", ")
 	}
-	why := "is not a member of the team " + team
-	switch d.Rule {
+	why := p.String() + " is not a member of the team " + team
+	switch r.Rule {
 	case RuleReader:
-		why = "is only a reader in the team " + team
+		why = p.String() + " is only a reader in the team " + team
 	case RuleMember:
-		why = "is only a member of the team " + team
+		why = p.String() + " is only a member of the team " + team
+	case RuleGrant, RuleGroupGrant:
+		why += ", and is granted only " + d.Actions.String()
 	case RuleInternal, RulePublic, RulePublicRead:
 		why += ", and others may only pull"
+	case RuleMachine:
+		why = "machines like it are allowed only " + orNothing(p.Limit) + " on " + globOf(p.Limit)
+	case RuleGone:
+		why = p.String() + " was deleted or disabled"
 	}
-	r.text = fmt.Sprintf("%s may not %s on %s: %s %s. Ask %s", p, verbs, repository, p, why, r.Ask)
+	r.text = fmt.Sprintf("%s may not %s on %s: %s. Ask %s", p, verbs, repository, why, r.Ask)
 	return r
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -22,7 +23,7 @@ func TestDecide(t *testing.T) {
 	robot := func(actions Actions, glob string) Principal {
 		return Principal{Kind: KindRobot, ID: 2, Name: "r", Team: "team", TeamID: 3, Limit: &Limit{Repositories: glob, Actions: actions}}
 	}
-	facts := func(visibility, role string) metadata.AccessFacts {
+	about := func(visibility, role string) metadata.AccessFacts {
 		return metadata.AccessFacts{Exists: visibility != "", Visibility: visibility, Role: role}
 	}
 	for _, tt := range []struct {
@@ -34,41 +35,41 @@ func TestDecide(t *testing.T) {
 		want   Actions
 		rule   Rule
 	}{
-		{"nobody, private", Anonymous(), "team/a", facts("private", ""), false, 0, RuleAnonymous},
-		{"nobody, internal", Anonymous(), "team/a", facts("internal", ""), false, 0, RuleAnonymous},
-		{"nobody, public", Anonymous(), "team/a", facts("public", ""), false, Pull, RulePublic},
-		{"nobody, absent", Anonymous(), "team/a", facts("", ""), false, 0, RuleAnonymous},
-		{"nobody, public read", Anonymous(), "team/a", facts("private", ""), true, Pull, RulePublicRead},
-		{"the zero principal", Principal{}, "team/a", facts("private", "maintainer"), false, 0, RuleAnonymous},
-		{"an unknown kind", Principal{Kind: "group", Admin: true}, "team/a", facts("private", "maintainer"), false, 0, RuleAnonymous},
-		{"stranger, private", user(nil), "team/a", facts("private", ""), false, 0, RuleNoMember},
-		{"stranger, internal", user(nil), "team/a", facts("internal", ""), false, Pull, RuleInternal},
-		{"stranger, public", user(nil), "team/a", facts("public", ""), false, Pull, RulePublic},
-		{"stranger, absent", user(nil), "team/a", facts("", ""), false, 0, RuleNoMember},
-		{"reader", user(nil), "team/a", facts("private", "reader"), false, Pull, RuleReader},
-		{"member", user(nil), "team/a", facts("private", "member"), false, Pull | Push, RuleMember},
-		{"maintainer", user(nil), "team/a", facts("private", "maintainer"), false, AllActions, RuleMaintainer},
-		{"member, absent", user(nil), "team", facts("", "member"), false, Pull | Push, RuleMember},
-		{"an unknown role", user(nil), "team/a", facts("private", "owner"), false, 0, RuleNoMember},
-		{"admin", admin(nil), "team/a", facts("private", ""), false, AllActions, RuleAdmin},
-		{"admin, token", admin(&Limit{Repositories: "team/*", Actions: Pull}), "team/a", facts("private", ""), false, Pull, RuleLimit},
-		{"admin, token elsewhere", admin(&Limit{Repositories: "team/*", Actions: Pull}), "other/a", facts("private", ""), false, 0, RuleLimit},
-		{"maintainer, token", user(&Limit{Repositories: "*", Actions: Pull | Push}), "team/a", facts("private", "maintainer"), false, Pull | Push, RuleLimit},
-		{"reader, wide token", user(&Limit{Repositories: "*", Actions: AllActions}), "team/a", facts("private", "reader"), false, Pull, RuleReader},
-		{"member, token elsewhere, public", user(&Limit{Repositories: "other/*", Actions: AllActions}), "team/a", facts("public", "member"), false, Pull, RuleLimit},
-		{"push token, public", user(&Limit{Repositories: "*", Actions: Push}), "team/a", facts("public", "member"), false, Pull | Push, RuleLimit},
-		{"robot", robot(Pull|Push, "*"), "team/a", facts("private", ""), false, Pull | Push, RuleRobot},
-		{"robot, its team's own name", robot(Pull, "*"), "team", facts("private", ""), false, Pull, RuleRobot},
-		{"robot, pattern", robot(Pull|Push, "team/b*"), "team/a", facts("private", ""), false, 0, RuleLimit},
-		{"robot, another team", robot(AllActions, "*"), "teamwork/a", facts("private", ""), false, 0, RuleNoMember},
-		{"robot, internal elsewhere", robot(AllActions, "*"), "other/a", facts("internal", ""), false, Pull, RuleInternal},
-		{"robot without pull, internal elsewhere", robot(Push, "*"), "other/a", facts("internal", ""), false, 0, RuleLimit},
-		{"robot has no role", robot(Pull, "*"), "other/a", facts("private", "maintainer"), false, 0, RuleNoMember},
-		{"robot without a limit", Principal{Kind: KindRobot, Team: "team"}, "team/a", facts("private", ""), false, 0, RuleNoMember},
-		{"robot without a team", Principal{Kind: KindRobot, Limit: &Limit{Repositories: "*", Actions: AllActions}}, "team/a", facts("private", ""), false, 0, RuleNoMember},
-		{"robot that says it is admin", Principal{Kind: KindRobot, Team: "x", Admin: true, Limit: &Limit{Repositories: "*", Actions: AllActions}}, "team/a", facts("private", ""), false, 0, RuleNoMember},
+		{"nobody, private", Anonymous(), "team/a", about("private", ""), false, 0, RuleAnonymous},
+		{"nobody, internal", Anonymous(), "team/a", about("internal", ""), false, 0, RuleAnonymous},
+		{"nobody, public", Anonymous(), "team/a", about("public", ""), false, Pull, RulePublic},
+		{"nobody, absent", Anonymous(), "team/a", about("", ""), false, 0, RuleAnonymous},
+		{"nobody, public read", Anonymous(), "team/a", about("private", ""), true, Pull, RulePublicRead},
+		{"the zero principal", Principal{}, "team/a", about("private", "maintainer"), false, 0, RuleAnonymous},
+		{"an unknown kind", Principal{Kind: "group", Admin: true}, "team/a", about("private", "maintainer"), false, 0, RuleAnonymous},
+		{"stranger, private", user(nil), "team/a", about("private", ""), false, 0, RuleNoMember},
+		{"stranger, internal", user(nil), "team/a", about("internal", ""), false, Pull, RuleInternal},
+		{"stranger, public", user(nil), "team/a", about("public", ""), false, Pull, RulePublic},
+		{"stranger, absent", user(nil), "team/a", about("", ""), false, 0, RuleNoMember},
+		{"reader", user(nil), "team/a", about("private", "reader"), false, Pull, RuleReader},
+		{"member", user(nil), "team/a", about("private", "member"), false, Pull | Push, RuleMember},
+		{"maintainer", user(nil), "team/a", about("private", "maintainer"), false, AllActions, RuleMaintainer},
+		{"member, absent", user(nil), "team", about("", "member"), false, Pull | Push, RuleMember},
+		{"an unknown role", user(nil), "team/a", about("private", "owner"), false, 0, RuleNoMember},
+		{"admin", admin(nil), "team/a", about("private", ""), false, AllActions, RuleAdmin},
+		{"admin, token", admin(&Limit{Repositories: "team/*", Actions: Pull}), "team/a", about("private", ""), false, Pull, RuleLimit},
+		{"admin, token elsewhere", admin(&Limit{Repositories: "team/*", Actions: Pull}), "other/a", about("private", ""), false, 0, RuleLimit},
+		{"maintainer, token", user(&Limit{Repositories: "*", Actions: Pull | Push}), "team/a", about("private", "maintainer"), false, Pull | Push, RuleLimit},
+		{"reader, wide token", user(&Limit{Repositories: "*", Actions: AllActions}), "team/a", about("private", "reader"), false, Pull, RuleReader},
+		{"member, token elsewhere, public", user(&Limit{Repositories: "other/*", Actions: AllActions}), "team/a", about("public", "member"), false, Pull, RuleLimit},
+		{"push token, public", user(&Limit{Repositories: "*", Actions: Push}), "team/a", about("public", "member"), false, Pull | Push, RuleLimit},
+		{"robot", robot(Pull|Push, "*"), "team/a", about("private", ""), false, Pull | Push, RuleRobot},
+		{"robot, its team's own name", robot(Pull, "*"), "team", about("private", ""), false, Pull, RuleRobot},
+		{"robot, pattern", robot(Pull|Push, "team/b*"), "team/a", about("private", ""), false, 0, RuleLimit},
+		{"robot, another team", robot(AllActions, "*"), "teamwork/a", about("private", ""), false, 0, RuleNoMember},
+		{"robot, internal elsewhere", robot(AllActions, "*"), "other/a", about("internal", ""), false, Pull, RuleInternal},
+		{"robot without pull, internal elsewhere", robot(Push, "*"), "other/a", about("internal", ""), false, 0, RuleLimit},
+		{"robot has no role", robot(Pull, "*"), "other/a", about("private", "maintainer"), false, 0, RuleNoMember},
+		{"robot without a limit", Principal{Kind: KindRobot, Team: "team"}, "team/a", about("private", ""), false, 0, RuleNoMember},
+		{"robot without a team", Principal{Kind: KindRobot, Limit: &Limit{Repositories: "*", Actions: AllActions}}, "team/a", about("private", ""), false, 0, RuleNoMember},
+		{"robot that says it is admin", Principal{Kind: KindRobot, Team: "x", Admin: true, Limit: &Limit{Repositories: "*", Actions: AllActions}}, "team/a", about("private", ""), false, 0, RuleNoMember},
 	} {
-		if got := decide(tt.p, tt.repo, tt.f, tt.public); got.Actions != tt.want || got.Rule != tt.rule {
+		if got := decide(tt.p, tt.repo, facts{AccessFacts: tt.f, publicRead: tt.public}); got.Actions != tt.want || got.Rule != tt.rule {
 			t.Errorf("%s: %v by %s, want %v by %s", tt.name, got.Actions, got.Rule, tt.want, tt.rule)
 		}
 	}
@@ -78,19 +79,30 @@ func TestDecide(t *testing.T) {
 func TestDecideProperties(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	pick := func(s ...string) string { return s[random.IntN(len(s))] }
+	some := func() Actions { return Actions(random.IntN(int(AllActions) + 1)) }
 	for range 200_000 {
 		repo := pick("team/a", "team/b", "team", "other/a", "teamwork/x", "a")
-		f := metadata.AccessFacts{Visibility: pick("", "public", "internal", "private"), Role: pick("", "reader", "member", "maintainer")}
+		f := facts{
+			AccessFacts: metadata.AccessFacts{
+				Visibility: pick("", "public", "internal", "private"), Role: pick("", "reader", "member", "maintainer"),
+				Granted: pick("", "", some().String()), GroupGranted: pick("", "", some().String()), Gone: random.IntN(10) == 0,
+			},
+			publicRead: random.IntN(4) == 0,
+			stale:      random.IntN(10) == 0,
+		}
 		f.Exists = f.Visibility != ""
-		publicRead := random.IntN(4) == 0
-		limit := &Limit{Repositories: pick("*", "team/*", "*/a", "other/a", ""), Actions: Actions(random.IntN(int(AllActions) + 1))}
-		p := Principal{Kind: Kind(pick("user", "robot", "anonymous", "")), ID: 1, Name: "x", Team: pick("team", "other", ""), Admin: random.IntN(4) == 0}
+		limit := &Limit{Repositories: pick("*", "team/*", "*/a", "other/a", ""), Actions: some()}
+		if random.IntN(4) == 0 {
+			limit.CIDRs = []string{"10.0.0.0/8"}
+		}
+		p := Principal{Kind: Kind(pick("user", "robot", "machine", "anonymous", "")), ID: 1, Name: "x", Team: pick("team", "other", ""), Admin: random.IntN(4) == 0, RemoteAddr: pick("10.1.2.3", "192.0.2.1:99", "")}
 		owner := p
 		p.Limit = limit
-		got := decide(p, repo, f, publicRead)
-		everybody := decide(Anonymous(), repo, f, publicRead)
+		got := decide(p, repo, f)
+		everybody := decide(Anonymous(), repo, f)
 		fail := func(why string) {
-			t.Fatalf("%s: %+v limit %+v on %s, facts %+v, public read %v: %v by %s", why, p, limit, repo, f, publicRead, got.Actions, got.Rule)
+			t.Helper()
+			t.Fatalf("%s: %+v limit %+v on %s, facts %+v: %v by %s", why, p, limit, repo, f, got.Actions, got.Rule)
 		}
 		switch {
 		case got.Actions&^AllActions != 0 || got.Rule == "":
@@ -99,37 +111,79 @@ func TestDecideProperties(t *testing.T) {
 			fail("nobody may do more than pull")
 		case everybody.Actions&^got.Actions != 0:
 			fail("signing in takes something away")
-		case got.Actions&^everybody.Actions&^limit.allows(repo) != 0:
+		case got.Actions&^everybody.Actions&^limit.allows(repo, p.RemoteAddr) != 0:
 			fail("more than the token carries")
-		case p.Kind == KindUser && got.Actions&^decide(owner, repo, f, publicRead).Actions != 0:
+		case p.Kind == KindUser && got.Actions&^decide(owner, repo, f).Actions != 0:
 			fail("more than the owner has")
 		case p.Kind == KindRobot && oci.Team(repo) != p.Team && got.Actions&^Pull != 0:
 			fail("a robot changes something outside of its team")
 		case p.IsAnonymous() && got.Actions != everybody.Actions:
 			fail("an unknown kind has rights")
-		case !publicRead && f.Visibility == "" && f.Role == "" && !p.Admin && p.Kind == KindUser && got.Actions != 0:
+		case p.Kind != KindUser && decide(p, repo, facts{AccessFacts: metadata.AccessFacts{Visibility: f.Visibility}, publicRead: f.publicRead}).Actions != got.Actions:
+			fail("facts about a user count for somebody else")
+		case p.Kind == KindUser && !p.Admin && (f.Gone || f.stale) && got.Actions != everybody.Actions:
+			fail("a user who is gone has rights")
+		case !f.publicRead && f.Visibility == "" && f.Role == "" && f.Granted == "" && f.GroupGranted == "" && !p.Admin && p.Kind == KindUser && got.Actions != 0:
 			fail("rights out of nothing")
+		}
+		for _, n := range actionNames {
+			if got.By(n.action) == "" {
+				fail("no rule for " + n.name)
+			}
 		}
 		// A wider limit never takes away, a lower role never adds.
 		wider := p
-		wider.Limit = &Limit{Repositories: "*", Actions: limit.Actions | Actions(random.IntN(int(AllActions)+1))}
-		if got.Actions&^decide(wider, repo, f, publicRead).Actions != 0 {
+		wider.Limit = &Limit{Repositories: "*", Actions: limit.Actions | some()}
+		if got.Actions&^decide(wider, repo, f).Actions != 0 {
 			fail("a wider token carries less")
 		}
-		if f.Role != "" {
-			without := f
-			without.Role = ""
-			if decide(p, repo, without, publicRead).Actions&^got.Actions != 0 {
-				fail("membership takes something away")
-			}
+		without := f
+		without.Role = ""
+		if decide(p, repo, without).Actions&^got.Actions != 0 {
+			fail("membership takes something away")
+		}
+		// A grant adds what it names to the owner, and nothing else; it never removes.
+		add := some()
+		more := f
+		if random.IntN(2) == 0 {
+			more.Granted = strings.Trim(f.Granted+","+add.String(), ",")
+		} else {
+			more.GroupGranted = strings.Trim(f.GroupGranted+","+add.String(), ",")
+		}
+		if after := decide(p, repo, more); got.Actions&^after.Actions != 0 {
+			fail("a grant takes something away")
+		} else if after.Actions&^got.Actions&^add != 0 {
+			fail("a grant gives more than it says")
 		}
 		// There being a private repository makes no difference to strangers.
 		if f.Visibility == "private" {
 			absent := f
 			absent.Exists, absent.Visibility = false, ""
-			if decide(p, repo, absent, publicRead) != got {
+			if decide(p, repo, absent) != got {
 				fail("a private repository and none differ")
 			}
+		}
+		// A denial that meets somebody always wins, but for the administration by
+		// administrators; one that does not changes nothing.
+		n := denial{name: "no", principal: pick("*", "x", p.String(), "y", "team+*"), repository: pick("*", repo, "team/*", "none"), actions: some()}
+		if random.IntN(2) == 0 {
+			n.somewhere, n.network = true, netip.MustParsePrefix("10.0.0.0/8")
+		}
+		denying := f
+		denying.denials = []denial{n}
+		after := decide(p, repo, denying)
+		taken := n.actions
+		if p.IsAdmin() {
+			taken &^= Admin
+		}
+		here := !n.somewhere || p.RemoteAddr != "192.0.2.1:99" // not known counts as there
+		switch meets := Match(n.principal, p.String()) && Match(n.repository, repo) && here; {
+		case !meets && after != got:
+			fail("a denial that is about others counts")
+		case meets && after.Actions != got.Actions&^taken:
+			fail("a denial does not win")
+		case meets && got.Actions&taken != 0 && (after.Rule != RuleDenied || after.Denial != "no"):
+			fail("a denial is not named")
 		}
 	}
 }
@@ -207,8 +261,12 @@ func TestPolicyOnDatabase(t *testing.T) {
 				t.Fatalf("%s: %v, %v", name, decisions, err)
 			}
 			var listed []string
+			viewer, err := y.Viewer(ctx, p)
+			if err != nil {
+				t.Fatal(err)
+			}
 			err = db.View(ctx, func(tx *metadata.Tx) error {
-				repos, err := tx.Repositories(ctx, metadata.RepositoryFilter{Viewer: y.Viewer(p), Limit: 100})
+				repos, err := tx.Repositories(ctx, metadata.RepositoryFilter{Viewer: viewer, Limit: 100})
 				for _, r := range repos {
 					listed = append(listed, r.Name)
 				}

@@ -41,6 +41,10 @@ func load(t *testing.T, db *metadata.DB, url string) {
 		`INSERT INTO team_members (team_id, user_id, role, created_at) SELECT t.id, u.id, 'member', 1 FROM ` + series + ` JOIN teams t ON t.name = 'team' || i JOIN users u ON u.name = 'user' || i`,
 		`INSERT INTO provider_teams (user_id, team, role) SELECT u.id, 'team' || i, 'member' FROM ` + series + ` JOIN users u ON u.name = 'user' || i`,
 		`INSERT INTO provider_groups (user_id, name) SELECT u.id, 'group' || i % 50 FROM ` + series + ` JOIN users u ON u.name = 'user' || i`,
+		`INSERT INTO groups (name, created_at, updated_at) SELECT 'group' || i, 1, 1 FROM ` + series,
+		`INSERT INTO group_members (group_id, user_id, created_at) SELECT g.id, u.id, 1 FROM ` + series + ` JOIN groups g ON g.name = 'group' || i JOIN users u ON u.name = 'user' || i`,
+		`INSERT INTO grants (user_id, pattern, team, actions, created_at, created_by, updated_at) SELECT u.id, 'team' || i || '/*', 'team' || i, 'pull,push', 1, 'x', 1 FROM ` + series + ` JOIN users u ON u.name = 'user' || i`,
+		`INSERT INTO grants (group_id, pattern, team, actions, created_at, created_by, updated_at) SELECT g.id, 'team' || i || '/*', 'team' || i, 'pull', 1, 'x', 1 FROM ` + series + ` JOIN groups g ON g.name = 'group' || i`,
 		`INSERT INTO tokens (kind, name, user_id, secret_hash, actions, created_at, created_by) SELECT 'personal', 'token', u.id, 'hash' || i, 'pull', 1, 'x' FROM ` + series + ` JOIN users u ON u.name = 'user' || i`,
 		`INSERT INTO repositories (name, team, visibility, created_at, created_by) SELECT 'team' || i || '/app', 'team' || i, CASE WHEN i % 100 = 0 THEN 'public' ELSE 'private' END, 1, 'x' FROM ` + series,
 		`INSERT INTO blobs (digest, storage_key, size, created_at) SELECT ` + hex + `, 'key' || i, i, 1 FROM ` + series,
@@ -106,6 +110,30 @@ func TestPlans(t *testing.T) {
 			_, err := tx.Access(ctx, 77, []string{name, "team2/app", "team3/app", "no/app"})
 			return err
 		}},
+		{"Grounds", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.Grounds(ctx, 77, name, 10)
+			return err
+		}},
+		{"PullPatterns", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.PullPatterns(ctx, 77)
+			return err
+		}},
+		{"AllDenials", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, _, err := tx.AllDenials(ctx)
+			return err
+		}},
+		{"Grants of a repository", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.Grants(ctx, metadata.GrantFilter{Repository: name, Limit: 10})
+			return err
+		}},
+		{"UserGroups", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.UserGroups(ctx, 77)
+			return err
+		}},
+		{"MemberRole", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.MemberRole(ctx, team, 77)
+			return err
+		}},
 		{"TokenBySecretHash", func(ctx context.Context, tx *metadata.Tx, r int64) error {
 			_, _, err := tx.TokenBySecretHash(ctx, "hash77")
 			return err
@@ -146,6 +174,12 @@ func TestPlans(t *testing.T) {
 		}},
 		{"Repositories of a user", func(ctx context.Context, tx *metadata.Tx, r int64) error {
 			_, err := tx.Repositories(ctx, metadata.RepositoryFilter{Viewer: metadata.Viewer{Signed: true, UserID: 77}, Limit: 100})
+			return err
+		}},
+		{"Repositories of a user with grants", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.Repositories(ctx, metadata.RepositoryFilter{Viewer: metadata.Viewer{
+				Signed: true, UserID: 77, Fresh: time.UnixMicro(1), Patterns: []string{"team1/*", "team2/app"}, Denied: []string{"team3/*"},
+			}, Limit: 100})
 			return err
 		}},
 		{"Repositories of a team", func(ctx context.Context, tx *metadata.Tx, r int64) error {
@@ -234,7 +268,7 @@ func TestPlans(t *testing.T) {
 		"sqlite":   regexp.MustCompile(`(?m)^(SCAN|SEARCH) (?:\d+ )?(\S+)(?: USING (?:COVERING )?(INDEX \S+|INTEGER PRIMARY KEY|PRIMARY KEY))?`),
 	}
 	// Tables that stay small whatever the registry holds, and what is no table.
-	small := []string{"leases", "asked", "a", "CONSTANT"}
+	small := []string{"leases", "denials", "d", "v", "denial_version", "denied", "mine", "found", "asked", "a", "CONSTANT"}
 	subquery := regexp.MustCompile(`(?m)^(?:CO-ROUTINE|MATERIALIZE) (\S+)`) // SQLite's word for one it scans later
 	metadatatest.EachURL(t, func(t *testing.T, url string) {
 		e := engine(url)

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -83,13 +84,16 @@ func (tx *Tx) EnsureRepository(ctx context.Context, name, defaultVisibility, act
 }
 
 // Viewer says whose eyes a list is for: a repository is listed when one of
-// the fields lets them pull it.
+// the fields lets them pull it, and none of Denied takes that away.
 type Viewer struct {
-	All    bool   // everything
-	Signed bool   // internal repositories too
-	UserID int64  // those of the user's teams
-	Team   string // those of this team
-	Glob   string // and only names that match; "" is all
+	All      bool      // everything
+	Signed   bool      // internal repositories too
+	UserID   int64     // those of the user's teams, ours and the provider's; nothing but public ones when the user is gone
+	Fresh    time.Time // the same when the user's provider has not vouched since; zero is never
+	Team     string    // those of this team
+	Patterns []string  // those that match one of them, as granted to the user
+	Glob     string    // and only names that match; "" is all
+	Denied   []string  // and only names that match none of them
 }
 
 // RepositoryFilter selects repositories for a list.
@@ -103,15 +107,41 @@ type RepositoryFilter struct {
 
 // Repositories lists repositories in the order of their names (bytes).
 func (tx *Tx) Repositories(ctx context.Context, f RepositoryFilter) ([]Repository, error) {
-	page, args := f.page("*")
-	return list(ctx, tx, func(rows *sql.Rows) (Repository, error) { return scanRepository(rows.Scan) },
-		`SELECT `+repositoryColumns+` FROM `+page+` AS r ORDER BY r.name`, args...)
+	return inChunks(f, func(r Repository) string { return r.Name }, func(f RepositoryFilter) ([]Repository, error) {
+		page, args := f.page("*")
+		return list(ctx, tx, func(rows *sql.Rows) (Repository, error) { return scanRepository(rows.Scan) },
+			`SELECT `+repositoryColumns+` FROM `+page+` AS r ORDER BY r.name`, args...)
+	})
 }
 
 // RepositoryNames is Repositories for the names alone.
 func (tx *Tx) RepositoryNames(ctx context.Context, f RepositoryFilter) ([]string, error) {
-	page, args := f.page("name")
-	return tx.names(ctx, `SELECT string_agg(r.name, ',') FROM `+page+` AS r`, args...)
+	return inChunks(f, func(name string) string { return name }, func(f RepositoryFilter) ([]string, error) {
+		page, args := f.page("name")
+		return tx.names(ctx, `SELECT string_agg(r.name, ',') FROM `+page+` AS r`, args...)
+	})
+}
+
+// patternsAtOnce is how many patterns of grants one statement looks for.
+const patternsAtOnce = 32
+
+// inChunks puts a page together from statements that look for some of the
+// viewer's patterns each. Nearly everybody has so few that it is one.
+func inChunks[T any](f RepositoryFilter, name func(T) string, read func(RepositoryFilter) ([]T, error)) ([]T, error) {
+	patterns := f.Viewer.Patterns
+	f.Viewer.Patterns = patterns[:min(len(patterns), patternsAtOnce)]
+	page, err := read(f)
+	for rest := patterns[len(f.Viewer.Patterns):]; err == nil && len(rest) > 0; rest = rest[len(f.Viewer.Patterns):] {
+		f.Viewer.Patterns = rest[:min(len(rest), patternsAtOnce)]
+		var more []T
+		if more, err = read(f); err == nil {
+			page = append(page, more...)
+			slices.SortFunc(page, func(a, b T) int { return strings.Compare(name(a), name(b)) })
+			page = slices.CompactFunc(page, func(a, b T) bool { return name(a) == name(b) })
+			page = page[:min(len(page), f.Limit)]
+		}
+	}
+	return page, err
 }
 
 // page is the list as a table expression, with the given columns, one of which is name.
@@ -132,6 +162,13 @@ func (f RepositoryFilter) page(columns string) (from string, args []any) {
 	if f.Viewer.Glob != "" && f.Viewer.Glob != "*" {
 		where = append(where, "glob("+arg(f.Viewer.Glob)+", r.name)")
 	}
+	if denied := padded(f.Viewer.Denied); len(denied) > 0 {
+		rows := make([]string, len(denied))
+		for i, pattern := range denied {
+			rows[i] = "(CAST(" + arg(pattern) + " AS TEXT))"
+		}
+		where = append(where, "NOT EXISTS (WITH denied (pattern) AS (VALUES "+strings.Join(rows, ", ")+") SELECT 1 FROM denied WHERE glob(denied.pattern, r.name))")
+	}
 	limit := arg(f.Limit)
 	page := func(also string) string {
 		return `(SELECT ` + columns + ` FROM repositories r WHERE ` + strings.Join(where, " AND ") + also + ` ORDER BY r.name LIMIT ` + limit + `)`
@@ -140,15 +177,30 @@ func (f RepositoryFilter) page(columns string) (from string, args []any) {
 		return page(""), args
 	}
 	may := []string{"r.visibility = 'public'"}
-	if f.Viewer.Signed {
-		may = append(may, "r.visibility = 'internal'")
-	}
+	known := ""
 	if f.Viewer.UserID != 0 {
-		may = append(may, `r.team IN (SELECT t.name FROM team_members m JOIN teams t ON t.id = m.team_id
-		                               WHERE m.user_id = `+arg(f.Viewer.UserID)+`)`)
+		user := arg(f.Viewer.UserID)
+		known = ` AND EXISTS (SELECT 1 FROM users u WHERE u.id = ` + user + ` AND NOT u.disabled`
+		if !f.Viewer.Fresh.IsZero() {
+			known += ` AND (u.seen_at IS NULL OR u.seen_at >= ` + arg(micros(f.Viewer.Fresh)) + `)`
+		}
+		known += `)`
+		may = append(may, `r.team IN (SELECT t.name FROM team_members m JOIN teams t ON t.id = m.team_id WHERE m.user_id = `+user+`
+		                               UNION ALL SELECT p.team FROM provider_teams p WHERE p.user_id = `+user+`)`+known)
+	}
+	if f.Viewer.Signed {
+		may = append(may, "r.visibility = 'internal'"+known)
 	}
 	if f.Viewer.Team != "" {
 		may = append(may, "r.team = "+arg(f.Viewer.Team))
+	}
+	for _, pattern := range padded(f.Viewer.Patterns) {
+		// The part before the first wildcard is a range of the index.
+		literal := pattern
+		if i := strings.IndexAny(pattern, "*?"); i >= 0 {
+			literal = pattern[:i]
+		}
+		may = append(may, "r.name >= "+arg(literal)+" AND r.name < "+arg(literal+"{")+" AND glob("+arg(pattern)+", r.name)"+known)
 	}
 	// Each reason has an index in the order of names, so a page is read
 	// from each and merged. One condition with OR would walk over all that
@@ -158,6 +210,23 @@ func (f RepositoryFilter) page(columns string) (from string, args []any) {
 		pages[i] = `SELECT ` + columns + ` FROM ` + page(" AND "+m) + ` AS page`
 	}
 	return `(SELECT ` + columns + ` FROM (` + strings.Join(pages, ` UNION `) + `) AS seen ORDER BY name LIMIT ` + limit + `)`, args
+}
+
+// padded repeats the last of a list up to a power of two, so that the number of
+// different statements stays small.
+func padded(list []string) []string {
+	n := 1
+	for n < len(list) {
+		n *= 2
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	out := slices.Clone(list)
+	for len(out) < n {
+		out = append(out, list[len(list)-1])
+	}
+	return out
 }
 
 // SetVisibility changes who may pull, or returns NAME_UNKNOWN.

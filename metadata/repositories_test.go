@@ -309,13 +309,15 @@ func TestAccess(t *testing.T) {
 					return err
 				}
 				for _, name := range names[:n+1] {
-					if got[name] != want[name] || len(got) != n+1 {
+					facts := want[name]
+					facts.DenialVersion = 1
+					if got[name] != facts || len(got) != n+1 {
 						t.Errorf("%s: %+v, want %+v", name, got[name], want[name])
 					}
 				}
 			}
 			got, err := tx.Access(ctx, 0, []string{"read/app", "write/new"})
-			if got["read/app"] != (metadata.AccessFacts{Exists: true, Visibility: metadata.Public}) || got["write/new"] != (metadata.AccessFacts{}) {
+			if got["read/app"] != (metadata.AccessFacts{Exists: true, Visibility: metadata.Public, DenialVersion: 1}) || got["write/new"] != (metadata.AccessFacts{DenialVersion: 1}) {
 				t.Errorf("nobody: %+v", got)
 			}
 			return err

@@ -65,11 +65,12 @@ func (tx *Tx) Team(ctx context.Context, name string) (Team, error) {
 }
 
 // Teams lists teams behind a name, in byte order; with a user, only those that
-// the user is a member of.
+// the user is a member of, here or by the provider's word.
 func (tx *Tx) Teams(ctx context.Context, userID int64, after string, limit int) ([]Team, error) {
 	where, args := ``, []any{after, limit}
 	if userID != 0 {
-		where, args = ` AND EXISTS (SELECT 1 FROM team_members m WHERE m.team_id = t.id AND m.user_id = $3)`, append(args, userID)
+		where, args = ` AND (EXISTS (SELECT 1 FROM team_members m WHERE m.team_id = t.id AND m.user_id = $3)
+		                 OR EXISTS (SELECT 1 FROM provider_teams p WHERE p.team = t.name AND p.user_id = $3))`, append(args, userID)
 	}
 	return list(ctx, tx, func(rows *sql.Rows) (Team, error) { return scanTeam(rows.Scan) },
 		`SELECT `+teamColumns+` WHERE t.name > $1`+where+` ORDER BY t.name LIMIT $2`, args...)
@@ -158,30 +159,39 @@ func (tx *Tx) RemoveMember(ctx context.Context, team, user string) error {
 	return err
 }
 
-// MemberRole gives a user's role in a team, or "".
+// MemberRole gives a user's role in a team, the stronger of ours and the
+// provider's, or "".
 func (tx *Tx) MemberRole(ctx context.Context, team string, userID int64) (string, error) {
-	var role string
+	var own, provided string
 	err := tx.row(ctx, `
 		SELECT COALESCE((SELECT m.role FROM team_members m JOIN teams t ON t.id = m.team_id
-		                  WHERE t.name = $1 AND m.user_id = $2), '')`, team, userID).Scan(&role)
-	return role, err
+		                  WHERE t.name = $1 AND m.user_id = $2), ''),
+		       COALESCE((SELECT p.role FROM provider_teams p WHERE p.user_id = $2 AND p.team = $1), '')`, team, userID).Scan(&own, &provided)
+	return StrongerRole(own, provided), err
 }
 
-// UserTeams gives a user's roles by team.
+// UserTeams gives a user's roles by team, the stronger of ours and the provider's.
 func (tx *Tx) UserTeams(ctx context.Context, userID int64) (map[string]string, error) {
 	roles := map[string]string{}
 	err := tx.each(ctx, func(rows *sql.Rows) error {
 		var team, role string
 		err := rows.Scan(&team, &role)
-		roles[team] = role
+		roles[team] = StrongerRole(roles[team], role)
 		return err
-	}, `SELECT t.name, m.role FROM team_members m JOIN teams t ON t.id = m.team_id WHERE m.user_id = $1`, userID)
+	}, `
+		SELECT t.name, m.role FROM team_members m JOIN teams t ON t.id = m.team_id WHERE m.user_id = $1
+		 UNION ALL
+		SELECT p.team, p.role FROM provider_teams p WHERE p.user_id = $1`, userID)
 	return roles, err
 }
 
 // Maintainers names maintainers of a team who can sign in, at most limit.
 func (tx *Tx) Maintainers(ctx context.Context, team string, limit int) ([]string, error) {
 	return list(ctx, tx, scanString, `
-		SELECT u.name FROM teams t JOIN team_members m ON m.team_id = t.id JOIN users u ON u.id = m.user_id
-		 WHERE t.name = $1 AND m.role = 'maintainer' AND NOT u.disabled ORDER BY u.name LIMIT $2`, team, limit)
+		SELECT u.name FROM (SELECT m.user_id FROM teams t JOIN team_members m ON m.team_id = t.id
+		                     WHERE t.name = $1 AND m.role = 'maintainer'
+		                     UNION
+		                    SELECT p.user_id FROM provider_teams p WHERE p.team = $1 AND p.role = 'maintainer') AS m
+		  JOIN users u ON u.id = m.user_id
+		 WHERE NOT u.disabled ORDER BY u.name LIMIT $2`, team, limit)
 }

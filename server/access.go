@@ -36,6 +36,7 @@ func (s *Server) authorize(ex *exchange, r *http.Request) error {
 	if err != nil {
 		return s.refuseSignIn(ex, r, err)
 	}
+	id.principal.RemoteAddr = ex.remote
 	ex.identity = id
 	switch need {
 	case signedIn:
@@ -73,10 +74,18 @@ func insufficient(id identity) string {
 // visibility gives.
 func (s *Server) authorizeRepository(ex *exchange, r *http.Request, action auth.Actions) error {
 	id := ex.identity
+	var decision auth.Decision
+	var err error
 	if id.claims != nil && id.claims.Actions(ex.repository).Has(action) {
-		return nil
+		// What it carries counts, unless a denial has come in between, or it is used
+		// from another place than where it was issued.
+		var denied bool
+		if decision, denied, err = s.policy.Denied(r.Context(), id.principal, ex.repository, action); err == nil && !denied {
+			return nil
+		}
+	} else {
+		decision, err = s.policy.Actions(r.Context(), id.principal, ex.repository)
 	}
-	decision, err := s.policy.Actions(r.Context(), id.principal, ex.repository)
 	if err != nil {
 		return failClosed(err)
 	}
@@ -120,6 +129,7 @@ func (s *Server) authorizeManagement(ex *exchange, r *http.Request) error {
 			if err != nil {
 				return s.refuseSignIn(ex, r, err)
 			}
+			p.RemoteAddr = ex.remote
 			ex.identity.principal = p
 			id = ex.identity
 		}
@@ -137,10 +147,16 @@ func (s *Server) mayPull(ex *exchange, r *http.Request, repositories []string) (
 	id := ex.identity
 	var ask []string
 	for _, name := range repositories {
-		if id.claims != nil && id.claims.Actions(name).Has(auth.Pull) {
-			now = append(now, name)
-		} else {
+		if id.claims == nil || !id.claims.Actions(name).Has(auth.Pull) {
 			ask = append(ask, name)
+			continue
+		}
+		_, denied, err := s.policy.Denied(r.Context(), id.principal, name, auth.Pull)
+		if err != nil {
+			return nil, nil, failClosed(err)
+		}
+		if !denied {
+			now = append(now, name)
 		}
 	}
 	decisions, err := s.policy.ActionsFor(r.Context(), id.principal, ask)
@@ -150,7 +166,7 @@ func (s *Server) mayPull(ex *exchange, r *http.Request, repositories []string) (
 	for _, name := range ask {
 		switch d := decisions[name]; {
 		case !d.Actions.Has(auth.Pull):
-		case id.claims == nil, d.Rule == auth.RulePublic, d.Rule == auth.RulePublicRead:
+		case id.claims == nil, d.By(auth.Pull) == auth.RulePublic, d.By(auth.Pull) == auth.RulePublicRead:
 			now = append(now, name)
 		default:
 			wider = append(wider, name)

@@ -45,8 +45,12 @@ func (s *Server) listCatalog(ex *exchange, r *http.Request) error {
 	}
 	var names []string
 	if p.n > 0 {
+		viewer, err := s.policy.Viewer(r.Context(), ex.identity.principal)
+		if err != nil {
+			return failClosed(err)
+		}
 		names, err = s.registry.RepositoryNames(r.Context(), metadata.RepositoryFilter{
-			Viewer: s.policy.Viewer(ex.identity.principal),
+			Viewer: viewer,
 			After:  p.last,
 			Limit:  p.n + 1,
 		})

@@ -134,6 +134,7 @@ func (s *Server) grant(ex *exchange, r *http.Request, service, scopes []string, 
 	if err != nil {
 		return err
 	}
+	ex.identity.principal.RemoteAddr = ex.remote
 	p := ex.identity.principal
 	var names []string
 	for _, sc := range asked {

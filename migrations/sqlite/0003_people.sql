@@ -47,25 +47,39 @@ CREATE TABLE grants (
     id         INTEGER PRIMARY KEY,
     user_id    BIGINT REFERENCES users (id) ON DELETE CASCADE,
     group_id   BIGINT REFERENCES groups (id) ON DELETE CASCADE,
-    pattern    TEXT NOT NULL,
+    pattern    TEXT NOT NULL CHECK (pattern NOT LIKE '%[%'), -- SQLite's GLOB would know [a-z]
+    team       TEXT NOT NULL, -- first path segment of the pattern; '' when a wildcard stands in it
     actions    TEXT NOT NULL, -- comma separated: pull,push,delete,admin
     created_at BIGINT NOT NULL,
     created_by TEXT NOT NULL,
+    updated_at BIGINT NOT NULL,
     CHECK ((user_id IS NULL) <> (group_id IS NULL))
 );
 CREATE UNIQUE INDEX grants_user ON grants (user_id, pattern) WHERE user_id IS NOT NULL;
 CREATE UNIQUE INDEX grants_group ON grants (group_id, pattern) WHERE group_id IS NOT NULL;
+CREATE INDEX grants_team ON grants (team, id);
 
 -- What is refused whatever else allows it. An empty field matches all: who, from
 -- where, on what.
 CREATE TABLE denials (
     id         INTEGER PRIMARY KEY,
     name       TEXT NOT NULL UNIQUE,
-    principal  TEXT NOT NULL DEFAULT '', -- pattern on the principal's name (alice, core+ci)
+    principal  TEXT NOT NULL DEFAULT '*' CHECK (principal NOT LIKE '%[%'), -- pattern on the principal's name (alice, core+ci)
     cidr       TEXT NOT NULL DEFAULT '',
-    pattern    TEXT NOT NULL DEFAULT '*',
+    pattern    TEXT NOT NULL DEFAULT '*' CHECK (pattern NOT LIKE '%[%'),
     actions    TEXT NOT NULL,
     reason     TEXT NOT NULL DEFAULT '',
     created_at BIGINT NOT NULL,
-    created_by TEXT NOT NULL
+    created_by TEXT NOT NULL,
+    updated_at BIGINT NOT NULL
 );
+
+-- Grows with each change of the denials, so that a replica that remembers them
+-- knows by the query it makes anyway whether they still are what it remembers.
+CREATE TABLE denial_version (
+    id      INTEGER PRIMARY KEY CHECK (id = 1),
+    version BIGINT NOT NULL
+);
+INSERT INTO denial_version (id, version) VALUES (1, 1);
+
+CREATE INDEX users_admins ON users (name) WHERE role = 'admin' OR provider_admin;

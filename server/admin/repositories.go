@@ -14,7 +14,11 @@ func repositoryOf(r metadata.Repository) api.Repository {
 // ListRepositories lists what the caller may pull.
 func (h *handler) ListRepositories(ctx context.Context, r api.ListRepositoriesRequestObject) (api.ListRepositoriesResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
-	filter := metadata.RepositoryFilter{Viewer: h.Policy.Viewer(callOf(ctx).principal), After: after, Limit: limit + 1}
+	viewer, err := h.Policy.Viewer(ctx, callOf(ctx).principal)
+	if err != nil {
+		return nil, err
+	}
+	filter := metadata.RepositoryFilter{Viewer: viewer, After: after, Limit: limit + 1}
 	if r.Params.Team != nil {
 		filter.Team = *r.Params.Team
 	}
@@ -22,7 +26,7 @@ func (h *handler) ListRepositories(ctx context.Context, r api.ListRepositoriesRe
 		filter.Prefix = *r.Params.Prefix
 	}
 	var repositories []metadata.Repository
-	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
+	err = h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
 		repositories, err = tx.Repositories(ctx, filter)
 		return err
 	})
