@@ -46,21 +46,75 @@ func (tx *Tx) gcTime(ctx context.Context) (time.Time, error) {
 }
 
 // held is what keeps manifest m: a tag, an index that lists it, or the
-// presence of its subject.
+// presence of its subject; or one of these that was deleted and can be restored.
 const held = `(EXISTS (SELECT 1 FROM tags t WHERE t.repository_id = m.repository_id AND t.digest = m.digest)
 	    OR EXISTS (SELECT 1 FROM manifest_children c WHERE c.child_id = m.id)
-	    OR EXISTS (SELECT 1 FROM manifests s WHERE s.repository_id = m.repository_id AND s.digest = m.subject))`
+	    OR EXISTS (SELECT 1 FROM manifests s WHERE s.repository_id = m.repository_id AND s.digest = m.subject)
+	    OR EXISTS (SELECT 1 FROM deleted_tags t WHERE t.repository_id = m.repository_id AND t.digest = m.digest)
+	    OR EXISTS (SELECT 1 FROM deleted_references c WHERE c.repository_id = m.repository_id AND c.digest = m.digest AND c.kind = 'child')
+	    OR EXISTS (SELECT 1 FROM deleted_manifests s WHERE s.repository_id = m.repository_id AND s.digest = m.subject))`
 
 // manifestCandidate is a row of gc_manifests with the manifest that it is about.
 type manifestCandidate struct {
 	Collected
 	id      int64
-	settled bool
+	ttl     sql.NullInt64 // of the nearest policy, microseconds; 0 keeps
+	release sql.NullInt64 // release_at
+}
+
+// expired reports whether a manifest that nothing holds goes now.
+func (c manifestCandidate) expired(now time.Time, grace, untaggedTTL time.Duration) bool {
+	if c.Reason == "subject" || c.release.Valid && c.release.Int64 == micros(c.Since) { // retention
+		return true
+	}
+	if c.ttl.Valid {
+		untaggedTTL = time.Duration(c.ttl.Int64) * time.Microsecond
+	}
+	return untaggedTTL > 0 && !c.Since.After(now.Add(-untaggedAge(grace, untaggedTTL)))
+}
+
+// untaggedAge is how long nothing has to hold a manifest. SQLite's clock counts milliseconds.
+func untaggedAge(grace, ttl time.Duration) time.Duration {
+	return max(grace, ttl.Truncate(time.Millisecond))
+}
+
+// settle notes which policy releases manifests that nothing holds, and when.
+// What retention has let go stays so.
+const settle = `
+	UPDATE gc_manifests SET settled = TRUE, release_at = (
+	       SELECT CASE v.untagged_ttl WHEN 0 THEN 9223372036854775807 ELSE gc_manifests.enqueued_at + v.untagged_ttl END
+	         FROM manifests m JOIN repository_retention v ON v.repository_id = m.repository_id
+	        WHERE m.id = gc_manifests.manifest_id AND v.untagged_ttl IS NOT NULL)
+	 WHERE (NOT settled OR release_at IS NULL OR release_at <> enqueued_at) AND manifest_id IN `
+
+// ReviewUntagged looks again at manifests that only a policy keeps, after one
+// of a team or a repository has changed, in one pass.
+func (tx *Tx) ReviewUntagged(ctx context.Context) (Pass, error) {
+	var after sql.NullInt64
+	err := tx.row(ctx, `SELECT review_after FROM retention_state WHERE id = 1`+tx.db.dialect.forUpdate()).Scan(&after)
+	if err != nil || !after.Valid {
+		return Pass{}, err
+	}
+	ids, err := list(ctx, tx, scanID, `SELECT manifest_id FROM gc_manifests WHERE settled AND manifest_id > $1 ORDER BY manifest_id LIMIT $2`, after.Int64, GCBatch)
+	if err != nil {
+		return Pass{}, err
+	}
+	if len(ids) > 0 {
+		in, args := inIDs(1, ids, func(id int64) int64 { return id })
+		if _, err := tx.exec(ctx, settle+in, args...); err != nil {
+			return Pass{}, err
+		}
+		after.Int64 = ids[len(ids)-1]
+	}
+	after.Valid = len(ids) == GCBatch
+	_, err = tx.exec(ctx, `UPDATE retention_state SET review_after = $1 WHERE id = 1`, after)
+	return Pass{Looked: len(ids)}, err
 }
 
 // CollectManifests deletes manifests that nothing holds, in one pass: those
-// whose subject was deleted, and, when untaggedTTL is not 0, all others that have been so for that
-// long. Nothing is touched before the grace period is over.
+// whose subject was deleted, those whose tag retention has let go, and others that have been so
+// for the nearest policy's lifetime of untagged manifests, else for untaggedTTL; 0 keeps them.
+// Nothing is touched before the grace period is over.
 //
 // A pusher who tags the manifest or lists it in an index at this moment either
 // comes first, and it stays, or finds it gone and pushes it anew: the pass
@@ -81,13 +135,21 @@ func (tx *Tx) CollectManifests(ctx context.Context, grace, untaggedTTL time.Dura
 	if err != nil {
 		return Pass{}, err
 	}
-	due, err := tx.manifestCandidates(ctx, false, now.Add(-grace), GCBatch)
+	due, err := tx.manifestCandidates(ctx, `settled = FALSE AND enqueued_at <= $1`, `enqueued_at, manifest_id`, GCBatch, micros(now.Add(-grace)))
 	if err != nil {
 		return Pass{}, err
 	}
-	ttl := max(grace, untaggedTTL.Truncate(time.Millisecond)) // SQLite's clock counts those
+	if len(due) < GCBatch {
+		released, err := tx.manifestCandidates(ctx, `settled AND release_at IS NOT NULL AND release_at <= $1 AND enqueued_at <= $2`, `release_at, manifest_id`,
+			GCBatch-len(due), micros(now), micros(now.Add(-grace)))
+		if err != nil {
+			return Pass{}, err
+		}
+		due = append(due, released...)
+	}
 	if untaggedTTL > 0 && len(due) < GCBatch {
-		ripe, err := tx.manifestCandidates(ctx, true, now.Add(-ttl), GCBatch-len(due))
+		ripe, err := tx.manifestCandidates(ctx, `settled AND release_at IS NULL AND enqueued_at <= $1`, `enqueued_at, manifest_id`,
+			GCBatch-len(due), micros(now.Add(-untaggedAge(grace, untaggedTTL))))
 		if err != nil {
 			return Pass{}, err
 		}
@@ -107,14 +169,14 @@ func (tx *Tx) CollectManifests(ctx context.Context, grace, untaggedTTL time.Dura
 	if err != nil {
 		return Pass{}, err
 	}
-	var gone, settle []manifestCandidate
+	var gone, kept []manifestCandidate
 	for _, c := range due {
 		switch {
 		case slices.Contains(dropped, c.id):
-		case c.Reason == "subject", untaggedTTL > 0 && !c.Since.After(now.Add(-ttl)):
+		case c.expired(now, grace, untaggedTTL):
 			gone = append(gone, c)
-		case !c.settled:
-			settle = append(settle, c)
+		default:
+			kept = append(kept, c)
 		}
 	}
 	if len(gone) > 0 {
@@ -123,9 +185,9 @@ func (tx *Tx) CollectManifests(ctx context.Context, grace, untaggedTTL time.Dura
 			return Pass{}, err
 		}
 	}
-	if len(settle) > 0 {
-		in, args := inIDs(1, settle, func(c manifestCandidate) int64 { return c.id })
-		if _, err := tx.exec(ctx, `UPDATE gc_manifests SET settled = TRUE WHERE manifest_id IN `+in, args...); err != nil {
+	if len(kept) > 0 {
+		in, args := inIDs(1, kept, func(c manifestCandidate) int64 { return c.id })
+		if _, err := tx.exec(ctx, settle+in, args...); err != nil {
 			return Pass{}, err
 		}
 	}
@@ -140,25 +202,28 @@ func (tx *Tx) CollectManifests(ctx context.Context, grace, untaggedTTL time.Dura
 // their manifests, without those that somebody else has locked. The inner
 // statement bounds what the planners expect, and CROSS JOIN is SQLite's word for this
 // order of the tables: both make the cost that of the candidates. Likewise below.
-func (tx *Tx) manifestCandidates(ctx context.Context, settled bool, before time.Time, limit int) ([]manifestCandidate, error) {
+func (tx *Tx) manifestCandidates(ctx context.Context, which, order string, limit int, args ...any) ([]manifestCandidate, error) {
 	return list(ctx, tx, func(rows *sql.Rows) (manifestCandidate, error) {
-		c := manifestCandidate{Collected: Collected{Kind: CollectedManifest}, settled: settled}
+		c := manifestCandidate{Collected: Collected{Kind: CollectedManifest}}
 		var since int64
-		err := rows.Scan(&c.id, &c.Repository, &c.Digest, &c.Size, &c.Reason, &since)
+		var settled bool
+		err := rows.Scan(&c.id, &c.Repository, &c.Digest, &c.Size, &c.Reason, &settled, &since, &c.release, &c.ttl)
 		c.Since = fromMicros(since)
+		c.release.Valid = c.release.Valid && settled
 		return c, err
 	}, `
-		SELECT c.manifest_id, r.name, m.digest, m.size, c.reason, c.enqueued_at
-		  FROM (SELECT manifest_id, reason, enqueued_at FROM gc_manifests
-		         WHERE settled = $1 AND enqueued_at <= $2
-		         ORDER BY enqueued_at, manifest_id LIMIT $3`+tx.db.dialect.skipLocked("gc_manifests")+`) c
+		SELECT c.manifest_id, r.name, m.digest, m.size, c.reason, c.settled, c.enqueued_at, c.release_at,
+		       (SELECT v.untagged_ttl FROM repository_retention v WHERE v.repository_id = r.id)
+		  FROM (SELECT manifest_id, reason, settled, enqueued_at, release_at FROM gc_manifests
+		         WHERE `+which+`
+		         ORDER BY `+order+` LIMIT $`+strconv.Itoa(len(args)+1)+tx.db.dialect.skipLocked("gc_manifests")+`) c
 		 CROSS JOIN manifests m CROSS JOIN repositories r
 		 WHERE m.id = c.manifest_id AND r.id = m.repository_id
-		 ORDER BY c.enqueued_at, c.manifest_id`+tx.db.dialect.skipLocked("m"), settled, micros(before), limit)
+		 ORDER BY c.enqueued_at, c.manifest_id`+tx.db.dialect.skipLocked("m"), append(args, limit)...)
 }
 
-// CollectLinks makes repositories forget blobs that none of their manifests
-// has needed for the grace period, in one pass. It locks as CollectManifests
+// CollectLinks makes repositories forget blobs that none of their manifests, deleted
+// ones that can be restored included, has needed for the grace period, in one pass. It locks as CollectManifests
 // does: a manifest that is pushed at this moment keeps its blobs or is refused with
 // MANIFEST_BLOB_UNKNOWN. A blob that no repository has left waits no second time.
 func (tx *Tx) CollectLinks(ctx context.Context, grace time.Duration) (Pass, error) {
@@ -201,8 +266,10 @@ func (tx *Tx) CollectLinks(ctx context.Context, grace time.Duration) (Pass, erro
 	dropped, err := list(ctx, tx, scanID, `
 		DELETE FROM gc_links
 		 WHERE id IN `+in+`
-		   AND EXISTS (SELECT 1 FROM manifest_blobs b
-		                WHERE b.repository_id = gc_links.repository_id AND b.digest = gc_links.digest)
+		   AND (EXISTS (SELECT 1 FROM manifest_blobs b
+		                 WHERE b.repository_id = gc_links.repository_id AND b.digest = gc_links.digest)
+		     OR EXISTS (SELECT 1 FROM deleted_references b
+		                 WHERE b.repository_id = gc_links.repository_id AND b.digest = gc_links.digest AND b.kind = 'blob'))
 		RETURNING id`, args...)
 	if err != nil {
 		return Pass{}, err
@@ -311,6 +378,7 @@ func (tx *Tx) EnqueueForgotten(ctx context.Context) (int64, error) {
 		INSERT INTO gc_links (repository_id, digest, enqueued_at)
 		SELECT l.repository_id, l.digest, ` + now + ` FROM repository_blobs l
 		 WHERE NOT EXISTS (SELECT 1 FROM manifest_blobs b WHERE b.repository_id = l.repository_id AND b.digest = l.digest)
+		   AND NOT EXISTS (SELECT 1 FROM deleted_references b WHERE b.repository_id = l.repository_id AND b.digest = l.digest AND b.kind = 'blob')
 		   AND NOT EXISTS (SELECT 1 FROM gc_links q WHERE q.repository_id = l.repository_id AND q.digest = l.digest)
 		ON CONFLICT (repository_id, digest) DO NOTHING`, `
 		INSERT INTO gc_blobs (digest, enqueued_at)

@@ -130,6 +130,10 @@ func (tx *Tx) PutManifest(ctx context.Context, repositoryID int64, m Manifest, b
 		}
 		annotations = string(text)
 	}
+	since := tx.now
+	if !m.CreatedAt.IsZero() { // it is restored
+		since = m.CreatedAt
+	}
 	var subject any
 	if m.Subject != "" {
 		subject = string(m.Subject)
@@ -141,7 +145,7 @@ func (tx *Tx) PutManifest(ctx context.Context, repositoryID int64, m Manifest, b
 		ON CONFLICT (repository_id, digest) DO NOTHING
 		RETURNING id`,
 		repositoryID, string(m.Digest), m.MediaType, m.ArtifactType, annotations, subject,
-		m.Payload, int64(len(m.Payload)), micros(tx.now), m.CreatedBy).Scan(&id)
+		m.Payload, int64(len(m.Payload)), micros(since), m.CreatedBy).Scan(&id)
 	switch {
 	case errors.Is(err, sql.ErrNoRows): // the same manifest, pushed at the same moment
 		return false, nil
@@ -281,7 +285,7 @@ func (tx *Tx) insertReferences(ctx context.Context, id, repositoryID int64, blob
 }
 
 // DeleteManifest removes a manifest and the tags that point to it, and names
-// those tags. It returns MANIFEST_UNKNOWN or NAME_UNKNOWN, CONFLICT while an index needs the
+// those tags. Restore can bring them back. It returns MANIFEST_UNKNOWN or NAME_UNKNOWN, CONFLICT while an index needs the
 // manifest, or TAG_INVALID (409) when one of its tags is sealed.
 func (tx *Tx) DeleteManifest(ctx context.Context, repository string, d digest.Digest, actor string) ([]string, error) {
 	var id, repositoryID int64
@@ -307,7 +311,11 @@ func (tx *Tx) DeleteManifest(ctx context.Context, repository string, d digest.Di
 	if len(parents) > 0 {
 		return nil, errManifestInUse(d, parents)
 	}
-	tags, err := tx.deleteTags(ctx, repository, repositoryID, actor, string(d))
+	deletion, err := tx.buryManifest(ctx, id, actor)
+	if err != nil {
+		return nil, err
+	}
+	tags, err := tx.deleteTags(ctx, repository, repositoryID, actor, string(d), deletion)
 	if err != nil {
 		return nil, err
 	}
@@ -347,10 +355,17 @@ func (tx *Tx) Referrers(ctx context.Context, repository string, subject digest.D
 func scanReferrer(rows *sql.Rows) (Manifest, error) {
 	var annotations string
 	m, err := scanManifest(rows.Scan, &annotations)
-	if err == nil && annotations != "" {
-		err = json.Unmarshal([]byte(annotations), &m.Annotations)
+	if err == nil {
+		m.Annotations, err = readAnnotations(annotations)
 	}
 	return m, err
+}
+
+func readAnnotations(text string) (annotations map[string]string, err error) {
+	if text != "" {
+		err = json.Unmarshal([]byte(text), &annotations)
+	}
+	return annotations, err
 }
 
 // ManifestHeads gives those of the digests that the repository holds, with

@@ -262,8 +262,8 @@ func (tx *Tx) RepositoryStats(ctx context.Context, id int64) (RepositoryStats, e
 	return s, err
 }
 
-// DeleteRepository removes a repository with its tags, manifests and links; the
-// history of its tags stays. It returns NAME_UNKNOWN, or TAG_INVALID (409) when a tag is sealed.
+// DeleteRepository removes a repository with its tags, manifests and links, and
+// what of it could be restored; the history of its tags stays. It returns NAME_UNKNOWN, or TAG_INVALID (409) when a tag is sealed.
 func (tx *Tx) DeleteRepository(ctx context.Context, name, actor string) error {
 	// The lock stops pushes: their foreign keys wait for this row, then fail.
 	var id int64
@@ -272,7 +272,7 @@ func (tx *Tx) DeleteRepository(ctx context.Context, name, actor string) error {
 	if err != nil {
 		return notFound(err, errRepositoryUnknown(name))
 	}
-	if _, err := tx.deleteTags(ctx, name, id, actor, ``); err != nil {
+	if _, err := tx.deleteTags(ctx, name, id, actor, ``, 0); err != nil {
 		return err
 	}
 	for _, statement := range []string{

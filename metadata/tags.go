@@ -230,7 +230,7 @@ func (tx *Tx) repositoryID(ctx context.Context, name string) (id int64, err erro
 	return id, notFound(err, errRepositoryUnknown(name))
 }
 
-// DeleteTag removes a tag, on record. It returns MANIFEST_UNKNOWN or
+// DeleteTag removes a tag, on record; Restore can bring it back. It returns MANIFEST_UNKNOWN or
 // NAME_UNKNOWN, or TAG_INVALID (409) when the tag is sealed.
 func (tx *Tx) DeleteTag(ctx context.Context, repository, name, actor string) error {
 	t, err := tx.Tag(ctx, repository, name)
@@ -247,6 +247,9 @@ func (tx *Tx) DeleteTag(ctx context.Context, repository, name, actor string) err
 	if _, err := tx.exec(ctx, `UPDATE tags SET removed_by = $3 WHERE repository_id = $1 AND name = $2`, id, name, actor); err != nil {
 		return err
 	}
+	if err := tx.buryTags(ctx, 0, `repository_id = $1 AND name = $2`, id, name); err != nil {
+		return err
+	}
 	_, err = tx.exec(ctx, `DELETE FROM tags WHERE repository_id = $1 AND name = $2`, id, name)
 	if err != nil && tx.db.dialect.isPolicy(err) {
 		return errTagRefused(repository, t).WithCause(err)
@@ -254,8 +257,9 @@ func (tx *Tx) DeleteTag(ctx context.Context, repository, name, actor string) err
 	return err
 }
 
-// deleteTags removes all tags of a repository, or those of one digest.
-func (tx *Tx) deleteTags(ctx context.Context, repository string, id int64, actor, d string) ([]string, error) {
+// deleteTags removes all tags of a repository for ever, or those of one digest,
+// which can be restored with its deletion.
+func (tx *Tx) deleteTags(ctx context.Context, repository string, id int64, actor, d string, deletion int64) ([]string, error) {
 	of, args := "", []any{id}
 	if d != "" {
 		of, args = ` AND digest = $2`, append(args, d)
@@ -283,6 +287,11 @@ func (tx *Tx) deleteTags(ctx context.Context, repository string, id int64, actor
 	}
 	if _, err := tx.exec(ctx, set, by...); err != nil {
 		return nil, err
+	}
+	if d != "" {
+		if err := tx.buryTags(ctx, deletion, `repository_id = $1`+of, args...); err != nil {
+			return nil, err
+		}
 	}
 	names, err := list(ctx, tx, scanString, `DELETE FROM tags WHERE repository_id = $1`+of+` RETURNING name`, args...)
 	if err != nil && tx.db.dialect.isPolicy(err) {

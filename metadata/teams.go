@@ -91,8 +91,11 @@ func (tx *Tx) SetTeamVisibility(ctx context.Context, name, visibility string) er
 func (tx *Tx) DeleteTeam(ctx context.Context, name string) error {
 	var policy sql.NullInt64
 	err := tx.row(ctx, `DELETE FROM teams WHERE name = $1 RETURNING tag_policy_id`, name).Scan(&policy)
-	if err != nil || !policy.Valid {
+	if err != nil {
 		return notFound(err, errTeamUnknown(name))
+	}
+	if err := tx.reviewUntagged(ctx); err != nil || !policy.Valid { // its policy has gone with it
+		return err
 	}
 	_, err = tx.exec(ctx, `DELETE FROM tag_policies WHERE id = $1`, policy.Int64)
 	return err

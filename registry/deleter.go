@@ -8,7 +8,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// DeleteManifest removes a manifest and gives the tags that went with it. It
+// DeleteManifest removes a manifest and gives the tags that went with it; Restore
+// can bring them back. It
 // returns MANIFEST_UNKNOWN or NAME_UNKNOWN, CONFLICT when an index has it, and
 // oci.ErrTagImmutable when one of its tags is sealed.
 func (r *Registry) DeleteManifest(ctx context.Context, actor, repo string, d digest.Digest) (tags []string, err error) {
@@ -19,10 +20,20 @@ func (r *Registry) DeleteManifest(ctx context.Context, actor, repo string, d dig
 	return tags, err
 }
 
-// DeleteTag removes a tag and leaves its manifest. It returns MANIFEST_UNKNOWN
+// DeleteTag removes a tag and leaves its manifest; Restore can bring it back. It returns MANIFEST_UNKNOWN
 // or NAME_UNKNOWN, and oci.ErrTagImmutable when the tag is sealed.
 func (r *Registry) DeleteTag(ctx context.Context, actor, repo, tag string) error {
 	return r.db.Update(ctx, func(tx *metadata.Tx) error { return tx.DeleteTag(ctx, repo, tag, actor) })
+}
+
+// Restore brings back a deleted tag, with its manifest if that was deleted as
+// well, or a deleted manifest with the tags that went along (then tag is ""). See [metadata.Tx.Restore] for the errors.
+func (r *Registry) Restore(ctx context.Context, actor, repo, tag string, d digest.Digest) (restored metadata.Restored, err error) {
+	err = r.db.Update(ctx, func(tx *metadata.Tx) (err error) {
+		restored, err = tx.Restore(ctx, repo, tag, d, actor)
+		return err
+	})
+	return restored, err
 }
 
 // DeleteBlob takes a blob out of a repository. Its bytes stay while any

@@ -18,8 +18,10 @@ type GCRun struct {
 	// comes later than that is asked to begin again.
 	Grace time.Duration
 	// UntaggedTTL is how long a manifest lives that no tag, index or subject
-	// holds; 0 keeps it. It is never less than Grace.
+	// holds, where no policy of its repository or team says otherwise; 0 keeps it. It is never less than Grace.
 	UntaggedTTL time.Duration
+	// UndoWindow is how long a deleted tag or manifest can be restored.
+	UndoWindow time.Duration
 	// Progress hears of what went, batch by batch; nil for nobody.
 	Progress func(GCReport)
 }
@@ -58,6 +60,12 @@ type pass func(context.Context, *metadata.Tx) (metadata.Pass, error)
 func (r *Registry) passes(run GCRun) []pass {
 	return []pass{
 		func(ctx context.Context, tx *metadata.Tx) (metadata.Pass, error) {
+			return tx.PurgeDeleted(ctx, run.UndoWindow)
+		},
+		func(ctx context.Context, tx *metadata.Tx) (metadata.Pass, error) {
+			return tx.ReviewUntagged(ctx)
+		},
+		func(ctx context.Context, tx *metadata.Tx) (metadata.Pass, error) {
 			return tx.CollectManifests(ctx, run.Grace, run.UntaggedTTL)
 		},
 		func(ctx context.Context, tx *metadata.Tx) (metadata.Pass, error) {
@@ -77,7 +85,7 @@ func (r *Registry) passes(run GCRun) []pass {
 // reference since. Several processes may run it at once, and pushes go on meanwhile.
 func (r *Registry) CollectUnreferenced(ctx context.Context) (int, error) {
 	looked := 0
-	for _, pass := range r.passes(GCRun{Grace: r.o.GCGrace, UntaggedTTL: r.o.UntaggedTTL}) {
+	for _, pass := range r.passes(GCRun{Grace: r.o.GCGrace, UntaggedTTL: r.o.UntaggedTTL, UndoWindow: r.o.UndoWindow}) {
 		p, err := r.collect(ctx, pass)
 		if err != nil {
 			return looked, err

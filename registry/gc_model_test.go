@@ -33,6 +33,21 @@ type model struct {
 type modelRepo struct {
 	manifests map[digest.Digest]*modelManifest
 	tags      map[string]digest.Digest
+	lossy     bool // a blob was deleted that a deleted manifest needs
+	// What was deleted and is held as before, newest last.
+	deletedManifests []*deletion
+	deletedTags      []*deletion
+}
+
+// undoWindow is that of the registry of the model.
+const undoWindow = 10 * time.Hour
+
+// deletion is a tag or a manifest that can be restored.
+type deletion struct {
+	tag      string // of a tag
+	digest   digest.Digest
+	manifest *modelManifest // of a manifest
+	age      time.Duration
 }
 
 type modelManifest struct {
@@ -53,14 +68,72 @@ func (r *modelRepo) parents(d digest.Digest) (all []digest.Digest) {
 	return all
 }
 
-// held says whether a tag, an index or a subject holds a manifest.
+// held says whether a tag, an index or a subject holds a manifest, or one that
+// was deleted and can be restored.
 func (r *modelRepo) held(d digest.Digest) bool {
 	for _, t := range r.tags {
 		if t == d {
 			return true
 		}
 	}
+	for _, t := range r.deletedTags {
+		if t.digest == d {
+			return true
+		}
+	}
+	for _, m := range r.deletedManifests {
+		if slices.Contains(m.manifest.children, d) || m.digest == r.manifests[d].subject {
+			return true
+		}
+	}
 	return len(r.parents(d)) > 0 || r.manifests[r.manifests[d].subject] != nil
+}
+
+// undelete is Restore of a tag: whether it works, which is done then.
+func (r *modelRepo) undelete(name string) bool {
+	for i, t := range slices.Backward(r.deletedTags) {
+		if t.tag != name {
+			continue
+		}
+		if d, there := r.tags[name]; there && d != t.digest {
+			return false
+		}
+		if r.manifests[t.digest] == nil {
+			at := -1
+			for j, m := range r.deletedManifests {
+				if m.digest == t.digest {
+					at = j
+				}
+			}
+			if at < 0 {
+				return false
+			}
+			m := r.deletedManifests[at].manifest
+			for _, c := range m.children {
+				if r.manifests[c] == nil {
+					return false
+				}
+			}
+			m.reason = "pushed"
+			r.manifests[t.digest] = m
+			r.deletedManifests = slices.DeleteFunc(r.deletedManifests, func(m *deletion) bool { return m.digest == t.digest })
+		}
+		r.tags[name] = t.digest
+		r.deletedTags = slices.Delete(r.deletedTags, i, i+1)
+		return true
+	}
+	return false
+}
+
+// bury deletes a manifest as a person does, so that it can be restored.
+func (r *modelRepo) bury(d digest.Digest) {
+	for _, name := range slices.Sorted(maps.Keys(r.tags)) {
+		if r.tags[name] == d {
+			r.deletedTags = append(r.deletedTags, &deletion{tag: name, digest: d})
+		}
+	}
+	r.deletedManifests = append(r.deletedManifests, &deletion{digest: d, manifest: r.manifests[d]})
+	r.remove(d)
 }
 
 // remove deletes a manifest with its tags, and lets go what hung on it.
@@ -156,7 +229,7 @@ func (m *model) step(r *Registry) (name string, done func(), touched func(*Regis
 			}
 		}, err
 	}
-	switch m.random.IntN(10) {
+	switch m.random.IntN(11) {
 	case 0: // a blob alone
 		_, err = m.ensure(r, repo, fmt.Appendf(nil, "layer %d", m.random.IntN(12)))
 		return "push blob", nothing, func(*Registry) {}, err
@@ -214,6 +287,7 @@ func (m *model) step(r *Registry) (name string, done func(), touched func(*Regis
 		gone := func() {
 			delete(in.tags, tagName)
 			in.manifests[d].reason = "untagged"
+			in.deletedTags = append(in.deletedTags, &deletion{tag: tagName, digest: d})
 		}
 		return "delete tag", gone, func(alive *Registry) {
 			if _, err := alive.HeadManifest(m.ctx, repo, tagged(tagName)); errors.Is(err, oci.ErrManifestUnknown) {
@@ -231,9 +305,9 @@ func (m *model) step(r *Registry) (name string, done func(), touched func(*Regis
 			}
 			return "refused delete", nothing, func(*Registry) {}, nil
 		}
-		return "delete manifest", func() { in.remove(some) }, func(alive *Registry) {
+		return "delete manifest", func() { in.bury(some) }, func(alive *Registry) {
 			if _, err := alive.HeadManifest(m.ctx, repo, digested(some)); errors.Is(err, oci.ErrManifestUnknown) {
-				in.remove(some)
+				in.bury(some)
 			}
 		}, err
 	case 8:
@@ -249,10 +323,35 @@ func (m *model) step(r *Registry) (name string, done func(), touched func(*Regis
 		if needed && err == nil {
 			m.Errorf("a blob was deleted that a manifest needs")
 		}
+		if err == nil { // on purpose, so what needed it cannot be restored
+			in.damaged(d)
+		}
 		if needed || errors.Is(err, oci.ErrBlobUnknown) {
 			err = nil
 		}
 		return "delete blob", nothing, func(*Registry) {}, err
+	case 9:
+		_, there := in.tags[tagName]
+		restored, rerr := r.Restore(m.ctx, alice, repo, tagName, "")
+		switch {
+		case rerr == nil:
+			return "restore", func() {
+				if !in.undelete(tagName) {
+					m.Errorf("the tag %s of %s was restored to %s, which should not work", tagName, repo, restored.Digest)
+				}
+			}, func(*Registry) {}, nil
+		case errors.Is(rerr, oci.ErrNotFound), errors.Is(rerr, oci.ErrConflict), errors.Is(rerr, oci.ErrNameUnknown):
+			return "refused restore", func() {
+				if !in.lossy && in.undelete(tagName) {
+					m.Errorf("the tag %s of %s was not restored: %v", tagName, repo, rerr)
+				}
+			}, func(*Registry) {}, nil
+		}
+		return "restore", nothing, func(alive *Registry) {
+			if _, err := alive.HeadManifest(m.ctx, repo, tagged(tagName)); err == nil && !there {
+				in.undelete(tagName)
+			}
+		}, rerr
 	default:
 		for range 1 + m.random.IntN(4) {
 			if _, err = r.CollectUnreferenced(m.ctx); err == nil {
@@ -266,9 +365,61 @@ func (m *model) step(r *Registry) (name string, done func(), touched func(*Regis
 	}
 }
 
+// damaged notes that a blob was deleted on purpose, though restoring needs it.
+func (r *modelRepo) damaged(blob digest.Digest) {
+	for _, t := range r.deletedManifests {
+		r.lossy = r.lossy || slices.Contains(t.manifest.blobs, blob)
+	}
+}
+
+// forgotten takes out of the model what cannot be restored any more, which has
+// to be for its age.
+func (m *model) forgotten() {
+	m.Helper()
+	for name, in := range m.repos {
+		left := map[string]int{}
+		for _, row := range m.strings(`SELECT 't ' || t.name || ' ' || t.digest FROM deleted_tags t JOIN repositories r ON r.id = t.repository_id WHERE r.name = $1
+			UNION ALL SELECT 'm  ' || t.digest FROM deleted_manifests t JOIN repositories r ON r.id = t.repository_id WHERE r.name = $1`, name) {
+			left[row]++
+		}
+		for _, list := range []*[]*deletion{&in.deletedTags, &in.deletedManifests} {
+			for _, t := range slices.Backward(slices.Clone(*list)) { // the newest stay
+				key := "t " + t.tag + " " + t.digest.String()
+				if t.manifest != nil {
+					key = "m  " + t.digest.String()
+				}
+				if left[key]--; left[key] >= 0 {
+					continue
+				}
+				if t.age < undoWindow {
+					m.Errorf("%s: %s cannot be restored any more, after %s", name, key, t.age)
+				}
+				*list = slices.DeleteFunc(*list, func(one *deletion) bool { return one == t })
+			}
+		}
+		for key, n := range left {
+			if n > 0 {
+				m.Errorf("%s: %s can be restored, which was not deleted", name, key)
+			}
+		}
+	}
+}
+
+// older lets time pass.
+func (m *model) older(d time.Duration) {
+	m.Helper()
+	m.age(d)
+	for _, in := range m.repos {
+		for _, t := range slices.Concat(in.deletedTags, in.deletedManifests) {
+			t.age += d
+		}
+	}
+}
+
 // collected takes out of the model what the collector has deleted, which has to be allowed.
 func (m *model) collected() {
 	m.Helper()
+	m.forgotten()
 	for name, in := range m.repos {
 		for again := true; again; {
 			again = false
@@ -332,6 +483,7 @@ func TestGCModel(t *testing.T) {
 			onEach(t, func(t *testing.T, e *env) {
 				e.raced = true // the dying leave bytes as racers do
 				e.o.UntaggedTTL = ttl
+				e.o.UndoWindow = undoWindow
 				e.r = e.replica()
 				e.ok(e.r.db.Update(e.ctx, func(tx *metadata.Tx) error {
 					return tx.SetInstanceTagPolicy(e.ctx, metadata.TagPolicy{Mode: metadata.Mutable})
@@ -339,14 +491,14 @@ func TestGCModel(t *testing.T) {
 				m := &model{env: e, random: rand.New(rand.NewPCG(seed, uint64(len(t.Name())))), ttl: ttl > 0,
 					repos: map[string]*modelRepo{}, data: map[digest.Digest][]byte{}, count: map[string]int{}}
 				for _, name := range []string{"team/a", "team/b"} {
-					m.repos[name] = &modelRepo{map[digest.Digest]*modelManifest{}, map[string]digest.Digest{}}
+					m.repos[name] = &modelRepo{manifests: map[digest.Digest]*modelManifest{}, tags: map[string]digest.Digest{}}
 				}
 				for n := range steps {
 					if t.Failed() {
 						t.Fatalf("at step %d of seed %d", n, seed)
 					}
 					if m.random.IntN(4) == 0 {
-						e.age(time.Duration(m.random.IntN(16)) * time.Hour)
+						m.older(time.Duration(m.random.IntN(16)) * time.Hour)
 					}
 					if m.random.IntN(5) > 0 {
 						name, done, _, err := m.step(e.r)
@@ -397,7 +549,7 @@ func (m *model) drained() {
 	m.Helper()
 	for again := true; again; { // long chains of referrers go one a day
 		again = false
-		m.age(30 * time.Hour)
+		m.older(30 * time.Hour)
 		_, err := m.r.ExpireUploads(m.ctx)
 		m.ok(err)
 		before := m.count["collected manifests"]
@@ -413,7 +565,7 @@ func (m *model) drained() {
 		}
 	}
 	for range 3 { // then what they needed
-		m.age(30 * time.Hour)
+		m.older(30 * time.Hour)
 		m.collect(m.r)
 	}
 	m.verify()

@@ -17,10 +17,13 @@ import (
 // database's, which no test can set.
 func (e *env) age(d time.Duration) {
 	e.Helper()
-	for _, table := range []string{"gc_manifests", "gc_links", "gc_blobs"} {
-		_, err := e.raw.ExecContext(e.ctx, `UPDATE `+table+` SET enqueued_at = enqueued_at - $1`, d.Microseconds())
+	for _, column := range [][2]string{{"gc_manifests", "enqueued_at"}, {"gc_links", "enqueued_at"}, {"gc_blobs", "enqueued_at"},
+		{"deleted_manifests", "deleted_at"}, {"deleted_tags", "deleted_at"}} {
+		_, err := e.raw.ExecContext(e.ctx, `UPDATE `+column[0]+` SET `+column[1]+` = `+column[1]+` - $1`, d.Microseconds())
 		e.ok(err)
 	}
+	_, err := e.raw.ExecContext(e.ctx, `UPDATE gc_manifests SET release_at = release_at - $1 WHERE release_at < 9223372036854775807`, d.Microseconds())
+	e.ok(err)
 	e.clock.add(d)
 }
 

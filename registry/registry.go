@@ -40,8 +40,11 @@ type Options struct {
 	// GCGrace is how long what nothing refers to stays; 0 means DefaultGCGrace.
 	GCGrace time.Duration
 	// UntaggedTTL is how long a manifest lives that no tag, index or subject
-	// holds; 0 keeps it.
+	// holds, where no policy of its repository or team says otherwise; 0 keeps it.
 	UntaggedTTL time.Duration
+	// UndoWindow is how long a deleted tag or manifest can be restored; 0: only
+	// until the collector comes.
+	UndoWindow time.Duration
 	// ReadTTL is how long a link of BlobURL may be used at most; a collected
 	// blob's object stays so much longer.
 	ReadTTL time.Duration

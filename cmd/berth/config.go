@@ -23,35 +23,37 @@ import (
 // config is everything an operator can set. It stops in this package: the
 // packages below get small option structs of their own.
 type config struct {
-	Listen          string
-	URL             string
-	TrustProxy      bool
-	DataDir         string
-	DatabaseURL     string
-	DatabaseConns   int
-	StorageURL      string
-	StorageRedirect bool
-	RedirectTTL     time.Duration
-	PartSize        int64
-	MemoryBudget    int64
-	AdminPassword   string
-	PublicRead      bool
-	Visibility      string
-	TagPolicy       string
-	TagExempt       []string
-	SparseIndex     bool
-	MaxManifestSize int64
-	UploadTTL       time.Duration
-	GCGrace         time.Duration
-	UntaggedTTL     time.Duration
-	TokenTTL        time.Duration
-	StallTimeout    time.Duration
-	ShutdownTimeout time.Duration
-	MetricsListen   string
-	TLSCert         string
-	TLSKey          string
-	LogFormat       string
-	LogLevel        string
+	Listen            string
+	URL               string
+	TrustProxy        bool
+	DataDir           string
+	DatabaseURL       string
+	DatabaseConns     int
+	StorageURL        string
+	StorageRedirect   bool
+	RedirectTTL       time.Duration
+	PartSize          int64
+	MemoryBudget      int64
+	AdminPassword     string
+	PublicRead        bool
+	Visibility        string
+	TagPolicy         string
+	TagExempt         []string
+	SparseIndex       bool
+	MaxManifestSize   int64
+	UploadTTL         time.Duration
+	GCGrace           time.Duration
+	UntaggedTTL       time.Duration
+	UndoWindow        time.Duration
+	RetentionInterval time.Duration
+	TokenTTL          time.Duration
+	StallTimeout      time.Duration
+	ShutdownTimeout   time.Duration
+	MetricsListen     string
+	TLSCert           string
+	TLSKey            string
+	LogFormat         string
+	LogLevel          string
 
 	// Explicit holds the keys that somebody has set, as opposed to defaults.
 	Explicit map[string]bool

@@ -29,14 +29,16 @@ their objects. Running servers do the same by themselves, a little at a time; th
 want to see it, or want the space at once. Servers, pushes and pulls go on meanwhile.
 
 Nothing goes that has been unreferenced for less than the grace period. With --grace 0s a push that is
-under way may be told that a blob is unknown, and has to push again; no image ever loses anything.`,
+under way may be told that a blob is unknown, and has to push again; no image ever loses anything.
+What was deleted within the undo window stays; with --undo-window 0s it goes, and cannot be restored.`,
 		Example: `  berth gc --dry-run
   berth gc --grace 0s
+  berth gc --grace 0s --undo-window 0s
   berth gc --untagged-ttl 720h --dry-run -o json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runLocal(cmd, true, func(ctx context.Context, l *local) error {
-				run := registry.GCRun{Grace: l.config.GCGrace, UntaggedTTL: l.config.UntaggedTTL}
+				run := registry.GCRun{Grace: l.config.GCGrace, UntaggedTTL: l.config.UntaggedTTL, UndoWindow: l.config.UndoWindow}
 				if cmd.Flags().Changed("grace") {
 					run.Grace = grace
 				}

@@ -63,6 +63,7 @@ func registryOptions(c *config) registry.Options {
 		UploadTTL:         c.UploadTTL,
 		GCGrace:           c.GCGrace,
 		UntaggedTTL:       c.UntaggedTTL,
+		UndoWindow:        c.UndoWindow,
 	}
 	if c.StorageRedirect {
 		o.ReadTTL = c.RedirectTTL

@@ -1,2 +1,96 @@
 -- Retention, what can be undone, and quotas.
-SELECT 1;
+
+-- What a team or a repository keeps. The two columns are inherited each for
+-- itself: the repository's, else its team's, else the instance's setting.
+CREATE TABLE retention_policies (
+    id            INTEGER PRIMARY KEY AUTOINCREMENT,
+    team_id       INTEGER UNIQUE REFERENCES teams (id) ON DELETE CASCADE,
+    repository_id INTEGER UNIQUE REFERENCES repositories (id) ON DELETE CASCADE,
+    rules         TEXT,                  -- JSON list, NULL inherits
+    untagged_ttl  INTEGER,                -- microseconds, 0 keeps, NULL inherits
+    updated_at    INTEGER NOT NULL,
+    updated_by    TEXT NOT NULL,
+    next_at       INTEGER NOT NULL,       -- when the rules are applied next
+    progress      TEXT NOT NULL DEFAULT '', -- the last repository that the run under way has done
+    ran_at        INTEGER,                -- when the last run ended
+    CHECK ((team_id IS NULL) <> (repository_id IS NULL))
+);
+CREATE INDEX retention_policies_next ON retention_policies (next_at, id) WHERE rules IS NOT NULL;
+
+CREATE VIEW repository_retention AS
+    SELECT r.id AS repository_id,
+           COALESCE(o.rules, p.rules) AS rules,
+           CASE WHEN o.rules IS NOT NULL THEN 'repository' WHEN p.rules IS NOT NULL THEN 'team' ELSE 'instance' END AS rules_level,
+           COALESCE(o.untagged_ttl, p.untagged_ttl) AS untagged_ttl,
+           CASE WHEN o.untagged_ttl IS NOT NULL THEN 'repository' WHEN p.untagged_ttl IS NOT NULL THEN 'team' ELSE 'instance' END AS ttl_level
+      FROM repositories r
+      LEFT JOIN retention_policies o ON o.repository_id = r.id
+      LEFT JOIN teams t ON t.name = r.team
+      LEFT JOIN retention_policies p ON p.team_id = t.id;
+
+-- One row. pulls_since: nothing is known of pulls before. review_after: the
+-- policies have changed, and untagged manifests up to this one have been looked at again; NULL for all.
+CREATE TABLE retention_state (
+    id           INTEGER PRIMARY KEY CHECK (id = 1),
+    pulls_since  INTEGER NOT NULL,
+    review_after INTEGER
+);
+INSERT INTO retention_state (id, pulls_since) VALUES (1, CAST(unixepoch('subsec') * 1000000 AS INTEGER));
+
+-- When a manifest was last asked for, exact to an hour.
+CREATE TABLE manifest_pulls (
+    manifest_id INTEGER PRIMARY KEY REFERENCES manifests (id) ON DELETE CASCADE,
+    pulled_at   INTEGER NOT NULL
+);
+
+-- When a nearer policy than the instance's lets a settled manifest go; NULL leaves
+-- it to the setting. Equal to enqueued_at: retention has let its tag go.
+ALTER TABLE gc_manifests ADD COLUMN release_at INTEGER;
+CREATE INDEX gc_manifests_untagged ON gc_manifests (enqueued_at, manifest_id) WHERE settled AND release_at IS NULL;
+CREATE INDEX gc_manifests_release ON gc_manifests (release_at, manifest_id) WHERE settled AND release_at IS NOT NULL;
+
+-- What was deleted and can be restored until the undo window is over. These rows hold
+-- what they name as tags and manifests do; they have no foreign key to it, for deleting it on purpose is allowed.
+CREATE TABLE deleted_manifests (
+    id            INTEGER PRIMARY KEY AUTOINCREMENT,
+    repository_id INTEGER NOT NULL REFERENCES repositories (id) ON DELETE CASCADE,
+    digest        TEXT NOT NULL,
+    media_type    TEXT NOT NULL,
+    artifact_type TEXT NOT NULL,
+    annotations   TEXT NOT NULL,
+    subject       TEXT,
+    size          INTEGER NOT NULL,
+    created_at    INTEGER NOT NULL,
+    created_by    TEXT NOT NULL,
+    deleted_at    INTEGER NOT NULL,
+    deleted_by    TEXT NOT NULL,
+    payload       BLOB NOT NULL
+);
+CREATE INDEX deleted_manifests_repository ON deleted_manifests (repository_id, id);
+CREATE INDEX deleted_manifests_digest ON deleted_manifests (repository_id, digest, id);
+CREATE INDEX deleted_manifests_at ON deleted_manifests (deleted_at, id);
+
+CREATE TABLE deleted_references (
+    deletion_id   INTEGER NOT NULL REFERENCES deleted_manifests (id) ON DELETE CASCADE,
+    kind          TEXT NOT NULL CHECK (kind IN ('blob', 'child', 'waiting')), -- waiting: a child that a sparse index lacked
+    repository_id INTEGER NOT NULL,
+    digest        TEXT NOT NULL,
+    PRIMARY KEY (deletion_id, kind, digest)
+);
+CREATE INDEX deleted_references_digest ON deleted_references (repository_id, digest);
+
+CREATE TABLE deleted_tags (
+    id            INTEGER PRIMARY KEY AUTOINCREMENT,
+    repository_id INTEGER NOT NULL REFERENCES repositories (id) ON DELETE CASCADE,
+    name          TEXT NOT NULL,
+    digest        TEXT NOT NULL,
+    created_at    INTEGER NOT NULL,
+    deleted_at    INTEGER NOT NULL,
+    deleted_by    TEXT NOT NULL,
+    deletion_id   INTEGER -- of the manifest whose deletion took the tag along
+);
+CREATE INDEX deleted_tags_repository ON deleted_tags (repository_id, id);
+CREATE INDEX deleted_tags_name ON deleted_tags (repository_id, name, id);
+CREATE INDEX deleted_tags_digest ON deleted_tags (repository_id, digest);
+CREATE INDEX deleted_tags_at ON deleted_tags (deleted_at, id);
+CREATE INDEX deleted_tags_deletion ON deleted_tags (deletion_id) WHERE deletion_id IS NOT NULL;
