@@ -312,6 +312,14 @@ func TestGracefulStop(t *testing.T) {
 				done <- r
 			}()
 			_, _ = feed.Write(content[:2<<20])
+			// What was written may still be in the kernel, and a request that the server
+			// has not begun to read is not in flight. This one and /metrics make two.
+			for seen := time.Now(); !strings.Contains(string(c.Do("GET", "/metrics", nil).Body), "\nregistry_http_in_flight_requests 2\n"); {
+				if time.Since(seen) > 10*time.Second {
+					t.Fatal("the request is not in flight after 10 s")
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
 			s.Terminate()
 			// New connections are refused while the old request goes on.
 			deadline := time.Now().Add(10 * time.Second)
