@@ -106,6 +106,28 @@ func (d *Directory) SignIn(ctx context.Context, id Identity) (Principal, error) 
 	return p, nil
 }
 
+// Recall gives the principal of an earlier SignIn, with the role that the user has
+// today: for providers that remember whom they vouched for. One query. The error is
+// ErrWrong for a user who is disabled here by now, and ErrNotMine when there is no
+// such user any more, who has to sign in anew.
+func (d *Directory) Recall(ctx context.Context, p Principal) (Principal, error) {
+	var u metadata.User
+	err := d.db.View(ctx, func(tx *metadata.Tx) (err error) {
+		u, err = tx.UserByID(ctx, p.ID)
+		return err
+	})
+	switch {
+	case errors.Is(err, oci.ErrNotFound):
+		return Principal{}, ErrNotMine
+	case err != nil:
+		return Principal{}, fmt.Errorf("reading the user %s: %w", p.Name, err)
+	case u.Disabled:
+		return Principal{}, errDisabled(u)
+	}
+	p.Name, p.Admin = u.Name, u.IsAdmin()
+	return p, nil
+}
+
 func errDisabled(u metadata.User) error {
 	return Wrongf("the user %s is disabled, ask an administrator of this registry", u.Name)
 }

@@ -55,6 +55,10 @@ type config struct {
 	LogFormat         string
 	LogLevel          string
 
+	// Outside providers of identities, each with a file of settings.
+
+	OAuth2 oauth2Config
+
 	// Explicit holds the keys that somebody has set, as opposed to defaults.
 	Explicit map[string]bool
 	// Warnings are oddities that do not stop the server, to be logged.
@@ -356,6 +360,7 @@ func loadConfig(flags *pflag.FlagSet, environ []string) (*config, error) {
 	if c.AdminPassword != "" && len(c.AdminPassword) < 8 {
 		problems = append(problems, errors.New("admin_password is shorter than 8 characters"))
 	}
+	problems = append(problems, c.OAuth2.problems()...)
 	policy := metadata.TagPolicy{Mode: c.TagPolicy, Exempt: c.TagExempt}
 	if err := policy.Validate(); err != nil {
 		problems = append(problems, fmt.Errorf("tag_policy, tag_exempt: %w", err))

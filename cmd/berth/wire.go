@@ -150,7 +150,6 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	if err := applyTagPolicy(ctx, a.db, c); err != nil {
 		return a, err
 	}
-	policy := auth.NewPolicy(a.db, auth.PolicyOptions{PublicRead: c.PublicRead})
 	tokens, err := token.New(ctx, a.db, token.Options{TTL: c.TokenTTL})
 	if err != nil {
 		return a, err
@@ -160,10 +159,11 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	options.Collected, options.Logger = gc.collected, log
 	reg := registry.New(a.db, a.store, options)
 	a.metrics.MustRegister(newQueueCollector(reg.Queues, log))
-	list, err := authenticators(ctx, c, a.db, hasher, log)
+	list, err := authenticators(ctx, c, a.db, hasher, log, newProviderMetrics(a.metrics))
 	if err != nil {
 		return a, err
 	}
+	policy := auth.NewPolicy(a.db, auth.PolicyOptions{PublicRead: c.PublicRead, Teams: teamService(list)})
 	chain := auth.NewChain(nil, list...)
 	management, err := admin.New(admin.Options{
 		DB:                a.db,
@@ -214,11 +214,29 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 
 // authenticators lists who is asked about credentials, in this order. An outside
 // provider is asked when its settings are there.
-func authenticators(_ context.Context, _ *config, db *metadata.DB, hasher *auth.Hasher, log *slog.Logger) ([]auth.Authenticator, error) {
-	return []auth.Authenticator{
-		auth.NewTokens(db, log, nil),
-		auth.NewPasswords(db, hasher, nil),
-	}, nil
+func authenticators(_ context.Context, c *config, db *metadata.DB, hasher *auth.Hasher, log *slog.Logger, metrics *providerMetrics) ([]auth.Authenticator, error) {
+	directory := auth.NewDirectory(db, log, nil)
+	list := []auth.Authenticator{auth.NewTokens(db, log, nil)}
+	// Every bearer string that nobody before knows is taken for an access token.
+	if c.OAuth2.enabled() {
+		a, err := c.OAuth2.authenticator(directory, metrics.of("oauth2"), log)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, a)
+	}
+	list = append(list, auth.NewPasswords(db, hasher, nil))
+	return list, nil
+}
+
+// teamService is the authenticator that can be asked about teams; there is at most one.
+func teamService(list []auth.Authenticator) auth.TeamService {
+	for _, a := range list {
+		if t, ok := a.(auth.TeamService); ok {
+			return t
+		}
+	}
+	return nil
 }
 
 func (a *app) collectors() {
