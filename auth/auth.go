@@ -54,9 +54,10 @@ type Principal struct {
 	// TeamID and Team are the team of a robot, and empty for others.
 	TeamID int64
 	Team   string
-	// TokenID is the row of the opaque token (berth_...) that was shown, and 0 when
-	// there was none.
-	TokenID int64
+	// TokenID is the row of the token (berth_...) that was shown, and SecretID that of
+	// its secret; 0 when there was none.
+	TokenID  int64
+	SecretID int64
 	// TrustID is the row of the trust policy by which a job signed in, and 0 when it
 	// was none.
 	TrustID int64
@@ -98,7 +99,8 @@ type Limit struct {
 	Repositories string
 	// Actions are those that the token carries at most.
 	Actions Actions
-	// Tags is a glob on the tags that may be pushed and deleted; "" is every tag.
+	// Tags is a glob on the tags that may be pushed and deleted; "" is every tag. A limit
+	// that carries neither narrows the tags that may be pulled.
 	Tags string
 	// CIDRs are the networks from which the token may be used; none is everywhere.
 	CIDRs []string
@@ -110,15 +112,15 @@ func (l *Limit) allows(repository, address string) Actions {
 	switch {
 	case l == nil:
 		return AllActions
-	case Match(l.Repositories, repository) && l.from(address):
+	case Match(l.Repositories, repository) && l.AllowsFrom(address):
 		return l.Actions
 	}
 	return 0
 }
 
-// from reports whether the limit lets the credential be used from an address.
-// An address that is not known is in no network.
-func (l *Limit) from(address string) bool {
+// AllowsFrom reports whether the limit lets the credential be used from an address,
+// with or without a port. An address that is not known is in no network.
+func (l *Limit) AllowsFrom(address string) bool {
 	if l == nil || len(l.CIDRs) == 0 {
 		return true
 	}
@@ -142,7 +144,84 @@ func parseAddress(s string) (netip.Addr, bool) {
 // whole reports whether the limit leaves administration of the whole instance
 // or team.
 func (l *Limit) whole() bool {
-	return l == nil || l.Actions.Has(Admin) && strings.Trim(l.Repositories, "*") == "" && l.Repositories != ""
+	return l == nil || l.Actions.Has(Admin) && strings.Trim(l.Repositories, "*") == "" && l.Repositories != "" && l.allTags()
+}
+
+func (l *Limit) allTags() bool { return l == nil || strings.Trim(l.Tags, "*") == "" }
+
+// AllowsTag reports whether an action may be done on a tag. The tag "" stands for
+// what may touch every tag, as deleting a manifest by its digest does.
+func (l *Limit) AllowsTag(action Actions, tag string) bool {
+	switch {
+	case l.allTags():
+		return true
+	case action == Pull && l.Actions&(Push|Delete) != 0:
+		return true
+	}
+	return tag != "" && Match(l.Tags, tag)
+}
+
+// maxCIDRs bounds the networks of one token.
+const maxCIDRs = 32
+
+// ParseCIDRs checks networks such as 10.0.0.0/8 or 2001:db8::/32 and gives them in
+// their shortest form; an address alone is the network of that address. The error is
+// an INVALID.
+func ParseCIDRs(list []string) ([]string, error) {
+	if len(list) > maxCIDRs {
+		return nil, oci.Errorf(oci.CodeInvalid, "a token can be bound to %d networks, these are %d: use wider ones", maxCIDRs, len(list))
+	}
+	out := make([]string, 0, len(list))
+	for _, s := range list {
+		p, err := netip.ParsePrefix(s)
+		if ip, ipErr := netip.ParseAddr(s); err != nil && ipErr == nil {
+			p, err = ip.WithZone("").Prefix(ip.BitLen())
+		}
+		if err != nil || p.Addr().Is4In6() {
+			return nil, oci.Errorf(oci.CodeInvalid, "%.60q is not a network: write it like 10.0.0.0/8 or 2001:db8::/32", s)
+		}
+		out = append(out, p.Masked().String())
+	}
+	slices.Sort(out)
+	return slices.Compact(out), nil
+}
+
+// Within reports whether the limit opens nothing that the outer one does not, apart
+// from how long they last: each action, tag, repository and network of it is the outer
+// one's too. A pattern is within another when the other is equal to it, or matches
+// all of it, its wildcards read as any characters.
+func (l *Limit) Within(outer *Limit) bool {
+	switch {
+	case outer == nil:
+		return true
+	case l == nil:
+		return false
+	}
+	return outer.Actions.Has(l.Actions) && covers(outer.Repositories, l.Repositories) &&
+		(outer.allTags() || !l.allTags() && covers(outer.Tags, l.Tags)) && cidrsWithin(l.CIDRs, outer.CIDRs)
+}
+
+// covers reports that every name that the inner glob matches the outer one matches.
+// It may say false for some pairs for which it is so, never true for others: a * of the inner one
+// is matched by a * alone, for '*' is in no name.
+func covers(outer, inner string) bool {
+	return outer == inner || !strings.Contains(outer, "?") && Match(outer, inner)
+}
+
+func cidrsWithin(inner, outer []string) bool {
+	if len(outer) == 0 {
+		return true
+	}
+	for _, cidr := range inner {
+		in, err := netip.ParsePrefix(cidr)
+		if err != nil || !slices.ContainsFunc(outer, func(s string) bool {
+			out, err := netip.ParsePrefix(s)
+			return err == nil && out.Bits() <= in.Bits() && out.Contains(in.Addr())
+		}) {
+			return false
+		}
+	}
+	return len(inner) > 0
 }
 
 // Anonymous is the principal without credentials.
@@ -344,7 +423,11 @@ var ErrNotMine = errors.New("auth: these credentials are for another authenticat
 var ErrWrong = errors.New("auth: the credentials are wrong")
 
 // wrong is ErrWrong with a reason that the client may read.
-type wrong struct{ reason string }
+type wrong struct {
+	reason string
+	rule   string // for programs; "" is "credentials"
+	whose  string // whose credentials they are, when the secret was right
+}
 
 func (w *wrong) Error() string { return w.reason }
 func (w *wrong) Unwrap() error { return ErrWrong }
@@ -352,7 +435,36 @@ func (w *wrong) Unwrap() error { return ErrWrong }
 // Wrongf makes an ErrWrong with a reason that the client may read. Give a
 // reason only to somebody who proved knowledge of the secret, e.g. that a
 // token has expired; never say that a name exists.
-func Wrongf(format string, args ...any) error { return &wrong{fmt.Sprintf(format, args...)} }
+func Wrongf(format string, args ...any) error { return &wrong{reason: fmt.Sprintf(format, args...)} }
+
+// WrongNetwork is the ErrWrong for a credential that holds, but may not be used from
+// the address.
+func WrongNetwork(p Principal, address string) error {
+	return &wrong{
+		reason: fmt.Sprintf("the token of %s may be used from %s only, and this request comes from %s: use it there, or make one for this network", p, strings.Join(p.Limit.CIDRs, ", "), address),
+		rule:   "token-network", whose: p.String(),
+	}
+}
+
+// WrongRule names what an ErrWrong is about, for programs: "credentials", or
+// "token-network" for WrongNetwork.
+func WrongRule(err error) string {
+	var w *wrong
+	if errors.As(err, &w) && w.rule != "" {
+		return w.rule
+	}
+	return "credentials"
+}
+
+// WrongWhose is the name of the principal whose credentials were refused although the
+// secret is right, such as that of an expired token; "" when nobody proved to be anybody.
+func WrongWhose(err error) string {
+	var w *wrong
+	if errors.As(err, &w) {
+		return w.whose
+	}
+	return ""
+}
 
 // WrongReason gives the reason made with Wrongf, or a text that tells nothing.
 func WrongReason(err error) string {

@@ -410,7 +410,7 @@ func (y *Policy) Denied(ctx context.Context, p Principal, repository string, act
 			return d, true, nil
 		}
 	}
-	if !p.Limit.from(p.RemoteAddr) {
+	if !p.Limit.AllowsFrom(p.RemoteAddr) {
 		d = Decision{Rule: RuleLimit}
 		d.fill(RuleLimit, AllActions)
 		return d, true, nil
@@ -449,7 +449,7 @@ func (y *Policy) allowed(ctx context.Context, p Principal) (v metadata.Viewer, e
 	}
 	v.Signed = true
 	if p.Limit != nil {
-		if !p.Limit.Actions.Has(Pull) || !p.Limit.from(p.RemoteAddr) {
+		if !p.Limit.Actions.Has(Pull) || !p.Limit.AllowsFrom(p.RemoteAddr) {
 			return metadata.Viewer{}, nil
 		}
 		if v.Glob = p.Limit.Repositories; v.Glob == "" {

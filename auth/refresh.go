@@ -29,11 +29,11 @@ func NewRefresher(db *metadata.DB, clock func() time.Time) *Refresher {
 }
 
 // Proof binds a refresh token to the credential that was shown: to the present
-// password of a user, or to the row of an opaque token. The anonymous have none.
+// password of a user, or to a secret of a token. The anonymous have none.
 func (r *Refresher) Proof(ctx context.Context, p Principal) (string, error) {
 	switch {
 	case p.TokenID != 0:
-		return fmt.Sprintf("token:%d", p.TokenID), nil
+		return tokenProof(p), nil
 	case p.Kind == KindUser:
 		u, err := r.user(ctx, p.ID)
 		if err != nil {
@@ -43,6 +43,10 @@ func (r *Refresher) Proof(ctx context.Context, p Principal) (string, error) {
 	}
 	return "", errors.New("nobody has signed in")
 }
+
+// tokenProof names the secret and not only its token: when the token is rotated, what
+// was signed in with the old secret ends with it.
+func tokenProof(p Principal) string { return fmt.Sprintf("token:%d:%d", p.TokenID, p.SecretID) }
 
 // passwordProof changes with the password and tells nothing about it: the
 // stored hash is salted, and slow to guess at.
@@ -56,7 +60,7 @@ func passwordProof(u metadata.User) string {
 // disabled or expired, or the password has been changed.
 func (r *Refresher) Recheck(ctx context.Context, p Principal, proof string) (Principal, error) {
 	if p.TokenID != 0 {
-		if proof != fmt.Sprintf("token:%d", p.TokenID) {
+		if proof != tokenProof(p) {
 			return Principal{}, ErrWrong
 		}
 		var (
@@ -64,11 +68,11 @@ func (r *Refresher) Recheck(ctx context.Context, p Principal, proof string) (Pri
 			owner metadata.TokenOwner
 		)
 		err := r.db.View(ctx, func(tx *metadata.Tx) (err error) {
-			t, owner, err = tx.TokenByID(ctx, p.TokenID)
+			t, owner, err = tx.TokenBySecretID(ctx, p.TokenID, p.SecretID)
 			return err
 		})
 		if errors.Is(err, oci.ErrNotFound) {
-			return Principal{}, Wrongf("the token that was signed in with has been deleted")
+			return Principal{}, Wrongf("the token that was signed in with has been deleted, or its secret was replaced")
 		}
 		if err != nil {
 			return Principal{}, fmt.Errorf("reading the token: %w", err)
@@ -96,7 +100,7 @@ func (r *Refresher) Recheck(ctx context.Context, p Principal, proof string) (Pri
 func (r *Refresher) Current(ctx context.Context, p Principal) (Principal, error) {
 	switch {
 	case p.TokenID != 0:
-		return r.Recheck(ctx, p, fmt.Sprintf("token:%d", p.TokenID))
+		return r.Recheck(ctx, p, tokenProof(p))
 	case p.Kind == KindUser:
 		u, err := r.user(ctx, p.ID)
 		if err != nil {

@@ -12,7 +12,18 @@ import (
 const (
 	PersonalPrefix = "berth_pat_"
 	RobotPrefix    = "berth_rob_"
+	DeployPrefix   = "berth_dep_"
 )
+
+// cutPrefix takes the prefix off what looks like a token's secret.
+func cutPrefix(s string) (rest string, ok bool) {
+	for _, prefix := range [...]string{PersonalPrefix, RobotPrefix, DeployPrefix} {
+		if rest, ok = strings.CutPrefix(s, prefix); ok {
+			return rest, true
+		}
+	}
+	return "", false
+}
 
 const (
 	base62       = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -20,7 +31,7 @@ const (
 	secretCheck  = 6  // characters that hold a CRC-32
 )
 
-// NewSecret makes the secret of a token (with PersonalPrefix or RobotPrefix):
+// NewSecret makes the secret of a token (with one of the prefixes above):
 // the prefix, 32 random base62 characters, and 6 that are the CRC-32 of all
 // before them. The secret is shown once; only the hash is stored.
 func NewSecret(prefix string) (secret, hash string) {
@@ -48,14 +59,17 @@ func SecretHash(secret string) string {
 	return hex.EncodeToString(sum[:])
 }
 
+// PairHash is what is stored of a d.ims.io token, a user name and a password that
+// are both random and stand in docker's configuration as they are: the SHA-256 of
+// "user:password" in lower-case hex. It is never the hash of one of our secrets,
+// which have no colon.
+func PairHash(user, password string) string { return SecretHash(user + ":" + password) }
+
 // IsSecret reports whether a string is a token's secret: prefix, length,
 // alphabet and checksum are right. It asks no database, so that typing
 // mistakes and guesses cost nothing.
 func IsSecret(s string) bool {
-	rest, ok := strings.CutPrefix(s, PersonalPrefix)
-	if !ok {
-		rest, ok = strings.CutPrefix(s, RobotPrefix)
-	}
+	rest, ok := cutPrefix(s)
 	if !ok || len(rest) != secretRandom+secretCheck {
 		return false
 	}
@@ -73,7 +87,8 @@ func LooksLikeJWT(s string) bool { return strings.HasPrefix(s, "ey") && strings.
 
 // looksLikeSecret reports whether somebody meant to show a token.
 func looksLikeSecret(s string) bool {
-	return strings.HasPrefix(s, PersonalPrefix) || strings.HasPrefix(s, RobotPrefix)
+	_, ok := cutPrefix(s)
+	return ok
 }
 
 func checksum(s string) string {

@@ -58,12 +58,18 @@ func keyOf(c Credentials) throttleKey {
 	return throttleKey{strings.Clone(name), addressOf(c.RemoteAddr)}
 }
 
+// hostOf takes the port off an address.
+func hostOf(remote string) string {
+	if host, _, err := net.SplitHostPort(remote); err == nil {
+		return host
+	}
+	return remote
+}
+
 // addressOf is what counts as one address: an IPv4 address, or the /64 that an
 // IPv6 client can choose from freely.
 func addressOf(remote string) string {
-	if host, _, err := net.SplitHostPort(remote); err == nil {
-		remote = host
-	}
+	remote = hostOf(remote)
 	ip, err := netip.ParseAddr(remote)
 	if err != nil {
 		return strings.Clone(remote)

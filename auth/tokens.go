@@ -13,14 +13,15 @@ import (
 	"berth/oci"
 )
 
-// Tokens recognises the opaque tokens of users and robots (berth_pat_...,
-// berth_rob_...), as a bearer token or as a password with any user name. Safe
+// Tokens recognises the opaque tokens of users and teams (berth_pat_...,
+// berth_rob_..., berth_dep_...), as a bearer token or as a password with any user
+// name, and the d.ims.io tokens that were imported, as user name and password. Safe
 // for concurrent use.
 type Tokens struct {
 	db      *metadata.DB
 	log     *slog.Logger
 	clock   func() time.Time
-	touched *lru.Cache[int64, time.Time]
+	touched *lru.Cache[int64, time.Time] // by the row of the secret
 }
 
 const (
@@ -45,71 +46,98 @@ func NewTokens(db *metadata.DB, log *slog.Logger, clock func() time.Time) *Token
 	return &Tokens{db: db, log: log, clock: clock, touched: touched}
 }
 
-// Authenticate finds the owner of a token: no query for what cannot be one,
-// else one query.
+// Authenticate finds the owner of a token. A secret of ours costs one query when it
+// can be one and none otherwise; a user name and a password cost one, for they may be
+// a d.ims.io token.
 func (a *Tokens) Authenticate(ctx context.Context, c Credentials) (Principal, error) {
 	secret := c.secret()
-	if !looksLikeSecret(secret) {
-		return Principal{}, ErrNotMine
-	}
-	if !IsSecret(secret) {
+	ours := looksLikeSecret(secret)
+	var hash string
+	switch {
+	case ours && !IsSecret(secret):
 		return Principal{}, Wrongf("the token is mistyped or cut off: its checksum does not fit")
+	case ours:
+		hash = SecretHash(secret)
+	case c.Bearer != "" || c.Username == "" || c.Password == "":
+		return Principal{}, ErrNotMine
+	default:
+		hash = PairHash(c.Username, c.Password)
 	}
 	var (
 		t     metadata.Token
 		owner metadata.TokenOwner
 	)
 	err := a.db.View(ctx, func(tx *metadata.Tx) (err error) {
-		t, owner, err = tx.TokenBySecretHash(ctx, SecretHash(secret))
+		t, owner, err = tx.TokenBySecretHash(ctx, hash)
 		return err
 	})
-	if errors.Is(err, oci.ErrNotFound) {
-		return Principal{}, Wrongf("there is no such token: it was deleted, or is for another registry")
-	}
-	if err != nil {
+	switch {
+	case errors.Is(err, oci.ErrNotFound) && !ours:
+		return Principal{}, ErrNotMine
+	case errors.Is(err, oci.ErrNotFound):
+		return Principal{}, Wrongf("there is no such token: it was deleted or replaced by another secret, or is for another registry")
+	case err != nil:
 		return Principal{}, fmt.Errorf("reading the token: %w", err)
 	}
 	p, err := tokenPrincipal(t, owner, a.clock())
-	if err == nil {
-		a.touch(ctx, t)
+	if err != nil {
+		return Principal{}, err
 	}
-	return p, err
+	address := hostOf(c.RemoteAddr)
+	if !p.Limit.AllowsFrom(address) {
+		return Principal{}, WrongNetwork(p, address)
+	}
+	a.touch(ctx, t, address)
+	return p, nil
 }
 
-// tokenPrincipal is who acts by a token, if it may still be used.
+// tokenPrincipal is who acts by a token and its one secret, if they may still be used.
 func tokenPrincipal(t metadata.Token, owner metadata.TokenOwner, now time.Time) (Principal, error) {
-	switch {
-	case t.ExpiresAt != nil && !now.Before(*t.ExpiresAt):
-		return Principal{}, Wrongf("the token %s has expired on %s, make a new one", t.Name, t.ExpiresAt.UTC().Format(time.RFC3339))
-	case owner.Disabled:
-		return Principal{}, Wrongf("the user %s, who owns the token %s, is disabled: ask an administrator of this registry", t.User, t.Name)
-	}
 	actions, err := ParseActions(t.Actions)
 	if err != nil {
 		return Principal{}, fmt.Errorf("token %d in the database: %w", t.ID, errors.New(err.Error()))
 	}
-	limit := &Limit{Repositories: t.Repositories, Actions: actions}
+	if len(t.Secrets) != 1 {
+		return Principal{}, fmt.Errorf("token %d was read with %d secrets", t.ID, len(t.Secrets))
+	}
+	secret := t.Secrets[0]
+	p := Principal{Kind: KindRobot, ID: t.ID, Name: t.Name, TeamID: t.TeamID, Team: t.Team, TokenID: t.ID, SecretID: secret.ID,
+		Limit: &Limit{Repositories: t.Repositories, Actions: actions, Tags: t.Tags, CIDRs: t.CIDRs}}
 	switch t.Kind {
 	case metadata.RobotToken:
-		return Principal{Kind: KindRobot, ID: t.ID, Name: t.Name, TeamID: t.TeamID, Team: t.Team, TokenID: t.ID, Limit: limit}, nil
+	case metadata.DeployToken:
+		p.Limit.Actions &^= Admin // whatever the row says
 	case metadata.PersonalToken:
-		return Principal{Kind: KindUser, ID: t.UserID, Name: t.User, Admin: owner.Admin, TokenID: t.ID, Limit: limit}, nil
+		p.Kind, p.ID, p.Name, p.Admin = KindUser, t.UserID, t.User, owner.Admin
+	default:
+		return Principal{}, fmt.Errorf("token %d in the database is of the unknown kind %q", t.ID, t.Kind)
 	}
-	return Principal{}, fmt.Errorf("token %d in the database is of the unknown kind %q", t.ID, t.Kind)
+	refuse := func(format string, args ...any) (Principal, error) {
+		return Principal{}, &wrong{reason: fmt.Sprintf(format, args...), whose: p.String()}
+	}
+	switch {
+	case t.ExpiresAt != nil && !now.Before(*t.ExpiresAt):
+		return refuse("the token %s has expired on %s, make a new one", t.Name, t.ExpiresAt.UTC().Format(time.RFC3339))
+	case secret.ExpiresAt != nil && !now.Before(*secret.ExpiresAt):
+		return refuse("the token %s has another secret since %s, use that", t.Name, secret.ExpiresAt.UTC().Format(time.RFC3339))
+	case owner.Disabled:
+		return refuse("the user %s, who owns the token %s, is disabled: ask an administrator of this registry", t.User, t.Name)
+	}
+	return p, nil
 }
 
-// touch notes the use of a token, at most once a minute. It is a convenience for
+// touch notes the use of a secret, at most once a minute. It is a convenience for
 // people who clean up: that it fails is no reason to refuse.
-func (a *Tokens) touch(ctx context.Context, t metadata.Token) {
-	now := a.clock()
-	if t.LastUsedAt != nil && now.Sub(*t.LastUsedAt) < touchEvery {
+func (a *Tokens) touch(ctx context.Context, t metadata.Token, address string) {
+	now, secret := a.clock(), t.Secrets[0]
+	if secret.LastUsedAt != nil && now.Sub(*secret.LastUsedAt) < touchEvery {
 		return
 	}
-	if last, ok := a.touched.Get(t.ID); ok && now.Sub(last) < touchEvery {
+	if last, ok := a.touched.Get(secret.ID); ok && now.Sub(last) < touchEvery {
 		return
 	}
-	a.touched.Add(t.ID, now)
-	err := a.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error { return tx.TouchToken(ctx, t.ID) })
+	a.touched.Add(secret.ID, now)
+	err := a.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error { return tx.TouchToken(ctx, t.ID, secret.ID, address) })
 	if err != nil && ctx.Err() == nil {
 		a.log.WarnContext(ctx, "the use of a token was not noted", "token", t.ID, "error", err)
 	}

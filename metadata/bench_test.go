@@ -53,7 +53,7 @@ func fill(b *testing.B, db *metadata.DB, name string, n int) (digests []digest.D
 				if _, err := tx.PutManifest(ctx, r, m, []digest.Digest{layer}, nil, false); err != nil {
 					return err
 				}
-				if _, err := tx.PutTag(ctx, r, fmt.Sprintf("v%d", done), m.Digest, "alice"); err != nil {
+				if _, err := tx.PutTag(ctx, r, fmt.Sprintf("v%d", done), m.Digest, by("alice")); err != nil {
 					return err
 				}
 				digests = append(digests, m.Digest)
@@ -159,7 +159,7 @@ func BenchmarkPushTag(b *testing.B) {
 								if _, err := tx.PutManifest(ctx, r, m, []digest.Digest{layer}, nil, false); err != nil {
 									return err
 								}
-								_, err = tx.PutTag(ctx, r, fmt.Sprintf("n%d", i), m.Digest, "alice")
+								_, err = tx.PutTag(ctx, r, fmt.Sprintf("n%d", i), m.Digest, by("alice"))
 								return err
 							})
 							if err != nil {

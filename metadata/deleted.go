@@ -169,7 +169,7 @@ type Restored struct {
 // it pointed to the digest. All or nothing: it returns NOT_FOUND when there is nothing to
 // restore, CONFLICT when the tag points to something else by now, or when
 // content that the manifest needs has been collected.
-func (tx *Tx) Restore(ctx context.Context, repository, tag string, d digest.Digest, actor string) (Restored, error) {
+func (tx *Tx) Restore(ctx context.Context, repository, tag string, d digest.Digest, actor Actor) (Restored, error) {
 	id, err := tx.repositoryID(ctx, repository)
 	if err != nil {
 		return Restored{}, err
@@ -211,7 +211,7 @@ func (tx *Tx) Restore(ctx context.Context, repository, tag string, d digest.Dige
 }
 
 // restoreManifest is Restore for a manifest and the tags that went along.
-func (tx *Tx) restoreManifest(ctx context.Context, repository string, id int64, d digest.Digest, actor string) (Restored, error) {
+func (tx *Tx) restoreManifest(ctx context.Context, repository string, id int64, d digest.Digest, actor Actor) (Restored, error) {
 	r := Restored{Digest: d, Manifest: true}
 	type tombstone struct {
 		id, created int64
@@ -299,11 +299,11 @@ func (tx *Tx) unbury(ctx context.Context, repository string, repositoryID int64,
 
 // restoreTag makes a tag again that has been there since a time. A tag of the same name
 // that points elsewhere is left alone and given back.
-func (tx *Tx) restoreTag(ctx context.Context, repository string, repositoryID int64, name string, d digest.Digest, created int64, actor string) (*Tag, error) {
+func (tx *Tx) restoreTag(ctx context.Context, repository string, repositoryID int64, name string, d digest.Digest, created int64, actor Actor) (*Tag, error) {
 	n, err := tx.exec(ctx, `
-		INSERT INTO tags (repository_id, name, digest, created_at, updated_at, updated_by)
-		VALUES ($1, $2, $3, $4, $5, $6)
-		ON CONFLICT (repository_id, name) DO NOTHING`, repositoryID, name, string(d), created, micros(tx.now), actor)
+		INSERT INTO tags (repository_id, name, digest, created_at, updated_at, updated_by, claims)
+		VALUES ($1, $2, $3, $4, $5, $6, $7)
+		ON CONFLICT (repository_id, name) DO NOTHING`, repositoryID, name, string(d), created, micros(tx.now), actor.Name, actor.claims())
 	switch {
 	case err != nil && tx.db.dialect.isForeignKey(err):
 		return nil, oci.Errorf(oci.CodeConflict, "the manifest %s was deleted while it was tagged: restore it again", d).WithCause(err)

@@ -45,7 +45,8 @@ func load(t *testing.T, db *metadata.DB, url string) {
 		`INSERT INTO group_members (group_id, user_id, created_at) SELECT g.id, u.id, 1 FROM ` + series + ` JOIN groups g ON g.name = 'group' || i JOIN users u ON u.name = 'user' || i`,
 		`INSERT INTO grants (user_id, pattern, team, actions, created_at, created_by, updated_at) SELECT u.id, 'team' || i || '/*', 'team' || i, 'pull,push', 1, 'x', 1 FROM ` + series + ` JOIN users u ON u.name = 'user' || i`,
 		`INSERT INTO grants (group_id, pattern, team, actions, created_at, created_by, updated_at) SELECT g.id, 'team' || i || '/*', 'team' || i, 'pull', 1, 'x', 1 FROM ` + series + ` JOIN groups g ON g.name = 'group' || i`,
-		`INSERT INTO tokens (kind, name, user_id, secret_hash, actions, created_at, created_by) SELECT 'personal', 'token', u.id, 'hash' || i, 'pull', 1, 'x' FROM ` + series + ` JOIN users u ON u.name = 'user' || i`,
+		`INSERT INTO tokens (kind, name, user_id, actions, created_at, created_by) SELECT 'personal', 'token', u.id, 'pull', 1, 'x' FROM ` + series + ` JOIN users u ON u.name = 'user' || i`,
+		`INSERT INTO token_secrets (token_id, secret_hash, created_at) SELECT id, 'hash' || id, 1 FROM tokens`,
 		`INSERT INTO repositories (name, team, visibility, created_at, created_by) SELECT 'team' || i || '/app', 'team' || i, CASE WHEN i % 100 = 0 THEN 'public' ELSE 'private' END, 1, 'x' FROM ` + series,
 		`INSERT INTO blobs (digest, storage_key, size, created_at) SELECT ` + hex + `, 'key' || i, i, 1 FROM ` + series,
 		`INSERT INTO repository_blobs (repository_id, digest, created_at) SELECT r.id, ` + hex + `, 1 FROM ` + series + ` JOIN repositories r ON r.name = 'team1/app'`,
@@ -55,6 +56,9 @@ func load(t *testing.T, db *metadata.DB, url string) {
 		`INSERT INTO manifest_children (manifest_id, repository_id, digest, child_id) SELECT m.id, m.repository_id, m.digest, m.id FROM manifests m`,
 		`INSERT INTO tags (repository_id, name, digest, created_at, updated_at, updated_by) SELECT r.id, 'v' || i, ` + hex + `, 1, 1, 'x' FROM ` + series + ` JOIN repositories r ON r.name = 'team1/app'`,
 		`INSERT INTO uploads (id, repository, principal, algorithm, session, started_at, updated_at) SELECT 'u' || i, 'team1/app', 'x', 'sha256', 's', i, i FROM ` + series,
+		`INSERT INTO audit_events (at, id, action, outcome, principal, kind, address, request_id, user_agent, claims, team, repository, reference, digest, detail, count)
+		 SELECT i, i, CASE WHEN i % 50 = 0 THEN 'updateUser' ELSE 'pushManifest' END, CASE WHEN i % 60 = 0 THEN 'refused' ELSE 'ok' END, 'user' || i % 300,
+		        'user', '', '', '', '', 'team' || i % 100, 'team' || i % 100 || '/app' || i % 500, '', '', '', 1 FROM ` + series,
 		`INSERT INTO garbage (kind, value, enqueued_at, not_before) SELECT 'object', 'key' || i, i, i FROM ` + series,
 	} {
 		if _, err := raw.Exec(q); err != nil {
@@ -138,7 +142,28 @@ func TestPlans(t *testing.T) {
 			_, _, err := tx.TokenBySecretHash(ctx, "hash77")
 			return err
 		}},
-		{"TouchToken", func(ctx context.Context, tx *metadata.Tx, r int64) error { return tx.TouchToken(ctx, 77) }},
+		{"TouchToken", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			return tx.TouchToken(ctx, 77, 77, "10.0.0.1")
+		}},
+		{"TokenBySecretID", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, _, err := tx.TokenBySecretID(ctx, 77, 77)
+			return err
+		}},
+		{"Tokens", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.Tokens(ctx, "user77", "", "", 10)
+			return err
+		}},
+		{"PruneTokenSecrets", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.PruneTokenSecrets(ctx, time.UnixMicro(100), 10)
+			return err
+		}},
+		{"InsertAudit", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			return tx.InsertAudit(ctx, metadata.AuditEvent{Action: metadata.AuditPush, Actor: by("alice"), Repository: name})
+		}},
+		{"PruneAudit", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, _, _, err := tx.PruneAudit(ctx, time.UnixMicro(0), time.UnixMicro(5000), 10)
+			return err
+		}},
 		{"User", func(ctx context.Context, tx *metadata.Tx, r int64) error {
 			_, err := tx.User(ctx, "user77")
 			return err
@@ -211,24 +236,24 @@ func TestPlans(t *testing.T) {
 			return err
 		}},
 		{"PutTag", func(ctx context.Context, tx *metadata.Tx, r int64) error {
-			_, err := tx.PutTag(ctx, r, "new", present, "alice")
+			_, err := tx.PutTag(ctx, r, "new", present, by("alice"))
 			return err
 		}},
 		{"PutTag again", func(ctx context.Context, tx *metadata.Tx, r int64) error {
-			_, err := tx.PutTag(ctx, r, "v77", present, "alice")
+			_, err := tx.PutTag(ctx, r, "v77", present, by("alice"))
 			return err
 		}},
 		{"RecordRefusal", func(ctx context.Context, tx *metadata.Tx, r int64) error {
-			return tx.RecordRefusal(ctx, name, "v77", present, "alice")
+			return tx.RecordRefusal(ctx, name, "v77", present, by("alice"))
 		}},
 		{"DeleteTag", func(ctx context.Context, tx *metadata.Tx, r int64) error {
-			return tx.DeleteTag(ctx, name, "v78", "alice")
+			return tx.DeleteTag(ctx, name, "v78", by("alice"))
 		}},
 		{"DeleteManifest", func(ctx context.Context, tx *metadata.Tx, r int64) error {
 			if _, err := tx.PutManifest(ctx, r, image("lone"), nil, nil, false); err != nil {
 				return err
 			}
-			_, err := tx.DeleteManifest(ctx, name, image("lone").Digest, "alice")
+			_, err := tx.DeleteManifest(ctx, name, image("lone").Digest, by("alice"))
 			return err
 		}},
 		{"UnlinkBlob", func(ctx context.Context, tx *metadata.Tx, r int64) error {
@@ -261,6 +286,27 @@ func TestPlans(t *testing.T) {
 			_, err := tx.AcquireLease(ctx, "gc", "me", time.Minute)
 			return err
 		}},
+	}
+	for _, f := range []struct {
+		name   string
+		filter metadata.AuditFilter
+	}{
+		{"all", metadata.AuditFilter{}},
+		{"since", metadata.AuditFilter{Since: time.UnixMicro(5000), Until: time.UnixMicro(5100)}},
+		{"next page", metadata.AuditFilter{Before: metadata.AuditEvent{At: time.UnixMicro(5000), ID: 5000}.Key()}},
+		{"principal", metadata.AuditFilter{Principal: "user77"}},
+		{"team", metadata.AuditFilter{Team: "team77"}},
+		{"repository", metadata.AuditFilter{Repository: "team77/app77"}},
+		{"repository, next page", metadata.AuditFilter{Repository: "team77/app77", Before: metadata.AuditEvent{At: time.UnixMicro(5000), ID: 5000}.Key()}},
+		{"action", metadata.AuditFilter{Action: "updateUser"}},
+		{"pushes", metadata.AuditFilter{Action: metadata.AuditPush}},
+		{"refused", metadata.AuditFilter{Outcome: metadata.AuditRefused}},
+	} {
+		f.filter.Limit = 10
+		methods = append(methods, method{"AuditEvents of " + f.name, func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.AuditEvents(ctx, f.filter)
+			return err
+		}})
 	}
 	// How each engine's plan names a table and the way to it.
 	access := map[string]*regexp.Regexp{

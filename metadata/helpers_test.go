@@ -124,7 +124,7 @@ func manifest(t testing.TB, db *metadata.DB, repository int64, payload string) d
 func tag(t testing.TB, db *metadata.DB, repository int64, name string, d digest.Digest, actor string) (change metadata.TagChange) {
 	t.Helper()
 	update(t, db, func(ctx context.Context, tx *metadata.Tx) (err error) {
-		change, err = tx.PutTag(ctx, repository, name, d, actor)
+		change, err = tx.PutTag(ctx, repository, name, d, by(actor))
 		return err
 	})
 	return change
@@ -134,7 +134,7 @@ func tag(t testing.TB, db *metadata.DB, repository int64, name string, d digest.
 func putTag(db *metadata.DB, repository int64, name string, d digest.Digest, actor string) (change metadata.TagChange, err error) {
 	ctx := context.Background()
 	err = db.Update(ctx, func(tx *metadata.Tx) (err error) {
-		change, err = tx.PutTag(ctx, repository, name, d, actor)
+		change, err = tx.PutTag(ctx, repository, name, d, by(actor))
 		return err
 	})
 	return change, err
@@ -152,3 +152,6 @@ func history(t testing.TB, db *metadata.DB, repository, tag string) (lines []str
 	})
 	return lines
 }
+
+// by is an actor of whom only the name matters.
+func by(name string) metadata.Actor { return metadata.Actor{Name: name} }

@@ -178,7 +178,7 @@ func TestManifests(t *testing.T) {
 		remove := func(d digest.Digest) (tags []string, err error) {
 			ctx := context.Background()
 			err = db.Update(ctx, func(tx *metadata.Tx) (err error) {
-				tags, err = tx.DeleteManifest(ctx, "team/app", d, "maria")
+				tags, err = tx.DeleteManifest(ctx, "team/app", d, by("maria"))
 				return err
 			})
 			return tags, err
@@ -212,7 +212,7 @@ func TestManifests(t *testing.T) {
 		wantErr(t, err, oci.ErrManifestUnknown)
 		ctx := context.Background()
 		wantErr(t, db.Update(ctx, func(tx *metadata.Tx) error {
-			_, err := tx.DeleteManifest(ctx, "team/nope", m.Digest, "maria")
+			_, err := tx.DeleteManifest(ctx, "team/nope", m.Digest, by("maria"))
 			return err
 		}), oci.ErrNameUnknown)
 		// Nothing holds the blobs any more.
@@ -263,7 +263,7 @@ func TestManyReferences(t *testing.T) {
 		for _, i := range []int{0, 1, 255, 256, 257, 511, 512, 1023, 1024, n - 1} {
 			wantErr(t, db.Update(ctx, func(tx *metadata.Tx) error { return tx.UnlinkBlob(ctx, "team/app", blobs[i]) }), oci.ErrConflict)
 			wantErr(t, db.Update(ctx, func(tx *metadata.Tx) error {
-				_, err := tx.DeleteManifest(ctx, "team/app", children[i], "alice")
+				_, err := tx.DeleteManifest(ctx, "team/app", children[i], by("alice"))
 				return err
 			}), oci.ErrConflict)
 		}
@@ -362,7 +362,7 @@ func TestManifestRaces(t *testing.T) {
 			})
 			run(&unlink, dbs[1], func(tx *metadata.Tx) error { return tx.UnlinkBlob(ctx, "team/app", d) })
 			run(&remove, dbs[1], func(tx *metadata.Tx) error {
-				_, err := tx.DeleteManifest(ctx, "team/app", child, "bob")
+				_, err := tx.DeleteManifest(ctx, "team/app", child, by("bob"))
 				return err
 			})
 			close(start)

@@ -350,10 +350,12 @@ func TestTokens(t *testing.T) {
 			want  time.Time
 		}{{0, first}, {59 * time.Second, first}, {2 * time.Second, first.Add(61 * time.Second)}} {
 			clock.Advance(c.after)
-			if err := db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error { return tx.TouchToken(ctx, personal.ID) }); err != nil {
+			if err := db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
+				return tx.TouchToken(ctx, personal.ID, personal.Secrets[0].ID, "10.0.0.1")
+			}); err != nil {
 				t.Fatal(err)
 			}
-			if token, _, _ := find("hash1"); token.LastUsedAt == nil || !token.LastUsedAt.Equal(c.want) {
+			if token, _, _ := find("hash1"); token.LastUsedAt == nil || !token.LastUsedAt.Equal(c.want) || token.LastUsedFrom != "10.0.0.1" {
 				t.Errorf("last used at %v, want %v", token.LastUsedAt, c.want)
 			}
 		}
@@ -370,7 +372,7 @@ func TestTokens(t *testing.T) {
 			if len(after) != 0 {
 				t.Errorf("robots after the last %+v", after)
 			}
-			byID, _, err4 := tx.TokenByID(ctx, robot.ID)
+			byID, _, err4 := tx.TokenBySecretID(ctx, robot.ID, robot.Secrets[0].ID)
 			if byID.Name != "ci" {
 				t.Errorf("by id %+v", byID)
 			}

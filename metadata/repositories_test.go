@@ -99,7 +99,7 @@ func TestDeleteRepository(t *testing.T) {
 		})
 		ctx := context.Background()
 		remove := func() error {
-			return db.Update(ctx, func(tx *metadata.Tx) error { return tx.DeleteRepository(ctx, "team/app", "maria") })
+			return db.Update(ctx, func(tx *metadata.Tx) error { return tx.DeleteRepository(ctx, "team/app", by("maria")) })
 		}
 		if err := remove(); err != nil {
 			t.Fatal(err)
@@ -148,7 +148,7 @@ func TestDeleteRepositoryRace(t *testing.T) {
 						if _, err := tx.PutManifest(ctx, r, m, nil, nil, false); err != nil {
 							return err
 						}
-						_, err = tx.PutTag(ctx, r, fmt.Sprint(i), m.Digest, "alice")
+						_, err = tx.PutTag(ctx, r, fmt.Sprint(i), m.Digest, by("alice"))
 						return err
 					})
 					if err != nil {
@@ -158,14 +158,14 @@ func TestDeleteRepositoryRace(t *testing.T) {
 			}
 			wg.Go(func() {
 				<-start
-				err := dbs[1].Update(ctx, func(tx *metadata.Tx) error { return tx.DeleteRepository(ctx, "team/app", "maria") })
+				err := dbs[1].Update(ctx, func(tx *metadata.Tx) error { return tx.DeleteRepository(ctx, "team/app", by("maria")) })
 				if err != nil {
 					wantErr(t, err, oci.ErrConflict)
 				}
 			})
 			close(start)
 			wg.Wait()
-			err := dbs[0].Update(ctx, func(tx *metadata.Tx) error { return tx.DeleteRepository(ctx, "team/app", "maria") })
+			err := dbs[0].Update(ctx, func(tx *metadata.Tx) error { return tx.DeleteRepository(ctx, "team/app", by("maria")) })
 			if err != nil {
 				wantErr(t, err, oci.ErrNameUnknown)
 			}

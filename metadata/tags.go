@@ -77,9 +77,10 @@ type Tag struct {
 	CreatedAt time.Time
 	UpdatedAt time.Time
 	UpdatedBy string
+	Claims    map[string]string // what the identity provider said of UpdatedBy
 }
 
-const tagColumns = `t.name, t.digest, m.media_type, m.size, v.mode, t.created_at, t.updated_at, t.updated_by
+const tagColumns = `t.name, t.digest, m.media_type, m.size, v.mode, t.created_at, t.updated_at, t.updated_by, t.claims
   FROM tags t
   JOIN manifests m ON m.repository_id = t.repository_id AND m.digest = t.digest
   JOIN tag_modes v ON v.repository_id = t.repository_id AND v.name = t.name`
@@ -87,7 +88,9 @@ const tagColumns = `t.name, t.digest, m.media_type, m.size, v.mode, t.created_at
 func scanTag(scan func(...any) error) (Tag, error) {
 	var t Tag
 	var created, updated int64
-	err := scan(&t.Name, &t.Digest, &t.MediaType, &t.Size, &t.Mode, &created, &updated, &t.UpdatedBy)
+	var claims string
+	err := scan(&t.Name, &t.Digest, &t.MediaType, &t.Size, &t.Mode, &created, &updated, &t.UpdatedBy, &claims)
+	t.Claims = readClaims(claims)
 	t.CreatedAt, t.UpdatedAt = fromMicros(created), fromMicros(updated)
 	return t, err
 }
@@ -104,7 +107,7 @@ type TagChange struct {
 // any number of pushers of an immutable tag exactly one wins. Where it refuses, the error is a
 // TAG_INVALID (409) that says what the tag is, since when and by whom. Pushing
 // what the tag already points to changes nothing and is no error.
-func (tx *Tx) PutTag(ctx context.Context, repositoryID int64, name string, d digest.Digest, actor string) (TagChange, error) {
+func (tx *Tx) PutTag(ctx context.Context, repositoryID int64, name string, d digest.Digest, actor Actor) (TagChange, error) {
 	for attempt := 1; ; attempt++ {
 		change, decided, err := tx.putTag(ctx, repositoryID, name, d, actor)
 		if decided || err != nil {
@@ -117,24 +120,24 @@ func (tx *Tx) PutTag(ctx context.Context, repositoryID int64, name string, d dig
 }
 
 // putTag is undecided when what stood in the way is gone, or may move by now.
-func (tx *Tx) putTag(ctx context.Context, repositoryID int64, name string, d digest.Digest, actor string) (change TagChange, decided bool, err error) {
+func (tx *Tx) putTag(ctx context.Context, repositoryID int64, name string, d digest.Digest, actor Actor) (change TagChange, decided bool, err error) {
 	var previous sql.NullString
 	// The condition asks for the policy by the repository and not by the tag
 	// (as tag_modes would): on Postgres the tag in the way may be younger than the
 	// statement's snapshot, which only t itself is exempt from.
 	err = tx.row(ctx, `
-		INSERT INTO tags AS t (repository_id, name, digest, created_at, updated_at, updated_by)
-		VALUES ($1, $2, $3, $4, $4, $5)
+		INSERT INTO tags AS t (repository_id, name, digest, created_at, updated_at, updated_by, claims)
+		VALUES ($1, $2, $3, $4, $4, $5, $6)
 		ON CONFLICT (repository_id, name) DO UPDATE
 		   SET digest = excluded.digest, previous = t.digest,
-		       updated_at = excluded.updated_at, updated_by = excluded.updated_by
+		       updated_at = excluded.updated_at, updated_by = excluded.updated_by, claims = excluded.claims
 		 WHERE t.digest <> excluded.digest AND NOT t.sealed
 		   AND EXISTS (SELECT 1 FROM repository_tag_policies p
 		                WHERE p.repository_id = t.repository_id
 		                  AND (p.mode = 'mutable' OR EXISTS (SELECT 1 FROM tag_policy_exemptions e
 		                                                      WHERE e.policy_id = p.policy_id AND glob(e.pattern, t.name))))
 		RETURNING previous`,
-		repositoryID, name, string(d), micros(tx.now), actor).Scan(&previous)
+		repositoryID, name, string(d), micros(tx.now), actor.Name, actor.claims()).Scan(&previous)
 	switch {
 	case err == nil:
 		return TagChange{Created: !previous.Valid, Moved: previous.Valid, Previous: digest.Digest(previous.String)}, true, nil
@@ -184,12 +187,12 @@ func errTagRefused(repository string, t Tag) *oci.Error {
 
 // RecordRefusal leaves a line in the tag's history about a push that was
 // refused. It belongs into a transaction of its own, after the refusal.
-func (tx *Tx) RecordRefusal(ctx context.Context, repository, tag string, d digest.Digest, actor string) error {
+func (tx *Tx) RecordRefusal(ctx context.Context, repository, tag string, d digest.Digest, actor Actor) error {
 	_, err := tx.exec(ctx, `
-		INSERT INTO tag_history (repository, tag, action, digest, previous, actor, at)
+		INSERT INTO tag_history (repository, tag, action, digest, previous, actor, at, claims)
 		SELECT $1, $2, 'refused', $3,
 		       (SELECT t.digest FROM tags t JOIN repositories r ON r.id = t.repository_id WHERE r.name = $1 AND t.name = $2),
-		       $4, $5`, repository, tag, string(d), actor, micros(tx.now))
+		       $4, $5, $6`, repository, tag, string(d), actor.Name, micros(tx.now), actor.claims())
 	return err
 }
 
@@ -232,7 +235,7 @@ func (tx *Tx) repositoryID(ctx context.Context, name string) (id int64, err erro
 
 // DeleteTag removes a tag, on record; Restore can bring it back. It returns MANIFEST_UNKNOWN or
 // NAME_UNKNOWN, or TAG_INVALID (409) when the tag is sealed.
-func (tx *Tx) DeleteTag(ctx context.Context, repository, name, actor string) error {
+func (tx *Tx) DeleteTag(ctx context.Context, repository, name string, actor Actor) error {
 	t, err := tx.Tag(ctx, repository, name)
 	if err != nil {
 		return err
@@ -244,7 +247,7 @@ func (tx *Tx) DeleteTag(ctx context.Context, repository, name, actor string) err
 	if err != nil {
 		return err
 	}
-	if _, err := tx.exec(ctx, `UPDATE tags SET removed_by = $3 WHERE repository_id = $1 AND name = $2`, id, name, actor); err != nil {
+	if _, err := tx.exec(ctx, `UPDATE tags SET removed_by = $3, claims = $4 WHERE repository_id = $1 AND name = $2`, id, name, actor.Name, actor.claims()); err != nil {
 		return err
 	}
 	if err := tx.buryTags(ctx, 0, `repository_id = $1 AND name = $2`, id, name); err != nil {
@@ -259,7 +262,7 @@ func (tx *Tx) DeleteTag(ctx context.Context, repository, name, actor string) err
 
 // deleteTags removes all tags of a repository for ever, or those of one digest,
 // which can be restored with its deletion.
-func (tx *Tx) deleteTags(ctx context.Context, repository string, id int64, actor, d string, deletion int64) ([]string, error) {
+func (tx *Tx) deleteTags(ctx context.Context, repository string, id int64, actor Actor, d string, deletion int64) ([]string, error) {
 	of, args := "", []any{id}
 	if d != "" {
 		of, args = ` AND digest = $2`, append(args, d)
@@ -277,13 +280,9 @@ func (tx *Tx) deleteTags(ctx context.Context, repository string, id int64, actor
 	if !errors.Is(err, sql.ErrNoRows) {
 		return nil, err
 	}
-	by := args
-	set := `UPDATE tags SET removed_by = $2 WHERE repository_id = $1`
+	set, by := `UPDATE tags SET removed_by = $2, claims = $3 WHERE repository_id = $1`, []any{id, actor.Name, actor.claims()}
 	if d != "" {
-		set += ` AND digest = $3`
-		by = []any{id, actor, d}
-	} else {
-		by = []any{id, actor}
+		set, by = set+` AND digest = $4`, append(by, d)
 	}
 	if _, err := tx.exec(ctx, set, by...); err != nil {
 		return nil, err
@@ -309,6 +308,7 @@ type TagEvent struct {
 	Digest   digest.Digest
 	Previous digest.Digest // "" for none
 	Actor    string
+	Claims   map[string]string // what the identity provider said of Actor
 	At       time.Time
 }
 
@@ -321,11 +321,13 @@ func (tx *Tx) TagHistory(ctx context.Context, repository, tag string, before int
 	return list(ctx, tx, func(rows *sql.Rows) (TagEvent, error) {
 		var e TagEvent
 		var at int64
-		err := rows.Scan(&e.ID, &e.Tag, &e.Action, &e.Digest, &e.Previous, &e.Actor, &at)
+		var claims string
+		err := rows.Scan(&e.ID, &e.Tag, &e.Action, &e.Digest, &e.Previous, &e.Actor, &at, &claims)
+		e.Claims = readClaims(claims)
 		e.At = fromMicros(at)
 		return e, err
 	}, `
-		SELECT id, tag, action, digest, COALESCE(previous, ''), actor, at FROM tag_history
+		SELECT id, tag, action, digest, COALESCE(previous, ''), actor, at, claims FROM tag_history
 		 WHERE repository = $1 AND tag = $2 AND id < $3 ORDER BY id DESC LIMIT $4`, repository, tag, before, limit)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -63,7 +64,7 @@ func TestPutTag(t *testing.T) {
 			got, err := tx.Tag(ctx, "team/app", "1.0")
 			want := metadata.Tag{Name: "1.0", Digest: one, MediaType: oci.MediaTypeImageManifest, Size: 3,
 				Mode: metadata.Immutable, CreatedAt: pushed, UpdatedAt: pushed, UpdatedBy: "alice"}
-			if got != want {
+			if !reflect.DeepEqual(got, want) {
 				t.Errorf("got %+v\nwant %+v", got, want)
 			}
 			if err != nil {
@@ -72,7 +73,7 @@ func TestPutTag(t *testing.T) {
 			got, err = tx.Tag(ctx, "team/app", "latest")
 			want = metadata.Tag{Name: "latest", Digest: one, MediaType: oci.MediaTypeImageManifest, Size: 3,
 				Mode: metadata.Mutable, CreatedAt: pushed.Add(time.Hour), UpdatedAt: pushed.Add(2 * time.Hour), UpdatedBy: "carol"}
-			if err != nil || got != want {
+			if err != nil || !reflect.DeepEqual(got, want) {
 				t.Errorf("got %+v, %v\nwant %+v", got, err, want)
 			}
 			_, missing := tx.Tag(ctx, "team/app", "nope")
@@ -86,11 +87,11 @@ func TestPutTag(t *testing.T) {
 			}
 			e := events[0]
 			e.ID = 0
-			if e != (metadata.TagEvent{Tag: "latest", Action: "move", Digest: one, Previous: two, Actor: "carol", At: pushed.Add(2 * time.Hour)}) {
+			if want := (metadata.TagEvent{Tag: "latest", Action: "move", Digest: one, Previous: two, Actor: "carol", At: pushed.Add(2 * time.Hour)}); !reflect.DeepEqual(e, want) {
 				t.Errorf("newest event %+v", e)
 			}
 			older, err2 := tx.TagHistory(ctx, "team/app", "latest", events[0].ID, 1)
-			if len(older) != 1 || older[0] != events[1] {
+			if len(older) != 1 || !reflect.DeepEqual(older[0], events[1]) {
 				t.Errorf("second page %+v, want %+v", older, events[1])
 			}
 			return errors.Join(err, err2)
@@ -109,7 +110,7 @@ func TestDeleteTag(t *testing.T) {
 		tag(t, db, r, "1.0", d, "alice")
 		ctx := context.Background()
 		remove := func(repository, name string) error {
-			return db.Update(ctx, func(tx *metadata.Tx) error { return tx.DeleteTag(ctx, repository, name, "maria") })
+			return db.Update(ctx, func(tx *metadata.Tx) error { return tx.DeleteTag(ctx, repository, name, by("maria")) })
 		}
 		if err := remove("team/app", "1.0"); err != nil {
 			t.Fatal(err)
@@ -152,12 +153,12 @@ func TestTagRace(t *testing.T) {
 								return err
 							}
 							var err error
-							changes[i], err = tx.PutTag(ctx, r, "1.0", m.Digest, actor)
+							changes[i], err = tx.PutTag(ctx, r, "1.0", m.Digest, by(actor))
 							return err
 						})
 						if errors.Is(errs[i], oci.ErrTagImmutable) {
 							if err := db.Update(ctx, func(tx *metadata.Tx) error {
-								return tx.RecordRefusal(ctx, name, "1.0", m.Digest, actor)
+								return tx.RecordRefusal(ctx, name, "1.0", m.Digest, by(actor))
 							}); err != nil {
 								t.Errorf("recording a refusal: %v", err)
 							}
@@ -319,7 +320,7 @@ func TestTagPolicyLevels(t *testing.T) {
 					}
 				}
 				ctx := context.Background()
-				err = db.Update(ctx, func(tx *metadata.Tx) error { return tx.DeleteTag(ctx, name, c.tag, "bob") })
+				err = db.Update(ctx, func(tx *metadata.Tx) error { return tx.DeleteTag(ctx, name, c.tag, by("bob")) })
 				if c.canDelete != (err == nil) {
 					t.Errorf("deleting: %v, allowed: %t", err, c.canDelete)
 				}
@@ -379,19 +380,19 @@ func TestSealed(t *testing.T) {
 					if c := tag(t, db, r, name, one, "bob"); c != (metadata.TagChange{}) {
 						t.Errorf("same digest: %+v", c)
 					}
-					wantErr(t, db.Update(ctx, func(tx *metadata.Tx) error { return tx.DeleteTag(ctx, "team/app", name, "bob") }), oci.ErrTagImmutable)
+					wantErr(t, db.Update(ctx, func(tx *metadata.Tx) error { return tx.DeleteTag(ctx, "team/app", name, by("bob")) }), oci.ErrTagImmutable)
 				}
 				wantErr(t, db.Update(ctx, func(tx *metadata.Tx) error {
-					_, err := tx.DeleteManifest(ctx, "team/app", one, "bob")
+					_, err := tx.DeleteManifest(ctx, "team/app", one, by("bob"))
 					return err
 				}), oci.ErrTagImmutable)
-				wantErr(t, db.Update(ctx, func(tx *metadata.Tx) error { return tx.DeleteRepository(ctx, "team/app", "bob") }), oci.ErrTagImmutable)
+				wantErr(t, db.Update(ctx, func(tx *metadata.Tx) error { return tx.DeleteRepository(ctx, "team/app", by("bob")) }), oci.ErrTagImmutable)
 				view(t, db, func(ctx context.Context, tx *metadata.Tx) error {
 					_, err := tx.ManifestByTag(ctx, "team/app", "before")
 					return err
 				})
 				tag(t, db, r, "latest", two, "bob") // was exempt
-				err := db.Update(ctx, func(tx *metadata.Tx) error { return tx.DeleteTag(ctx, "other/app", "free", "bob") })
+				err := db.Update(ctx, func(tx *metadata.Tx) error { return tx.DeleteTag(ctx, "other/app", "free", by("bob")) })
 				if level == "instance" {
 					wantErr(t, err, oci.ErrTagImmutable)
 				} else if err != nil {

@@ -270,7 +270,7 @@ func TestDeadlockIsRetried(t *testing.T) {
 					if i == 1 {
 						slices.Reverse(order)
 					}
-					if _, err := tx.PutTag(ctx, r, order[0], d, fmt.Sprint(i)); err != nil {
+					if _, err := tx.PutTag(ctx, r, order[0], d, by(fmt.Sprint(i))); err != nil {
 						return err
 					}
 					if first && db.Engine() == "postgres" {
@@ -278,7 +278,7 @@ func TestDeadlockIsRetried(t *testing.T) {
 						arrived.Done()
 						arrived.Wait()
 					}
-					_, err := tx.PutTag(ctx, r, order[1], d, fmt.Sprint(i))
+					_, err := tx.PutTag(ctx, r, order[1], d, by(fmt.Sprint(i)))
 					return err
 				})
 				if err != nil {

@@ -33,7 +33,7 @@ func BenchmarkPushManifest(b *testing.B) {
 			for pb.Next() {
 				i := n.Add(1)
 				m := fmt.Appendf(nil, `{"n":%d,%s`, i, raw[1:])
-				if _, err := e.r.PushManifest(e.ctx, alice, repo, tagged(fmt.Sprint("t", i)), nil, v1.MediaTypeImageManifest, m); err != nil {
+				if _, err := e.r.PushManifest(e.ctx, as(alice), repo, tagged(fmt.Sprint("t", i)), nil, v1.MediaTypeImageManifest, m); err != nil {
 					b.Error(err)
 					return
 				}
@@ -72,7 +72,7 @@ func BenchmarkPushImage(b *testing.B) {
 				m.Layers = append(m.Layers, desc)
 			}
 		}
-		_, err := e.r.PushManifest(e.ctx, alice, repo, tagged(fmt.Sprint("t", i)), nil, v1.MediaTypeImageManifest, e.marshal(m))
+		_, err := e.r.PushManifest(e.ctx, as(alice), repo, tagged(fmt.Sprint("t", i)), nil, v1.MediaTypeImageManifest, e.marshal(m))
 		return err
 	}
 	for _, clients := range []int{1, 8} {

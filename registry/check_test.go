@@ -114,7 +114,7 @@ func TestCheck(t *testing.T) {
 		needs := e.image(e.r, repo, "needs", func(m *v1.Manifest) {
 			m.Layers = append(m.Layers, v1.Descriptor{MediaType: v1.MediaTypeImageLayerGzip, Digest: d, Size: int64(len(lost))})
 		})
-		_, err = e.r.PushManifest(e.ctx, alice, repo, tagged("2"), nil, v1.MediaTypeImageManifest, needs)
+		_, err = e.r.PushManifest(e.ctx, as(alice), repo, tagged("2"), nil, v1.MediaTypeImageManifest, needs)
 		e.is(err, oci.ErrManifestBlobUnknown)
 
 		// The next push of it, anywhere, heals it everywhere.
@@ -152,7 +152,7 @@ func TestCheck(t *testing.T) {
 			_, err := e.raw.ExecContext(e.ctx, `DELETE FROM `+table)
 			e.ok(err)
 		}
-		e.ok(e.r.DeleteTag(e.ctx, alice, repo, "2"))
+		e.ok(e.r.DeleteTag(e.ctx, as(alice), repo, "2"))
 		_, err = e.raw.ExecContext(e.ctx, `DELETE FROM gc_manifests`)
 		e.ok(err)
 		r = e.wantProblems(repair, 0, "queue *")

@@ -12,32 +12,53 @@ import (
 // can bring them back. It
 // returns MANIFEST_UNKNOWN or NAME_UNKNOWN, CONFLICT when an index has it, and
 // oci.ErrTagImmutable when one of its tags is sealed.
-func (r *Registry) DeleteManifest(ctx context.Context, actor, repo string, d digest.Digest) (tags []string, err error) {
+func (r *Registry) DeleteManifest(ctx context.Context, actor metadata.Actor, repo string, d digest.Digest) (tags []string, err error) {
 	err = r.db.Update(ctx, func(tx *metadata.Tx) (err error) {
-		tags, err = tx.DeleteManifest(ctx, repo, d, actor)
-		return err
+		if tags, err = tx.DeleteManifest(ctx, repo, d, actor); err != nil {
+			return err
+		}
+		e := metadata.AuditEvent{Action: "deleteManifest", Actor: actor, Repository: repo, Digest: d}
+		if len(tags) > 0 {
+			e.Detail = map[string]any{"tags": tags}
+		}
+		return tx.InsertAudit(ctx, e)
 	})
 	return tags, err
 }
 
 // DeleteTag removes a tag and leaves its manifest; Restore can bring it back. It returns MANIFEST_UNKNOWN
 // or NAME_UNKNOWN, and oci.ErrTagImmutable when the tag is sealed.
-func (r *Registry) DeleteTag(ctx context.Context, actor, repo, tag string) error {
-	return r.db.Update(ctx, func(tx *metadata.Tx) error { return tx.DeleteTag(ctx, repo, tag, actor) })
+func (r *Registry) DeleteTag(ctx context.Context, actor metadata.Actor, repo, tag string) error {
+	return r.db.Update(ctx, func(tx *metadata.Tx) error {
+		if err := tx.DeleteTag(ctx, repo, tag, actor); err != nil {
+			return err
+		}
+		return tx.InsertAudit(ctx, metadata.AuditEvent{Action: "deleteTag", Actor: actor, Repository: repo, Reference: tag})
+	})
 }
 
 // Restore brings back a deleted tag, with its manifest if that was deleted as
 // well, or a deleted manifest with the tags that went along (then tag is ""). See [metadata.Tx.Restore] for the errors.
-func (r *Registry) Restore(ctx context.Context, actor, repo, tag string, d digest.Digest) (restored metadata.Restored, err error) {
+func (r *Registry) Restore(ctx context.Context, actor metadata.Actor, repo, tag string, d digest.Digest) (restored metadata.Restored, err error) {
 	err = r.db.Update(ctx, func(tx *metadata.Tx) (err error) {
-		restored, err = tx.Restore(ctx, repo, tag, d, actor)
-		return err
+		if restored, err = tx.Restore(ctx, repo, tag, d, actor); err != nil {
+			return err
+		}
+		return tx.InsertAudit(ctx, metadata.AuditEvent{
+			Action: "restore", Actor: actor, Repository: repo, Reference: tag, Digest: restored.Digest,
+			Detail: map[string]any{"tags": restored.Tags, "manifest": restored.Manifest},
+		})
 	})
 	return restored, err
 }
 
 // DeleteBlob takes a blob out of a repository. Its bytes stay while any
 // repository has it. It returns BLOB_UNKNOWN, and CONFLICT when a manifest has it.
-func (r *Registry) DeleteBlob(ctx context.Context, repo string, d digest.Digest) error {
-	return r.db.Update(ctx, func(tx *metadata.Tx) error { return tx.UnlinkBlob(ctx, repo, d) })
+func (r *Registry) DeleteBlob(ctx context.Context, actor metadata.Actor, repo string, d digest.Digest) error {
+	return r.db.Update(ctx, func(tx *metadata.Tx) error {
+		if err := tx.UnlinkBlob(ctx, repo, d); err != nil {
+			return err
+		}
+		return tx.InsertAudit(ctx, metadata.AuditEvent{Action: "deleteBlob", Actor: actor, Repository: repo, Digest: d})
+	})
 }

@@ -212,7 +212,7 @@ func (m *model) step(r *Registry) (name string, done func(), touched func(*Regis
 		if byTag {
 			ref = tagged(tagName)
 		}
-		_, err := r.PushManifest(m.ctx, alice, repo, ref, nil, one.mediaType, raw)
+		_, err := r.PushManifest(m.ctx, as(alice), repo, ref, nil, one.mediaType, raw)
 		add := func() {
 			one.raw, one.reason = raw, "pushed"
 			in.manifests[d] = one
@@ -277,7 +277,7 @@ func (m *model) step(r *Registry) (name string, done func(), touched func(*Regis
 		return push("push again", again.raw, &again)
 	case 6:
 		d, there := in.tags[tagName]
-		err = r.DeleteTag(m.ctx, alice, repo, tagName)
+		err = r.DeleteTag(m.ctx, as(alice), repo, tagName)
 		if !there {
 			if err == nil {
 				m.Errorf("a tag %s of %s was deleted that there was not", tagName, repo)
@@ -298,7 +298,7 @@ func (m *model) step(r *Registry) (name string, done func(), touched func(*Regis
 		if some == "" {
 			return "", nothing, nil, nil
 		}
-		_, err = r.DeleteManifest(m.ctx, alice, repo, some)
+		_, err = r.DeleteManifest(m.ctx, as(alice), repo, some)
 		if len(in.parents(some)) > 0 {
 			if err == nil {
 				m.Errorf("a child of an index was deleted")
@@ -315,7 +315,7 @@ func (m *model) step(r *Registry) (name string, done func(), touched func(*Regis
 		if d == "" {
 			return "", nothing, nil, nil
 		}
-		err = r.DeleteBlob(m.ctx, repo, d)
+		err = r.DeleteBlob(m.ctx, as(alice), repo, d)
 		needed := false
 		for _, one := range in.manifests {
 			needed = needed || slices.Contains(one.blobs, d)
@@ -332,7 +332,7 @@ func (m *model) step(r *Registry) (name string, done func(), touched func(*Regis
 		return "delete blob", nothing, func(*Registry) {}, err
 	case 9:
 		_, there := in.tags[tagName]
-		restored, rerr := r.Restore(m.ctx, alice, repo, tagName, "")
+		restored, rerr := r.Restore(m.ctx, as(alice), repo, tagName, "")
 		switch {
 		case rerr == nil:
 			return "restore", func() {

@@ -105,7 +105,7 @@ func TestGCRace(t *testing.T) {
 						}
 						raw = e.marshal(m)
 						if failed == nil {
-							_, failed = r.PushManifest(e.ctx, alice, repo, tagged(own), nil, v1.MediaTypeImageManifest, raw)
+							_, failed = r.PushManifest(e.ctx, as(alice), repo, tagged(own), nil, v1.MediaTypeImageManifest, raw)
 						}
 						if failed == nil {
 							pushed.Add(1)
@@ -146,9 +146,9 @@ func TestGCRace(t *testing.T) {
 					}
 					var err error
 					if random.IntN(3) == 0 {
-						_, err = r.DeleteManifest(e.ctx, alice, repo, digest.FromBytes(raw))
+						_, err = r.DeleteManifest(e.ctx, as(alice), repo, digest.FromBytes(raw))
 					} else {
-						err = r.DeleteTag(e.ctx, alice, repo, own)
+						err = r.DeleteTag(e.ctx, as(alice), repo, own)
 					}
 					if err != nil && !retry(err) {
 						t.Errorf("deleting: %v", err)
@@ -187,7 +187,7 @@ func TestGCLinkOrCollect(t *testing.T) {
 				e.push(e.r, repo, data)
 			}
 			key := e.strings(`SELECT storage_key FROM blobs`)[0]
-			e.ok(e.r.DeleteBlob(e.ctx, repo, d))
+			e.ok(e.r.DeleteBlob(e.ctx, as(alice), repo, d))
 			start := make(chan struct{})
 			var group sync.WaitGroup
 			other := e.replica()
@@ -225,7 +225,7 @@ func TestGCLinkOrCollect(t *testing.T) {
 				anew++
 			}
 			e.read(e.r, name, d)
-			e.ok(e.r.DeleteBlob(e.ctx, name, d))
+			e.ok(e.r.DeleteBlob(e.ctx, as(alice), name, d))
 			_, err = e.r.Collect(e.ctx, GCRun{})
 			e.ok(err)
 		}

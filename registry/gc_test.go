@@ -116,7 +116,7 @@ func TestGCBlobs(t *testing.T) {
 			t.Errorf("objects %v", e.keys())
 		}
 
-		e.ok(e.r.DeleteBlob(e.ctx, "team/other", shared))
+		e.ok(e.r.DeleteBlob(e.ctx, as(alice), "team/other", shared))
 		e.age(day)
 		e.collect(e.r)
 		if keys := e.keys(); len(keys) > 0 || e.queued() > 0 {
@@ -149,7 +149,7 @@ func TestGCImages(t *testing.T) {
 		oneConfig, twoConfig := digest.FromString(`{"name":"one"}`), digest.FromString(`{"name":"two"}`)
 		e.there(repo, digest.FromBytes(one), digest.FromBytes(two), oneConfig, twoConfig, digest.FromBytes(layer))
 
-		_, err := e.r.DeleteManifest(e.ctx, alice, repo, digest.FromBytes(one))
+		_, err := e.r.DeleteManifest(e.ctx, as(alice), repo, digest.FromBytes(one))
 		e.ok(err)
 		e.collect(e.r)
 		e.there(repo, oneConfig)
@@ -161,7 +161,7 @@ func TestGCImages(t *testing.T) {
 			t.Errorf("%d objects, want %d", n, objects-2)
 		}
 
-		e.ok(e.replica().db.Update(e.ctx, func(tx *metadata.Tx) error { return tx.DeleteRepository(e.ctx, repo, alice) }))
+		e.ok(e.replica().db.Update(e.ctx, func(tx *metadata.Tx) error { return tx.DeleteRepository(e.ctx, repo, as(alice)) }))
 		e.age(day)
 		e.collect(e.r)
 		if keys := e.keys(); len(keys) > 0 || e.queued() > 0 {
@@ -207,7 +207,7 @@ func TestGCManifests(t *testing.T) {
 
 		// The default keeps what has no tag. Referrers go with their subject all
 		// the same, one after the other, each after its own day.
-		_, err := e.r.DeleteManifest(e.ctx, alice, repo, g.index)
+		_, err := e.r.DeleteManifest(e.ctx, as(alice), repo, g.index)
 		e.ok(err)
 		e.age(day)
 		e.collect(e.r)
@@ -224,7 +224,7 @@ func TestGCManifests(t *testing.T) {
 		e.ok(e.r.db.Update(e.ctx, func(tx *metadata.Tx) error {
 			r, err := tx.Repository(e.ctx, repo)
 			if err == nil {
-				_, err = tx.PutTag(e.ctx, r.ID, "kept", g.child1, alice)
+				_, err = tx.PutTag(e.ctx, r.ID, "kept", g.child1, as(alice))
 			}
 			return err
 		}))
@@ -232,7 +232,7 @@ func TestGCManifests(t *testing.T) {
 		e.collect(e.replica())
 		e.there(repo, g.child1)
 		e.gone(repo, g.child2, g.untagged, g.orphan)
-		e.ok(e.r.DeleteTag(e.ctx, alice, repo, "kept"))
+		e.ok(e.r.DeleteTag(e.ctx, as(alice), repo, "kept"))
 		e.age(19 * day)
 		e.collect(e.replica())
 		e.there(repo, g.child1)
@@ -286,7 +286,7 @@ func TestGCDryRun(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
 		e.graph()
 		e.push(e.r, "team/other", []byte("left over"))
-		e.ok(e.r.DeleteTag(e.ctx, alice, repo, "latest"))
+		e.ok(e.r.DeleteTag(e.ctx, as(alice), repo, "latest"))
 		state := func() []string {
 			return append(e.strings(`SELECT digest FROM manifests UNION ALL SELECT digest FROM repository_blobs UNION ALL SELECT storage_key FROM blobs
 				UNION ALL SELECT 'q' || digest FROM gc_links UNION ALL SELECT value FROM garbage UNION ALL SELECT reason FROM gc_manifests ORDER BY 1`), e.keys()...)

@@ -310,3 +310,6 @@ func (e *env) settled() {
 
 // random gives n bytes, the same for the same seed.
 func random(n int, seed uint64) []byte { return storagetest.Bytes(n, seed) }
+
+// as is an actor of whom only the name matters.
+func as(name string) metadata.Actor { return metadata.Actor{Name: name} }

@@ -28,7 +28,7 @@ func withUndo(t *testing.T, f func(t *testing.T, e *env)) {
 
 func (e *env) restore(tag string, d digest.Digest) metadata.Restored {
 	e.Helper()
-	restored, err := e.r.Restore(e.ctx, bob, repo, tag, d)
+	restored, err := e.r.Restore(e.ctx, as(bob), repo, tag, d)
 	e.ok(err)
 	return restored
 }
@@ -41,7 +41,7 @@ func TestRestoreTag(t *testing.T) {
 		d := digest.FromBytes(raw)
 		config := digest.FromString(`{"name":"one"}`)
 		e.pushManifest(e.r, repo, tagged("1"), nil, v1.MediaTypeImageManifest, raw)
-		e.ok(e.r.DeleteTag(e.ctx, alice, repo, "1"))
+		e.ok(e.r.DeleteTag(e.ctx, as(alice), repo, "1"))
 		e.age(day - time.Minute)
 		e.collect(e.r)
 		e.there(repo, d, config)
@@ -59,18 +59,18 @@ func TestRestoreTag(t *testing.T) {
 		if want := "create alice, delete alice, create bob"; strings.Join(history, ", ") != want {
 			t.Errorf("the history is %v, want %s", history, want)
 		}
-		_, err := e.r.Restore(e.ctx, bob, repo, "1", "")
+		_, err := e.r.Restore(e.ctx, as(bob), repo, "1", "")
 		e.is(err, oci.ErrNotFound)
 
-		e.ok(e.r.DeleteTag(e.ctx, alice, repo, "1"))
+		e.ok(e.r.DeleteTag(e.ctx, as(alice), repo, "1"))
 		e.age(day)
 		e.collect(e.r)
 		e.gone(repo, d)
-		_, err = e.r.Restore(e.ctx, bob, repo, "1", "")
+		_, err = e.r.Restore(e.ctx, as(bob), repo, "1", "")
 		e.is(err, oci.ErrNotFound)
-		_, err = e.r.Restore(e.ctx, bob, repo, "", d)
+		_, err = e.r.Restore(e.ctx, as(bob), repo, "", d)
 		e.is(err, oci.ErrNotFound)
-		_, err = e.r.Restore(e.ctx, bob, "team/nowhere", "1", "")
+		_, err = e.r.Restore(e.ctx, as(bob), "team/nowhere", "1", "")
 		e.is(err, oci.ErrNameUnknown)
 		e.age(day) // the blobs have theirs
 		e.collect(e.r)
@@ -88,13 +88,13 @@ func TestRestoreManifest(t *testing.T) {
 		e.ok(e.r.db.Update(e.ctx, func(tx *metadata.Tx) error {
 			r, err := tx.Repository(e.ctx, repo)
 			if err == nil {
-				_, err = tx.PutTag(e.ctx, r.ID, "2.0", g.index, alice)
+				_, err = tx.PutTag(e.ctx, r.ID, "2.0", g.index, as(alice))
 			}
 			return err
 		}))
 		before, err := e.r.Manifest(e.ctx, repo, digested(g.index))
 		e.ok(err)
-		_, err = e.r.DeleteManifest(e.ctx, alice, repo, g.index)
+		_, err = e.r.DeleteManifest(e.ctx, as(alice), repo, g.index)
 		e.ok(err)
 		e.age(day - time.Minute)
 		e.collect(e.r)
@@ -119,27 +119,27 @@ func TestRestoreManifest(t *testing.T) {
 		e.there(repo, g.index, g.child1, g.child2, g.signature, g.sbom)
 
 		// By its tag too; and a name that was pushed again is left alone.
-		_, err = e.r.DeleteManifest(e.ctx, alice, repo, g.index)
+		_, err = e.r.DeleteManifest(e.ctx, as(alice), repo, g.index)
 		e.ok(err)
 		e.pushManifest(e.r, repo, tagged("2.0"), nil, v1.MediaTypeImageManifest, e.image(e.r, repo, "another"))
 		if r := e.restore("latest", ""); !r.Manifest || !slices.Equal(r.Tags, []string{"latest"}) {
 			t.Errorf("restored %+v", r)
 		}
-		_, err = e.r.Restore(e.ctx, bob, repo, "2.0", "")
+		_, err = e.r.Restore(e.ctx, as(bob), repo, "2.0", "")
 		e.is(err, oci.ErrConflict)
-		_, err = e.r.DeleteManifest(e.ctx, alice, repo, g.index)
+		_, err = e.r.DeleteManifest(e.ctx, as(alice), repo, g.index)
 		e.ok(err)
-		e.ok(e.r.DeleteTag(e.ctx, alice, repo, "2.0"))
+		e.ok(e.r.DeleteTag(e.ctx, as(alice), repo, "2.0"))
 		if r := e.restore("2.0", g.index); r.Digest != g.index || !r.Manifest {
 			t.Errorf("restored %+v", r)
 		}
 
 		// An index whose child was deleted after it is refused as a whole.
-		_, err = e.r.DeleteManifest(e.ctx, alice, repo, g.index)
+		_, err = e.r.DeleteManifest(e.ctx, as(alice), repo, g.index)
 		e.ok(err)
-		_, err = e.r.DeleteManifest(e.ctx, alice, repo, g.child2)
+		_, err = e.r.DeleteManifest(e.ctx, as(alice), repo, g.child2)
 		e.ok(err)
-		_, err = e.r.Restore(e.ctx, bob, repo, "", g.index)
+		_, err = e.r.Restore(e.ctx, as(bob), repo, "", g.index)
 		e.is(err, oci.ErrConflict)
 		if !strings.Contains(err.Error(), g.child2.String()) {
 			t.Errorf("the error names no digest: %v", err)
@@ -149,13 +149,13 @@ func TestRestoreManifest(t *testing.T) {
 		e.restore("", g.index)
 
 		// So is one whose blob was taken away on purpose.
-		_, err = e.r.DeleteManifest(e.ctx, alice, repo, g.index)
+		_, err = e.r.DeleteManifest(e.ctx, as(alice), repo, g.index)
 		e.ok(err)
-		_, err = e.r.DeleteManifest(e.ctx, alice, repo, g.child1)
+		_, err = e.r.DeleteManifest(e.ctx, as(alice), repo, g.child1)
 		e.ok(err)
 		config := digest.FromString(`{"name":"child1"}`)
-		e.ok(e.r.DeleteBlob(e.ctx, repo, config))
-		_, err = e.r.Restore(e.ctx, bob, repo, "", g.child1)
+		e.ok(e.r.DeleteBlob(e.ctx, as(alice), repo, config))
+		_, err = e.r.Restore(e.ctx, as(bob), repo, "", g.child1)
 		e.is(err, oci.ErrConflict)
 		e.push(e.r, repo, []byte(`{"name":"child1"}`))
 		e.restore("", g.child1)
@@ -163,9 +163,9 @@ func TestRestoreManifest(t *testing.T) {
 		e.there(repo, g.index, g.child1, g.child2, g.signature)
 
 		// Nothing outlives its repository.
-		_, err = e.r.DeleteManifest(e.ctx, alice, repo, g.index)
+		_, err = e.r.DeleteManifest(e.ctx, as(alice), repo, g.index)
 		e.ok(err)
-		e.ok(e.r.db.Update(e.ctx, func(tx *metadata.Tx) error { return tx.DeleteRepository(e.ctx, repo, alice) }))
+		e.ok(e.r.db.Update(e.ctx, func(tx *metadata.Tx) error { return tx.DeleteRepository(e.ctx, repo, as(alice)) }))
 		e.age(day)
 		e.collect(e.r)
 		if keys := e.keys(); len(keys) > 0 || e.queued() > 0 {
@@ -187,7 +187,7 @@ func TestRestoreRace(t *testing.T) {
 			raw := e.image(e.r, repo, "one")
 			d := digest.FromBytes(raw)
 			e.pushManifest(e.r, repo, tagged("1"), nil, v1.MediaTypeImageManifest, raw)
-			_, err := e.r.DeleteManifest(e.ctx, alice, repo, d)
+			_, err := e.r.DeleteManifest(e.ctx, as(alice), repo, d)
 			e.ok(err)
 			e.age(2 * day)
 			start := make(chan struct{})
@@ -196,7 +196,7 @@ func TestRestoreRace(t *testing.T) {
 				r := e.replica()
 				group.Go(func() {
 					<-start
-					_, err := r.Restore(e.ctx, bob, repo, "1", "")
+					_, err := r.Restore(e.ctx, as(bob), repo, "1", "")
 					if err != nil && !errors.Is(err, oci.ErrNotFound) && !errors.Is(err, oci.ErrConflict) {
 						t.Error(err)
 					}
@@ -214,7 +214,7 @@ func TestRestoreRace(t *testing.T) {
 			if m, err := e.r.HeadManifest(e.ctx, repo, tagged("1")); err == nil {
 				kept++
 				e.there(repo, m.Digest, digest.FromString(`{"name":"one"}`), digest.FromString("layer of one"))
-				_, err := e.r.DeleteManifest(e.ctx, alice, repo, d)
+				_, err := e.r.DeleteManifest(e.ctx, as(alice), repo, d)
 				e.ok(err)
 			} else {
 				lost++

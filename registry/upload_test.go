@@ -215,7 +215,7 @@ func TestResume(t *testing.T) {
 			_, err = other.CommitUpload(e.ctx, alice, repo, u.ID, d, re.Upload.Size, int64(len(data)-n), bytes.NewReader(data[n:]))
 			e.ok(err)
 			e.read(e.r, repo, d)
-			e.ok(e.r.DeleteBlob(e.ctx, repo, d))
+			e.ok(e.r.DeleteBlob(e.ctx, as(alice), repo, d))
 		}
 
 		// The request's context ends: the same, as soon as the reader comes back.

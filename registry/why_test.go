@@ -63,7 +63,7 @@ func TestWhy(t *testing.T) {
 		if f := other.Repositories[0].Manifest.Fate; f == nil || f.After == nil || f.After.Sub(*f.Since) != 20*day {
 			t.Errorf("%+v", f)
 		}
-		_, err = e.r.DeleteManifest(e.ctx, alice, repo, g.index)
+		_, err = e.r.DeleteManifest(e.ctx, as(alice), repo, g.index)
 		e.ok(err)
 		if f := why(g.signature).Repositories[0].Manifest.Fate; f == nil || f.Rule != "gc_grace" || f.Reason != "subject" || f.After.Sub(*f.Since) != DefaultGCGrace {
 			t.Errorf("%+v", f)
@@ -74,7 +74,7 @@ func TestWhy(t *testing.T) {
 
 		// A blob that no repository has, and one that is collected but not removed yet.
 		lone := e.push(e.r, repo, []byte("lone"))
-		e.ok(e.r.DeleteBlob(e.ctx, repo, lone))
+		e.ok(e.r.DeleteBlob(e.ctx, as(alice), repo, lone))
 		if w := why(lone); len(w.Repositories) > 0 || w.Blob.Fate == nil || w.Blob.Fate.After == nil {
 			t.Errorf("%+v", w)
 		}

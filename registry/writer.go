@@ -27,14 +27,14 @@ type Pushed struct {
 
 // PushManifest stores a manifest, byte for byte, and points tags to it: the tag of a
 // reference by tag, or tags, which need a reference by digest. All of it
-// happens in one durable transaction, or nothing does; each tag is decided by the database. Pushing the
+// happens in one durable transaction, with its line in the audit log, or nothing does; each tag is decided by the database. Pushing the
 // same again changes nothing and succeeds.
 //
 // It returns MANIFEST_TOO_LARGE, DIGEST_INVALID, TAG_INVALID, INVALID (tags
 // with a reference by tag, or too many), MANIFEST_INVALID (see manifest.Parse),
 // MANIFEST_BLOB_UNKNOWN with all that is missing, or oci.ErrTagImmutable,
 // which is then in the tag's history too.
-func (r *Registry) PushManifest(ctx context.Context, actor, repo string, ref oci.Reference, tags []string, contentType string, raw []byte) (Pushed, error) {
+func (r *Registry) PushManifest(ctx context.Context, actor metadata.Actor, repo string, ref oci.Reference, tags []string, contentType string, raw []byte) (Pushed, error) {
 	if int64(len(raw)) > r.o.MaxManifestSize {
 		return Pushed{}, oci.Errorf(oci.CodeManifestTooLarge, "the manifest is larger than %d bytes: put large data in blobs", r.o.MaxManifestSize).
 			WithDetail(map[string]any{"rule": "manifest-size", "limit": r.o.MaxManifestSize})
@@ -58,7 +58,7 @@ func (r *Registry) PushManifest(ctx context.Context, actor, repo string, ref oci
 		Annotations:  m.Annotations,
 		Payload:      raw,
 		Size:         int64(len(raw)),
-		CreatedBy:    actor,
+		CreatedBy:    actor.Name,
 	}
 	if m.Subject != nil {
 		row.Subject = m.Subject.Digest
@@ -68,10 +68,11 @@ func (r *Registry) PushManifest(ctx context.Context, actor, repo string, ref oci
 	var refused []refusal
 	err = r.db.Update(ctx, func(tx *metadata.Tx) error {
 		refused = nil
-		id, _, err := tx.EnsureRepository(ctx, repo, r.o.DefaultVisibility, actor)
+		id, _, err := tx.EnsureRepository(ctx, repo, r.o.DefaultVisibility, actor.Name)
 		if err != nil {
 			return err
 		}
+		var moved []metadata.AuditEvent
 		blobs, err := withForeign(ctx, tx, repo, m)
 		if err != nil {
 			return err
@@ -80,14 +81,23 @@ func (r *Registry) PushManifest(ctx context.Context, actor, repo string, ref oci
 			return err
 		}
 		for _, tag := range slices.Sorted(slices.Values(tags)) { // one order for all, so that locks cannot cross
-			_, err := tx.PutTag(ctx, id, tag, d, actor)
-			if errors.Is(err, oci.ErrTagImmutable) {
+			change, err := tx.PutTag(ctx, id, tag, d, actor)
+			switch {
+			case errors.Is(err, oci.ErrTagImmutable):
 				refused = append(refused, refusal{tag, err})
-			} else if err != nil {
+			case err != nil:
 				return err
+			case change.Moved:
+				moved = append(moved, metadata.AuditEvent{
+					Action: "moveTag", Actor: actor, Repository: repo, Reference: tag, Digest: d,
+					Detail: map[string]any{"previous": change.Previous},
+				})
 			}
 		}
-		return refusals(refused)
+		if err := refusals(refused); err != nil {
+			return err
+		}
+		return tx.InsertAudit(ctx, append(moved, pushEvent(actor, repo, tags, m, d, created))...)
 	})
 	if len(refused) > 0 && errors.Is(err, oci.ErrTagImmutable) {
 		r.record(ctx, repo, d, actor, refused)
@@ -96,6 +106,21 @@ func (r *Registry) PushManifest(ctx context.Context, actor, repo string, ref oci
 		return Pushed{}, err
 	}
 	return Pushed{Digest: d, MediaType: m.MediaType, Subject: row.Subject, Tags: tags, Created: created}, nil
+}
+
+// pushEvent is the line of the audit log about a push.
+func pushEvent(actor metadata.Actor, repo string, tags []string, m *manifest.Manifest, d digest.Digest, created bool) metadata.AuditEvent {
+	e := metadata.AuditEvent{Action: metadata.AuditPush, Actor: actor, Repository: repo, Digest: d, Detail: map[string]any{"media_type": m.MediaType}}
+	if !created {
+		e.Detail["again"] = true // the repository had the manifest
+	}
+	if len(tags) > 0 {
+		e.Reference = tags[0]
+	}
+	if len(tags) > 1 {
+		e.Detail["tags"] = tags
+	}
+	return e
 }
 
 // tagsOf gives the tags of a push, each once, in their order.
@@ -191,19 +216,24 @@ func refusals(refused []refusal) error {
 
 // record writes down who was refused. It is history, not protection: a
 // failure is logged and the refusal stands.
-func (r *Registry) record(ctx context.Context, repo string, d digest.Digest, actor string, refused []refusal) {
+func (r *Registry) record(ctx context.Context, repo string, d digest.Digest, actor metadata.Actor, refused []refusal) {
 	ctx, cancel := detached(ctx, recordTime)
 	defer cancel()
 	err := r.db.Update(ctx, func(tx *metadata.Tx) error {
+		var events []metadata.AuditEvent
 		for _, f := range refused {
 			if err := tx.RecordRefusal(ctx, repo, f.tag, d, actor); err != nil {
 				return err
 			}
+			events = append(events, metadata.AuditEvent{
+				Action: metadata.AuditPush, Outcome: metadata.AuditRefused, Actor: actor, Repository: repo, Reference: f.tag, Digest: d,
+				Detail: map[string]any{"rule": "tag-policy"},
+			})
 		}
-		return nil
+		return tx.InsertAudit(ctx, events...)
 	})
 	if err != nil {
-		r.o.Logger.ErrorContext(ctx, "a refused push is missing in the tag history", "repository", repo, "actor", actor, "error", err)
+		r.o.Logger.ErrorContext(ctx, "a refused push is missing in the tag history", "repository", repo, "actor", actor.Name, "error", err)
 	}
 }
 

@@ -57,7 +57,7 @@ func desc(mediaType string, raw []byte) v1.Descriptor {
 // pushManifest pushes and checks that the same bytes come back.
 func (e *env) pushManifest(r *Registry, repo string, ref oci.Reference, tags []string, contentType string, raw []byte) Pushed {
 	e.Helper()
-	p, err := r.PushManifest(e.ctx, alice, repo, ref, tags, contentType, raw)
+	p, err := r.PushManifest(e.ctx, as(alice), repo, ref, tags, contentType, raw)
 	e.ok(err)
 	for _, ref := range append([]oci.Reference{digested(p.Digest)}, references(p.Tags)...) {
 		m, err := r.Manifest(e.ctx, repo, ref)
@@ -132,10 +132,10 @@ func TestPushManifest(t *testing.T) {
 		if p = e.pushManifest(e.r, repo, tagged("windows"), nil, image, raw); p.Subject != absent {
 			t.Errorf("%+v", p)
 		}
-		e.is(e.r.DeleteBlob(e.ctx, repo, held), oci.ErrConflict)
+		e.is(e.r.DeleteBlob(e.ctx, as(alice), repo, held), oci.ErrConflict)
 
 		// Any media type; the Content-Type's parameters are not part of it.
-		p, err = e.r.PushManifest(e.ctx, alice, repo, tagged("thing"), nil, "application/vnd.acme.thing+json; charset=utf-8", []byte(`{"a":1}`))
+		p, err = e.r.PushManifest(e.ctx, as(alice), repo, tagged("thing"), nil, "application/vnd.acme.thing+json; charset=utf-8", []byte(`{"a":1}`))
 		e.ok(err)
 		if p.MediaType != "application/vnd.acme.thing+json" {
 			t.Errorf("%+v", p)
@@ -184,7 +184,7 @@ func TestPushManifestRefusals(t *testing.T) {
 			{"missing child", tagged("x"), nil, index, e.marshal(map[string]any{"schemaVersion": 2, "manifests": []any{desc(image, other)}}), oci.ErrManifestBlobUnknown, ""},
 		}
 		for _, tt := range tests {
-			_, err := r.PushManifest(e.ctx, alice, repo, tt.ref, tt.tags, tt.contentType, tt.raw)
+			_, err := r.PushManifest(e.ctx, as(alice), repo, tt.ref, tt.tags, tt.contentType, tt.raw)
 			if !errors.Is(err, tt.want) {
 				t.Errorf("%s: %v, want %v", tt.name, err, tt.want)
 				continue
@@ -192,7 +192,7 @@ func TestPushManifestRefusals(t *testing.T) {
 			if tt.rule != "" {
 				e.is(err, tt.want, tt.rule)
 			}
-			if _, err := r.PushManifest(e.ctx, alice, "team/new", tt.ref, tt.tags, tt.contentType, tt.raw); err == nil {
+			if _, err := r.PushManifest(e.ctx, as(alice), "team/new", tt.ref, tt.tags, tt.contentType, tt.raw); err == nil {
 				t.Errorf("%s: accepted in another repository", tt.name)
 			}
 		}
@@ -217,7 +217,7 @@ func TestImmutableTags(t *testing.T) {
 		e.pushManifest(e.r, repo, digested(d1), []string{"1.0", "1", "latest"}, image, one)
 		before := e.strings(`SELECT action || ' ' || tag FROM tag_history ORDER BY id`)
 
-		_, err := e.r.PushManifest(e.ctx, bob, repo, tagged("1.0"), nil, image, two)
+		_, err := e.r.PushManifest(e.ctx, as(bob), repo, tagged("1.0"), nil, image, two)
 		e.is(err, oci.ErrTagImmutable)
 		for _, word := range []string{"1.0", d1.String(), alice, repo} {
 			if !strings.Contains(err.Error(), word) {
@@ -225,7 +225,7 @@ func TestImmutableTags(t *testing.T) {
 			}
 		}
 		// The exempt tag would move, the new one would be made, but they come with others.
-		_, err = e.r.PushManifest(e.ctx, bob, repo, digested(d2), []string{"2.0", "latest", "1", "1.0"}, image, two)
+		_, err = e.r.PushManifest(e.ctx, as(bob), repo, digested(d2), []string{"2.0", "latest", "1", "1.0"}, image, two)
 		e.is(err, oci.ErrTagImmutable, "tag-policy")
 		for _, ref := range []oci.Reference{digested(d2), tagged("2.0")} {
 			_, err = e.r.Manifest(e.ctx, repo, ref)
@@ -264,7 +264,7 @@ func TestTagRace(t *testing.T) {
 		for i, raw := range raws {
 			wg.Go(func() {
 				<-start
-				p, err := two[i%2].PushManifest(e.ctx, fmt.Sprint("user", i), repo, tagged("release"), nil, v1.MediaTypeImageManifest, raw)
+				p, err := two[i%2].PushManifest(e.ctx, as(fmt.Sprint("user", i)), repo, tagged("release"), nil, v1.MediaTypeImageManifest, raw)
 				switch {
 				case err == nil:
 					won.Add(1)
@@ -329,12 +329,12 @@ func TestMount(t *testing.T) {
 		}
 
 		// Each repository lets go for itself; the bytes stay for a push to come.
-		e.ok(e.r.DeleteBlob(e.ctx, "team/from", d))
-		e.is(e.r.DeleteBlob(e.ctx, "team/from", d), oci.ErrBlobUnknown)
+		e.ok(e.r.DeleteBlob(e.ctx, as(alice), "team/from", d))
+		e.is(e.r.DeleteBlob(e.ctx, as(alice), "team/from", d), oci.ErrBlobUnknown)
 		_, err = e.r.Blob(e.ctx, "team/from", d)
 		e.is(err, oci.ErrBlobUnknown)
 		e.read(e.r, repo, d)
-		e.ok(e.r.DeleteBlob(e.ctx, repo, d))
+		e.ok(e.r.DeleteBlob(e.ctx, as(alice), repo, d))
 		e.push(e.r, "team/from", data)
 		e.read(e.r, "team/from", d)
 		e.settled()
@@ -350,22 +350,22 @@ func TestDelete(t *testing.T) {
 		list := e.marshal(map[string]any{"schemaVersion": 2, "mediaType": index, "manifests": []any{desc(image, raw)}})
 		e.pushManifest(e.r, repo, tagged("list"), nil, index, list)
 
-		_, err := e.r.DeleteManifest(e.ctx, bob, repo, d)
+		_, err := e.r.DeleteManifest(e.ctx, as(bob), repo, d)
 		e.is(err, oci.ErrConflict)
-		_, err = e.r.DeleteManifest(e.ctx, bob, repo, digest.FromString("x"))
+		_, err = e.r.DeleteManifest(e.ctx, as(bob), repo, digest.FromString("x"))
 		e.is(err, oci.ErrManifestUnknown)
-		_, err = e.r.DeleteManifest(e.ctx, bob, "team/none", d)
+		_, err = e.r.DeleteManifest(e.ctx, as(bob), "team/none", d)
 		e.is(err, oci.ErrNameUnknown)
-		e.ok(e.r.DeleteTag(e.ctx, bob, repo, "a"))
-		e.is(e.r.DeleteTag(e.ctx, bob, repo, "a"), oci.ErrManifestUnknown)
+		e.ok(e.r.DeleteTag(e.ctx, as(bob), repo, "a"))
+		e.is(e.r.DeleteTag(e.ctx, as(bob), repo, "a"), oci.ErrManifestUnknown)
 		_, err = e.r.Manifest(e.ctx, repo, tagged("a"))
 		e.is(err, oci.ErrManifestUnknown)
-		tags, err := e.r.DeleteManifest(e.ctx, bob, repo, digest.FromBytes(list))
+		tags, err := e.r.DeleteManifest(e.ctx, as(bob), repo, digest.FromBytes(list))
 		e.ok(err)
 		if !slices.Equal(tags, []string{"list"}) {
 			t.Errorf("tags %v", tags)
 		}
-		_, err = e.r.DeleteManifest(e.ctx, bob, repo, d)
+		_, err = e.r.DeleteManifest(e.ctx, as(bob), repo, d)
 		e.ok(err)
 		for _, ref := range []oci.Reference{digested(d), tagged("b"), tagged("list")} {
 			_, err = e.r.Manifest(e.ctx, repo, ref)
@@ -496,7 +496,7 @@ func TestReferrersBounds(t *testing.T) {
 			raw := e.image(r, repo, fmt.Sprint(i), subject(s), func(m *v1.Manifest) {
 				m.Annotations = map[string]string{"big": strings.Repeat("x", 1_500_000)}
 			})
-			p, err := r.PushManifest(e.ctx, alice, repo, digested(digest.FromBytes(raw)), nil, image, raw)
+			p, err := r.PushManifest(e.ctx, as(alice), repo, digested(digest.FromBytes(raw)), nil, image, raw)
 			e.ok(err)
 			real[p.Digest] = true
 		}
@@ -505,7 +505,7 @@ func TestReferrersBounds(t *testing.T) {
 			entries = append(entries, v1.Descriptor{MediaType: image, Digest: digest.FromString(fmt.Sprint("none", i)), Size: 1})
 		}
 		fallback := e.marshal(map[string]any{"schemaVersion": 2, "mediaType": index, "manifests": entries})
-		_, err := r.PushManifest(e.ctx, alice, repo, tagged(oci.ReferrersTag(s)), nil, index, fallback)
+		_, err := r.PushManifest(e.ctx, as(alice), repo, tagged(oci.ReferrersTag(s)), nil, index, fallback)
 		e.ok(err)
 
 		after, pages := digest.Digest(""), 0

@@ -132,7 +132,7 @@ func TestMountWithBearerToken(t *testing.T) {
 		}
 		w.do("POST", path+query, w.jwt("mo", here+" repository:team/app:pull"), nil).want(t, http.StatusCreated)
 		w.update(func(ctx context.Context, tx *metadata.Tx) error {
-			return tx.DeleteRepository(ctx, "second/app", "test")
+			return tx.DeleteRepository(ctx, "second/app", metadata.Actor{Name: "test"})
 		})
 	}
 	// One who may not pull there gets an upload, whatever the token was asked for.

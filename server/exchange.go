@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"berth/auth"
+	"berth/metadata"
 )
 
 // exchange is one request and its answer, as seen by what stands around the
@@ -25,6 +26,7 @@ type exchange struct {
 	start  time.Time
 	id     string // request id
 	remote string // the caller's address without the port
+	agent  string // the User-Agent
 
 	status     int
 	written    int64
@@ -53,6 +55,25 @@ func PrincipalOf(ctx context.Context) auth.Principal {
 		return ex.identity.principal
 	}
 	return auth.Anonymous()
+}
+
+// ActorOf is PrincipalOf with what the audit log tells of a request. Outside of
+// the server it is the anonymous.
+func ActorOf(ctx context.Context) metadata.Actor {
+	if ex := exchangeOf(ctx); ex != nil {
+		return ex.actor()
+	}
+	p := auth.Anonymous()
+	return metadata.Actor{Name: p.String(), Kind: string(p.Kind)}
+}
+
+// actor is who makes the request.
+func (ex *exchange) actor() metadata.Actor {
+	p := ex.identity.principal
+	if !ex.identity.known {
+		p = auth.Anonymous()
+	}
+	return metadata.Actor{Name: p.String(), Kind: string(p.Kind), Claims: p.Claims, Address: ex.remote, RequestID: ex.id, UserAgent: ex.agent}
 }
 
 // RequestID gives the id under which the request is logged, or "". It is the

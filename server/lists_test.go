@@ -47,7 +47,7 @@ func TestTagPages(t *testing.T) {
 			return err
 		}
 		for _, tag := range []string{"t3", "t1", "t2", "T9", "_x", "t10"} {
-			if _, err := tx.PutTag(ctx, r.ID, tag, manifest, "mo"); err != nil {
+			if _, err := tx.PutTag(ctx, r.ID, tag, manifest, metadata.Actor{Name: "mo"}); err != nil {
 				return err
 			}
 		}

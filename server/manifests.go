@@ -84,7 +84,7 @@ func (s *Server) putManifest(ex *exchange, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	pushed, err := s.registry.PushManifest(r.Context(), ex.identity.principal.String(), ex.repository, ref, q["tag"], r.Header.Get("Content-Type"), raw)
+	pushed, err := s.registry.PushManifest(r.Context(), ex.actor(), ex.repository, ref, q["tag"], r.Header.Get("Content-Type"), raw)
 	if err != nil {
 		return err
 	}
@@ -127,7 +127,7 @@ func (s *Server) deleteManifest(ex *exchange, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	actor := ex.identity.principal.String()
+	actor := ex.actor()
 	if ref.Digest != "" {
 		_, err = s.registry.DeleteManifest(r.Context(), actor, ex.repository, ref.Digest)
 	} else {

@@ -191,6 +191,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		start:  s.clock(),
 		id:     requestID(r),
 		remote: remoteAddr(r, s.trustProxy),
+		agent:  r.UserAgent(),
 	}
 	s.metrics.inFlight.Inc()
 	defer s.metrics.inFlight.Dec()

@@ -109,6 +109,7 @@ type bearer struct {
 	TeamID int64             `json:"team_id,omitempty"`
 	Team   string            `json:"team,omitempty"`
 	Token  int64             `json:"token_id,omitempty"`
+	Secret int64             `json:"secret_id,omitempty"`
 	Trust  int64             `json:"trust_id,omitempty"`
 	Limit  *limit            `json:"limit,omitempty"`
 	Every  []string          `json:"everywhere,omitempty"`
@@ -124,7 +125,7 @@ type limit struct {
 }
 
 func bearerOf(p auth.Principal) *bearer {
-	b := &bearer{Kind: p.Kind, ID: p.ID, Name: p.Name, Admin: p.Admin, TeamID: p.TeamID, Team: p.Team, Token: p.TokenID, Trust: p.TrustID, Every: p.Everywhere.Names(), Ask: p.AskTeams, Claims: p.Claims}
+	b := &bearer{Kind: p.Kind, ID: p.ID, Name: p.Name, Admin: p.Admin, TeamID: p.TeamID, Team: p.Team, Token: p.TokenID, Secret: p.SecretID, Trust: p.TrustID, Every: p.Everywhere.Names(), Ask: p.AskTeams, Claims: p.Claims}
 	if l := p.Limit; l != nil {
 		b.Limit = &limit{l.Repositories, l.Actions.Names(), l.Tags, l.CIDRs}
 	}
@@ -132,7 +133,7 @@ func bearerOf(p auth.Principal) *bearer {
 }
 
 func (b *bearer) principal() (auth.Principal, error) {
-	p := auth.Principal{Kind: b.Kind, ID: b.ID, Name: b.Name, Admin: b.Admin, TeamID: b.TeamID, Team: b.Team, TokenID: b.Token, TrustID: b.Trust, AskTeams: b.Ask, Claims: b.Claims}
+	p := auth.Principal{Kind: b.Kind, ID: b.ID, Name: b.Name, Admin: b.Admin, TeamID: b.TeamID, Team: b.Team, TokenID: b.Token, SecretID: b.Secret, TrustID: b.Trust, AskTeams: b.Ask, Claims: b.Claims}
 	var err error
 	if p.Everywhere, err = auth.ParseActions(b.Every); err != nil {
 		return p, fmt.Errorf("%w: the token has a right that this version does not know", ErrInvalid)

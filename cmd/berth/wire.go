@@ -173,6 +173,7 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 		SetRepository:     server.SetRepository,
 		DefaultVisibility: c.Visibility,
 		Principal:         server.PrincipalOf,
+		Actor:             server.ActorOf,
 		WriteProblem:      server.WriteProblem,
 	})
 	if err != nil {

@@ -45,6 +45,8 @@ type Options struct {
 	// role and limits: a bearer token lives too long where rights change hands.
 	// Without credentials it is auth.Anonymous.
 	Principal func(context.Context) auth.Principal
+	// Actor is Principal with what the audit log tells of a request.
+	Actor func(context.Context) metadata.Actor
 	// SetRepository gets the repository of a request for its log line; optional.
 	SetRepository func(ctx context.Context, name string)
 	// WriteProblem answers with application/problem+json. The status is that of
@@ -72,7 +74,7 @@ type operation struct {
 // of the document has no row in the permission table, or the other way round.
 func New(options Options) (http.Handler, error) {
 	if options.DB == nil || options.Policy == nil || options.Passwords == nil || options.DefaultVisibility == "" ||
-		options.Principal == nil || options.WriteProblem == nil {
+		options.Principal == nil || options.Actor == nil || options.WriteProblem == nil {
 		return nil, errors.New("admin: all options but Hasher and SetRepository are required")
 	}
 	if options.Hasher == nil {
@@ -118,9 +120,11 @@ func (h *handler) problem(err error) http.Handler {
 
 // call is what the handlers know of a request beyond its parameters.
 type call struct {
-	principal  auth.Principal
-	url        *url.URL
-	remoteAddr string
+	principal auth.Principal
+	actor     metadata.Actor
+	url       *url.URL
+	operation string            // its id in the document
+	params    map[string]string // of the path, decoded
 }
 
 type callKey struct{}
@@ -136,37 +140,38 @@ func callOf(ctx context.Context) call {
 // permission table.
 func (h *handler) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		p, err := h.check(w, r)
+		c, err := h.check(w, r)
 		if err != nil {
 			h.WriteProblem(w, r, err)
 			return
 		}
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callKey{},
-			call{principal: p, url: r.URL, remoteAddr: r.RemoteAddr})))
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callKey{}, c)))
 	})
 }
 
-func (h *handler) check(w http.ResponseWriter, r *http.Request) (auth.Principal, error) {
+func (h *handler) check(w http.ResponseWriter, r *http.Request) (call, error) {
 	p := h.Principal(r.Context())
+	c := call{principal: p, actor: h.Actor(r.Context()), url: r.URL}
 	template, err := mux.CurrentRoute(r).GetPathTemplate()
 	if err != nil {
-		return p, err
+		return c, err
 	}
 	op, ok := h.operations[r.Method+" "+template]
 	if !ok {
-		return p, oci.Errorf(oci.CodeDenied, "nobody may do this: the operation has no row in the permission table")
+		return c, oci.Errorf(oci.CodeDenied, "nobody may do this: the operation has no row in the permission table")
 	}
 	params := mux.Vars(r)
+	c.operation, c.params = op.route.Operation.OperationID, params
 	if err := readParameters(params, r.URL); err != nil {
-		return p, err
+		return c, err
 	}
 	if h.SetRepository != nil && params["repository"] != "" {
 		h.SetRepository(r.Context(), params["repository"])
 	}
 	if err := h.permit(r.Context(), p, op, params); err != nil {
-		return p, err
+		return c, err
 	}
-	return p, validate(w, r, op, params)
+	return c, validate(w, r, op, params)
 }
 
 // readParameters decodes path parameters in place: with encoded paths, mux

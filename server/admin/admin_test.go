@@ -63,7 +63,7 @@ func newWorld(t testing.TB, db *metadata.DB) *world {
 	chain := auth.NewChain(nil, auth.NewTokens(db, nil, nil), auth.NewPasswords(db, hasher, nil))
 	management, err := admin.New(admin.Options{
 		DB: db, Policy: policy, Passwords: chain, Hasher: hasher, DefaultVisibility: metadata.Private,
-		Principal: server.PrincipalOf, WriteProblem: server.WriteProblem,
+		Principal: server.PrincipalOf, Actor: server.ActorOf, WriteProblem: server.WriteProblem,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -242,7 +242,7 @@ func (w *world) push(repository, content string, tags ...string) digest.Digest {
 			return err
 		}
 		for _, tag := range tags {
-			if _, err := tx.PutTag(ctx, id, tag, d, "root"); err != nil {
+			if _, err := tx.PutTag(ctx, id, tag, d, metadata.Actor{Name: "root"}); err != nil {
 				return err
 			}
 		}

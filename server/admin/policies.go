@@ -31,7 +31,7 @@ func (h *handler) GetInstanceTagPolicy(ctx context.Context, _ api.GetInstanceTag
 // SetInstanceTagPolicy changes the instance's policy.
 func (h *handler) SetInstanceTagPolicy(ctx context.Context, r api.SetInstanceTagPolicyRequestObject) (api.SetInstanceTagPolicyResponseObject, error) {
 	var policy metadata.TagPolicy
-	err := h.DB.Update(ctx, func(tx *metadata.Tx) (err error) {
+	err := h.change(ctx, r.Body, func(tx *metadata.Tx) (err error) {
 		if err := tx.SetInstanceTagPolicy(ctx, newPolicy(r.Body)); err != nil {
 			return err
 		}
@@ -73,7 +73,7 @@ func (h *handler) GetTeamTagPolicy(ctx context.Context, r api.GetTeamTagPolicyRe
 // SetTeamTagPolicy gives a team a policy of its own.
 func (h *handler) SetTeamTagPolicy(ctx context.Context, r api.SetTeamTagPolicyRequestObject) (api.SetTeamTagPolicyResponseObject, error) {
 	var policy api.EffectiveTagPolicy
-	err := h.DB.Update(ctx, func(tx *metadata.Tx) (err error) {
+	err := h.change(ctx, r.Body, func(tx *metadata.Tx) (err error) {
 		own := newPolicy(r.Body)
 		if err := tx.SetTeamTagPolicy(ctx, r.Team, &own); err != nil {
 			return err
@@ -89,7 +89,7 @@ func (h *handler) SetTeamTagPolicy(ctx context.Context, r api.SetTeamTagPolicyRe
 
 // DeleteTeamTagPolicy lets a team follow the instance.
 func (h *handler) DeleteTeamTagPolicy(ctx context.Context, r api.DeleteTeamTagPolicyRequestObject) (api.DeleteTeamTagPolicyResponseObject, error) {
-	err := h.DB.Update(ctx, func(tx *metadata.Tx) error { return tx.SetTeamTagPolicy(ctx, r.Team, nil) })
+	err := h.change(ctx, nil, func(tx *metadata.Tx) error { return tx.SetTeamTagPolicy(ctx, r.Team, nil) })
 	if err != nil {
 		return nil, err
 	}
@@ -121,7 +121,7 @@ func (h *handler) GetRepositoryTagPolicy(ctx context.Context, r api.GetRepositor
 // SetRepositoryTagPolicy gives a repository a policy of its own.
 func (h *handler) SetRepositoryTagPolicy(ctx context.Context, r api.SetRepositoryTagPolicyRequestObject) (api.SetRepositoryTagPolicyResponseObject, error) {
 	var policy api.EffectiveTagPolicy
-	err := h.DB.Update(ctx, func(tx *metadata.Tx) (err error) {
+	err := h.change(ctx, r.Body, func(tx *metadata.Tx) (err error) {
 		own := newPolicy(r.Body)
 		if err := tx.SetRepositoryTagPolicy(ctx, r.Repository, &own); err != nil {
 			return err
@@ -137,7 +137,7 @@ func (h *handler) SetRepositoryTagPolicy(ctx context.Context, r api.SetRepositor
 
 // DeleteRepositoryTagPolicy lets a repository follow its team.
 func (h *handler) DeleteRepositoryTagPolicy(ctx context.Context, r api.DeleteRepositoryTagPolicyRequestObject) (api.DeleteRepositoryTagPolicyResponseObject, error) {
-	err := h.DB.Update(ctx, func(tx *metadata.Tx) error { return tx.SetRepositoryTagPolicy(ctx, r.Repository, nil) })
+	err := h.change(ctx, nil, func(tx *metadata.Tx) error { return tx.SetRepositoryTagPolicy(ctx, r.Repository, nil) })
 	if err != nil {
 		return nil, err
 	}

@@ -44,7 +44,7 @@ func (h *handler) ListRepositories(ctx context.Context, r api.ListRepositoriesRe
 func (h *handler) CreateRepository(ctx context.Context, r api.CreateRepositoryRequestObject) (api.CreateRepositoryResponseObject, error) {
 	var repository metadata.Repository
 	var created bool
-	err := h.DB.Update(ctx, func(tx *metadata.Tx) (err error) {
+	err := h.change(ctx, nil, func(tx *metadata.Tx) (err error) {
 		if _, created, err = tx.EnsureRepository(ctx, r.Repository, h.DefaultVisibility, callOf(ctx).principal.String()); err != nil {
 			return err
 		}
@@ -85,7 +85,7 @@ func (h *handler) GetRepository(ctx context.Context, r api.GetRepositoryRequestO
 // UpdateRepository changes who may pull.
 func (h *handler) UpdateRepository(ctx context.Context, r api.UpdateRepositoryRequestObject) (api.UpdateRepositoryResponseObject, error) {
 	var repository metadata.Repository
-	err := h.DB.Update(ctx, func(tx *metadata.Tx) (err error) {
+	err := h.change(ctx, r.Body, func(tx *metadata.Tx) (err error) {
 		if repository, err = tx.LockRepository(ctx, r.Repository); err != nil {
 			return err
 		}
@@ -107,7 +107,7 @@ func (h *handler) UpdateRepository(ctx context.Context, r api.UpdateRepositoryRe
 
 // DeleteRepository removes a repository with all it holds.
 func (h *handler) DeleteRepository(ctx context.Context, r api.DeleteRepositoryRequestObject) (api.DeleteRepositoryResponseObject, error) {
-	err := h.DB.Update(ctx, func(tx *metadata.Tx) error {
+	err := h.change(ctx, nil, func(tx *metadata.Tx) error {
 		before, err := tx.LockRepository(ctx, r.Repository)
 		if err != nil {
 			return err
@@ -115,7 +115,7 @@ func (h *handler) DeleteRepository(ctx context.Context, r api.DeleteRepositoryRe
 		if err := checkMatch(r.Params.IfMatch, repositoryOf(before)); err != nil {
 			return err
 		}
-		return tx.DeleteRepository(ctx, r.Repository, callOf(ctx).principal.String())
+		return tx.DeleteRepository(ctx, r.Repository, callOf(ctx).actor)
 	})
 	if err != nil {
 		return nil, err

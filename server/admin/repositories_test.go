@@ -103,7 +103,7 @@ func TestTags(t *testing.T) {
 		one := w.push("core/app", "one", "1.0", "latest")
 		two := w.push("core/app", "two", "latest")
 		w.update(func(ctx context.Context, tx *metadata.Tx) error {
-			return tx.RecordRefusal(ctx, "core/app", "1.0", two, "mallory")
+			return tx.RecordRefusal(ctx, "core/app", "1.0", two, metadata.Actor{Name: "mallory"})
 		})
 
 		got := w.ok("GET", "/api/v1/repositories/core%2Fapp/tags/1.0", nil)

@@ -55,8 +55,8 @@ func (h *handler) DeleteTag(ctx context.Context, r api.DeleteTagRequestObject) (
 	if _, err := oci.ParseTag(r.Tag); err != nil {
 		return nil, err
 	}
-	err := h.DB.Update(ctx, func(tx *metadata.Tx) error {
-		return tx.DeleteTag(ctx, r.Repository, r.Tag, callOf(ctx).principal.String())
+	err := h.change(ctx, nil, func(tx *metadata.Tx) error {
+		return tx.DeleteTag(ctx, r.Repository, r.Tag, callOf(ctx).actor)
 	})
 	if err != nil {
 		return nil, err

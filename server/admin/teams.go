@@ -59,7 +59,7 @@ func (h *handler) CreateTeam(ctx context.Context, r api.CreateTeamRequestObject)
 		return nil, err
 	}
 	var team metadata.Team
-	err := h.DB.Update(ctx, func(tx *metadata.Tx) (err error) {
+	err := h.change(ctx, r.Body, func(tx *metadata.Tx) (err error) {
 		team, err = tx.CreateTeam(ctx, r.Body.Name, visibilityOf(r.Body.DefaultVisibility))
 		return err
 	})
@@ -87,7 +87,7 @@ func (h *handler) GetTeam(ctx context.Context, r api.GetTeamRequestObject) (api.
 // UpdateTeam changes a team's default visibility.
 func (h *handler) UpdateTeam(ctx context.Context, r api.UpdateTeamRequestObject) (api.UpdateTeamResponseObject, error) {
 	var team metadata.Team
-	err := h.DB.Update(ctx, func(tx *metadata.Tx) error {
+	err := h.change(ctx, r.Body, func(tx *metadata.Tx) error {
 		before, err := tx.LockTeam(ctx, r.Team)
 		if err != nil {
 			return err
@@ -112,7 +112,7 @@ func (h *handler) UpdateTeam(ctx context.Context, r api.UpdateTeamRequestObject)
 // the same name later would get them. A push that makes one at the same moment
 // leaves it to the admins, as metadata says.
 func (h *handler) DeleteTeam(ctx context.Context, r api.DeleteTeamRequestObject) (api.DeleteTeamResponseObject, error) {
-	err := h.DB.Update(ctx, func(tx *metadata.Tx) error {
+	err := h.change(ctx, nil, func(tx *metadata.Tx) error {
 		before, err := tx.LockTeam(ctx, r.Team)
 		if err != nil {
 			return err
@@ -158,7 +158,7 @@ func (h *handler) ListMembers(ctx context.Context, r api.ListMembersRequestObjec
 
 // PutMember adds a user to a team, or changes the role there.
 func (h *handler) PutMember(ctx context.Context, r api.PutMemberRequestObject) (api.PutMemberResponseObject, error) {
-	err := h.DB.Update(ctx, func(tx *metadata.Tx) error {
+	err := h.change(ctx, r.Body, func(tx *metadata.Tx) error {
 		return tx.PutMember(ctx, r.Team, r.User, string(r.Body.Role))
 	})
 	if err != nil {
@@ -169,7 +169,7 @@ func (h *handler) PutMember(ctx context.Context, r api.PutMemberRequestObject) (
 
 // RemoveMember takes a user out of a team.
 func (h *handler) RemoveMember(ctx context.Context, r api.RemoveMemberRequestObject) (api.RemoveMemberResponseObject, error) {
-	err := h.DB.Update(ctx, func(tx *metadata.Tx) error { return tx.RemoveMember(ctx, r.Team, r.User) })
+	err := h.change(ctx, nil, func(tx *metadata.Tx) error { return tx.RemoveMember(ctx, r.Team, r.User) })
 	if err != nil {
 		return nil, err
 	}

@@ -154,7 +154,7 @@ func TestPaging(t *testing.T) {
 		}
 		w.update(func(ctx context.Context, tx *metadata.Tx) error {
 			for range 5 {
-				if err := tx.RecordRefusal(ctx, "core/paged", "refused", w.digest("two"), "root"); err != nil {
+				if err := tx.RecordRefusal(ctx, "core/paged", "refused", w.digest("two"), metadata.Actor{Name: "root"}); err != nil {
 					return err
 				}
 			}

@@ -57,7 +57,7 @@ func (h *handler) newToken(ctx context.Context, t metadata.Token, prefix string,
 	t.CreatedBy = c.principal.String()
 	t.ExpiresAt = body.ExpiresAt
 	secret, hash := auth.NewSecret(prefix)
-	err = h.DB.Update(ctx, func(tx *metadata.Tx) (err error) {
+	err = h.change(ctx, body, func(tx *metadata.Tx) (err error) {
 		if t.ExpiresAt != nil && !t.ExpiresAt.After(tx.Now()) {
 			return oci.Errorf(oci.CodeInvalid, "the field \"expires_at\" is %s, which is not in the future", t.ExpiresAt.UTC().Format(time.RFC3339))
 		}
@@ -133,7 +133,7 @@ func (h *handler) GetToken(ctx context.Context, r api.GetTokenRequestObject) (ap
 
 // DeleteToken removes a personal token.
 func (h *handler) DeleteToken(ctx context.Context, r api.DeleteTokenRequestObject) (api.DeleteTokenResponseObject, error) {
-	err := h.DB.Update(ctx, func(tx *metadata.Tx) error { return tx.DeleteToken(ctx, r.User, "", r.Token) })
+	err := h.change(ctx, nil, func(tx *metadata.Tx) error { return tx.DeleteToken(ctx, r.User, "", r.Token) })
 	if err != nil {
 		return nil, err
 	}
@@ -174,7 +174,7 @@ func (h *handler) GetRobot(ctx context.Context, r api.GetRobotRequestObject) (ap
 
 // DeleteRobot removes a robot.
 func (h *handler) DeleteRobot(ctx context.Context, r api.DeleteRobotRequestObject) (api.DeleteRobotResponseObject, error) {
-	err := h.DB.Update(ctx, func(tx *metadata.Tx) error { return tx.DeleteToken(ctx, "", r.Team, r.Token) })
+	err := h.change(ctx, nil, func(tx *metadata.Tx) error { return tx.DeleteToken(ctx, "", r.Team, r.Token) })
 	if err != nil {
 		return nil, err
 	}

@@ -3,7 +3,6 @@ package admin
 import (
 	"context"
 	"errors"
-	"net"
 
 	"berth/api"
 	"berth/auth"
@@ -49,7 +48,7 @@ func (h *handler) CreateUser(ctx context.Context, r api.CreateUserRequestObject)
 		}
 		user.PasswordHash = hash
 	}
-	err := h.DB.Update(ctx, func(tx *metadata.Tx) (err error) {
+	err := h.change(ctx, r.Body, func(tx *metadata.Tx) (err error) {
 		user, err = tx.CreateUser(ctx, user)
 		return err
 	})
@@ -78,7 +77,7 @@ func (h *handler) GetUser(ctx context.Context, r api.GetUserRequestObject) (api.
 // by metadata, in the same transaction.
 func (h *handler) UpdateUser(ctx context.Context, r api.UpdateUserRequestObject) (api.UpdateUserResponseObject, error) {
 	var user metadata.User
-	err := h.DB.Update(ctx, func(tx *metadata.Tx) error {
+	err := h.change(ctx, r.Body, func(tx *metadata.Tx) error {
 		before, err := tx.LockUser(ctx, r.User)
 		if err != nil {
 			return err
@@ -98,7 +97,7 @@ func (h *handler) UpdateUser(ctx context.Context, r api.UpdateUserRequestObject)
 
 // DeleteUser removes a user; see UpdateUser for the last admin.
 func (h *handler) DeleteUser(ctx context.Context, r api.DeleteUserRequestObject) (api.DeleteUserResponseObject, error) {
-	err := h.DB.Update(ctx, func(tx *metadata.Tx) error {
+	err := h.change(ctx, nil, func(tx *metadata.Tx) error {
 		before, err := tx.LockUser(ctx, r.User)
 		if err != nil {
 			return err
@@ -127,7 +126,7 @@ func (h *handler) SetPassword(ctx context.Context, r api.SetPasswordRequestObjec
 	if err != nil {
 		return nil, err
 	}
-	err = h.DB.Update(ctx, func(tx *metadata.Tx) error {
+	err = h.change(ctx, r.Body, func(tx *metadata.Tx) error {
 		if _, err := tx.LockUser(ctx, r.User); err != nil {
 			return err
 		}
@@ -144,11 +143,7 @@ func (h *handler) checkCurrent(ctx context.Context, c call, current *string) err
 	if current == nil {
 		return oci.Errorf(oci.CodeInvalid, "the field \"current_password\" is missing: your own password is changed with the current one")
 	}
-	address, _, err := net.SplitHostPort(c.remoteAddr)
-	if err != nil {
-		address = c.remoteAddr
-	}
-	p, err := h.Passwords.Authenticate(ctx, auth.Credentials{Username: c.principal.Name, Password: *current, RemoteAddr: address})
+	p, err := h.Passwords.Authenticate(ctx, auth.Credentials{Username: c.principal.Name, Password: *current, RemoteAddr: c.actor.Address})
 	wrong := errors.Is(err, auth.ErrWrong) || errors.Is(err, auth.ErrNotMine)
 	// A token is accepted in place of a password elsewhere, but does not prove to be the owner.
 	if wrong || err == nil && (p.Kind != auth.KindUser || p.ID != c.principal.ID || p.TokenID != 0) {

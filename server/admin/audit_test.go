@@ -1,0 +1,59 @@
+package admin_test
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"berth/metadata"
+)
+
+// audited gives the audit log, newest first.
+func (w *world) audited(f metadata.AuditFilter) (events []metadata.AuditEvent) {
+	w.t.Helper()
+	f.Limit = 1000
+	err := w.db.View(w.t.Context(), func(tx *metadata.Tx) (err error) {
+		events, err = tx.AuditEvents(w.t.Context(), f)
+		return err
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return events
+}
+
+// A change and its record are one; a change that fails leaves none.
+func TestChangesAreAudited(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		const root = "root:" + rootPassword
+		w.do(root, "POST", "/api/v1/users", `{"name":"alice","password":"very-secret-1"}`)
+		w.do(root, "POST", "/api/v1/teams", `{"name":"core"}`)
+		w.do(root, "PUT", "/api/v1/teams/core/members/alice", `{"role":"maintainer"}`)
+		if a := w.do(root, "POST", "/api/v1/teams", `{"name":"core"}`); a.status != 409 {
+			t.Fatalf("%d %s", a.status, a.body)
+		}
+		w.do("alice:very-secret-1", "PUT", "/api/v1/users/alice/password", `{"password":"very-secret-2","current_password":"very-secret-1"}`)
+		events := w.audited(metadata.AuditFilter{})
+		var lines []string
+		for _, e := range events {
+			lines = append(lines, e.Action+" "+e.Actor.Name+" "+e.Team+" "+e.Reference)
+			raw, err := json.Marshal(e)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(string(raw), "very-secret") {
+				t.Errorf("a password is in the audit log: %s", raw)
+			}
+			if e.Actor.RequestID == "" || e.Actor.Address == "" || e.Outcome != metadata.AuditOK || e.Actor.Kind != "user" {
+				t.Errorf("%+v", e)
+			}
+		}
+		const want = "setPassword alice  alice\nputMember root core alice\ncreateTeam root  \ncreateUser root  "
+		if got := strings.Join(lines, "\n"); got != want {
+			t.Fatalf("got\n%s\nwant\n%s", got, want)
+		}
+		if fields := events[1].Detail["fields"]; fields.(map[string]any)["role"] != "maintainer" {
+			t.Errorf("the change is %v", events[1].Detail)
+		}
+	})
+}
