@@ -298,7 +298,7 @@ func scopeText(access []token.Access) string {
 }
 
 func (s *Server) getJWKS(ex *exchange, r *http.Request) error {
-	set, err := s.tokens.JWKS(r.Context())
+	set, err := s.tokens.Keys().JWKS(r.Context(), nil)
 	if err != nil {
 		return err
 	}

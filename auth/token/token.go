@@ -1,10 +1,12 @@
 // Package token makes and checks the bearer tokens of the registry protocol:
 // JSON Web Tokens in the form that docker's token specification gives, signed
-// with ES256 by a key that lives in the database, so that every replica takes
-// what any of them issued.
+// by keys that live in the database, so that every replica takes what any of
+// them issued. It issues them for the registry itself, and for other services
+// (registries) that delegate their sign-in to it, each with keys of its own.
 //
 // A token carries who its bearer is and which access was granted to it; the
-// holder of a token needs no look-up until it expires. Start with [Issuer].
+// holder of a token needs no look-up until it expires. Start with [Issuer];
+// [Keys] are made, published, rotated and retired in keys.go.
 package token
 
 import (
@@ -67,6 +69,7 @@ type Claims struct {
 	Proof string
 
 	service   string
+	kid       string
 	notBefore time.Time
 }
 
@@ -169,12 +172,14 @@ type Options struct {
 	RefreshTTL time.Duration
 	// Clock is time.Now by default.
 	Clock func() time.Time
+	// Keys say how keys are made and changed.
+	Keys KeyOptions
 }
 
 // Issuer issues and verifies tokens. Safe for concurrent use.
 type Issuer struct {
 	options Options
-	keys    *keyring
+	keys    *Keys
 	cache   *lru.Cache[string, *Claims]
 	parser  *jwt.Parser
 }
@@ -194,7 +199,7 @@ func New(ctx context.Context, db *metadata.DB, o Options) (*Issuer, error) {
 	if o.Clock == nil {
 		o.Clock = time.Now
 	}
-	keys, err := openKeyring(ctx, db, o.Clock)
+	keys, err := openKeys(ctx, db, o.Clock, max(o.TTL, o.RefreshTTL), o.Keys)
 	if err != nil {
 		return nil, fmt.Errorf("signing keys: %w", err)
 	}
@@ -207,9 +212,12 @@ func New(ctx context.Context, db *metadata.DB, o Options) (*Issuer, error) {
 		keys:    keys,
 		cache:   cache,
 		// The claims are checked in verify, where the reasons can be told apart.
-		parser: jwt.NewParser(jwt.WithValidMethods([]string{algorithm}), jwt.WithStrictDecoding(), jwt.WithoutClaimsValidation()),
+		parser: jwt.NewParser(jwt.WithValidMethods(Algorithms()), jwt.WithStrictDecoding(), jwt.WithoutClaimsValidation()),
 	}, nil
 }
+
+// Keys are the signing keys.
+func (i *Issuer) Keys() *Keys { return i.keys }
 
 // TTL is the life of an access token.
 func (i *Issuer) TTL() time.Duration { return i.options.TTL }
@@ -241,7 +249,7 @@ func (i *Issuer) issue(ctx context.Context, p auth.Principal, audience string, a
 	if len(access) > MaxAccess {
 		return "", time.Time{}, oci.Errorf(oci.CodeInvalid, "a token can hold %d scopes, %d were asked for: ask for several tokens", MaxAccess, len(access))
 	}
-	k, err := i.keys.signing(ctx)
+	k, err := i.keys.signing(ctx, metadata.Service{Algorithm: i.keys.options.Algorithm})
 	if err != nil {
 		return "", time.Time{}, err
 	}
@@ -256,7 +264,7 @@ func (i *Issuer) issue(ctx context.Context, p auth.Principal, audience string, a
 	b := bearerOf(p)
 	var id [16]byte
 	_, _ = rand.Read(id[:]) // never fails: see crypto/rand
-	t := jwt.NewWithClaims(jwt.SigningMethodES256, &claims{
+	t := jwt.NewWithClaims(signingMethod(k.algorithm), &claims{
 		RegisteredClaims: jwt.RegisteredClaims{
 			Issuer:    i.options.Issuer,
 			Subject:   p.String(),
@@ -270,15 +278,60 @@ func (i *Issuer) issue(ctx context.Context, p auth.Principal, audience string, a
 		Bearer: b,
 		Proof:  proof,
 	})
-	t.Header["kid"] = k.id
+	raw, err := sign(t, k)
+	return raw, expires, err
+}
+
+// sign finishes a token.
+func sign(t *jwt.Token, k *key) (string, error) {
+	t.Header["kid"] = k.kid
 	raw, err := t.SignedString(k.private)
 	if err != nil {
-		return "", time.Time{}, fmt.Errorf("signing a token: %w", err)
+		return "", fmt.Errorf("signing a token: %w", err)
 	}
 	if len(raw) > MaxSize {
-		return "", time.Time{}, oci.Errorf(oci.CodeInvalid, "the asked scopes make a token of %d bytes, the limit is %d: ask for several tokens", len(raw), MaxSize)
+		return "", oci.Errorf(oci.CodeInvalid, "the asked scopes make a token of %d bytes, the limit is %d: ask for several tokens", len(raw), MaxSize)
 	}
-	return raw, expires, nil
+	return raw, nil
+}
+
+// notBefore is how far behind a registry's clock may be that forgives nothing.
+const notBefore = 30 * time.Second
+
+// IssueFor makes an access token for another service, in the form of docker's
+// token specification ("Token Authentication Implementation"): its issuer, its
+// audience, its life time, signed by its key. The header names the key by its
+// RFC 7638 thumbprint and carries its certificates, for CNCF distribution 2
+// verifies by x5c and version 3 by either. The subject is "" for the anonymous.
+// The errors are those of Issue.
+func (i *Issuer) IssueFor(ctx context.Context, s metadata.Service, subject string, access []Access) (raw string, expires time.Time, err error) {
+	if len(access) > MaxAccess {
+		return "", time.Time{}, oci.Errorf(oci.CodeInvalid, "a token can hold %d scopes, %d were asked for: ask for several tokens", MaxAccess, len(access))
+	}
+	k, err := i.keys.signing(ctx, s)
+	if err != nil {
+		return "", time.Time{}, err
+	}
+	if access == nil {
+		access = []Access{}
+	}
+	now := i.options.Clock()
+	expires = now.Add(s.TokenTTL)
+	var id [16]byte
+	_, _ = rand.Read(id[:]) // never fails: see crypto/rand
+	t := jwt.NewWithClaims(signingMethod(k.algorithm), jwt.MapClaims{
+		"iss":    s.Issuer,
+		"sub":    subject,
+		"aud":    s.Name, // one string: not everybody reads the list that RFC 7519 allows too
+		"exp":    expires.Unix(),
+		"nbf":    now.Add(-notBefore).Unix(),
+		"iat":    now.Unix(),
+		"jti":    hex.EncodeToString(id[:]),
+		"access": access,
+	})
+	t.Header["x5c"] = k.x5c
+	raw, err = sign(t, k)
+	return raw, expires, err
 }
 
 // LooksLike reports whether a bearer string has the form of a JWT: three parts
@@ -314,7 +367,8 @@ const maxForeign = 64 << 10
 // keys cannot be read now.
 func (i *Issuer) Verify(ctx context.Context, raw, service string) (*Claims, error) {
 	now := i.options.Clock()
-	if c, ok := i.cache.Get(raw); ok && c.service == service {
+	// A key that was retired ends what it signed, remembered or not.
+	if c, ok := i.cache.Get(raw); ok && c.service == service && i.keys.current.Load().find(c.kid, now) != nil {
 		if err := c.valid(now); err != nil {
 			i.cache.Remove(raw)
 			return nil, err
@@ -377,7 +431,11 @@ func (i *Issuer) verify(ctx context.Context, raw, audience string, now time.Time
 		if k == nil {
 			return nil, errors.New("it was signed by an unknown key")
 		}
-		return &k.private.PublicKey, nil
+		// A key is for one algorithm, whatever the token says.
+		if t.Method.Alg() != k.algorithm {
+			return nil, errors.New("its algorithm is not that of its key")
+		}
+		return k.private.Public(), nil
 	})
 	if unavailable != nil {
 		return nil, unavailable
@@ -399,6 +457,7 @@ func (i *Issuer) verify(ctx context.Context, raw, audience string, now time.Time
 		ExpiresAt: c.ExpiresAt.Time,
 		Proof:     c.Proof,
 		service:   audience,
+		kid:       t.Header["kid"].(string), // a key was found by it
 		notBefore: c.NotBefore.Time,
 	}
 	if out.Principal, err = c.Bearer.principal(); err != nil {

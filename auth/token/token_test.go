@@ -98,7 +98,7 @@ func (f forge) claims(change func(c jwt.MapClaims)) jwt.MapClaims {
 func (f forge) sign(method jwt.SigningMethod, key any, header map[string]any, c jwt.MapClaims) string {
 	f.t.Helper()
 	t := jwt.NewWithClaims(method, c)
-	t.Header["kid"] = f.issuer.keys.current.Load().keys[0].id
+	t.Header["kid"] = f.issuer.keys.current.Load().rings[0][0].kid
 	maps.Copy(t.Header, header)
 	raw, err := t.SignedString(key)
 	if err != nil {
@@ -111,7 +111,7 @@ func TestForgeries(t *testing.T) {
 	ctx := context.Background()
 	i := newIssuer(t, openDB(t), Options{})
 	f := forge{t, i}
-	ours := i.keys.current.Load().keys[0].private
+	ours := i.keys.current.Load().rings[0][0].private.(*ecdsa.PrivateKey)
 	theirs, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -120,11 +120,10 @@ func TestForgeries(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x, y, err := coordinates(&theirs.PublicKey)
+	jwk, err := publicJWK(&theirs.PublicKey)
 	if err != nil {
 		t.Fatal(err)
 	}
-	jwk := map[string]any{"kty": "EC", "crv": "P-256", "x": x, "y": y}
 	public, err := ours.PublicKey.Bytes()
 	if err != nil {
 		t.Fatal(err)
@@ -348,7 +347,7 @@ func TestKeyIsMadeOnce(t *testing.T) {
 		if _, err := i.Verify(ctx, raw, service); err != nil {
 			t.Error(err)
 		}
-		set, err := i.JWKS(ctx)
+		set, err := i.Keys().JWKS(ctx, nil)
 		if err != nil || len(set.Keys) != 1 {
 			t.Fatalf("%+v, %v", set, err)
 		}
@@ -404,7 +403,7 @@ func TestNewKeyIsFound(t *testing.T) {
 // TestThumbprint is RFC 7638 for EC keys: the members crv, kty, x, y.
 func TestThumbprint(t *testing.T) {
 	i := newIssuer(t, openDB(t), Options{})
-	set, err := i.JWKS(context.Background())
+	set, err := i.Keys().JWKS(context.Background(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,88 @@
+package metadata
+
+import (
+	"context"
+	"database/sql"
+	"time"
+
+	"berth/oci"
+)
+
+// Service is another registry that takes our tokens.
+type Service struct {
+	ID            int64
+	Name          string        // the parameter "service" of the token endpoint, and the claim "aud"
+	Issuer        string        // the claim "iss"
+	TokenTTL      time.Duration // whole seconds
+	Algorithm     string        // JWS name of the keys that are made for it: ES256, ES384 or RS256
+	Anonymous     bool          // callers without credentials get a token too
+	RefreshTokens bool          // the token endpoint hands out refresh tokens
+	CreatedAt     time.Time
+	UpdatedAt     time.Time
+}
+
+const serviceColumns = `id, name, issuer, token_ttl, algorithm, anonymous, refresh_tokens, created_at, updated_at`
+
+func scanService(scan func(...any) error) (Service, error) {
+	var s Service
+	var ttl, created, updated int64
+	err := scan(&s.ID, &s.Name, &s.Issuer, &ttl, &s.Algorithm, &s.Anonymous, &s.RefreshTokens, &created, &updated)
+	s.TokenTTL = time.Duration(ttl) * time.Second
+	s.CreatedAt, s.UpdatedAt = fromMicros(created), fromMicros(updated)
+	return s, err
+}
+
+func errServiceUnknown(name string) *oci.Error {
+	return oci.Errorf(oci.CodeNotFound, "there is no service %.128s", name)
+}
+
+// Service finds a service, or returns NOT_FOUND.
+func (tx *Tx) Service(ctx context.Context, name string) (Service, error) {
+	s, err := scanService(tx.row(ctx, `SELECT `+serviceColumns+` FROM services WHERE name = $1`, name).Scan)
+	return s, notFound(err, errServiceUnknown(name))
+}
+
+// Services lists services behind a name, in byte order.
+func (tx *Tx) Services(ctx context.Context, after string, limit int) ([]Service, error) {
+	return list(ctx, tx, func(rows *sql.Rows) (Service, error) { return scanService(rows.Scan) },
+		`SELECT `+serviceColumns+` FROM services WHERE name > $1 ORDER BY name LIMIT $2`, after, limit)
+}
+
+// LockService is Service for a change: the row stays as it is until the
+// transaction ends. It returns NOT_FOUND.
+func (tx *Tx) LockService(ctx context.Context, name string) (Service, error) {
+	s, err := scanService(tx.row(ctx, `SELECT `+serviceColumns+` FROM services WHERE name = $1`+tx.db.dialect.forUpdate(), name).Scan)
+	return s, notFound(err, errServiceUnknown(name))
+}
+
+// PutService makes a service or changes the one of this name, and reports
+// whether it made it.
+func (tx *Tx) PutService(ctx context.Context, s Service) (put Service, made bool, err error) {
+	n, err := tx.exec(ctx, `
+		INSERT INTO services (name, issuer, token_ttl, algorithm, anonymous, refresh_tokens, created_at, updated_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $7)
+		ON CONFLICT (name) DO NOTHING`,
+		s.Name, s.Issuer, int64(s.TokenTTL/time.Second), s.Algorithm, s.Anonymous, s.RefreshTokens, micros(tx.now))
+	if err == nil && n == 0 {
+		_, err = tx.exec(ctx, `
+			UPDATE services SET issuer = $2, token_ttl = $3, algorithm = $4, anonymous = $5, refresh_tokens = $6, updated_at = $7
+			 WHERE name = $1`,
+			s.Name, s.Issuer, int64(s.TokenTTL/time.Second), s.Algorithm, s.Anonymous, s.RefreshTokens, micros(tx.now))
+	}
+	if err != nil {
+		return Service{}, false, err
+	}
+	put, err = tx.Service(ctx, s.Name)
+	return put, n > 0, err
+}
+
+// DeleteService removes a service with its keys; tokens that were issued for it
+// are good until they end, where the other registry keeps the certificates. It
+// returns NOT_FOUND.
+func (tx *Tx) DeleteService(ctx context.Context, name string) error {
+	n, err := tx.exec(ctx, `DELETE FROM services WHERE name = $1`, name)
+	if err == nil && n == 0 {
+		return errServiceUnknown(name)
+	}
+	return err
+}
