@@ -91,6 +91,72 @@ func (e EffectiveTagPolicyLevel) Valid() bool {
 	}
 }
 
+// Defines values for KeySource.
+const (
+	KeySourceFile      KeySource = "file"
+	KeySourceGenerated KeySource = "generated"
+	KeySourceImported  KeySource = "imported"
+)
+
+// Valid indicates whether the value is a known member of the KeySource enum.
+func (e KeySource) Valid() bool {
+	switch e {
+	case KeySourceFile:
+		return true
+	case KeySourceGenerated:
+		return true
+	case KeySourceImported:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for KeyState.
+const (
+	KeyStatePublished KeyState = "published"
+	KeyStateSigning   KeyState = "signing"
+	KeyStateVerifying KeyState = "verifying"
+)
+
+// Valid indicates whether the value is a known member of the KeyState enum.
+func (e KeyState) Valid() bool {
+	switch e {
+	case KeyStatePublished:
+		return true
+	case KeyStateSigning:
+		return true
+	case KeyStateVerifying:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for KeyAlgorithm.
+const (
+	KeyAlgorithmES256 KeyAlgorithm = "ES256"
+	KeyAlgorithmES384 KeyAlgorithm = "ES384"
+	KeyAlgorithmEdDSA KeyAlgorithm = "EdDSA"
+	KeyAlgorithmRS256 KeyAlgorithm = "RS256"
+)
+
+// Valid indicates whether the value is a known member of the KeyAlgorithm enum.
+func (e KeyAlgorithm) Valid() bool {
+	switch e {
+	case KeyAlgorithmES256:
+		return true
+	case KeyAlgorithmES384:
+		return true
+	case KeyAlgorithmEdDSA:
+		return true
+	case KeyAlgorithmRS256:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for Role.
 const (
 	RoleAdmin Role = "admin"
@@ -103,6 +169,27 @@ func (e Role) Valid() bool {
 	case RoleAdmin:
 		return true
 	case RoleUser:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ServiceChangeAlgorithm.
+const (
+	ServiceChangeAlgorithmES256 ServiceChangeAlgorithm = "ES256"
+	ServiceChangeAlgorithmES384 ServiceChangeAlgorithm = "ES384"
+	ServiceChangeAlgorithmRS256 ServiceChangeAlgorithm = "RS256"
+)
+
+// Valid indicates whether the value is a known member of the ServiceChangeAlgorithm enum.
+func (e ServiceChangeAlgorithm) Valid() bool {
+	switch e {
+	case ServiceChangeAlgorithmES256:
+		return true
+	case ServiceChangeAlgorithmES384:
+		return true
+	case ServiceChangeAlgorithmRS256:
 		return true
 	default:
 		return false
@@ -274,6 +361,59 @@ type EffectiveTagPolicyLevel string
 // Exempt Patterns of tags that are mutable in spite of the mode: `*` is any run of characters, `?` is one.
 type Exempt = []string
 
+// Key defines model for Key.
+type Key struct {
+	// ActiveAt It signs from then on.
+	ActiveAt time.Time `json:"active_at"`
+
+	// Algorithm `EdDSA` (Ed25519) is for our own tokens only: other registries do not know it.
+	Algorithm            KeyAlgorithm `json:"algorithm"`
+	CertificateExpiresAt *time.Time   `json:"certificate_expires_at,omitempty"`
+	CreatedAt            time.Time    `json:"created_at"`
+
+	// ExpiresAt It verifies until then. Absent while no key follows it.
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+
+	// Kid The RFC 7638 thumbprint.
+	Kid string `json:"kid"`
+
+	// Service Whose key it is. Absent for our own.
+	Service *string   `json:"service,omitempty"`
+	Source  KeySource `json:"source"`
+
+	// State `published`: known to others, and does not sign yet. `verifying`: signs no more, and its tokens are good.
+	State KeyState `json:"state"`
+}
+
+// KeySource defines model for Key.Source.
+type KeySource string
+
+// KeyState `published`: known to others, and does not sign yet. `verifying`: signs no more, and its tokens are good.
+type KeyState string
+
+// KeyAlgorithm `EdDSA` (Ed25519) is for our own tokens only: other registries do not know it.
+type KeyAlgorithm string
+
+// KeyList defines model for KeyList.
+type KeyList struct {
+	Items []Key `json:"items"`
+}
+
+// KeyRotation defines model for KeyRotation.
+type KeyRotation struct {
+	// Algorithm `EdDSA` (Ed25519) is for our own tokens only: other registries do not know it.
+	Algorithm *KeyAlgorithm `json:"algorithm,omitempty"`
+
+	// Delay Seconds until it signs; without it, the setting `key_publish_delay`.
+	Delay *int `json:"delay,omitempty"`
+
+	// PrivateKey PEM of a private key (PKCS #1, SEC 1 or PKCS #8), with its certificates if it has any. Without it a key is made.
+	PrivateKey *string `json:"private_key,omitempty"`
+
+	// Service Whose key; without it
+	Service *string `json:"service,omitempty"`
+}
+
 // Member defines model for Member.
 type Member struct {
 	// Role `reader` pulls, `member` also pushes, `maintainer` also deletes and manages the team.
@@ -384,6 +524,54 @@ type RepositoryList struct {
 
 // Role `admin` may do everything on the whole instance.
 type Role string
+
+// Service defines model for Service.
+type Service struct {
+	// Algorithm `EdDSA` (Ed25519) is for our own tokens only: other registries do not know it.
+	Algorithm KeyAlgorithm `json:"algorithm"`
+
+	// AnonymousPull A pattern of the repositories that everybody may pull; empty gives nobody a token without credentials.
+	AnonymousPull string    `json:"anonymous_pull"`
+	CreatedAt     time.Time `json:"created_at"`
+
+	// Issuer The claim `iss` of its tokens.
+	Issuer        string `json:"issuer"`
+	Name          string `json:"name"`
+	RefreshTokens bool   `json:"refresh_tokens"`
+
+	// TokenTtl Life of its tokens, in seconds.
+	TokenTtl  int       `json:"token_ttl"`
+	UpdatedAt time.Time `json:"updated_at"`
+}
+
+// ServiceChange defines model for ServiceChange.
+type ServiceChange struct {
+	// Algorithm Of the keys that are made for it.
+	Algorithm *ServiceChangeAlgorithm `json:"algorithm,omitempty"`
+
+	// AnonymousPull A pattern (`*`, `?`) of the repositories that everybody may pull; empty gives nobody a token without credentials.
+	AnonymousPull *string `json:"anonymous_pull,omitempty"`
+
+	// Issuer The claim `iss` of its tokens, as the registry's settings name it.
+	Issuer *string `json:"issuer,omitempty"`
+
+	// RefreshTokens Clients that ask for one get a refresh token, and need not keep the password.
+	RefreshTokens *bool `json:"refresh_tokens,omitempty"`
+
+	// TokenTtl Life of its tokens, in seconds. A right that is taken away ends with them.
+	TokenTtl *int `json:"token_ttl,omitempty"`
+}
+
+// ServiceChangeAlgorithm Of the keys that are made for it.
+type ServiceChangeAlgorithm string
+
+// ServiceList defines model for ServiceList.
+type ServiceList struct {
+	Items []Service `json:"items"`
+
+	// Next Ask with `after=` this for the next page. Absent on the last page.
+	Next *Next `json:"next,omitempty"`
+}
 
 // Tag defines model for Tag.
 type Tag struct {
@@ -606,6 +794,9 @@ type Limit = int
 // RepositoryName defines model for RepositoryName.
 type RepositoryName = string
 
+// ServiceName defines model for ServiceName.
+type ServiceName = string
+
 // TagName defines model for TagName.
 type TagName = string
 
@@ -628,6 +819,12 @@ type ListAccountsParams struct {
 
 	// After The `next` of the page before.
 	After *After `form:"after,omitempty" json:"after,omitempty"`
+}
+
+// RetireKeyParams defines parameters for RetireKey.
+type RetireKeyParams struct {
+	// Service Whose key it is; without it, our own.
+	Service *string `form:"service,omitempty" json:"service,omitempty"`
 }
 
 // ListRepositoriesParams defines parameters for ListRepositories.
@@ -673,6 +870,27 @@ type ListTagHistoryParams struct {
 
 	// After The `next` of the page before.
 	After *After `form:"after,omitempty" json:"after,omitempty"`
+}
+
+// ListServicesParams defines parameters for ListServices.
+type ListServicesParams struct {
+	// Limit The most items in the answer, 1 to 1000.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// After The `next` of the page before.
+	After *After `form:"after,omitempty" json:"after,omitempty"`
+}
+
+// DeleteServiceParams defines parameters for DeleteService.
+type DeleteServiceParams struct {
+	// IfMatch The ETag that the thing must still have, or `*`.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// PutServiceParams defines parameters for PutService.
+type PutServiceParams struct {
+	// IfMatch The ETag that the thing must still have, or `*`.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
 // ListTeamsParams defines parameters for ListTeams.
@@ -753,11 +971,17 @@ type PutAccountRoleJSONRequestBody = AccountRoleChange
 // SetInstanceTagPolicyJSONRequestBody defines body for SetInstanceTagPolicy for application/json ContentType.
 type SetInstanceTagPolicyJSONRequestBody = TagPolicy
 
+// RotateKeyJSONRequestBody defines body for RotateKey for application/json ContentType.
+type RotateKeyJSONRequestBody = KeyRotation
+
 // UpdateRepositoryJSONRequestBody defines body for UpdateRepository for application/json ContentType.
 type UpdateRepositoryJSONRequestBody = RepositoryChange
 
 // SetRepositoryTagPolicyJSONRequestBody defines body for SetRepositoryTagPolicy for application/json ContentType.
 type SetRepositoryTagPolicyJSONRequestBody = TagPolicy
+
+// PutServiceJSONRequestBody defines body for PutService for application/json ContentType.
+type PutServiceJSONRequestBody = ServiceChange
 
 // CreateTeamJSONRequestBody defines body for CreateTeam for application/json ContentType.
 type CreateTeamJSONRequestBody = TeamCreate
@@ -809,6 +1033,15 @@ type ServerInterface interface {
 	// SetInstanceTagPolicy Set the instance's tag policy
 	// (PUT /instance/tag-policy)
 	SetInstanceTagPolicy(w http.ResponseWriter, r *http.Request)
+	// ListKeys List the keys
+	// (GET /keys)
+	ListKeys(w http.ResponseWriter, r *http.Request)
+	// RotateKey Give a service its next key
+	// (POST /keys)
+	RotateKey(w http.ResponseWriter, r *http.Request)
+	// RetireKey Remove a key at once
+	// (DELETE /keys/{kid})
+	RetireKey(w http.ResponseWriter, r *http.Request, kid string, params RetireKeyParams)
 	// ListRepositories List the repositories that the caller may pull
 	// (GET /repositories)
 	ListRepositories(w http.ResponseWriter, r *http.Request, params ListRepositoriesParams)
@@ -845,6 +1078,18 @@ type ServerInterface interface {
 	// ListTagHistory Show what happened to a tag, newest first
 	// (GET /repositories/{repository}/tags/{tag}/history)
 	ListTagHistory(w http.ResponseWriter, r *http.Request, repository RepositoryName, tag TagName, params ListTagHistoryParams)
+	// ListServices List the services
+	// (GET /services)
+	ListServices(w http.ResponseWriter, r *http.Request, params ListServicesParams)
+	// DeleteService Delete a service with its keys
+	// (DELETE /services/{service})
+	DeleteService(w http.ResponseWriter, r *http.Request, service ServiceName, params DeleteServiceParams)
+	// GetService Show a service
+	// (GET /services/{service})
+	GetService(w http.ResponseWriter, r *http.Request, service ServiceName)
+	// PutService Make or change a service
+	// (PUT /services/{service})
+	PutService(w http.ResponseWriter, r *http.Request, service ServiceName, params PutServiceParams)
 	// ListTeams List the teams that the caller is in; for admins, all
 	// (GET /teams)
 	ListTeams(w http.ResponseWriter, r *http.Request, params ListTeamsParams)
@@ -1121,6 +1366,76 @@ func (siw *ServerInterfaceWrapper) SetInstanceTagPolicy(w http.ResponseWriter, r
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.SetInstanceTagPolicy(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListKeys operation middleware
+func (siw *ServerInterfaceWrapper) ListKeys(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListKeys(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RotateKey operation middleware
+func (siw *ServerInterfaceWrapper) RotateKey(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RotateKey(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RetireKey operation middleware
+func (siw *ServerInterfaceWrapper) RetireKey(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "kid" -------------
+	var kid string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "kid", mux.Vars(r)["kid"], &kid, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "kid", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RetireKeyParams
+
+	// ------------- Optional query parameter "service" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "service", r.URL.Query(), &params.Service, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "service"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "service", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RetireKey(w, r, kid, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -1612,6 +1927,178 @@ func (siw *ServerInterfaceWrapper) ListTagHistory(w http.ResponseWriter, r *http
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListTagHistory(w, r, repository, tag, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListServices operation middleware
+func (siw *ServerInterfaceWrapper) ListServices(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListServicesParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListServices(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteService operation middleware
+func (siw *ServerInterfaceWrapper) DeleteService(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "service" -------------
+	var service ServiceName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "service", mux.Vars(r)["service"], &service, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "service", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DeleteServiceParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
+			return
+		}
+
+		params.IfMatch = &IfMatch
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteService(w, r, service, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetService operation middleware
+func (siw *ServerInterfaceWrapper) GetService(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "service" -------------
+	var service ServiceName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "service", mux.Vars(r)["service"], &service, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "service", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetService(w, r, service)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// PutService operation middleware
+func (siw *ServerInterfaceWrapper) PutService(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "service" -------------
+	var service ServiceName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "service", mux.Vars(r)["service"], &service, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "service", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params PutServiceParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
+			return
+		}
+
+		params.IfMatch = &IfMatch
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.PutService(w, r, service, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2741,6 +3228,20 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 
 	r.HandleFunc(options.BaseURL+"/accounts/{account}/roles/{role}", wrapper.PutAccountRole).Methods(http.MethodPut)
 
+	r.HandleFunc(options.BaseURL+"/services", wrapper.ListServices).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/services/{service}", wrapper.DeleteService).Methods(http.MethodDelete)
+
+	r.HandleFunc(options.BaseURL+"/services/{service}", wrapper.GetService).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/services/{service}", wrapper.PutService).Methods(http.MethodPut)
+
+	r.HandleFunc(options.BaseURL+"/keys", wrapper.ListKeys).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/keys", wrapper.RotateKey).Methods(http.MethodPost)
+
+	r.HandleFunc(options.BaseURL+"/keys/{kid}", wrapper.RetireKey).Methods(http.MethodDelete)
+
 	return r
 }
 
@@ -3009,6 +3510,117 @@ type SetInstanceTagPolicydefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response SetInstanceTagPolicydefaultApplicationProblemPlusJSONResponse) VisitSetInstanceTagPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListKeysRequestObject struct {
+}
+
+type ListKeysResponseObject interface {
+	VisitListKeysResponse(w http.ResponseWriter) error
+}
+
+type ListKeys200JSONResponse KeyList
+
+func (response ListKeys200JSONResponse) VisitListKeysResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListKeysdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListKeysdefaultApplicationProblemPlusJSONResponse) VisitListKeysResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RotateKeyRequestObject struct {
+	Body *RotateKeyJSONRequestBody
+}
+
+type RotateKeyResponseObject interface {
+	VisitRotateKeyResponse(w http.ResponseWriter) error
+}
+
+type RotateKey201JSONResponse Key
+
+func (response RotateKey201JSONResponse) VisitRotateKeyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RotateKeydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response RotateKeydefaultApplicationProblemPlusJSONResponse) VisitRotateKeyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RetireKeyRequestObject struct {
+	Kid    string `json:"kid"`
+	Params RetireKeyParams
+}
+
+type RetireKeyResponseObject interface {
+	VisitRetireKeyResponse(w http.ResponseWriter) error
+}
+
+type RetireKey204Response struct {
+}
+
+func (response RetireKey204Response) VisitRetireKeyResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type RetireKeydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response RetireKeydefaultApplicationProblemPlusJSONResponse) VisitRetireKeyResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -3552,6 +4164,189 @@ type ListTagHistorydefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response ListTagHistorydefaultApplicationProblemPlusJSONResponse) VisitListTagHistoryResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListServicesRequestObject struct {
+	Params ListServicesParams
+}
+
+type ListServicesResponseObject interface {
+	VisitListServicesResponse(w http.ResponseWriter) error
+}
+
+type ListServices200ResponseHeaders struct {
+	Link *string
+}
+
+type ListServices200JSONResponse struct {
+	Body    ServiceList
+	Headers ListServices200ResponseHeaders
+}
+
+func (response ListServices200JSONResponse) VisitListServicesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.Link != nil {
+		w.Header().Set("Link", fmt.Sprint(*response.Headers.Link))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListServicesdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListServicesdefaultApplicationProblemPlusJSONResponse) VisitListServicesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteServiceRequestObject struct {
+	Service ServiceName `json:"service"`
+	Params  DeleteServiceParams
+}
+
+type DeleteServiceResponseObject interface {
+	VisitDeleteServiceResponse(w http.ResponseWriter) error
+}
+
+type DeleteService204Response struct {
+}
+
+func (response DeleteService204Response) VisitDeleteServiceResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteServicedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response DeleteServicedefaultApplicationProblemPlusJSONResponse) VisitDeleteServiceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetServiceRequestObject struct {
+	Service ServiceName `json:"service"`
+}
+
+type GetServiceResponseObject interface {
+	VisitGetServiceResponse(w http.ResponseWriter) error
+}
+
+type GetService200ResponseHeaders struct {
+	ETag *string
+}
+
+type GetService200JSONResponse struct {
+	Body    Service
+	Headers GetService200ResponseHeaders
+}
+
+func (response GetService200JSONResponse) VisitGetServiceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetServicedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetServicedefaultApplicationProblemPlusJSONResponse) VisitGetServiceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutServiceRequestObject struct {
+	Service ServiceName `json:"service"`
+	Params  PutServiceParams
+	Body    *PutServiceJSONRequestBody
+}
+
+type PutServiceResponseObject interface {
+	VisitPutServiceResponse(w http.ResponseWriter) error
+}
+
+type PutService200ResponseHeaders struct {
+	ETag *string
+}
+
+type PutService200JSONResponse struct {
+	Body    Service
+	Headers PutService200ResponseHeaders
+}
+
+func (response PutService200JSONResponse) VisitPutServiceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutServicedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response PutServicedefaultApplicationProblemPlusJSONResponse) VisitPutServiceResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -4687,6 +5482,15 @@ type StrictServerInterface interface {
 	// SetInstanceTagPolicy Set the instance's tag policy
 	// (PUT /instance/tag-policy)
 	SetInstanceTagPolicy(ctx context.Context, request SetInstanceTagPolicyRequestObject) (SetInstanceTagPolicyResponseObject, error)
+	// ListKeys List the keys
+	// (GET /keys)
+	ListKeys(ctx context.Context, request ListKeysRequestObject) (ListKeysResponseObject, error)
+	// RotateKey Give a service its next key
+	// (POST /keys)
+	RotateKey(ctx context.Context, request RotateKeyRequestObject) (RotateKeyResponseObject, error)
+	// RetireKey Remove a key at once
+	// (DELETE /keys/{kid})
+	RetireKey(ctx context.Context, request RetireKeyRequestObject) (RetireKeyResponseObject, error)
 	// ListRepositories List the repositories that the caller may pull
 	// (GET /repositories)
 	ListRepositories(ctx context.Context, request ListRepositoriesRequestObject) (ListRepositoriesResponseObject, error)
@@ -4723,6 +5527,18 @@ type StrictServerInterface interface {
 	// ListTagHistory Show what happened to a tag, newest first
 	// (GET /repositories/{repository}/tags/{tag}/history)
 	ListTagHistory(ctx context.Context, request ListTagHistoryRequestObject) (ListTagHistoryResponseObject, error)
+	// ListServices List the services
+	// (GET /services)
+	ListServices(ctx context.Context, request ListServicesRequestObject) (ListServicesResponseObject, error)
+	// DeleteService Delete a service with its keys
+	// (DELETE /services/{service})
+	DeleteService(ctx context.Context, request DeleteServiceRequestObject) (DeleteServiceResponseObject, error)
+	// GetService Show a service
+	// (GET /services/{service})
+	GetService(ctx context.Context, request GetServiceRequestObject) (GetServiceResponseObject, error)
+	// PutService Make or change a service
+	// (PUT /services/{service})
+	PutService(ctx context.Context, request PutServiceRequestObject) (PutServiceResponseObject, error)
 	// ListTeams List the teams that the caller is in; for admins, all
 	// (GET /teams)
 	ListTeams(ctx context.Context, request ListTeamsRequestObject) (ListTeamsResponseObject, error)
@@ -5036,6 +5852,88 @@ func (sh *strictHandler) SetInstanceTagPolicy(w http.ResponseWriter, r *http.Req
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(SetInstanceTagPolicyResponseObject); ok {
 		if err := validResponse.VisitSetInstanceTagPolicyResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListKeys operation middleware
+func (sh *strictHandler) ListKeys(w http.ResponseWriter, r *http.Request) {
+	var request ListKeysRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListKeys(ctx, request.(ListKeysRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListKeys")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListKeysResponseObject); ok {
+		if err := validResponse.VisitListKeysResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// RotateKey operation middleware
+func (sh *strictHandler) RotateKey(w http.ResponseWriter, r *http.Request) {
+	var request RotateKeyRequestObject
+
+	var body RotateKeyJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RotateKey(ctx, request.(RotateKeyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RotateKey")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RotateKeyResponseObject); ok {
+		if err := validResponse.VisitRotateKeyResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// RetireKey operation middleware
+func (sh *strictHandler) RetireKey(w http.ResponseWriter, r *http.Request, kid string, params RetireKeyParams) {
+	var request RetireKeyRequestObject
+
+	request.Kid = kid
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RetireKey(ctx, request.(RetireKeyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RetireKey")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RetireKeyResponseObject); ok {
+		if err := validResponse.VisitRetireKeyResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -5369,6 +6267,119 @@ func (sh *strictHandler) ListTagHistory(w http.ResponseWriter, r *http.Request, 
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ListTagHistoryResponseObject); ok {
 		if err := validResponse.VisitListTagHistoryResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListServices operation middleware
+func (sh *strictHandler) ListServices(w http.ResponseWriter, r *http.Request, params ListServicesParams) {
+	var request ListServicesRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListServices(ctx, request.(ListServicesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListServices")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListServicesResponseObject); ok {
+		if err := validResponse.VisitListServicesResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteService operation middleware
+func (sh *strictHandler) DeleteService(w http.ResponseWriter, r *http.Request, service ServiceName, params DeleteServiceParams) {
+	var request DeleteServiceRequestObject
+
+	request.Service = service
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteService(ctx, request.(DeleteServiceRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteService")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteServiceResponseObject); ok {
+		if err := validResponse.VisitDeleteServiceResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetService operation middleware
+func (sh *strictHandler) GetService(w http.ResponseWriter, r *http.Request, service ServiceName) {
+	var request GetServiceRequestObject
+
+	request.Service = service
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetService(ctx, request.(GetServiceRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetService")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetServiceResponseObject); ok {
+		if err := validResponse.VisitGetServiceResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// PutService operation middleware
+func (sh *strictHandler) PutService(w http.ResponseWriter, r *http.Request, service ServiceName, params PutServiceParams) {
+	var request PutServiceRequestObject
+
+	request.Service = service
+	request.Params = params
+
+	var body PutServiceJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.PutService(ctx, request.(PutServiceRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "PutService")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(PutServiceResponseObject); ok {
+		if err := validResponse.VisitPutServiceResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -6127,117 +7138,142 @@ func (sh *strictHandler) Whoami(w http.ResponseWriter, r *http.Request) {
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7D39c9s2lv8KRrc3SVxGst10r3Wms+e06a13msSTuJeZq3MhRD6JWJMAC0BWtBn/7zd4AChSAinJoWxn",
-	"935JLAnEx/vC++bnQSKKUnDgWg1OPg8yoClI/PPlBZ2a/1NQiWSlZoIPTgY/ZZRPQZF5BhyuQRKdAdEZ",
-	"41OS2J+Gg2igkgwKap7WixIGJwOlJePTwc1NNPiV8av1eS8yIBw+aVLSKUSEKhJfzg4Pv01mMsc/4DmR",
-	"kP94OTCjLgfxkJyOFXBNBMc95FTZh7vXv4kGJZW0AO2OeZokYsb1WRreE0uJmBDKyen7d4TasRE5OiYp",
-	"mzKNh2VmbEl1NogGnBZmOTdwEA0k/DFjEtLBiZYzqO+spFqDNM/+7++HT3/48Pno+OZPgygAMbfFtyKH",
-	"FsDRAtw2z05fESlyIHOmMzHThGlFzOYiIiShxK16QuKDmDBFKF8QOePm6SSjkiYGLhGJ/4K/Cg4tJzRr",
-	"dB6voJ9+BT7V2eDkz8+iQcG4/3gUNc5++vR/6NN/HD794Zsfo+F/fjz4y9MP37TAYaJBhiEQG6qIzSkM",
-	"LRgyIGOYCLnc/h8zkIsahnCulg1/d3QcWv9s8orqJAvvwLAL0RnVNY4oZkoTpVmek4xeA6IgPoirPVlu",
-	"W27qbPLUrtCyr6PD42dRkKUKpsPbKoQyNACFIswyCuVqDjIiR0QLcnR4eNgGohxnrW8lhQmd5dps5DAy",
-	"G2PFrMBPh4hh97HaIuMapiBxj2+hFIppIRevcfrQZmU15pFCoo5ICTIBrp8CT0QKKWFcC0OWRMG0MOz/",
-	"ONZAi38//oWWZfykjVqriTtpdh2yF3Tavl1Npy3raTrddSGgRcdKQAsHkrYVgRa7LimugHesaX7esKgZ",
-	"suOqvymQ7YvOFMjuNc2InZa8MYNVKbgCFPi/UJbPJK6fCK6BI+fQssxZQs1WRqUU4xyKb/6uzL4+1+b+",
-	"k4TJ4GTwb6PlrTmyv6rRuX3Krhii7T9moDSZU0UkTGYKUiMOJpTlkA4RNG6m2q2E94QUJUjN7O7p8oe2",
-	"y8oweftttQKeaEATMwNOjnJi0zlPcbx50k1FpaQL8zmRQDWkHylubyJkYf4apFTDU80KCK3unxkvAriL",
-	"lozrjt8886m/zrwSYGhEGRjUnwueWgYv0/YJ/b2qKr1jIqzyM8/MdeuAPQxeXEti/b2hGtTOtsRDA44N",
-	"AH2o5hbjv0OiB0vdwKplSCBpysxEND+vEc6E5gqiFVpaB64T74ODwSoJvzc3W0EXZAyknOU5pJtUCJor",
-	"QWgihVIkHsURoTxd0StqV9vxd9+tKgnrcGw7/a9MBVilouYtydriJUDXRrfY9PhrM2YV13bhDrQZle5W",
-	"qKsxbQBPhiyRWBFjqTBfSBiSmKYF44gBQ70liDKHE1LQJGMclBnJhUZdhTCk5R0lQkE/ndknvkVsug9H",
-	"KzCNBjPO/piB+9lI8CCvt5Pjdpx/DyTaZHWLpDAB2JN8HgA3StPvA8NVg2hQzlSGx81BG4mJKKtNsRRh",
-	"P1v4/DdTbMxyphfhS+G6+t2qpxzmDSCh4YAaBpmCfk5ixjOQTCMUDGgZV5ryBB4p4lBiALPc9jhnCd7V",
-	"Bh8UzyDZNcXdu7mC+385mUCi2TVc0Om5yFmyWOdh+ARFuZH5XtpRN9Egh2vIQ1whFJASFzG6uSJM1Q/h",
-	"j2ikt1ekKo0xtPdCpLBpVxd0+soMWyULfDbyR/N7DhHJy+r0zeOcW9pH1Gk6VRaxVAIpZpqOc4Mzokqm",
-	"wesDZs0dbT7P+XX74/j7DRxQFwFoJGzB96+gGFu7buV6cld0J4yBFmgX30RWMwzqnHXoe/3RPBSCud3N",
-	"7e7TnTa8sq8NG+rjinOAvpsbzi6mMlZ+OWaRJzdi1nNuGyBfwxxNnvX9KEgktOjUJVVqLmRqrGXFptyw",
-	"1pzpbEjeZWLOrTQRPIGgmqn9gp1HxUFrx3HGldtc+ESfArs+VVe4QxKjk+PH2O7R66uVl63Tg7Z2knMH",
-	"h/X1vreOhONnNWlipqgMAA/C5nVqnRk1afJ9x6q34sdkJiVw/bFs3bpBcELzHI1ON7zC+JC8Fua6hBRS",
-	"9HcSyglex0SBNmJUGL3K2azD0OnWzlPfSqcx6cetUkU1QYgevAm6ThKcgJRCksdvf/mJ/PDsu/9AT8kK",
-	"uNydtg4ifNZASKTWN+tcSW9+OiOn52fksaEt+ESLMgcS//zy9dnLn60vZg0AKWjK8ha91djGcyn4NCJz",
-	"/xk+lZBoSFE3w2+1QEUVPukIiZqSEqQSPLgebr1LTy5AKToFouhC2flKKaaSFurE6tGzHCLrVZSMJ6yk",
-	"udmdIAnlJIO8JI9jqq7McW+ipSLRIkt0Zu9qczKqriA1K4YNVOsv+MgCZPsL46ndnHMqOHwokNdIyrmY",
-	"krHVdIKTK031TIU3+deLi3NiB9SerVx50UAzHbKdK4jaZ0kBlIdXt1+s0Wg+pwtFYjoWM30yzim/ip+T",
-	"2NBcTDTkuSLOMaMILancwtbGX/2Gq1NXRBhZkg9x0tJbuX5b7MHNwZ1DbB1R7B8BUL1YaKe35zlJmdKM",
-	"J5qMczFWyCYF5WwCSisrwhgnOVO6KZQZ139+FsYvnQZI4/XM3Ode47zdxOFrPBpcN0yYLrlYM3ZWkY0w",
-	"rPT32pS7OVSWmN/yzikYr397tCpWb324jq31oQ3WSPxuNMJw/Mr7JJynAq5BLmz0xKkl1r/mBWvdanOq",
-	"fLuF7CKYX86+KZuCCqhab5x15fgtKO0KSBn9GJZ5Wz2/i6l5e1Gyuo8t+HlWpjtD0j8TFIRhjnbAb0DS",
-	"HSfyxnSDw2v7aiwYIsoLOn15DWFP+6qHxi6Ci15D3Ufj/PlBGqSJFjKIkD4IsFKbypnKIMUI49xfxHZ/",
-	"qRHYpBQGccaKCRKZ1TK2wHkp4ZqJWZdG1VyuFoftxjZLKyd4HekWfgitLvz1IRErWrgbeXhBpz3t+u42",
-	"/MoJI88Szt80iAasWP6tgOYt7NDw9e1gy+3qCOzPQReEhNNkerhZrEf14/Zawrrbt0vq7y6jW4Tw+j7b",
-	"pW4byHrSqHqB2U3bHq2Q3406e8ZiU7D+KuYgnyZUAclBa5BWybch3YgoKKk0kDcWXzyMIxJ/jDHT5Gkc",
-	"EaptCsjR8fcr7pkt0N6Gx17ElmGhO5Jb3pW4rnxKzMCJMaSpIhIX6LWMbWQI71T8ljKuKePVL/ZmrYwt",
-	"OgUbKjHGR11DlT7Bx86LLiI/VVg8hh2UDzpGD59KJkHtNGVOlf5odCb31IobQlh1lPGZhoYy2jlpqxDc",
-	"NovgcXwQYxzkye4JBcYYCfPv+8weBx26hCZaEapsrFG7lBebwbfiYT4hMc1ZArHNGzO09Y0UY6Hj4bZS",
-	"u9pUT9kGSJ63kpC3p+BlQOnZ7jHlJm028XJmUTyZ6ZmEIXlfJUzWsJUKUBgTtxPtTov3Icr/CUPpjoi7",
-	"IupImy2ZkEvbBLHKuOE6wqmUYq4wRVbMOXpOJZtmWpEUQzti3UnenyRexVE3AFrYtwMQPVzRNi51J3f0",
-	"byoUAr6dr0YZMyQNCXr/mxW6CeWGtZ3MtSTLgWFQJ6G8ks6PlKWbOq+NhciB8u5rZ4swZxW87klPd3nZ",
-	"FRB2U9INFvpS0mtoWIfZ9qC5advmbW6h+5XKuwf/dgTUVgq8AV4f0gE59m6EQ1eKk9GuCrpADf6ExDYd",
-	"KbZ+5LFIFxGJfWZS7VuM4DGFvI9Z5RGJXdZSHNTku9KcQor8+0zQggU0eXRWB3niivG07lupMlXGIpxA",
-	"lfvLbqMQt9diq1pyqkjGlBZygYSfi6lyGmkVH99JGbVRmF0TUzBXZI2gVogEgRRV+gBC0y+3Tjo3mD4x",
-	"k0wv3pm1LA7GVLGkSuxGLOA31eOZ1riTMVBpryX71y9eLP/t/YUvjMDH7biV528wHjwR6/A2rKMipDHz",
-	"H94tUUPdimxeF9oI6E7NWVLl6r0AqTMiYcqUlovhJT8rvAVaKMivjWEqwbmEcQ6bsUuEL9h689MZxg0l",
-	"G8/MnjCKTzWJR9fHo3h4yS/5wcE7NuWMTwnjw4MD8tKwDjGkjEnymBehCHXkMSTvwCh8pzOdCcn+gWNO",
-	"yAsEDLGVXHhOW8sV2wQVesmtQjaRoiDx+Zt3F2SE38SYU1CQCYM8VSSeSso1uv5/9FLUyGFv35i/l99f",
-	"8lglooQfxwZQJ7RkJwfxEyRcDG6/MNh2O6hXHFhQVdkfyDm13DpkN+vTVqKAS+6UMKLpFZCSSm2zRGpZ",
-	"trQQfGogroC40c/Nx4X5hzvXgYvk1zIyzZKXHMcVVCeZVU1qoTHIFRDB84VdcTnSDqoV0qBN+8Rh9DVq",
-	"9oxjIoIyWD1dr7khiUAPhSIqpyoDNSRn3FaOZcY4Yoq8ef3S199El3ylROfESocRLUuEQTyiJRtdH43q",
-	"RxzVinbc5l5ipsbBAcI6bqvHcJSDgkmkDlaNZJSZMt8K4aY1V52f1aVJCJm6SHYGzNreKsLMJ7zir2Bx",
-	"Qqi6wmSQGLEeuxIqm1EVE2oGPb/kruysUVlFHnvLPv6V8auY2CqvJz6d9spgX5CpMPaWIXyLXUMt9XSs",
-	"S77Mx7IneSFSBv4of3v35jVKA69+kFfsxZCcWo7xUGHGkklmWChVmbKIZFZVobjZXWGnIYq6eMK9NYgz",
-	"oRLvCRK/vKDT+LmRAfis4S90jBnxYLB0yWNf0RbXFrQYfHZ0XBGvK5fLqHJTpUQxnsCQnP92YZ5kKRSl",
-	"0MC12+1FTSgeHBBFFzbsZTSBjJalmVcQisITYQGfMFGBxC5KEZ8YWjbDC3FtOX8Ml9yFzIYkruIZMXls",
-	"g2loQj/B52zpq3lSPXdnNoJSO6mIyLdTxdaijC75PGNJZoWyVCSnyVWFeMGJhASFTmxjJ3Z7xgjxBglu",
-	"kwtJxlVgL0Juj8h4cckpd9oOTqlVXQTgNILkgk+h/jyxUxvZrfEAfnFi/lc+mKeMKPIgJEhXSHXI/kvJ",
-	"hLAuaApknrEczP4zkacuqWoqRHpCpsIsM6bJFdHCbFq4s6VAcqpBkokEJFPuU5eLIbkwVyGKN/O0oTwb",
-	"mokbjjvvcXhi+OOSO+wNia0sphIMN9kM8BQSloJP8KoJwMhKVgM/W3LnvmimwQ8veZVVdDKwt7EV5cho",
-	"p+dng2hwDVLZ2/7IqBKiBE5LNjgZfDs8HH47wBrYDNWRkSsJwg/TUB7qL0LaxEO0K6o7+CzFKk2lT/0E",
-	"zeLm38Na13LIyOuFGwfa0tubDyu1dMeHhx11dLvVz9VreQI1dKe2qteIPHfa55iPaT88Qg8OAa7lghg8",
-	"pcoFnonG3H8xsVyBJVyDqF7o7gvSQ5tzw0Y4xu3KudLCD1TgGfk6Q1RCZ0VB5cLYmoaHVir0nJDFgh3t",
-	"pZjzSgx8PlZVOaYGH8yUFdWMPru/bizhYE5CFwmRl1z7wo8KJgZoi3XqstOd1mrWGth/Fk4hdBvCc5gb",
-	"x6if6DgsMBPgy6H4LpvplaJ8IsxXU9oGsl1ZY9kXwFB9OetmS1I79iNVyQpVOfQxG9NoGywFrpleVBdz",
-	"VLNKrfThRnbaB2wtv7BJxpWuszAibh1Z5UyfNhoPgNIvRLrom0Wdh+imaZtVVVz7lQ9t9bVVAWYPPApr",
-	"xGUoGA0Ip+qgsuEUCFe4tTWbjpDhRp/Nf9vybDdjvvXNGLZhTn9nMkWm6Jn/coBdGAOIzr0SVtXKrrfO",
-	"MADrnT+jbQdbR9k27PxmQpRhS5p7eFWi2VhZFM9n08JRrVIamxLQ3Pxrz+RVMftlhIKwSs1qFA0boHRx",
-	"89tlr409cXStDvVhcbW7r/vh6S66ZHyNvZ1VbSR1O3t7ST/SdPq0rDKbnBrXxOgU9JkbvkyD2iNsAwWW",
-	"LWC2G+/nZhbz1arRyoNVZ/2qUgJZfxM//tVYEmhIOFsDaNE0TRdVxxvq1Xyn34g5H5JXtmSC6qWR48I/",
-	"xuzT9Aq4tUuwTKqqqUSbx+r7TVyqNlz2z6Mr2Ls73rwX+gG9K/kYNlwNpgb5z5hKb5tx1JU7ZyU7m+eL",
-	"tVJpdKr46ECobY4rQAg38Dn+PhDH27zuHG0YdNwoTaVW3gvGVNs2SgkT9qltIxiAD2zkK7IXV6ohOk3G",
-	"pmt9vKgazNy7Gbjm963FXELaZYPQ12l/9HkpEDfqlnrZWWiZlmaN0UlN9r51brvHzw5/eOIKIZEpmSJW",
-	"lrapp2/rbZd2U+98r60ACT3b1DyqT9X2ZzyIUfiaF431EfkYTVVw1Y6pqN21Yz0U81og0wZEbAuONR3i",
-	"bbOZ1d7Zq72jkR+xwkm+c2AXJ+GYPjgJFY4wenijZK3yjLrKkVY87UaoK33N0LoId4nbnuXWsG7TNnpj",
-	"p/51lLWquTtWVXahVrIMM9wn4VpANUj3kSKN/Pp2Ep1tKUpURrSosvqG5EyvKBDr/WFqJOoDWesdYBRR",
-	"dDG85PX4YT3QYjMF1RwkpFgwrglTkV30+PAwpFHbPKWHJ9ywvMo2UPoSajk+PLqX7Ufk7zOlicsCu1eC",
-	"xy0YwxuKUjeC1JWrHsiESaWJ64J0G61nxRLvQQG6aLTYsSoP+su3Vn86zP3N2kxGFeEiYNT25eqsLzYR",
-	"eS7mtQhY2PzqRbkhMbY+irH3grNxUFBsUHsepPOEMG6IJoFevShL4FsCzCo/SB1r+9Vm2u+arbiny/NC",
-	"NjheQm6XNjr4F3a89Ep7/8WuV+wdJ2+2kgQbRXN3lHsXUyhnShvR/FVHvX0RcKf7woDt4bgtVjRWbVHg",
-	"6QH/70HwbCak0WdNp1s4OZCivLZbpeXYdDzsZtQiyDJ67dJHvHmPl74L9laZTvX8HZcJdsk1nT6qkmqH",
-	"5NRrDc5tIusulZAybHd54dpIb6MwuJl793vYVtZr2N2Zg/Wax2Dthg8et1dWaxOj2Mm7N19EC8i+jCE2",
-	"Syvfq3x73hk5Ar2VSF5BqAvReMqmWhstHzMxbSRUzHTOrqFKK2sV6H91m/rKxfqyLUWnbAcz7F5TkpBq",
-	"MeJpMydtijOScUQ4zI3gQ6vs/om6Kitoje9c4IivmnR8gX23SmBrBx5SKMPmC6/GMJgijD+vWQQRoY2I",
-	"hqvdMLQk1I7Jj9arcbF890HvJsCyI8RWNsBRryu3Xlcu/HjfnhziYp2rqKxYdfTZ/Ld1YuJqpInlUFEW",
-	"ukFWq/CDSpPd077DTbinvShcZuIqhlFUpVE+S3QsGmGmJfu03uDL/EJXqFBlT3TFHIxC5hlrj6LuodK4",
-	"1+XCFL4rfVWvd9lnfKgHyt+TBL2XmNAm6npYcaB5W2/+imExcIOSYQuRO3KCo1O1v51gMGqWq9j8qhWt",
-	"WmP1TlXLQfJhKVtuU8uXN/QrpNrIafR5pkD2lFmyRlkSCnENr3yvpO0uYsyMZ7a0rUnG/dUbvAVbJWYX",
-	"Q/N3D1DfzBXVy7N6cMyHEo5roO//Jmi8WeGO7wL/6oPwbbBUsvogltM09ZRi7WigRT25uCrrwKDyNrLc",
-	"KX3dXpqtgjHv8GUCtj4ce59kGEgMifi3XtP8ik3pqhNOd3YgnvQhOdgdJteVfSxJ/2L9s9XO3jYgjr3m",
-	"DSX5WjvmXoThSqBdXastk0Uas6VZQ3JqD4XF88qWOlWR5qbmw/OFfQ8s9prAKv+OtBFskrEnDbbW9OyO",
-	"nQDVK0tayyPGQi8T2xAlfYiwysC3CwSVDE+KLdJq9BlH7EtVcBkWFdq3yqnAw+wlOdTtI8CnXyqxa7zm",
-	"lJwWmT0F3QKOngVqJzH2GEbpAOr+NKzlS1EDSvCDySwyJ9o9p6hyo+03mwiXcXlE25Ry9OXB2i2daAMI",
-	"/5USifbi43pgWUPr6P7/fKFe84WsP7wrU6hu3hjr6Pb9LrBBzVdtmVRN+DoNk5l6cH6nmQO9R6r9vFX0",
-	"ruqwS2sv1fMOHMWmXLlGCa4pDFDuzQA1SzJjC9gXfdG81o8zZA38pvbmxKi1nrxjW8D2WwyztQHhgwgI",
-	"up6Fq9RRsfyW/sO68ottsIDbvq329XvLm8B3MrKJVKTq84s05RrgYdJWtEwBwzLKZculFhXL0dC+w4je",
-	"e9m7SYIT2x53eb4WRlxhpCBDd1ouOP0WIcSKFfcoSB8qVzg7poUndqWtpu+3PYS4mXeqnmK5UDV3pG8u",
-	"5nskW55qiTX2wB57Es734l/eRIYPrebMdb20XUyE9Eg3f1pyqZh8C2k+qjc2/hKinm0QOPbFm9Mqi3D1",
-	"ja3LZMMuqaRAny/fSLsPOlx5a+1WtPhsw+uHsdha99ViYamCbYNfd0lsij+E7oRdIg4X/i76p484+Ja/",
-	"Dyfi4ARCu15wa+9bk8U7Qw9BAvqiYEPzPJfc3H6p8O27lF3RvXpytbOlUZ5cgKIRmTDruWa+7QGJC/f2",
-	"7n+xgIR7x83+AhJNhLbFIwLSa5d4xFbKrfPEVnjeygNrXz+yB3V/M1xuodDvFHxogcQdBR/wmD0GH7aB",
-	"523l4O5RiHn1NoFg4rv7eY+wd68zaAG+6wHfA/T9u7Kq5HHXRY8T2z5Zu/R+jw0FCrvsfrip9/pHdPjm",
-	"/b9/MAB3Pf9//2BuIfuedIu1mcwHJwPXoxzvKDd36EUTDN/azjgWr7hGS34L632czkGURr9evrk+g0Xj",
-	"FV+1aazytT7JqfWsijlX6w2DbJDDlcxTnfmu7Jh1r1WlXNRaU4XW8Dpa/e33Q3Le1AXMneeq5Zh06rgN",
-	"9eIvNjDDZJW469e0/LK+6NtGU3FRAGEcXxeLTZ71SjMAtFKMDukaGZAMJLi+ARnlaW3FRkXq+roYc8OI",
-	"dr0liLnT89zFRmplMNiBunYaQxvrc75vhlSWHR6rlzQsp6g6lwVwvdoTeNmx0GK6oEnGOKh6h+Da1FVv",
-	"wpsPN/8XAAD//w==",
+	"7H17c9s4su9XQemcW3ksI9l5TcapqT2eGc9dbyaJK/bcVN1xrgmJLQlrEuASoB1tyt/9FhoPkhJISQ7l",
+	"OGfPP4klkXg0uhv9wg9fBhOR5YIDV3Jw8GUwB5pAgX8endGZ/j8BOSlYrpjgg4PBL3PKZyDJ9Rw4XEFB",
+	"1ByImjM+IxPz03AQDeRkDhnVb6tFDoODgVQF47PBzU00+J3xy9V2z+ZAOHxWJKcziAiVJD4v9/aeTcoi",
+	"xT/gNSkg/el8oJ86H8RDcjiWwBURHMeQUmle7u7/JhrktKAZKDvNw8lElFwdJ+ExsYSIKaGcHH48JdQ8",
+	"G5H9pyRhM6Zwskw/m1M1H0QDTjPdnX1wEA0K+GfJCkgGB6oooT6ynCoFhX73//259+THT1/2n9785yAK",
+	"UMwO8YNIoYVwNAM7zOPDt6QQKZBrpuaiVIQpSfTgIiIKQont9YDEj2PCJKF8QYqS67cnc1rQiaZLROK/",
+	"4q+CQ8sMdR+d08vo59+Bz9R8cPDyeTTIGHcf96PG3A+f/F/65F97T378y0/R8L8uHv/1yae/tNBhqqAI",
+	"UyDWXBHrWWhe0GxAxjAVRTX8f5ZQLGorhG21DPjF/tNQ/8fTt1RN5uERaHEhak5VTSKyUioiFUtTMqdX",
+	"gEsQP479mIy0VYM6nj4xPbSMa3/v6fMoKFIZU+FhZUJqHoBMEmYEhXJ5DUVE9okSZH9vb6+NRCm2Wh9K",
+	"AlNapkoPZC/SA2NZmeGnPVxh+9EPkXEFMyhwjB8gF5IpUSzeYfOhwRb+mQcSmToiORQT4OoJ8IlIICGM",
+	"K6HZkkiYZVr8H8YKaPa/nv5G8zx+1MatvuFOnl2l7CkUV2wC7UOW5gE73gPLflbBkNj+7DlTiUvgBHiS",
+	"C6YVCeUJfj9JKctITMskbpmCbWlTmXv64sVGQvfpYfU3GV4cjP7ryafHtZ8f/TUsi2d01k4URWcts1B0",
+	"tuUKnAHNOnoCmlnat/UINNu2S71IHX3qn9d0qh/Zstc/JBTtnZYSiu4+9RNbdXmjH5a54BJwJ/yNsrQs",
+	"sP+J4Ao4qhSa5ymbUD2UUV6IcQrZX/4h9bi+1Nr+zwKmg4PBf4wqc2JkfpWjE/OW6TEk9P8sQSpyTSUp",
+	"YFpKSLSenFKWQjJE0tiWats1bqCFyKFQzIyeVj+07eJa0Nq38SXyRAM60S1g46hA183zEJ/Xb9qmaFHQ",
+	"hf48KYAqSC4oDm8qikz/NUiogieKZRDq3b0zXgTWLqo0mp1+c86Hbp931pHmEalpUH8vOOsiaGW0N+gM",
+	"DukNsqkwVuH1XNshltjDoBapmPXPhs1Um1u1Dg06Ngj0ybctxv+AiRpURpOxV5FBkoTphmh6UmOcKU0l",
+	"REu8tEpcu+8NHg+WWfij3vIzuiBjIHmZppCss61oKgWhk0JISeJRbDaBpsHVrchX6dg2+9+ZDIiK5+YN",
+	"2dqsS4CvtdG17vV3+pnltTYddyybtnVvtXQ1oQ2sk2ZLZFZcsUToLwoYkpgmGeO4App7cxB5Cgcko5M5",
+	"4yD1k1woNOIIQ17eUiNk9POxeeMZrqb9sL9E02hQcvbPEuzPWoMHZb2dHTeT/G/Aok1RN4sUZgAzky8D",
+	"4Nqa/HOgpWoQDfJSznG6KSitMXHJak1UKuxXQ5//wyQbs5SpRXhTuPK/G7udw3WDSOhRoYVBZqBek5jx",
+	"ORRMIRU0aRmXinI0/uySaMJUwx6nbIJ7tV4PinMo2BXF0du2guM/mk5hotgVnNHZiUjZZLEqw/AZsnyt",
+	"8B2Zp26iQQpXkIakQkggOXainRZJmKxPwk1Ra29nSHlTOjT2TCSwblRndPZWP7bMFvhu5KbmxhxikiM/",
+	"++Z0Tgzv49IpOpNmYWkBJCsVHad6zYjMmQJnD+g+t3SGneTXHbOnr9ZIQF0FoPe0gdy/gUXIztGcYU2J",
+	"5uyPFZFsxiWZFiLTs9NKQA95M4uDpjNRMDXP1q3fG1gc+me1qaJHN9VGIlzA55wVIG9l6mzzTrOfFTpc",
+	"QcGmWoZLrliKtPD2yfWcpUC4IJewIFORpuJaWq2+Wd+XrCVY9OG3X8gPL5+9ImpeZuO8YEG7J/K+XIs4",
+	"6nExpSWxblKJsiDimocbFGVh2nOCOwMOhaaq5tgsF4X5c8pSCMqtVFovrQwoRi0m55DEB+SSi2tOtP+t",
+	"t01pdoVEgMTNUbMeWYAakhipv2B8Fh9YjuSCZKIA8wpT0jhREkVzJkSyojh1l4NooN/WI4wGvs3A8Jf0",
+	"iF6fOjt7+rhpLlmSlUiFdE2D21cJdJT8enoYk4dHydMXL/Z/fORsCLtcbqKCp4sDQzhSwIzpoVeGhaas",
+	"ZUFHhaPTpy9eDqLB0emzV88H0eCD+6z7Cy7hG1j0Ye9prbNi621sv72BxQehqNvDt7Hcbqt+EkhpYIs/",
+	"hYngidMAzOrG17XAaIQ7gASlGJ+R+BIWF5b3LrDN2No5Jqz1ww8/vGwGuvZWA11+i7+4hMCYTo7eGqvC",
+	"PoWi/vDkzS+n5D/2I3J69AvZ186v+ebVowhHiwJTU7KSsKme0JziljUkH/2UCDXaQxu4ybKd9vLFi2cv",
+	"1+5T65VTnYYBS9ArqgNepulG7spbyMYmtLvkiFlntNOaAJphaPwmMjGQYHSlzr0uUiIaunB5NLfzHLca",
+	"8NK41gyoD+G2hL4bX850Jucs//qVRetz7co6G7WNkO/gGoN7q+ORMCmgJXqUUymvRZHorQ93OcZRAobk",
+	"dI4qfo7W4QSCe7NyHXZOFR9amY4NI9rBhWf0OTDqQ3lpNEeMeY6fYjNGF5nxibbOJNrKTE4sHVb7e2Vy",
+	"CU+f1+zmhj3lSNhUFyafUdNHrzp6vZU8TsqiAK4u8tah6wWe0DTF8Kp93K/4kLwT2jGEBBJMeRLKCTqe",
+	"etvQ2tfs6CY6OwzNbmU+9aF0hk3dc8tc4RsI8YMLtq6yBCdQFKIgD7WV+uPzFz9gsmSJXNZ7WyURvqsp",
+	"JBKTnrXZpPe/HJPDk2PyUPMWfKZZngKJfz16d3z0q0nHrBAgAUVZ2hKhuaaSXBeCzyJy7T7D5xwmChI0",
+	"HvFbJdBygs8qQqamJIdCirBxjEPvighlICWdAZF0IU17eSFmBc2kyecUZQrGVtAm/YTlNNWjE2RCOZlD",
+	"mpOHMZWXero3UeUyt+gSNTdeqZ4ZlZeQ6B7DoVgTGb8IuRu/MZs5cuFzux5690ZWTsWMjI1PH3YZFFWl",
+	"DA/yb2dnJ8Q8UHu3ZuQoplLooKh5l2RAebh388UKj6bXdCFJTMeiVAfjlPLL+DWJNc/FREGaSmJTEJLQ",
+	"nBYbRJXxVzdgP2vPhJFh+ZAkVQnL1d1iBwF9blM/qwvF/hUg1c8LZSNUaUoSJhXjE0XGqRhLFJOMcjYF",
+	"qaRRYYyTlEnVVMqMq5fPw+tLZwHWeFfq/dzFVm7XcHgbjwZXjWBdl16shfWWFxtp6CNVtSa3Sx1UK7/h",
+	"npMxXv92f1mt3npyHUPrwxqssfjdWIThEhYXfbcxebiCYmEKKKxZYjJJTrHWvWRryrfHgk8rb6Ynd5Ny",
+	"wReZKOUFBqa7UmVTq6FrMWVU/TjDsUgWOGXdzGsCWa4WZMauMJyCP1JbLuC8rUkBCXDFaBpWqrfRSkzK",
+	"sq2oxhYlMCmxfqEK2wR7b1VgBUwLkPML827tkbEQKVDujeQLpQL0/J1Nodl9hFFc496H96cyT7akRFiT",
+	"WOrUx9cMLC0xw8pklxRPbVwh8bDMervEVzNG5TJELozUpOl7w5mXsKiHyGkCaP1sEogKyVpIMtw4OhJV",
+	"D+PHMQbZH+1aYpYjFZ3S4EY+hkLNB9E28oEGspkIRvoWD6QLM5kSDkvirXJoIUHyo7QssVSrmTKtyewK",
+	"y0sTl+RAZqAIJbY5M2YTmdWejglIAuS2lsl6QpXItIutHcyzvb1oOyEmh6Rgs7kyQ2WSKKqXkV7TBQGe",
+	"SOPMqjlkjZDcq5fPGwG5l3vB0rM2OetjC3X7y93sn7Yk9+uN0YTNQAYCB1YxOOsxqOgzSBi9CFvwG72/",
+	"TYrw9obx8jg2sE633zaqd4JmfXhXscRvUNJOJ3JJ0LZto9FhC4scXUG4Qmo5s246wU6voJ5bt3VYYS0/",
+	"UaIILkgfDOiDAHkp55Bgyey1cyvN+BLtfhAsoNR/iyCTGZ95gzXPC7hiouyKDzS7qxUWd6+2yUIZotcW",
+	"3dAPqdW1fn0oJ88Ld6adehr13Q34rVVGTiRsnQBmTau/JdC0RRwaNRpb2GvbFnD0V1gRpIT1y3vYWYwV",
+	"cLG5z7tartOl9fsy7QPj3M5Y1yTrKT7QC81u2sZolPx23NnzKi4Zg+IaiicTKoGkoH0AE7IypbgRkZBT",
+	"LF0g4wWJh9o3uIjx6MSTOCJUmTMN+09fLSUbNlj2tnXsRW1pEbojveUSY6uhlAKPlMToIsmIxBnm4GJT",
+	"0Yd7Kn5LGVeUcf+L2Vl96JDOwDgwCmhWdwYLd2LFtIvGuGsqrB7D6bZ7XVt9mxqmlEp1oW2mYEXSmTDm",
+	"KOOlgs0LjTpCKptVf9dd620LwUsJRVh+P85F7TALnShJqKzOsugXjZe7lC89IDFN2QRicxBK89ZfCjEW",
+	"Kh5uqrX9oHqqEkf2vJWGvD0HV4WAz7evBe6sezNLPC1VWUCjKqRaLV+uZRranhe/hSr/b1gCbZm4qxIa",
+	"ebPlaF/lm+CqMq6ljnBaFKaYURJxzTEPiHEVSRJTi7aa8u1PEy+vUTcBWsS3gxA9bNGmyuJO9ug/ZKig",
+	"6XaxGqndkCSk6N1vRulOKPeVmMyH9BiWKEwo99r5QSCQX4vqtW87GxTt+FKsnux0e9DYE2E7I12vQl9G",
+	"em0ZVmm2OWlu2oZ5m13o22rl7UtZtiTURga8Jl4f2gEl9m6UQ9fRFG1duSTHATEF2JO4yoBEJHYnSmrf",
+	"Yj0Kkyj7eEw6IrEtMo2DlnzX8ZSQIf9xLmjGApY8pl6DMnHJeFKPrfi6y7EIH3xJ3Wa3VombbbHVLDmU",
+	"ZM6kEsUCGT8VLu+ifLXXVsaoqSnYtswSKx/XlVIjkSJvDyA1XXerrIP1uZOyYGpxqvsyazCmkk38gVxc",
+	"BfzGvz5XCkcyBlqYbcn89ZtTy3//eOZO+uPr5rml92+wumkqVumtRUdGyGP6P5vgqW/xkTmPgz4ChlNT",
+	"NvFnrH6GQs19smx4zo8z54FmEtIrMAcFTEgY2zAnLYlwCCTvfznGKpiCjUs9JqxJo4rEo6uno3h4zs/5",
+	"48en5jABYXz4+DE50qJDNCtjtTrmviShlj2G5BS0wXdYqrko2L/wmQPyMxKGGGgSnKcBJ4lNhoqec2OQ",
+	"4Qmc+OT96RkZ4TcxVshlZMogTSSJZwXlCkP/PzktqvWw82/039X35zyWE5HDT5iLPKA5O3gcP0LGxVKt",
+	"n/Vq2xHUT4obUvlaxjNzFMEnfFHcTExbigzOuTXCMPtGclooU/NYOx1JM8FnmuISiH36tf64MMeNTOgg",
+	"nMM95/hcRtVkbkyTWqEHpBLwjITpsXrSPFRDhkCf9pFd0Xdo2TOOZXVSr+rhKogEmQiMUEgiUyrnIIfk",
+	"mBsolLk5Z0PevztygBLROV/CnDgw2mFE8xxpEI9ozkZX+6P6FEc1FAo7uCOsO3z8GGkdt52jj31uE2sr",
+	"ZYUh4korS6m/FcI2q7c616ot+hNFYuuy5sCM7y0jrOPFLf4SFgc+/xvjqscWE8TUB8fm2MDrc25xVBpQ",
+	"IeSh8+zj3xm/jImBLXnkjkFe6tUXZCa0v6UZ357ykYTWi4vPeVVdbGbys0gYuKn8/fT9O9QGzvwgb9nP",
+	"Q3JoJMZRhWlPZlIi8od3ZU1G3aMH2NYtUpFmirp6wrE1mHNCC9wnSHx0Rmfxa60D8F0tXxgY0+pBr9I5",
+	"jx1ES1zr0Kzg8/2nnnkt/sucSttUQiTjExiSkz/O9JssgSwXCriyoz2rKcXHj4mkC5P20pbAnOY54MEr",
+	"isrTVER8xrI7EtssRXygeVk/nokrI/ljOOc2ZTYksc9nxOShSaahC/0I3zNYTvpN+drOWStKZbUiLr5p",
+	"KjYeZXTOr+dsMjdKuZAkpZNLv/CCkwImqHRikzsxw9NOiHNIcJhcFGTsE3sRSntExotzTrm1dtyJsZoK",
+	"wGYESQWfQf19YprWutue6bGdE/2/dMk8qVWRIyGhtuogEyj+lWZCWmNRjDkxyBSZizSxJcIzIZIDMhO6",
+	"mzGdXBIl9KCFnVsCJKUKCjItANmUuyOn2ZCc6a0Q1Zt+W3OeSc3EjcCdizg80vJxzu3qDYmByqIFaGky",
+	"J3cTmLAEXLlyTQFGRrNi2QVCpdgvmseXh+fc18geDMxubFQ5CtrhybE5gCfNbr+vTQmRA6c5GxwMng33",
+	"hs8GiC8zR3NkZKEc8MMsdKriN1GYMnr0K/wefJwg7JBUh66BJlrXn2Grq3pk5OzCtQ8aLKmbT0sYKE/3",
+	"9jrwT7bDPaljMASwTw4NTJVWeXa2r/F0gfnwACM4BLgqFkSvUyJt4pkoPIdli2kM9MYgqiO3OYS10ODs",
+	"YyN8xo7KhtLCL3jyjBw+DBqhZZbRYoGVPVItI6tYJYtAC8ppMRuVGLjqYo/4IQefdJOea0Zf7F83hnGw",
+	"JqGLhcgRV+7AvqeJJtpilbtMc4c1rJHG6j8PV0LaAeE89I6jzU8MHGZYCfD1VDydl2oJZY4I/dWMtpFs",
+	"W9GogO401+dlt1iS2rQfSK8rpA/o49kCbW0wrLBTC78xRzWv1GgfrnWnecGA0wlzZMbbOgut4lYXKy/V",
+	"YQNJD6T6WSSLvkXURohumr6ZR9/YrX5ow0XywDk9yCisMJfmYHQgrKmDxoY1IGwp68ZiOkKBG33R/20q",
+	"s92C+cGhC24inG7PZJLMMDL/9QQ70w4QVh8iXTzG0SoWpCZY7/IZbfqwCZRtIs7vp0RqsaSpo5dXzdrL",
+	"ojg/c8gJzSqpsFKUpvpfMydnipkvI1SEvjSrAfakidIlzR8q8MgdSXQNP+h+SbXdr/uR6S6+ZHxFvK1X",
+	"rTV1u3g7TT9SdPYk95VN1oxrrugM1LF9vCqD2iFtA8A4LWQ2A+9nZxbXy2g/PoJVF31/7g9Ff508/k17",
+	"EuhIWF8DaNZ0TRe+ip06M9/aN+KaD8lbcwCQqsrJsekf7faZ+mn0S/DQr8fCQZ/H2PvNtZRta9m/jC6t",
+	"3t3J5jfhH1Dbso8Ww0tYbOQ+kfcWZwTPcqCjsOInWEQHGdnD39dau09ZYeqiV72vN7rvHS6DAyppob2e",
+	"SS8a0nkml2Y+jtL4EYVUyA2M4BqeBmrUGbsCjgDVNaiPeEiOMZJoI2d///jm1GyX5vPJ0VsyLnmi90iF",
+	"WAFmN0VMknOOUTiMsNBF/NrE9LiDMNZb7iqekTmrb6LNyhpvLvkjSQI08dEYDM0WkIkrSIbk+d6PGKfC",
+	"eGwNv1bPcyIysPBRlExZ6mGy3OmVkOYohKIK3sCu1EUdUmYjhbHfZ9cdXNoHk/5vdgWEumVA9Y7oDJew",
+	"WGVZpxhGXy5ZsrF3/HGFO1zcso4TFpE5FAY2nHEy1cMy5WoYzfNReE3IiocIt2BQyD2eV8xckLdXNUwB",
+	"ihWeXTYx8K0E9mXcfwATIcV2rTQG1UPTfA+O64FsA/0KIPQaXKqN4JvXA8ppJ6ETPKyJdFRDDwthfVfo",
+	"0u1o0ssD0DQaLRf9BO1Eval8aNb7dBL3PU8XK1CMGPx3WezQHOyx73Z6rqXgar/XSFNMMEhFC+VPojHZ",
+	"Noy8gCn7vBUlo+8qrrl0Br0ztNlMAY8XHsD6m4crV8+YVrUBoShIg9GNKm7k/75Uhvtazawq5PKqfNoE",
+	"Tac1xf3BqumHz/d+fGThZ9B4ZJIYm78tjPKhjne/XRjCXXIQYKHn61D7+9TSv+JE8JhqwyEyuQxXS+Bh",
+	"LtpXKmq3oY2FfF0ruDFbIgsYxjNQH5q3COxcvNoR090TS5LkrmzpkiR8pg9JQsc4vDy8ARTiM3j2hGPr",
+	"Om3HqEsXSmAULHw9x+Yit7LqprywN3Hq3zhewSq5Y5d6G24lVTr8WzKuIVSDdR9I0jgH1s6i5YaqBM/V",
+	"++pz9A6bBsQq/nSNRV3BxSrCtCSSLobnvF7nUi8IMBXt8hoKSBCmS5uCFkby6d5eyH8z9bT3T7nhMWAD",
+	"0P413NKnP7jN8CPyj1IiBAVV35jhcQiEcguZUSOxDxWBCQgRi7J+G6tnKWLcgwF01oDwNiYP5nU3Nn86",
+	"wtLrrZk5ReDi1eBrXym5emcGiLpWqREOE/Zi3JAYodVjRLyzPo4BnO42e+5lkJ8wrplmAr1G+yviGwac",
+	"+3h9fdV2a8207zUbSU9XhoCsSRCE0gNtfPBvnCDolfdsKLDuThl9s5EmWKuau9MJ27hCKZNKq+bvujrL",
+	"gVV0hi802e5P2GLJYlVmCRw/4P89KJ71jDT6ouhsgyAHcpSzdn35qCkb9xBZAUU2p1e2zNG597jp23yM",
+	"r8it15naPMs5V3T2wB/+GJJDZzXYsElRD6mEjGEzyjN7Td0mBoNtufe4h7kqb2V1t5ZgtRIxWNnhg9Pt",
+	"VdTa1CjeFNhbLKKFZF8nEOu1lbsLcXPZGVkGvZVKXlpQW0rgOJsqpa18PDFgMoCiVCmC5KnqasagQv+b",
+	"HdR3rtYr+KRO3Q76sW9aOotci5U5psLfHMVBNo4aafpvz9SuhODWFd2nroHvmbnquIGdvFVVXNynlIes",
+	"1sCxk//KGJDu4+iL/WvjJPNZDe3S6iKJN6pNLAjl8p1UoW331Gchd52z8Pn2HWzcrm0fDl+qP6nRPNpe",
+	"mGagTmtXAe+W09u2bTuFe5B+qBLXQfJux0f12543qqr1MBxY7J4C1dusKBWZgTIwHO5iQHKI0uB4w/9u",
+	"om61SoQhOTSHiM557DF9Y5LRS5CEYiP4tCSxL7yJ8SxcyJzNS9WPUPXv5DfBju/Y0b///P2WXkKtgHcN",
+	"p2vl7Y+ot9ZgnOET37V558Daut12cw79Pu295uzpcp0BFgy+rkXtIkIbVQcWB2CTYsWWvM5Zdf9572G6",
+	"Cl3wjuvyDNZei0tpS4S+dbaF2Hqk5aX0ojr6ov/b2MJargZhKXjOwlTFMqJbMLBhxrRr8wrHtJOgiG7Y",
+	"G1aZh9lwJw7HolEKUolPq51VnVWzpbq+En/abYV5wdqhqruvPO7iLWEO35a/9Ex3XsPRA+fvSIN+EwNo",
+	"HXfdr1qN67b7ub3AYnEFaoYNVO7IKo7OaMbtFIM2syz6z3dtaNWunOw0tSwl75exZQdVXeDer5JqY6fR",
+	"l1JC0VP1Z6BuPhNX8Nbh7m62EeMpa2ZgUpps3N/ZdV9Pj53ZwyO9U329VPwhoegreR5ypGuk738naNw5",
+	"e8d7gbsUNrwbVEZWH8xymCSOU0ysG2hWP6jqIQKw8GsTXW6Nvu5MykYFE6d4zarBGkMczbk9MRE4zeAs",
+	"ze/Ylfaoqt0V/DjT+5QEtyu5auyba5G+1v5s9bM3LVrD+JHmJIfbwuwVwRZOy57KM5BLyGMG5gNvQdKT",
+	"QiA2aWAzfDVY0/Lh6QIz6Aa3EBHjOko7EXBxRxZsDUD7joMA/jLn1qP2Y6Gq4nNckj5UmHfwTQdBI8Ox",
+	"You2Gn3BJ3ZlKtgqSL/sG9U94mR2coDDjiMgp1+rsWuyZo2cFp09A9VCjp4Vaicz9ljq0EHU3VlYOMM2",
+	"I/jeVP/qGW1f9+vDaLut+MVubK3vJrAAfUWwtiv5XUPCf6di353EuO5ZZe/qcv9PTW+vNb0mHt5VzVt3",
+	"b7R3dPtKGwQ7/a49Ew/o3umYlPLexZ1KS3q3qObzZlAjHyuwHwvYXF2mg0gKFnTPAowC5c4NkOVkrn2B",
+	"HAopOE1rdzuEvIE/5M6CGLVrDO7YFzDY/WGx1iS8FwlBi3+/zB1e5DeMH9aNXwSBAW7uAMEfajuBQ8U1",
+	"xc5VsQrylAVTx8LqqCrTRqiDCr63xcSyPLTrNKKLXvbukmDDBi89TVfSiEuCFBToTs8Fm98ghehFcYeK",
+	"9L5KhfVjWmRiW95qxn7bU4jrZcfjU6dC1sKRDqja3bdjZKol19iDeOxIOX+T+PI6Nrxv58LtDQoGEVMU",
+	"btH1n4ZdvJBvoM1H9UtyvoapyzUKJ8KjAjNf6T8piwK4qpkT7kBAl1aSoPxtPbvhQ9f8NrzYivxqp4aA",
+	"KKovuL7KBNtkfavb+LfeE7bJOJy5vei/fcbBXR9zfzIOViG02wW3jr41Rbwz9RBkoK9KNjTnc8717pcI",
+	"BwUtTY8GL3bllgSLE9e4mIHZC2TtxTDtCQkTKf23S0jY+1J3l5BoLmhbPiKgvbbJR2xk3NpIrF/njSKw",
+	"5irLHZj76+lyC4N+q+RDCyXuKPmA0+wx+bAJPW+rB7fPQlz7m+mChe/25x3S3l6N10J8e59YD9R39y77",
+	"4vHIQcyaq3iULe+vzgdIvLHl00393jhcDncR3J+fNMHt/XF/ftK7kITiyq1aWaSDg4G97wr3KNt26NJC",
+	"venIS8bxgKnHlTRDWMVaPAGRpxYFt0Inr18XXWvGGF+rjRyayKq45nIV1M8kOSysDVVzd8MXVt0r6Y2L",
+	"GnxkqA9no2nRzwsxK2gmh+SkaQvoPc+eaGeFNcdNqhd/MYkZVvjCXdenkZfVTj80LqgSGRDGlSBjwAuD",
+	"1BJgD3op2oa0YEMGytVg+8wpT2o9NlAjVvvFnBtmtOuwXXpPT1ObG6kdVcXbjGqz0bwRwiVtpFSq2wL8",
+	"hX9VEx4FO7DWy/fLVOj3ZqUzOpkzDrJ+20ytaY9zH8D9RIffDqfCg8QTOGXh4qmk2qSAJ7lgXOGhHJAE",
+	"6GROxiBZAg5pNarK1LXRxaQsNVPQMmGA8M8pmwJRzN7SZ0Cvl/FYg0tkEa3NIHGezmKe4r0qfqPCUbmj",
+	"TOTEoFWbd9HhqGzCWs94WPHm083/DwAA//8=",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,

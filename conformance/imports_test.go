@@ -34,7 +34,7 @@ var allowedImports = map[string][]string{
 	"api":           {},
 	"api/client":    {"api"},
 	"server":        {"auth", "auth/token", "metadata", "oci", "registry"},
-	"server/admin":  {"api", "auth", "metadata", "oci"},
+	"server/admin":  {"api", "auth", "auth/token", "metadata", "oci"},
 	"cmd/berth": {"api", "api/client", "auth", "auth/oauth2", "auth/token", "metadata", "oci", "registry", "server", "server/admin",
 		"storage", "storage/fs", "storage/s3"},
 

@@ -15,18 +15,18 @@ type Service struct {
 	Issuer        string        // the claim "iss"
 	TokenTTL      time.Duration // whole seconds
 	Algorithm     string        // JWS name of the keys that are made for it: ES256, ES384 or RS256
-	Anonymous     bool          // callers without credentials get a token too
+	AnonymousPull string        // pattern (* and ?) of the repositories that everybody may pull; "" gives no token without credentials
 	RefreshTokens bool          // the token endpoint hands out refresh tokens
 	CreatedAt     time.Time
 	UpdatedAt     time.Time
 }
 
-const serviceColumns = `id, name, issuer, token_ttl, algorithm, anonymous, refresh_tokens, created_at, updated_at`
+const serviceColumns = `id, name, issuer, token_ttl, algorithm, anonymous_pull, refresh_tokens, created_at, updated_at`
 
 func scanService(scan func(...any) error) (Service, error) {
 	var s Service
 	var ttl, created, updated int64
-	err := scan(&s.ID, &s.Name, &s.Issuer, &ttl, &s.Algorithm, &s.Anonymous, &s.RefreshTokens, &created, &updated)
+	err := scan(&s.ID, &s.Name, &s.Issuer, &ttl, &s.Algorithm, &s.AnonymousPull, &s.RefreshTokens, &created, &updated)
 	s.TokenTTL = time.Duration(ttl) * time.Second
 	s.CreatedAt, s.UpdatedAt = fromMicros(created), fromMicros(updated)
 	return s, err
@@ -59,15 +59,15 @@ func (tx *Tx) LockService(ctx context.Context, name string) (Service, error) {
 // whether it made it.
 func (tx *Tx) PutService(ctx context.Context, s Service) (put Service, made bool, err error) {
 	n, err := tx.exec(ctx, `
-		INSERT INTO services (name, issuer, token_ttl, algorithm, anonymous, refresh_tokens, created_at, updated_at)
+		INSERT INTO services (name, issuer, token_ttl, algorithm, anonymous_pull, refresh_tokens, created_at, updated_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $7)
 		ON CONFLICT (name) DO NOTHING`,
-		s.Name, s.Issuer, int64(s.TokenTTL/time.Second), s.Algorithm, s.Anonymous, s.RefreshTokens, micros(tx.now))
+		s.Name, s.Issuer, int64(s.TokenTTL/time.Second), s.Algorithm, s.AnonymousPull, s.RefreshTokens, micros(tx.now))
 	if err == nil && n == 0 {
 		_, err = tx.exec(ctx, `
-			UPDATE services SET issuer = $2, token_ttl = $3, algorithm = $4, anonymous = $5, refresh_tokens = $6, updated_at = $7
+			UPDATE services SET issuer = $2, token_ttl = $3, algorithm = $4, anonymous_pull = $5, refresh_tokens = $6, updated_at = $7
 			 WHERE name = $1`,
-			s.Name, s.Issuer, int64(s.TokenTTL/time.Second), s.Algorithm, s.Anonymous, s.RefreshTokens, micros(tx.now))
+			s.Name, s.Issuer, int64(s.TokenTTL/time.Second), s.Algorithm, s.AnonymousPull, s.RefreshTokens, micros(tx.now))
 	}
 	if err != nil {
 		return Service{}, false, err

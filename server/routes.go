@@ -118,6 +118,12 @@ func routes() []route {
 		{"GET", "/token", open, (*Server).getToken, "token"},
 		{"POST", "/token", open, (*Server).postToken, "token"},
 		{"GET", "/.well-known/jwks.json", open, (*Server).getJWKS, "jwks"},
+		// Dockit's names of the same, for registries that are configured with them. Paths
+		// of repositories have /manifests/, /blobs/, /tags/ or /referrers/ in them, these do not.
+		{"GET", "/v2/token", open, (*Server).getToken, "token"},
+		{"POST", "/v2/token", open, (*Server).postToken, "token"},
+		{"GET", "/v2/certs/pem", open, (*Server).getCertificates, "certificates"},
+		{"HEAD", "/v2/certs/pem", open, (*Server).getCertificates, "certificates"},
 
 		{"GET", "/livez", open, (*Server).getLive, "health"},
 		{"HEAD", "/livez", open, (*Server).getLive, "health"},

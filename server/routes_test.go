@@ -39,7 +39,8 @@ func TestEveryRouteHasAPermission(t *testing.T) {
 		switch {
 		case rt.need == open:
 			public[rt.pattern] = true
-			if strings.HasPrefix(rt.pattern, "/v2") {
+			dockit := rt.pattern == "/v2/token" || rt.pattern == "/v2/certs/pem"
+			if strings.HasPrefix(rt.pattern, "/v2") && !dockit {
 				t.Errorf("%s is open to everybody", key)
 			}
 		case strings.Contains(rt.pattern, "{name:") && rt.need.action() == 0:
@@ -50,7 +51,7 @@ func TestEveryRouteHasAPermission(t *testing.T) {
 			t.Errorf("%s changes something with the right to pull", key)
 		}
 	}
-	if len(public) != 7 {
+	if len(public) != 9 {
 		t.Errorf("open are %v: every one of them is worth a thought", public)
 	}
 }

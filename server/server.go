@@ -22,6 +22,7 @@ import (
 
 	"berth/auth"
 	"berth/auth/token"
+	"berth/metadata"
 	"berth/oci"
 	"berth/registry"
 )
@@ -35,6 +36,9 @@ type Options struct {
 	Tokens *token.Issuer
 	// Refresher makes refresh tokens possible; nil is none.
 	Refresher *auth.Refresher
+	// Services finds another registry that takes our tokens by its name, or returns
+	// NOT_FOUND; nil is none.
+	Services func(ctx context.Context, name string) (metadata.Service, error)
 
 	// API serves the management API under /api/, with paths as they are. The
 	// server authenticates first: see PrincipalOf. nil serves none.
@@ -82,6 +86,7 @@ type Server struct {
 	policy          *auth.Policy
 	tokens          *token.Issuer
 	refresher       *auth.Refresher
+	services        func(ctx context.Context, name string) (metadata.Service, error)
 	api             http.Handler
 	url             string // without a trailing slash; "" is from the request
 	service         string
@@ -112,6 +117,7 @@ func New(o Options) (*Server, error) {
 		policy:          o.Policy,
 		tokens:          o.Tokens,
 		refresher:       o.Refresher,
+		services:        o.Services,
 		api:             o.API,
 		url:             strings.TrimRight(o.URL, "/"),
 		service:         o.Service,

@@ -36,7 +36,12 @@ type tokenAnswer struct {
 func (s *Server) getToken(ex *exchange, r *http.Request) error {
 	ex.oci = true
 	q := r.URL.Query()
+	other, err := s.otherService(r.Context(), q["service"])
+	if err != nil {
+		return err
+	}
 	id := identity{known: true, principal: auth.Anonymous()}
+	shown := ""
 	if header := r.Header.Get("Authorization"); header != "" {
 		scheme, value, _ := strings.Cut(header, " ")
 		if strings.EqualFold(scheme, "Bearer") && token.LooksLike(value) && !s.tokens.Foreign(strings.TrimSpace(value)) {
@@ -50,14 +55,18 @@ func (s *Server) getToken(ex *exchange, r *http.Request) error {
 		if err != nil {
 			return s.refuseToken(ex, err)
 		}
+		shown = cred.Username
 	}
 	ex.identity = id
+	if other != nil {
+		return s.grantOther(ex, r, other, q["scope"], q["account"], shown, q.Get("offline_token") == "true")
+	}
 	if account := q.Get("account"); account != "" && account != id.principal.Name && id.principal.TokenID == 0 {
 		// docker repeats the user name there. It decides nothing.
 		s.log.Debug("the account parameter is not who signed in", slog.String("id", ex.id), slog.String("account", shorten(account)), slog.String("principal", id.principal.String()))
 	}
 	refresh := s.offlineTokens && q.Get("offline_token") == "true" && !id.principal.IsAnonymous()
-	return s.grant(ex, r, q["service"], q["scope"], refresh)
+	return s.grant(ex, r, q["scope"], refresh)
 }
 
 func (s *Server) postToken(ex *exchange, r *http.Request) error {
@@ -70,15 +79,20 @@ func (s *Server) postToken(ex *exchange, r *http.Request) error {
 		return oci.Errorf(oci.CodeInvalid, "the form cannot be read: it has to be at most %d bytes of application/x-www-form-urlencoded", maxTokenForm).WithCause(err)
 	}
 	form := r.PostForm // never the query, which ends up in logs
-	var (
-		id  identity
-		err error
-	)
+	other, err := s.otherService(r.Context(), form["service"])
+	if err != nil {
+		return err
+	}
+	service := s.service
+	if other != nil {
+		service = other.Name
+	}
+	var id identity
 	switch grant := form.Get("grant_type"); grant {
 	case "password":
 		id, err = s.signIn(ex, r, auth.Credentials{Username: form.Get("username"), Password: form.Get("password")})
 	case "refresh_token":
-		id, err = s.refresh(ex, r, form.Get("refresh_token"))
+		id, err = s.refresh(r, form.Get("refresh_token"), service)
 	default:
 		return oci.Errorf(oci.CodeInvalid, "the grant_type %.40q is not supported, use password or refresh_token", grant)
 	}
@@ -89,15 +103,19 @@ func (s *Server) postToken(ex *exchange, r *http.Request) error {
 	// A client that came with a refresh token keeps it: its life is not prolonged
 	// by use.
 	offline := form.Get("access_type") == "offline" && form.Get("grant_type") == "password"
-	return s.grant(ex, r, form["service"], form["scope"], offline)
+	if other != nil {
+		return s.grantOther(ex, r, other, form["scope"], form["account"], form.Get("username"), offline)
+	}
+	return s.grant(ex, r, form["scope"], offline)
 }
 
-// refresh signs in with a refresh token, and with who its bearer is today.
-func (s *Server) refresh(ex *exchange, r *http.Request, raw string) (identity, error) {
+// refresh signs in with a refresh token for a service, and with who its bearer
+// is today.
+func (s *Server) refresh(r *http.Request, raw, service string) (identity, error) {
 	if s.refresher == nil {
 		return identity{}, &errBadCredentials{rule: "credentials", reason: "this registry issues no refresh tokens: sign in with name and password"}
 	}
-	claims, err := s.tokens.VerifyRefresh(r.Context(), raw, s.service)
+	claims, err := s.tokens.VerifyRefresh(r.Context(), raw, service)
 	if err != nil {
 		return identity{}, bearerError(err)
 	}
@@ -123,25 +141,15 @@ func (s *Server) refuseToken(ex *exchange, err error) error {
 		WithDetail(refusal{Rule: bad.rule, Ask: "an administrator of this registry, for a new password or token"}).WithCause(err)
 }
 
-// grant answers with a token for what was asked and is allowed.
-func (s *Server) grant(ex *exchange, r *http.Request, service, scopes []string, refresh bool) error {
-	for _, name := range service {
-		if name != "" && name != s.service {
-			return oci.Errorf(oci.CodeInvalid, "there is no service %.80q here: this registry is the service %q", name, s.service)
-		}
-	}
+// grant answers with a token of our own for what was asked and is allowed.
+func (s *Server) grant(ex *exchange, r *http.Request, scopes []string, refresh bool) error {
 	asked, err := parseScopes(scopes)
 	if err != nil {
 		return err
 	}
 	ex.identity.principal.RemoteAddr = ex.remote
 	p := ex.identity.principal
-	var names []string
-	for _, sc := range asked {
-		if sc.kind == "repository" {
-			names = append(names, sc.name)
-		}
-	}
+	names := repositoriesOf(asked)
 	decisions, err := s.policy.ActionsFor(r.Context(), p, names)
 	if err != nil {
 		return failClosed(err)
@@ -157,11 +165,36 @@ func (s *Server) grant(ex *exchange, r *http.Request, service, scopes []string, 
 	if err != nil {
 		return err
 	}
+	return s.answerToken(ex, r, issued{raw, s.service, access, now, expires}, refresh)
+}
+
+// repositoriesOf names the repositories that scopes are about.
+func repositoriesOf(asked []scope) (names []string) {
+	for _, sc := range asked {
+		if sc.kind == "repository" {
+			names = append(names, sc.name)
+		}
+	}
+	return names
+}
+
+// issued is a token that was made.
+type issued struct {
+	raw         string
+	service     string
+	access      []token.Access
+	at, expires time.Time
+}
+
+// answerToken writes the answer, with a refresh token when one is wanted and the
+// caller can have one.
+func (s *Server) answerToken(ex *exchange, r *http.Request, made issued, refresh bool) error {
+	p := ex.identity.principal
 	answer := tokenAnswer{
-		Token: raw, AccessToken: raw,
-		ExpiresIn: int(expires.Sub(now) / time.Second),
-		IssuedAt:  now.UTC().Format(time.RFC3339),
-		Scope:     scopeText(access),
+		Token: made.raw, AccessToken: made.raw,
+		ExpiresIn: int(made.expires.Sub(made.at) / time.Second),
+		IssuedAt:  made.at.UTC().Format(time.RFC3339),
+		Scope:     scopeText(made.access),
 	}
 	if r.Method == http.MethodPost {
 		answer.TokenType = "Bearer"
@@ -172,7 +205,7 @@ func (s *Server) grant(ex *exchange, r *http.Request, service, scopes []string, 
 		if err != nil {
 			return s.refuseToken(ex, err)
 		}
-		if answer.RefreshToken, err = s.tokens.IssueRefresh(r.Context(), p, s.service, proof); err != nil {
+		if answer.RefreshToken, err = s.tokens.IssueRefresh(r.Context(), p, made.service, proof); err != nil {
 			return err
 		}
 	}
@@ -295,16 +328,6 @@ func scopeText(access []token.Access) string {
 		parts[i] = kind + ":" + a.Name + ":" + strings.Join(a.Actions, ",")
 	}
 	return strings.Join(parts, " ")
-}
-
-func (s *Server) getJWKS(ex *exchange, r *http.Request) error {
-	set, err := s.tokens.Keys().JWKS(r.Context(), nil)
-	if err != nil {
-		return err
-	}
-	ex.Header().Set("Cache-Control", "public, max-age=60")
-	writeJSON(ex, "application/jwk-set+json", http.StatusOK, set)
-	return nil
 }
 
 // query reads a request's parameters once. Parameters that are malformed are

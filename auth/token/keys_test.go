@@ -27,6 +27,8 @@ import (
 	"berth/oci"
 )
 
+var alice = auth.Principal{Kind: auth.KindUser, ID: 7, Name: "alice"}
+
 // ticker is a clock that tests put forward.
 type ticker struct {
 	mu  sync.Mutex
@@ -159,7 +161,7 @@ func TestDockitWorksWhen14And15(t *testing.T) {
 
 func checkService(t *testing.T, i *Issuer, s metadata.Service, algorithm string) {
 	t.Helper()
-	raw, expires, err := i.IssueFor(t.Context(), s, "alice", access)
+	raw, expires, err := i.IssueFor(t.Context(), s, alice, access)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -312,7 +314,7 @@ func TestDockitWorksWhen13(t *testing.T) {
 	s := putService(t, db, metadata.Service{Name: "registry.example.com"})
 	issue := func(i *Issuer) (string, any) {
 		t.Helper()
-		raw, _, err := i.IssueFor(ctx, s, "alice", access)
+		raw, _, err := i.IssueFor(ctx, s, alice, access)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -382,7 +384,6 @@ func TestRotateOwn(t *testing.T) {
 	clock := newTicker()
 	db := openTicking(t, clock)
 	i, replica := newIssuer(t, db, Options{Clock: clock.Now}), newIssuer(t, db, Options{Clock: clock.Now})
-	alice := auth.Principal{Kind: auth.KindUser, ID: 7, Name: "alice"}
 	old, _, err := i.Issue(ctx, alice, service, access)
 	if err != nil {
 		t.Fatal(err)
@@ -521,7 +522,7 @@ func TestCertificateIsRenewed(t *testing.T) {
 	i := newIssuer(t, db, Options{Clock: clock.Now, Keys: KeyOptions{CertificateLife: 100 * 24 * time.Hour, PublishDelay: 24 * time.Hour}})
 	s := putService(t, db, metadata.Service{Name: "one"})
 	for range 300 {
-		raw, _, err := i.IssueFor(ctx, s, "alice", nil)
+		raw, _, err := i.IssueFor(ctx, s, alice, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -302,9 +302,9 @@ const notBefore = 30 * time.Second
 // token specification ("Token Authentication Implementation"): its issuer, its
 // audience, its life time, signed by its key. The header names the key by its
 // RFC 7638 thumbprint and carries its certificates, for CNCF distribution 2
-// verifies by x5c and version 3 by either. The subject is "" for the anonymous.
-// The errors are those of Issue.
-func (i *Issuer) IssueFor(ctx context.Context, s metadata.Service, subject string, access []Access) (raw string, expires time.Time, err error) {
+// verifies by x5c and version 3 by either. It ends with Principal.Expires when that
+// is earlier. The errors are those of Issue.
+func (i *Issuer) IssueFor(ctx context.Context, s metadata.Service, p auth.Principal, access []Access) (raw string, expires time.Time, err error) {
 	if len(access) > MaxAccess {
 		return "", time.Time{}, oci.Errorf(oci.CodeInvalid, "a token can hold %d scopes, %d were asked for: ask for several tokens", MaxAccess, len(access))
 	}
@@ -317,6 +317,13 @@ func (i *Issuer) IssueFor(ctx context.Context, s metadata.Service, subject strin
 	}
 	now := i.options.Clock()
 	expires = now.Add(s.TokenTTL)
+	if !p.Expires.IsZero() && p.Expires.Before(expires) {
+		expires = p.Expires
+	}
+	subject := "" // of the anonymous, as the specification says
+	if !p.IsAnonymous() {
+		subject = p.String()
+	}
 	var id [16]byte
 	_, _ = rand.Read(id[:]) // never fails: see crypto/rand
 	t := jwt.NewWithClaims(signingMethod(k.algorithm), jwt.MapClaims{

@@ -300,7 +300,6 @@ func TestTooMuchAccess(t *testing.T) {
 func TestRefresh(t *testing.T) {
 	ctx := context.Background()
 	i := newIssuer(t, openDB(t), Options{})
-	alice := auth.Principal{Kind: auth.KindUser, ID: 7, Name: "alice"}
 	raw, err := i.IssueRefresh(ctx, alice, service, "proof")
 	if err != nil {
 		t.Fatal(err)

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
 
+	"berth/auth/token"
 	"berth/metadata"
 )
 
@@ -59,6 +60,12 @@ type config struct {
 
 	OAuth2 oauth2Config
 
+	TokenAlgorithm     string
+	KeyPublishDelay    time.Duration
+	KeyCertificateLife time.Duration
+	TokenKeyFile       []token.KeyFile
+	ServiceKeyFiles    []token.KeyFile
+
 	// Explicit holds the keys that somebody has set, as opposed to defaults.
 	Explicit map[string]bool
 	// Warnings are oddities that do not stop the server, to be logged.
@@ -83,7 +90,7 @@ func (s setting) flag() string { return strings.ReplaceAll(s.key, "_", "-") }
 
 // settings lists every setting in the order of the docs.
 func settings() []setting {
-	return slices.Concat(coreSettings(), oauth2Settings(), ldapSettings(), oidcSettings(), awsSettings(), spaceSettings(), auditSettings())
+	return slices.Concat(coreSettings(), keySettings(), oauth2Settings(), ldapSettings(), oidcSettings(), awsSettings(), spaceSettings(), auditSettings())
 }
 
 func coreSettings() []setting {

@@ -46,6 +46,8 @@ BERTH_USERNAME and BERTH_PASSWORD, else as 'docker login' or 'berth login' did.`
 		newRepoCommand(r),
 		newTagCommand(r),
 		newInstanceCommand(r),
+		newServiceCommand(r),
+		newKeyCommand(r),
 		newAccountCommand(r),
 	} {
 		c.GroupID = groupClient

@@ -104,6 +104,7 @@ func serve(ctx context.Context, c *config, stdout io.Writer, log *slog.Logger) e
 		group.Go(func() { failed <- metrics.Serve(l) })
 		servers = append(servers, metrics)
 	}
+	group.Go(func() { a.keyFiles.watch(background, keyFileInterval) })
 	group.Go(func() { runJobs(background, a.db, a.holder, log, a.jobs) })
 
 	address := clientAddress(c, listener.Addr())

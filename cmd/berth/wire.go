@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"os"
 	"runtime"
 	"slices"
@@ -32,14 +33,15 @@ import (
 // app is a running Berth without its listeners: the only place that knows all
 // the parts.
 type app struct {
-	config  *config
-	log     *slog.Logger
-	metrics *prometheus.Registry
-	db      *metadata.DB
-	store   storage.Store
-	server  *server.Server
-	jobs    []job
-	holder  string // this process's name in leases
+	config   *config
+	log      *slog.Logger
+	metrics  *prometheus.Registry
+	db       *metadata.DB
+	store    storage.Store
+	server   *server.Server
+	jobs     []job
+	keyFiles *keyFiles
+	holder   string // this process's name in leases
 	// password is that of the user admin, when it was made just now.
 	password string
 }
@@ -150,8 +152,14 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	if err := applyTagPolicy(ctx, a.db, c); err != nil {
 		return a, err
 	}
-	tokens, err := token.New(ctx, a.db, token.Options{TTL: c.TokenTTL})
+	tokens, err := token.New(ctx, a.db, token.Options{TTL: c.TokenTTL, Keys: token.KeyOptions{
+		Algorithm: c.TokenAlgorithm, PublishDelay: c.KeyPublishDelay, CertificateLife: c.KeyCertificateLife,
+		Files: slices.Concat(c.TokenKeyFile, c.ServiceKeyFiles), Logger: log,
+	}})
 	if err != nil {
+		return a, err
+	}
+	if a.keyFiles, err = newKeyFiles(tokens.Keys(), a.metrics, log); err != nil {
 		return a, err
 	}
 	gc := newGCMetrics(a.metrics)
@@ -168,6 +176,8 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	management, err := admin.New(admin.Options{
 		DB:                a.db,
 		Policy:            policy,
+		Keys:              tokens.Keys(),
+		Service:           serviceName(c.URL),
 		Passwords:         chain,
 		Hasher:            hasher,
 		SetRepository:     server.SetRepository,
@@ -186,8 +196,10 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 		Policy:          policy,
 		Tokens:          tokens,
 		Refresher:       auth.NewRefresher(a.db, nil),
+		Services:        findService(a.db),
 		API:             management,
 		URL:             c.URL,
+		Service:         serviceName(c.URL),
 		TrustProxy:      c.TrustProxy,
 		MaxManifestSize: c.MaxManifestSize,
 		StallTimeout:    c.StallTimeout,
@@ -209,6 +221,7 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 		{"expire-uploads", time.Minute, reg.ExpireUploads},
 		{"collect-unreferenced", 30 * time.Second, gc.counted(reg.CollectUnreferenced)},
 		{"collect-garbage", 30 * time.Second, gc.counted(reg.CollectGarbage)},
+		{"maintain-keys", time.Minute, tokens.Keys().Maintain},
 	}
 	return a, nil
 }
@@ -238,6 +251,25 @@ func teamService(list []auth.Authenticator) auth.TeamService {
 		}
 	}
 	return nil
+}
+
+// serviceName is the audience of our own tokens: the host of the URL.
+func serviceName(address string) string {
+	if u, err := url.Parse(address); err == nil && u.Hostname() != "" {
+		return u.Hostname()
+	}
+	return "berth"
+}
+
+// findService gives the server the other registries that take our tokens.
+func findService(db *metadata.DB) func(context.Context, string) (metadata.Service, error) {
+	return func(ctx context.Context, name string) (found metadata.Service, err error) {
+		err = db.View(ctx, func(tx *metadata.Tx) (err error) {
+			found, err = tx.Service(ctx, name)
+			return err
+		})
+		return found, err
+	}
 }
 
 func (a *app) collectors() {

@@ -6,7 +6,7 @@ CREATE TABLE services (
     issuer         TEXT NOT NULL,                    -- the claim "iss"
     token_ttl      INTEGER NOT NULL CHECK (token_ttl > 0), -- seconds
     algorithm      TEXT NOT NULL CHECK (algorithm IN ('ES256', 'ES384', 'RS256')), -- of keys that are made here
-    anonymous      BOOLEAN NOT NULL,                 -- those who show no credentials get a token too
+    anonymous_pull TEXT NOT NULL,                    -- pattern (* and ?) of what everybody may pull; '' gives no token without credentials
     refresh_tokens BOOLEAN NOT NULL,
     created_at     INTEGER NOT NULL,
     updated_at     INTEGER NOT NULL

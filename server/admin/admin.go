@@ -23,6 +23,7 @@ import (
 
 	"berth/api"
 	"berth/auth"
+	"berth/auth/token"
 	"berth/metadata"
 	"berth/oci"
 )
@@ -35,6 +36,10 @@ type Options struct {
 	// Passwords checks the current password of users who change their own. With
 	// the server's auth.Chain, guesses are limited as those at the sign-in are.
 	Passwords auth.Authenticator
+	// Keys are those that sign tokens.
+	Keys *token.Keys
+	// Service is the name of the registry itself as a service: no other has it.
+	Service string
 	// Hasher makes the hashes of new passwords. It bounds how many are made at a
 	// time, so share the one of the sign-in; nil makes one of its own.
 	Hasher *auth.Hasher
@@ -73,7 +78,7 @@ type operation struct {
 // New makes the handler of everything below /api/. It fails when an operation
 // of the document has no row in the permission table, or the other way round.
 func New(options Options) (http.Handler, error) {
-	if options.DB == nil || options.Policy == nil || options.Passwords == nil || options.DefaultVisibility == "" ||
+	if options.DB == nil || options.Policy == nil || options.Passwords == nil || options.DefaultVisibility == "" || options.Keys == nil || options.Service == "" ||
 		options.Principal == nil || options.Actor == nil || options.WriteProblem == nil {
 		return nil, errors.New("admin: all options but Hasher and SetRepository are required")
 	}

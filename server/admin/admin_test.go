@@ -62,7 +62,7 @@ func newWorld(t testing.TB, db *metadata.DB) *world {
 	policy := auth.NewPolicy(db, auth.PolicyOptions{})
 	chain := auth.NewChain(nil, auth.NewTokens(db, nil, nil), auth.NewPasswords(db, hasher, nil))
 	management, err := admin.New(admin.Options{
-		DB: db, Policy: policy, Passwords: chain, Hasher: hasher, DefaultVisibility: metadata.Private,
+		DB: db, Policy: policy, Passwords: chain, Hasher: hasher, DefaultVisibility: metadata.Private, Keys: issuer.Keys(), Service: "berth",
 		Principal: server.PrincipalOf, Actor: server.ActorOf, WriteProblem: server.WriteProblem,
 	})
 	if err != nil {

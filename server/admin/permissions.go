@@ -81,6 +81,14 @@ func permissions() map[string]rule {
 		"deleteTag":      {who: holder, action: auth.Delete},
 		"listTagHistory": {who: holder, action: auth.Pull},
 
+		"listServices":  {who: adminOnly},
+		"getService":    {who: adminOnly},
+		"putService":    {who: adminOnly},
+		"deleteService": {who: adminOnly},
+		"listKeys":      {who: adminOnly},
+		"rotateKey":     {who: adminOnly},
+		"retireKey":     {who: adminOnly},
+
 		"getInstanceTagPolicy": {who: signedIn},
 		"setInstanceTagPolicy": {who: adminOnly},
 
