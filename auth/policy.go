@@ -284,31 +284,33 @@ func (y *Policy) ActionsFor(ctx context.Context, p Principal, repositories []str
 	// The facts of the database make no difference to administrators, and to pulls
 	// of a registry that is open. That saves the query.
 	known := p.Kind == KindUser && p.Admin && p.Limit == nil || p.IsAnonymous() && y.publicRead
-	return y.decisions(ctx, p, repositories, known, func(f facts) facts {
+	return y.decisions(ctx, p, repositories, known, func(f facts, _ string) facts {
 		f.publicRead = y.publicRead
 		return f
 	})
 }
 
 // ActionsForService decides about repositories of another registry, which asks
-// by its service name for a token. What counts there are roles in teams, grants
-// and denials alone: whether a repository of that name is here and public says
-// nothing about the one there, and neither does the setting public_read.
-func (y *Policy) ActionsForService(ctx context.Context, p Principal, service string, repositories []string) (map[string]Decision, error) {
+// by its service name for a token. What counts there are roles in teams, grants,
+// denials, and what the service lets everybody pull: whether a repository of that
+// name is here and public says nothing about the one there, and neither does the
+// setting public_read.
+func (y *Policy) ActionsForService(ctx context.Context, p Principal, service metadata.Service, repositories []string) (map[string]Decision, error) {
 	known := p.Kind == KindUser && p.Admin && p.Limit == nil || p.IsAnonymous()
-	decisions, err := y.decisions(ctx, p, repositories, known, func(f facts) facts {
+	decisions, err := y.decisions(ctx, p, repositories, known, func(f facts, repository string) facts {
 		f.Exists, f.Visibility = false, ""
+		f.publicRead = service.AnonymousPull != "" && Match(service.AnonymousPull, repository)
 		return f
 	})
 	if err != nil {
-		return nil, fmt.Errorf("for the service %s: %w", service, err)
+		return nil, fmt.Errorf("for the service %s: %w", service.Name, err)
 	}
 	return decisions, nil
 }
 
 // decisions decides by the facts of the database, seen through a lens, or by none
 // when it is known that they make no difference.
-func (y *Policy) decisions(ctx context.Context, p Principal, repositories []string, known bool, lens func(facts) facts) (map[string]Decision, error) {
+func (y *Policy) decisions(ctx context.Context, p Principal, repositories []string, known bool, lens func(facts, string) facts) (map[string]Decision, error) {
 	all := make(map[string]Decision, len(repositories))
 	if known && len(repositories) > 0 {
 		denials, err := y.denials.recent(ctx)
@@ -316,7 +318,7 @@ func (y *Policy) decisions(ctx context.Context, p Principal, repositories []stri
 			return nil, err
 		}
 		for _, repository := range repositories {
-			all[repository] = decide(p, repository, lens(facts{denials: denials}))
+			all[repository] = decide(p, repository, lens(facts{denials: denials}, repository))
 		}
 		return all, nil
 	}
@@ -327,7 +329,7 @@ func (y *Policy) decisions(ctx context.Context, p Principal, repositories []stri
 			return nil, err
 		}
 		for _, repository := range ask[:n] {
-			all[repository] = decide(p, repository, lens(found[repository]))
+			all[repository] = decide(p, repository, lens(found[repository], repository))
 		}
 		ask = ask[n:]
 	}

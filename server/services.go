@@ -65,7 +65,7 @@ func (s *Server) grantOther(ex *exchange, r *http.Request, other *metadata.Servi
 	if err != nil {
 		return err
 	}
-	decisions, err := s.rightsAt(r.Context(), p, other, append(repositoriesOf(asked), everyRepository))
+	decisions, err := s.policy.ActionsForService(r.Context(), p, *other, append(repositoriesOf(asked), everyRepository))
 	if err != nil {
 		return failClosed(err)
 	}
@@ -88,29 +88,9 @@ func (s *Server) grantOther(ex *exchange, r *http.Request, other *metadata.Servi
 // matches the pattern "*", and those of parts of the names do not match it.
 const everyRepository = "*"
 
-// rightsAt gives what a principal may do with the repositories of another service.
-func (s *Server) rightsAt(ctx context.Context, p auth.Principal, other *metadata.Service, names []string) (map[string]auth.Actions, error) {
-	decisions, err := s.policy.ActionsFor(ctx, p, names)
-	if err != nil {
-		return nil, err
-	}
-	rights := make(map[string]auth.Actions, len(names))
-	for _, name := range names {
-		switch d := decisions[name]; d.Rule {
-		case auth.RulePublic, auth.RulePublicRead, auth.RuleInternal:
-		default:
-			rights[name] = d.Actions
-		}
-		if name != everyRepository && auth.Match(other.AnonymousPull, name) {
-			rights[name] |= auth.Pull
-		}
-	}
-	return rights, nil
-}
-
 // grantedAt is what of a scope is allowed at another service, in a fixed order.
 // Such a token says nothing about administration, which is ours alone.
-func (sc scope) grantedAt(rights map[string]auth.Actions) []string {
+func (sc scope) grantedAt(decisions map[string]auth.Decision) []string {
 	var asked auth.Actions
 	all := false
 	for _, name := range sc.actions {
@@ -123,7 +103,7 @@ func (sc scope) grantedAt(rights map[string]auth.Actions) []string {
 	const every = auth.Pull | auth.Push | auth.Delete
 	switch {
 	case sc.kind == "repository":
-		allowed := rights[sc.name] & every
+		allowed := decisions[sc.name].Actions & every
 		if !all {
 			return (asked & allowed).Names()
 		}
@@ -133,7 +113,7 @@ func (sc scope) grantedAt(rights map[string]auth.Actions) []string {
 		}
 		return granted
 	// The other registry lists all that it has, whoever may pull what.
-	case sc.kind == "registry" && sc.name == "catalog" && all && rights[everyRepository].Has(auth.Pull):
+	case sc.kind == "registry" && sc.name == "catalog" && all && decisions[everyRepository].Actions.Has(auth.Pull):
 		return []string{"*"}
 	}
 	return nil

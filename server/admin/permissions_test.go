@@ -235,7 +235,7 @@ func TestPermissions(t *testing.T) {
 
 // template is the path of the document that a path of the matrix belongs to.
 func template(path string) string {
-	parameters := map[string]string{"users": "{user}", "members": "{user}", "teams": "{team}", "robots": "{token}", "tokens": "{token}", "repositories": "{repository}", "tags": "{tag}", "accounts": "{account}", "roles": "{role}"}
+	parameters := map[string]string{"users": "{user}", "members": "{user}", "teams": "{team}", "robots": "{token}", "tokens": "{token}", "repositories": "{repository}", "tags": "{tag}", "accounts": "{account}", "roles": "{role}", "services": "{service}", "keys": "{kid}"}
 	parts := strings.Split(path, "/")
 	for i := 2; i < len(parts); i++ {
 		if parameter, ok := parameters[parts[i-1]]; ok {
