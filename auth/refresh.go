@@ -101,6 +101,8 @@ func (r *Refresher) Current(ctx context.Context, p Principal) (Principal, error)
 	switch {
 	case p.TokenID != 0:
 		return r.Recheck(ctx, p, tokenProof(p))
+	case p.TrustID != 0:
+		return r.trusted(ctx, p)
 	case p.Kind == KindUser:
 		u, err := r.user(ctx, p.ID)
 		if err != nil {
@@ -112,6 +114,31 @@ func (r *Refresher) Current(ctx context.Context, p Principal) (Principal, error)
 		return userPrincipal(u), nil
 	}
 	return p, nil
+}
+
+// trusted gives the robot of a trust policy with the policy's rights of today. A
+// policy with other conditions than before holds for claims that are known, those
+// by which the workload signed in.
+func (r *Refresher) trusted(ctx context.Context, p Principal) (Principal, error) {
+	var policy metadata.TrustPolicy
+	err := r.db.View(ctx, func(tx *metadata.Tx) (err error) {
+		policy, err = tx.TrustPolicyByID(ctx, p.TrustID)
+		return err
+	})
+	if err != nil && !errors.Is(err, oci.ErrNotFound) {
+		return Principal{}, fmt.Errorf("reading the trust policy: %w", err)
+	}
+	today, ok := TrustPrincipal(policy, func(claim string) []string {
+		if v, ok := p.Claims[claim]; ok {
+			return []string{v}
+		}
+		return nil
+	})
+	if err != nil || !ok {
+		return Principal{}, Wrongf("the trust policy that was signed in by has been deleted or changed, sign in again")
+	}
+	today.Claims, today.Expires = p.Claims, p.Expires
+	return today, nil
 }
 
 func (r *Refresher) user(ctx context.Context, id int64) (u metadata.User, err error) {

@@ -59,6 +59,8 @@ func load(t *testing.T, db *metadata.DB, url string) {
 		`INSERT INTO audit_events (at, id, action, outcome, principal, kind, address, request_id, user_agent, claims, team, repository, reference, digest, detail, count)
 		 SELECT i, i, CASE WHEN i % 50 = 0 THEN 'updateUser' ELSE 'pushManifest' END, CASE WHEN i % 60 = 0 THEN 'refused' ELSE 'ok' END, 'user' || i % 300,
 		        'user', '', '', '', '', 'team' || i % 100, 'team' || i % 100 || '/app' || i % 500, '', '', '', 1 FROM ` + series,
+		`INSERT INTO trust_policies (team_id, name, issuer, audience, claims, robot, repositories, actions, tags, max_seconds, created_at, created_by, updated_at) SELECT t.id, 'ci', 'https://issuer' || i % 10, 'aud' || i % 100, '{}', 'ci', '*', 'pull', '', 900, 1, 'x', 1 FROM ` + series + ` JOIN teams t ON t.name = 'team' || i`,
+		`INSERT INTO web_sessions (secret_hash, user_id, created_at, expires_at) SELECT 'hash' || i, u.id, 1, i FROM ` + series + ` JOIN users u ON u.name = 'user' || i`,
 		`INSERT INTO garbage (kind, value, enqueued_at, not_before) SELECT 'object', 'key' || i, i, i FROM ` + series,
 	} {
 		if _, err := raw.Exec(q); err != nil {
@@ -162,6 +164,21 @@ func TestPlans(t *testing.T) {
 		}},
 		{"PruneAudit", func(ctx context.Context, tx *metadata.Tx, r int64) error {
 			_, _, _, err := tx.PruneAudit(ctx, time.UnixMicro(0), time.UnixMicro(5000), 10)
+			return err
+		}},
+		{"EachTrustPolicy", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			return tx.EachTrustPolicy(ctx, "https://issuer7", []string{"aud77", "aud17"}, func(metadata.TrustPolicy) bool { return true })
+		}},
+		{"TrustPolicyByID", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.TrustPolicyByID(ctx, 77)
+			return err
+		}},
+		{"HasTrustIssuer", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.HasTrustIssuer(ctx, "https://issuer7")
+			return err
+		}},
+		{"WebSession", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, _, err := tx.WebSession(ctx, "hash77")
 			return err
 		}},
 		{"User", func(ctx context.Context, tx *metadata.Tx, r int64) error {
@@ -314,7 +331,7 @@ func TestPlans(t *testing.T) {
 		"sqlite":   regexp.MustCompile(`(?m)^(SCAN|SEARCH) (?:\d+ )?(\S+)(?: USING (?:COVERING )?(INDEX \S+|INTEGER PRIMARY KEY|PRIMARY KEY))?`),
 	}
 	// Tables that stay small whatever the registry holds, and what is no table.
-	small := []string{"leases", "denials", "d", "v", "denial_version", "denied", "mine", "found", "asked", "a", "CONSTANT"}
+	small := []string{"leases", "trust_issuers", "denials", "d", "v", "denial_version", "denied", "mine", "found", "asked", "a", "CONSTANT"}
 	subquery := regexp.MustCompile(`(?m)^(?:CO-ROUTINE|MATERIALIZE) (\S+)`) // SQLite's word for one it scans later
 	metadatatest.EachURL(t, func(t *testing.T, url string) {
 		e := engine(url)

@@ -3,7 +3,8 @@
 # are not here yet:
 #
 #   - from the distribution's packages, when this is a Debian-like system and we are root;
-#   - from their Go modules, pinned below, built into .cache/tools of this tree.
+#   - from their Go modules, pinned below, built into .cache/tools of this tree;
+#   - from npm, pinned by a lock file, into .cache/tools too.
 #
 #   scripts/tools.sh          everything that `make test` needs (about 10 minutes on two cores, once)
 #   scripts/tools.sh minio    one of the built ones only
@@ -36,6 +37,11 @@ promtool   prometheus
 gcc        gcc libc6-dev
 '
 
+# name, directory of its package.json and package-lock.json
+npm='
+oidc-provider testenv/oidcprovider
+'
+
 say() { printf 'tools: %s\n' "$*" >&2; }
 
 build() { # name package version
@@ -50,6 +56,25 @@ build() { # name package version
 		exit 1
 	fi
 	echo "$2@$3" >"$dir/.$1.version"
+}
+
+install_npm() { # name directory
+	local dir=.cache/tools/$1
+	if cmp -s "$2/package-lock.json" "$dir/package-lock.json" && [ -e "$dir/node_modules/.package-lock.json" ]; then
+		return
+	fi
+	if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
+		say "node and npm are not installed, which $1 needs: apt-get install nodejs npm, or https://nodejs.org; the tests that need it skip (with CI set they fail)."
+		return
+	fi
+	say "installing $1 from npm"
+	mkdir -p "$dir"
+	cp "$2/package.json" "$2/package-lock.json" "$dir/"
+	if ! (cd "$dir" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2); then
+		rm -f "$dir/package-lock.json"
+		say "could not install $1. Is the npm registry reachable (npm config get registry)?"
+		exit 1
+	fi
 }
 
 install_packages() {
@@ -101,6 +126,12 @@ while read -r name package version; do
 		found=1
 	fi
 done <<<"$built"
+while read -r name directory; do
+	if [ -n "$name" ] && { [ -z "$only" ] || [ "$only" = "$name" ]; }; then
+		install_npm "$name" "$directory"
+		found=1
+	fi
+done <<<"$npm"
 if [ -z "$found" ]; then
 	say "there is no tool '$only' to build"
 	exit 1

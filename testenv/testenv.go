@@ -139,6 +139,7 @@ var hints = map[string]string{
 	"promtool": "apt-get install prometheus",
 	"dockerd":  "apt-get install docker.io",
 	"docker":   "apt-get install docker.io",
+	"node":     "apt-get install nodejs npm, or https://nodejs.org (20 or later)",
 }
 
 // builtTools are those that scripts/tools.sh builds from their Go modules.

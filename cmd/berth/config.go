@@ -59,6 +59,7 @@ type config struct {
 	// Outside providers of identities, each with a file of settings.
 
 	OAuth2 oauth2Config
+	OIDC   oidcConfig
 
 	TokenAlgorithm     string
 	KeyPublishDelay    time.Duration
@@ -372,6 +373,7 @@ func loadConfig(flags *pflag.FlagSet, environ []string) (*config, error) {
 	if err := policy.Validate(); err != nil {
 		problems = append(problems, fmt.Errorf("tag_policy, tag_exempt: %w", err))
 	}
+	problems = append(problems, c.OIDC.check()...)
 	sort.Slice(problems, func(i, j int) bool { return problems[i].Error() < problems[j].Error() })
 	sort.Strings(c.Warnings)
 	if len(problems) > 0 {

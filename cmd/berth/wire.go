@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"berth/auth"
+	"berth/auth/oidc"
 	"berth/auth/token"
 	"berth/metadata"
 	"berth/registry"
@@ -167,7 +168,11 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	options.Collected, options.Logger = gc.collected, log
 	reg := registry.New(a.db, a.store, options)
 	a.metrics.MustRegister(newQueueCollector(reg.Queues, log))
-	list, err := authenticators(ctx, c, a.db, hasher, log, newProviderMetrics(a.metrics))
+	openid, err := newOIDC(c, a.db, log)
+	if err != nil {
+		return a, err
+	}
+	list, err := authenticators(ctx, c, a.db, hasher, openid, log, newProviderMetrics(a.metrics))
 	if err != nil {
 		return a, err
 	}
@@ -228,9 +233,10 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 
 // authenticators lists who is asked about credentials, in this order. An outside
 // provider is asked when its settings are there.
-func authenticators(_ context.Context, c *config, db *metadata.DB, hasher *auth.Hasher, log *slog.Logger, metrics *providerMetrics) ([]auth.Authenticator, error) {
+func authenticators(_ context.Context, c *config, db *metadata.DB, hasher *auth.Hasher, openid *oidc.Authenticator, log *slog.Logger, metrics *providerMetrics) ([]auth.Authenticator, error) {
 	directory := auth.NewDirectory(db, log, nil)
-	list := []auth.Authenticator{auth.NewTokens(db, log, nil)}
+	// A token of an OpenID provider may come with anybody's name.
+	list := []auth.Authenticator{auth.NewTokens(db, log, nil), openid}
 	// Every bearer string that nobody before knows is taken for an access token.
 	if c.OAuth2.enabled() {
 		a, err := c.OAuth2.authenticator(directory, metrics.of("oauth2"), log)

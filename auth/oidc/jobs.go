@@ -1,0 +1,90 @@
+package oidc
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"berth/auth"
+	"berth/metadata"
+)
+
+// provenance are claims that tell where something was built, by the names that GitHub,
+// GitLab, Buildkite and Kubernetes give them. They are kept while there is room.
+var provenance = []string{
+	"iss", "sub", "aud", "jti",
+	"repository", "ref", "sha", "run_id", "workflow_ref", "actor",
+	"project_path", "pipeline_id", "job_id", "user_login",
+	"organization_slug", "pipeline_slug", "build_number", "build_commit", "build_branch",
+	"kubernetes.io.namespace", "kubernetes.io.serviceaccount.name", "kubernetes.io.pod.name",
+}
+
+// touchEvery is how exact the time of a trust policy's last use is.
+const touchEvery = time.Minute
+
+// job signs a workload in by the trust policies of its issuer. When several match,
+// the one decides whose robot the user name says (team+robot), else the oldest: a
+// policy that somebody makes later takes nothing from those before.
+//
+// A token may be shown several times while it lives; its jti is kept for the audit log.
+func (a *Authenticator) job(ctx context.Context, t *verified, username string) (auth.Principal, error) {
+	if t.typ != "" && !strings.EqualFold(t.typ, "JWT") && !strings.EqualFold(t.typ, "at+jwt") {
+		return auth.Principal{}, auth.Wrongf("the token of %s is not one of a workload: its type is %.40q", t.issuer, t.typ)
+	}
+	audience := slices.Compact(slices.Sorted(slices.Values(t.audience)))
+	if len(audience) > maxAudiences {
+		return auth.Principal{}, auth.Wrongf("the token of %s is for more than %d audiences", t.issuer, maxAudiences)
+	}
+	var (
+		p      auth.Principal
+		policy metadata.TrustPolicy
+		asked  bool
+	)
+	named := strings.Contains(username, "+")
+	err := a.options.DB.View(ctx, func(tx *metadata.Tx) error {
+		p, policy, asked = auth.Principal{}, metadata.TrustPolicy{}, false
+		return tx.EachTrustPolicy(ctx, t.issuer, audience, func(candidate metadata.TrustPolicy) bool {
+			asked = true
+			is, ok := auth.TrustPrincipal(candidate, t.claims.values)
+			if !ok {
+				return true
+			}
+			if wanted := named && is.String() == username; wanted || policy.ID == 0 {
+				p, policy = is, candidate
+				return named && !wanted
+			}
+			return true
+		})
+	})
+	switch {
+	case err != nil:
+		return auth.Principal{}, fmt.Errorf("reading the trust policies of %s: %w", t.issuer, err)
+	case !asked:
+		return auth.Principal{}, auth.Wrongf("no trust policy is for tokens of %s with the audience %s: ask for a token with the audience of the policy", t.issuer, quoted(audience))
+	case policy.ID == 0:
+		return auth.Principal{}, auth.Wrongf("no trust policy for tokens of %s matches the claims of this one (sub is %.200q): compare them with 'berth trust show'", t.issuer, t.claims.value("sub"))
+	}
+	p.Claims = keep(p.Claims, t.claims, provenance...)
+	p.Expires = t.expires
+	if latest := a.options.Clock().Add(min(policy.MaxLife, auth.MaxTrustLife)); latest.Before(p.Expires) {
+		p.Expires = latest
+	}
+	a.touch(ctx, policy)
+	return p, nil
+}
+
+// touch notes the use of a policy, for people who clean up: that it fails is no
+// reason to refuse.
+func (a *Authenticator) touch(ctx context.Context, policy metadata.TrustPolicy) {
+	now := a.options.Clock()
+	if last, ok := a.touched.Get(policy.ID); ok && now.Sub(last) < touchEvery {
+		return
+	}
+	a.touched.Add(policy.ID, now)
+	err := a.options.DB.UpdateRelaxed(ctx, func(tx *metadata.Tx) error { return tx.TouchTrustPolicy(ctx, policy.ID) })
+	if err != nil && ctx.Err() == nil {
+		a.options.Log.WarnContext(ctx, "the use of a trust policy was not noted", "policy", policy.Team+"/"+policy.Name, "error", err)
+	}
+}
