@@ -91,6 +91,45 @@ func (e EffectiveTagPolicyLevel) Valid() bool {
 	}
 }
 
+// Defines values for HolderKind.
+const (
+	HolderKindRobot HolderKind = "robot"
+	HolderKindUser  HolderKind = "user"
+)
+
+// Valid indicates whether the value is a known member of the HolderKind enum.
+func (e HolderKind) Valid() bool {
+	switch e {
+	case HolderKindRobot:
+		return true
+	case HolderKindUser:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for HolderListEveryone.
+const (
+	HolderListEveryoneInternal   HolderListEveryone = "internal"
+	HolderListEveryonePublic     HolderListEveryone = "public"
+	HolderListEveryonePublicRead HolderListEveryone = "public-read"
+)
+
+// Valid indicates whether the value is a known member of the HolderListEveryone enum.
+func (e HolderListEveryone) Valid() bool {
+	switch e {
+	case HolderListEveryoneInternal:
+		return true
+	case HolderListEveryonePublic:
+		return true
+	case HolderListEveryonePublicRead:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for KeySource.
 const (
 	KeySourceFile      KeySource = "file"
@@ -345,6 +384,44 @@ type Action string
 // DefaultVisibility The visibility that new repositories of a team get; `inherit` is the instance's default.
 type DefaultVisibility string
 
+// Denial Refuses actions to everybody whom all its conditions meet, whatever else allows them.
+type Denial struct {
+	Actions []Action `json:"actions"`
+
+	// Cidr The network of the caller; absent is everywhere.
+	Cidr      *string   `json:"cidr,omitempty"`
+	CreatedAt time.Time `json:"created_at"`
+	CreatedBy string    `json:"created_by"`
+	Name      string    `json:"name"`
+
+	// Principal A pattern on names of users and robots (`alice`, `core+*`, `anonymous`).
+	Principal string `json:"principal"`
+
+	// Reason What those are told who are refused.
+	Reason *string `json:"reason,omitempty"`
+
+	// Repository A pattern on names of repositories.
+	Repository string    `json:"repository"`
+	UpdatedAt  time.Time `json:"updated_at"`
+}
+
+// DenialChange defines model for DenialChange.
+type DenialChange struct {
+	Actions    []Action `json:"actions"`
+	Cidr       *string  `json:"cidr,omitempty"`
+	Principal  *string  `json:"principal,omitempty"`
+	Reason     *string  `json:"reason,omitempty"`
+	Repository *string  `json:"repository,omitempty"`
+}
+
+// DenialList defines model for DenialList.
+type DenialList struct {
+	Items []Denial `json:"items"`
+
+	// Next Ask with `after=` this for the next page. Absent on the last page.
+	Next *Next `json:"next,omitempty"`
+}
+
 // EffectiveTagPolicy defines model for EffectiveTagPolicy.
 type EffectiveTagPolicy struct {
 	// Exempt Patterns of tags that are mutable in spite of the mode: `*` is any run of characters, `?` is one.
@@ -360,6 +437,158 @@ type EffectiveTagPolicyLevel string
 
 // Exempt Patterns of tags that are mutable in spite of the mode: `*` is any run of characters, `?` is one.
 type Exempt = []string
+
+// Explanation defines model for Explanation.
+type Explanation struct {
+	Action Action `json:"action"`
+
+	// Allowed Whether it would be done, the tag policy included.
+	Allowed bool `json:"allowed"`
+
+	// Ask Who can help.
+	Ask *string `json:"ask,omitempty"`
+
+	// Conditions What the answer depends on.
+	Conditions []string `json:"conditions"`
+
+	// Denial The denial that refuses.
+	Denial *string `json:"denial,omitempty"`
+
+	// Grounds All that gives rights here, at most 50.
+	Grounds []Ground `json:"grounds"`
+
+	// Has What is allowed on this repository.
+	Has []Action `json:"has"`
+
+	// Message The answer in a sentence or two.
+	Message   string   `json:"message"`
+	Missing   []Action `json:"missing"`
+	Principal string   `json:"principal"`
+
+	// Reason What its author says.
+	Reason     *string `json:"reason,omitempty"`
+	Repository string  `json:"repository"`
+
+	// Rule What decided: the rule that allows, or the one that refuses.
+	Rule string  `json:"rule"`
+	Tag  *string `json:"tag,omitempty"`
+}
+
+// Grant A right of one user or one group. Grants add up.
+type Grant struct {
+	Actions   []Action  `json:"actions"`
+	CreatedAt time.Time `json:"created_at"`
+	CreatedBy string    `json:"created_by"`
+
+	// Group The group, when it is one.
+	Group *string `json:"group,omitempty"`
+
+	// Pattern On names of repositories: `*` is any run of characters, also across `/`, and `?` is one. `foo/*` has `foo/x` and `foo/a/x`, not `foo`.
+	Pattern   string    `json:"pattern"`
+	UpdatedAt time.Time `json:"updated_at"`
+
+	// User The user, when it is one.
+	User *string `json:"user,omitempty"`
+}
+
+// GrantChange defines model for GrantChange.
+type GrantChange struct {
+	// Actions Each stands alone: who pushes wants `pull` too.
+	Actions []Action `json:"actions"`
+}
+
+// GrantList defines model for GrantList.
+type GrantList struct {
+	Items []Grant `json:"items"`
+
+	// Next Ask with `after=` this for the next page. Absent on the last page.
+	Next *Next `json:"next,omitempty"`
+}
+
+// Ground Something that gives rights.
+type Ground struct {
+	Actions []Action `json:"actions"`
+	Group   *string  `json:"group,omitempty"`
+
+	// Pattern Of the grant or the token.
+	Pattern *string `json:"pattern,omitempty"`
+
+	// Provider By the word of the user's identity provider.
+	Provider *bool `json:"provider,omitempty"`
+
+	// Rule Which rule: `admin`, `team-member`, `grant`, `group-grant`, `public` and so on.
+	Rule string  `json:"rule"`
+	Team *string `json:"team,omitempty"`
+}
+
+// Group defines model for Group.
+type Group struct {
+	CreatedAt time.Time `json:"created_at"`
+
+	// Disabled What is granted to a disabled group counts for nobody.
+	Disabled  bool      `json:"disabled"`
+	Name      string    `json:"name"`
+	UpdatedAt time.Time `json:"updated_at"`
+}
+
+// GroupChange defines model for GroupChange.
+type GroupChange struct {
+	Disabled bool `json:"disabled"`
+}
+
+// GroupCreate defines model for GroupCreate.
+type GroupCreate struct {
+	// Name 1 to 255 printable characters, not a space at an end. The groups of an identity provider are recognised by this name.
+	Name string `json:"name"`
+}
+
+// GroupList defines model for GroupList.
+type GroupList struct {
+	Items []Group `json:"items"`
+
+	// Next Ask with `after=` this for the next page. Absent on the last page.
+	Next *Next `json:"next,omitempty"`
+}
+
+// GroupMember defines model for GroupMember.
+type GroupMember struct {
+	// Provider By the word of the user's identity provider alone.
+	Provider bool   `json:"provider"`
+	User     string `json:"user"`
+}
+
+// GroupMemberList defines model for GroupMemberList.
+type GroupMemberList struct {
+	Items []GroupMember `json:"items"`
+
+	// Next Ask with `after=` this for the next page. Absent on the last page.
+	Next *Next `json:"next,omitempty"`
+}
+
+// Holder defines model for Holder.
+type Holder struct {
+	// Conditions Denials that hold for some addresses.
+	Conditions []string   `json:"conditions"`
+	Grounds    []Ground   `json:"grounds"`
+	Kind       HolderKind `json:"kind"`
+	Principal  string     `json:"principal"`
+}
+
+// HolderKind defines model for Holder.Kind.
+type HolderKind string
+
+// HolderList defines model for HolderList.
+type HolderList struct {
+	// Everyone Who else may, by the repository's visibility or the instance's setting: `public` and `public-read` everybody, `internal` everybody who is signed in.
+	Everyone *HolderListEveryone `json:"everyone,omitempty"`
+	Items    []Holder            `json:"items"`
+
+	// Next Ask with `after=` this for the next page. Absent on the last page.
+	Next *Next `json:"next,omitempty"`
+}
+
+// HolderListEveryone Who else may, by the repository's visibility or the instance's setting: `public` and `public-read` everybody, `internal` everybody who is signed in.
+type HolderListEveryone string
 
 // Key defines model for Key.
 type Key struct {
@@ -721,12 +950,24 @@ type User struct {
 	CreatedAt time.Time `json:"created_at"`
 
 	// Disabled A disabled user cannot sign in, and neither can the user's tokens.
-	Disabled bool   `json:"disabled"`
-	Name     string `json:"name"`
+	Disabled bool `json:"disabled"`
+
+	// Groups The user's groups, of ours and by the provider's word. Not in lists.
+	Groups *[]string `json:"groups,omitempty"`
+	Name   string    `json:"name"`
 
 	// Role `admin` may do everything on the whole instance.
-	Role      Role      `json:"role"`
-	UpdatedAt time.Time `json:"updated_at"`
+	Role Role `json:"role"`
+
+	// SeenAt When the identity provider last vouched.
+	SeenAt *time.Time `json:"seen_at,omitempty"`
+
+	// Source Who vouches for the user: `local` (a password or a token of ours), or the name of an identity provider.
+	Source string `json:"source"`
+
+	// Teams The user's teams, of ours and by the provider's word. Not in lists.
+	Teams     *[]UserTeam `json:"teams,omitempty"`
+	UpdatedAt time.Time   `json:"updated_at"`
 }
 
 // UserChange defines model for UserChange.
@@ -757,6 +998,16 @@ type UserList struct {
 	Next *Next `json:"next,omitempty"`
 }
 
+// UserTeam defines model for UserTeam.
+type UserTeam struct {
+	// Provider By the word of the user's identity provider.
+	Provider bool `json:"provider"`
+
+	// Role `reader` pulls, `member` also pushes, `maintainer` also deletes and manages the team.
+	Role TeamRole `json:"role"`
+	Team string   `json:"team"`
+}
+
 // Visibility Who may pull: `public` everybody, `internal` everybody who is signed in, `private` the team.
 type Visibility string
 
@@ -785,11 +1036,20 @@ type AccountRole = string
 // After defines model for After.
 type After = string
 
+// DenialName defines model for DenialName.
+type DenialName = string
+
+// GroupName defines model for GroupName.
+type GroupName = string
+
 // IfMatch defines model for IfMatch.
 type IfMatch = string
 
 // Limit defines model for Limit.
 type Limit = int
+
+// Pattern defines model for Pattern.
+type Pattern = string
 
 // RepositoryName defines model for RepositoryName.
 type RepositoryName = string
@@ -814,6 +1074,99 @@ type Failure = Problem
 
 // ListAccountsParams defines parameters for ListAccounts.
 type ListAccountsParams struct {
+	// Limit The most items in the answer, 1 to 1000.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// After The `next` of the page before.
+	After *After `form:"after,omitempty" json:"after,omitempty"`
+}
+
+// ListDenialsParams defines parameters for ListDenials.
+type ListDenialsParams struct {
+	// Limit The most items in the answer, 1 to 1000.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// After The `next` of the page before.
+	After *After `form:"after,omitempty" json:"after,omitempty"`
+}
+
+// DeleteDenialParams defines parameters for DeleteDenial.
+type DeleteDenialParams struct {
+	// IfMatch The ETag that the thing must still have, or `*`.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// PutDenialParams defines parameters for PutDenial.
+type PutDenialParams struct {
+	// IfMatch The ETag that the thing must still have, or `*`.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// ExplainParams defines parameters for Explain.
+type ExplainParams struct {
+	// Action What is to be done.
+	Action Action `form:"action" json:"action"`
+
+	// Repository The name of the repository; it need not exist.
+	Repository string `form:"repository" json:"repository"`
+
+	// Tag A tag of the repository; the tag policy is looked at too.
+	Tag *string `form:"tag,omitempty" json:"tag,omitempty"`
+
+	// User Whose rights: the name of a user, or of a robot (`team+robot`). The caller by default.
+	User *string `form:"user,omitempty" json:"user,omitempty"`
+
+	// Token The name of a token of that user.
+	Token *string `form:"token,omitempty" json:"token,omitempty"`
+
+	// Address From which address, such as 192.0.2.7. Without it, what depends on the address stands under `conditions`.
+	Address *string `form:"address,omitempty" json:"address,omitempty"`
+}
+
+// ListGrantsParams defines parameters for ListGrants.
+type ListGrantsParams struct {
+	// Limit The most items in the answer, 1 to 1000.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// After The `next` of the page before.
+	After *After `form:"after,omitempty" json:"after,omitempty"`
+
+	// User Only those of this user.
+	User *string `form:"user,omitempty" json:"user,omitempty"`
+
+	// Group Only those of this group.
+	Group *string `form:"group,omitempty" json:"group,omitempty"`
+
+	// Repository Only those whose pattern matches this repository.
+	Repository *string `form:"repository,omitempty" json:"repository,omitempty"`
+
+	// Team Only those whose pattern lies in this team.
+	Team *string `form:"team,omitempty" json:"team,omitempty"`
+}
+
+// ListGroupsParams defines parameters for ListGroups.
+type ListGroupsParams struct {
+	// Limit The most items in the answer, 1 to 1000.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// After The `next` of the page before.
+	After *After `form:"after,omitempty" json:"after,omitempty"`
+}
+
+// DeleteGroupParams defines parameters for DeleteGroup.
+type DeleteGroupParams struct {
+	// IfMatch The ETag that the thing must still have, or `*`.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// UpdateGroupParams defines parameters for UpdateGroup.
+type UpdateGroupParams struct {
+	// IfMatch The ETag that the thing must still have, or `*`.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// ListGroupMembersParams defines parameters for ListGroupMembers.
+type ListGroupMembersParams struct {
 	// Limit The most items in the answer, 1 to 1000.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
@@ -962,11 +1315,38 @@ type ListTokensParams struct {
 	After *After `form:"after,omitempty" json:"after,omitempty"`
 }
 
+// WhoCanParams defines parameters for WhoCan.
+type WhoCanParams struct {
+	// Limit The most items in the answer, 1 to 1000.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// After The `next` of the page before.
+	After *After `form:"after,omitempty" json:"after,omitempty"`
+
+	// Action What is to be done.
+	Action Action `form:"action" json:"action"`
+
+	// Repository The name of the repository; it need not exist.
+	Repository string `form:"repository" json:"repository"`
+}
+
 // PutAccountJSONRequestBody defines body for PutAccount for application/json ContentType.
 type PutAccountJSONRequestBody = AccountChange
 
 // PutAccountRoleJSONRequestBody defines body for PutAccountRole for application/json ContentType.
 type PutAccountRoleJSONRequestBody = AccountRoleChange
+
+// PutDenialJSONRequestBody defines body for PutDenial for application/json ContentType.
+type PutDenialJSONRequestBody = DenialChange
+
+// CreateGroupJSONRequestBody defines body for CreateGroup for application/json ContentType.
+type CreateGroupJSONRequestBody = GroupCreate
+
+// UpdateGroupJSONRequestBody defines body for UpdateGroup for application/json ContentType.
+type UpdateGroupJSONRequestBody = GroupChange
+
+// PutGroupGrantJSONRequestBody defines body for PutGroupGrant for application/json ContentType.
+type PutGroupGrantJSONRequestBody = GrantChange
 
 // SetInstanceTagPolicyJSONRequestBody defines body for SetInstanceTagPolicy for application/json ContentType.
 type SetInstanceTagPolicyJSONRequestBody = TagPolicy
@@ -1004,6 +1384,9 @@ type CreateUserJSONRequestBody = UserCreate
 // UpdateUserJSONRequestBody defines body for UpdateUser for application/json ContentType.
 type UpdateUserJSONRequestBody = UserChange
 
+// PutUserGrantJSONRequestBody defines body for PutUserGrant for application/json ContentType.
+type PutUserGrantJSONRequestBody = GrantChange
+
 // SetPasswordJSONRequestBody defines body for SetPassword for application/json ContentType.
 type SetPasswordJSONRequestBody = PasswordChange
 
@@ -1027,6 +1410,54 @@ type ServerInterface interface {
 	// PutAccountRole Let IAM roles of an AWS account in, or change what they may do
 	// (PUT /accounts/{account}/roles/{role})
 	PutAccountRole(w http.ResponseWriter, r *http.Request, account AccountId, role AccountRole)
+	// ListDenials List denials
+	// (GET /denials)
+	ListDenials(w http.ResponseWriter, r *http.Request, params ListDenialsParams)
+	// DeleteDenial Delete a denial
+	// (DELETE /denials/{denial})
+	DeleteDenial(w http.ResponseWriter, r *http.Request, denial DenialName, params DeleteDenialParams)
+	// GetDenial Show a denial
+	// (GET /denials/{denial})
+	GetDenial(w http.ResponseWriter, r *http.Request, denial DenialName)
+	// PutDenial Make a denial or change it
+	// (PUT /denials/{denial})
+	PutDenial(w http.ResponseWriter, r *http.Request, denial DenialName, params PutDenialParams)
+	// Explain Say whether something may be done, by which rule, and who can help
+	// (GET /explain)
+	Explain(w http.ResponseWriter, r *http.Request, params ExplainParams)
+	// ListGrants List grants
+	// (GET /grants)
+	ListGrants(w http.ResponseWriter, r *http.Request, params ListGrantsParams)
+	// ListGroups List all groups
+	// (GET /groups)
+	ListGroups(w http.ResponseWriter, r *http.Request, params ListGroupsParams)
+	// CreateGroup Create a group
+	// (POST /groups)
+	CreateGroup(w http.ResponseWriter, r *http.Request)
+	// DeleteGroup Delete a group with its memberships and grants
+	// (DELETE /groups/{group})
+	DeleteGroup(w http.ResponseWriter, r *http.Request, group GroupName, params DeleteGroupParams)
+	// GetGroup Show a group
+	// (GET /groups/{group})
+	GetGroup(w http.ResponseWriter, r *http.Request, group GroupName)
+	// UpdateGroup Disable a group or enable it again
+	// (PATCH /groups/{group})
+	UpdateGroup(w http.ResponseWriter, r *http.Request, group GroupName, params UpdateGroupParams)
+	// DeleteGroupGrant Take a grant away from a group
+	// (DELETE /groups/{group}/grants/{pattern})
+	DeleteGroupGrant(w http.ResponseWriter, r *http.Request, group GroupName, pattern Pattern)
+	// PutGroupGrant Grant a group rights on the repositories of a pattern
+	// (PUT /groups/{group}/grants/{pattern})
+	PutGroupGrant(w http.ResponseWriter, r *http.Request, group GroupName, pattern Pattern)
+	// ListGroupMembers List the members of a group
+	// (GET /groups/{group}/members)
+	ListGroupMembers(w http.ResponseWriter, r *http.Request, group GroupName, params ListGroupMembersParams)
+	// RemoveGroupMember Take a user out of a group
+	// (DELETE /groups/{group}/members/{user})
+	RemoveGroupMember(w http.ResponseWriter, r *http.Request, group GroupName, user UserName)
+	// PutGroupMember Put a user into a group
+	// (PUT /groups/{group}/members/{user})
+	PutGroupMember(w http.ResponseWriter, r *http.Request, group GroupName, user UserName)
 	// GetInstanceTagPolicy Show the instance's tag policy
 	// (GET /instance/tag-policy)
 	GetInstanceTagPolicy(w http.ResponseWriter, r *http.Request)
@@ -1150,6 +1581,12 @@ type ServerInterface interface {
 	// UpdateUser Change a user's role, or disable or enable the user
 	// (PATCH /users/{user})
 	UpdateUser(w http.ResponseWriter, r *http.Request, user UserName, params UpdateUserParams)
+	// DeleteUserGrant Take a grant away from a user
+	// (DELETE /users/{user}/grants/{pattern})
+	DeleteUserGrant(w http.ResponseWriter, r *http.Request, user UserName, pattern Pattern)
+	// PutUserGrant Grant a user rights on the repositories of a pattern
+	// (PUT /users/{user}/grants/{pattern})
+	PutUserGrant(w http.ResponseWriter, r *http.Request, user UserName, pattern Pattern)
 	// SetPassword Set a password
 	// (PUT /users/{user}/password)
 	SetPassword(w http.ResponseWriter, r *http.Request, user UserName)
@@ -1165,6 +1602,9 @@ type ServerInterface interface {
 	// GetToken Show a personal token
 	// (GET /users/{user}/tokens/{token})
 	GetToken(w http.ResponseWriter, r *http.Request, user UserName, token TokenName)
+	// WhoCan List who may do something with a repository
+	// (GET /who-can)
+	WhoCan(w http.ResponseWriter, r *http.Request, params WhoCanParams)
 	// Whoami Who the caller is, and in which teams
 	// (GET /whoami)
 	Whoami(w http.ResponseWriter, r *http.Request)
@@ -1338,6 +1778,755 @@ func (siw *ServerInterfaceWrapper) PutAccountRole(w http.ResponseWriter, r *http
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.PutAccountRole(w, r, account, role)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListDenials operation middleware
+func (siw *ServerInterfaceWrapper) ListDenials(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListDenialsParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListDenials(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteDenial operation middleware
+func (siw *ServerInterfaceWrapper) DeleteDenial(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "denial" -------------
+	var denial DenialName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "denial", mux.Vars(r)["denial"], &denial, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "denial", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DeleteDenialParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
+			return
+		}
+
+		params.IfMatch = &IfMatch
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteDenial(w, r, denial, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetDenial operation middleware
+func (siw *ServerInterfaceWrapper) GetDenial(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "denial" -------------
+	var denial DenialName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "denial", mux.Vars(r)["denial"], &denial, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "denial", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetDenial(w, r, denial)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// PutDenial operation middleware
+func (siw *ServerInterfaceWrapper) PutDenial(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "denial" -------------
+	var denial DenialName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "denial", mux.Vars(r)["denial"], &denial, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "denial", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params PutDenialParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
+			return
+		}
+
+		params.IfMatch = &IfMatch
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.PutDenial(w, r, denial, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// Explain operation middleware
+func (siw *ServerInterfaceWrapper) Explain(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ExplainParams
+
+	// ------------- Required query parameter "action" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "action", r.URL.Query(), &params.Action, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "action"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "action", Err: err})
+		}
+		return
+	}
+
+	// ------------- Required query parameter "repository" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "repository", r.URL.Query(), &params.Repository, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "repository"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "repository", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "tag" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "tag", r.URL.Query(), &params.Tag, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "tag"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "tag", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "user" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "user", r.URL.Query(), &params.User, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "user"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "user", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "token" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "token", r.URL.Query(), &params.Token, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "token"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "token", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "address" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "address", r.URL.Query(), &params.Address, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "address"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "address", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.Explain(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListGrants operation middleware
+func (siw *ServerInterfaceWrapper) ListGrants(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListGrantsParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "user" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "user", r.URL.Query(), &params.User, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "user"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "user", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "group" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "group", r.URL.Query(), &params.Group, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "group"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "group", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "repository" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "repository", r.URL.Query(), &params.Repository, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "repository"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "repository", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "team" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "team", r.URL.Query(), &params.Team, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "team"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "team", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListGrants(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListGroups operation middleware
+func (siw *ServerInterfaceWrapper) ListGroups(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListGroupsParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListGroups(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateGroup operation middleware
+func (siw *ServerInterfaceWrapper) CreateGroup(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateGroup(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteGroup operation middleware
+func (siw *ServerInterfaceWrapper) DeleteGroup(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "group" -------------
+	var group GroupName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "group", mux.Vars(r)["group"], &group, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "group", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DeleteGroupParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
+			return
+		}
+
+		params.IfMatch = &IfMatch
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteGroup(w, r, group, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetGroup operation middleware
+func (siw *ServerInterfaceWrapper) GetGroup(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "group" -------------
+	var group GroupName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "group", mux.Vars(r)["group"], &group, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "group", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetGroup(w, r, group)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// UpdateGroup operation middleware
+func (siw *ServerInterfaceWrapper) UpdateGroup(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "group" -------------
+	var group GroupName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "group", mux.Vars(r)["group"], &group, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "group", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params UpdateGroupParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
+			return
+		}
+
+		params.IfMatch = &IfMatch
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.UpdateGroup(w, r, group, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteGroupGrant operation middleware
+func (siw *ServerInterfaceWrapper) DeleteGroupGrant(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "group" -------------
+	var group GroupName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "group", mux.Vars(r)["group"], &group, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "group", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "pattern" -------------
+	var pattern Pattern
+
+	err = runtime.BindStyledParameterWithOptions("simple", "pattern", mux.Vars(r)["pattern"], &pattern, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "pattern", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteGroupGrant(w, r, group, pattern)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// PutGroupGrant operation middleware
+func (siw *ServerInterfaceWrapper) PutGroupGrant(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "group" -------------
+	var group GroupName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "group", mux.Vars(r)["group"], &group, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "group", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "pattern" -------------
+	var pattern Pattern
+
+	err = runtime.BindStyledParameterWithOptions("simple", "pattern", mux.Vars(r)["pattern"], &pattern, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "pattern", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.PutGroupGrant(w, r, group, pattern)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListGroupMembers operation middleware
+func (siw *ServerInterfaceWrapper) ListGroupMembers(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "group" -------------
+	var group GroupName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "group", mux.Vars(r)["group"], &group, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "group", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListGroupMembersParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListGroupMembers(w, r, group, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RemoveGroupMember operation middleware
+func (siw *ServerInterfaceWrapper) RemoveGroupMember(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "group" -------------
+	var group GroupName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "group", mux.Vars(r)["group"], &group, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "group", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "user" -------------
+	var user UserName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "user", mux.Vars(r)["user"], &user, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "user", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RemoveGroupMember(w, r, group, user)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// PutGroupMember operation middleware
+func (siw *ServerInterfaceWrapper) PutGroupMember(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "group" -------------
+	var group GroupName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "group", mux.Vars(r)["group"], &group, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "group", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "user" -------------
+	var user UserName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "user", mux.Vars(r)["user"], &user, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "user", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.PutGroupMember(w, r, group, user)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2834,6 +4023,76 @@ func (siw *ServerInterfaceWrapper) UpdateUser(w http.ResponseWriter, r *http.Req
 	handler.ServeHTTP(w, r)
 }
 
+// DeleteUserGrant operation middleware
+func (siw *ServerInterfaceWrapper) DeleteUserGrant(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "user" -------------
+	var user UserName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "user", mux.Vars(r)["user"], &user, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "user", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "pattern" -------------
+	var pattern Pattern
+
+	err = runtime.BindStyledParameterWithOptions("simple", "pattern", mux.Vars(r)["pattern"], &pattern, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "pattern", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteUserGrant(w, r, user, pattern)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// PutUserGrant operation middleware
+func (siw *ServerInterfaceWrapper) PutUserGrant(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "user" -------------
+	var user UserName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "user", mux.Vars(r)["user"], &user, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "user", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "pattern" -------------
+	var pattern Pattern
+
+	err = runtime.BindStyledParameterWithOptions("simple", "pattern", mux.Vars(r)["pattern"], &pattern, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "pattern", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.PutUserGrant(w, r, user, pattern)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // SetPassword operation middleware
 func (siw *ServerInterfaceWrapper) SetPassword(w http.ResponseWriter, r *http.Request) {
 
@@ -3002,6 +4261,78 @@ func (siw *ServerInterfaceWrapper) GetToken(w http.ResponseWriter, r *http.Reque
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetToken(w, r, user, token)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// WhoCan operation middleware
+func (siw *ServerInterfaceWrapper) WhoCan(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params WhoCanParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
+		}
+		return
+	}
+
+	// ------------- Required query parameter "action" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "action", r.URL.Query(), &params.Action, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "action"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "action", Err: err})
+		}
+		return
+	}
+
+	// ------------- Required query parameter "repository" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "repository", r.URL.Query(), &params.Repository, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "repository"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "repository", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.WhoCan(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -3242,6 +4573,44 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 
 	r.HandleFunc(options.BaseURL+"/keys/{kid}", wrapper.RetireKey).Methods(http.MethodDelete)
 
+	r.HandleFunc(options.BaseURL+"/groups", wrapper.ListGroups).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/groups", wrapper.CreateGroup).Methods(http.MethodPost)
+
+	r.HandleFunc(options.BaseURL+"/groups/{group}", wrapper.DeleteGroup).Methods(http.MethodDelete)
+
+	r.HandleFunc(options.BaseURL+"/groups/{group}", wrapper.GetGroup).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/groups/{group}", wrapper.UpdateGroup).Methods(http.MethodPatch)
+
+	r.HandleFunc(options.BaseURL+"/groups/{group}/members", wrapper.ListGroupMembers).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/groups/{group}/members/{user}", wrapper.RemoveGroupMember).Methods(http.MethodDelete)
+
+	r.HandleFunc(options.BaseURL+"/groups/{group}/members/{user}", wrapper.PutGroupMember).Methods(http.MethodPut)
+
+	r.HandleFunc(options.BaseURL+"/grants", wrapper.ListGrants).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/users/{user}/grants/{pattern}", wrapper.DeleteUserGrant).Methods(http.MethodDelete)
+
+	r.HandleFunc(options.BaseURL+"/users/{user}/grants/{pattern}", wrapper.PutUserGrant).Methods(http.MethodPut)
+
+	r.HandleFunc(options.BaseURL+"/groups/{group}/grants/{pattern}", wrapper.DeleteGroupGrant).Methods(http.MethodDelete)
+
+	r.HandleFunc(options.BaseURL+"/groups/{group}/grants/{pattern}", wrapper.PutGroupGrant).Methods(http.MethodPut)
+
+	r.HandleFunc(options.BaseURL+"/denials", wrapper.ListDenials).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/denials/{denial}", wrapper.DeleteDenial).Methods(http.MethodDelete)
+
+	r.HandleFunc(options.BaseURL+"/denials/{denial}", wrapper.GetDenial).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/denials/{denial}", wrapper.PutDenial).Methods(http.MethodPut)
+
+	r.HandleFunc(options.BaseURL+"/explain", wrapper.Explain).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/who-can", wrapper.WhoCan).Methods(http.MethodGet)
+
 	return r
 }
 
@@ -3433,6 +4802,708 @@ type PutAccountRoledefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response PutAccountRoledefaultApplicationProblemPlusJSONResponse) VisitPutAccountRoleResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDenialsRequestObject struct {
+	Params ListDenialsParams
+}
+
+type ListDenialsResponseObject interface {
+	VisitListDenialsResponse(w http.ResponseWriter) error
+}
+
+type ListDenials200ResponseHeaders struct {
+	Link *string
+}
+
+type ListDenials200JSONResponse struct {
+	Body    DenialList
+	Headers ListDenials200ResponseHeaders
+}
+
+func (response ListDenials200JSONResponse) VisitListDenialsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.Link != nil {
+		w.Header().Set("Link", fmt.Sprint(*response.Headers.Link))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDenialsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListDenialsdefaultApplicationProblemPlusJSONResponse) VisitListDenialsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteDenialRequestObject struct {
+	Denial DenialName `json:"denial"`
+	Params DeleteDenialParams
+}
+
+type DeleteDenialResponseObject interface {
+	VisitDeleteDenialResponse(w http.ResponseWriter) error
+}
+
+type DeleteDenial204Response struct {
+}
+
+func (response DeleteDenial204Response) VisitDeleteDenialResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteDenialdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response DeleteDenialdefaultApplicationProblemPlusJSONResponse) VisitDeleteDenialResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDenialRequestObject struct {
+	Denial DenialName `json:"denial"`
+}
+
+type GetDenialResponseObject interface {
+	VisitGetDenialResponse(w http.ResponseWriter) error
+}
+
+type GetDenial200ResponseHeaders struct {
+	ETag *string
+}
+
+type GetDenial200JSONResponse struct {
+	Body    Denial
+	Headers GetDenial200ResponseHeaders
+}
+
+func (response GetDenial200JSONResponse) VisitGetDenialResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDenialdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetDenialdefaultApplicationProblemPlusJSONResponse) VisitGetDenialResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutDenialRequestObject struct {
+	Denial DenialName `json:"denial"`
+	Params PutDenialParams
+	Body   *PutDenialJSONRequestBody
+}
+
+type PutDenialResponseObject interface {
+	VisitPutDenialResponse(w http.ResponseWriter) error
+}
+
+type PutDenial200ResponseHeaders struct {
+	ETag *string
+}
+
+type PutDenial200JSONResponse struct {
+	Body    Denial
+	Headers PutDenial200ResponseHeaders
+}
+
+func (response PutDenial200JSONResponse) VisitPutDenialResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutDenialdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response PutDenialdefaultApplicationProblemPlusJSONResponse) VisitPutDenialResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ExplainRequestObject struct {
+	Params ExplainParams
+}
+
+type ExplainResponseObject interface {
+	VisitExplainResponse(w http.ResponseWriter) error
+}
+
+type Explain200JSONResponse Explanation
+
+func (response Explain200JSONResponse) VisitExplainResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ExplaindefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ExplaindefaultApplicationProblemPlusJSONResponse) VisitExplainResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListGrantsRequestObject struct {
+	Params ListGrantsParams
+}
+
+type ListGrantsResponseObject interface {
+	VisitListGrantsResponse(w http.ResponseWriter) error
+}
+
+type ListGrants200ResponseHeaders struct {
+	Link *string
+}
+
+type ListGrants200JSONResponse struct {
+	Body    GrantList
+	Headers ListGrants200ResponseHeaders
+}
+
+func (response ListGrants200JSONResponse) VisitListGrantsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.Link != nil {
+		w.Header().Set("Link", fmt.Sprint(*response.Headers.Link))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListGrantsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListGrantsdefaultApplicationProblemPlusJSONResponse) VisitListGrantsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListGroupsRequestObject struct {
+	Params ListGroupsParams
+}
+
+type ListGroupsResponseObject interface {
+	VisitListGroupsResponse(w http.ResponseWriter) error
+}
+
+type ListGroups200ResponseHeaders struct {
+	Link *string
+}
+
+type ListGroups200JSONResponse struct {
+	Body    GroupList
+	Headers ListGroups200ResponseHeaders
+}
+
+func (response ListGroups200JSONResponse) VisitListGroupsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.Link != nil {
+		w.Header().Set("Link", fmt.Sprint(*response.Headers.Link))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListGroupsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListGroupsdefaultApplicationProblemPlusJSONResponse) VisitListGroupsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateGroupRequestObject struct {
+	Body *CreateGroupJSONRequestBody
+}
+
+type CreateGroupResponseObject interface {
+	VisitCreateGroupResponse(w http.ResponseWriter) error
+}
+
+type CreateGroup201ResponseHeaders struct {
+	ETag *string
+}
+
+type CreateGroup201JSONResponse struct {
+	Body    Group
+	Headers CreateGroup201ResponseHeaders
+}
+
+func (response CreateGroup201JSONResponse) VisitCreateGroupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateGroupdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response CreateGroupdefaultApplicationProblemPlusJSONResponse) VisitCreateGroupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteGroupRequestObject struct {
+	Group  GroupName `json:"group"`
+	Params DeleteGroupParams
+}
+
+type DeleteGroupResponseObject interface {
+	VisitDeleteGroupResponse(w http.ResponseWriter) error
+}
+
+type DeleteGroup204Response struct {
+}
+
+func (response DeleteGroup204Response) VisitDeleteGroupResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteGroupdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response DeleteGroupdefaultApplicationProblemPlusJSONResponse) VisitDeleteGroupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetGroupRequestObject struct {
+	Group GroupName `json:"group"`
+}
+
+type GetGroupResponseObject interface {
+	VisitGetGroupResponse(w http.ResponseWriter) error
+}
+
+type GetGroup200ResponseHeaders struct {
+	ETag *string
+}
+
+type GetGroup200JSONResponse struct {
+	Body    Group
+	Headers GetGroup200ResponseHeaders
+}
+
+func (response GetGroup200JSONResponse) VisitGetGroupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetGroupdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetGroupdefaultApplicationProblemPlusJSONResponse) VisitGetGroupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateGroupRequestObject struct {
+	Group  GroupName `json:"group"`
+	Params UpdateGroupParams
+	Body   *UpdateGroupJSONRequestBody
+}
+
+type UpdateGroupResponseObject interface {
+	VisitUpdateGroupResponse(w http.ResponseWriter) error
+}
+
+type UpdateGroup200ResponseHeaders struct {
+	ETag *string
+}
+
+type UpdateGroup200JSONResponse struct {
+	Body    Group
+	Headers UpdateGroup200ResponseHeaders
+}
+
+func (response UpdateGroup200JSONResponse) VisitUpdateGroupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateGroupdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response UpdateGroupdefaultApplicationProblemPlusJSONResponse) VisitUpdateGroupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteGroupGrantRequestObject struct {
+	Group   GroupName `json:"group"`
+	Pattern Pattern   `json:"pattern"`
+}
+
+type DeleteGroupGrantResponseObject interface {
+	VisitDeleteGroupGrantResponse(w http.ResponseWriter) error
+}
+
+type DeleteGroupGrant204Response struct {
+}
+
+func (response DeleteGroupGrant204Response) VisitDeleteGroupGrantResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteGroupGrantdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response DeleteGroupGrantdefaultApplicationProblemPlusJSONResponse) VisitDeleteGroupGrantResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutGroupGrantRequestObject struct {
+	Group   GroupName `json:"group"`
+	Pattern Pattern   `json:"pattern"`
+	Body    *PutGroupGrantJSONRequestBody
+}
+
+type PutGroupGrantResponseObject interface {
+	VisitPutGroupGrantResponse(w http.ResponseWriter) error
+}
+
+type PutGroupGrant200JSONResponse Grant
+
+func (response PutGroupGrant200JSONResponse) VisitPutGroupGrantResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutGroupGrantdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response PutGroupGrantdefaultApplicationProblemPlusJSONResponse) VisitPutGroupGrantResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListGroupMembersRequestObject struct {
+	Group  GroupName `json:"group"`
+	Params ListGroupMembersParams
+}
+
+type ListGroupMembersResponseObject interface {
+	VisitListGroupMembersResponse(w http.ResponseWriter) error
+}
+
+type ListGroupMembers200ResponseHeaders struct {
+	Link *string
+}
+
+type ListGroupMembers200JSONResponse struct {
+	Body    GroupMemberList
+	Headers ListGroupMembers200ResponseHeaders
+}
+
+func (response ListGroupMembers200JSONResponse) VisitListGroupMembersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.Link != nil {
+		w.Header().Set("Link", fmt.Sprint(*response.Headers.Link))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListGroupMembersdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListGroupMembersdefaultApplicationProblemPlusJSONResponse) VisitListGroupMembersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RemoveGroupMemberRequestObject struct {
+	Group GroupName `json:"group"`
+	User  UserName  `json:"user"`
+}
+
+type RemoveGroupMemberResponseObject interface {
+	VisitRemoveGroupMemberResponse(w http.ResponseWriter) error
+}
+
+type RemoveGroupMember204Response struct {
+}
+
+func (response RemoveGroupMember204Response) VisitRemoveGroupMemberResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type RemoveGroupMemberdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response RemoveGroupMemberdefaultApplicationProblemPlusJSONResponse) VisitRemoveGroupMemberResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutGroupMemberRequestObject struct {
+	Group GroupName `json:"group"`
+	User  UserName  `json:"user"`
+}
+
+type PutGroupMemberResponseObject interface {
+	VisitPutGroupMemberResponse(w http.ResponseWriter) error
+}
+
+type PutGroupMember200JSONResponse GroupMember
+
+func (response PutGroupMember200JSONResponse) VisitPutGroupMemberResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutGroupMemberdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response PutGroupMemberdefaultApplicationProblemPlusJSONResponse) VisitPutGroupMemberResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -5223,6 +7294,81 @@ func (response UpdateUserdefaultApplicationProblemPlusJSONResponse) VisitUpdateU
 	return err
 }
 
+type DeleteUserGrantRequestObject struct {
+	User    UserName `json:"user"`
+	Pattern Pattern  `json:"pattern"`
+}
+
+type DeleteUserGrantResponseObject interface {
+	VisitDeleteUserGrantResponse(w http.ResponseWriter) error
+}
+
+type DeleteUserGrant204Response struct {
+}
+
+func (response DeleteUserGrant204Response) VisitDeleteUserGrantResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteUserGrantdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response DeleteUserGrantdefaultApplicationProblemPlusJSONResponse) VisitDeleteUserGrantResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutUserGrantRequestObject struct {
+	User    UserName `json:"user"`
+	Pattern Pattern  `json:"pattern"`
+	Body    *PutUserGrantJSONRequestBody
+}
+
+type PutUserGrantResponseObject interface {
+	VisitPutUserGrantResponse(w http.ResponseWriter) error
+}
+
+type PutUserGrant200JSONResponse Grant
+
+func (response PutUserGrant200JSONResponse) VisitPutUserGrantResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutUserGrantdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response PutUserGrantdefaultApplicationProblemPlusJSONResponse) VisitPutUserGrantResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type SetPasswordRequestObject struct {
 	User UserName `json:"user"`
 	Body *SetPasswordJSONRequestBody
@@ -5421,6 +7567,55 @@ func (response GetTokendefaultApplicationProblemPlusJSONResponse) VisitGetTokenR
 	return err
 }
 
+type WhoCanRequestObject struct {
+	Params WhoCanParams
+}
+
+type WhoCanResponseObject interface {
+	VisitWhoCanResponse(w http.ResponseWriter) error
+}
+
+type WhoCan200ResponseHeaders struct {
+	Link *string
+}
+
+type WhoCan200JSONResponse struct {
+	Body    HolderList
+	Headers WhoCan200ResponseHeaders
+}
+
+func (response WhoCan200JSONResponse) VisitWhoCanResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.Link != nil {
+		w.Header().Set("Link", fmt.Sprint(*response.Headers.Link))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type WhoCandefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response WhoCandefaultApplicationProblemPlusJSONResponse) VisitWhoCanResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type WhoamiRequestObject struct {
 }
 
@@ -5476,6 +7671,54 @@ type StrictServerInterface interface {
 	// PutAccountRole Let IAM roles of an AWS account in, or change what they may do
 	// (PUT /accounts/{account}/roles/{role})
 	PutAccountRole(ctx context.Context, request PutAccountRoleRequestObject) (PutAccountRoleResponseObject, error)
+	// ListDenials List denials
+	// (GET /denials)
+	ListDenials(ctx context.Context, request ListDenialsRequestObject) (ListDenialsResponseObject, error)
+	// DeleteDenial Delete a denial
+	// (DELETE /denials/{denial})
+	DeleteDenial(ctx context.Context, request DeleteDenialRequestObject) (DeleteDenialResponseObject, error)
+	// GetDenial Show a denial
+	// (GET /denials/{denial})
+	GetDenial(ctx context.Context, request GetDenialRequestObject) (GetDenialResponseObject, error)
+	// PutDenial Make a denial or change it
+	// (PUT /denials/{denial})
+	PutDenial(ctx context.Context, request PutDenialRequestObject) (PutDenialResponseObject, error)
+	// Explain Say whether something may be done, by which rule, and who can help
+	// (GET /explain)
+	Explain(ctx context.Context, request ExplainRequestObject) (ExplainResponseObject, error)
+	// ListGrants List grants
+	// (GET /grants)
+	ListGrants(ctx context.Context, request ListGrantsRequestObject) (ListGrantsResponseObject, error)
+	// ListGroups List all groups
+	// (GET /groups)
+	ListGroups(ctx context.Context, request ListGroupsRequestObject) (ListGroupsResponseObject, error)
+	// CreateGroup Create a group
+	// (POST /groups)
+	CreateGroup(ctx context.Context, request CreateGroupRequestObject) (CreateGroupResponseObject, error)
+	// DeleteGroup Delete a group with its memberships and grants
+	// (DELETE /groups/{group})
+	DeleteGroup(ctx context.Context, request DeleteGroupRequestObject) (DeleteGroupResponseObject, error)
+	// GetGroup Show a group
+	// (GET /groups/{group})
+	GetGroup(ctx context.Context, request GetGroupRequestObject) (GetGroupResponseObject, error)
+	// UpdateGroup Disable a group or enable it again
+	// (PATCH /groups/{group})
+	UpdateGroup(ctx context.Context, request UpdateGroupRequestObject) (UpdateGroupResponseObject, error)
+	// DeleteGroupGrant Take a grant away from a group
+	// (DELETE /groups/{group}/grants/{pattern})
+	DeleteGroupGrant(ctx context.Context, request DeleteGroupGrantRequestObject) (DeleteGroupGrantResponseObject, error)
+	// PutGroupGrant Grant a group rights on the repositories of a pattern
+	// (PUT /groups/{group}/grants/{pattern})
+	PutGroupGrant(ctx context.Context, request PutGroupGrantRequestObject) (PutGroupGrantResponseObject, error)
+	// ListGroupMembers List the members of a group
+	// (GET /groups/{group}/members)
+	ListGroupMembers(ctx context.Context, request ListGroupMembersRequestObject) (ListGroupMembersResponseObject, error)
+	// RemoveGroupMember Take a user out of a group
+	// (DELETE /groups/{group}/members/{user})
+	RemoveGroupMember(ctx context.Context, request RemoveGroupMemberRequestObject) (RemoveGroupMemberResponseObject, error)
+	// PutGroupMember Put a user into a group
+	// (PUT /groups/{group}/members/{user})
+	PutGroupMember(ctx context.Context, request PutGroupMemberRequestObject) (PutGroupMemberResponseObject, error)
 	// GetInstanceTagPolicy Show the instance's tag policy
 	// (GET /instance/tag-policy)
 	GetInstanceTagPolicy(ctx context.Context, request GetInstanceTagPolicyRequestObject) (GetInstanceTagPolicyResponseObject, error)
@@ -5599,6 +7842,12 @@ type StrictServerInterface interface {
 	// UpdateUser Change a user's role, or disable or enable the user
 	// (PATCH /users/{user})
 	UpdateUser(ctx context.Context, request UpdateUserRequestObject) (UpdateUserResponseObject, error)
+	// DeleteUserGrant Take a grant away from a user
+	// (DELETE /users/{user}/grants/{pattern})
+	DeleteUserGrant(ctx context.Context, request DeleteUserGrantRequestObject) (DeleteUserGrantResponseObject, error)
+	// PutUserGrant Grant a user rights on the repositories of a pattern
+	// (PUT /users/{user}/grants/{pattern})
+	PutUserGrant(ctx context.Context, request PutUserGrantRequestObject) (PutUserGrantResponseObject, error)
 	// SetPassword Set a password
 	// (PUT /users/{user}/password)
 	SetPassword(ctx context.Context, request SetPasswordRequestObject) (SetPasswordResponseObject, error)
@@ -5614,6 +7863,9 @@ type StrictServerInterface interface {
 	// GetToken Show a personal token
 	// (GET /users/{user}/tokens/{token})
 	GetToken(ctx context.Context, request GetTokenRequestObject) (GetTokenResponseObject, error)
+	// WhoCan List who may do something with a repository
+	// (GET /who-can)
+	WhoCan(ctx context.Context, request WhoCanRequestObject) (WhoCanResponseObject, error)
 	// Whoami Who the caller is, and in which teams
 	// (GET /whoami)
 	Whoami(ctx context.Context, request WhoamiRequestObject) (WhoamiResponseObject, error)
@@ -5797,6 +8049,457 @@ func (sh *strictHandler) PutAccountRole(w http.ResponseWriter, r *http.Request, 
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(PutAccountRoleResponseObject); ok {
 		if err := validResponse.VisitPutAccountRoleResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListDenials operation middleware
+func (sh *strictHandler) ListDenials(w http.ResponseWriter, r *http.Request, params ListDenialsParams) {
+	var request ListDenialsRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListDenials(ctx, request.(ListDenialsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListDenials")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListDenialsResponseObject); ok {
+		if err := validResponse.VisitListDenialsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteDenial operation middleware
+func (sh *strictHandler) DeleteDenial(w http.ResponseWriter, r *http.Request, denial DenialName, params DeleteDenialParams) {
+	var request DeleteDenialRequestObject
+
+	request.Denial = denial
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteDenial(ctx, request.(DeleteDenialRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteDenial")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteDenialResponseObject); ok {
+		if err := validResponse.VisitDeleteDenialResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetDenial operation middleware
+func (sh *strictHandler) GetDenial(w http.ResponseWriter, r *http.Request, denial DenialName) {
+	var request GetDenialRequestObject
+
+	request.Denial = denial
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetDenial(ctx, request.(GetDenialRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetDenial")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetDenialResponseObject); ok {
+		if err := validResponse.VisitGetDenialResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// PutDenial operation middleware
+func (sh *strictHandler) PutDenial(w http.ResponseWriter, r *http.Request, denial DenialName, params PutDenialParams) {
+	var request PutDenialRequestObject
+
+	request.Denial = denial
+	request.Params = params
+
+	var body PutDenialJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.PutDenial(ctx, request.(PutDenialRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "PutDenial")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(PutDenialResponseObject); ok {
+		if err := validResponse.VisitPutDenialResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// Explain operation middleware
+func (sh *strictHandler) Explain(w http.ResponseWriter, r *http.Request, params ExplainParams) {
+	var request ExplainRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.Explain(ctx, request.(ExplainRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "Explain")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ExplainResponseObject); ok {
+		if err := validResponse.VisitExplainResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListGrants operation middleware
+func (sh *strictHandler) ListGrants(w http.ResponseWriter, r *http.Request, params ListGrantsParams) {
+	var request ListGrantsRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListGrants(ctx, request.(ListGrantsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListGrants")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListGrantsResponseObject); ok {
+		if err := validResponse.VisitListGrantsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListGroups operation middleware
+func (sh *strictHandler) ListGroups(w http.ResponseWriter, r *http.Request, params ListGroupsParams) {
+	var request ListGroupsRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListGroups(ctx, request.(ListGroupsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListGroups")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListGroupsResponseObject); ok {
+		if err := validResponse.VisitListGroupsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CreateGroup operation middleware
+func (sh *strictHandler) CreateGroup(w http.ResponseWriter, r *http.Request) {
+	var request CreateGroupRequestObject
+
+	var body CreateGroupJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateGroup(ctx, request.(CreateGroupRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateGroup")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CreateGroupResponseObject); ok {
+		if err := validResponse.VisitCreateGroupResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteGroup operation middleware
+func (sh *strictHandler) DeleteGroup(w http.ResponseWriter, r *http.Request, group GroupName, params DeleteGroupParams) {
+	var request DeleteGroupRequestObject
+
+	request.Group = group
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteGroup(ctx, request.(DeleteGroupRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteGroup")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteGroupResponseObject); ok {
+		if err := validResponse.VisitDeleteGroupResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetGroup operation middleware
+func (sh *strictHandler) GetGroup(w http.ResponseWriter, r *http.Request, group GroupName) {
+	var request GetGroupRequestObject
+
+	request.Group = group
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetGroup(ctx, request.(GetGroupRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetGroup")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetGroupResponseObject); ok {
+		if err := validResponse.VisitGetGroupResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// UpdateGroup operation middleware
+func (sh *strictHandler) UpdateGroup(w http.ResponseWriter, r *http.Request, group GroupName, params UpdateGroupParams) {
+	var request UpdateGroupRequestObject
+
+	request.Group = group
+	request.Params = params
+
+	var body UpdateGroupJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.UpdateGroup(ctx, request.(UpdateGroupRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "UpdateGroup")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(UpdateGroupResponseObject); ok {
+		if err := validResponse.VisitUpdateGroupResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteGroupGrant operation middleware
+func (sh *strictHandler) DeleteGroupGrant(w http.ResponseWriter, r *http.Request, group GroupName, pattern Pattern) {
+	var request DeleteGroupGrantRequestObject
+
+	request.Group = group
+	request.Pattern = pattern
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteGroupGrant(ctx, request.(DeleteGroupGrantRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteGroupGrant")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteGroupGrantResponseObject); ok {
+		if err := validResponse.VisitDeleteGroupGrantResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// PutGroupGrant operation middleware
+func (sh *strictHandler) PutGroupGrant(w http.ResponseWriter, r *http.Request, group GroupName, pattern Pattern) {
+	var request PutGroupGrantRequestObject
+
+	request.Group = group
+	request.Pattern = pattern
+
+	var body PutGroupGrantJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.PutGroupGrant(ctx, request.(PutGroupGrantRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "PutGroupGrant")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(PutGroupGrantResponseObject); ok {
+		if err := validResponse.VisitPutGroupGrantResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListGroupMembers operation middleware
+func (sh *strictHandler) ListGroupMembers(w http.ResponseWriter, r *http.Request, group GroupName, params ListGroupMembersParams) {
+	var request ListGroupMembersRequestObject
+
+	request.Group = group
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListGroupMembers(ctx, request.(ListGroupMembersRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListGroupMembers")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListGroupMembersResponseObject); ok {
+		if err := validResponse.VisitListGroupMembersResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// RemoveGroupMember operation middleware
+func (sh *strictHandler) RemoveGroupMember(w http.ResponseWriter, r *http.Request, group GroupName, user UserName) {
+	var request RemoveGroupMemberRequestObject
+
+	request.Group = group
+	request.User = user
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RemoveGroupMember(ctx, request.(RemoveGroupMemberRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RemoveGroupMember")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RemoveGroupMemberResponseObject); ok {
+		if err := validResponse.VisitRemoveGroupMemberResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// PutGroupMember operation middleware
+func (sh *strictHandler) PutGroupMember(w http.ResponseWriter, r *http.Request, group GroupName, user UserName) {
+	var request PutGroupMemberRequestObject
+
+	request.Group = group
+	request.User = user
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.PutGroupMember(ctx, request.(PutGroupMemberRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "PutGroupMember")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(PutGroupMemberResponseObject); ok {
+		if err := validResponse.VisitPutGroupMemberResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -6962,6 +9665,67 @@ func (sh *strictHandler) UpdateUser(w http.ResponseWriter, r *http.Request, user
 	}
 }
 
+// DeleteUserGrant operation middleware
+func (sh *strictHandler) DeleteUserGrant(w http.ResponseWriter, r *http.Request, user UserName, pattern Pattern) {
+	var request DeleteUserGrantRequestObject
+
+	request.User = user
+	request.Pattern = pattern
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteUserGrant(ctx, request.(DeleteUserGrantRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteUserGrant")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteUserGrantResponseObject); ok {
+		if err := validResponse.VisitDeleteUserGrantResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// PutUserGrant operation middleware
+func (sh *strictHandler) PutUserGrant(w http.ResponseWriter, r *http.Request, user UserName, pattern Pattern) {
+	var request PutUserGrantRequestObject
+
+	request.User = user
+	request.Pattern = pattern
+
+	var body PutUserGrantJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.PutUserGrant(ctx, request.(PutUserGrantRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "PutUserGrant")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(PutUserGrantResponseObject); ok {
+		if err := validResponse.VisitPutUserGrantResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // SetPassword operation middleware
 func (sh *strictHandler) SetPassword(w http.ResponseWriter, r *http.Request, user UserName) {
 	var request SetPasswordRequestObject
@@ -7109,6 +9873,32 @@ func (sh *strictHandler) GetToken(w http.ResponseWriter, r *http.Request, user U
 	}
 }
 
+// WhoCan operation middleware
+func (sh *strictHandler) WhoCan(w http.ResponseWriter, r *http.Request, params WhoCanParams) {
+	var request WhoCanRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.WhoCan(ctx, request.(WhoCanRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "WhoCan")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(WhoCanResponseObject); ok {
+		if err := validResponse.VisitWhoCanResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // Whoami operation middleware
 func (sh *strictHandler) Whoami(w http.ResponseWriter, r *http.Request) {
 	var request WhoamiRequestObject
@@ -7138,142 +9928,183 @@ func (sh *strictHandler) Whoami(w http.ResponseWriter, r *http.Request) {
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7H17c9s4su9XQemcW3ksI9l5TcapqT2eGc9dbyaJK/bcVN1xrgmJLQlrEuASoB1tyt/9FhoPkhJISQ7l",
-	"OGfPP4klkXg0uhv9wg9fBhOR5YIDV3Jw8GUwB5pAgX8endGZ/j8BOSlYrpjgg4PBL3PKZyDJ9Rw4XEFB",
-	"1ByImjM+IxPz03AQDeRkDhnVb6tFDoODgVQF47PBzU00+J3xy9V2z+ZAOHxWJKcziAiVJD4v9/aeTcoi",
-	"xT/gNSkg/el8oJ86H8RDcjiWwBURHMeQUmle7u7/JhrktKAZKDvNw8lElFwdJ+ExsYSIKaGcHH48JdQ8",
-	"G5H9pyRhM6Zwskw/m1M1H0QDTjPdnX1wEA0K+GfJCkgGB6oooT6ynCoFhX73//259+THT1/2n9785yAK",
-	"UMwO8YNIoYVwNAM7zOPDt6QQKZBrpuaiVIQpSfTgIiIKQont9YDEj2PCJKF8QYqS67cnc1rQiaZLROK/",
-	"4q+CQ8sMdR+d08vo59+Bz9R8cPDyeTTIGHcf96PG3A+f/F/65F97T378y0/R8L8uHv/1yae/tNBhqqAI",
-	"UyDWXBHrWWhe0GxAxjAVRTX8f5ZQLGorhG21DPjF/tNQ/8fTt1RN5uERaHEhak5VTSKyUioiFUtTMqdX",
-	"gEsQP479mIy0VYM6nj4xPbSMa3/v6fMoKFIZU+FhZUJqHoBMEmYEhXJ5DUVE9okSZH9vb6+NRCm2Wh9K",
-	"AlNapkoPZC/SA2NZmeGnPVxh+9EPkXEFMyhwjB8gF5IpUSzeYfOhwRb+mQcSmToiORQT4OoJ8IlIICGM",
-	"K6HZkkiYZVr8H8YKaPa/nv5G8zx+1MatvuFOnl2l7CkUV2wC7UOW5gE73gPLflbBkNj+7DlTiUvgBHiS",
-	"C6YVCeUJfj9JKctITMskbpmCbWlTmXv64sVGQvfpYfU3GV4cjP7ryafHtZ8f/TUsi2d01k4URWcts1B0",
-	"tuUKnAHNOnoCmlnat/UINNu2S71IHX3qn9d0qh/Zstc/JBTtnZYSiu4+9RNbdXmjH5a54BJwJ/yNsrQs",
-	"sP+J4Ao4qhSa5ymbUD2UUV6IcQrZX/4h9bi+1Nr+zwKmg4PBf4wqc2JkfpWjE/OW6TEk9P8sQSpyTSUp",
-	"YFpKSLSenFKWQjJE0tiWats1bqCFyKFQzIyeVj+07eJa0Nq38SXyRAM60S1g46hA183zEJ/Xb9qmaFHQ",
-	"hf48KYAqSC4oDm8qikz/NUiogieKZRDq3b0zXgTWLqo0mp1+c86Hbp931pHmEalpUH8vOOsiaGW0N+gM",
-	"DukNsqkwVuH1XNshltjDoBapmPXPhs1Um1u1Dg06Ngj0ybctxv+AiRpURpOxV5FBkoTphmh6UmOcKU0l",
-	"REu8tEpcu+8NHg+WWfij3vIzuiBjIHmZppCss61oKgWhk0JISeJRbDaBpsHVrchX6dg2+9+ZDIiK5+YN",
-	"2dqsS4CvtdG17vV3+pnltTYddyybtnVvtXQ1oQ2sk2ZLZFZcsUToLwoYkpgmGeO4App7cxB5Cgcko5M5",
-	"4yD1k1woNOIIQ17eUiNk9POxeeMZrqb9sL9E02hQcvbPEuzPWoMHZb2dHTeT/G/Aok1RN4sUZgAzky8D",
-	"4Nqa/HOgpWoQDfJSznG6KSitMXHJak1UKuxXQ5//wyQbs5SpRXhTuPK/G7udw3WDSOhRoYVBZqBek5jx",
-	"ORRMIRU0aRmXinI0/uySaMJUwx6nbIJ7tV4PinMo2BXF0du2guM/mk5hotgVnNHZiUjZZLEqw/AZsnyt",
-	"8B2Zp26iQQpXkIakQkggOXainRZJmKxPwk1Ra29nSHlTOjT2TCSwblRndPZWP7bMFvhu5KbmxhxikiM/",
-	"++Z0Tgzv49IpOpNmYWkBJCsVHad6zYjMmQJnD+g+t3SGneTXHbOnr9ZIQF0FoPe0gdy/gUXIztGcYU2J",
-	"5uyPFZFsxiWZFiLTs9NKQA95M4uDpjNRMDXP1q3fG1gc+me1qaJHN9VGIlzA55wVIG9l6mzzTrOfFTpc",
-	"QcGmWoZLrliKtPD2yfWcpUC4IJewIFORpuJaWq2+Wd+XrCVY9OG3X8gPL5+9ImpeZuO8YEG7J/K+XIs4",
-	"6nExpSWxblKJsiDimocbFGVh2nOCOwMOhaaq5tgsF4X5c8pSCMqtVFovrQwoRi0m55DEB+SSi2tOtP+t",
-	"t01pdoVEgMTNUbMeWYAakhipv2B8Fh9YjuSCZKIA8wpT0jhREkVzJkSyojh1l4NooN/WI4wGvs3A8Jf0",
-	"iF6fOjt7+rhpLlmSlUiFdE2D21cJdJT8enoYk4dHydMXL/Z/fORsCLtcbqKCp4sDQzhSwIzpoVeGhaas",
-	"ZUFHhaPTpy9eDqLB0emzV88H0eCD+6z7Cy7hG1j0Ye9prbNi621sv72BxQehqNvDt7Hcbqt+EkhpYIs/",
-	"hYngidMAzOrG17XAaIQ7gASlGJ+R+BIWF5b3LrDN2No5Jqz1ww8/vGwGuvZWA11+i7+4hMCYTo7eGqvC",
-	"PoWi/vDkzS+n5D/2I3J69AvZ186v+ebVowhHiwJTU7KSsKme0JziljUkH/2UCDXaQxu4ybKd9vLFi2cv",
-	"1+5T65VTnYYBS9ArqgNepulG7spbyMYmtLvkiFlntNOaAJphaPwmMjGQYHSlzr0uUiIaunB5NLfzHLca",
-	"8NK41gyoD+G2hL4bX850Jucs//qVRetz7co6G7WNkO/gGoN7q+ORMCmgJXqUUymvRZHorQ93OcZRAobk",
-	"dI4qfo7W4QSCe7NyHXZOFR9amY4NI9rBhWf0OTDqQ3lpNEeMeY6fYjNGF5nxibbOJNrKTE4sHVb7e2Vy",
-	"CU+f1+zmhj3lSNhUFyafUdNHrzp6vZU8TsqiAK4u8tah6wWe0DTF8Kp93K/4kLwT2jGEBBJMeRLKCTqe",
-	"etvQ2tfs6CY6OwzNbmU+9aF0hk3dc8tc4RsI8YMLtq6yBCdQFKIgD7WV+uPzFz9gsmSJXNZ7WyURvqsp",
-	"JBKTnrXZpPe/HJPDk2PyUPMWfKZZngKJfz16d3z0q0nHrBAgAUVZ2hKhuaaSXBeCzyJy7T7D5xwmChI0",
-	"HvFbJdBygs8qQqamJIdCirBxjEPvighlICWdAZF0IU17eSFmBc2kyecUZQrGVtAm/YTlNNWjE2RCOZlD",
-	"mpOHMZWXero3UeUyt+gSNTdeqZ4ZlZeQ6B7DoVgTGb8IuRu/MZs5cuFzux5690ZWTsWMjI1PH3YZFFWl",
-	"DA/yb2dnJ8Q8UHu3ZuQoplLooKh5l2RAebh388UKj6bXdCFJTMeiVAfjlPLL+DWJNc/FREGaSmJTEJLQ",
-	"nBYbRJXxVzdgP2vPhJFh+ZAkVQnL1d1iBwF9blM/qwvF/hUg1c8LZSNUaUoSJhXjE0XGqRhLFJOMcjYF",
-	"qaRRYYyTlEnVVMqMq5fPw+tLZwHWeFfq/dzFVm7XcHgbjwZXjWBdl16shfWWFxtp6CNVtSa3Sx1UK7/h",
-	"npMxXv92f1mt3npyHUPrwxqssfjdWIThEhYXfbcxebiCYmEKKKxZYjJJTrHWvWRryrfHgk8rb6Ynd5Ny",
-	"wReZKOUFBqa7UmVTq6FrMWVU/TjDsUgWOGXdzGsCWa4WZMauMJyCP1JbLuC8rUkBCXDFaBpWqrfRSkzK",
-	"sq2oxhYlMCmxfqEK2wR7b1VgBUwLkPML827tkbEQKVDujeQLpQL0/J1Nodl9hFFc496H96cyT7akRFiT",
-	"WOrUx9cMLC0xw8pklxRPbVwh8bDMervEVzNG5TJELozUpOl7w5mXsKiHyGkCaP1sEogKyVpIMtw4OhJV",
-	"D+PHMQbZH+1aYpYjFZ3S4EY+hkLNB9E28oEGspkIRvoWD6QLM5kSDkvirXJoIUHyo7QssVSrmTKtyewK",
-	"y0sTl+RAZqAIJbY5M2YTmdWejglIAuS2lsl6QpXItIutHcyzvb1oOyEmh6Rgs7kyQ2WSKKqXkV7TBQGe",
-	"SOPMqjlkjZDcq5fPGwG5l3vB0rM2OetjC3X7y93sn7Yk9+uN0YTNQAYCB1YxOOsxqOgzSBi9CFvwG72/",
-	"TYrw9obx8jg2sE633zaqd4JmfXhXscRvUNJOJ3JJ0LZto9FhC4scXUG4Qmo5s246wU6voJ5bt3VYYS0/",
-	"UaIILkgfDOiDAHkp55Bgyey1cyvN+BLtfhAsoNR/iyCTGZ95gzXPC7hiouyKDzS7qxUWd6+2yUIZotcW",
-	"3dAPqdW1fn0oJ88Ld6adehr13Q34rVVGTiRsnQBmTau/JdC0RRwaNRpb2GvbFnD0V1gRpIT1y3vYWYwV",
-	"cLG5z7tartOl9fsy7QPj3M5Y1yTrKT7QC81u2sZolPx23NnzKi4Zg+IaiicTKoGkoH0AE7IypbgRkZBT",
-	"LF0g4wWJh9o3uIjx6MSTOCJUmTMN+09fLSUbNlj2tnXsRW1pEbojveUSY6uhlAKPlMToIsmIxBnm4GJT",
-	"0Yd7Kn5LGVeUcf+L2Vl96JDOwDgwCmhWdwYLd2LFtIvGuGsqrB7D6bZ7XVt9mxqmlEp1oW2mYEXSmTDm",
-	"KOOlgs0LjTpCKptVf9dd620LwUsJRVh+P85F7TALnShJqKzOsugXjZe7lC89IDFN2QRicxBK89ZfCjEW",
-	"Kh5uqrX9oHqqEkf2vJWGvD0HV4WAz7evBe6sezNLPC1VWUCjKqRaLV+uZRranhe/hSr/b1gCbZm4qxIa",
-	"ebPlaF/lm+CqMq6ljnBaFKaYURJxzTEPiHEVSRJTi7aa8u1PEy+vUTcBWsS3gxA9bNGmyuJO9ug/ZKig",
-	"6XaxGqndkCSk6N1vRulOKPeVmMyH9BiWKEwo99r5QSCQX4vqtW87GxTt+FKsnux0e9DYE2E7I12vQl9G",
-	"em0ZVmm2OWlu2oZ5m13o22rl7UtZtiTURga8Jl4f2gEl9m6UQ9fRFG1duSTHATEF2JO4yoBEJHYnSmrf",
-	"Yj0Kkyj7eEw6IrEtMo2DlnzX8ZSQIf9xLmjGApY8pl6DMnHJeFKPrfi6y7EIH3xJ3Wa3VombbbHVLDmU",
-	"ZM6kEsUCGT8VLu+ifLXXVsaoqSnYtswSKx/XlVIjkSJvDyA1XXerrIP1uZOyYGpxqvsyazCmkk38gVxc",
-	"BfzGvz5XCkcyBlqYbcn89ZtTy3//eOZO+uPr5rml92+wumkqVumtRUdGyGP6P5vgqW/xkTmPgz4ChlNT",
-	"NvFnrH6GQs19smx4zo8z54FmEtIrMAcFTEgY2zAnLYlwCCTvfznGKpiCjUs9JqxJo4rEo6uno3h4zs/5",
-	"48en5jABYXz4+DE50qJDNCtjtTrmviShlj2G5BS0wXdYqrko2L/wmQPyMxKGGGgSnKcBJ4lNhoqec2OQ",
-	"4Qmc+OT96RkZ4TcxVshlZMogTSSJZwXlCkP/PzktqvWw82/039X35zyWE5HDT5iLPKA5O3gcP0LGxVKt",
-	"n/Vq2xHUT4obUvlaxjNzFMEnfFHcTExbigzOuTXCMPtGclooU/NYOx1JM8FnmuISiH36tf64MMeNTOgg",
-	"nMM95/hcRtVkbkyTWqEHpBLwjITpsXrSPFRDhkCf9pFd0Xdo2TOOZXVSr+rhKogEmQiMUEgiUyrnIIfk",
-	"mBsolLk5Z0PevztygBLROV/CnDgw2mFE8xxpEI9ozkZX+6P6FEc1FAo7uCOsO3z8GGkdt52jj31uE2sr",
-	"ZYUh4korS6m/FcI2q7c616ot+hNFYuuy5sCM7y0jrOPFLf4SFgc+/xvjqscWE8TUB8fm2MDrc25xVBpQ",
-	"IeSh8+zj3xm/jImBLXnkjkFe6tUXZCa0v6UZ357ykYTWi4vPeVVdbGbys0gYuKn8/fT9O9QGzvwgb9nP",
-	"Q3JoJMZRhWlPZlIi8od3ZU1G3aMH2NYtUpFmirp6wrE1mHNCC9wnSHx0Rmfxa60D8F0tXxgY0+pBr9I5",
-	"jx1ES1zr0Kzg8/2nnnkt/sucSttUQiTjExiSkz/O9JssgSwXCriyoz2rKcXHj4mkC5P20pbAnOY54MEr",
-	"isrTVER8xrI7EtssRXygeVk/nokrI/ljOOc2ZTYksc9nxOShSaahC/0I3zNYTvpN+drOWStKZbUiLr5p",
-	"KjYeZXTOr+dsMjdKuZAkpZNLv/CCkwImqHRikzsxw9NOiHNIcJhcFGTsE3sRSntExotzTrm1dtyJsZoK",
-	"wGYESQWfQf19YprWutue6bGdE/2/dMk8qVWRIyGhtuogEyj+lWZCWmNRjDkxyBSZizSxJcIzIZIDMhO6",
-	"mzGdXBIl9KCFnVsCJKUKCjItANmUuyOn2ZCc6a0Q1Zt+W3OeSc3EjcCdizg80vJxzu3qDYmByqIFaGky",
-	"J3cTmLAEXLlyTQFGRrNi2QVCpdgvmseXh+fc18geDMxubFQ5CtrhybE5gCfNbr+vTQmRA6c5GxwMng33",
-	"hs8GiC8zR3NkZKEc8MMsdKriN1GYMnr0K/wefJwg7JBUh66BJlrXn2Grq3pk5OzCtQ8aLKmbT0sYKE/3",
-	"9jrwT7bDPaljMASwTw4NTJVWeXa2r/F0gfnwACM4BLgqFkSvUyJt4pkoPIdli2kM9MYgqiO3OYS10ODs",
-	"YyN8xo7KhtLCL3jyjBw+DBqhZZbRYoGVPVItI6tYJYtAC8ppMRuVGLjqYo/4IQefdJOea0Zf7F83hnGw",
-	"JqGLhcgRV+7AvqeJJtpilbtMc4c1rJHG6j8PV0LaAeE89I6jzU8MHGZYCfD1VDydl2oJZY4I/dWMtpFs",
-	"W9GogO401+dlt1iS2rQfSK8rpA/o49kCbW0wrLBTC78xRzWv1GgfrnWnecGA0wlzZMbbOgut4lYXKy/V",
-	"YQNJD6T6WSSLvkXURohumr6ZR9/YrX5ow0XywDk9yCisMJfmYHQgrKmDxoY1IGwp68ZiOkKBG33R/20q",
-	"s92C+cGhC24inG7PZJLMMDL/9QQ70w4QVh8iXTzG0SoWpCZY7/IZbfqwCZRtIs7vp0RqsaSpo5dXzdrL",
-	"ojg/c8gJzSqpsFKUpvpfMydnipkvI1SEvjSrAfakidIlzR8q8MgdSXQNP+h+SbXdr/uR6S6+ZHxFvK1X",
-	"rTV1u3g7TT9SdPYk95VN1oxrrugM1LF9vCqD2iFtA8A4LWQ2A+9nZxbXy2g/PoJVF31/7g9Ff508/k17",
-	"EuhIWF8DaNZ0TRe+ip06M9/aN+KaD8lbcwCQqsrJsekf7faZ+mn0S/DQr8fCQZ/H2PvNtZRta9m/jC6t",
-	"3t3J5jfhH1Dbso8Ww0tYbOQ+kfcWZwTPcqCjsOInWEQHGdnD39dau09ZYeqiV72vN7rvHS6DAyppob2e",
-	"SS8a0nkml2Y+jtL4EYVUyA2M4BqeBmrUGbsCjgDVNaiPeEiOMZJoI2d///jm1GyX5vPJ0VsyLnmi90iF",
-	"WAFmN0VMknOOUTiMsNBF/NrE9LiDMNZb7iqekTmrb6LNyhpvLvkjSQI08dEYDM0WkIkrSIbk+d6PGKfC",
-	"eGwNv1bPcyIysPBRlExZ6mGy3OmVkOYohKIK3sCu1EUdUmYjhbHfZ9cdXNoHk/5vdgWEumVA9Y7oDJew",
-	"WGVZpxhGXy5ZsrF3/HGFO1zcso4TFpE5FAY2nHEy1cMy5WoYzfNReE3IiocIt2BQyD2eV8xckLdXNUwB",
-	"ihWeXTYx8K0E9mXcfwATIcV2rTQG1UPTfA+O64FsA/0KIPQaXKqN4JvXA8ppJ6ETPKyJdFRDDwthfVfo",
-	"0u1o0ssD0DQaLRf9BO1Eval8aNb7dBL3PU8XK1CMGPx3WezQHOyx73Z6rqXgar/XSFNMMEhFC+VPojHZ",
-	"Noy8gCn7vBUlo+8qrrl0Br0ztNlMAY8XHsD6m4crV8+YVrUBoShIg9GNKm7k/75Uhvtazawq5PKqfNoE",
-	"Tac1xf3BqumHz/d+fGThZ9B4ZJIYm78tjPKhjne/XRjCXXIQYKHn61D7+9TSv+JE8JhqwyEyuQxXS+Bh",
-	"LtpXKmq3oY2FfF0ruDFbIgsYxjNQH5q3COxcvNoR090TS5LkrmzpkiR8pg9JQsc4vDy8ARTiM3j2hGPr",
-	"Om3HqEsXSmAULHw9x+Yit7LqprywN3Hq3zhewSq5Y5d6G24lVTr8WzKuIVSDdR9I0jgH1s6i5YaqBM/V",
-	"++pz9A6bBsQq/nSNRV3BxSrCtCSSLobnvF7nUi8IMBXt8hoKSBCmS5uCFkby6d5eyH8z9bT3T7nhMWAD",
-	"0P413NKnP7jN8CPyj1IiBAVV35jhcQiEcguZUSOxDxWBCQgRi7J+G6tnKWLcgwF01oDwNiYP5nU3Nn86",
-	"wtLrrZk5ReDi1eBrXym5emcGiLpWqREOE/Zi3JAYodVjRLyzPo4BnO42e+5lkJ8wrplmAr1G+yviGwac",
-	"+3h9fdV2a8207zUbSU9XhoCsSRCE0gNtfPBvnCDolfdsKLDuThl9s5EmWKuau9MJ27hCKZNKq+bvujrL",
-	"gVV0hi802e5P2GLJYlVmCRw/4P89KJ71jDT6ouhsgyAHcpSzdn35qCkb9xBZAUU2p1e2zNG597jp23yM",
-	"r8it15naPMs5V3T2wB/+GJJDZzXYsElRD6mEjGEzyjN7Td0mBoNtufe4h7kqb2V1t5ZgtRIxWNnhg9Pt",
-	"VdTa1CjeFNhbLKKFZF8nEOu1lbsLcXPZGVkGvZVKXlpQW0rgOJsqpa18PDFgMoCiVCmC5KnqasagQv+b",
-	"HdR3rtYr+KRO3Q76sW9aOotci5U5psLfHMVBNo4aafpvz9SuhODWFd2nroHvmbnquIGdvFVVXNynlIes",
-	"1sCxk//KGJDu4+iL/WvjJPNZDe3S6iKJN6pNLAjl8p1UoW331Gchd52z8Pn2HWzcrm0fDl+qP6nRPNpe",
-	"mGagTmtXAe+W09u2bTuFe5B+qBLXQfJux0f12543qqr1MBxY7J4C1dusKBWZgTIwHO5iQHKI0uB4w/9u",
-	"om61SoQhOTSHiM557DF9Y5LRS5CEYiP4tCSxL7yJ8SxcyJzNS9WPUPXv5DfBju/Y0b///P2WXkKtgHcN",
-	"p2vl7Y+ot9ZgnOET37V558Daut12cw79Pu295uzpcp0BFgy+rkXtIkIbVQcWB2CTYsWWvM5Zdf9572G6",
-	"Cl3wjuvyDNZei0tpS4S+dbaF2Hqk5aX0ojr6ov/b2MJargZhKXjOwlTFMqJbMLBhxrRr8wrHtJOgiG7Y",
-	"G1aZh9lwJw7HolEKUolPq51VnVWzpbq+En/abYV5wdqhqruvPO7iLWEO35a/9Ex3XsPRA+fvSIN+EwNo",
-	"HXfdr1qN67b7ub3AYnEFaoYNVO7IKo7OaMbtFIM2syz6z3dtaNWunOw0tSwl75exZQdVXeDer5JqY6fR",
-	"l1JC0VP1Z6BuPhNX8Nbh7m62EeMpa2ZgUpps3N/ZdV9Pj53ZwyO9U329VPwhoegreR5ypGuk738naNw5",
-	"e8d7gbsUNrwbVEZWH8xymCSOU0ysG2hWP6jqIQKw8GsTXW6Nvu5MykYFE6d4zarBGkMczbk9MRE4zeAs",
-	"ze/Ylfaoqt0V/DjT+5QEtyu5auyba5G+1v5s9bM3LVrD+JHmJIfbwuwVwRZOy57KM5BLyGMG5gNvQdKT",
-	"QiA2aWAzfDVY0/Lh6QIz6Aa3EBHjOko7EXBxRxZsDUD7joMA/jLn1qP2Y6Gq4nNckj5UmHfwTQdBI8Ox",
-	"You2Gn3BJ3ZlKtgqSL/sG9U94mR2coDDjiMgp1+rsWuyZo2cFp09A9VCjp4Vaicz9ljq0EHU3VlYOMM2",
-	"I/jeVP/qGW1f9+vDaLut+MVubK3vJrAAfUWwtiv5XUPCf6di353EuO5ZZe/qcv9PTW+vNb0mHt5VzVt3",
-	"b7R3dPtKGwQ7/a49Ew/o3umYlPLexZ1KS3q3qObzZlAjHyuwHwvYXF2mg0gKFnTPAowC5c4NkOVkrn2B",
-	"HAopOE1rdzuEvIE/5M6CGLVrDO7YFzDY/WGx1iS8FwlBi3+/zB1e5DeMH9aNXwSBAW7uAMEfajuBQ8U1",
-	"xc5VsQrylAVTx8LqqCrTRqiDCr63xcSyPLTrNKKLXvbukmDDBi89TVfSiEuCFBToTs8Fm98ghehFcYeK",
-	"9L5KhfVjWmRiW95qxn7bU4jrZcfjU6dC1sKRDqja3bdjZKol19iDeOxIOX+T+PI6Nrxv58LtDQoGEVMU",
-	"btH1n4ZdvJBvoM1H9UtyvoapyzUKJ8KjAjNf6T8piwK4qpkT7kBAl1aSoPxtPbvhQ9f8NrzYivxqp4aA",
-	"KKovuL7KBNtkfavb+LfeE7bJOJy5vei/fcbBXR9zfzIOViG02wW3jr41Rbwz9RBkoK9KNjTnc8717pcI",
-	"BwUtTY8GL3bllgSLE9e4mIHZC2TtxTDtCQkTKf23S0jY+1J3l5BoLmhbPiKgvbbJR2xk3NpIrF/njSKw",
-	"5irLHZj76+lyC4N+q+RDCyXuKPmA0+wx+bAJPW+rB7fPQlz7m+mChe/25x3S3l6N10J8e59YD9R39y77",
-	"4vHIQcyaq3iULe+vzgdIvLHl00393jhcDncR3J+fNMHt/XF/ftK7kITiyq1aWaSDg4G97wr3KNt26NJC",
-	"venIS8bxgKnHlTRDWMVaPAGRpxYFt0Inr18XXWvGGF+rjRyayKq45nIV1M8kOSysDVVzd8MXVt0r6Y2L",
-	"GnxkqA9no2nRzwsxK2gmh+SkaQvoPc+eaGeFNcdNqhd/MYkZVvjCXdenkZfVTj80LqgSGRDGlSBjwAuD",
-	"1BJgD3op2oa0YEMGytVg+8wpT2o9NlAjVvvFnBtmtOuwXXpPT1ObG6kdVcXbjGqz0bwRwiVtpFSq2wL8",
-	"hX9VEx4FO7DWy/fLVOj3ZqUzOpkzDrJ+20ytaY9zH8D9RIffDqfCg8QTOGXh4qmk2qSAJ7lgXOGhHJAE",
-	"6GROxiBZAg5pNarK1LXRxaQsNVPQMmGA8M8pmwJRzN7SZ0Cvl/FYg0tkEa3NIHGezmKe4r0qfqPCUbmj",
-	"TOTEoFWbd9HhqGzCWs94WPHm083/DwAA//8=",
+	"7H37c9s2uui/gtE5Z/JYRX406cOZzh63ddpsmzQTuzczt84NIRGSsCYBLgFa0Wbyv9/B9wEgKYEUJVO2",
+	"s7s/2ZL4AD587+enwUSmmRRMaDU4+TSYMxqzHP49u6Az8zdmapLzTHMpBieDH+dUzJgiizkT7JrlRM8Z",
+	"0XMuZmSCP40Gw4GazFlKzd16mbHByUDpnIvZ4PPn4eA3Lq7Wn3sxZ0Swj5pkdMaGhCoSXRaHh19NijyB",
+	"f9hzkrPk+8uBuepyEI3I6VgxoYkUsIaEKry5/f2fh4OM5jRl2m7zdDKRhdAv4/CaeEzklFBBTt+dE4rX",
+	"DsnRMYn5jGvYLDfXZlTPB8OBoKl5nb1wMBzk7B8Fz1k8ONF5waory6jWLDf3/r8/D5989/7T0fHn/x4M",
+	"AxCzS3wrE9YAOJoyu8yXp69ILhNGFlzPZaEJ14qYxQ2JzAkl9q0nJHocEa4IFUuSF8LcPZnTnE4MXIYk",
+	"+iv8KgVr2KF5R+v2UvrxNyZmej44+frpcJBy4T4eDWt7P33yf+mTfx4++e4v3w9H//vh8V+fvP9LAxym",
+	"muVhCEQGKyKzC4MLBg3ImE1lXi7/HwXLl5UTgmc1LPjZ0XHo/T8xwWnyGh4QWkQMvz9QcB4NcMNrWiG3",
+	"/uKfc1lkze+dmZ/ta4ckY/mECf2EiYmMWUy40NIcJFFsljKhGxYGD9lyXS+nr6iezMOrMvyD6DnVFRaR",
+	"FkoTpXmSkDm9ZoCT0ePILwnZT7mol9Mn+IaGgzo6PH46DPKYlOvwslKpDFGwVBGOnIMKtWD5kBwRLcnR",
+	"4eFhE84k8NTqUmI2pUWizUIOh2ZhPC1S+HQIKG8/+iVyodmM5bDGN44GVld56ojUsDbzamXwOmeZVFzL",
+	"nDO1+ZDJw2gic/Y/xy8eR48aTtwR4XZn/tatY9mMkH6ty85YSR5GmtH0f45f0CxrXHL54C1Xfc7yaz5h",
+	"zUtWeIFd74llI1ZQkMj+7DmMlldMECbiTHIjEKiI4ftJQnlKIlrEUcMW7JO68s7jZ886Mc/3D8v/yejD",
+	"ycH/Pnn/uPLzo7+GeeoFnTUDRdNZwy40nW15AheMpi1vYjRtZ5zmim1faQ6p5Z3m5w0vNZds+dY/FMub",
+	"X1oolre/01yx1Ss/m4tVJoVioNG8oDwpcnj/RArNBHBCmmUJn1CzlIMsl+OEpX/5u5LAf8pn/3fOpoOT",
+	"wX8dlGrhAf6qDt7gXfjGENH/o2BKkwVVJGfTQrHYsPcp5QmLRwAa+6SK2gWKUC4zlmuOq6flD03amCG0",
+	"ZnVsBTzDAZ2YJ8DDge9v2ucpXG/utI+ieU6X5vMkZ1Sz+AOF5U1lnpr/BjHV7InmKQu93d0zXgbObjio",
+	"svUNokBbTW9NHAR3nQe1xeYHOsVRecV6KlG7X8yNPmmBPQpykRJZ/6zpvpW9ledQg2MNQO/9s+X472yi",
+	"B6Xyi3YHIEgcc/MgmrypIM6UJooNV3BpHbhWXA8eD1ZR+J3RVFK6JGNGsiJJWLxJR6aJkoROcqkUiQ4i",
+	"FAJ1xbmdka/DsWn3v3EVIBWPzR3RGs8lgNdGed50+2tzzepZ44tbjs3YLDsdXYVoA+dk0BKQFU4sluaL",
+	"nI1IROOUCzgBg70Zk1nCTkhKJ3MumDJXCqlB9yQcNeHtOEJKP77EO76C07QfjlZgOhwUgv+jYPZnw8GD",
+	"tN6Mjt0o/w5QtE7qeEhhBMCdfBowYZTgPweGqgbDQVaoOWw3YdpwTDiyyiNKFvYTwuf/cMXHPOF6GRYK",
+	"1/53NDcEW9SABJYxaBhkxvRzEnExZznXAAUDWi6UpgKUP3skBjDlsscJn4CsNucBxluW82sKq7fPalg/",
+	"2Hpri34L0lERCz5jdrBrli/HMl4abpsSmiRguE+kQIpRJGVMD8liTjW4XViimLlMLmAP6WjQQkE3FXs8",
+	"zps8Nnoh8ysnlCc0SVj+nFAUIFzhvhZAnG3CsUeBKqzqtfZDlnMx4VnoQMIWl1HEFFBMLsdSK/Iwookx",
+	"AoYEjKu/PDb/USHFMpWFQqMlIOCp1bKCfEyaY8yNMprE5uzhg1WfGp7nTaAdLMfgI4ss3vIUVvgAwLwK",
+	"4WHdUtss+WuLCLETpKWbipKduf3T7bm9o5oVR9gmvKyKhK14cxXVqr6sw8MOWLTzW7eQCHiEfagylrHe",
+	"jiZzNp2yiebX7ILO3siET5bry2cfWZptfPEZXvV5OEjYNUtCPMGwgwxeQvScK8JVVRQ5QWUI0pnD/hxD",
+	"EiiVMdu0qgs6e2UuW4UI3Dt0W3NrDkLI776+HevhAiak6UyheDYMLi00HSdG8hKVcc2cADHv3NI17fCl",
+	"6hU8/nYjrZSkfVQhkDZ6PvuYJVRQp9WEeEx3zgKSm8UhFGBGlyVck4UsktiYI7EUbIhuJzpz6MHFJCni",
+	"mpAYS5kwis9XV0H0IhMqyJwlWVgce3WjRe9GdymJWcZEbM6hdgxrz1yl0LhBKSod6IgmKAPDAmuWy0LE",
+	"IXs5sXfP+DVTJOezuVbEqB9DYsw7qTR5dthZ7/8Z3hPaxZw2gcggLh4uau5cVdyhO1gcq29OmVJ01uBd",
+	"smfDBaHEqGBMTBgxZvxCBgGZcqXMvzfXEWtSbDslyCi6tNBzmRNFl6qD1rP+cxFydsDTYzbhsTHmwWYs",
+	"Ema5EKjOEIAwP0jBNqOdxoDoBgloKbuuDln+sKIXwbLLI0W0Kk+lRPQaaYZY8M85DfnMTpEEDAs1OzQa",
+	"rdmx+R/iPSMCNypC45gU2V6NiP5VfQxZNYfEhhClNqy0lBfr6ldTGOZ3sR+bm0RTKQ8eR2ROFf7/McJr",
+	"zP/04GM0BCeF+Rj1pK8P0avc6JHuAKkVNC+DRz0o94CE/bqJzuhkToy2FBt+LAU7AesqK9ScKbIApI+y",
+	"IkkioqW8kSdoa9tgC50ZINOHyowM4nY0Zis2187kXKYM48BrMnqfnMeziS1oH9XRmQGaExEQCwqzkFxe",
+	"8zhEXz8s0YMucx+4sAEgHjOhuV4Sd3NYj2sSbHwyB2F24lyeQwLx0ycpS8csNx9h8fiPLLIn/iP6s5Dl",
+	"KGn1t3VZZ+yLjcLOCrB2DLbQrx/vLuIg5spYDXGz5gWbZDHRklDiLkdhQMAfjX5hIccyXoYh3ug/6stL",
+	"4nexwjA38khZZDvxyCrYVve7skR/afMKYMlbrkAEw6GQb3H87BkxihLag1U5amQgJSqjE2Z0dwrh9hHx",
+	"0l3ZjKc1SrIutImcCa5YTMbWlnYx1w6n1Lj9flixoYjbY8XZK+AJ68vuhW+hdA3TklM62iFuA95+NRv2",
+	"0dsRWLDczkH8IpM4dAZtJje6uazbZC6TGJiXkikz+nrOlDVUuhvfFcP5hgbwFUcJ71xTLmtBjmU4GNJm",
+	"IK7qlhXDCd6zhSGEcA7jCAQjpGBhzwhEVFK6HCLDWMliqgSZrD5QiRoppjUXs5O6cLUfnuSMxlEZ4RmS",
+	"yEWSonrcx0gwxWcC0qM2hqDKhwfhvR1BWPS8HVr4lS3DHrRrZqVr/XReagCLItNcpgb2wmot3dQGmsxk",
+	"zvU83bSNX9ny1F9rzE+zuimfUM0+sI8Zz5nayXzd5p76e9bgcM1yPuVMkUJongAsfL7GYs4TRoQkV2xJ",
+	"phJjgxjl7vbuK96QBP32xY/km6+/+pboeZGOQVwHlUaX29bg2DbrAhOzlmIii5zIRVgLVbLI8XmOFGZM",
+	"sNxA1VBDmskc/53yhAXJQGmrrtQXhLSp5iyOTsiVkAthlBGp52jCi5jEkinQQQzqkSXTIxIB9JdczKIT",
+	"i5FCklSCd1HE4MgCK0GBCjKTMl6jYvPKwXBg7kYXj39mYPkrFGXOp4rOHj5umysaZUlSDVR4WqWMFQCd",
+	"xT+dn0bk4Vl8/OzZ0XePXE6FPS63USmS5QkCjuRsxs3Sy0QLA1mLgg4KZ+fHz74eDAdn5199+3QwHLx1",
+	"n837gkf4K1v2IfMN11njb9vwrLdSe+//Ni6KXdlPzBIaCPKeMyMCHQfgljc+ryT8Y6zACiUSXbHlB4t7",
+	"H+CZkc37wOzkb7755ut6vvLher6yT3n4cMUCa3pz9gqzLOxVQOoP3/z64zn5r6MhOT/7kRwZuYnffPto",
+	"CKvFFIeSySrCp2ZDcwrOtRF557dEKHIPRVIar+atfP3s2Vdfb4z4bGZOVRgG4qCeUZ2IIkk6pW81ad4u",
+	"Oa81LsdoCiUf2yrS8PD3javZLZNuqwWvegnaF9QHcd+qLo8vU3Oe3fxku/lZXLS3CZCv2QKSndfXo9gk",
+	"Zw3ZtBlVCkw8LVHKcQEUMCLnc2Dxc/AGT8KOc+1e2LpVuGhtOzat2i4uvKOPoXiGukLOEUH9zvcRrtFl",
+	"qvoCstbisLWdvLFwWH/ft1gScvy04pmo6VMOhHV2gWUpFX70bctbd6LHSZHnTOgPWePSL3w+1gNF7OX+",
+	"xEfktdREMBazGF3/VBBwJBqxYbgvSnQ0+keh3QWcqeVSWtPI3XXrIQX7QwgfXPL5OkoIwvJc5uSh0VK/",
+	"e/rsm0frzuSJzYNYBxHcayAkYyw7tEVBv//4kpy+eUkeGtxiH2maJYxEP529fnn2U0OmV8w05UmDc3JB",
+	"FVnkUswwhw8+s48Zm2gWg/II32oJmhP7qIeA1JRkLFcNLlpYeluk3sYVIaqKz8tyOctpqspoKOoK3uIe",
+	"gh3qkgTIw4iqK7NdY1C65JMGXqLn6KgwO6PqioG3oiGYC5UCH0LmxgtuK2lcOYE9DyO9AZUTOXMevbDJ",
+	"oKkuVHiRv1xcvCF4QeXeipKjuW4MJMMq4F6SMioaQsTwxXpawoIuFYnoWBb6ZJxQcRU9J5HBuYholiSK",
+	"2JIMRWhG8w5Z9vCrW7DftUfCIaJ8iJLe1kLpN/fK75qPqfg/WcjzqG3GbpKQmCvNxUSTcSLHmIqZUsGn",
+	"TGmFLIwLknCl60yZC/310/D50lkANV4XRp67LKXdHhwW48PBdS15uY0vVtKcGyIHVguoPHK7Uory5DvK",
+	"nJSL6rdHq2x15821LK0PbbCC4rejEYZLs101gq1RAF8fxj+tWoKVNY6xVq1kq8o358afl9ZMT+amT2T+",
+	"AIn6bcnF07p/1Bj8wPpLb6bZsnnMc8LSTC9trBfjboTa8klnbU1yBlEFmqjessS5UkVTxoMt0uRKQT1n",
+	"6bYJvr2RgeVsmjM1/4D3hqJrVkn+oHUAnr/xKau/fgj5kGjeh+VTXzFIC53q+uqOpRVkWNvsdrFLi6y7",
+	"ZXjUfVQuUdm5kYJx+yu2rCab0piB9tPFERWitRBluHW0FO48jKBA4K/Ro31TzKqnopUa3MrHLNfzwXAb",
+	"+gAFGTcCnr5lGfvA8KoF8dZ566uE5FdpUWKlB0nCDSezJ6yu0C8pGJkxTSixj8M1o2fWWDrokGQss7Xd",
+	"1hIKBi5XyNYu5qvDw+F2RExcAp62CQqammOkC7okkD0Lxqyr3/EuuW+/flpzyH19GOwg0ERnfYhQJ19u",
+	"R37aVjN9pIjMmNKNCT1Oewwnw7KY0w9hDb7T/dsk2++uGK+uo4N2ulPCoL0nqNY3ZbYA8GuQtNsZunKC",
+	"JrFRe2EDipxds3DF+GqlIb4EXnrNqrWGtrAqzOUnWubBA+kDAb0TADIQY0g8XjizEtcX2/R+blOYgkiG",
+	"NnOHM89yds1l0eYfqL+u0jCn/bQxCuUSmv2hI/wAWm3n1wdz8rhwa9ypp1Xf3oJfWWbkSMJW3EDUtPxf",
+	"MZo0kEOt2mkLfW3bUqj+SpSCkLB2eQ+SBbWAD91t3vXy5VtJL1xf53bKugFZT/6BXmD2uWmNu2Qi9nyK",
+	"K8qgXLD8yYQqRhJmbAB0WWFrkiFRLKOQukDGSxKNjG3wIYIOWE+isjzp6PjblWDDjvmKBka9sC1DQrfE",
+	"t1xgbN2VkkNnsAhMJDUkkc1zxmoLzOo331IuNOXC/4KS1bsO6YyhAaMZTavGYO4aj+FzQRl3jwqzx3C4",
+	"7V7Xy+ySw5RQpT8YnSmYkXQhUR3lotCse6JRi0ulWzecqmm9bWOcQrE8TL/v5rLS3ItOtCJUlb29oHoK",
+	"rNyVeOkJ8Y0BDDUb3PoLJEJGo65c2y+qp645gJ47ccg7qpZvzXvDI54WushZLSukPC2froUP2h4X74KV",
+	"/wu2hLFI3FYRArjZ0KGxtE3gVLkwVEcEzXNMZlRELgTEAW1tb4y5aPusH1o9ow0lMWHybQFEDyIasyxu",
+	"RUb/oYJp7L2W85yWtTvAdCdU+ExM7l16HFIUJlRU6xPWHPkVrx6WjbT25cNLhlAwW1iit+ngrj7hgSJl",
+	"CkU1TNg9Db9Z/nXIHnKZQ4oxEWSX7+YMQbJeqwF5MNeymMyxcUC3gyqzcNflJT6sTMExcDwhUSInNInI",
+	"Q1omGUE6A5K1he4jX35daWDcVhhXL09rP0m44oYH2XYMhg6aVOO+bDnbZLlSMeYTfrex6MxS+7LoWmrJ",
+	"tkHfz03L7K+87LZE+PZ5T1sCqpO1Z4DXhygB9n57kiTsn9lnQe3e8zM3VLK1dbMzDNXFASvFRNuWDg1J",
+	"ZPOwo6Cx29bRLmTrvptLmvKAsQvZCUFOsHV5WOL0wY16DmqOjZr7qSJzrrTMl0DuiXShybJB3Vb2WkXW",
+	"bJGJDMnBm6oNbG2bU5kBmu5166gDIn9S5Fwvz8278AzGVPGJ7+ELpwDf+NvnWsNKxozmSFH43wsnlf72",
+	"7sL1NIfb8bqV+z9DAuBUrsPbULEaOnHrYqD1buXQ/AnMaNe/yLdl/IHleu7jyaNL8TJ1TppUseSaYS0N",
+	"Rk3gGdiclUg3fOL3H19ColjOx4VZE6RtUk2ig+vjg2h0KS7F48fnWG9DuBg9fkzODOkQg8pQ0AHhYUWo",
+	"RY8ROWfGJjqFnjT8n3DNCfkBAENwKgXsE+dSRBjEpZcClRsoUove/H5+QQ7gmwiSSFMy5SyJlS3Mh+jY",
+	"9052GOnjXABQo++/vxSRmsiMfQ/h+hOa8ZPHESpOkM34gzltu4Jqc2kElU/3vcBqHZ8TAeSGYR8lU3Yp",
+	"fC9KegWNzzWmBVcaqtJUQucGppjrXPncfFxiRR5618JpDpcCrkupnsxRe6/kQkHdpRTJEt9YXokXVcow",
+	"we3zyJ7oazB+uYDMU2VO9XS97zyZSHDiKaISquZMjchLgVMw5rbbye+vz1wP+uGlWGlTf4Lc4YBmGcAg",
+	"OqAZP7g+Oqhu8aDSuN4u7gxScx8/BlhHTa23Ix/+h/RjVU5LcNnH0CZUS2kfawS8e6rNi5V5bFMX54yj",
+	"e0oNIdUdFJsrtjzxKRIRnHpkpx9gCn2ElTXPL4UdoVEbikAeOudX9BsXVxHBAQ2PXOfUK3P6kswkkYj4",
+	"thBOuRag6Km4FGUCPu7kBxlz5rbyt/PfXwM3cEoXecV/GJFTpBgHFW6M/UkBwwK8tweTTnzDcft0O6TG",
+	"IEWVPWEvzypyTmgOcoJEZxd0Fj03PADuNfQFvmPDHswpXYrIDaOIKi/EE3x6dOyR1066mFNlHxUTxcWE",
+	"jcibPy7MnTxmaSY1E9qu9qLCFB8/JoouMTJsNIE5zTImsJ+FdvM02EewVEhkA3nRicFlc3kqr5Hyx+xS",
+	"2KjyiEQ+5BeRhxhvBi/TI7gPx/iYO9Vzu2fDKLXlinD4+KgInS7DS7GABiTAlHNFEjq58gcvBfReMEwn",
+	"wvAiLs/Y6c5mh2UKmUNzO1zlEKh9SMbLS0GF1XZcUWWFBcBjJEmkmLHq/QQfbXi3LXuzLyfmr3LxbmVY",
+	"kQMhoTYxJ5VA/iVnAlhD3hgW1XKsv7dZ9DMp4xMyk+Y1Yzq5IlqaRUu7t5iRhGqWk2nOAE2F62+YjsiF",
+	"EYXA3szdBvMwehnVfNvOKffI0MelsKeHzS+EkUOGmrAPIPY3cxn9FQY4RM4KmUkwXcF+Ua9dH10Kn0Z+",
+	"MkBpjKwcCO30zUusUVW2Z4dRJWTGBM344GTw1ehw9NUAGunMQR05sN3f4cMsVHj0QuZYaQLWlJfBL2MY",
+	"sKL0qXtAfVDTn2Gtq7zkwOmFGy/EMUKf36+MTTg+PGwZmbDdqIRq2/bAuIRTnFBkWJ7d7XMowMEPD8DJ",
+	"SZjQ+dK1sMLcDNsv2OabYbf+wbA6tMsN1wotzl52ANfYVVlvc/gGD54DN1IClNAiTWm+hOQ3pVeHMbiG",
+	"yYkTZ4YtWcfdwCXg+yEBavDePNJjzcEn+99nRBxI22lDIXImtOvx7WFigLZcxy583GllPEHt9J82tFTE",
+	"62EfRuIY9RN86ykky9wciufzQq8MGCPSfDWjTSDbljTKGWcG67OinSxJZdvGsLa8QvmYF/rReF7a3E4w",
+	"DytWKXIfaCrnGmrIBAQr+HSdrrM0LG79sLJCn9aGqDGlf5Dxsm8StX6xz3XbzDfs3y9/aBql4mdt9ECj",
+	"bA25DAaDAWFVnQU24fSeh23I9AAI7uCT+dOVZtsJ860bLNeFOJ3M5IrMIHh1c4BdGAMIEnQBLn4syvoY",
+	"QAOw3ulz2PVidFB1Ieffp0QZsqSJg5dnzcbKorA/rAMEtUppSKaGvk62a5pTxfBL7M3lsxdr82EMUNqo",
+	"+W05N3BPFF0ZOXK/qNrK635oug0vuVgjb2tVG07dTN7Yfnl31c32q/qiNbdKk/pWxc3CCppFucZyd6qH",
+	"xR747nTdN7XDPfiE/9yQWf/kxlhud9JuYGTgCJ+2tgTvkcH/BBsglPhRnOsAG25PADOmfypne+4VO5sY",
+	"DK5/BRPdGN82TIRr+sDE87lcbILsdhhTmbnaSdi99C280Y3V84idNbHWCyH0Lwtr41JuWQx2QVLotAD+",
+	"VyEXd4mxr0Ddc6sqpSZ0AApzUvYxSygGvoJc4qxW00fVFYG6/0pI47n9xvcbA+S1iYbGwvd+YcRf25rD",
+	"pn1VxgmQ1xLdjeAcFazcQLyOrW7da7ga7qULFSHw1MYZymVT+6ZZlV0yrozgb55pXd/xc+eYtLl+XOmm",
+	"1XWcFbtlstt6qpKms9A6V8d1KJJIecVicDrajuOBVeNg1fCw441jTdaXh72tMFfupJ5qYxu/yxw/QQDU",
+	"TuG10dBH6ArAqJhRdCrT0UJrt0He3mBbG21epg6B7WLe1QhD116oLyi+yGVK0OdtG68OiSrMJ0WOvjse",
+	"HY6OR99UE1Ntk5dyRgoSM97rfHqFiFlOolIARY2EhjcOOs9XX93RPjXm6lycJn8GBJN6cZaBXY4jcpRv",
+	"J2/HduKcnPHSHhW2t8HeOmVPmwpbz1gOozYgPxNYO4Rmmw2gU+TTioFe8HzV2bVY70JueD7ydWl9Zi7D",
+	"0Pf8STjzXYcwTKUrFhsWIYTtLZzdsXdza7g+GSNZlq5oiMy1keNGtrCR/gIvxPElDW90s+z7eeUCp3JZ",
+	"VxM4TUC7XJ/ss0kK7WM9Jfpw5TN9glwRc5S6r2GfTKOca9FqZSM9DuvBbi4sgQOJLJht8XDnFvjMkaPj",
+	"L/YLx1pc8vFOvpWf8fYv2bVSNtDfcObIIO+LY8UYijMH/fJo4QuwZ6XabJPOKfYKxuQwMi50jZjXM7Wx",
+	"toPa2RWO6zmA1PEDc4F/tkxvH+ZkdfRDJ2vyqN9XNykWXgrclfmIMHHnFEKQkvYPPsHfG3re3DHv2/GG",
+	"iLcPvxs+2TcATn3CJFrAATbqaW0Xr1xJF/vka/cWQ61LrhE/t8Uk2G3pjwOsauV+O83m8a3+saertf0C",
+	"ejCWPvRBFPvimnfig9uMk/fGA/cTokIp63LCBE6HXU+CaGGr1ng7+GQ141Y+e4rIBrdwMWtltjg6rTvf",
+	"pDj6vN+AtH0uBKaBNkIkTXcLP1dIerOiaIf6NnvjLWiptwnXfOYrUN0H4dG7yuywc/aaCA/OsEZ4N0eQ",
+	"n/GplnxsXeyqr9gn3JeDG1vMFE9TVjjfzGyxJRFfvvFS6VffasJYqN0fGwa7QaPtAViwF3WgGX8OPhlm",
+	"0Dmp7x0WNNWSx1zJV3DiG7hiUnnNIFk9Z89h5rMlM0qeHn63jp54Q3USWFcWD/lrHBPQrWfCitQe0wIt",
+	"28eRvYXe37FtJq8/FMs7R2AbGX4TkPdCo00cuDQ2+jijN4V2R8QF6LWtZqDLpDzQdPYk8821LGNdM1xe",
+	"2svLTlz79OJPpwzGBZVvawAhLryfzFe5WB2lVobMKlD0recB0TelAPwikxh1EJvLz2haL/1Y+kaq1MXn",
+	"bP6wXIgReYU96KkuiwhsB4IxuxTYwhPy/qHonc5UpSwD8+nrZ6mazrJ/zWfl9G5P77kT/GF6W/QxZHjF",
+	"lp0UGvK7HXUF7YQhaLeWh2+HCqmhtVUXTGky5TmGpdf1oV/Nu/d4DG5WVgPszU56yUB0SsUV7sdBGj52",
+	"c4ra5biRThCInvFrJox+HFWmTUXgQOU+Rva3d7+eYzoqfn5z9oqMCxEnMCZWiokN+sFYrEsBVW5QwUSX",
+	"0XM/7N8eJA+N1MM2Gehz0DY52hVXKxIzGvtqJyh9tKrHyOgZUAcG9Y4ONx4o2OdEpkw5023KE5/c4Boo",
+	"hzhHLjXV7Fe2L3ZRnWp2y35dGMfWiKW92EX82mhQ9hiAvYMz6Yot11HWMYaDT1c83kJRXcUOVxdYHVU5",
+	"RG3UyBwuyNQsCzumgZnmq1wNIEscIsLOIwTs8biCewHcDqm0muceXbqospYC+/JVvGVYgQjPtdQYZA9t",
+	"CUh2XQ9U09xJiG5mFLqX2+AmjkbslOWzexqNn19ZH7ZXGWAZiru6uXNbhV4NOq72nQrqiUaovK23nGoF",
+	"LsSRV70CN4odAzy7xa9r78XIF+T3KE1z7Zuh42Cf0DKynE35x20D6V+Ql2FlDEqrk6HeYuE+eRrWxxyU",
+	"vTdCVUY1REdWXKuv/1Qq7hs5s8uieaBI2cETA0vTCuN+a9n0w6eH3z2yE9BAeeSKoM7f5BJ+W03o2HcQ",
+	"rmKx7CMSt2IQYa2w69XhJy01n1RLQM5Ht/2Bo0jkOhike1tP1tw7eTXW6NQSeu44Zhc6HlGbVeUr5G2T",
+	"/cZz2g5RSzh1CfR1I7mGyF1v5NS/crw2LuuWTeptsJWU7SbuNB0Ck+dp0+z8VhQtOrISGO3ic5nBOqwr",
+	"EKw6rd/LH4uirqFJxWlgN62IosvRpaj2kak23MCmqmrBchb7II6dZHx8eBiy3zAz5/4xN5hEAZ7yG2FL",
+	"n/bgNssfkr8XCqYgUX3HCG/zf4Sd2lQBsXcVMXQIAebuqPWseIx7UIAuvNuS5syqPNA3obP60+KW3qzN",
+	"2Hy4dedrXyXv1ZdNZZLAHHrXCSXsJuxFuSFRwq5ZEsHQVZfdZxjFBrXnXjr5CRcGaSasV29/pSoGEHDu",
+	"/fXVU9uvNtMsazpRT1uEgGwIEITCA0148G8cIOgV96wrsGpOIb/pxAk2sub2cMI2plDClTas+YvOlXDz",
+	"klrdFwZs9yjJu66xajwChw/wtwfGsxmRDj5pOuvg5KgVifr2bFiQ6ac0BhjZnF7bNmLOvAehb+MxvuNd",
+	"tY+bjbNcCk1nD3xz1RE5dVqDdZvkVZdKSBnGVV5AgWM3hcE+uXe/BxZZrp3u1hSs1zwGaxI+uN1eSa2J",
+	"jWo6601sN4LsZgSxmVtd0NmWtHNgEXQnlrxaXo2pBA6zqdZGy4eOnBgBlIVOYE6rdgBvYOi/2EV94Wy9",
+	"nODXytuZuexOW9MB1kJ5JXbQdHnnms6GtTD93SO1SyHYOcfy3D3gS0au6ujaVtwqMy7uU8hDlWfg0Ml/",
+	"hQqk+3jwyf7XOch8URm47JubCLYgEzsHuRprbrLbz30Uct8xCx9v34Pgds/27vCV/JMKzHcrFirBtG9M",
+	"bxLbdgv3IPxQBq6D4N0Oj+yuuzfy8ZOgoBwoYdSIWVloMmMaJ0G5bhTkFKjB4Yb/Hb1ulUyEETnFJr2X",
+	"IvJj5SOS0isotTQPgasViXziTQS9pkPqbFbofoiqfyO/Pm//lg39+4/f0POnbPWzAdMN8/YjIBpzMC7g",
+	"ii9avXPzQtvNdpzzcJ9kb71phsszgITB5xWv3ZDQWtaBnbPRJVmxIa5zYae+7MNNVw64veW8PJxp1WBS",
+	"2hShO6+2tvlIq0fpSfXgk/nTWcNazQbhCfOYBaGK1aGiQccGrmnf6hWsaS9OEfPgxqps6AilguTTqGeV",
+	"7XEq7W025gXMmPaEtUdWd19x3Plbwhi+LX6Zne49h6MHzN8TB70TBWgTdt2vXA1wkhjVdz0p1C4XkiuA",
+	"M3RguZ0qRndjDEbN+lcoJf3XqSLtn0k1oVPHAtId2RgWcNy8CtSicX9FoD6fHl5mi0d6h3pfFaA7Qj8r",
+	"dAX0/UsCfPjdyILbrEY9jWOHKejrZjStNoL3Izgg8asLL7dKX3skpVPCxDmb5EzjLD8Y5Ty3FROBagan",
+	"aX7BprQf7N2ewQ87vU9BcHuS68o+jA+8sf7ZaGd3TVoD/5HBJNdD1TU+tOPqbFUejjQDHMMOMiNyipuC",
+	"QYe2s4DPBqtrPiJZQgQdO+HCRMaW1E4YaLonDdYA/W6cAK/Zws6UbxplMZa6TD6HI+mDhXkDH18QVDIc",
+	"KjZwq4NPcMW+VAWbBemPvVPeI2xmLwUcdh0BOr0px67QmlVyGnj2jOkGcPTMUFuRscdUhxag7k/Dgh02",
+	"KcH3JvvX7Gj7vF/vRttvxi+8xub6dmkL0JcHa7uU3w0g/HdK9t2Lj+ueZfauH/d/cnp7zelFf3hbNm/V",
+	"vDHW0e6ZNjBM+Iu2TMwONhsmhbp3fqfCgt4dKn7u1mrkXdnsxw5E94/ETgp2qKUd4MuocGaAG/KQsVxJ",
+	"QRM7374pIPiH2psTwzz6bmwB2FQDWbsWj3ceELQzBlaxw5P8lg3oLlwTGOxEGtsBPKUkcFOnMdm5TFYB",
+	"nIK52KhPufrAcvKKH4/doGJZHNp3GNF5L3s3SeDBsGeaJGthxBVCChJ0q+UCj+8QQvSkuEdGel+pwtox",
+	"DTSxLW7Vfb+b+z03046f/55IVXFHukHwriU00lRDrLEH8tgTc74T//ImNLxvdeFmTQ+UnTgrc3folabP",
+	"jsg7cPN9dHw2AL2vDZ9XwLJzv+eSonto9/yimmBl+TIECitGlvfjYacVXZncPGYzLiqV+9ZEA1lpHkeJ",
+	"Sqiaj8hbliV0sjLWsZwGRIXG99tMUSN8UJ9DMOHk4mDwqX7k/+lG3U83auA+N2xGXSN2p7ubhd1EghUb",
+	"tIsh1AXNfFnPpMhzJnTFdnDVP20qiGL6jVvwftDKPX4bzGoco263Bt2PdF+9OUt7qwsztxrhpmBjSAHc",
+	"Jrx44RTPf/nwIgL0PoUXrfRvNgJ2drXXSbw1zhhEoBtFFuv7uRRG1Y2lHQeocTieHb4O0z9h9r5MmRFZ",
+	"timkuazGHkH2oZRrjj5e2EGX/2bRR+zMusfoY/1Am4KPAe61TfCxkyVrwy7+nDuFWwA8+7DtN8NlB+t9",
+	"q0hjAyRuKdII2+wx0tgFnvtT7VdDjou5fDKhooN3fJdJ1eA7r6SSO7H03EqBit8Zpzsahjmheb4kCQzc",
+	"dbLdCPFQhHIxlz9ScfvTUP8zL/uOBg//IpO4czSjgnn3RyNyDQhiWRlmjL7TcCek9YnFi7mkKW8sTbM/",
+	"7/EU3uEbGjgmFmP1wTLfzWW9vGvomsDbYbC2AK+s4AM4GTCZ57BJkXO9BI4wZjRn+eDkz/eGlMZU8Ql8",
+	"eD+Euj/HOIo8GZwMDmjGD66PQLG0zw50h4begOrKOpZ852dcwjrBvmEyK4dTu2nPis8EbIjr+ag+P1kN",
+	"gqPnGU2JXAi1bl5jGoJtPEf1nCg2Mxon1MXpcpJopcFz6B3OsDLyOsvlLKepGpE3dQXe8H7bc4bn1oa2",
+	"TN78gqkTPPelNdUx7aGXVvtZQ998nK4yZoY8bKClbKkHfkQjHGw7QGy2jt335lTEowCL4yz0XsiKwWH4",
+	"lcaaRhFPEpu9UGkmoeesthuDGw3SoUx6gElGc5mUFf2VR/g5FYGzfndO6MSOSTRLenn6Cryo7qRTOplz",
+	"wRTwE4tIo6rowXtD07zBS2aXU3ZshhrZIncRT1JqlkzEmeRCQ9ksU4TRyZyMmeIxc73Qh2UhmbGUuFKF",
+	"QQpaxJzBgIaETxnR3Dr5cCzFasf04BHZmRO4SNinM3MNeIsyoQNW5YqNyRucJ4H3giZRGnKVN0M7gRAV",
+	"6FI/wVdbz5Z5VDnYEnrBK8DHwJSqB9U92sFAAeS3LrMpUVzMElYRX34yMsK6HIhuiLf2bBo+aqeq2IY2",
+	"Q+A9AAiYX0+TRC6U7UtmnxUzwWkSfpgXXuYxjplVEboqrj6///z/AwAA//8=",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,

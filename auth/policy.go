@@ -154,13 +154,8 @@ func shares(p Principal, repository string, f facts) []share {
 	case p.Kind == KindUser && f.stale:
 		return []share{{0, RuleStale}}
 	case p.Kind == KindUser:
-		switch f.Role {
-		case metadata.RoleMaintainer:
-			all = append(all, share{AllActions, RuleMaintainer})
-		case metadata.RoleMember:
-			all = append(all, share{Pull | Push, RuleMember})
-		case metadata.RoleReader:
-			all = append(all, share{Pull, RuleReader})
+		if rule, actions := roleRule(f.Role); actions != 0 {
+			all = append(all, share{actions, rule})
 		}
 		if granted := grantedActions(f.Granted); granted != 0 {
 			all = append(all, share{granted, RuleGrant})
@@ -183,6 +178,19 @@ func shares(p Principal, repository string, f facts) []share {
 		all = append(all, share{0, RuleNoMember})
 	}
 	return all
+}
+
+// roleRule is what a role in the team gives in the team's namespace.
+func roleRule(role string) (Rule, Actions) {
+	switch role {
+	case metadata.RoleMaintainer:
+		return RuleMaintainer, AllActions
+	case metadata.RoleMember:
+		return RuleMember, Pull | Push
+	case metadata.RoleReader:
+		return RuleReader, Pull
+	}
+	return RuleNoMember, 0
 }
 
 // grantedActions reads the actions of grants. A word that is none gives nothing.
@@ -519,113 +527,4 @@ func widest(patterns []string) []string {
 // is for those whom no provider vouches for.
 func tooOld(seen *time.Time, now time.Time, maxAge time.Duration) bool {
 	return seen != nil && maxAge > 0 && now.Sub(*seen) > maxAge
-}
-
-// Refusal says why somebody may not, and whom to ask. It is the detail of the
-// error that the client gets.
-type Refusal struct {
-	Rule       Rule   `json:"rule"`
-	Principal  string `json:"principal"`
-	Repository string `json:"repository"`
-	// Missing are the actions that were needed and lack, Has those that are allowed.
-	Missing []string `json:"missing"`
-	Has     []string `json:"has"`
-	Ask     string   `json:"ask"`
-	// Denial names the denial that refused, and Reason is what its author says.
-	Denial string `json:"denial,omitempty"`
-	Reason string `json:"reason,omitempty"`
-
-	text string
-}
-
-// Message says it in a sentence or two.
-func (r Refusal) Message() string { return r.text }
-
-// maxNamed is how many maintainers a refusal names.
-const maxNamed = 5
-
-// Explain makes the refusal of a decision that lacks what was needed. It reads
-// the maintainers of the team that the name belongs to, whether or not there is
-// such a repository, so that it does not tell. When that fails, the refusal
-// stands without the names.
-func (y *Policy) Explain(ctx context.Context, p Principal, repository string, d Decision, needed Actions) Refusal {
-	missing := needed &^ d.Actions
-	team := oci.Team(repository)
-	r := Refusal{Rule: d.Rule, Principal: p.String(), Repository: repository, Missing: missing.Names(), Has: d.Actions.Names()}
-	for _, n := range actionNames {
-		if missing.Has(n.action) {
-			r.Rule = d.By(n.action) // of several, the first one speaks
-			break
-		}
-	}
-	verbs := strings.Join(r.Missing, " and ")
-	switch {
-	case r.Rule == RuleDenied:
-		r.Denial, r.Reason = d.Denial, d.Reason
-		r.Ask = "an administrator of this registry, who can change the denial " + d.Denial
-		r.text = fmt.Sprintf("%s may not %s on %s: the denial %s forbids it", p, verbs, repository, d.Denial)
-		if d.Reason != "" {
-			r.text += " (" + d.Reason + ")"
-		}
-		r.text += ". Ask " + r.Ask
-		return r
-	case p.IsAnonymous():
-		r.Ask = "sign in (docker login), then try again"
-		r.text = fmt.Sprintf("%s on %s needs a sign-in: nobody is signed in here. Sign in with docker login and try again", verbs, repository)
-		return r
-	case r.Rule == RuleStale:
-		r.Ask = "sign in again with the identity provider"
-		r.text = fmt.Sprintf("%s may not %s on %s: what the identity provider said about %s is too old. Sign in there again", p, verbs, repository, p)
-		return r
-	case r.Rule == RuleLimit, r.Rule == RuleRobot:
-		r.Ask = "make a token that carries " + verbs + " on this repository"
-		if p.Kind == KindRobot {
-			r.Ask = "a maintainer of the team " + p.Team + ", for a token that carries " + verbs + " on this repository"
-		}
-		from := ""
-		if p.Limit != nil && len(p.Limit.CIDRs) > 0 {
-			from = " from " + strings.Join(p.Limit.CIDRs, ", ")
-		}
-		r.text = fmt.Sprintf("the token of %s does not carry %s on %s (it carries %s on %q%s). Use or make a token that does", p, verbs, repository, orNothing(p.Limit), globOf(p.Limit), from)
-		return r
-	}
-	r.Ask = "an administrator of this registry"
-	var maintainers []string
-	if err := y.db.View(ctx, func(tx *metadata.Tx) (err error) {
-		maintainers, err = tx.Maintainers(ctx, team, maxNamed)
-		return err
-	}); err == nil && len(maintainers) > 0 {
-		r.Ask = "a maintainer of the team " + team + ": " + strings.Join(maintainers, ", ")
-	}
-	why := p.String() + " is not a member of the team " + team
-	switch r.Rule {
-	case RuleReader:
-		why = p.String() + " is only a reader in the team " + team
-	case RuleMember:
-		why = p.String() + " is only a member of the team " + team
-	case RuleGrant, RuleGroupGrant:
-		why += ", and is granted only " + d.Actions.String()
-	case RuleInternal, RulePublic, RulePublicRead:
-		why += ", and others may only pull"
-	case RuleMachine:
-		why = "machines like it are allowed only " + orNothing(p.Limit) + " on " + globOf(p.Limit)
-	case RuleGone:
-		why = p.String() + " was deleted or disabled"
-	}
-	r.text = fmt.Sprintf("%s may not %s on %s: %s. Ask %s", p, verbs, repository, why, r.Ask)
-	return r
-}
-
-func orNothing(l *Limit) string {
-	if l == nil || l.Actions == 0 {
-		return "nothing"
-	}
-	return strings.Join(l.Actions.Names(), ", ")
-}
-
-func globOf(l *Limit) string {
-	if l == nil {
-		return ""
-	}
-	return l.Repositories
 }

@@ -109,9 +109,11 @@ func StrongerRole(a, b string) string {
 	return a
 }
 
-// Ground is one reason for which a user may do something with a repository.
+// Ground is one reason for which somebody may do something with a repository.
 type Ground struct {
-	Role     string   // the role in the team, or "" for a grant
+	Admin    bool     // an administrator of the instance
+	Robot    bool     // a token of the team, with Pattern and Actions
+	Role     string   // the role in the team, or "" for all else
 	Provider bool     // the role is one that the user's provider gives
 	Group    string   // the group that the grant is made to, or "" for the user
 	Pattern  string   // of the grant

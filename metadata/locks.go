@@ -20,6 +20,14 @@ func (tx *Tx) LockTeam(ctx context.Context, name string) (Team, error) {
 	return tx.Team(ctx, name)
 }
 
+// LockGroup is LockUser for a group.
+func (tx *Tx) LockGroup(ctx context.Context, name string) (Group, error) {
+	if err := tx.lockRow(ctx, "groups", name); err != nil {
+		return Group{}, err
+	}
+	return tx.Group(ctx, name)
+}
+
 // LockRepository is LockUser for a repository. It returns NAME_UNKNOWN.
 func (tx *Tx) LockRepository(ctx context.Context, name string) (Repository, error) {
 	if err := tx.lockRow(ctx, "repositories", name); err != nil {

@@ -199,6 +199,17 @@ func (w *world) user(name, role string) {
 	w.token(name, metadata.Token{Kind: metadata.PersonalToken, User: name, Repositories: "*", Actions: auth.AllActions.Names()})
 }
 
+// provided makes a user as a provider's sign-in does, with teams and groups, and a
+// token like user.
+func (w *world) provided(name string, teams map[string]string, groups ...string) {
+	w.t.Helper()
+	_, err := auth.NewDirectory(w.db, nil, nil).SignIn(w.t.Context(), auth.Identity{Provider: "ldap", Subject: "id of " + name, Name: name, Teams: teams, Groups: groups})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.token(name, metadata.Token{Kind: metadata.PersonalToken, User: name, Repositories: "*", Actions: auth.AllActions.Names()})
+}
+
 // token makes a token, known to the test as who.
 func (w *world) token(who string, t metadata.Token) {
 	w.t.Helper()

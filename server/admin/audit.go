@@ -3,7 +3,9 @@ package admin
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"regexp"
+	"slices"
 
 	"berth/metadata"
 )
@@ -26,11 +28,12 @@ func (h *handler) change(ctx context.Context, body any, fn func(*metadata.Tx) er
 func (c call) event(body any) metadata.AuditEvent {
 	e := metadata.AuditEvent{Action: c.operation, Actor: c.actor, Team: c.params["team"], Repository: c.params["repository"], Detail: map[string]any{}}
 	path := map[string]string{}
-	for name, value := range c.params {
+	for _, name := range slices.Sorted(maps.Keys(c.params)) {
+		value := c.params[name]
 		switch name {
 		case "team", "repository":
-		case "user":
-			// Of a member or a token, the user is where it belongs.
+		case "user", "group":
+			// Of a member, a token or a grant, it is where that belongs.
 			path[name] = value
 			if e.Reference == "" {
 				e.Reference = value

@@ -14,13 +14,18 @@ func page[T any](ctx context.Context, items []T, limit int, key func(T) string) 
 		return items, nil, nil
 	}
 	items = items[:limit]
-	after := key(items[limit-1])
+	next, link = nextPage(ctx, key(items[limit-1]))
+	return items, next, link
+}
+
+// nextPage is the key to go on from, and the Link header that says the same.
+func nextPage(ctx context.Context, after string) (*api.Next, *string) {
 	u := *callOf(ctx).url
 	query := u.Query()
 	query.Set("after", after)
 	u.RawQuery = query.Encode()
 	header := fmt.Sprintf("<%s>; rel=\"next\"", u.RequestURI())
-	return items, &after, &header
+	return &after, &header
 }
 
 // bounds are the limit and the key of a request for a list. The limit is set,

@@ -28,6 +28,7 @@ const (
 	reader         // somebody of the team of the path
 	maintainer     // a maintainer of the team of the path
 	holder         // somebody with the action on the repository of the path, as auth.Policy says
+	granter        // a maintainer of the team that the pattern of the path lies in
 	adminOnly
 )
 
@@ -89,6 +90,29 @@ func permissions() map[string]rule {
 		"rotateKey":     {who: adminOnly},
 		"retireKey":     {who: adminOnly},
 
+		"listGroups":        {who: adminOnly},
+		"createGroup":       {who: adminOnly},
+		"getGroup":          {who: adminOnly},
+		"updateGroup":       {who: adminOnly},
+		"deleteGroup":       {who: adminOnly},
+		"listGroupMembers":  {who: adminOnly},
+		"putGroupMember":    {who: adminOnly},
+		"removeGroupMember": {who: adminOnly},
+
+		"listGrants":       {who: signedIn}, // those that reach the caller, and of teams that the caller maintains
+		"putUserGrant":     {who: granter},
+		"deleteUserGrant":  {who: granter},
+		"putGroupGrant":    {who: granter},
+		"deleteGroupGrant": {who: granter},
+
+		"listDenials":  {who: adminOnly},
+		"getDenial":    {who: adminOnly},
+		"putDenial":    {who: adminOnly},
+		"deleteDenial": {who: adminOnly},
+
+		"explain": {who: signedIn}, // about oneself; about others like whoCan
+		"whoCan":  {who: signedIn}, // with the action admin on the repository of the query
+
 		"getInstanceTagPolicy": {who: signedIn},
 		"setInstanceTagPolicy": {who: adminOnly},
 
@@ -128,6 +152,15 @@ func (h *handler) permit(ctx context.Context, p auth.Principal, op operation, pa
 		return denied(p, "self", anAdmin, "%s may not do this for another user: only %s and admins may", p, params["user"])
 	case reader, maintainer:
 		return h.permitTeam(ctx, p, op.rule.who, params["team"])
+	case granter:
+		if err := metadata.ParsePattern(params["pattern"]); err != nil {
+			return err
+		}
+		// The pattern has to lie inside of the team: core/* does, core* does not.
+		if team := metadata.PatternTeam(params["pattern"]); team != "" && strings.HasPrefix(params["pattern"], team+"/") {
+			return h.permitTeam(ctx, p, maintainer, team)
+		}
+		return denied(p, "admin-only", anAdmin, "%s may not do this: %s reaches beyond one team, and only admins may grant there", p, params["pattern"])
 	}
 	return denied(p, "admin-only", anAdmin, "%s may not do this: only admins may (%s)", p, id)
 }
@@ -183,6 +216,18 @@ func (h *handler) permitTeam(ctx context.Context, p auth.Principal, needed who, 
 	})
 	if err != nil {
 		return fmt.Errorf("reading the role of %s in the team %s: %w", p, team, err)
+	}
+	if role == metadata.RoleMaintainer && needed == maintainer {
+		// Who is denied the administration of the team's repositories must not get at
+		// it by way of a new robot.
+		d, refused, err := h.Policy.Denied(ctx, p, team+"/*", auth.Admin)
+		if err != nil {
+			return err
+		}
+		if refused {
+			refusal := h.Policy.Explain(ctx, p, team+"/*", d, auth.Admin)
+			return oci.Errorf(oci.CodeDenied, "%s", refusal.Message()).WithDetail(refusal)
+		}
 	}
 	if role == metadata.RoleMaintainer || needed == reader && role != "" {
 		return nil

@@ -84,6 +84,36 @@ var attempts = []attempt{
 	{"deleteRepository", "", "DELETE", "/repositories/core%2Fapp", ""},
 	{"deleteRepository", "other team", "DELETE", "/repositories/other%2Fapp", ""},
 
+	{"listGroups", "", "GET", "/groups", ""},
+	{"createGroup", "", "POST", "/groups", `{"name":"extra"}`},
+	{"getGroup", "", "GET", "/groups/devs", ""},
+	{"updateGroup", "", "PATCH", "/groups/devs", `{"disabled":false}`},
+	{"listGroupMembers", "", "GET", "/groups/devs/members", ""},
+	{"putGroupMember", "", "PUT", "/groups/devs/members/victim", ""},
+	{"putGroupMember", "oneself", "PUT", "/groups/devs/members/{me}", ""},
+	{"removeGroupMember", "", "DELETE", "/groups/devs/members/victim", ""},
+	{"listGrants", "", "GET", "/grants", ""},
+	{"putUserGrant", "of the team", "PUT", "/users/victim/grants/core%2F*", `{"actions":["pull"]}`},
+	{"putUserGrant", "to oneself", "PUT", "/users/{me}/grants/core%2Fx", `{"actions":["admin"]}`},
+	{"putUserGrant", "other team", "PUT", "/users/victim/grants/other%2F*", `{"actions":["pull"]}`},
+	{"putUserGrant", "all teams like it", "PUT", "/users/victim/grants/core*", `{"actions":["pull"]}`},
+	{"putUserGrant", "everything", "PUT", "/users/victim/grants/*", `{"actions":["pull"]}`},
+	{"deleteUserGrant", "of the team", "DELETE", "/users/holder/grants/core%2Fspare", ""},
+	{"putGroupGrant", "of the team", "PUT", "/groups/devs/grants/core%2Fd*", `{"actions":["pull"]}`},
+	{"putGroupGrant", "other team", "PUT", "/groups/devs/grants/other%2F*", `{"actions":["pull"]}`},
+	{"deleteGroupGrant", "of the team", "DELETE", "/groups/devs/grants/core%2Fspare", ""},
+	{"listDenials", "", "GET", "/denials", ""},
+	{"getDenial", "", "GET", "/denials/spare", ""},
+	{"putDenial", "", "PUT", "/denials/new", `{"principal":"victim","actions":["push"]}`},
+	{"deleteDenial", "", "DELETE", "/denials/spare", ""},
+	{"explain", "oneself", "GET", "/explain?action=push&repository=core%2Fapp&tag=1.0", ""},
+	{"explain", "other", "GET", "/explain?action=push&repository=core%2Fapp&user=victim", ""},
+	{"explain", "other, not there", "GET", "/explain?action=push&repository=core%2Fapp&user=ghost", ""},
+	{"explain", "other team", "GET", "/explain?action=push&repository=other%2Fapp&user=victim", ""},
+	{"whoCan", "", "GET", "/who-can?action=push&repository=core%2Fapp", ""},
+	{"whoCan", "other team", "GET", "/who-can?action=push&repository=other%2Fapp", ""},
+	{"deleteGroup", "", "DELETE", "/groups/devs", ""},
+
 	{"getInstanceTagPolicy", "", "GET", "/instance/tag-policy", ""},
 	{"setInstanceTagPolicy", "", "PUT", "/instance/tag-policy", `{"mode":"mutable","exempt":[]}`},
 	{"listServices", "", "GET", "/services", ""},
@@ -112,6 +142,11 @@ var roles = []struct{ name, me string }{
 	{"member", "member"},
 	{"maintainer", "maintainer"},
 	{"admin", "boss"},
+	{"grantee", "holder"},       // granted all actions on core/app
+	{"grouped", "grouped"},      // in a group that is granted pull on core/*
+	{"provided", "provided"},    // maintainer of core by the provider's word
+	{"denied", "denied"},        // maintainer of core, denied everything
+	{"denied-admin", "boss2"},   // admin, denied everything
 	{"robot", "nobody"},         // of core, all actions on *
 	{"robot-app", "nobody"},     // of core, all actions on core/app
 	{"token-app", "maintainer"}, // the maintainer's, all actions on core/app
@@ -132,6 +167,23 @@ func populate(w *world) {
 	for _, role := range []string{"reader", "member", "maintainer"} {
 		w.ok("PUT", "/api/v1/teams/core/members/"+role, map[string]string{"role": role})
 	}
+	for _, name := range []string{"holder", "grouped", "denied"} {
+		w.user(name, metadata.RoleUser)
+	}
+	w.user("boss2", metadata.RoleAdmin)
+	w.secrets["grantee"], w.secrets["denied-admin"] = w.secrets["holder"], w.secrets["boss2"]
+	w.ok("POST", "/api/v1/groups", map[string]string{"name": "devs"})
+	w.ok("PUT", "/api/v1/groups/devs/members/grouped", nil)
+	w.ok("PUT", "/api/v1/users/holder/grants/core%2Fapp", map[string]any{"actions": auth.AllActions.Names()})
+	w.ok("PUT", "/api/v1/groups/devs/grants/core%2F*", map[string]any{"actions": []string{"pull"}})
+	w.ok("PUT", "/api/v1/users/holder/grants/core%2Fspare", map[string]any{"actions": []string{"pull"}})
+	w.ok("PUT", "/api/v1/groups/devs/grants/core%2Fspare", map[string]any{"actions": []string{"pull"}})
+	w.ok("PUT", "/api/v1/teams/core/members/denied", map[string]string{"role": "maintainer"})
+	w.ok("PUT", "/api/v1/denials/spare", map[string]any{"principal": "nobody", "actions": []string{"push"}})
+	for _, name := range []string{"denied", "boss2"} {
+		w.ok("PUT", "/api/v1/denials/no-"+name, map[string]any{"principal": name, "actions": auth.AllActions.Names(), "reason": "on leave"})
+	}
+	w.provided("provided", map[string]string{"core": metadata.RoleMaintainer})
 	w.push("core/app", "one", "1.0")
 	w.push("other/app", "one", "1.0")
 	for _, visibility := range []string{"internal", "public"} {
@@ -235,7 +287,8 @@ func TestPermissions(t *testing.T) {
 
 // template is the path of the document that a path of the matrix belongs to.
 func template(path string) string {
-	parameters := map[string]string{"users": "{user}", "members": "{user}", "teams": "{team}", "robots": "{token}", "tokens": "{token}", "repositories": "{repository}", "tags": "{tag}", "accounts": "{account}", "roles": "{role}", "services": "{service}", "keys": "{kid}"}
+	path, _, _ = strings.Cut(path, "?")
+	parameters := map[string]string{"groups": "{group}", "grants": "{pattern}", "denials": "{denial}", "users": "{user}", "members": "{user}", "teams": "{team}", "robots": "{token}", "tokens": "{token}", "repositories": "{repository}", "tags": "{tag}", "accounts": "{account}", "roles": "{role}", "services": "{service}", "keys": "{kid}"}
 	parts := strings.Split(path, "/")
 	for i := 2; i < len(parts); i++ {
 		if parameter, ok := parameters[parts[i-1]]; ok {

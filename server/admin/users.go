@@ -3,6 +3,8 @@ package admin
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 
 	"berth/api"
 	"berth/auth"
@@ -11,7 +13,7 @@ import (
 )
 
 func userOf(u metadata.User) api.User {
-	return api.User{Name: u.Name, Role: api.Role(u.Role), Disabled: u.Disabled, CreatedAt: u.CreatedAt, UpdatedAt: u.UpdatedAt}
+	return api.User{Name: u.Name, Role: api.Role(u.Role), Disabled: u.Disabled, Source: u.Source, CreatedAt: u.CreatedAt, UpdatedAt: u.UpdatedAt}
 }
 
 // ListUsers lists all users.
@@ -61,16 +63,39 @@ func (h *handler) CreateUser(ctx context.Context, r api.CreateUserRequestObject)
 
 // GetUser shows a user.
 func (h *handler) GetUser(ctx context.Context, r api.GetUserRequestObject) (api.GetUserResponseObject, error) {
-	var user metadata.User
+	var (
+		user            metadata.User
+		teams, provided map[string]string
+		groups          []string
+	)
 	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		user, err = tx.User(ctx, r.User)
+		if user, err = tx.User(ctx, r.User); err != nil {
+			return err
+		}
+		if teams, err = tx.UserTeams(ctx, user.ID); err != nil {
+			return err
+		}
+		if provided, _, err = tx.ProviderFacts(ctx, user.ID); err != nil {
+			return err
+		}
+		groups, err = tx.UserGroups(ctx, user.ID)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
 	shown := userOf(user)
-	return api.GetUser200JSONResponse{Body: shown, Headers: api.GetUser200ResponseHeaders{ETag: etagOf(shown)}}, nil
+	etag := etagOf(shown) // of what updateUser changes, and no sign-in does
+	shown.SeenAt = user.SeenAt
+	in := []api.UserTeam{}
+	for _, team := range slices.Sorted(maps.Keys(teams)) {
+		in = append(in, api.UserTeam{Team: team, Role: api.TeamRole(teams[team]), Provider: provided[team] == teams[team]})
+	}
+	shown.Teams, shown.Groups = &in, &groups
+	if groups == nil {
+		shown.Groups = &[]string{}
+	}
+	return api.GetUser200JSONResponse{Body: shown, Headers: api.GetUser200ResponseHeaders{ETag: etag}}, nil
 }
 
 // UpdateUser changes role and state. That an enabled admin is left is seen to

@@ -1,0 +1,119 @@
+package admin
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"berth/api"
+	"berth/auth"
+	"berth/oci"
+)
+
+func groundOf(g auth.Ground) api.Ground {
+	shown := api.Ground{Rule: string(g.Rule), Actions: actionsOf(g.Actions)}
+	shown.Team, shown.Group, shown.Pattern = optional(g.Team), optional(g.Group), optional(g.Pattern)
+	if g.Provider {
+		shown.Provider = &g.Provider
+	}
+	return shown
+}
+
+// optional leaves a field out that has nothing to say.
+func optional(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+// Explain says whether somebody may do something, and why.
+func (h *handler) Explain(ctx context.Context, r api.ExplainRequestObject) (api.ExplainResponseObject, error) {
+	action, ok := auth.ParseAction(string(r.Params.Action))
+	if !ok {
+		return nil, oci.Errorf(oci.CodeInvalid, "there is no action %.40q: use pull, push, delete or admin", r.Params.Action)
+	}
+	if _, err := oci.ParseName(r.Params.Repository); err != nil {
+		return nil, err
+	}
+	if r.Params.Tag != nil {
+		if _, err := oci.ParseTag(*r.Params.Tag); err != nil {
+			return nil, err
+		}
+	}
+	q := auth.Question{Action: action, Repository: r.Params.Repository, Tag: valueOf(r.Params.Tag)}
+	p := callOf(ctx).principal
+	name, token := valueOf(r.Params.User), valueOf(r.Params.Token)
+	var ended *time.Time
+	if name != "" && name != p.String() || token != "" {
+		if name == "" {
+			name = p.Name
+		}
+		// One's own tokens are one's own affair.
+		if name != p.String() || p.Limit != nil {
+			if err := h.permitRepository(ctx, p, auth.Admin, q.Repository); err != nil {
+				return nil, err
+			}
+			q.ShowTag = true
+		}
+		var err error
+		if p, ended, err = h.Policy.Named(ctx, name, token); err != nil {
+			return nil, err
+		}
+		q.Anywhere = true
+	}
+	if r.Params.Address != nil {
+		address, err := netip.ParseAddr(*r.Params.Address)
+		if err != nil {
+			return nil, oci.Errorf(oci.CodeInvalid, "the address %.70q is not one: write it as 192.0.2.7 or 2001:db8::7", *r.Params.Address)
+		}
+		p.RemoteAddr, q.Anywhere = address.String(), false
+	}
+	e, err := h.Policy.Ask(ctx, p, q)
+	if err != nil {
+		return nil, err
+	}
+	shown := api.Explanation{
+		Allowed: e.Allowed, Principal: e.Principal, Action: r.Params.Action, Repository: e.Repository, Tag: r.Params.Tag,
+		Rule: string(e.Rule), Message: e.Message(), Has: actionsOf(e.Has), Missing: actionsOf(e.Missing),
+		Grounds: each(e.Grounds, groundOf), Conditions: e.Conditions,
+	}
+	if ended != nil {
+		shown.Allowed, shown.Rule = false, string(auth.RuleExpired)
+		shown.Message = "the token has ended on " + ended.UTC().Format(time.RFC3339) + " and opens nothing: make a new one"
+		e.Ask = "make a new token"
+	}
+	shown.Ask, shown.Denial, shown.Reason = optional(e.Ask), optional(e.Denial), optional(e.Reason)
+	return api.Explain200JSONResponse(shown), nil
+}
+
+// WhoCan lists who may do something with a repository.
+func (h *handler) WhoCan(ctx context.Context, r api.WhoCanRequestObject) (api.WhoCanResponseObject, error) {
+	action, ok := auth.ParseAction(string(r.Params.Action))
+	if !ok {
+		return nil, oci.Errorf(oci.CodeInvalid, "there is no action %.40q: use pull, push, delete or admin", r.Params.Action)
+	}
+	if err := h.permitRepository(ctx, callOf(ctx).principal, auth.Admin, r.Params.Repository); err != nil {
+		return nil, err
+	}
+	limit, after := bounds(r.Params.Limit, r.Params.After)
+	holders, last, everyone, err := h.Policy.Holders(ctx, r.Params.Repository, action, after, limit)
+	if err != nil {
+		return nil, err
+	}
+	list := api.HolderList{Items: each(holders, func(o auth.Holder) api.Holder {
+		kind := api.HolderKindUser
+		if o.Robot {
+			kind = api.HolderKindRobot
+		}
+		return api.Holder{Principal: o.Principal, Kind: kind, Grounds: each(o.Grounds, groundOf), Conditions: o.Conditions}
+	})}
+	if everyone != "" {
+		list.Everyone = new(api.HolderListEveryone(everyone))
+	}
+	var link *string
+	if last != "" {
+		list.Next, link = nextPage(ctx, last)
+	}
+	return api.WhoCan200JSONResponse{Body: list, Headers: api.WhoCan200ResponseHeaders{Link: link}}, nil
+}

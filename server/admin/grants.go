@@ -1,0 +1,108 @@
+package admin
+
+import (
+	"context"
+	"strconv"
+
+	"berth/api"
+	"berth/auth"
+	"berth/metadata"
+	"berth/oci"
+)
+
+func grantOf(g metadata.Grant) api.Grant {
+	shown := api.Grant{Pattern: g.Pattern, Actions: actionsOf(g.Actions), CreatedAt: g.CreatedAt, CreatedBy: g.CreatedBy, UpdatedAt: g.UpdatedAt}
+	shown.User, shown.Group = optional(g.Grantee.User), optional(g.Grantee.Group)
+	return shown
+}
+
+// parseActions reads actions that validate has let through, in their own order.
+func parseActions(actions []api.Action) ([]string, error) {
+	set, err := auth.ParseActions(each(actions, func(a api.Action) string { return string(a) }))
+	return set.Names(), err
+}
+
+// ListGrants lists the grants that the caller may see.
+func (h *handler) ListGrants(ctx context.Context, r api.ListGrantsRequestObject) (api.ListGrantsResponseObject, error) {
+	limit, after := bounds(r.Params.Limit, r.Params.After)
+	f := metadata.GrantFilter{Limit: limit + 1, Grantee: metadata.Grantee{User: valueOf(r.Params.User), Group: valueOf(r.Params.Group)},
+		Repository: valueOf(r.Params.Repository), Team: valueOf(r.Params.Team)}
+	if after != "" {
+		var err error
+		if f.After, err = strconv.ParseInt(after, 10, 64); err != nil {
+			return nil, oci.Errorf(oci.CodeInvalid, "the parameter \"after\" is not the \"next\" of a page of grants")
+		}
+	}
+	switch p := callOf(ctx).principal; {
+	case p.IsAdmin():
+	case p.Kind == auth.KindUser && everywhere(p):
+		f.For = p.ID
+	case p.Kind == auth.KindRobot && everywhere(p) && (f.Team == "" || f.Team == p.Team):
+		f.Team = p.Team // acts there as a maintainer
+	default:
+		return api.ListGrants200JSONResponse{Body: api.GrantList{Items: []api.Grant{}}}, nil
+	}
+	var grants []metadata.Grant
+	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
+		grants, err = tx.Grants(ctx, f)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	grants, next, link := page(ctx, grants, limit, func(g metadata.Grant) string { return strconv.FormatInt(g.ID, 10) })
+	return api.ListGrants200JSONResponse{
+		Body:    api.GrantList{Items: each(grants, grantOf), Next: next},
+		Headers: api.ListGrants200ResponseHeaders{Link: link},
+	}, nil
+}
+
+func (h *handler) putGrant(ctx context.Context, to metadata.Grantee, pattern string, body *api.GrantChange) (g metadata.Grant, err error) {
+	actions, err := parseActions(body.Actions)
+	if err != nil {
+		return g, err
+	}
+	err = h.change(ctx, body, func(tx *metadata.Tx) (err error) {
+		g, _, err = tx.PutGrant(ctx, to, pattern, actions, callOf(ctx).principal.String())
+		return err
+	})
+	return g, err
+}
+
+func (h *handler) deleteGrant(ctx context.Context, to metadata.Grantee, pattern string) error {
+	return h.change(ctx, nil, func(tx *metadata.Tx) error { return tx.DeleteGrant(ctx, to, pattern) })
+}
+
+// PutUserGrant gives a user rights on the repositories of a pattern.
+func (h *handler) PutUserGrant(ctx context.Context, r api.PutUserGrantRequestObject) (api.PutUserGrantResponseObject, error) {
+	g, err := h.putGrant(ctx, metadata.Grantee{User: r.User}, r.Pattern, r.Body)
+	if err != nil {
+		return nil, err
+	}
+	return api.PutUserGrant200JSONResponse(grantOf(g)), nil
+}
+
+// DeleteUserGrant takes a grant away from a user.
+func (h *handler) DeleteUserGrant(ctx context.Context, r api.DeleteUserGrantRequestObject) (api.DeleteUserGrantResponseObject, error) {
+	if err := h.deleteGrant(ctx, metadata.Grantee{User: r.User}, r.Pattern); err != nil {
+		return nil, err
+	}
+	return api.DeleteUserGrant204Response{}, nil
+}
+
+// PutGroupGrant gives a group rights on the repositories of a pattern.
+func (h *handler) PutGroupGrant(ctx context.Context, r api.PutGroupGrantRequestObject) (api.PutGroupGrantResponseObject, error) {
+	g, err := h.putGrant(ctx, metadata.Grantee{Group: r.Group}, r.Pattern, r.Body)
+	if err != nil {
+		return nil, err
+	}
+	return api.PutGroupGrant200JSONResponse(grantOf(g)), nil
+}
+
+// DeleteGroupGrant takes a grant away from a group.
+func (h *handler) DeleteGroupGrant(ctx context.Context, r api.DeleteGroupGrantRequestObject) (api.DeleteGroupGrantResponseObject, error) {
+	if err := h.deleteGrant(ctx, metadata.Grantee{Group: r.Group}, r.Pattern); err != nil {
+		return nil, err
+	}
+	return api.DeleteGroupGrant204Response{}, nil
+}

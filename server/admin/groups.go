@@ -1,0 +1,154 @@
+package admin
+
+import (
+	"context"
+	"strings"
+	"unicode"
+
+	"berth/api"
+	"berth/metadata"
+	"berth/oci"
+)
+
+func groupOf(g metadata.Group) api.Group {
+	return api.Group{Name: g.Name, Disabled: g.Disabled, CreatedAt: g.CreatedAt, UpdatedAt: g.UpdatedAt}
+}
+
+// maxGroupName bounds the name of a group, in bytes.
+const maxGroupName = 255
+
+// parseGroup checks the name of a new group. Identity providers name groups as
+// they like ("CN=devs,OU=Groups", "/platform/devs"), so that nearly all is allowed.
+func parseGroup(name string) error {
+	if name == "" || len(name) > maxGroupName || strings.TrimSpace(name) != name || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return oci.Errorf(oci.CodeInvalid, "the group name %.260q is not valid: use 1 to %d printable characters, with no space at an end", name, maxGroupName)
+	}
+	return nil
+}
+
+// ListGroups lists all groups.
+func (h *handler) ListGroups(ctx context.Context, r api.ListGroupsRequestObject) (api.ListGroupsResponseObject, error) {
+	limit, after := bounds(r.Params.Limit, r.Params.After)
+	var groups []metadata.Group
+	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
+		groups, err = tx.Groups(ctx, after, limit+1)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	groups, next, link := page(ctx, groups, limit, func(g metadata.Group) string { return g.Name })
+	return api.ListGroups200JSONResponse{
+		Body:    api.GroupList{Items: each(groups, groupOf), Next: next},
+		Headers: api.ListGroups200ResponseHeaders{Link: link},
+	}, nil
+}
+
+// CreateGroup makes a group without members of ours.
+func (h *handler) CreateGroup(ctx context.Context, r api.CreateGroupRequestObject) (api.CreateGroupResponseObject, error) {
+	if err := parseGroup(r.Body.Name); err != nil {
+		return nil, err
+	}
+	var group metadata.Group
+	err := h.change(ctx, r.Body, func(tx *metadata.Tx) (err error) {
+		group, err = tx.CreateGroup(ctx, r.Body.Name)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	shown := groupOf(group)
+	return api.CreateGroup201JSONResponse{Body: shown, Headers: api.CreateGroup201ResponseHeaders{ETag: etagOf(shown)}}, nil
+}
+
+// GetGroup shows a group.
+func (h *handler) GetGroup(ctx context.Context, r api.GetGroupRequestObject) (api.GetGroupResponseObject, error) {
+	var group metadata.Group
+	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
+		group, err = tx.Group(ctx, r.Group)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	shown := groupOf(group)
+	return api.GetGroup200JSONResponse{Body: shown, Headers: api.GetGroup200ResponseHeaders{ETag: etagOf(shown)}}, nil
+}
+
+// UpdateGroup disables a group, or enables it again.
+func (h *handler) UpdateGroup(ctx context.Context, r api.UpdateGroupRequestObject) (api.UpdateGroupResponseObject, error) {
+	var group metadata.Group
+	err := h.change(ctx, r.Body, func(tx *metadata.Tx) error {
+		before, err := tx.LockGroup(ctx, r.Group)
+		if err != nil {
+			return err
+		}
+		if err := checkMatch(r.Params.IfMatch, groupOf(before)); err != nil {
+			return err
+		}
+		group, err = tx.SetGroupDisabled(ctx, r.Group, r.Body.Disabled)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	shown := groupOf(group)
+	return api.UpdateGroup200JSONResponse{Body: shown, Headers: api.UpdateGroup200ResponseHeaders{ETag: etagOf(shown)}}, nil
+}
+
+// DeleteGroup removes a group with its memberships and grants.
+func (h *handler) DeleteGroup(ctx context.Context, r api.DeleteGroupRequestObject) (api.DeleteGroupResponseObject, error) {
+	err := h.change(ctx, nil, func(tx *metadata.Tx) error {
+		before, err := tx.LockGroup(ctx, r.Group)
+		if err != nil {
+			return err
+		}
+		if err := checkMatch(r.Params.IfMatch, groupOf(before)); err != nil {
+			return err
+		}
+		return tx.DeleteGroup(ctx, r.Group)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return api.DeleteGroup204Response{}, nil
+}
+
+// ListGroupMembers lists the members of a group, ours and those whom a provider names.
+func (h *handler) ListGroupMembers(ctx context.Context, r api.ListGroupMembersRequestObject) (api.ListGroupMembersResponseObject, error) {
+	limit, after := bounds(r.Params.Limit, r.Params.After)
+	var members []metadata.GroupMember
+	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
+		members, err = tx.GroupMembers(ctx, r.Group, after, limit+1)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	members, next, link := page(ctx, members, limit, func(m metadata.GroupMember) string { return m.User })
+	items := each(members, func(m metadata.GroupMember) api.GroupMember {
+		return api.GroupMember{User: m.User, Provider: m.Provider}
+	})
+	return api.ListGroupMembers200JSONResponse{
+		Body:    api.GroupMemberList{Items: items, Next: next},
+		Headers: api.ListGroupMembers200ResponseHeaders{Link: link},
+	}, nil
+}
+
+// PutGroupMember puts a user into a group.
+func (h *handler) PutGroupMember(ctx context.Context, r api.PutGroupMemberRequestObject) (api.PutGroupMemberResponseObject, error) {
+	err := h.change(ctx, nil, func(tx *metadata.Tx) error { return tx.PutGroupMember(ctx, r.Group, r.User) })
+	if err != nil {
+		return nil, err
+	}
+	return api.PutGroupMember200JSONResponse{User: r.User}, nil
+}
+
+// RemoveGroupMember takes a user out of a group.
+func (h *handler) RemoveGroupMember(ctx context.Context, r api.RemoveGroupMemberRequestObject) (api.RemoveGroupMemberResponseObject, error) {
+	err := h.change(ctx, nil, func(tx *metadata.Tx) error { return tx.RemoveGroupMember(ctx, r.Group, r.User) })
+	if err != nil {
+		return nil, err
+	}
+	return api.RemoveGroupMember204Response{}, nil
+}
