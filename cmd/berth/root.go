@@ -49,6 +49,7 @@ BERTH_USERNAME and BERTH_PASSWORD, else as 'docker login' or 'berth login' did.`
 		newServiceCommand(r),
 		newKeyCommand(r),
 		newAccountCommand(r),
+		newAWSTokenCommand(r),
 	} {
 		c.GroupID = groupClient
 		r.addFlags(c)
