@@ -29,6 +29,7 @@ var allowedImports = map[string][]string{
 	"auth":          {"metadata", "oci"},
 	"auth/token":    {"auth", "metadata", "oci"},
 	"auth/outbound": {},
+	"auth/aws":      {"auth", "auth/outbound", "metadata", "oci"},
 	"auth/oauth2":   {"auth", "auth/outbound", "metadata", "oci"},
 	"auth/oidc":     {"auth", "auth/outbound", "metadata", "oci"},
 	"registry":      {"manifest", "metadata", "oci", "storage"},
@@ -36,7 +37,7 @@ var allowedImports = map[string][]string{
 	"api/client":    {"api"},
 	"server":        {"auth", "auth/token", "metadata", "oci", "registry"},
 	"server/admin":  {"api", "auth", "auth/token", "metadata", "oci"},
-	"cmd/berth": {"api", "api/client", "auth", "auth/oauth2", "auth/oidc", "auth/token", "metadata", "oci", "registry", "server", "server/admin",
+	"cmd/berth": {"api", "api/client", "auth", "auth/aws", "auth/oauth2", "auth/oidc", "auth/token", "metadata", "oci", "registry", "server", "server/admin",
 		"storage", "storage/fs", "storage/s3"},
 
 	"storage/storagetest":   {"storage"},
@@ -46,6 +47,7 @@ var allowedImports = map[string][]string{
 	"conformance/bench":     {"testenv"},
 	"deploy/image":          {},
 	"auth/authtest":         {"auth"},
+	"auth/aws/awstest":      {},
 	"metadata/metadatatest": {"metadata", "testenv"},
 }
 

@@ -35,6 +35,8 @@ containerd containerd
 prometheus prometheus
 promtool   prometheus
 gcc        gcc libc6-dev
+openssl    openssl
+chromium   chromium
 '
 
 # name, directory of its package.json and package-lock.json

@@ -45,13 +45,21 @@ const callerTimeout = 5 * time.Second
 
 var serverIDRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,254}$`)
 
+// ValidServerID says what is wrong with the name of a registry in signatures.
+func ValidServerID(v string) error {
+	if !serverIDRE.MatchString(v) {
+		return fmt.Errorf("the server id %.80q is not valid: use the registry's host name", v)
+	}
+	return nil
+}
+
 // NewCallers makes the authenticator of IAM identities.
 func NewCallers(o CallerOptions) (*Callers, error) {
 	if o.DB == nil {
 		return nil, errors.New("aws: a database is required")
 	}
-	if !serverIDRE.MatchString(o.ServerID) {
-		return nil, fmt.Errorf("aws: the server id %.80q is not valid: use the registry's host name", o.ServerID)
+	if err := ValidServerID(o.ServerID); err != nil {
+		return nil, fmt.Errorf("aws: %w", err)
 	}
 	if o.Clock == nil {
 		o.Clock = time.Now

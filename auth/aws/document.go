@@ -14,6 +14,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math/big"
 	"net/http"
 	"net/url"
@@ -68,8 +69,8 @@ func NewDocuments(o DocumentOptions) (*Documents, error) {
 		return nil, errors.New("aws: a database and either certificates or a helper are required")
 	}
 	if o.HelperURL != "" {
-		if u, err := url.Parse(o.HelperURL); err != nil || u.Host == "" || u.Scheme != "https" && !outbound.IsLoopbackHTTP(u) {
-			return nil, errors.New("aws: the helper's URL has to begin with https://, for a document is a credential; http:// is for this machine itself")
+		if err := ValidHelperURL(o.HelperURL); err != nil {
+			return nil, fmt.Errorf("aws: %w", err)
 		}
 	}
 	if o.HelperRepositories == "" {
@@ -79,6 +80,14 @@ func NewDocuments(o DocumentOptions) (*Documents, error) {
 		o.Clock = time.Now
 	}
 	return &Documents{options: o, client: newClient(o.Roots, helperTimeout), vouched: newMemory[struct{}](o.Clock)}, nil
+}
+
+// ValidHelperURL says what is wrong with the URL of a helper.
+func ValidHelperURL(v string) error {
+	if u, err := url.Parse(v); err != nil || u.Host == "" || u.Scheme != "https" && !outbound.IsLoopbackHTTP(u) {
+		return fmt.Errorf("%q does not begin with https://, and an identity document is a credential; http:// is for this machine itself", v)
+	}
+	return nil
 }
 
 // documentFor is how long what was made of a document holds. It does not expire by

@@ -60,6 +60,7 @@ type config struct {
 
 	OAuth2 oauth2Config
 	OIDC   oidcConfig
+	AWS    awsConfig
 
 	TokenAlgorithm     string
 	KeyPublishDelay    time.Duration
@@ -374,6 +375,7 @@ func loadConfig(flags *pflag.FlagSet, environ []string) (*config, error) {
 		problems = append(problems, fmt.Errorf("tag_policy, tag_exempt: %w", err))
 	}
 	problems = append(problems, c.OIDC.check()...)
+	problems = append(problems, c.AWS.check(c)...)
 	sort.Slice(problems, func(i, j int) bool { return problems[i].Error() < problems[j].Error() })
 	sort.Strings(c.Warnings)
 	if len(problems) > 0 {

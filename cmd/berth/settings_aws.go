@@ -1,4 +1,122 @@
 package main
 
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+
+	"berth/auth"
+	"berth/auth/aws"
+	"berth/metadata"
+)
+
+// awsConfig are the settings of AWS identities. Without any, none is taken.
+type awsConfig struct {
+	Certificates       string
+	HelperURL          string
+	HelperRepositories string
+	DocumentMaxAge     time.Duration
+	IAM                bool
+	ServerID           string
+	STSHosts           []string
+	CAFile             string
+}
+
 // awsSettings are those of AWS identities.
-func awsSettings() []setting { return nil }
+func awsSettings() []setting {
+	return []setting{
+		stringSetting("aws_certificates", "", "EC2 instances sign in with their identity document: PEM file of AWS's certificates that sign it, or a directory with a file per region, such as eu-west-1.pem (DSA and RSA-2048)", func(c *config) *string { return &c.AWS.Certificates }, nil),
+		stringSetting("aws_iidinfo_url", "", "service that verifies identity documents in place of aws_certificates, as Pier One had it (https, or http on localhost)", func(c *config) *string { return &c.AWS.HelperURL }, aws.ValidHelperURL),
+		stringSetting("aws_iidinfo_repositories", "*", "what instances may pull for which that service vouches; * and ? are wildcards", func(c *config) *string { return &c.AWS.HelperRepositories }, nil),
+		durationSetting("aws_document_max_age", "0s", "identity documents of instances that were started longer ago are refused; 0s takes all", func(c *config) *time.Duration { return &c.AWS.DocumentMaxAge }, 0, 10*365*24*time.Hour),
+		boolSetting("aws_iam", "false", "IAM roles and users sign in with what `berth aws-token` prints", func(c *config) *bool { return &c.AWS.IAM }),
+		shown(stringSetting("aws_server_id", "", "name of this registry in what they sign", func(c *config) *string { return &c.AWS.ServerID }, aws.ValidServerID), "the host of `url`"),
+		listSetting("aws_sts_hosts", "", "endpoints of STS that are asked beside sts.amazonaws.com and sts.REGION.amazonaws.com: those of GovCloud, China, or a VPC", func(c *config) *[]string { return &c.AWS.STSHosts }),
+		shown(stringSetting("aws_ca_file", "", "PEM file of the authorities that the certificates of aws_iidinfo_url and of STS may come from", func(c *config) *string { return &c.AWS.CAFile }, nil), "those of the system"),
+	}
+}
+
+// serverID is what clients sign for.
+func (a *awsConfig) serverID(c *config) string {
+	if a.ServerID != "" {
+		return a.ServerID
+	}
+	if u, err := url.Parse(c.URL); err == nil {
+		return u.Hostname()
+	}
+	return ""
+}
+
+// check finds settings that do not fit together. It gives all problems at once.
+func (a *awsConfig) check(c *config) []error {
+	var problems []error
+	if a.Certificates != "" && a.HelperURL != "" {
+		problems = append(problems, errors.New("aws_certificates and aws_iidinfo_url are both set: set the one that verifies identity documents"))
+	}
+	if a.IAM && a.serverID(c) == "" {
+		problems = append(problems, errors.New("aws_iam needs aws_server_id or url: without a name for this registry, what was signed for another service would be taken here"))
+	}
+	if _, err := a.certificates(); err != nil {
+		problems = append(problems, err)
+	}
+	if _, err := a.roots(); err != nil {
+		problems = append(problems, err)
+	}
+	return problems
+}
+
+func (a *awsConfig) roots() (*x509.CertPool, error) {
+	if a.CAFile == "" {
+		return nil, nil
+	}
+	text, err := readSmallFile(a.CAFile)
+	if err != nil {
+		return nil, fmt.Errorf("aws_ca_file: %w", err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("aws_ca_file: %s holds no certificate in PEM form", a.CAFile)
+	}
+	return roots, nil
+}
+
+func (a *awsConfig) certificates() (*aws.Certificates, error) {
+	if a.Certificates == "" {
+		return nil, nil
+	}
+	c, err := aws.LoadCertificates(a.Certificates)
+	if err != nil {
+		return nil, fmt.Errorf("aws_certificates: %w", err)
+	}
+	return c, nil
+}
+
+// authenticators are those that the settings ask for.
+func (a *awsConfig) authenticators(c *config, db *metadata.DB) ([]auth.Authenticator, error) {
+	var list []auth.Authenticator
+	roots, err := a.roots()
+	if err != nil {
+		return nil, err
+	}
+	if a.Certificates != "" || a.HelperURL != "" {
+		o := aws.DocumentOptions{DB: db, HelperURL: a.HelperURL, HelperRepositories: a.HelperRepositories, MaxAge: a.DocumentMaxAge, Roots: roots}
+		if o.Certificates, err = a.certificates(); err != nil {
+			return nil, err
+		}
+		documents, err := aws.NewDocuments(o)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, documents)
+	}
+	if a.IAM {
+		callers, err := aws.NewCallers(aws.CallerOptions{DB: db, ServerID: a.serverID(c), Hosts: a.STSHosts, Roots: roots})
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, callers)
+	}
+	return list, nil
+}

@@ -237,6 +237,11 @@ func authenticators(_ context.Context, c *config, db *metadata.DB, hasher *auth.
 	directory := auth.NewDirectory(db, log, nil)
 	// A token of an OpenID provider may come with anybody's name.
 	list := []auth.Authenticator{auth.NewTokens(db, log, nil), openid}
+	machines, err := c.AWS.authenticators(c, db)
+	if err != nil {
+		return nil, err
+	}
+	list = append(list, machines...)
 	// Every bearer string that nobody before knows is taken for an access token.
 	if c.OAuth2.enabled() {
 		a, err := c.OAuth2.authenticator(directory, metrics.of("oauth2"), log)
