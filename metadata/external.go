@@ -67,6 +67,12 @@ func (tx *Tx) PutExternalUser(ctx context.Context, e ExternalUser) (User, error)
 	u, err := scanUser(tx.row(ctx, `
 		UPDATE users SET provider_admin = $3, seen_at = $4 WHERE source = $1 AND subject = $2 RETURNING `+userColumns,
 		e.Source, e.Subject, e.Admin, micros(tx.now)).Scan)
+	if errors.Is(err, sql.ErrNoRows) { // made by an import, for this provider
+		u, err = scanUser(tx.row(ctx, `
+			UPDATE users SET subject = $3, provider_admin = $4, seen_at = $5
+			 WHERE name = $1 AND source = $2 AND subject IS NULL RETURNING `+userColumns,
+			e.Name, e.Source, e.Subject, e.Admin, micros(tx.now)).Scan)
+	}
 	if errors.Is(err, sql.ErrNoRows) {
 		u, err = scanUser(tx.row(ctx, `
 			INSERT INTO users (name, source, subject, provider_admin, seen_at, created_at, updated_at)

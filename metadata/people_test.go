@@ -386,3 +386,37 @@ func TestTokens(t *testing.T) {
 		wantErr(t, err, oci.ErrNotFound)
 	})
 }
+
+// A user whom an import made for a provider is that provider's at the first sign-in, and
+// nobody else's; with the tokens that the import made.
+func TestProviderTakesOverImportedUser(t *testing.T) {
+	metadatatest.Each(t, func(t *testing.T, db *metadata.DB) {
+		ctx := t.Context()
+		var made metadata.User
+		update(t, db, func(ctx context.Context, tx *metadata.Tx) (err error) {
+			if made, err = tx.CreateUser(ctx, metadata.User{Name: "john.doe", Role: metadata.RoleUser, Source: "ldap"}); err != nil {
+				return err
+			}
+			_, err = tx.CreateUser(ctx, metadata.User{Name: "local", Role: metadata.RoleUser})
+			return err
+		})
+		put := func(source, subject, name string) (u metadata.User, err error) {
+			err = db.Update(ctx, func(tx *metadata.Tx) (err error) {
+				u, err = tx.PutExternalUser(ctx, metadata.ExternalUser{Source: source, Subject: subject, Name: name})
+				return err
+			})
+			return u, err
+		}
+		_, err := put("oidc", "s1", "john.doe")
+		wantErr(t, err, oci.ErrConflict)
+		_, err = put("ldap", "s1", "local")
+		wantErr(t, err, oci.ErrConflict)
+		for range 2 {
+			if u, err := put("ldap", "s1", "john.doe"); err != nil || u.ID != made.ID || u.Subject != "s1" {
+				t.Errorf("%+v %v", u, err)
+			}
+		}
+		_, err = put("ldap", "s2", "john.doe")
+		wantErr(t, err, oci.ErrConflict)
+	})
+}

@@ -1,6 +1,7 @@
 package metadata
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -50,13 +51,14 @@ func errUserUnknown(name string) *oci.Error {
 	return oci.Errorf(oci.CodeNotFound, "there is no user %s", name)
 }
 
-// CreateUser makes a user, or returns CONFLICT when the name is taken.
+// CreateUser makes a user, or returns CONFLICT when the name is taken. A user with the
+// Source of a provider and no Subject is taken over at the first sign-in by that provider.
 func (tx *Tx) CreateUser(ctx context.Context, u User) (User, error) {
 	made, err := scanUser(tx.row(ctx, `
-		INSERT INTO users (name, password_hash, role, disabled, created_at, updated_at)
-		VALUES ($1, $2, $3, $4, $5, $5)
+		INSERT INTO users (name, password_hash, role, disabled, created_at, updated_at, source)
+		VALUES ($1, $2, $3, $4, $5, $5, $6)
 		ON CONFLICT (name) DO NOTHING
-		RETURNING `+userColumns, u.Name, u.PasswordHash, u.Role, u.Disabled, micros(tx.now)).Scan)
+		RETURNING `+userColumns, u.Name, u.PasswordHash, u.Role, u.Disabled, micros(tx.now), cmp.Or(u.Source, SourceLocal)).Scan)
 	return made, notFound(err, oci.Errorf(oci.CodeConflict, "the user %s exists already", u.Name))
 }
 

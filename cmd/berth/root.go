@@ -29,6 +29,7 @@ BERTH_USERNAME and BERTH_PASSWORD, else as 'docker login' or 'berth login' did.`
 		newWhyCommand(),
 		newDuCommand(),
 		newCheckCommand(),
+		newImportCommand(),
 	} {
 		c.GroupID = groupServer
 		root.AddCommand(c)

@@ -1,0 +1,198 @@
+package main
+
+import (
+	"bufio"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"berth/metadata"
+	"berth/oci"
+)
+
+func newImportCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "import",
+		Short: "Take over users and tokens from other systems",
+		Long: `Take over users and tokens from other systems. These commands work on the configured database
+themselves, beside running servers, and can be run again: what is there already stays as it is. With
+--dry-run they only say what they would do.`,
+		Example: `  berth import htpasswd users.htpasswd --dry-run
+  berth import dims tokens.json`,
+	}
+	c.AddCommand(newImportHtpasswdCommand(), newImportDimsCommand())
+	return c
+}
+
+// importFlags are those that all imports have.
+type importFlags struct {
+	dryRun bool
+	output *choice
+}
+
+func addImportFlags(c *cobra.Command) *importFlags {
+	f := &importFlags{}
+	addFlags(c.Flags())
+	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "only say what would be done")
+	f.output = outputFlag(c)
+	return f
+}
+
+// imported is what an import has done, or would do.
+type imported struct {
+	DryRun bool `json:"dry_run"`
+	// Users and Tokens are those that were made.
+	Users  int `json:"users"`
+	Tokens int `json:"tokens,omitempty"`
+	// Updated are users who got what the file says.
+	Updated int `json:"updated,omitempty"`
+	// Unchanged were there already, as the file has them.
+	Unchanged int `json:"unchanged"`
+	// Kept are lines that were left out on purpose, and why.
+	Kept []string `json:"kept,omitempty"`
+}
+
+// print writes the report, and says nothing was written after a dry run.
+func (f *importFlags) print(cmd *cobra.Command, r imported) error {
+	r.DryRun = f.dryRun
+	if f.output.value == "json" {
+		return printJSON(cmd.OutOrStdout(), r)
+	}
+	for _, line := range r.Kept {
+		fmt.Fprintln(cmd.ErrOrStderr(), line)
+	}
+	did := "made"
+	if f.dryRun {
+		did = "would be made"
+	}
+	parts := []string{count(r.Users, "user") + " " + did}
+	if r.Tokens > 0 {
+		parts = append(parts, count(r.Tokens, "token")+" "+did)
+	}
+	if r.Updated > 0 {
+		parts = append(parts, fmt.Sprintf("%d changed", r.Updated))
+	}
+	parts = append(parts, fmt.Sprintf("%d there already", r.Unchanged))
+	if len(r.Kept) > 0 {
+		parts = append(parts, fmt.Sprintf("%d left alone", len(r.Kept)))
+	}
+	_, err := fmt.Fprintln(cmd.OutOrStdout(), strings.Join(parts, ", ")+".")
+	return err
+}
+
+// importer is who the audit log names for what an import makes.
+var importer = metadata.Actor{Name: "berth import"}
+
+// importBatch is how many records one transaction takes: servers that use the same
+// SQLite file wait for it.
+const importBatch = 200
+
+// errDryRun undoes a transaction whose only purpose was to see what it would do.
+var errDryRun = errors.New("nothing is written in a dry run")
+
+// importAll gives the records to a function, some in each transaction. A dry run is undone
+// after each, so it counts twice what the file has twice in different batches.
+func importAll[T any](ctx context.Context, l *local, f *importFlags, records []T, one func(context.Context, *metadata.Tx, T, *imported) error) (imported, error) {
+	var total imported
+	for len(records) > 0 {
+		n := min(importBatch, len(records))
+		var r imported
+		err := l.db.Update(ctx, func(tx *metadata.Tx) error {
+			r = imported{}
+			for _, record := range records[:n] {
+				if err := one(ctx, tx, record, &r); err != nil {
+					return err
+				}
+			}
+			if f.dryRun {
+				return errDryRun
+			}
+			return nil
+		})
+		if err != nil && !errors.Is(err, errDryRun) {
+			return total, err
+		}
+		total.Users += r.Users
+		total.Tokens += r.Tokens
+		total.Updated += r.Updated
+		total.Unchanged += r.Unchanged
+		total.Kept = append(total.Kept, r.Kept...)
+		records = records[n:]
+	}
+	return total, nil
+}
+
+// Bounds of a file that is imported.
+const (
+	maxImportBytes   = 256 << 20 // unpacked
+	maxImportRecords = 1_000_000
+)
+
+// openImport opens a file, "-" for stdin, and unpacks it when it is gzip, as exports
+// to S3 are. More than 256 MiB is an error of the reader.
+func openImport(cmd *cobra.Command, name string) (io.Reader, func() error, error) {
+	done := func() error { return nil }
+	var in io.Reader = cmd.InOrStdin()
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, nil, err
+		}
+		in, done = f, f.Close
+	}
+	buffered := bufio.NewReader(in)
+	in = buffered
+	if magic, err := buffered.Peek(2); err == nil && magic[0] == 0x1f && magic[1] == 0x8b {
+		unpacked, err := gzip.NewReader(buffered)
+		if err != nil {
+			return nil, nil, errors.Join(fmt.Errorf("%s: %w", name, err), done())
+		}
+		in = unpacked
+	}
+	return &boundedReader{in, maxImportBytes}, done, nil
+}
+
+// boundedReader fails when there is more than it may give.
+type boundedReader struct {
+	r    io.Reader
+	left int64
+}
+
+func (b *boundedReader) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, fmt.Errorf("the file is larger than %s", showBytes(maxImportBytes))
+	}
+	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	return n, err
+}
+
+// maxProblems is how many bad lines a message names.
+const maxProblems = 20
+
+// problemsError says what is wrong with a file; nothing of it was imported.
+func problemsError(name string, problems []error) error {
+	n := len(problems)
+	if n == 0 {
+		return nil
+	}
+	if n > maxProblems {
+		problems = append(problems[:maxProblems:maxProblems], fmt.Errorf("and %d more", n-maxProblems))
+	}
+	return fmt.Errorf("%s was not imported:\n%w", name, errors.Join(problems...))
+}
+
+// message is what a person reads of an error: without the code of an *oci.Error.
+func message(err error) string {
+	var e *oci.Error
+	if errors.As(err, &e) {
+		return e.Message
+	}
+	return err.Error()
+}

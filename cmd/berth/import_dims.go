@@ -1,0 +1,275 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/base64"
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"berth/auth"
+	"berth/metadata"
+	"berth/oci"
+)
+
+func newImportDimsCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "dims FILE",
+		Short: "Take over the tokens of d.ims.io",
+		Long: `Take over the tokens of d.ims.io, so that docker configurations that hold them go on working. FILE
+(- is stdin, gzip is unpacked) is an export of its DynamoDB table, with the fields Token and User: JSON
+as 'aws dynamodb scan' or an export to S3 gives it, or CSV.
+
+Each token becomes a personal token of its user, who is made when there is none: without a password, or
+with --source for an outside provider, which then takes the user over at the first sign-in. What a
+token may do is what its user may do: nothing, until the user is in a team or has a grant. Only the hash of a
+token is stored. Tokens that somebody deleted here since come back when the file is imported again.`,
+		Example: `  aws dynamodb scan --table-name d.ims.io.tokens > tokens.json && berth import dims tokens.json --dry-run
+  berth import dims tokens.json --source ldap
+  berth import dims tokens.csv --actions pull,push`,
+		Args: cobra.ExactArgs(1),
+	}
+	f := addImportFlags(c)
+	source := c.Flags().String("source", metadata.SourceLocal, "who vouches for the users that are made: local, or the name of a provider, such as ldap")
+	actions := c.Flags().StringSlice("actions", auth.AllActions.Names(), "what the tokens carry at most: pull, push, delete, admin")
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		carried, err := auth.ParseActions(*actions)
+		if err != nil {
+			return usagef("--actions: %s", message(err))
+		}
+		if err := nameArgument("source", *source); err != nil {
+			return err
+		}
+		in, done, err := openImport(cmd, args[0])
+		if err != nil {
+			return err
+		}
+		tokens, err := readDims(args[0], in)
+		if err := errors.Join(err, done()); err != nil {
+			return err
+		}
+		return runLocal(cmd, false, func(ctx context.Context, l *local) error {
+			report, err := importAll(ctx, l, f, tokens, func(ctx context.Context, tx *metadata.Tx, t dimsToken, r *imported) error {
+				return importDims(ctx, tx, t, *source, carried, r)
+			})
+			if err != nil {
+				return err
+			}
+			return f.print(cmd, report)
+		})
+	}
+	return c
+}
+
+// dimsToken is a token of d.ims.io: the hash of its pair, and whose it is.
+type dimsToken struct {
+	record int
+	hash   string
+	user   string
+	own    string // the pair's user name: the User of tokens that were made with this one
+}
+
+// dimsItem is an item of the table, in the forms that tools give it.
+type dimsItem struct {
+	Token dimsValue
+	User  dimsValue
+	Item  *dimsItem  // a line of an export to S3
+	Items []dimsItem // the answer of a scan
+}
+
+// dimsValue is "text", or {"S":"text"} as DynamoDB writes it.
+type dimsValue string
+
+// UnmarshalJSON reads either form.
+func (v *dimsValue) UnmarshalJSON(raw []byte) error {
+	var typed struct{ S *string }
+	if json.Unmarshal(raw, &typed) == nil && typed.S != nil {
+		*v = dimsValue(*typed.S)
+		return nil
+	}
+	return json.Unmarshal(raw, (*string)(v))
+}
+
+// maxDimsToken bounds a token, in bytes; those of d.ims.io have 56.
+const maxDimsToken = 1024
+
+// readDims reads an export. The error names every record that is no token, and never
+// the token. Tokens that were made with another token belong to the user of that one.
+func readDims(file string, in io.Reader) ([]dimsToken, error) {
+	buffered := bufio.NewReader(in)
+	items := jsonItems
+	if first, err := firstByte(buffered); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	} else if first != '{' && first != '[' {
+		items = csvItems
+	}
+	var tokens []dimsToken
+	var problems []error
+	n := 0
+	err := items(buffered, func(item dimsItem) error {
+		if n++; n > maxImportRecords {
+			return fmt.Errorf("there are more than %d tokens: divide the file", maxImportRecords)
+		}
+		raw, err := base64.StdEncoding.DecodeString(string(item.Token))
+		user, password, ok := strings.Cut(string(raw), ":")
+		switch {
+		case item.Token == "" || item.User == "":
+			problems = append(problems, fmt.Errorf("record %d: it has no Token or no User", n))
+			return nil
+		case err != nil || !ok || user == "" || password == "" || len(item.Token) > maxDimsToken:
+			problems = append(problems, fmt.Errorf("record %d: its Token is not base64 of user:password", n))
+			return nil
+		}
+		tokens = append(tokens, dimsToken{record: n, hash: auth.PairHash(user, password), user: string(item.User), own: user})
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s, record %d: %w", file, n+1, err)
+	}
+	maker := map[string]string{}
+	for _, t := range tokens {
+		maker[t.own] = t.user
+	}
+	for i := range tokens {
+		t := &tokens[i]
+		// The old system wrote down the random user name when a token made a token.
+		for steps := 0; steps < len(tokens); steps++ {
+			of, ok := maker[t.user]
+			if !ok {
+				break
+			}
+			t.user = of
+		}
+		if _, err := auth.ParseUserName(t.user); err != nil {
+			problems = append(problems, fmt.Errorf("record %d: %s", t.record, message(err)))
+		}
+	}
+	return tokens, problemsError(file, problems)
+}
+
+// firstByte peeks at the first byte that is no space.
+func firstByte(r *bufio.Reader) (byte, error) {
+	for {
+		b, err := r.ReadByte()
+		if err != nil {
+			return 0, err
+		}
+		if !slices.Contains([]byte(" \t\r\n"), b) {
+			return b, r.UnreadByte()
+		}
+	}
+}
+
+// jsonItems reads JSON values, one after the other.
+func jsonItems(r *bufio.Reader, found func(dimsItem) error) error {
+	var walk func(item dimsItem) error
+	walk = func(item dimsItem) error {
+		switch {
+		case item.Item != nil:
+			return walk(*item.Item)
+		case item.Items != nil:
+			for _, i := range item.Items {
+				if err := walk(i); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+		return found(item)
+	}
+	for d := json.NewDecoder(r); ; {
+		var raw json.RawMessage
+		if err := d.Decode(&raw); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		item := dimsItem{}
+		target := any(&item)
+		if raw[0] == '[' {
+			item.Items = []dimsItem{}
+			target = &item.Items
+		}
+		if err := json.Unmarshal(raw, target); err != nil {
+			return errors.New("it is not an item of the tokens table") // the text of the error may hold the token
+		}
+		if err := walk(item); err != nil {
+			return err
+		}
+	}
+}
+
+// csvItems reads CSV with a header that has Token and User, also as the console of AWS
+// writes it: "Token (S)".
+func csvItems(r *bufio.Reader, found func(dimsItem) error) error {
+	lines := csv.NewReader(r)
+	header, err := lines.Read()
+	if err != nil {
+		return err
+	}
+	column := func(name string) int {
+		return slices.IndexFunc(header, func(s string) bool {
+			s = strings.TrimPrefix(strings.TrimSpace(s), "\uFEFF")
+			return strings.EqualFold(s, name) || strings.EqualFold(s, name+" (S)")
+		})
+	}
+	token, user := column("Token"), column("User")
+	if token < 0 || user < 0 {
+		return errors.New("its first line has no columns Token and User")
+	}
+	for {
+		fields, err := lines.Read()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := found(dimsItem{Token: dimsValue(fields[token]), User: dimsValue(fields[user])}); err != nil {
+			return err
+		}
+	}
+}
+
+// importDims makes a token, and its user when there is none.
+func importDims(ctx context.Context, tx *metadata.Tx, t dimsToken, source string, actions auth.Actions, r *imported) error {
+	existing, _, err := tx.TokenBySecretHash(ctx, t.hash)
+	switch {
+	case err == nil && existing.User == t.user:
+		r.Unchanged++
+		return nil
+	case err == nil:
+		r.Kept = append(r.Kept, fmt.Sprintf("record %d: the token is %s's here, and not %s's; it stays so", t.record, existing.User+existing.Team, t.user))
+		return nil
+	case !errors.Is(err, oci.ErrNotFound):
+		return err
+	}
+	var events []metadata.AuditEvent
+	detail := map[string]any{"from": "dims"}
+	if _, err := tx.User(ctx, t.user); errors.Is(err, oci.ErrNotFound) {
+		if _, err := tx.CreateUser(ctx, metadata.User{Name: t.user, Role: metadata.RoleUser, Source: source}); err != nil {
+			return err
+		}
+		r.Users++
+		events = append(events, metadata.AuditEvent{Action: "createUser", Actor: importer, Reference: t.user, Detail: detail})
+	} else if err != nil {
+		return err
+	}
+	made, err := tx.CreateToken(ctx, metadata.Token{
+		Kind: metadata.PersonalToken, Name: "dims-" + t.hash[:16], User: t.user,
+		Repositories: "*", Actions: actions.Names(), CreatedBy: importer.Name,
+	}, t.hash)
+	if err != nil {
+		return err
+	}
+	r.Tokens++
+	return tx.InsertAudit(ctx, append(events, metadata.AuditEvent{Action: "createToken", Actor: importer, Reference: made.Name,
+		Detail: map[string]any{"from": "dims", "path": map[string]string{"user": t.user}}})...)
+}

@@ -1,0 +1,160 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"berth/auth"
+	"berth/metadata"
+	"berth/oci"
+)
+
+func newImportHtpasswdCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "htpasswd FILE",
+		Short: "Take over users from a file of Apache's htpasswd",
+		Long: `Take over users with their passwords from a file of Apache's htpasswd (- is stdin). Only bcrypt hashes
+can be taken over (htpasswd -B). When a line has another hash, nothing is imported, and the message
+says which lines and what to do.
+
+A user who is there already keeps the password, so that the file can be imported again after people
+have changed theirs; with --replace the file wins.`,
+		Example: `  berth import htpasswd users.htpasswd --dry-run
+  berth import htpasswd users.htpasswd --replace`,
+		Args: cobra.ExactArgs(1),
+	}
+	f := addImportFlags(c)
+	replace := c.Flags().Bool("replace", false, "give users who are there already the password of the file")
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		in, done, err := openImport(cmd, args[0])
+		if err != nil {
+			return err
+		}
+		entries, err := readHtpasswd(args[0], in)
+		if err := errors.Join(err, done()); err != nil {
+			return err
+		}
+		return runLocal(cmd, false, func(ctx context.Context, l *local) error {
+			report, err := importAll(ctx, l, f, entries, func(ctx context.Context, tx *metadata.Tx, e htpasswdEntry, r *imported) error {
+				return importHtpasswd(ctx, tx, e, *replace, r)
+			})
+			if err != nil {
+				return err
+			}
+			return f.print(cmd, report)
+		})
+	}
+	return c
+}
+
+type htpasswdEntry struct {
+	line       int
+	name, hash string
+}
+
+// maxHtpasswdLine bounds a line, in bytes.
+const maxHtpasswdLine = 4096
+
+// readHtpasswd reads name:hash lines. The error names every line that cannot be taken
+// over, and never a hash.
+func readHtpasswd(file string, in io.Reader) ([]htpasswdEntry, error) {
+	var entries []htpasswdEntry
+	var problems []error
+	hasher := auth.NewHasher(1)
+	seen := map[string]int{}
+	lines := bufio.NewScanner(in)
+	lines.Buffer(nil, maxHtpasswdLine)
+	n := 0
+	for lines.Scan() {
+		n++
+		text := strings.TrimSpace(lines.Text())
+		if text == "" || strings.HasPrefix(text, "#") {
+			continue
+		}
+		if len(entries) == maxImportRecords {
+			return nil, fmt.Errorf("%s has more than %d users: divide it", file, maxImportRecords)
+		}
+		bad := func(format string, args ...any) {
+			problems = append(problems, fmt.Errorf("line %d: "+format, append([]any{n}, args...)...))
+		}
+		name, hash, ok := strings.Cut(text, ":")
+		if !ok {
+			bad("it is not NAME:HASH")
+			continue
+		}
+		if _, err := auth.ParseUserName(name); err != nil {
+			bad("%s", message(err))
+			continue
+		}
+		if kind := otherHash(hash); kind != "" {
+			bad("the password of %s is hashed by %s, which is not taken over: ask for a new one with 'htpasswd -B', or remove the line and use 'berth user create'", name, kind)
+			continue
+		}
+		if err := hasher.Check(hash); err != nil {
+			bad("%s: %s", name, message(err))
+			continue
+		}
+		if first, ok := seen[name]; ok {
+			bad("%s is in line %d too: remove one of them", name, first)
+			continue
+		}
+		seen[name] = n
+		entries = append(entries, htpasswdEntry{n, name, hash})
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("%s, line %d: %w", file, n+1, err)
+	}
+	return entries, problemsError(file, problems)
+}
+
+// otherHash names the kind of a hash that is not bcrypt; "" is bcrypt.
+func otherHash(hash string) string {
+	for _, k := range []struct{ prefix, kind string }{
+		{"$2a$", ""}, {"$2b$", ""}, {"$2y$", ""},
+		{"$apr1$", "MD5 (apr1)"}, {"$1$", "MD5"}, {"{SHA}", "SHA-1 without a salt"}, {"{SSHA}", "SHA-1"},
+		{"$5$", "SHA-256 crypt"}, {"$6$", "SHA-512 crypt"}, {"$y$", "yescrypt"},
+	} {
+		if strings.HasPrefix(hash, k.prefix) {
+			return k.kind
+		}
+	}
+	return "crypt(), or not at all"
+}
+
+// importHtpasswd makes a user, or leaves the one who is there alone.
+func importHtpasswd(ctx context.Context, tx *metadata.Tx, e htpasswdEntry, replace bool, r *imported) error {
+	u, err := tx.LockUser(ctx, e.name)
+	event := metadata.AuditEvent{Actor: importer, Reference: e.name, Detail: map[string]any{"from": "htpasswd"}}
+	switch {
+	case errors.Is(err, oci.ErrNotFound):
+		if _, err := tx.CreateUser(ctx, metadata.User{Name: e.name, PasswordHash: e.hash, Role: metadata.RoleUser}); err != nil {
+			return err
+		}
+		r.Users++
+		event.Action = "createUser"
+		return tx.InsertAudit(ctx, event)
+	case err != nil:
+		return err
+	case u.Source != metadata.SourceLocal:
+		r.Kept = append(r.Kept, fmt.Sprintf("line %d: %s signs in by %s, and gets no password here", e.line, e.name, u.Source))
+		return nil
+	case u.PasswordHash == e.hash:
+		r.Unchanged++
+		return nil
+	case u.PasswordHash != "" && !replace:
+		r.Kept = append(r.Kept, fmt.Sprintf("line %d: %s has another password here, which stays (use --replace to change it)", e.line, e.name))
+		return nil
+	}
+	if _, err := tx.UpdateUser(ctx, e.name, metadata.UserChange{PasswordHash: &e.hash}); err != nil {
+		return err
+	}
+	r.Updated++
+	event.Action = "setPassword"
+	return tx.InsertAudit(ctx, event)
+}
