@@ -36,6 +36,8 @@ type dialect interface {
 	clock() string
 	// lockTable makes transactions that lock the same table wait for each other.
 	lockTable(ctx context.Context, tx *Tx, table string) error
+
+	rowDialect
 }
 
 type postgresDialect struct{}

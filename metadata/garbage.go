@@ -28,11 +28,17 @@ func (tx *Tx) EnqueueGarbage(ctx context.Context, kind, value string, notBefore 
 	return err
 }
 
-// DueGarbage lists what may be removed now, longest due first.
+// DueGarbage lists what may be removed now, longest due first. While somebody
+// has a Hold, that is no object: a snapshot may still refer to it. What was listed before the hold
+// began had lost its row by then, so no later snapshot refers to that.
 func (tx *Tx) DueGarbage(ctx context.Context, limit int) ([]Garbage, error) {
 	return list(ctx, tx, func(rows *sql.Rows) (g Garbage, err error) {
 		return g, rows.Scan(&g.ID, &g.Kind, &g.Value, &g.Size)
-	}, `SELECT id, kind, value, size FROM garbage WHERE not_before <= $1 ORDER BY not_before, id LIMIT $2`, micros(tx.now), limit)
+	}, `
+		SELECT id, kind, value, size FROM garbage
+		 WHERE not_before <= $1
+		   AND (kind = 'session' OR NOT EXISTS (SELECT 1 FROM leases WHERE name >= 'hold:' AND name < 'hold;' AND expires_at > $1))
+		 ORDER BY not_before, id LIMIT $2`, micros(tx.now), limit)
 }
 
 // RemoveGarbage forgets a note, after the store has removed the thing.

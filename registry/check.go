@@ -88,7 +88,7 @@ func (r *Registry) Check(ctx context.Context, run CheckRun) (CheckReport, error)
 	if run.Grace == 0 {
 		run.Grace = r.o.GCGrace
 	}
-	c := &check{r: r, run: run, told: time.Now(), objects: pace{rate: run.Rate}, bytes: pace{rate: run.HashRate}}
+	c := &check{r: r, run: run, told: time.Now(), objects: newPace(run.Rate), bytes: newPace(run.HashRate)}
 	c.report = CheckReport{StartedAt: r.o.Clock().UTC(), Found: map[string]int64{}, Problems: []Problem{}}
 	for _, step := range []func(context.Context) error{c.blobs, c.walk, c.manifests, c.queues} {
 		if err := step(ctx); err != nil {
@@ -104,8 +104,8 @@ type check struct {
 	r       *Registry
 	run     CheckRun
 	report  CheckReport
-	objects pace
-	bytes   pace
+	objects *pace
+	bytes   *pace
 	told    time.Time
 }
 
@@ -175,7 +175,7 @@ func (c *check) object(ctx context.Context, b metadata.StoredBlob) (kind, detail
 	defer rc.Close()
 	sum := c.r.newSum(b.Digest.Algorithm())
 	defer c.r.release(sum)
-	n, err := io.Copy(sum, pacedReader{ctx, rc, &c.bytes})
+	n, err := io.Copy(sum, pacedReader{ctx, rc, c.bytes})
 	c.report.Bytes += n
 	if err != nil {
 		return "", "", err
@@ -350,49 +350,4 @@ func (c *check) queues(ctx context.Context) error {
 			Detail: fmt.Sprintf("%d unreferenced rows were in no queue of the collector; somebody has changed the database without its triggers", n)})
 	}
 	return err
-}
-
-// pace spreads work over time. The zero value does not.
-type pace struct {
-	rate float64 // units a second, 0 for no limit
-	next time.Time
-}
-
-// wait waits until n more units may be used.
-func (p *pace) wait(ctx context.Context, n float64) error {
-	if p.rate <= 0 {
-		return ctx.Err()
-	}
-	now := time.Now()
-	if p.next.Before(now) {
-		p.next = now
-	}
-	delay := p.next.Sub(now)
-	p.next = p.next.Add(time.Duration(n / p.rate * float64(time.Second)))
-	if delay < 10*time.Millisecond { // what a timer can do
-		return ctx.Err()
-	}
-	t := time.NewTimer(delay)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// pacedReader reads no faster than its pace.
-type pacedReader struct {
-	ctx  context.Context
-	r    io.Reader
-	pace *pace
-}
-
-func (p pacedReader) Read(b []byte) (int, error) {
-	n, err := p.r.Read(b)
-	if werr := p.pace.wait(p.ctx, float64(n)); werr != nil {
-		return n, werr
-	}
-	return n, err
 }

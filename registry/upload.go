@@ -59,10 +59,15 @@ func (r *Registry) StartUpload(ctx context.Context, principal, repo string, algo
 	return toUpload(row), err
 }
 
-func (r *Registry) start(ctx context.Context, principal, repo string, algorithm digest.Algorithm) (metadata.Upload, error) {
+// newID makes the unguessable name of an upload.
+func newID() string {
 	var b [16]byte
 	rand.Read(b[:])
-	id := hex.EncodeToString(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+func (r *Registry) start(ctx context.Context, principal, repo string, algorithm digest.Algorithm) (metadata.Upload, error) {
+	id := newID()
 	row := metadata.Upload{
 		ID:         id,
 		Repository: repo,

@@ -1,0 +1,196 @@
+package metadata
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"berth/oci"
+)
+
+// Copying a registry to another database and store: which blobs still need
+// their bytes there, whose copy a database is, and the hold on objects meanwhile.
+
+// pendingPrefix begins the storage key of a blob whose bytes are still to be
+// copied. It is no key of any store.
+const pendingPrefix = "pending:"
+
+// pendingBlob gives a blob's row a key of its own until its bytes are there.
+func pendingBlob(t Table, now int64) func([]any) {
+	at := func(name string) int {
+		return slices.IndexFunc(t.Columns, func(c Column) bool { return c.Name == name })
+	}
+	digestAt, keyAt, missingAt := at("digest"), at("storage_key"), at("missing_since")
+	return func(row []any) {
+		row[keyAt] = pendingPrefix + row[digestAt].(string)
+		if row[missingAt] == nil {
+			row[missingAt] = now
+		}
+	}
+}
+
+// arrivedBlobsStay ends the INSERT of blobs: a healthy row keeps its object.
+func arrivedBlobsStay(t Table) string {
+	var set []string
+	for _, c := range t.Columns {
+		switch c.Name {
+		case "digest":
+		case "storage_key", "missing_since":
+			set = append(set, c.Name+" = CASE WHEN blobs.missing_since IS NULL THEN blobs."+c.Name+" ELSE excluded."+c.Name+" END")
+		default:
+			set = append(set, quoted(c.Name)+" = excluded."+quoted(c.Name))
+		}
+	}
+	return ` ON CONFLICT (digest) DO UPDATE SET ` + strings.Join(set, ", ")
+}
+
+// forgetBlobs removes the blobs that the source no longer has, which copyTable
+// has marked by an impossible time, and makes garbage of their objects.
+func (tx *Tx) forgetBlobs(ctx context.Context) error {
+	_, err := tx.exec(ctx, `
+		INSERT INTO garbage (kind, value, enqueued_at, not_before, digest, size)
+		SELECT 'object', storage_key, CAST($1 AS BIGINT), CAST($1 AS BIGINT), digest, size FROM blobs
+		 WHERE created_at = -1 AND storage_key NOT LIKE '`+pendingPrefix+`%'`, micros(tx.now))
+	if err == nil {
+		_, err = tx.exec(ctx, `DELETE FROM blobs WHERE created_at = -1`)
+	}
+	return err
+}
+
+// PendingBlobs lists blobs whose bytes CopyRows has left to be copied, by digest, behind one.
+func (tx *Tx) PendingBlobs(ctx context.Context, after digest.Digest, limit int) ([]Blob, error) {
+	return list(ctx, tx, func(rows *sql.Rows) (b Blob, err error) {
+		return b, rows.Scan(&b.Digest, &b.Key, &b.Size)
+	}, `
+		SELECT digest, storage_key, size FROM blobs
+		 WHERE missing_since IS NOT NULL AND digest > $1 AND storage_key LIKE '`+pendingPrefix+`%'
+		 ORDER BY digest LIMIT $2`, string(after), limit)
+}
+
+// BlobArrived gives a pending blob its object. It reports false when the blob
+// has one by now, or is gone.
+func (tx *Tx) BlobArrived(ctx context.Context, d digest.Digest, key string) (bool, error) {
+	n, err := tx.exec(ctx, `
+		UPDATE blobs SET storage_key = $2, missing_since = NULL
+		 WHERE digest = $1 AND storage_key = $3`, string(d), key, pendingPrefix+string(d))
+	return n > 0, err
+}
+
+// UnfinishedUploads lists sessions, oldest first. In a database that no server
+// works on, they are of a copy that was cut off.
+func (tx *Tx) UnfinishedUploads(ctx context.Context, limit int) ([]Upload, error) {
+	return list(ctx, tx, func(rows *sql.Rows) (Upload, error) { return scanUpload(rows.Scan) },
+		`SELECT `+uploadColumns+` FROM uploads ORDER BY started_at LIMIT $1`, limit)
+}
+
+// The rows of leases that are about transfers.
+const (
+	transferCopying = "transfer:copying" // the holder is the source
+	transferReady   = "transfer:ready"
+	holdPrefix      = "hold:"
+)
+
+// forever is the end of a lease that has none: the year 9999.
+var forever = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// Transfer says that a database is a copy of another one.
+type Transfer struct {
+	Source string
+	Ready  bool // complete, and may be taken into use
+}
+
+// Transfer gives whose copy the database is; nil when it is a registry of its own.
+func (tx *Tx) Transfer(ctx context.Context) (*Transfer, error) {
+	var t Transfer
+	err := tx.row(ctx, `SELECT holder, name = $2 FROM leases WHERE name IN ($1, $2) ORDER BY name LIMIT 1`,
+		transferCopying, transferReady).Scan(&t.Source, &t.Ready)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &t, nil
+}
+
+// SetTransfer notes whose copy the database is, and whether it is complete; nil that it is none.
+func (tx *Tx) SetTransfer(ctx context.Context, t *Transfer) error {
+	_, err := tx.exec(ctx, `DELETE FROM leases WHERE name IN ($1, $2)`, transferCopying, transferReady)
+	if err != nil || t == nil {
+		return err
+	}
+	name := transferCopying
+	if t.Ready {
+		name = transferReady
+	}
+	_, err = tx.exec(ctx, `INSERT INTO leases (name, holder, expires_at) VALUES ($1, $2, $3)`, name, t.Source, micros(forever))
+	return err
+}
+
+// TakeIntoUse makes a complete copy a registry of its own: nothing is copied
+// into it any more. One that is not complete is refused with CONFLICT, since
+// what a client would push to it would be lost.
+func (tx *Tx) TakeIntoUse(ctx context.Context) error {
+	t, err := tx.Transfer(ctx)
+	if err != nil || t == nil {
+		return err
+	}
+	if !t.Ready {
+		return oci.Errorf(oci.CodeConflict, "the database is an unfinished copy of %s: run the berth restore or berth migrate-storage that fills it to its end, or choose another database", t.Source)
+	}
+	return tx.SetTransfer(ctx, nil)
+}
+
+// IsEmpty reports whether the database holds no registry: no user, team,
+// repository or blob. What migrations put there does not count.
+func (tx *Tx) IsEmpty(ctx context.Context) (bool, error) {
+	var used bool
+	err := tx.row(ctx, `
+		SELECT EXISTS (SELECT 1 FROM users) OR EXISTS (SELECT 1 FROM teams)
+		    OR EXISTS (SELECT 1 FROM repositories) OR EXISTS (SELECT 1 FROM blobs)`).Scan(&used)
+	return !used, err
+}
+
+// Hold keeps every replica from removing objects, collected ones too, until
+// ttl is over: what a snapshot refers to stays readable. It reports false, and holds nothing, when
+// renew is set and the hold had run out.
+func (tx *Tx) Hold(ctx context.Context, id string, ttl time.Duration, renew bool) (bool, error) {
+	if !renew {
+		return tx.AcquireLease(ctx, holdPrefix+id, id, ttl)
+	}
+	n, err := tx.exec(ctx, `UPDATE leases SET expires_at = $2 WHERE name = $1 AND expires_at > $3`,
+		holdPrefix+id, micros(tx.now.Add(ttl)), micros(tx.now))
+	return n > 0, err
+}
+
+// ReleaseHold ends a hold.
+func (tx *Tx) ReleaseHold(ctx context.Context, id string) error {
+	return tx.ReleaseLease(ctx, holdPrefix+id, id)
+}
+
+// Integrity reads an SQLite database through and reports what is damaged: pages,
+// indexes, and rows whose foreign keys point to nothing. Postgres does not have such a check.
+func (db *DB) Integrity(ctx context.Context) error {
+	if db.writer == nil {
+		return nil
+	}
+	return db.View(ctx, func(tx *Tx) error {
+		found, err := list(ctx, tx, scanString, `SELECT integrity_check FROM pragma_integrity_check LIMIT 10`)
+		if err != nil {
+			return err
+		}
+		if len(found) != 1 || found[0] != "ok" {
+			return errors.New("the database is damaged: " + strings.Join(found, "; "))
+		}
+		found, err = list(ctx, tx, scanString, `SELECT DISTINCT "table" || ' to ' || parent FROM pragma_foreign_key_check LIMIT 10`)
+		if err == nil && len(found) > 0 {
+			err = errors.New("rows refer to others that are not there: " + strings.Join(found, "; "))
+		}
+		return err
+	})
+}

@@ -1,0 +1,419 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+
+	"berth/metadata"
+	"berth/storage"
+)
+
+// Side is one end of a transfer: a migrated database and its store.
+type Side struct {
+	DB    *metadata.DB
+	Store storage.Store
+}
+
+// TransferRun says how a transfer is made.
+type TransferRun struct {
+	// Source names where the rows come from. What is in the target from another
+	// source is not touched: the transfer is refused.
+	Source string
+	// Rate is how many bytes are read from the source's store in a second, 0 for no limit.
+	Rate float64
+	// Parallel is how many objects are copied at a time; 0 means 4.
+	Parallel int
+	// Progress hears of it now and then; nil for nobody.
+	Progress func(TransferReport)
+	// Logger gets what the report has no place for; nil discards it.
+	Logger *slog.Logger
+}
+
+// TransferReport is what a transfer has done.
+type TransferReport struct {
+	Rows    map[string]int64 `json:"rows"`    // by table
+	Blobs   int64            `json:"blobs"`   // of which the target has the bytes now
+	Present int64            `json:"present"` // of those, how many it had before
+	Copied  int64            `json:"copied"`
+	Bytes   int64            `json:"copied_bytes"`
+	// Lost counts blobs whose bytes the source does not have, or has damaged;
+	// Problems names the first ten thousand. The target counts them as missing.
+	Lost     int64     `json:"lost"`
+	Problems []Problem `json:"problems"`
+}
+
+// Terms of a transfer's holds. A process that dies holds up the collector for
+// transferTTL; one that cannot renew its hold in that time gives up.
+const (
+	transferTTL   = 15 * time.Minute
+	transferRenew = time.Minute
+	transferLease = "transfer"
+	// transferLeaseTTL is short, so that a transfer that was killed is soon made again.
+	transferLeaseTTL = 10 * time.Second
+)
+
+// ErrBusy says that another transfer into the same database is under way.
+var ErrBusy = errors.New("another backup, restore or migration into the same place is under way, or has died within the last seconds")
+
+var errHoldLost = errors.New("the hold on the source's objects could not be renewed in time, so the collector may have removed some: run the same command again, it goes on where it stopped")
+
+// Transfer makes to a copy of from: all rows as they are at one moment, and
+// their bytes, hashed on the way. Pushes to from, pulls and its collector go on meanwhile; no object that
+// the copied rows refer to is removed before the transfer has ended. Bytes that to has already from an earlier
+// transfer are not copied again, so one that was killed is made again to go on,
+// and one that is made again after a while copies what is new.
+//
+// to has to be empty, or a copy of the same source that nobody has taken into
+// use. Memory is bounded by Parallel and the buffers of the stores.
+func Transfer(ctx context.Context, from, to Side, run TransferRun) (report TransferReport, err error) {
+	if run.Parallel <= 0 {
+		run.Parallel = 4
+	}
+	if run.Logger == nil {
+		run.Logger = slog.New(slog.DiscardHandler)
+	}
+	t := &transfer{from: from, to: to, run: run, id: newID(), pace: newPace(run.Rate)}
+	t.target = New(to.DB, to.Store, Options{Logger: run.Logger})
+	ctx, release, err := t.begin(ctx)
+	if err != nil {
+		return t.report, err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	for _, step := range []func(context.Context) error{t.sweep, t.rows, t.objects, t.ready} {
+		if err := step(ctx); err != nil {
+			if cause := context.Cause(ctx); cause != nil {
+				err = cause
+			}
+			return t.snapshot(), err
+		}
+	}
+	return t.snapshot(), nil
+}
+
+// transfer is one that is under way.
+type transfer struct {
+	from, to Side
+	run      TransferRun
+	id       string // of its holds
+	target   *Registry
+	pace     *pace
+
+	mu     sync.Mutex
+	report TransferReport
+	told   time.Time
+}
+
+// begin makes sure that the target may be written to, by this transfer alone,
+// and holds the source's objects. The context that it returns ends when a hold is lost.
+func (t *transfer) begin(ctx context.Context) (context.Context, func() error, error) {
+	err := t.to.DB.Update(ctx, func(tx *metadata.Tx) error {
+		mine, err := tx.AcquireLease(ctx, transferLease, t.id, transferLeaseTTL)
+		if err != nil {
+			return err
+		}
+		if !mine {
+			return ErrBusy
+		}
+		was, err := tx.Transfer(ctx)
+		if err != nil {
+			return err
+		}
+		if was == nil {
+			empty, err := tx.IsEmpty(ctx)
+			if err != nil {
+				return err
+			}
+			if !empty {
+				return errors.New("the target database holds a registry already: give an empty one")
+			}
+		} else if was.Source != t.run.Source {
+			return fmt.Errorf("the target is a copy of %s, not of %s: give another target", was.Source, t.run.Source)
+		}
+		return tx.SetTransfer(ctx, &metadata.Transfer{Source: t.run.Source})
+	})
+	if err != nil {
+		return ctx, nil, err
+	}
+	err = t.from.DB.Update(ctx, func(tx *metadata.Tx) error {
+		_, err := tx.Hold(ctx, t.id, transferTTL, false)
+		return err
+	})
+	if err != nil {
+		return ctx, nil, fmt.Errorf("holding the objects of the source: %w", err)
+	}
+	held, cancel := context.WithCancelCause(ctx)
+	var renewing sync.WaitGroup
+	stop := make(chan struct{})
+	renewing.Go(func() {
+		t.keep(held, stop, transferLeaseTTL/3, 0, cancel, ErrBusy, t.holdTarget)
+	})
+	renewing.Go(func() {
+		t.keep(held, stop, transferRenew, transferTTL-transferRenew, cancel, errHoldLost, t.holdSource)
+	})
+	return held, func() error {
+		close(stop)
+		renewing.Wait()
+		cancel(nil)
+		ctx, end := detached(ctx, recordTime)
+		defer end()
+		// A hold that cannot be released ends by itself.
+		return errors.Join(
+			t.from.DB.Update(ctx, func(tx *metadata.Tx) error { return tx.ReleaseHold(ctx, t.id) }),
+			t.to.DB.Update(ctx, func(tx *metadata.Tx) error { return tx.ReleaseLease(ctx, transferLease, t.id) }))
+	}, nil
+}
+
+// keep calls renew every now and then until it says that the hold is lost, or
+// has failed for so long that it is; then the transfer ends with the reason.
+func (t *transfer) keep(ctx context.Context, stop <-chan struct{}, every, ttl time.Duration, cancel context.CancelCauseFunc,
+	lost error, renew func(context.Context) (bool, error)) {
+	renewed := time.Now()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-ctx.Done():
+			return
+		case <-time.After(every):
+		}
+		asked := time.Now()
+		mine, err := renew(ctx)
+		switch {
+		case err == nil && mine:
+			renewed = asked
+		case err == nil, ttl > 0 && time.Since(renewed) > ttl:
+			cancel(lost)
+			return
+		case ctx.Err() == nil:
+			t.run.Logger.Warn("renewing a hold of the transfer failed, it will be tried again", "error", err)
+		}
+	}
+}
+
+// holdTarget renews the target's lease. It waits behind the one transaction that
+// fills the rows; while that runs, others cannot begin either.
+func (t *transfer) holdTarget(ctx context.Context) (mine bool, err error) {
+	err = t.to.DB.UpdateRelaxed(ctx, func(tx *metadata.Tx) (err error) {
+		mine, err = tx.AcquireLease(ctx, transferLease, t.id, transferLeaseTTL)
+		return err
+	})
+	return mine, err
+}
+
+func (t *transfer) holdSource(ctx context.Context) (held bool, err error) {
+	err = t.from.DB.UpdateRelaxed(ctx, func(tx *metadata.Tx) (err error) {
+		held, err = tx.Hold(ctx, t.id, transferTTL, true)
+		return err
+	})
+	return held, err
+}
+
+// sweep removes what a transfer that was killed has half written.
+func (t *transfer) sweep(ctx context.Context) error {
+	for {
+		var left []metadata.Upload
+		err := t.to.DB.View(ctx, func(tx *metadata.Tx) (err error) {
+			left, err = tx.UnfinishedUploads(ctx, expireBatch)
+			return err
+		})
+		if err != nil || len(left) == 0 {
+			return err
+		}
+		for _, u := range left {
+			if err := t.target.remove(ctx, storage.Session(u.Session)); err != nil {
+				return fmt.Errorf("removing what an earlier attempt has left: %w", err)
+			}
+			err := t.to.DB.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
+				_, err := tx.DeleteUpload(ctx, u.ID)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (t *transfer) rows(ctx context.Context) error {
+	counts, err := metadata.CopyRows(ctx, t.from.DB, t.to.DB)
+	if err != nil {
+		return fmt.Errorf("copying the rows: %w", err)
+	}
+	t.mu.Lock()
+	t.report.Rows, t.report.Blobs = counts, counts["blobs"]
+	t.mu.Unlock()
+	return nil
+}
+
+// objects copies the bytes of all blobs that have none yet in the target.
+func (t *transfer) objects(ctx context.Context) error {
+	group, gctx := errgroup.WithContext(ctx)
+	work := make(chan metadata.Blob)
+	var waiting atomic.Int64
+	group.Go(func() error {
+		defer close(work)
+		var after digest.Digest
+		for {
+			var page []metadata.Blob
+			err := t.to.DB.View(gctx, func(tx *metadata.Tx) (err error) {
+				page, err = tx.PendingBlobs(gctx, after, checkBatch)
+				return err
+			})
+			if err != nil || len(page) == 0 {
+				return err
+			}
+			for _, b := range page {
+				waiting.Add(1)
+				select {
+				case work <- b:
+				case <-gctx.Done():
+					return gctx.Err()
+				}
+			}
+			after = page[len(page)-1].Digest
+		}
+	})
+	for range t.run.Parallel {
+		group.Go(func() error {
+			for b := range work {
+				if err := t.object(gctx, b); err != nil {
+					return fmt.Errorf("copying the blob %s: %w", b.Digest, err)
+				}
+			}
+			return nil
+		})
+	}
+	err := group.Wait()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.report.Present = t.report.Blobs - waiting.Load()
+	t.report.Blobs -= t.report.Lost
+	return err
+}
+
+// source finds the object of a blob. When the blob was collected after the
+// rows were copied, its object is still there, for the hold keeps it.
+func (t *transfer) source(ctx context.Context, d digest.Digest) (key string, err error) {
+	err = t.from.DB.View(ctx, func(tx *metadata.Tx) error {
+		b, ok, err := tx.StoredBlob(ctx, d)
+		if err != nil {
+			return err
+		}
+		if ok {
+			key = b.Key
+			return nil
+		}
+		removed, err := tx.RemovedObjects(ctx, d)
+		if err == nil && len(removed) > 0 {
+			key = removed[len(removed)-1].Key
+		}
+		return err
+	})
+	return key, err
+}
+
+// object copies one. The row of an upload goes before it and ends with it, so
+// that what a killed process leaves has an owner.
+func (t *transfer) object(ctx context.Context, b metadata.Blob) error {
+	key, err := t.source(ctx, b.Digest)
+	if err != nil {
+		return err
+	}
+	rc, err := t.from.Store.Open(ctx, key, 0, -1)
+	if errors.Is(err, storage.ErrNotFound) {
+		t.lost(b, key, ProblemMissing, "the source's store has no such object")
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("opening the object %s: %w", key, err)
+	}
+	defer rc.Close()
+	row := metadata.Upload{ID: newID(), Principal: transferLease, Algorithm: string(b.Digest.Algorithm())}
+	row.Session = string(t.to.Store.Begin(row.ID))
+	if err := t.to.DB.UpdateRelaxed(ctx, func(tx *metadata.Tx) error { return tx.CreateUpload(ctx, row) }); err != nil {
+		return err
+	}
+	sum := t.target.newSum(b.Digest.Algorithm())
+	defer t.target.release(sum)
+	session, n, err := t.to.Store.Append(ctx, storage.Session(row.Session), pacedReader{ctx, rc, t.pace}, sum)
+	if err == nil && (n != b.Size || sum.digest() != b.Digest) {
+		t.lost(b, key, ProblemDamaged, fmt.Sprintf("the source's object has %d bytes with the digest %s, the row says %d", n, sum.digest(), b.Size))
+		return t.drop(ctx, row, session)
+	}
+	if err != nil {
+		return errors.Join(err, t.drop(ctx, row, session))
+	}
+	arrived, err := t.to.Store.Commit(ctx, session)
+	if err != nil {
+		return errors.Join(err, t.drop(ctx, row, session))
+	}
+	var taken bool
+	err = t.to.DB.Update(ctx, func(tx *metadata.Tx) (err error) {
+		if _, err = tx.DeleteUpload(ctx, row.ID); err == nil {
+			taken, err = tx.BlobArrived(ctx, b.Digest, arrived)
+		}
+		return err
+	})
+	if err == nil && !taken {
+		err = errors.New("somebody else has changed the target database meanwhile")
+	}
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.report.Copied++
+	t.report.Bytes += n
+	if t.run.Progress != nil && time.Since(t.told) > time.Second {
+		t.told = time.Now()
+		t.run.Progress(t.report)
+	}
+	return nil
+}
+
+// drop removes a session that does not become an object. When it cannot, its
+// row stays, and the next attempt tries again.
+func (t *transfer) drop(ctx context.Context, row metadata.Upload, session storage.Session) error {
+	ctx, cancel := detached(ctx, recordTime)
+	defer cancel()
+	if err := t.to.Store.Abort(ctx, session); err != nil {
+		return err
+	}
+	return t.to.DB.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
+		_, err := tx.DeleteUpload(ctx, row.ID)
+		return err
+	})
+}
+
+func (t *transfer) lost(b metadata.Blob, key, kind, detail string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.report.Lost++
+	if len(t.report.Problems) < maxProblems {
+		t.report.Problems = append(t.report.Problems, Problem{Kind: kind, Digest: b.Digest, Key: key, Size: b.Size, Detail: detail})
+	}
+}
+
+func (t *transfer) ready(ctx context.Context) error {
+	return t.to.DB.Update(ctx, func(tx *metadata.Tx) error {
+		return tx.SetTransfer(ctx, &metadata.Transfer{Source: t.run.Source, Ready: true})
+	})
+}
+
+func (t *transfer) snapshot() TransferReport {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r := t.report
+	if r.Problems == nil {
+		r.Problems = []Problem{}
+	}
+	return r
+}

@@ -1,0 +1,275 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"berth/metadata"
+	"berth/storage"
+)
+
+// side opens the ends of a transfer as another process would.
+func (e *env) side() Side { return Side{DB: e.openDB(), Store: e.store()} }
+
+// newBackend makes an empty one, by its name in the list.
+func newBackend(t *testing.T, name string) *env {
+	for _, b := range backends {
+		if b.name == name {
+			url, driver, dsn := b.db(t)
+			return newEnv(t, url, driver, dsn, b.store(t))
+		}
+	}
+	t.Fatalf("there is no backend %s", name)
+	return nil
+}
+
+// onTransfers runs a test on ways from one backend to another: each is the
+// source of one and the target of another.
+func onTransfers(t *testing.T, run func(t *testing.T, from, to *env)) {
+	for i, b := range backends {
+		target := backends[(i+2)%len(backends)].name
+		t.Run(b.name+" to "+target, func(t *testing.T) {
+			run(t, newBackend(t, b.name), newBackend(t, target))
+		})
+	}
+}
+
+// sameImages checks that the target has what the source's rows say, byte for byte.
+func sameImages(t *testing.T, to *env) (blobs int) {
+	t.Helper()
+	r := to.replica()
+	for _, l := range to.strings(`SELECT r.name || ' ' || l.digest FROM repository_blobs l JOIN repositories r ON r.id = l.repository_id`) {
+		name, d, _ := strings.Cut(l, " ")
+		to.read(r, name, digest.Digest(d))
+		blobs++
+	}
+	report, err := r.Check(to.ctx, CheckRun{Rehash: true, Grace: -time.Hour})
+	to.ok(err)
+	if report.Open > 0 {
+		t.Errorf("a check of the copy finds %+v", report.Problems)
+	}
+	return blobs
+}
+
+// A transfer while others push, delete and collect gives a copy in which every
+// row has its bytes; made again, it copies only what is new.
+func TestTransferWhilePushing(t *testing.T) {
+	onTransfers(t, func(t *testing.T, from, to *env) {
+		for i := range 12 {
+			raw := from.image(from.r, repo, fmt.Sprint("app ", i))
+			from.pushManifest(from.r, repo, tagged(fmt.Sprint("v", i)), nil, v1.MediaTypeImageManifest, raw)
+		}
+		from.push(from.r, "team/large", random(3<<20, 5))
+		run := TransferRun{Source: "the source"}
+
+		stop := make(chan struct{})
+		var pushing sync.WaitGroup
+		var pushed atomic.Int64
+		pushing.Go(func() {
+			r := from.replica()
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				d := from.push(r, "team/churn", random(20_000, uint64(100+i)))
+				pushed.Add(1)
+				if i%2 == 1 {
+					from.ok(r.DeleteBlob(from.ctx, "team/churn", d))
+				}
+				// What has just lost its last link goes at once, if nobody holds it.
+				_, err := r.Collect(from.ctx, GCRun{})
+				from.ok(err)
+			}
+		})
+		first, err := Transfer(from.ctx, from.side(), to.side(), run)
+		to.ok(err)
+		for seen := pushed.Load(); pushed.Load() < seen+3; {
+			time.Sleep(time.Millisecond)
+		}
+		second, err := Transfer(from.ctx, from.side(), to.side(), run)
+		to.ok(err)
+		close(stop)
+		pushing.Wait()
+		if first.Lost+second.Lost > 0 {
+			t.Errorf("bytes are missing in the copy: %+v %+v", first.Problems, second.Problems)
+		}
+		if first.Copied < 14 || second.Present == 0 || second.Copied > second.Blobs-14 {
+			t.Errorf("the first copied %d, the second %d beside %d that were there", first.Copied, second.Copied, second.Present)
+		}
+		if n := sameImages(t, to); n < 14 {
+			t.Errorf("the copy has %d blobs", n)
+		}
+		if left := from.strings(`SELECT name FROM leases`); len(left) > 0 {
+			t.Errorf("the transfer leaves the holds %v", left)
+		}
+	})
+}
+
+// dying is a store whose process dies at the n-th write that it is asked for:
+// from there on nothing is written any more, and nothing is cleaned up.
+type dying struct {
+	storage.Store
+	left *atomic.Int64
+	die  context.CancelFunc
+}
+
+func (d dying) dead() bool {
+	if d.left.Add(-1) < 0 {
+		d.die()
+		return true
+	}
+	return false
+}
+
+func (d dying) Append(ctx context.Context, s storage.Session, r io.Reader, tee io.Writer) (storage.Session, int64, error) {
+	if d.dead() {
+		// Half of it is written, and nobody hears of it.
+		_, _, _ = d.Store.Append(context.Background(), s, io.LimitReader(r, 10), io.Discard)
+		return s, 0, errors.New("killed")
+	}
+	return d.Store.Append(ctx, s, r, tee)
+}
+
+func (d dying) Commit(ctx context.Context, s storage.Session) (string, error) {
+	key, err := d.Store.Commit(ctx, s)
+	if d.dead() {
+		return "", errors.New("killed")
+	}
+	return key, err
+}
+
+func (d dying) Abort(ctx context.Context, s storage.Session) error {
+	if d.left.Load() < 0 {
+		return errors.New("killed")
+	}
+	return d.Store.Abort(ctx, s)
+}
+
+func (d dying) Walk(ctx context.Context) iter.Seq2[storage.Info, error] { return d.Store.Walk(ctx) }
+
+// A transfer that dies anywhere is made again and ends with the same copy, and
+// with nothing in the target's store that no row points to.
+func TestTransferGoesOn(t *testing.T) {
+	onTransfers(t, func(t *testing.T, from, to *env) {
+		for i := range 6 {
+			from.push(from.r, repo, random(5000+i, uint64(i)))
+		}
+		run := TransferRun{Source: "the source", Parallel: 1}
+		deaths, copied := 0, int64(0)
+		for n := int64(0); ; n++ {
+			ctx, cancel := context.WithCancel(from.ctx)
+			var left atomic.Int64
+			left.Store(1 + n%4)
+			target := to.side()
+			target.Store = dying{target.Store, &left, cancel}
+			report, err := Transfer(ctx, from.side(), target, run)
+			cancel()
+			copied += report.Copied
+			if err == nil {
+				break
+			}
+			deaths++
+			// A server must not use what is half there.
+			err = to.openDB().Update(to.ctx, func(tx *metadata.Tx) error { return tx.TakeIntoUse(to.ctx) })
+			if err == nil {
+				t.Fatal("an unfinished copy was taken into use")
+			}
+			if deaths > 50 {
+				t.Fatal("the transfer makes no progress")
+			}
+		}
+		if deaths == 0 || copied != 6 {
+			t.Errorf("%d deaths, %d objects copied, want 6", deaths, copied)
+		}
+		sameImages(t, to)
+		to.raced = true // a store that cannot sweep keeps what a killed request has left
+		to.noOrphans()
+
+		_, err := Transfer(from.ctx, from.side(), to.side(), TransferRun{Source: "another"})
+		if err == nil || !strings.Contains(err.Error(), "is a copy of") {
+			t.Errorf("a transfer from another source gives %v", err)
+		}
+		to.ok(to.openDB().Update(to.ctx, func(tx *metadata.Tx) error { return tx.TakeIntoUse(to.ctx) }))
+		_, err = Transfer(from.ctx, from.side(), to.side(), run)
+		if err == nil || !strings.Contains(err.Error(), "holds a registry already") {
+			t.Errorf("a transfer into a registry in use gives %v", err)
+		}
+	})
+}
+
+// What the source has lost is reported, is missing in the copy, and is copied
+// when it is there again.
+func TestTransferLost(t *testing.T) {
+	onTransfers(t, func(t *testing.T, from, to *env) {
+		whole, gone := from.push(from.r, repo, []byte("whole")), from.push(from.r, repo, []byte("gone"))
+		from.ok(from.store().Delete(from.ctx, from.strings(`SELECT storage_key FROM blobs WHERE digest = $1`, string(gone))...))
+		run := TransferRun{Source: "the source"}
+		report, err := Transfer(from.ctx, from.side(), to.side(), run)
+		to.ok(err)
+		if report.Lost != 1 || report.Problems[0].Digest != gone || report.Problems[0].Kind != ProblemMissing || report.Copied != 1 {
+			t.Errorf("the report is %+v", report)
+		}
+		to.read(to.replica(), repo, whole)
+		if _, err := to.replica().Blob(to.ctx, repo, gone); err == nil {
+			t.Error("the copy serves a blob without bytes")
+		}
+		check, err := from.r.Check(from.ctx, CheckRun{Repair: true})
+		from.ok(err)
+		if check.Found[ProblemMissing] != 1 {
+			t.Errorf("the check of the source finds %+v", check)
+		}
+		from.push(from.r, "team/other", []byte("gone"))
+		report, err = Transfer(from.ctx, from.side(), to.side(), run)
+		to.ok(err)
+		if report.Lost != 0 || report.Copied != 1 {
+			t.Errorf("after the re-push the report is %+v", report)
+		}
+		to.read(to.replica(), repo, gone)
+	})
+}
+
+// While an object is held, no replica removes it; a hold that nobody renews ends.
+func TestHold(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		d := e.push(e.r, repo, []byte("held"))
+		e.ok(e.openDB().Update(e.ctx, func(tx *metadata.Tx) error {
+			_, err := tx.Hold(e.ctx, "h", time.Hour, false)
+			return err
+		}))
+		e.ok(e.r.DeleteBlob(e.ctx, repo, d))
+		collect := func() []string {
+			_, err := e.replica().Collect(e.ctx, GCRun{})
+			e.ok(err)
+			return e.keys()
+		}
+		if keys := collect(); len(keys) != 1 {
+			t.Errorf("during the hold the store has %v", keys)
+		}
+		e.clock.add(2 * time.Hour)
+		held := true
+		e.ok(e.openDB().Update(e.ctx, func(tx *metadata.Tx) (err error) {
+			held, err = tx.Hold(e.ctx, "h", time.Hour, true)
+			return err
+		}))
+		if held {
+			t.Error("a hold that had run out was renewed")
+		}
+		if keys := collect(); len(keys) != 0 {
+			t.Errorf("after the hold the store has %v", slices.Clone(keys))
+		}
+	})
+}
