@@ -33,6 +33,7 @@ var allowedImports = map[string][]string{
 	"auth/oauth2":   {"auth", "auth/outbound", "metadata", "oci"},
 	"auth/oidc":     {"auth", "auth/outbound", "metadata", "oci"},
 	"registry":      {"manifest", "metadata", "oci", "storage"},
+	"backup":        {"metadata", "registry", "storage"},
 	"api":           {},
 	"api/client":    {"api"},
 	"server":        {"auth", "auth/token", "metadata", "oci", "registry"},

@@ -371,3 +371,23 @@ func separator(column int) string {
 	}
 	return ", "
 }
+
+// CountRows counts the rows of every table that CopyRows copies, by its name. It reads them all.
+func (db *DB) CountRows(ctx context.Context) (map[string]int64, error) {
+	counts := map[string]int64{}
+	err := db.Snapshot(ctx, func(tx *Tx) error {
+		if err := db.dialect.patient(ctx, tx); err != nil {
+			return err
+		}
+		tables, err := tx.tables(ctx)
+		for _, t := range tables {
+			var n int64
+			if err = tx.row(ctx, `SELECT COUNT(*) FROM `+quoted(t.Name)).Scan(&n); err != nil {
+				break
+			}
+			counts[t.Name] = n
+		}
+		return err
+	})
+	return counts, err
+}

@@ -21,6 +21,8 @@ type CheckRun struct {
 	// Repair marks blobs whose bytes are gone or damaged, so that clients push them again; takes the
 	// mark away where the bytes are there; and makes garbage of objects without a row.
 	Repair bool
+	// RowsOnly leaves out the search for objects without a row.
+	RowsOnly bool
 	// Rate is how many objects are asked for in a second, 0 for no limit.
 	Rate float64
 	// HashRate is how many bytes are read in a second, 0 for no limit.
@@ -226,6 +228,9 @@ var uploadRE = regexp.MustCompile(`[0-9a-f]{32}`)
 
 // walk looks for the row of every object.
 func (c *check) walk(ctx context.Context) error {
+	if c.run.RowsOnly {
+		return nil
+	}
 	var batch []storage.Info
 	for info, err := range c.r.store.Walk(ctx) {
 		if err != nil {

@@ -80,7 +80,7 @@ func Transfer(ctx context.Context, from, to Side, run TransferRun) (report Trans
 	if run.Logger == nil {
 		run.Logger = slog.New(slog.DiscardHandler)
 	}
-	t := &transfer{from: from, to: to, run: run, id: newID(), pace: newPace(run.Rate)}
+	t := &transfer{from: from, to: to, run: run, id: newID(), pace: newPace(run.Rate), told: time.Now()}
 	t.target = New(to.DB, to.Store, Options{Logger: run.Logger})
 	ctx, release, err := t.begin(ctx)
 	if err != nil {

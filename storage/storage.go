@@ -26,6 +26,8 @@ import (
 	"errors"
 	"io"
 	"iter"
+	"os"
+	"regexp"
 	"time"
 )
 
@@ -134,6 +136,39 @@ type Leaver interface {
 	// none. Delete them when no blob is recorded under them, after s was recorded.
 	Leftovers(s Session) []string
 }
+
+// A Filer is a Store that also keeps files under names of the caller, beside its
+// objects: Walk does not list them. It is for a backup's few files of its own, not for blobs. Names are 3 to 64 lower-case
+// letters, digits, dots and dashes, with a dot between the first and the last; see [ValidFileName].
+type Filer interface {
+	// PutFile stores a copy of f, from its beginning, in place of what has the
+	// name: durable when it returns, and whole or not at all. Only the owner of a directory may read it.
+	PutFile(ctx context.Context, name string, f *os.File) error
+	// OpenFile reads a file, or returns ErrNotFound. The caller closes the reader.
+	OpenFile(ctx context.Context, name string) (io.ReadCloser, error)
+	// DeleteFile removes a file; one that is not there is no error.
+	DeleteFile(ctx context.Context, name string) error
+}
+
+// ContextReader is a Reader that fails when its context has ended, for copies
+// of files, which know of no context.
+type ContextReader struct {
+	Context context.Context
+	Reader  io.Reader
+}
+
+// Read implements io.Reader.
+func (r ContextReader) Read(p []byte) (int, error) {
+	if err := r.Context.Err(); err != nil {
+		return 0, err
+	}
+	return r.Reader.Read(p)
+}
+
+var fileNameRE = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{0,60}\.[a-z0-9-]{1,60}$`)
+
+// ValidFileName reports whether a Filer takes the name. None of them is an object's key.
+func ValidFileName(name string) bool { return len(name) <= 64 && fileNameRE.MatchString(name) }
 
 // SourceError is the failure of the reader given to Append, as opposed to one
 // of the store.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -18,6 +19,7 @@ import (
 // store themselves, beside running servers.
 type local struct {
 	config   *config
+	log      *slog.Logger
 	db       *metadata.DB
 	store    storage.Store // nil for commands that do not need it
 	registry *registry.Registry
@@ -31,7 +33,7 @@ func runLocal(cmd *cobra.Command, withStore bool, run func(context.Context, *loc
 		return err
 	}
 	ctx, log := cmd.Context(), newLogger(c, cmd.ErrOrStderr())
-	l := &local{config: c}
+	l := &local{config: c, log: log}
 	if l.db, err = metadata.Open(ctx, metadata.Options{URL: c.DatabaseURL, MaxConns: 4, Logger: log}); err != nil {
 		return err
 	}

@@ -30,6 +30,9 @@ BERTH_USERNAME and BERTH_PASSWORD, else as 'docker login' or 'berth login' did.`
 		newDuCommand(),
 		newCheckCommand(),
 		newImportCommand(),
+		newBackupCommand(),
+		newRestoreCommand(),
+		newMigrateStorageCommand(),
 	} {
 		c.GroupID = groupServer
 		root.AddCommand(c)

@@ -73,33 +73,38 @@ func openDatabase(ctx context.Context, c *config, log *slog.Logger) (*metadata.D
 	if len(applied) > 0 {
 		log.Info("database migrated", "applied", applied)
 	}
+	// What was made by restore or migrate-storage is a registry of its own from here on.
+	if err := db.Update(ctx, func(tx *metadata.Tx) error { return tx.TakeIntoUse(ctx) }); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
 	return db, nil
+}
+
+// openBareStore opens the store of a URL as it is in the settings.
+func openBareStore(ctx context.Context, c *config, url string, log *slog.Logger) (store storage.Store, driver string, err error) {
+	budget := storage.NewBudget(c.MemoryBudget)
+	if path, ok := strings.CutPrefix(url, "file:"); ok {
+		store, err = fs.New(path, fs.Options{Budget: budget})
+		return store, "filesystem", err
+	}
+	conf, err := s3.ParseURL(url)
+	if err != nil {
+		return nil, "s3", err
+	}
+	if conf.PartSize == 0 || c.Explicit["storage_part_size"] {
+		conf.PartSize = c.PartSize
+	}
+	conf.Budget = budget
+	conf.Logger = log
+	store, err = s3.New(ctx, conf)
+	return store, "s3", err
 }
 
 // openStore opens the store of blobs and counts what it does.
 func openStore(ctx context.Context, c *config, log *slog.Logger, reg prometheus.Registerer) (storage.Store, error) {
-	budget := storage.NewBudget(c.MemoryBudget)
-	var store storage.Store
-	driver := "filesystem"
-	if path, ok := strings.CutPrefix(c.StorageURL, "file:"); ok {
-		var err error
-		if store, err = fs.New(path, fs.Options{Budget: budget}); err != nil {
-			return nil, err
-		}
-	} else {
-		driver = "s3"
-		conf, err := s3.ParseURL(c.StorageURL)
-		if err != nil {
-			return nil, err
-		}
-		if conf.PartSize == 0 || c.Explicit["storage_part_size"] {
-			conf.PartSize = c.PartSize
-		}
-		conf.Budget = budget
-		conf.Logger = log
-		if store, err = s3.New(ctx, conf); err != nil {
-			return nil, err
-		}
+	store, driver, err := openBareStore(ctx, c, c.StorageURL, log)
+	if err != nil {
+		return nil, err
 	}
 	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "registry_storage_action_seconds",

@@ -15,6 +15,8 @@ import (
 	"io"
 	mrand "math/rand/v2"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -87,6 +89,7 @@ func Test(t *testing.T, open func(t testing.TB) storage.Store) {
 		{"foreign sessions and keys", testForeign},
 		{"ping", func(t *testing.T, e *env) { e.ok(e.store.Ping(e.ctx)) }},
 		{"links", testURL},
+		{"named files", testFiles},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -100,6 +103,59 @@ type env struct {
 	ctx   context.Context
 	store storage.Store
 	open  func(testing.TB) storage.Store
+}
+
+// A store that keeps named files replaces them whole, and lists none of them.
+func testFiles(t *testing.T, e *env) {
+	files, ok := e.store.(storage.Filer)
+	if !ok {
+		return // the ability is optional
+	}
+	put := func(name, text string) error {
+		f, err := os.Create(filepath.Join(t.TempDir(), "f"))
+		e.ok(err)
+		defer f.Close()
+		_, err = f.WriteString(text)
+		e.ok(err)
+		return files.PutFile(e.ctx, name, f)
+	}
+	get := func(name string) string {
+		rc, err := e.open(t).(storage.Filer).OpenFile(e.ctx, name)
+		e.ok(err)
+		defer rc.Close()
+		text, err := io.ReadAll(rc)
+		e.ok(err)
+		return string(text)
+	}
+	_, err := files.OpenFile(e.ctx, "backup.json")
+	e.is(err, storage.ErrNotFound)
+	e.ok(put("backup.json", "one, and longer"))
+	e.ok(put("backup.json", "two"))
+	e.ok(put("berth-20260102t030405.db", ""))
+	if got := get("backup.json") + get("berth-20260102t030405.db"); got != "two" {
+		t.Errorf("the files hold %q", got)
+	}
+	for _, name := range []string{"", "..", "../x.db", "a/b.json", "x", ".hidden.db", "ab", "x.", strings.Repeat("a", 70) + ".db", "X.DB"} {
+		if err := put(name, "x"); !errors.Is(err, storage.ErrNotFound) {
+			t.Errorf("the name %q gives %v", name, err)
+		}
+		_, err := files.OpenFile(e.ctx, name)
+		e.is(err, storage.ErrNotFound)
+	}
+	for info, err := range e.store.Walk(e.ctx) {
+		if err != nil || storage.ValidFileName(info.Key) {
+			t.Errorf("Walk gives %v, %v", info, err)
+		}
+	}
+	ctx, cancel := context.WithCancel(e.ctx)
+	cancel()
+	if _, err := files.OpenFile(ctx, "backup.json"); !errors.Is(err, context.Canceled) {
+		t.Errorf("with an ended context the error is %v", err)
+	}
+	e.ok(files.DeleteFile(e.ctx, "backup.json"))
+	e.ok(files.DeleteFile(e.ctx, "backup.json"))
+	_, err = files.OpenFile(e.ctx, "backup.json")
+	e.is(err, storage.ErrNotFound)
 }
 
 func (e *env) ok(err error) {
