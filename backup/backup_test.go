@@ -32,6 +32,8 @@ func TestMain(m *testing.M) { os.Exit(testenv.Main(m)) }
 
 const repo = "core/app"
 
+var alice = metadata.Actor{Name: "alice"}
+
 // variants are the combinations of database and store.
 var variants = []string{"sqlite+directory", "postgres+directory", "sqlite+s3", "postgres+s3"}
 
@@ -104,7 +106,7 @@ func (w *world) push(tag string) digest.Digest {
 	m.Config.MediaType = v1.MediaTypeImageConfig
 	raw, err := json.Marshal(m)
 	must(w.t, err)
-	p, err := w.reg.PushManifest(w.ctx, "alice", repo, oci.Reference{Tag: tag}, nil, v1.MediaTypeImageManifest, raw)
+	p, err := w.reg.PushManifest(w.ctx, alice, repo, oci.Reference{Tag: tag}, nil, v1.MediaTypeImageManifest, raw)
 	must(w.t, err)
 	return p.Digest
 }
@@ -192,7 +194,7 @@ func TestBackupAndRestore(t *testing.T) {
 
 			// What is new is copied, what is gone goes, also without the work directory.
 			from.push("v9")
-			must(t, from.reg.DeleteBlob(t.Context(), repo, gone.Digest))
+			must(t, from.reg.DeleteBlob(t.Context(), alice, repo, gone.Digest))
 			_, err = from.reg.Collect(t.Context(), registry.GCRun{})
 			must(t, err)
 			o.Work = t.TempDir()
@@ -224,7 +226,7 @@ func TestBackupAndRestore(t *testing.T) {
 					t.Errorf("pulling %s: %v", tag, err)
 				}
 			}
-			if err := to.reg.DeleteTag(t.Context(), "admin", repo, "v0"); !errors.Is(err, oci.ErrDenied) && err == nil {
+			if err := to.reg.DeleteTag(t.Context(), alice, repo, "v0"); !errors.Is(err, oci.ErrDenied) && err == nil {
 				t.Error("a sealed tag was deleted in the restored registry")
 			}
 			must(t, to.side.DB.Update(t.Context(), func(tx *metadata.Tx) error { return tx.TakeIntoUse(t.Context()) }))

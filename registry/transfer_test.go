@@ -88,7 +88,7 @@ func TestTransferWhilePushing(t *testing.T) {
 				d := from.push(r, "team/churn", random(20_000, uint64(100+i)))
 				pushed.Add(1)
 				if i%2 == 1 {
-					from.ok(r.DeleteBlob(from.ctx, "team/churn", d))
+					from.ok(r.DeleteBlob(from.ctx, as(alice), "team/churn", d))
 				}
 				// What has just lost its last link goes at once, if nobody holds it.
 				_, err := r.Collect(from.ctx, GCRun{})
@@ -250,7 +250,7 @@ func TestHold(t *testing.T) {
 			_, err := tx.Hold(e.ctx, "h", time.Hour, false)
 			return err
 		}))
-		e.ok(e.r.DeleteBlob(e.ctx, repo, d))
+		e.ok(e.r.DeleteBlob(e.ctx, as(alice), repo, d))
 		collect := func() []string {
 			_, err := e.replica().Collect(e.ctx, GCRun{})
 			e.ok(err)
