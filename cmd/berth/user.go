@@ -1,6 +1,8 @@
 package main
 
 import (
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"berth/api"
@@ -117,8 +119,8 @@ func newUserListCommand(r *remote) *cobra.Command {
 				}
 				return page.Items, page.Next, nil
 			})
-			return printList(r, cmd, users, []string{"NAME", "ROLE", "STATE", "CREATED"}, func(u api.User) []string {
-				return []string{u.Name, string(u.Role), userState(u), showTime(u.CreatedAt)}
+			return printList(r, cmd, users, []string{"NAME", "ROLE", "STATE", "SOURCE", "CREATED"}, func(u api.User) []string {
+				return []string{u.Name, string(u.Role), userState(u), u.Source, showTime(u.CreatedAt)}
 			})
 		},
 	}
@@ -153,10 +155,37 @@ func newUserShowCommand(r *remote) *cobra.Command {
 				fact{"Name", u.Name},
 				fact{"Role", string(u.Role)},
 				fact{"State", userState(*u)},
+				fact{"Source", u.Source},
+				fact{"Last vouched for", showTimeOr(u.SeenAt, "-")},
+				fact{"Teams", showUserTeams(u.Teams)},
+				fact{"Groups", showGroups(u.Groups)},
 				fact{"Created", showTime(u.CreatedAt)},
 				fact{"Changed", showTime(u.UpdatedAt)})
 		},
 	}
+}
+
+// showUserTeams lists roles in teams; those of a provider are marked.
+func showUserTeams(teams *[]api.UserTeam) string {
+	if teams == nil || len(*teams) == 0 {
+		return "-"
+	}
+	var shown []string
+	for _, t := range *teams {
+		text := t.Team + " (" + string(t.Role)
+		if t.Provider {
+			text += ", by the identity provider"
+		}
+		shown = append(shown, text+")")
+	}
+	return strings.Join(shown, ", ")
+}
+
+func showGroups(groups *[]string) string {
+	if groups == nil || len(*groups) == 0 {
+		return "-"
+	}
+	return strings.Join(*groups, ", ")
 }
 
 func newUserSetCommand(r *remote) *cobra.Command {

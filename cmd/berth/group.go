@@ -1,0 +1,257 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"berth/api"
+)
+
+func newGroupCommand(r *remote) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "group",
+		Short: "Manage groups, which rights are granted to",
+		Long: `Manage groups. A group is a set of users that rights are granted to with 'berth grant'. Its
+members are those put in here, and the users whose identity provider names a group of the
+same name.`,
+		Example: `  berth group create devs
+  berth group add-member devs alice
+  berth grant add 'core/*' --group devs --actions pull,push`,
+	}
+	c.AddCommand(
+		newGroupCreateCommand(r),
+		newGroupListCommand(r),
+		newGroupShowCommand(r),
+		newGroupStateCommand(r, "enable", "Let what is granted to a group count again", false),
+		newGroupStateCommand(r, "disable", "Take what is granted to a group away from all its members", true),
+		newGroupDeleteCommand(r),
+		newGroupMembersCommand(r),
+		newGroupAddMemberCommand(r),
+		newGroupRemoveMemberCommand(r),
+	)
+	return c
+}
+
+// groupArgument refuses what cannot be a group's name before it becomes part of a path.
+func groupArgument(s string) error {
+	if s == "" || strings.TrimSpace(s) != s || s == "." || s == ".." {
+		return usagef("%q is not the name of a group", s)
+	}
+	return nil
+}
+
+func newGroupCreateCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:   "create NAME",
+		Short: "Create a group",
+		Example: `  berth group create devs
+  berth group create 'CN=devs,OU=Groups,DC=example,DC=org'`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := groupArgument(args[0]); err != nil {
+				return err
+			}
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			group, err := created(s.CreateGroupWithResponse(cmd.Context(), api.GroupCreate{Name: args[0]}))
+			if err != nil {
+				return err
+			}
+			return printDone(r, cmd, group, "group %s is created", group.Name)
+		},
+	}
+}
+
+func groupState(disabled bool) string {
+	if disabled {
+		return "disabled"
+	}
+	return "enabled"
+}
+
+func newGroupListCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:     "list",
+		Short:   "List the groups",
+		Example: `  berth group list`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			groups := all(func(limit *api.Limit, after *api.After) ([]api.Group, *api.Next, error) {
+				page, err := fetched(s.ListGroupsWithResponse(cmd.Context(), &api.ListGroupsParams{Limit: limit, After: after}))
+				if err != nil {
+					return nil, nil, err
+				}
+				return page.Items, page.Next, nil
+			})
+			return printList(r, cmd, groups, []string{"NAME", "STATE", "CREATED"}, func(g api.Group) []string {
+				return []string{g.Name, groupState(g.Disabled), showTime(g.CreatedAt)}
+			})
+		},
+	}
+}
+
+func newGroupShowCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:     "show NAME",
+		Short:   "Show a group",
+		Example: `  berth group show devs`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := groupArgument(args[0]); err != nil {
+				return err
+			}
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			g, err := fetched(s.GetGroupWithResponse(cmd.Context(), args[0]))
+			if err != nil {
+				return err
+			}
+			return printFacts(r, cmd, g,
+				fact{"Name", g.Name},
+				fact{"State", groupState(g.Disabled)},
+				fact{"Created", showTime(g.CreatedAt)},
+				fact{"Changed", showTime(g.UpdatedAt)})
+		},
+	}
+}
+
+func newGroupStateCommand(r *remote, verb, short string, disabled bool) *cobra.Command {
+	return &cobra.Command{
+		Use:     verb + " NAME",
+		Short:   short,
+		Long:    short + ". It holds from the next token of each member on.",
+		Example: `  berth group ` + verb + ` devs`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := groupArgument(args[0]); err != nil {
+				return err
+			}
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			g, err := fetched(s.UpdateGroupWithResponse(cmd.Context(), args[0], &api.UpdateGroupParams{}, api.GroupChange{Disabled: disabled}))
+			if err != nil {
+				return err
+			}
+			return printDone(r, cmd, g, "group %s is %s", g.Name, groupState(g.Disabled))
+		},
+	}
+}
+
+func newGroupDeleteCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:     "delete NAME",
+		Short:   "Delete a group",
+		Example: `  berth group delete devs --yes`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := groupArgument(args[0]); err != nil {
+				return err
+			}
+			if err := r.confirm(cmd, "This deletes the group "+args[0]+" with its memberships and all that is granted to it."); err != nil {
+				return err
+			}
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			if err := done(s.DeleteGroupWithResponse(cmd.Context(), args[0], &api.DeleteGroupParams{})); err != nil {
+				return err
+			}
+			return printDone(r, cmd, nil, "group %s is deleted", args[0])
+		},
+	}
+}
+
+func newGroupMembersCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:     "members GROUP",
+		Short:   "List the members of a group, ours and the identity provider's",
+		Example: `  berth group members devs`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := groupArgument(args[0]); err != nil {
+				return err
+			}
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			members := all(func(limit *api.Limit, after *api.After) ([]api.GroupMember, *api.Next, error) {
+				page, err := fetched(s.ListGroupMembersWithResponse(cmd.Context(), args[0], &api.ListGroupMembersParams{Limit: limit, After: after}))
+				if err != nil {
+					return nil, nil, err
+				}
+				return page.Items, page.Next, nil
+			})
+			return printList(r, cmd, members, []string{"USER", "BY"}, func(m api.GroupMember) []string {
+				if m.Provider {
+					return []string{m.User, "identity provider"}
+				}
+				return []string{m.User, "berth"}
+			})
+		},
+	}
+}
+
+func newGroupAddMemberCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:     "add-member GROUP USER",
+		Short:   "Put a user into a group",
+		Example: `  berth group add-member devs alice`,
+		Args:    cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := groupMemberArguments(args); err != nil {
+				return err
+			}
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			m, err := fetched(s.PutGroupMemberWithResponse(cmd.Context(), args[0], args[1]))
+			if err != nil {
+				return err
+			}
+			return printDone(r, cmd, m, "%s is in the group %s", m.User, args[0])
+		},
+	}
+}
+
+func newGroupRemoveMemberCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:     "remove-member GROUP USER",
+		Short:   "Take a user out of a group",
+		Example: `  berth group remove-member devs alice`,
+		Args:    cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := groupMemberArguments(args); err != nil {
+				return err
+			}
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			if err := done(s.RemoveGroupMemberWithResponse(cmd.Context(), args[0], args[1])); err != nil {
+				return err
+			}
+			return printDone(r, cmd, nil, "%s is not in the group %s any more", args[1], args[0])
+		},
+	}
+}
+
+func groupMemberArguments(args []string) error {
+	if err := groupArgument(args[0]); err != nil {
+		return err
+	}
+	return userArgument(args[1])
+}
