@@ -38,7 +38,8 @@ var allowedImports = map[string][]string{
 	"api/client":    {"api"},
 	"server":        {"auth", "auth/token", "metadata", "oci", "registry"},
 	"server/admin":  {"api", "auth", "auth/token", "metadata", "oci"},
-	"cmd/berth": {"api", "api/client", "auth", "auth/aws", "auth/oauth2", "auth/oidc", "auth/token", "backup", "metadata", "oci", "registry", "server", "server/admin",
+	"server/dockit": {"auth", "metadata", "oci"},
+	"cmd/berth": {"api", "api/client", "auth", "auth/aws", "auth/oauth2", "auth/oidc", "auth/token", "backup", "metadata", "oci", "registry", "server", "server/admin", "server/dockit",
 		"storage", "storage/fs", "storage/s3"},
 
 	"storage/storagetest":   {"storage"},

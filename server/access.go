@@ -54,7 +54,20 @@ func (s *Server) authorize(ex *exchange, r *http.Request) error {
 	case pull, push, remove:
 		return s.authorizeRepository(ex, r, need.action())
 	case manage:
+		// What stands outside of /api/v1/ (its description) is open.
+		if !strings.HasPrefix(r.URL.Path, "/api/v1/") {
+			return nil
+		}
 		return s.authorizeManagement(ex, r)
+	case administer:
+		if err := s.authorizeManagement(ex, r); err != nil {
+			return err
+		}
+		if p := ex.identity.principal; !p.IsAdmin() {
+			return oci.Errorf(oci.CodeDenied, "%s may not do this: only admins may", p).
+				WithDetail(refusal{Rule: "admin-only", Ask: "an administrator of this registry"})
+		}
+		return nil
 	}
 	return oci.Errorf(oci.CodeDenied, "this endpoint has no permission declared and is closed to everybody: tell the operator of this registry")
 }
@@ -109,11 +122,7 @@ func (s *Server) authorizeRepository(ex *exchange, r *http.Request, action auth.
 }
 
 // authorizeManagement lets a signed-in caller through to the management API.
-// What stands outside of /api/v1/ (its description) is open.
 func (s *Server) authorizeManagement(ex *exchange, r *http.Request) error {
-	if !strings.HasPrefix(r.URL.Path, "/api/v1/") {
-		return nil
-	}
 	id := ex.identity
 	if id.principal.IsAnonymous() {
 		return s.challenge(ex, r, insufficient(id), "the management API needs a sign-in: give a user name and password, or a token", refusal{Rule: "not-signed-in"})
@@ -331,7 +340,7 @@ func (s *Server) scope(ex *exchange) string {
 	switch need := ex.endpoint.need; need {
 	case catalog:
 		return "registry:catalog:*"
-	case manage:
+	case manage, administer:
 		return "berth:api:*"
 	case pull, push, remove:
 		return "repository:" + ex.repository + ":" + need.scope()

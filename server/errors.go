@@ -165,6 +165,20 @@ func writeError(ex *exchange, r *http.Request, err error) {
 	writeJSON(ex, "application/json", e.Status(), map[string]any{"errors": []item{{e.Code, e.Message, detail(ex, e)}}})
 }
 
+// writeEnvelope answers as Dockit does.
+func writeEnvelope(ex *exchange, r *http.Request, err error) {
+	if !begin(ex, r, err) {
+		return
+	}
+	e := toError(ex, err)
+	commonHeaders(ex, err, e)
+	writeJSON(ex, "application/json", e.Status(), struct {
+		Success bool     `json:"success"`
+		Data    any      `json:"data"`
+		Errors  []string `json:"errors"`
+	}{Errors: []string{e.Message}})
+}
+
 // Problem is the body of an error of the management API (RFC 9457).
 type Problem struct {
 	Type      string `json:"type"`

@@ -35,6 +35,7 @@ type exchange struct {
 	repository string       // name from the path; "" where there is none
 	identity   identity     // who asks, once access.go knows
 	oci        bool         // errors are OCI JSON, not a problem document
+	dockit     bool         // errors are Dockit's envelope
 	cause      error        // what the error writer was given
 	aborted    bool         // the connection must not be used again
 }

@@ -30,6 +30,8 @@ const (
 	remove
 	// manage is the management API, which decides itself for each operation.
 	manage
+	// administer is for administrators of the whole instance.
+	administer
 )
 
 // action is the repository action behind a need; 0 when it has none.
@@ -82,11 +84,13 @@ const (
 // The patterns under /v2/ (distribution-spec, "Endpoints"), the most frequent
 // first, for the router tries them in turn.
 const (
-	pathManifest  = "/v2/" + varName + "/manifests/" + varReference
-	pathUploads   = "/v2/" + varName + "/blobs/uploads{slash:/?}"
-	pathUpload    = "/v2/" + varName + "/blobs/uploads/" + varUpload
-	pathBlob      = "/v2/" + varName + "/blobs/" + varDigest
-	pathTags      = "/v2/" + varName + "/tags/list"
+	pathManifest = "/v2/" + varName + "/manifests/" + varReference
+	pathUploads  = "/v2/" + varName + "/blobs/uploads{slash:/?}"
+	pathUpload   = "/v2/" + varName + "/blobs/uploads/" + varUpload
+	pathBlob     = "/v2/" + varName + "/blobs/" + varDigest
+	pathTags     = "/v2/" + varName + "/tags/list"
+	// A repository's name has no colon, so that these are no repository's.
+	pathDockit    = "/v2/admin/{rest:(?:user|group):.*}"
 	pathReferrers = "/v2/" + varName + "/referrers/" + varDigest
 )
 
@@ -124,11 +128,14 @@ func routes() []route {
 		{"POST", "/v2/token", open, (*Server).postToken, "token"},
 		{"GET", "/v2/certs/pem", open, (*Server).getCertificates, "certificates"},
 		{"HEAD", "/v2/certs/pem", open, (*Server).getCertificates, "certificates"},
+		{"PUT", pathDockit, administer, (*Server).serveDockit, "dockit"},
+		{"DELETE", pathDockit, administer, (*Server).serveDockit, "dockit"},
 
 		{"GET", "/livez", open, (*Server).getLive, "health"},
 		{"HEAD", "/livez", open, (*Server).getLive, "health"},
-		{"GET", "/healthz", open, (*Server).getLive, "health"},
-		{"HEAD", "/healthz", open, (*Server).getLive, "health"},
+		// What probes of Dockit and of others ask: it fails when the database is down.
+		{"GET", "/healthz", open, (*Server).getReady, "health"},
+		{"HEAD", "/healthz", open, (*Server).getReady, "health"},
 		{"GET", "/readyz", open, (*Server).getReady, "health"},
 		{"HEAD", "/readyz", open, (*Server).getReady, "health"},
 		{"GET", "/metrics", open, (*Server).getMetrics, "metrics"},

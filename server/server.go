@@ -44,6 +44,10 @@ type Options struct {
 	// server authenticates first: see PrincipalOf. nil serves none.
 	API http.Handler
 
+	// Dockit serves Dockit's administration API under /v2/admin/, to administrators
+	// only, and returns its failures; nil serves none.
+	Dockit func(http.ResponseWriter, *http.Request) error
+
 	// URL is the address that clients use, e.g. https://registry.example.com. The
 	// default is taken from each request.
 	URL string
@@ -88,6 +92,7 @@ type Server struct {
 	refresher       *auth.Refresher
 	services        func(ctx context.Context, name string) (metadata.Service, error)
 	api             http.Handler
+	dockit          func(http.ResponseWriter, *http.Request) error
 	url             string // without a trailing slash; "" is from the request
 	service         string
 	trustProxy      bool
@@ -119,6 +124,7 @@ func New(o Options) (*Server, error) {
 		refresher:       o.Refresher,
 		services:        o.Services,
 		api:             o.API,
+		dockit:          o.Dockit,
 		url:             strings.TrimRight(o.URL, "/"),
 		service:         o.Service,
 		trustProxy:      o.TrustProxy,
@@ -223,8 +229,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		ex.oci = true
 		w.Header().Set("Docker-Distribution-API-Version", "registry/2.0")
 		// An escaped slash would route like a real one, and two readers of one
-		// path could disagree about the repository.
-		if r.URL.RawPath != "" && strings.Count(r.URL.RawPath, "/") != strings.Count(path, "/") {
+		// path could disagree about the repository. Dockit's administration has no
+		// repository in its paths, and reads them escaped.
+		ex.dockit = strings.HasPrefix(path, "/v2/admin/user:") || strings.HasPrefix(path, "/v2/admin/group:")
+		if !ex.dockit && r.URL.RawPath != "" && strings.Count(r.URL.RawPath, "/") != strings.Count(path, "/") {
 			ex.fail(r, errNoRoute(r))
 			return
 		}
@@ -234,7 +242,11 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 
 // fail answers with an error in the form that belongs to the path.
 func (ex *exchange) fail(r *http.Request, err error) {
-	if ex.oci {
+	switch {
+	case ex.dockit:
+		writeEnvelope(ex, r, err)
+		return
+	case ex.oci:
 		writeError(ex, r, err)
 		return
 	}

@@ -24,6 +24,7 @@ import (
 	"berth/auth/token"
 	"berth/metadata"
 	"berth/registry"
+	"berth/server/dockit"
 	"berth/storage"
 	"berth/storage/fs"
 )
@@ -116,6 +117,15 @@ func newWorld(t testing.TB, change func(*world, *Options)) *world {
 		Logger:     log,
 		Clock:      w.clock.now,
 		Ready:      []Check{{"database", w.db.Ping}, {"storage", func(ctx context.Context) error { return w.store.Ping(ctx) }}},
+	}
+	o.Dockit, err = dockit.New(dockit.Options{DB: w.db, Hasher: w.hasher, Actor: ActorOf})
+	must(err)
+	o.Services = func(ctx context.Context, name string) (found metadata.Service, err error) {
+		err = w.db.View(ctx, func(tx *metadata.Tx) (err error) {
+			found, err = tx.Service(ctx, name)
+			return err
+		})
+		return found, err
 	}
 	if change != nil {
 		change(w, &o)
@@ -310,4 +320,14 @@ func (w *world) pushImage(as, repo, tag string) (manifest, layer digest.Digest) 
 func (w *world) visibility(repo, visibility string) {
 	w.t.Helper()
 	w.update(func(ctx context.Context, tx *metadata.Tx) error { return tx.SetVisibility(ctx, repo, visibility) })
+}
+
+// principal is who a user signs in as.
+func (w *world) principal(name string) auth.Principal {
+	w.t.Helper()
+	p, err := w.server.auth.Authenticate(context.Background(), auth.Credentials{Username: name, Password: w.accounts[name]})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return p
 }

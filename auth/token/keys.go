@@ -366,6 +366,9 @@ type Rotation struct {
 	Delay *time.Duration
 	// Material is a key that somebody brings; nil makes one.
 	Material *Material
+	// Also runs in the transaction that stores the key, such as the line in the audit
+	// log; nil is nothing.
+	Also func(*metadata.Tx) error
 }
 
 // maxDelay bounds Rotation.Delay.
@@ -406,7 +409,7 @@ func (k *Keys) Rotate(ctx context.Context, service string, r Rotation) (KeyInfo,
 	if err := m.usable(k.clock()); err != nil {
 		return KeyInfo{}, oci.Errorf(oci.CodeInvalid, "%w", err)
 	}
-	if err := k.add(ctx, s, m, source, delay); err != nil {
+	if err := k.add(ctx, s, m, source, delay, r.Also); err != nil {
 		return KeyInfo{}, err
 	}
 	set, err := k.load(ctx)
@@ -432,7 +435,7 @@ func (m *Material) usable(now time.Time) error {
 }
 
 // add publishes a key.
-func (k *Keys) add(ctx context.Context, s metadata.Service, m *Material, source string, delay time.Duration) error {
+func (k *Keys) add(ctx context.Context, s metadata.Service, m *Material, source string, delay time.Duration, also func(*metadata.Tx) error) error {
 	if _, err := k.ensure(ctx, s); err != nil { // so that there is one that signs meanwhile
 		return err
 	}
@@ -442,7 +445,10 @@ func (k *Keys) add(ctx context.Context, s metadata.Service, m *Material, source 
 	}
 	err = k.db.Update(ctx, func(tx *metadata.Tx) error {
 		row.ActiveAt = tx.Now().Add(delay)
-		return tx.AddSigningKey(ctx, row, k.keepFor(s))
+		if err := tx.AddSigningKey(ctx, row, k.keepFor(s)); err != nil || also == nil {
+			return err
+		}
+		return also(tx)
 	})
 	if err != nil {
 		return err
@@ -475,13 +481,20 @@ func (k *Keys) service(ctx context.Context, name string) (s metadata.Service, er
 
 // Retire removes a key at once: what it signed is refused here from then on, and
 // by others once they read the bundle again. The errors are NOT_FOUND, and
-// CONFLICT when no other key of the service signs.
-func (k *Keys) Retire(ctx context.Context, service, kid string) error {
-	if err := k.db.Update(ctx, func(tx *metadata.Tx) error { return tx.RetireSigningKey(ctx, service, kid) }); err != nil {
+// CONFLICT when no other key of the service signs. also, which may be nil, runs in
+// the same transaction.
+func (k *Keys) Retire(ctx context.Context, service, kid string, also func(*metadata.Tx) error) error {
+	err := k.db.Update(ctx, func(tx *metadata.Tx) error {
+		if err := tx.RetireSigningKey(ctx, service, kid); err != nil || also == nil {
+			return err
+		}
+		return also(tx)
+	})
+	if err != nil {
 		return err
 	}
 	k.log.Info("signing key is retired", "service", service, "kid", kid)
-	_, err := k.load(ctx)
+	_, err = k.load(ctx)
 	return err
 }
 
@@ -780,7 +793,7 @@ func (k *Keys) follow(ctx context.Context, s metadata.Service, m *Material) erro
 	}
 	newest := set.rings[s.ID][0]
 	if newest.kid != m.kid {
-		return k.add(ctx, s, m, metadata.KeyFile, k.options.PublishDelay)
+		return k.add(ctx, s, m, metadata.KeyFile, k.options.PublishDelay, nil)
 	}
 	if after := pemChain(m.chain); after != "" && after != newest.row.Certificates {
 		err := k.db.Update(ctx, func(tx *metadata.Tx) error {

@@ -438,7 +438,7 @@ func TestRotateOwn(t *testing.T) {
 	if _, err := i.Keys().Rotate(ctx, "", Rotation{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := i.Keys().Retire(ctx, "", list[0].KID); err != nil {
+	if err := i.Keys().Retire(ctx, "", list[0].KID, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := i.Verify(ctx, fresh, service); !errors.Is(err, ErrInvalid) {
@@ -469,13 +469,13 @@ func TestRetire(t *testing.T) {
 		return list
 	}
 	first := mine()[0].KID
-	if err := i.Keys().Retire(ctx, "one", first); !errors.Is(err, oci.ErrConflict) {
+	if err := i.Keys().Retire(ctx, "one", first, nil); !errors.Is(err, oci.ErrConflict) {
 		t.Errorf("the only key: %v", err)
 	}
-	if err := i.Keys().Retire(ctx, "one", "nope"); !errors.Is(err, oci.ErrNotFound) {
+	if err := i.Keys().Retire(ctx, "one", "nope", nil); !errors.Is(err, oci.ErrNotFound) {
 		t.Errorf("an unknown key: %v", err)
 	}
-	if err := i.Keys().Retire(ctx, "", first); !errors.Is(err, oci.ErrNotFound) {
+	if err := i.Keys().Retire(ctx, "", first, nil); !errors.Is(err, oci.ErrNotFound) {
 		t.Errorf("the key of another service: %v", err)
 	}
 	day := 24 * time.Hour
@@ -483,11 +483,11 @@ func TestRetire(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := i.Keys().Retire(ctx, "one", first); !errors.Is(err, oci.ErrConflict) {
+	if err := i.Keys().Retire(ctx, "one", first, nil); !errors.Is(err, oci.ErrConflict) {
 		t.Errorf("the only one that signs now: %v", err)
 	}
 	// The published one goes, and the first has no successor any more.
-	if err := i.Keys().Retire(ctx, "one", second.KID); err != nil {
+	if err := i.Keys().Retire(ctx, "one", second.KID, nil); err != nil {
 		t.Fatal(err)
 	}
 	clock.forward(30 * day)

@@ -26,6 +26,7 @@ import (
 	"berth/registry"
 	"berth/server"
 	"berth/server/admin"
+	"berth/server/dockit"
 	"berth/storage"
 	"berth/storage/fs"
 	"berth/storage/s3"
@@ -199,6 +200,10 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	if err != nil {
 		return a, err
 	}
+	dockitAPI, err := dockit.New(dockit.Options{DB: a.db, Hasher: hasher, Actor: server.ActorOf})
+	if err != nil {
+		return a, err
+	}
 	a.collectors()
 	o := server.Options{
 		Registry:        reg,
@@ -208,6 +213,7 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 		Refresher:       auth.NewRefresher(a.db, nil),
 		Services:        findService(a.db),
 		API:             management,
+		Dockit:          dockitAPI,
 		URL:             c.URL,
 		Service:         serviceName(c.URL),
 		TrustProxy:      c.TrustProxy,

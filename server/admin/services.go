@@ -60,7 +60,7 @@ func (h *handler) PutService(ctx context.Context, r api.PutServiceRequestObject)
 	}
 	var service metadata.Service
 	var otherKey bool
-	err := h.DB.Update(ctx, func(tx *metadata.Tx) error {
+	err := h.change(ctx, r.Body, func(tx *metadata.Tx) error {
 		before, err := tx.LockService(ctx, r.Service)
 		switch {
 		case err == nil:
@@ -96,7 +96,7 @@ func (h *handler) PutService(ctx context.Context, r api.PutServiceRequestObject)
 
 // DeleteService removes a service with its keys.
 func (h *handler) DeleteService(ctx context.Context, r api.DeleteServiceRequestObject) (api.DeleteServiceResponseObject, error) {
-	err := h.DB.Update(ctx, func(tx *metadata.Tx) error {
+	err := h.change(ctx, nil, func(tx *metadata.Tx) error {
 		before, err := tx.LockService(ctx, r.Service)
 		if err != nil {
 			return err
