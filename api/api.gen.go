@@ -945,6 +945,99 @@ type TokenList struct {
 	Next *Next `json:"next,omitempty"`
 }
 
+// TrustConditions Patterns (`*` is any run of characters, also across `/`, and `?` is one) by the names of claims. All have to match.
+// Names of nested claims are joined with dots. Of a claim that is a list, one item has to match.
+type TrustConditions map[string]string
+
+// TrustIssuer defines model for TrustIssuer.
+type TrustIssuer struct {
+	// CreatedAt Absent for one of the settings.
+	CreatedAt *time.Time `json:"created_at,omitempty"`
+
+	// CreatedBy Absent for one of the settings.
+	CreatedBy *string `json:"created_by,omitempty"`
+
+	// Issuer Its URL.
+	Issuer string `json:"issuer"`
+
+	// Setting It stands in the setting `oidc_trusted_issuers`.
+	Setting bool `json:"setting"`
+}
+
+// TrustIssuerList defines model for TrustIssuerList.
+type TrustIssuerList struct {
+	Items []TrustIssuer `json:"items"`
+
+	// Next Ask with `after=` this for the next page. Absent on the last page.
+	Next *Next `json:"next,omitempty"`
+}
+
+// TrustPolicy defines model for TrustPolicy.
+type TrustPolicy struct {
+	Actions  []Action `json:"actions"`
+	Audience string   `json:"audience"`
+
+	// Claims Patterns (`*` is any run of characters, also across `/`, and `?` is one) by the names of claims. All have to match.
+	// Names of nested claims are joined with dots. Of a claim that is a list, one item has to match.
+	Claims    TrustConditions `json:"claims"`
+	CreatedAt time.Time       `json:"created_at"`
+	CreatedBy string          `json:"created_by"`
+	Issuer    string          `json:"issuer"`
+
+	// LastUsedAt To the minute. Absent when no job came yet.
+	LastUsedAt *time.Time `json:"last_used_at,omitempty"`
+
+	// MaxLife Longest life of a registry token, in seconds.
+	MaxLife      int    `json:"max_life"`
+	Name         string `json:"name"`
+	Repositories string `json:"repositories"`
+
+	// Robot The robot that jobs act as.
+	Robot string `json:"robot"`
+
+	// Tags A pattern on tags. Absent for every tag.
+	Tags      *string   `json:"tags,omitempty"`
+	UpdatedAt time.Time `json:"updated_at"`
+
+	// Username Its whole name, `team+robot`.
+	Username string `json:"username"`
+}
+
+// TrustPolicyChange defines model for TrustPolicyChange.
+type TrustPolicyChange struct {
+	Actions []Action `json:"actions"`
+
+	// Audience What the job asks its platform for (the claim `aud`). Without it, the name of this registry as a service, which is its host.
+	Audience *string `json:"audience,omitempty"`
+
+	// Claims Patterns (`*` is any run of characters, also across `/`, and `?` is one) by the names of claims. All have to match.
+	// Names of nested claims are joined with dots. Of a claim that is a list, one item has to match.
+	Claims TrustConditions `json:"claims"`
+
+	// Issuer One of the list of issuers.
+	Issuer string `json:"issuer"`
+
+	// MaxLife Longest life of a registry token, in seconds. It never outlives the job's own token.
+	MaxLife *int `json:"max_life,omitempty"`
+
+	// Repositories A pattern on the names of the team's repositories: `*` is any run of characters, also across `/`, and `?` is one.
+	Repositories *string `json:"repositories,omitempty"`
+
+	// Robot The robot that jobs act as. Without it
+	Robot *string `json:"robot,omitempty"`
+
+	// Tags A pattern on the tags that may be pushed and deleted; empty is every tag.
+	Tags *string `json:"tags,omitempty"`
+}
+
+// TrustPolicyList defines model for TrustPolicyList.
+type TrustPolicyList struct {
+	Items []TrustPolicy `json:"items"`
+
+	// Next Ask with `after=` this for the next page. Absent on the last page.
+	Next *Next `json:"next,omitempty"`
+}
+
 // User defines model for User.
 type User struct {
 	CreatedAt time.Time `json:"created_at"`
@@ -1285,6 +1378,36 @@ type ListRobotsParams struct {
 	After *After `form:"after,omitempty" json:"after,omitempty"`
 }
 
+// ListTrustPoliciesParams defines parameters for ListTrustPolicies.
+type ListTrustPoliciesParams struct {
+	// Limit The most items in the answer, 1 to 1000.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// After The `next` of the page before.
+	After *After `form:"after,omitempty" json:"after,omitempty"`
+}
+
+// DeleteTrustPolicyParams defines parameters for DeleteTrustPolicy.
+type DeleteTrustPolicyParams struct {
+	// IfMatch The ETag that the thing must still have, or `*`.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// PutTrustPolicyParams defines parameters for PutTrustPolicy.
+type PutTrustPolicyParams struct {
+	// IfMatch The ETag that the thing must still have, or `*`.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// ListTrustIssuersParams defines parameters for ListTrustIssuers.
+type ListTrustIssuersParams struct {
+	// Limit The most items in the answer, 1 to 1000.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// After The `next` of the page before.
+	After *After `form:"after,omitempty" json:"after,omitempty"`
+}
+
 // ListUsersParams defines parameters for ListUsers.
 type ListUsersParams struct {
 	// Limit The most items in the answer, 1 to 1000.
@@ -1377,6 +1500,9 @@ type CreateRobotJSONRequestBody = TokenCreate
 
 // SetTeamTagPolicyJSONRequestBody defines body for SetTeamTagPolicy for application/json ContentType.
 type SetTeamTagPolicyJSONRequestBody = TagPolicy
+
+// PutTrustPolicyJSONRequestBody defines body for PutTrustPolicy for application/json ContentType.
+type PutTrustPolicyJSONRequestBody = TrustPolicyChange
 
 // CreateUserJSONRequestBody defines body for CreateUser for application/json ContentType.
 type CreateUserJSONRequestBody = UserCreate
@@ -1566,6 +1692,27 @@ type ServerInterface interface {
 	// SetTeamTagPolicy Give a team its own tag policy
 	// (PUT /teams/{team}/tag-policy)
 	SetTeamTagPolicy(w http.ResponseWriter, r *http.Request, team TeamName)
+	// ListTrustPolicies List a team's trust policies
+	// (GET /teams/{team}/trust-policies)
+	ListTrustPolicies(w http.ResponseWriter, r *http.Request, team TeamName, params ListTrustPoliciesParams)
+	// DeleteTrustPolicy Delete a trust policy
+	// (DELETE /teams/{team}/trust-policies/{trust_policy})
+	DeleteTrustPolicy(w http.ResponseWriter, r *http.Request, team TeamName, trustPolicy string, params DeleteTrustPolicyParams)
+	// GetTrustPolicy Show a trust policy
+	// (GET /teams/{team}/trust-policies/{trust_policy})
+	GetTrustPolicy(w http.ResponseWriter, r *http.Request, team TeamName, trustPolicy string)
+	// PutTrustPolicy Make or replace a trust policy
+	// (PUT /teams/{team}/trust-policies/{trust_policy})
+	PutTrustPolicy(w http.ResponseWriter, r *http.Request, team TeamName, trustPolicy string, params PutTrustPolicyParams)
+	// ListTrustIssuers List the issuers that trust policies may name
+	// (GET /trust-issuers)
+	ListTrustIssuers(w http.ResponseWriter, r *http.Request, params ListTrustIssuersParams)
+	// DeleteTrustIssuer Remove an issuer
+	// (DELETE /trust-issuers/{issuer})
+	DeleteTrustIssuer(w http.ResponseWriter, r *http.Request, issuer string)
+	// PutTrustIssuer Let an issuer in
+	// (PUT /trust-issuers/{issuer})
+	PutTrustIssuer(w http.ResponseWriter, r *http.Request, issuer string)
 	// ListUsers List the users
 	// (GET /users)
 	ListUsers(w http.ResponseWriter, r *http.Request, params ListUsersParams)
@@ -3837,6 +3984,312 @@ func (siw *ServerInterfaceWrapper) SetTeamTagPolicy(w http.ResponseWriter, r *ht
 	handler.ServeHTTP(w, r)
 }
 
+// ListTrustPolicies operation middleware
+func (siw *ServerInterfaceWrapper) ListTrustPolicies(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "team" -------------
+	var team TeamName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "team", mux.Vars(r)["team"], &team, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "team", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListTrustPoliciesParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListTrustPolicies(w, r, team, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteTrustPolicy operation middleware
+func (siw *ServerInterfaceWrapper) DeleteTrustPolicy(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "team" -------------
+	var team TeamName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "team", mux.Vars(r)["team"], &team, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "team", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "trust_policy" -------------
+	var trustPolicy string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "trust_policy", mux.Vars(r)["trust_policy"], &trustPolicy, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "trust_policy", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DeleteTrustPolicyParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
+			return
+		}
+
+		params.IfMatch = &IfMatch
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteTrustPolicy(w, r, team, trustPolicy, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetTrustPolicy operation middleware
+func (siw *ServerInterfaceWrapper) GetTrustPolicy(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "team" -------------
+	var team TeamName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "team", mux.Vars(r)["team"], &team, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "team", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "trust_policy" -------------
+	var trustPolicy string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "trust_policy", mux.Vars(r)["trust_policy"], &trustPolicy, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "trust_policy", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetTrustPolicy(w, r, team, trustPolicy)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// PutTrustPolicy operation middleware
+func (siw *ServerInterfaceWrapper) PutTrustPolicy(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "team" -------------
+	var team TeamName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "team", mux.Vars(r)["team"], &team, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "team", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "trust_policy" -------------
+	var trustPolicy string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "trust_policy", mux.Vars(r)["trust_policy"], &trustPolicy, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "trust_policy", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params PutTrustPolicyParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
+			return
+		}
+
+		params.IfMatch = &IfMatch
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.PutTrustPolicy(w, r, team, trustPolicy, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListTrustIssuers operation middleware
+func (siw *ServerInterfaceWrapper) ListTrustIssuers(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListTrustIssuersParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListTrustIssuers(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteTrustIssuer operation middleware
+func (siw *ServerInterfaceWrapper) DeleteTrustIssuer(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "issuer" -------------
+	var issuer string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "issuer", mux.Vars(r)["issuer"], &issuer, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "issuer", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteTrustIssuer(w, r, issuer)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// PutTrustIssuer operation middleware
+func (siw *ServerInterfaceWrapper) PutTrustIssuer(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "issuer" -------------
+	var issuer string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "issuer", mux.Vars(r)["issuer"], &issuer, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "issuer", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.PutTrustIssuer(w, r, issuer)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListUsers operation middleware
 func (siw *ServerInterfaceWrapper) ListUsers(w http.ResponseWriter, r *http.Request) {
 
@@ -4558,6 +5011,20 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 	r.HandleFunc(options.BaseURL+"/accounts/{account}/roles/{role}", wrapper.DeleteAccountRole).Methods(http.MethodDelete)
 
 	r.HandleFunc(options.BaseURL+"/accounts/{account}/roles/{role}", wrapper.PutAccountRole).Methods(http.MethodPut)
+
+	r.HandleFunc(options.BaseURL+"/trust-issuers", wrapper.ListTrustIssuers).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/trust-issuers/{issuer}", wrapper.DeleteTrustIssuer).Methods(http.MethodDelete)
+
+	r.HandleFunc(options.BaseURL+"/trust-issuers/{issuer}", wrapper.PutTrustIssuer).Methods(http.MethodPut)
+
+	r.HandleFunc(options.BaseURL+"/teams/{team}/trust-policies", wrapper.ListTrustPolicies).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/teams/{team}/trust-policies/{trust_policy}", wrapper.DeleteTrustPolicy).Methods(http.MethodDelete)
+
+	r.HandleFunc(options.BaseURL+"/teams/{team}/trust-policies/{trust_policy}", wrapper.GetTrustPolicy).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/teams/{team}/trust-policies/{trust_policy}", wrapper.PutTrustPolicy).Methods(http.MethodPut)
 
 	r.HandleFunc(options.BaseURL+"/services", wrapper.ListServices).Methods(http.MethodGet)
 
@@ -7062,6 +7529,314 @@ func (response SetTeamTagPolicydefaultApplicationProblemPlusJSONResponse) VisitS
 	return err
 }
 
+type ListTrustPoliciesRequestObject struct {
+	Team   TeamName `json:"team"`
+	Params ListTrustPoliciesParams
+}
+
+type ListTrustPoliciesResponseObject interface {
+	VisitListTrustPoliciesResponse(w http.ResponseWriter) error
+}
+
+type ListTrustPolicies200ResponseHeaders struct {
+	Link *string
+}
+
+type ListTrustPolicies200JSONResponse struct {
+	Body    TrustPolicyList
+	Headers ListTrustPolicies200ResponseHeaders
+}
+
+func (response ListTrustPolicies200JSONResponse) VisitListTrustPoliciesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.Link != nil {
+		w.Header().Set("Link", fmt.Sprint(*response.Headers.Link))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListTrustPoliciesdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListTrustPoliciesdefaultApplicationProblemPlusJSONResponse) VisitListTrustPoliciesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteTrustPolicyRequestObject struct {
+	Team        TeamName `json:"team"`
+	TrustPolicy string   `json:"trust_policy"`
+	Params      DeleteTrustPolicyParams
+}
+
+type DeleteTrustPolicyResponseObject interface {
+	VisitDeleteTrustPolicyResponse(w http.ResponseWriter) error
+}
+
+type DeleteTrustPolicy204Response struct {
+}
+
+func (response DeleteTrustPolicy204Response) VisitDeleteTrustPolicyResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteTrustPolicydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response DeleteTrustPolicydefaultApplicationProblemPlusJSONResponse) VisitDeleteTrustPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetTrustPolicyRequestObject struct {
+	Team        TeamName `json:"team"`
+	TrustPolicy string   `json:"trust_policy"`
+}
+
+type GetTrustPolicyResponseObject interface {
+	VisitGetTrustPolicyResponse(w http.ResponseWriter) error
+}
+
+type GetTrustPolicy200ResponseHeaders struct {
+	ETag *string
+}
+
+type GetTrustPolicy200JSONResponse struct {
+	Body    TrustPolicy
+	Headers GetTrustPolicy200ResponseHeaders
+}
+
+func (response GetTrustPolicy200JSONResponse) VisitGetTrustPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetTrustPolicydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetTrustPolicydefaultApplicationProblemPlusJSONResponse) VisitGetTrustPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutTrustPolicyRequestObject struct {
+	Team        TeamName `json:"team"`
+	TrustPolicy string   `json:"trust_policy"`
+	Params      PutTrustPolicyParams
+	Body        *PutTrustPolicyJSONRequestBody
+}
+
+type PutTrustPolicyResponseObject interface {
+	VisitPutTrustPolicyResponse(w http.ResponseWriter) error
+}
+
+type PutTrustPolicy200ResponseHeaders struct {
+	ETag *string
+}
+
+type PutTrustPolicy200JSONResponse struct {
+	Body    TrustPolicy
+	Headers PutTrustPolicy200ResponseHeaders
+}
+
+func (response PutTrustPolicy200JSONResponse) VisitPutTrustPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutTrustPolicydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response PutTrustPolicydefaultApplicationProblemPlusJSONResponse) VisitPutTrustPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListTrustIssuersRequestObject struct {
+	Params ListTrustIssuersParams
+}
+
+type ListTrustIssuersResponseObject interface {
+	VisitListTrustIssuersResponse(w http.ResponseWriter) error
+}
+
+type ListTrustIssuers200ResponseHeaders struct {
+	Link *string
+}
+
+type ListTrustIssuers200JSONResponse struct {
+	Body    TrustIssuerList
+	Headers ListTrustIssuers200ResponseHeaders
+}
+
+func (response ListTrustIssuers200JSONResponse) VisitListTrustIssuersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.Link != nil {
+		w.Header().Set("Link", fmt.Sprint(*response.Headers.Link))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListTrustIssuersdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListTrustIssuersdefaultApplicationProblemPlusJSONResponse) VisitListTrustIssuersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteTrustIssuerRequestObject struct {
+	Issuer string `json:"issuer"`
+}
+
+type DeleteTrustIssuerResponseObject interface {
+	VisitDeleteTrustIssuerResponse(w http.ResponseWriter) error
+}
+
+type DeleteTrustIssuer204Response struct {
+}
+
+func (response DeleteTrustIssuer204Response) VisitDeleteTrustIssuerResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteTrustIssuerdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response DeleteTrustIssuerdefaultApplicationProblemPlusJSONResponse) VisitDeleteTrustIssuerResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutTrustIssuerRequestObject struct {
+	Issuer string `json:"issuer"`
+}
+
+type PutTrustIssuerResponseObject interface {
+	VisitPutTrustIssuerResponse(w http.ResponseWriter) error
+}
+
+type PutTrustIssuer200JSONResponse TrustIssuer
+
+func (response PutTrustIssuer200JSONResponse) VisitPutTrustIssuerResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutTrustIssuerdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response PutTrustIssuerdefaultApplicationProblemPlusJSONResponse) VisitPutTrustIssuerResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListUsersRequestObject struct {
 	Params ListUsersParams
 }
@@ -7827,6 +8602,27 @@ type StrictServerInterface interface {
 	// SetTeamTagPolicy Give a team its own tag policy
 	// (PUT /teams/{team}/tag-policy)
 	SetTeamTagPolicy(ctx context.Context, request SetTeamTagPolicyRequestObject) (SetTeamTagPolicyResponseObject, error)
+	// ListTrustPolicies List a team's trust policies
+	// (GET /teams/{team}/trust-policies)
+	ListTrustPolicies(ctx context.Context, request ListTrustPoliciesRequestObject) (ListTrustPoliciesResponseObject, error)
+	// DeleteTrustPolicy Delete a trust policy
+	// (DELETE /teams/{team}/trust-policies/{trust_policy})
+	DeleteTrustPolicy(ctx context.Context, request DeleteTrustPolicyRequestObject) (DeleteTrustPolicyResponseObject, error)
+	// GetTrustPolicy Show a trust policy
+	// (GET /teams/{team}/trust-policies/{trust_policy})
+	GetTrustPolicy(ctx context.Context, request GetTrustPolicyRequestObject) (GetTrustPolicyResponseObject, error)
+	// PutTrustPolicy Make or replace a trust policy
+	// (PUT /teams/{team}/trust-policies/{trust_policy})
+	PutTrustPolicy(ctx context.Context, request PutTrustPolicyRequestObject) (PutTrustPolicyResponseObject, error)
+	// ListTrustIssuers List the issuers that trust policies may name
+	// (GET /trust-issuers)
+	ListTrustIssuers(ctx context.Context, request ListTrustIssuersRequestObject) (ListTrustIssuersResponseObject, error)
+	// DeleteTrustIssuer Remove an issuer
+	// (DELETE /trust-issuers/{issuer})
+	DeleteTrustIssuer(ctx context.Context, request DeleteTrustIssuerRequestObject) (DeleteTrustIssuerResponseObject, error)
+	// PutTrustIssuer Let an issuer in
+	// (PUT /trust-issuers/{issuer})
+	PutTrustIssuer(ctx context.Context, request PutTrustIssuerRequestObject) (PutTrustIssuerResponseObject, error)
 	// ListUsers List the users
 	// (GET /users)
 	ListUsers(ctx context.Context, request ListUsersRequestObject) (ListUsersResponseObject, error)
@@ -9521,6 +10317,201 @@ func (sh *strictHandler) SetTeamTagPolicy(w http.ResponseWriter, r *http.Request
 	}
 }
 
+// ListTrustPolicies operation middleware
+func (sh *strictHandler) ListTrustPolicies(w http.ResponseWriter, r *http.Request, team TeamName, params ListTrustPoliciesParams) {
+	var request ListTrustPoliciesRequestObject
+
+	request.Team = team
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListTrustPolicies(ctx, request.(ListTrustPoliciesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListTrustPolicies")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListTrustPoliciesResponseObject); ok {
+		if err := validResponse.VisitListTrustPoliciesResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteTrustPolicy operation middleware
+func (sh *strictHandler) DeleteTrustPolicy(w http.ResponseWriter, r *http.Request, team TeamName, trustPolicy string, params DeleteTrustPolicyParams) {
+	var request DeleteTrustPolicyRequestObject
+
+	request.Team = team
+	request.TrustPolicy = trustPolicy
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteTrustPolicy(ctx, request.(DeleteTrustPolicyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteTrustPolicy")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteTrustPolicyResponseObject); ok {
+		if err := validResponse.VisitDeleteTrustPolicyResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetTrustPolicy operation middleware
+func (sh *strictHandler) GetTrustPolicy(w http.ResponseWriter, r *http.Request, team TeamName, trustPolicy string) {
+	var request GetTrustPolicyRequestObject
+
+	request.Team = team
+	request.TrustPolicy = trustPolicy
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetTrustPolicy(ctx, request.(GetTrustPolicyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetTrustPolicy")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetTrustPolicyResponseObject); ok {
+		if err := validResponse.VisitGetTrustPolicyResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// PutTrustPolicy operation middleware
+func (sh *strictHandler) PutTrustPolicy(w http.ResponseWriter, r *http.Request, team TeamName, trustPolicy string, params PutTrustPolicyParams) {
+	var request PutTrustPolicyRequestObject
+
+	request.Team = team
+	request.TrustPolicy = trustPolicy
+	request.Params = params
+
+	var body PutTrustPolicyJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.PutTrustPolicy(ctx, request.(PutTrustPolicyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "PutTrustPolicy")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(PutTrustPolicyResponseObject); ok {
+		if err := validResponse.VisitPutTrustPolicyResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListTrustIssuers operation middleware
+func (sh *strictHandler) ListTrustIssuers(w http.ResponseWriter, r *http.Request, params ListTrustIssuersParams) {
+	var request ListTrustIssuersRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListTrustIssuers(ctx, request.(ListTrustIssuersRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListTrustIssuers")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListTrustIssuersResponseObject); ok {
+		if err := validResponse.VisitListTrustIssuersResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteTrustIssuer operation middleware
+func (sh *strictHandler) DeleteTrustIssuer(w http.ResponseWriter, r *http.Request, issuer string) {
+	var request DeleteTrustIssuerRequestObject
+
+	request.Issuer = issuer
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteTrustIssuer(ctx, request.(DeleteTrustIssuerRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteTrustIssuer")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteTrustIssuerResponseObject); ok {
+		if err := validResponse.VisitDeleteTrustIssuerResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// PutTrustIssuer operation middleware
+func (sh *strictHandler) PutTrustIssuer(w http.ResponseWriter, r *http.Request, issuer string) {
+	var request PutTrustIssuerRequestObject
+
+	request.Issuer = issuer
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.PutTrustIssuer(ctx, request.(PutTrustIssuerRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "PutTrustIssuer")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(PutTrustIssuerResponseObject); ok {
+		if err := validResponse.VisitPutTrustIssuerResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ListUsers operation middleware
 func (sh *strictHandler) ListUsers(w http.ResponseWriter, r *http.Request, params ListUsersParams) {
 	var request ListUsersRequestObject
@@ -9928,183 +10919,204 @@ func (sh *strictHandler) Whoami(w http.ResponseWriter, r *http.Request) {
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7H37c9s2uui/gtE5Z/JYRX406cOZzh63ddpsmzQTuzczt84NIRGSsCYBLgFa0Wbyv9/B9wEgKYEUJVO2",
-	"s7s/2ZL4AD587+enwUSmmRRMaDU4+TSYMxqzHP49u6Az8zdmapLzTHMpBieDH+dUzJgiizkT7JrlRM8Z",
-	"0XMuZmSCP40Gw4GazFlKzd16mbHByUDpnIvZ4PPn4eA3Lq7Wn3sxZ0Swj5pkdMaGhCoSXRaHh19NijyB",
-	"f9hzkrPk+8uBuepyEI3I6VgxoYkUsIaEKry5/f2fh4OM5jRl2m7zdDKRhdAv4/CaeEzklFBBTt+dE4rX",
-	"DsnRMYn5jGvYLDfXZlTPB8OBoKl5nb1wMBzk7B8Fz1k8ONF5waory6jWLDf3/r8/D5989/7T0fHn/x4M",
-	"AxCzS3wrE9YAOJoyu8yXp69ILhNGFlzPZaEJ14qYxQ2JzAkl9q0nJHocEa4IFUuSF8LcPZnTnE4MXIYk",
-	"+iv8KgVr2KF5R+v2UvrxNyZmej44+frpcJBy4T4eDWt7P33yf+mTfx4++e4v3w9H//vh8V+fvP9LAxym",
-	"muVhCEQGKyKzC4MLBg3ImE1lXi7/HwXLl5UTgmc1LPjZ0XHo/T8xwWnyGh4QWkQMvz9QcB4NcMNrWiG3",
-	"/uKfc1lkze+dmZ/ta4ckY/mECf2EiYmMWUy40NIcJFFsljKhGxYGD9lyXS+nr6iezMOrMvyD6DnVFRaR",
-	"FkoTpXmSkDm9ZoCT0ePILwnZT7mol9Mn+IaGgzo6PH46DPKYlOvwslKpDFGwVBGOnIMKtWD5kBwRLcnR",
-	"4eFhE84k8NTqUmI2pUWizUIOh2ZhPC1S+HQIKG8/+iVyodmM5bDGN44GVld56ojUsDbzamXwOmeZVFzL",
-	"nDO1+ZDJw2gic/Y/xy8eR48aTtwR4XZn/tatY9mMkH6ty85YSR5GmtH0f45f0CxrXHL54C1Xfc7yaz5h",
-	"zUtWeIFd74llI1ZQkMj+7DmMlldMECbiTHIjEKiI4ftJQnlKIlrEUcMW7JO68s7jZ886Mc/3D8v/yejD",
-	"ycH/Pnn/uPLzo7+GeeoFnTUDRdNZwy40nW15AheMpi1vYjRtZ5zmim1faQ6p5Z3m5w0vNZds+dY/FMub",
-	"X1oolre/01yx1Ss/m4tVJoVioNG8oDwpcnj/RArNBHBCmmUJn1CzlIMsl+OEpX/5u5LAf8pn/3fOpoOT",
-	"wX8dlGrhAf6qDt7gXfjGENH/o2BKkwVVJGfTQrHYsPcp5QmLRwAa+6SK2gWKUC4zlmuOq6flD03amCG0",
-	"ZnVsBTzDAZ2YJ8DDge9v2ucpXG/utI+ieU6X5vMkZ1Sz+AOF5U1lnpr/BjHV7InmKQu93d0zXgbObjio",
-	"svUNokBbTW9NHAR3nQe1xeYHOsVRecV6KlG7X8yNPmmBPQpykRJZ/6zpvpW9ledQg2MNQO/9s+X472yi",
-	"B6Xyi3YHIEgcc/MgmrypIM6UJooNV3BpHbhWXA8eD1ZR+J3RVFK6JGNGsiJJWLxJR6aJkoROcqkUiQ4i",
-	"FAJ1xbmdka/DsWn3v3EVIBWPzR3RGs8lgNdGed50+2tzzepZ44tbjs3YLDsdXYVoA+dk0BKQFU4sluaL",
-	"nI1IROOUCzgBg70Zk1nCTkhKJ3MumDJXCqlB9yQcNeHtOEJKP77EO76C07QfjlZgOhwUgv+jYPZnw8GD",
-	"tN6Mjt0o/w5QtE7qeEhhBMCdfBowYZTgPweGqgbDQVaoOWw3YdpwTDiyyiNKFvYTwuf/cMXHPOF6GRYK",
-	"1/53NDcEW9SABJYxaBhkxvRzEnExZznXAAUDWi6UpgKUP3skBjDlsscJn4CsNucBxluW82sKq7fPalg/",
-	"2Hpri34L0lERCz5jdrBrli/HMl4abpsSmiRguE+kQIpRJGVMD8liTjW4XViimLlMLmAP6WjQQkE3FXs8",
-	"zps8Nnoh8ysnlCc0SVj+nFAUIFzhvhZAnG3CsUeBKqzqtfZDlnMx4VnoQMIWl1HEFFBMLsdSK/Iwookx",
-	"AoYEjKu/PDb/USHFMpWFQqMlIOCp1bKCfEyaY8yNMprE5uzhg1WfGp7nTaAdLMfgI4ss3vIUVvgAwLwK",
-	"4WHdUtss+WuLCLETpKWbipKduf3T7bm9o5oVR9gmvKyKhK14cxXVqr6sw8MOWLTzW7eQCHiEfagylrHe",
-	"jiZzNp2yiebX7ILO3siET5bry2cfWZptfPEZXvV5OEjYNUtCPMGwgwxeQvScK8JVVRQ5QWUI0pnD/hxD",
-	"EiiVMdu0qgs6e2UuW4UI3Dt0W3NrDkLI776+HevhAiak6UyheDYMLi00HSdG8hKVcc2cADHv3NI17fCl",
-	"6hU8/nYjrZSkfVQhkDZ6PvuYJVRQp9WEeEx3zgKSm8UhFGBGlyVck4UsktiYI7EUbIhuJzpz6MHFJCni",
-	"mpAYS5kwis9XV0H0IhMqyJwlWVgce3WjRe9GdymJWcZEbM6hdgxrz1yl0LhBKSod6IgmKAPDAmuWy0LE",
-	"IXs5sXfP+DVTJOezuVbEqB9DYsw7qTR5dthZ7/8Z3hPaxZw2gcggLh4uau5cVdyhO1gcq29OmVJ01uBd",
-	"smfDBaHEqGBMTBgxZvxCBgGZcqXMvzfXEWtSbDslyCi6tNBzmRNFl6qD1rP+cxFydsDTYzbhsTHmwWYs",
-	"Ema5EKjOEIAwP0jBNqOdxoDoBgloKbuuDln+sKIXwbLLI0W0Kk+lRPQaaYZY8M85DfnMTpEEDAs1OzQa",
-	"rdmx+R/iPSMCNypC45gU2V6NiP5VfQxZNYfEhhClNqy0lBfr6ldTGOZ3sR+bm0RTKQ8eR2ROFf7/McJr",
-	"zP/04GM0BCeF+Rj1pK8P0avc6JHuAKkVNC+DRz0o94CE/bqJzuhkToy2FBt+LAU7AesqK9ScKbIApI+y",
-	"IkkioqW8kSdoa9tgC50ZINOHyowM4nY0Zis2187kXKYM48BrMnqfnMeziS1oH9XRmQGaExEQCwqzkFxe",
-	"8zhEXz8s0YMucx+4sAEgHjOhuV4Sd3NYj2sSbHwyB2F24lyeQwLx0ycpS8csNx9h8fiPLLIn/iP6s5Dl",
-	"KGn1t3VZZ+yLjcLOCrB2DLbQrx/vLuIg5spYDXGz5gWbZDHRklDiLkdhQMAfjX5hIccyXoYh3ug/6stL",
-	"4nexwjA38khZZDvxyCrYVve7skR/afMKYMlbrkAEw6GQb3H87BkxihLag1U5amQgJSqjE2Z0dwrh9hHx",
-	"0l3ZjKc1SrIutImcCa5YTMbWlnYx1w6n1Lj9flixoYjbY8XZK+AJ68vuhW+hdA3TklM62iFuA95+NRv2",
-	"0dsRWLDczkH8IpM4dAZtJje6uazbZC6TGJiXkikz+nrOlDVUuhvfFcP5hgbwFUcJ71xTLmtBjmU4GNJm",
-	"IK7qlhXDCd6zhSGEcA7jCAQjpGBhzwhEVFK6HCLDWMliqgSZrD5QiRoppjUXs5O6cLUfnuSMxlEZ4RmS",
-	"yEWSonrcx0gwxWcC0qM2hqDKhwfhvR1BWPS8HVr4lS3DHrRrZqVr/XReagCLItNcpgb2wmot3dQGmsxk",
-	"zvU83bSNX9ny1F9rzE+zuimfUM0+sI8Zz5nayXzd5p76e9bgcM1yPuVMkUJongAsfL7GYs4TRoQkV2xJ",
-	"phJjgxjl7vbuK96QBP32xY/km6+/+pboeZGOQVwHlUaX29bg2DbrAhOzlmIii5zIRVgLVbLI8XmOFGZM",
-	"sNxA1VBDmskc/53yhAXJQGmrrtQXhLSp5iyOTsiVkAthlBGp52jCi5jEkinQQQzqkSXTIxIB9JdczKIT",
-	"i5FCklSCd1HE4MgCK0GBCjKTMl6jYvPKwXBg7kYXj39mYPkrFGXOp4rOHj5umysaZUlSDVR4WqWMFQCd",
-	"xT+dn0bk4Vl8/OzZ0XePXE6FPS63USmS5QkCjuRsxs3Sy0QLA1mLgg4KZ+fHz74eDAdn5199+3QwHLx1",
-	"n837gkf4K1v2IfMN11njb9vwrLdSe+//Ni6KXdlPzBIaCPKeMyMCHQfgljc+ryT8Y6zACiUSXbHlB4t7",
-	"H+CZkc37wOzkb7755ut6vvLher6yT3n4cMUCa3pz9gqzLOxVQOoP3/z64zn5r6MhOT/7kRwZuYnffPto",
-	"CKvFFIeSySrCp2ZDcwrOtRF557dEKHIPRVIar+atfP3s2Vdfb4z4bGZOVRgG4qCeUZ2IIkk6pW81ad4u",
-	"Oa81LsdoCiUf2yrS8PD3javZLZNuqwWvegnaF9QHcd+qLo8vU3Oe3fxku/lZXLS3CZCv2QKSndfXo9gk",
-	"Zw3ZtBlVCkw8LVHKcQEUMCLnc2Dxc/AGT8KOc+1e2LpVuGhtOzat2i4uvKOPoXiGukLOEUH9zvcRrtFl",
-	"qvoCstbisLWdvLFwWH/ft1gScvy04pmo6VMOhHV2gWUpFX70bctbd6LHSZHnTOgPWePSL3w+1gNF7OX+",
-	"xEfktdREMBazGF3/VBBwJBqxYbgvSnQ0+keh3QWcqeVSWtPI3XXrIQX7QwgfXPL5OkoIwvJc5uSh0VK/",
-	"e/rsm0frzuSJzYNYBxHcayAkYyw7tEVBv//4kpy+eUkeGtxiH2maJYxEP529fnn2U0OmV8w05UmDc3JB",
-	"FVnkUswwhw8+s48Zm2gWg/II32oJmhP7qIeA1JRkLFcNLlpYeluk3sYVIaqKz8tyOctpqspoKOoK3uIe",
-	"gh3qkgTIw4iqK7NdY1C65JMGXqLn6KgwO6PqioG3oiGYC5UCH0LmxgtuK2lcOYE9DyO9AZUTOXMevbDJ",
-	"oKkuVHiRv1xcvCF4QeXeipKjuW4MJMMq4F6SMioaQsTwxXpawoIuFYnoWBb6ZJxQcRU9J5HBuYholiSK",
-	"2JIMRWhG8w5Z9vCrW7DftUfCIaJ8iJLe1kLpN/fK75qPqfg/WcjzqG3GbpKQmCvNxUSTcSLHmIqZUsGn",
-	"TGmFLIwLknCl60yZC/310/D50lkANV4XRp67LKXdHhwW48PBdS15uY0vVtKcGyIHVguoPHK7Uory5DvK",
-	"nJSL6rdHq2x15821LK0PbbCC4rejEYZLs101gq1RAF8fxj+tWoKVNY6xVq1kq8o358afl9ZMT+amT2T+",
-	"AIn6bcnF07p/1Bj8wPpLb6bZsnnMc8LSTC9trBfjboTa8klnbU1yBlEFmqjessS5UkVTxoMt0uRKQT1n",
-	"6bYJvr2RgeVsmjM1/4D3hqJrVkn+oHUAnr/xKau/fgj5kGjeh+VTXzFIC53q+uqOpRVkWNvsdrFLi6y7",
-	"ZXjUfVQuUdm5kYJx+yu2rCab0piB9tPFERWitRBluHW0FO48jKBA4K/Ro31TzKqnopUa3MrHLNfzwXAb",
-	"+gAFGTcCnr5lGfvA8KoF8dZ566uE5FdpUWKlB0nCDSezJ6yu0C8pGJkxTSixj8M1o2fWWDrokGQss7Xd",
-	"1hIKBi5XyNYu5qvDw+F2RExcAp62CQqammOkC7okkD0Lxqyr3/EuuW+/flpzyH19GOwg0ERnfYhQJ19u",
-	"R37aVjN9pIjMmNKNCT1Oewwnw7KY0w9hDb7T/dsk2++uGK+uo4N2ulPCoL0nqNY3ZbYA8GuQtNsZunKC",
-	"JrFRe2EDipxds3DF+GqlIb4EXnrNqrWGtrAqzOUnWubBA+kDAb0TADIQY0g8XjizEtcX2/R+blOYgkiG",
-	"NnOHM89yds1l0eYfqL+u0jCn/bQxCuUSmv2hI/wAWm3n1wdz8rhwa9ypp1Xf3oJfWWbkSMJW3EDUtPxf",
-	"MZo0kEOt2mkLfW3bUqj+SpSCkLB2eQ+SBbWAD91t3vXy5VtJL1xf53bKugFZT/6BXmD2uWmNu2Qi9nyK",
-	"K8qgXLD8yYQqRhJmbAB0WWFrkiFRLKOQukDGSxKNjG3wIYIOWE+isjzp6PjblWDDjvmKBka9sC1DQrfE",
-	"t1xgbN2VkkNnsAhMJDUkkc1zxmoLzOo331IuNOXC/4KS1bsO6YyhAaMZTavGYO4aj+FzQRl3jwqzx3C4",
-	"7V7Xy+ySw5RQpT8YnSmYkXQhUR3lotCse6JRi0ulWzecqmm9bWOcQrE8TL/v5rLS3ItOtCJUlb29oHoK",
-	"rNyVeOkJ8Y0BDDUb3PoLJEJGo65c2y+qp645gJ47ccg7qpZvzXvDI54WushZLSukPC2froUP2h4X74KV",
-	"/wu2hLFI3FYRArjZ0KGxtE3gVLkwVEcEzXNMZlRELgTEAW1tb4y5aPusH1o9ow0lMWHybQFEDyIasyxu",
-	"RUb/oYJp7L2W85yWtTvAdCdU+ExM7l16HFIUJlRU6xPWHPkVrx6WjbT25cNLhlAwW1iit+ngrj7hgSJl",
-	"CkU1TNg9Db9Z/nXIHnKZQ4oxEWSX7+YMQbJeqwF5MNeymMyxcUC3gyqzcNflJT6sTMExcDwhUSInNInI",
-	"Q1omGUE6A5K1he4jX35daWDcVhhXL09rP0m44oYH2XYMhg6aVOO+bDnbZLlSMeYTfrex6MxS+7LoWmrJ",
-	"tkHfz03L7K+87LZE+PZ5T1sCqpO1Z4DXhygB9n57kiTsn9lnQe3e8zM3VLK1dbMzDNXFASvFRNuWDg1J",
-	"ZPOwo6Cx29bRLmTrvptLmvKAsQvZCUFOsHV5WOL0wY16DmqOjZr7qSJzrrTMl0DuiXShybJB3Vb2WkXW",
-	"bJGJDMnBm6oNbG2bU5kBmu5166gDIn9S5Fwvz8278AzGVPGJ7+ELpwDf+NvnWsNKxozmSFH43wsnlf72",
-	"7sL1NIfb8bqV+z9DAuBUrsPbULEaOnHrYqD1buXQ/AnMaNe/yLdl/IHleu7jyaNL8TJ1TppUseSaYS0N",
-	"Rk3gGdiclUg3fOL3H19ColjOx4VZE6RtUk2ig+vjg2h0KS7F48fnWG9DuBg9fkzODOkQg8pQ0AHhYUWo",
-	"RY8ROWfGJjqFnjT8n3DNCfkBAENwKgXsE+dSRBjEpZcClRsoUove/H5+QQ7gmwiSSFMy5SyJlS3Mh+jY",
-	"9052GOnjXABQo++/vxSRmsiMfQ/h+hOa8ZPHESpOkM34gzltu4Jqc2kElU/3vcBqHZ8TAeSGYR8lU3Yp",
-	"fC9KegWNzzWmBVcaqtJUQucGppjrXPncfFxiRR5618JpDpcCrkupnsxRe6/kQkHdpRTJEt9YXokXVcow",
-	"we3zyJ7oazB+uYDMU2VO9XS97zyZSHDiKaISquZMjchLgVMw5rbbye+vz1wP+uGlWGlTf4Lc4YBmGcAg",
-	"OqAZP7g+Oqhu8aDSuN4u7gxScx8/BlhHTa23Ix/+h/RjVU5LcNnH0CZUS2kfawS8e6rNi5V5bFMX54yj",
-	"e0oNIdUdFJsrtjzxKRIRnHpkpx9gCn2ElTXPL4UdoVEbikAeOudX9BsXVxHBAQ2PXOfUK3P6kswkkYj4",
-	"thBOuRag6Km4FGUCPu7kBxlz5rbyt/PfXwM3cEoXecV/GJFTpBgHFW6M/UkBwwK8tweTTnzDcft0O6TG",
-	"IEWVPWEvzypyTmgOcoJEZxd0Fj03PADuNfQFvmPDHswpXYrIDaOIKi/EE3x6dOyR1066mFNlHxUTxcWE",
-	"jcibPy7MnTxmaSY1E9qu9qLCFB8/JoouMTJsNIE5zTImsJ+FdvM02EewVEhkA3nRicFlc3kqr5Hyx+xS",
-	"2KjyiEQ+5BeRhxhvBi/TI7gPx/iYO9Vzu2fDKLXlinD4+KgInS7DS7GABiTAlHNFEjq58gcvBfReMEwn",
-	"wvAiLs/Y6c5mh2UKmUNzO1zlEKh9SMbLS0GF1XZcUWWFBcBjJEmkmLHq/QQfbXi3LXuzLyfmr3LxbmVY",
-	"kQMhoTYxJ5VA/iVnAlhD3hgW1XKsv7dZ9DMp4xMyk+Y1Yzq5IlqaRUu7t5iRhGqWk2nOAE2F62+YjsiF",
-	"EYXA3szdBvMwehnVfNvOKffI0MelsKeHzS+EkUOGmrAPIPY3cxn9FQY4RM4KmUkwXcF+Ua9dH10Kn0Z+",
-	"MkBpjKwcCO30zUusUVW2Z4dRJWTGBM344GTw1ehw9NUAGunMQR05sN3f4cMsVHj0QuZYaQLWlJfBL2MY",
-	"sKL0qXtAfVDTn2Gtq7zkwOmFGy/EMUKf36+MTTg+PGwZmbDdqIRq2/bAuIRTnFBkWJ7d7XMowMEPD8DJ",
-	"SZjQ+dK1sMLcDNsv2OabYbf+wbA6tMsN1wotzl52ANfYVVlvc/gGD54DN1IClNAiTWm+hOQ3pVeHMbiG",
-	"yYkTZ4YtWcfdwCXg+yEBavDePNJjzcEn+99nRBxI22lDIXImtOvx7WFigLZcxy583GllPEHt9J82tFTE",
-	"62EfRuIY9RN86ykky9wciufzQq8MGCPSfDWjTSDbljTKGWcG67OinSxJZdvGsLa8QvmYF/rReF7a3E4w",
-	"DytWKXIfaCrnGmrIBAQr+HSdrrM0LG79sLJCn9aGqDGlf5Dxsm8StX6xz3XbzDfs3y9/aBql4mdt9ECj",
-	"bA25DAaDAWFVnQU24fSeh23I9AAI7uCT+dOVZtsJ860bLNeFOJ3M5IrMIHh1c4BdGAMIEnQBLn4syvoY",
-	"QAOw3ulz2PVidFB1Ieffp0QZsqSJg5dnzcbKorA/rAMEtUppSKaGvk62a5pTxfBL7M3lsxdr82EMUNqo",
-	"+W05N3BPFF0ZOXK/qNrK635oug0vuVgjb2tVG07dTN7Yfnl31c32q/qiNbdKk/pWxc3CCppFucZyd6qH",
-	"xR747nTdN7XDPfiE/9yQWf/kxlhud9JuYGTgCJ+2tgTvkcH/BBsglPhRnOsAG25PADOmfypne+4VO5sY",
-	"DK5/BRPdGN82TIRr+sDE87lcbILsdhhTmbnaSdi99C280Y3V84idNbHWCyH0Lwtr41JuWQx2QVLotAD+",
-	"VyEXd4mxr0Ddc6sqpSZ0AApzUvYxSygGvoJc4qxW00fVFYG6/0pI47n9xvcbA+S1iYbGwvd+YcRf25rD",
-	"pn1VxgmQ1xLdjeAcFazcQLyOrW7da7ga7qULFSHw1MYZymVT+6ZZlV0yrozgb55pXd/xc+eYtLl+XOmm",
-	"1XWcFbtlstt6qpKms9A6V8d1KJJIecVicDrajuOBVeNg1fCw441jTdaXh72tMFfupJ5qYxu/yxw/QQDU",
-	"TuG10dBH6ArAqJhRdCrT0UJrt0He3mBbG21epg6B7WLe1QhD116oLyi+yGVK0OdtG68OiSrMJ0WOvjse",
-	"HY6OR99UE1Ntk5dyRgoSM97rfHqFiFlOolIARY2EhjcOOs9XX93RPjXm6lycJn8GBJN6cZaBXY4jcpRv",
-	"J2/HduKcnPHSHhW2t8HeOmVPmwpbz1gOozYgPxNYO4Rmmw2gU+TTioFe8HzV2bVY70JueD7ydWl9Zi7D",
-	"0Pf8STjzXYcwTKUrFhsWIYTtLZzdsXdza7g+GSNZlq5oiMy1keNGtrCR/gIvxPElDW90s+z7eeUCp3JZ",
-	"VxM4TUC7XJ/ss0kK7WM9Jfpw5TN9glwRc5S6r2GfTKOca9FqZSM9DuvBbi4sgQOJLJht8XDnFvjMkaPj",
-	"L/YLx1pc8vFOvpWf8fYv2bVSNtDfcObIIO+LY8UYijMH/fJo4QuwZ6XabJPOKfYKxuQwMi50jZjXM7Wx",
-	"toPa2RWO6zmA1PEDc4F/tkxvH+ZkdfRDJ2vyqN9XNykWXgrclfmIMHHnFEKQkvYPPsHfG3re3DHv2/GG",
-	"iLcPvxs+2TcATn3CJFrAATbqaW0Xr1xJF/vka/cWQ61LrhE/t8Uk2G3pjwOsauV+O83m8a3+saertf0C",
-	"ejCWPvRBFPvimnfig9uMk/fGA/cTokIp63LCBE6HXU+CaGGr1ng7+GQ141Y+e4rIBrdwMWtltjg6rTvf",
-	"pDj6vN+AtH0uBKaBNkIkTXcLP1dIerOiaIf6NnvjLWiptwnXfOYrUN0H4dG7yuywc/aaCA/OsEZ4N0eQ",
-	"n/GplnxsXeyqr9gn3JeDG1vMFE9TVjjfzGyxJRFfvvFS6VffasJYqN0fGwa7QaPtAViwF3WgGX8OPhlm",
-	"0Dmp7x0WNNWSx1zJV3DiG7hiUnnNIFk9Z89h5rMlM0qeHn63jp54Q3USWFcWD/lrHBPQrWfCitQe0wIt",
-	"28eRvYXe37FtJq8/FMs7R2AbGX4TkPdCo00cuDQ2+jijN4V2R8QF6LWtZqDLpDzQdPYk8821LGNdM1xe",
-	"2svLTlz79OJPpwzGBZVvawAhLryfzFe5WB2lVobMKlD0recB0TelAPwikxh1EJvLz2haL/1Y+kaq1MXn",
-	"bP6wXIgReYU96KkuiwhsB4IxuxTYwhPy/qHonc5UpSwD8+nrZ6mazrJ/zWfl9G5P77kT/GF6W/QxZHjF",
-	"lp0UGvK7HXUF7YQhaLeWh2+HCqmhtVUXTGky5TmGpdf1oV/Nu/d4DG5WVgPszU56yUB0SsUV7sdBGj52",
-	"c4ra5biRThCInvFrJox+HFWmTUXgQOU+Rva3d7+eYzoqfn5z9oqMCxEnMCZWiokN+sFYrEsBVW5QwUSX",
-	"0XM/7N8eJA+N1MM2Gehz0DY52hVXKxIzGvtqJyh9tKrHyOgZUAcG9Y4ONx4o2OdEpkw5023KE5/c4Boo",
-	"hzhHLjXV7Fe2L3ZRnWp2y35dGMfWiKW92EX82mhQ9hiAvYMz6Yot11HWMYaDT1c83kJRXcUOVxdYHVU5",
-	"RG3UyBwuyNQsCzumgZnmq1wNIEscIsLOIwTs8biCewHcDqm0muceXbqospYC+/JVvGVYgQjPtdQYZA9t",
-	"CUh2XQ9U09xJiG5mFLqX2+AmjkbslOWzexqNn19ZH7ZXGWAZiru6uXNbhV4NOq72nQrqiUaovK23nGoF",
-	"LsSRV70CN4odAzy7xa9r78XIF+T3KE1z7Zuh42Cf0DKynE35x20D6V+Ql2FlDEqrk6HeYuE+eRrWxxyU",
-	"vTdCVUY1REdWXKuv/1Qq7hs5s8uieaBI2cETA0vTCuN+a9n0w6eH3z2yE9BAeeSKoM7f5BJ+W03o2HcQ",
-	"rmKx7CMSt2IQYa2w69XhJy01n1RLQM5Ht/2Bo0jkOhike1tP1tw7eTXW6NQSeu44Zhc6HlGbVeUr5G2T",
-	"/cZz2g5RSzh1CfR1I7mGyF1v5NS/crw2LuuWTeptsJWU7SbuNB0Ck+dp0+z8VhQtOrISGO3ic5nBOqwr",
-	"EKw6rd/LH4uirqFJxWlgN62IosvRpaj2kak23MCmqmrBchb7II6dZHx8eBiy3zAz5/4xN5hEAZ7yG2FL",
-	"n/bgNssfkr8XCqYgUX3HCG/zf4Sd2lQBsXcVMXQIAebuqPWseIx7UIAuvNuS5syqPNA3obP60+KW3qzN",
-	"2Hy4dedrXyXv1ZdNZZLAHHrXCSXsJuxFuSFRwq5ZEsHQVZfdZxjFBrXnXjr5CRcGaSasV29/pSoGEHDu",
-	"/fXVU9uvNtMsazpRT1uEgGwIEITCA0148G8cIOgV96wrsGpOIb/pxAk2sub2cMI2plDClTas+YvOlXDz",
-	"klrdFwZs9yjJu66xajwChw/wtwfGsxmRDj5pOuvg5KgVifr2bFiQ6ac0BhjZnF7bNmLOvAehb+MxvuNd",
-	"tY+bjbNcCk1nD3xz1RE5dVqDdZvkVZdKSBnGVV5AgWM3hcE+uXe/BxZZrp3u1hSs1zwGaxI+uN1eSa2J",
-	"jWo6601sN4LsZgSxmVtd0NmWtHNgEXQnlrxaXo2pBA6zqdZGy4eOnBgBlIVOYE6rdgBvYOi/2EV94Wy9",
-	"nODXytuZuexOW9MB1kJ5JXbQdHnnms6GtTD93SO1SyHYOcfy3D3gS0au6ujaVtwqMy7uU8hDlWfg0Ml/",
-	"hQqk+3jwyf7XOch8URm47JubCLYgEzsHuRprbrLbz30Uct8xCx9v34Pgds/27vCV/JMKzHcrFirBtG9M",
-	"bxLbdgv3IPxQBq6D4N0Oj+yuuzfy8ZOgoBwoYdSIWVloMmMaJ0G5bhTkFKjB4Yb/Hb1ulUyEETnFJr2X",
-	"IvJj5SOS0isotTQPgasViXziTQS9pkPqbFbofoiqfyO/Pm//lg39+4/f0POnbPWzAdMN8/YjIBpzMC7g",
-	"ii9avXPzQtvNdpzzcJ9kb71phsszgITB5xWv3ZDQWtaBnbPRJVmxIa5zYae+7MNNVw64veW8PJxp1WBS",
-	"2hShO6+2tvlIq0fpSfXgk/nTWcNazQbhCfOYBaGK1aGiQccGrmnf6hWsaS9OEfPgxqps6AilguTTqGeV",
-	"7XEq7W025gXMmPaEtUdWd19x3Plbwhi+LX6Zne49h6MHzN8TB70TBWgTdt2vXA1wkhjVdz0p1C4XkiuA",
-	"M3RguZ0qRndjDEbN+lcoJf3XqSLtn0k1oVPHAtId2RgWcNy8CtSicX9FoD6fHl5mi0d6h3pfFaA7Qj8r",
-	"dAX0/UsCfPjdyILbrEY9jWOHKejrZjStNoL3Izgg8asLL7dKX3skpVPCxDmb5EzjLD8Y5Ty3FROBagan",
-	"aX7BprQf7N2ewQ87vU9BcHuS68o+jA+8sf7ZaGd3TVoD/5HBJNdD1TU+tOPqbFUejjQDHMMOMiNyipuC",
-	"QYe2s4DPBqtrPiJZQgQdO+HCRMaW1E4YaLonDdYA/W6cAK/Zws6UbxplMZa6TD6HI+mDhXkDH18QVDIc",
-	"KjZwq4NPcMW+VAWbBemPvVPeI2xmLwUcdh0BOr0px67QmlVyGnj2jOkGcPTMUFuRscdUhxag7k/Dgh02",
-	"KcH3JvvX7Gj7vF/vRttvxi+8xub6dmkL0JcHa7uU3w0g/HdK9t2Lj+ueZfauH/d/cnp7zelFf3hbNm/V",
-	"vDHW0e6ZNjBM+Iu2TMwONhsmhbp3fqfCgt4dKn7u1mrkXdnsxw5E94/ETgp2qKUd4MuocGaAG/KQsVxJ",
-	"QRM7374pIPiH2psTwzz6bmwB2FQDWbsWj3ceELQzBlaxw5P8lg3oLlwTGOxEGtsBPKUkcFOnMdm5TFYB",
-	"nIK52KhPufrAcvKKH4/doGJZHNp3GNF5L3s3SeDBsGeaJGthxBVCChJ0q+UCj+8QQvSkuEdGel+pwtox",
-	"DTSxLW7Vfb+b+z03046f/55IVXFHukHwriU00lRDrLEH8tgTc74T//ImNLxvdeFmTQ+UnTgrc3folabP",
-	"jsg7cPN9dHw2AL2vDZ9XwLJzv+eSonto9/yimmBl+TIECitGlvfjYacVXZncPGYzLiqV+9ZEA1lpHkeJ",
-	"Sqiaj8hbliV0sjLWsZwGRIXG99tMUSN8UJ9DMOHk4mDwqX7k/+lG3U83auA+N2xGXSN2p7ubhd1EghUb",
-	"tIsh1AXNfFnPpMhzJnTFdnDVP20qiGL6jVvwftDKPX4bzGoco263Bt2PdF+9OUt7qwsztxrhpmBjSAHc",
-	"Jrx44RTPf/nwIgL0PoUXrfRvNgJ2drXXSbw1zhhEoBtFFuv7uRRG1Y2lHQeocTieHb4O0z9h9r5MmRFZ",
-	"timkuazGHkH2oZRrjj5e2EGX/2bRR+zMusfoY/1Am4KPAe61TfCxkyVrwy7+nDuFWwA8+7DtN8NlB+t9",
-	"q0hjAyRuKdII2+wx0tgFnvtT7VdDjou5fDKhooN3fJdJ1eA7r6SSO7H03EqBit8Zpzsahjmheb4kCQzc",
-	"dbLdCPFQhHIxlz9ScfvTUP8zL/uOBg//IpO4czSjgnn3RyNyDQhiWRlmjL7TcCek9YnFi7mkKW8sTbM/",
-	"7/EU3uEbGjgmFmP1wTLfzWW9vGvomsDbYbC2AK+s4AM4GTCZ57BJkXO9BI4wZjRn+eDkz/eGlMZU8Ql8",
-	"eD+Euj/HOIo8GZwMDmjGD66PQLG0zw50h4begOrKOpZ852dcwjrBvmEyK4dTu2nPis8EbIjr+ag+P1kN",
-	"gqPnGU2JXAi1bl5jGoJtPEf1nCg2Mxon1MXpcpJopcFz6B3OsDLyOsvlLKepGpE3dQXe8H7bc4bn1oa2",
-	"TN78gqkTPPelNdUx7aGXVvtZQ998nK4yZoY8bKClbKkHfkQjHGw7QGy2jt335lTEowCL4yz0XsiKwWH4",
-	"lcaaRhFPEpu9UGkmoeesthuDGw3SoUx6gElGc5mUFf2VR/g5FYGzfndO6MSOSTRLenn6Cryo7qRTOplz",
-	"wRTwE4tIo6rowXtD07zBS2aXU3ZshhrZIncRT1JqlkzEmeRCQ9ksU4TRyZyMmeIxc73Qh2UhmbGUuFKF",
-	"QQpaxJzBgIaETxnR3Dr5cCzFasf04BHZmRO4SNinM3MNeIsyoQNW5YqNyRucJ4H3giZRGnKVN0M7gRAV",
-	"6FI/wVdbz5Z5VDnYEnrBK8DHwJSqB9U92sFAAeS3LrMpUVzMElYRX34yMsK6HIhuiLf2bBo+aqeq2IY2",
-	"Q+A9AAiYX0+TRC6U7UtmnxUzwWkSfpgXXuYxjplVEboqrj6///z/AwAA//8=",
+	"7H1rc9s4luhfQWl3q5MMIzvppB9OTc26u93d3n4kFbtvqu4414RISEKbBDQEaEWTyn+/hXMAkJRAirIp",
+	"25nZL4ltUQRwcN7Pj6NE5gspmNBqdPRxNGc0ZQX8eHJOZ+b/lKmk4AvNpRgdjb6fUzFjiiznTLBrVhA9",
+	"Z0TPuZiRBD8aj6KRSuYsp+bberVgo6OR0gUXs9GnT9HoVy6uNt97PmdEsA+aLOiMRYQqEl+Uh4dfJmWR",
+	"wQ/sFSlY9teLkXnqYhSPyfFEMaGJFLCHjCr8cvf6n6LRghY0Z9oe8zhJZCn0aRreE0+JnBIqyPG7M0Lx",
+	"2Yg8e05SPuMaDsvNswuq56NoJGhulrMPjqJRwf5R8oKloyNdlKy+swXVmhXmu//v74dPv33/8dnzT/85",
+	"igIQs1t8KzPWAjiaM7vN0+PfSCEzRpZcz2WpCdeKmM1FRBaEErvqEYmfxIQrQsWKFKUw307mtKCJgUtE",
+	"4r/Bp1KwlhOaNTqPl9MPvzIx0/PR0VcvolHOhfv1WdQ4+/HT/0uf/vPw6bd/+Ws0/u/LJ397+v4vLXCY",
+	"alaEIRAbrIjNKQwuGDQgEzaVRbX9f5SsWNVuCN7VsuGXz56H1v+BCU6z3+EFoU2k8PkXCu6jBW74TCfk",
+	"Nhf+qZDlon3dmfnYLhuRBSsSJvRTJhKZspRwoaW5SKLYLGdCt2wMXrLjvk6nv1GdzMO7MvyD6DnVNRaR",
+	"l0oTpXmWkTm9ZoCT8ZPYbwnZT7Wp0+lTXKHlop4dPn8RBXlMznV4W7lUhihYrghHzkGFWrIiIs+IluTZ",
+	"4eFhG85k8Nb6VlI2pWWmzUYOI7Mxnpc5/HYIKG9/9VvkQrMZK2CPbxwNrO/y2BGpYW1maWXwumALqbiW",
+	"BWdq+yWTR3EiC/Zfz398Ej9uuXFHhLvd+Vu3j1U7Qvq9rnpjJXkUa0bz/3r+I10sWrdcvXjHXZ+x4pon",
+	"rH3LCh+w+z2ybMQKChLbjz2H0fKKCcJEupDcCAQqUvh7klGek5iWadxyBPumvrzz+cuXvZjn+0fVz2R8",
+	"eXTw30/fP6l9/PhvYZ56TmftQNF01nIKTWc73sA5o3nHSozm3YzTPLHrkuaSOtY0H29Z1Dyy46p/KFa0",
+	"L1oqVnSvaZ7YaclP5mG1kEIx0Gh+pDwrC1g/kUIzAZyQLhYZT6jZysGikJOM5X/5U0ngP9W7/7Ng09HR",
+	"6D8OKrXwAD9VB2/wW7hiiOj/UTKlyZIqUrBpqVhq2PuU8oylYwCNfVNN7QJFqJALVmiOu6fVB23amCG0",
+	"dnVsDTzRiCbmDfBy4PvbznkMz5tv2lfRoqAr83tSMKpZeklhe1NZ5OanUUo1e6p5zkKru+9MVoG7i0Z1",
+	"tr5FFGir6W2Ig+Cpi6C22P5Cpzgqr1hPJWr3y7nRJy2wx0EuUiHr3xu6b+1s1T004NgA0Hv/bjn5kyV6",
+	"VCm/aHcAgqQpNy+i2Zsa4kxppli0hkubwLXievRktI7C74ymktMVmTCyKLOMpdt0ZJopSWhSSKVIfBCj",
+	"EGgqzt2MfBOObaf/lasAqXhs7onWeC8BvDbK87av/26eWb9rXLjj2ozNcqOrqxFt4J4MWgKywo2l0vyh",
+	"YGMS0zTnAm7AYO+CyUXGjkhOkzkXTJknhdSgexKOmvBuHCGnH07xG1/Cbdpfnq3BNBqVgv+jZPZjw8GD",
+	"tN6Ojv0o/x5QtEnqeElhBMCTfBwxYZTgv48MVY2i0aJUczhuxrThmHBltVdULOwHhM//4YpPeMb1KiwU",
+	"rv3naG4ItmwACSxj0DDIjOlXJOZizgquAQoGtFwoTQUof/ZKDGCqbU8ynoCsNvcBxtui4NcUdm/f1bJ/",
+	"sPU2Nv0WpKMiFnzG7GDXrFhNZLoy3DYnNMvAcE+kQIpRJGdMR2Q5pxrcLixTzDwml3CGfDzqoKDbij2e",
+	"Fm0eG72UxZUTygnNMla8IhQFCFd4riUQZ5dwHFCgCqt6bXywKLhI+CJ0IWGLyyhiCiimkBOpFXkU08wY",
+	"AREB4+ovT8xPVEixymWp0GgJCHhqtawgH5PmGgujjGapuXv4xapPLe/zJtANLMfgK8tFuuMtrPEBgHkd",
+	"wlHTUtsu+RubCLETpKXbipIbc/sXu3N7RzVrjrBteFkXCTvx5jqq1X1Zh4c9sOjGq+4gEfAKh1BlLGO9",
+	"G03mZDpliebX7JzO3siMJ6vN7bMPLF9sXfgEn/oUjTJ2zbIQTzDsYAGLED3ninBVF0VOUBmCdOawv8eQ",
+	"BMplyrbt6pzOfjOPrUMEvhu5o7k9ByHkT988jvVwARPSdKZQPBsGl5eaTjIjeYlacM2cADFr7uiadvhS",
+	"9wo+/2YrrVSk/axGIF30fPJhkVFBnVYT4jH9OQtIbpaGUIAZXZZwTZayzFJjjqRSsAjdTnTm0IOLJCvT",
+	"hpCYSJkxiu9XV0H0IgkVZM6yRVgce3WjQ+9GdylJ2YKJ1NxD4xo23rlOoWmLUlQ50BFNUAaGBdaskKVI",
+	"Q/ZyZr8949dMkYLP5loRo35ExJh3Umny8rC33v8TrBM6xZy2gcggLl4uau5c1dyhN7A41lfOmVJ01uJd",
+	"snfDBaHEqGBMJIwYM34pg4DMuVLmx9vriA0ptpsSZBRdWuq5LIiiK9VD69n8uAw5O+DtKUt4aox5sBnL",
+	"jFkuBKozBCDMB1Kw7WinMSC6RQJaym6qQ5Y/rOlFsO3qShGtqlupEL1BmiEW/FNBQz6zYyQBw0LNCY1G",
+	"a05sfoZ4z5jAFxWhaUrKxV6NiOFVfQxZtYfEIohSG1ZayYtN9astDPNa7MfmJvFUyoMnMZlThT9/iPEZ",
+	"8zM9+BBH4KQwv8YD6esRepVbPdI9ILWG5lXwaADlHpBwWDfRCU3mxGhLqeHHUrAjsK4WpZozRZaA9PGi",
+	"zLKYaClv5Qna2TbYQWcGyAyhMiODuBuN2YrNjTs5kznDOPCGjN4n5/FsYgfaR3V0ZoDmRATEgsIspJDX",
+	"PA3R13cr9KDLwgcubACIp0xorlfEfTmsx7UJNp7MQZgdOZdnRCB++jRn+YQV5lfYPP4gy8VT/yv6s5Dl",
+	"KGn1t01ZZ+yLrcLOCrBuDLbQb17vTcRBypWxGtJ2zQsOyVKiJaHEPY7CgIA/Gv3CQk5kugpDvNV/NJSX",
+	"xJ9ijWFu5ZGyXNyIR9bBtn7etS36R9t3AFvecQciGA6FfIvnL18SoyihPViXo0YGUqIWNGFGd6cQbh8T",
+	"L92VzXjaoCTrQkvkTHDFUjKxtrSLufa4pdbjD8OKDUXcHSte/AY8YXPbg/AtlK5hWnJKRzfEbcDb72bL",
+	"OQa7AguWu7mIn2WWhu6gy+RGN5d1m8xllgLzUjJnRl8vmLKGSn/ju2Y439IAvuIo4Z1rymUtyIkMB0O6",
+	"DMR13bJmOME6OxhCCOcwjkAwQgoW9oxARCWnqwgZxloWUy3IZPWBWtRIMa25mB01hav95WnBaBpXEZ6I",
+	"xC6SFDfjPkaCKT4TkB61NQRVvTwI790IwqLn3dDCL2wV9qBdMytdm7dzqgEsikwLmRvYC6u19FMbaDaT",
+	"BdfzfNsxfmGrY/+sMT/N7qY8oZpdsg8LXjB1I/N1l+8019mAwzUr+JQzRUqheQaw8PkayznPGBGSXLEV",
+	"mUqMDWKUu9/aV7wlCfrtj9+Tr7/68hui52U+AXEdVBpdbluLY9vsC0zMRoqJLAsil2EtVMmywPc5Upgx",
+	"wQoDVUMN+UIW+OOUZyxIBkpbdaW5IaRNNWdpfESuhFwKo4xIPUcTXqQklUyBDmJQj6yYHpMYoL/iYhYf",
+	"WYwUkuQSvIsiBUcWWAkKVJCZlOkGFZslR9HIfBtdPP6dge2vUZS5nzo6e/i4Y65plBVJtVDhcZ0y1gB0",
+	"kv5wdhyTRyfp85cvn3372OVU2OtyB5UiWx0h4EjBZtxsvUq0MJC1KOigcHL2/OVXo2h0cvblNy9G0eit",
+	"+92sF7zCX9hqCJlvuM4Gf9uFZ72V2nv/d3FR3JT9pCyjgSDvGTMi0HEAbnnjq1rCP8YKrFAi8RVbXVrc",
+	"u4R3xjbvA7OTv/7666+a+cqHm/nKPuXh8ooF9vTm5DfMsrBPAak/evPL92fkP55F5Ozke/LMyE38yzeP",
+	"I9gtpjhUTFYRPjUHmlNwro3JO38kQpF7KJLTdD1v5auXL7/8amvEZztzqsMwEAf1jOpIlFnWK32rTfN2",
+	"yXmdcTlGcyj52FWRhpe/b93NzTLpdtrwupege0NDEPed6vK4mJrzxe1vtp+fxUV72wD5O1tCsvPmfhRL",
+	"CtaSTbugSoGJpyVKOS6AAsbkbA4sfg7e4CTsONduwc6jwkMbx7Fp1XZz4RN9CMUz1BVyjhjqd/4a4x5d",
+	"pqovIOssDts4yRsLh831vsGSkOcvap6Jhj7lQNhkF1iWUuNH33SseiN6TMqiYEJfLlq3fu7zsb5QxD7u",
+	"b3xMfpeaCMZSlqLrnwoCjkQjNgz3RYmORv84dLqAM7XaSmcauXtuM6RgPwjhg0s+30QJQVhRyII8Mlrq",
+	"ty9efv1405mc2DyITRDBdw2EZIplh7Yo6PX3p+T4zSl5ZHCLfaD5ImMk/uHk99OTH1oyvVKmKc9anJNL",
+	"qsiykGKGOXzwO/uwYIlmKSiP8FctQXNiH3QESE3JghWqxUULW++K1Nu4IkRV8X2LQs4KmqsqGoq6gre4",
+	"I7BDXZIAeRRTdWWOawxKl3zSwkv0HB0V5mRUXTHwVrQEc6FS4DJkbvzIbSWNKyew92GkN6ByJmfOoxc2",
+	"GTTVpQpv8ufz8zcEH6h9t6bkaK5bA8mwC/guyRkVLSFi+MNmWsKSrhSJ6USW+miSUXEVvyKxwbmYaJZl",
+	"itiSDEXoghY9suzhU7dhf2qPhBGifIiS3jZC6bf3yt80H1Pxf7KQ51HbjN0sIylXmotEk0kmJ5iKmVPB",
+	"p0xphSyMC5JxpZtMmQv91Yvw/dJZADV+L408d1lKN3txWIxHo+tG8nIXX6ylObdEDqwWUHvlbqUU1c33",
+	"lDk5F/W/Pltnqzc+XMfWhtAGayh+NxphuDTbVSPYGgXw9WH806olWFnjGGvdSraqfHtu/FllzQxkbvpE",
+	"5ktI1O9KLp42/aPG4AfWX3kzzZHNa14Rli/0ysZ6Me5GqC2fdNZWUjCIKtBMDZYlzpUq2zIebJEmVwrq",
+	"OSu3TXD1VgZWsGnB1PwSvxuKrlkl+VLrADx/5VPWXD6CfEg078PyaagYpIVOfX9Nx9IaMmwcdrfYpUXW",
+	"m2V4NH1ULlHZuZGCcfsrtqonm9KUgfbTxxEVorUQZbh9dBTuPIqhQOBv8eN9U8y6p6KTGtzOJ6zQ81G0",
+	"C32AgowHAU/fqop9YHjVgnjnvPV1QvK7tCix1oMk44aT2RtWV+iXFIzMmCaU2NfhntEzaywddEgytrC1",
+	"3dYSCgYu18jWbubLw8NoNyImLgFP2wQFTc010iVdEcieBWPW1e94l9w3X71oOOS+Ogx2EGijsyFEqJMv",
+	"dyM/bauZIVJEZkzp1oQepz2Gk2FZyullWIPv9f1dku1vrhiv76OHdnqjhEH7naBa35bZAsBvQNIeJ3Ll",
+	"BG1io7FgC4qcXLNwxfh6pSEuAotes3qtoS2sCnP5RMsieCFDIKB3AkAGYgqJx0tnVuL+Upvez20KUxDJ",
+	"0GbuceeLgl1zWXb5B5rL1RrmdN82RqFcQrO/dIQfQKvr/oZgTh4X7ow7DbTru9vwb5YZOZKwFTcQNa1+",
+	"VoxmLeTQqHbaQV/btRRquBKlICSsXT6AZEEt4LK/zbtZvnwn6YWb+9xNWTcgG8g/MAjMPrXt8SaZiAPf",
+	"4poyKJeseJpQxUjGjA2ALitsTRIRxRYUUhfIZEXisbENLmPogPU0rsqTnj3/Zi3YcMN8RQOjQdiWIaE7",
+	"4lsuMLbpSimgM1gMJpKKSGzznLHaArP6zV8pF5py4T9Byepdh3TG0IDRjOZ1Y7BwjcfwvaCMu1eF2WM4",
+	"3Pag62VuksOUUaUvjc4UzEg6l6iOclFq1j/RqMOl0q8bTt203rUxTqlYEabfd3NZa+5FE60IVVVvL6ie",
+	"Ait3LV56RHxjAEPNBrf+AomQ8bgv1/abGqhrDqDnjTjkPVXLd+a94RVPS10WrJEVUt2WT9fCF+2Oi/fB",
+	"yv8FW8JYJO6qCAHcbOnQWNkmcKtcGKojghYFJjMqIpcC4oC2tjfFXLR91g+t39GWkpgw+XYAYgARjVkW",
+	"dyOji1Lp7xtZ62HustlRdYsbsKV5wKNb4fNjl83tiQW8m2pMjm0TUsPNc6qT+fgCmgXCQ4IpQ934LHiR",
+	"/5RcsBQddqnUakxeTwm1vlLn3qMQNIzAGWlACKlstfcjcTV05uchNToM9VPvxe0yZ9aYRi3RVvg+C85p",
+	"259NNlWLXdfoHZ451Yr88fbXluxieGE4PxwrPX2ygE19lDxNLrWBHUsvcU0Vh1y+6+jv4iNuzffddzII",
+	"Edeu+A5Jua2lyXD8k5YpZzZxZBOvgMJ6wabGdPajH1dIeSs1uMrHZ4IISf6UE5IYtXHFdkjGz+mHy4xP",
+	"g7qJmDGlSWZjD9SHY1zIY1sYsbf+HegqOZEt2YTwEXLCPyFbI9GEtjZS2NrsEjIxapwFImWuI+1gJfFh",
+	"7c9wIYzNY/PiG6n0nod4/PfY7uDYT+/3mHCLCvsaqX9OPbTqrKNFUTTURdUVKoeLjGpz+YAxj9YaMj+u",
+	"mw6RVwpQXkGbFktFVEH7FAiARWQJxdYcF5hLtR7h7KPa3JjLtcnJ15WcNRoHhCBRvN1gd01WYw2QbwPB",
+	"zl0YDznVBCdEyFJnEMy21/WFqgpIGmHPb7cGPYcymHTVcvo+baeb8NMaDq+l5Qa6XjVQ3HUWaytgqPPl",
+	"HukNFqZVYy/fPFfNbU6rjWu5lAbXD9Jx8S1pC206mWeinbZVxfAGU86sqnQ3ytkfaruqf9u2CcdVjwRw",
+	"biVU+Io37lMnOKSCJ1TU68A3EqZq2RNYnt/Z/xwfiaAxUWmdK9ZQc3XgXyhSparX0zH7lzu36zk9qjRc",
+	"hYZiTAS1vndGv4NK4I2aeKg3uJZlMscGbf0uqqp23PRL4suqUgcDxyMSZzKhWUwe0aqYA9LG0X1iofvY",
+	"t7mqDYrpakDSbAPSfZPwxC0vsusaDB20hSCGipnZYTa1zhy+sHKXyJnZ6lCRs46eHbug76e2bQ7XxuOu",
+	"XKW715fsCKheUTUDvCEECrD3u5Mk4Tj4PhsX7b0ObkvHkK6u4YahunzLWtOGXVs0RCS29a5xMKjY1Tk8",
+	"FFN8N5c05wFXDGSBBznBzm04Mud33+pPRg99a4TkWJE5V1oae0mkJJMuBbRqBL5TXKwma3ao+IQizG1V",
+	"3baHiAtNADTdcpuoAyI/KQuuV2dmLbyDCVU88bNS4BbgL/7rc61hJxNGC6Qo/OlHJ5X+5925mx0FX8fn",
+	"1r7/CQqtpnIT3oaKVeTErcs1bU6FAl0cwpWuT6xvf/8dK/Tc22vjC3Gau2B4rlhmzDNaNJR3HIJBpBvy",
+	"9/r7UyjIKfikNHuC8jiqSXxw/fwgHl+IC/HkyRn2NSBcjJ88ISeg7RtUhsJ5SMM1tjWix5icMWM/HUPv",
+	"T/5PeOaIfAeAITj9D86J8/9i9L3TC4HKDTQDid+8PjsnB/CXGIr1cjLlLEuVbYAGWYh/dbLDSB/ncoFe",
+	"aP7vFyJWiVywv0Ja9BFd8KMnMSpOUDX2nbltu4P6EB8ElS+rPMeuCD73HMgN0+uUzNmF8D3/6RUMmLJu",
+	"wtrgCppL6JDHFHMTAl6ZX1fY+QSzGMLp5BcCnoNoA2rvtZoT6G8jRbbCFasnrVFWtbuBkMtje6MYEuEC",
+	"KvyUudXjzfleJJGQLKGIyqiaM2P+C5w2OLddJV//fuJmfUUXYm0c2BFyhwO6WAAM4gO64AfXzw7qRzyo",
+	"DQizmzuBEsgnTwDWcduIo9inWUOZp6qm0rkqTxjHoKW0rzUC3r3VhhRkkdoSsTnjmAagIigpBsXmiq2O",
+	"fCp6DLce2ylzWKocYweDVxfCjipsDJ8jj1ySQfwrF1cxwUF4j92Eiitz+5LMpLG6DeLbhiPKjVpAY/xC",
+	"VIXOeJLvZMqZO8r/nL3+HbiBU7rIb/y7MTlGinFQ4YqkMilhKJuPqmNyvx/sZN9uh4EapKizJ5yZUEfO",
+	"hBYgJ0h8ck5n8SvDA+C7hr7AS2DYg7mlCxG7oX9xbUG8wRfPnnvktRMF51TZV6VEcZGwMXnzxzm461KW",
+	"L6RmQtvdnteY4pMnRNEVZuAaTWBOFwsmsG+gdnML2QewVEhsEybjI4PL5vFcXiPlT9iFsF6OMYl9amWM",
+	"zkfrR3kM30NnmPmmemXPbBiltlwRLh9fFWNwO7oQ6HsEplwoktHkyl+8FNDjzjCdGNM4cXvGTnc2O2xT",
+	"yAKaiOMuI6D2iExWF4IKq+245jU1FgCvkSSTYsbq3yf4asO7bYzNLk7M/8q7hAwrciAk1PqxcgnkX3Em",
+	"gDXU52DzIo59zmy18kzK9IjMpFlmQpMroqXZtLRnSxnJqGYFmRYM0NT7RPMxOTeiENib+bbBPMwSjRs5",
+	"RM6B99jQx4Wwt4dNBoWRQ4aasN869pF2ldM1BhghZ4UKEHAp2j80e4Rh8NfWF49QGiMrB0I7fnOKvYCU",
+	"7Y1oVAm5YIIu+Oho9OX4cPzlCBqWzkEdObBTtuCXWajBw4+ywIp+sKa8DD5NYZCl0sfuBc2BuH8Pa13V",
+	"IwdOL9z6II5r/fR+bTzd88PDjtF0u42kq4/HCoylO8ZJsIbl2dO+gkYH+Iv1QzOhi5ULIGMOvJ3LYut6",
+	"cCraKKoPR3ZDjEObs48dwDN2V9afGv6CB8+BG90HSmiZ57RYQZGR0utD79xgmozVvK/WcTdynlw/jE2N",
+	"3ptXeqw5+Gh/+oSIA+URXShEToR2s5Q8TAzQVpvYha87ro2Ba9z+i5bW9fg8nMNIHKN+gh8+h6KE20Px",
+	"bF7qtUHORJo/zWgbyHYljWqWtMH6RdlNlqR2bGNYW16hfG4h+tF4UdncTjBHNasUuQ8073aNC2UGghV8",
+	"uk7XWRkWt3lZi1IfN4ZVM6W/k+lqaBK1frFPTdvMD0bbL39oG1npZxoOQKNsA7kMBoMBYVWdJQ478J6H",
+	"Xcj0AAju4KP5ry/NdhPmWzfAuw9xOpnJFZlBoOv2ADs3BhAUQgJc/PjJzXHrBmCD02fU92F0UPUh59dT",
+	"ogxZ0szBy7NmY2VROB/GnTMbSTUqC/TPtd2pnSqGf8QeyL5KrDGH0wCli5rfVvPZ90TRtdGOD4uqrbwe",
+	"hqa78JKLDfK2VrXh1O3kjWNubq662b7An7XmVhsG1qm4WVhBU17XwPte9bDUA9/drvtL43IPPuIPt2TW",
+	"dtLZrjftBvMHrvBF5+ilARn8D3AAQu2rgwCLdieAGdMeKHvGzjYGg/tfw8QTW8PehYnwzBCYeDaXy22Q",
+	"3Q1j8MQwt7yXsDv1o5LQjTXwKNMNsTYIIQwvCxtjKe9YDPZBUuhoB/5XIZf3ibG/gbrndlVJTchiCnNS",
+	"9mGRUQx8BbnESaN3ClVXBPqr1UIar+xffF9nQF5b0GUsfO8XRvy1LRBtZlNtbBv5XaK7EZyjglUHSDex",
+	"1e17A1fDM0ug8h7eCjkR5qN/lAzmg2HkrT48rI5bUW91CXMxjeAPjPCt5YdVJ37lHJO2popj2mNod82J",
+	"Zq073LGoaDNVSdNZaJ/rYxEVyaS8Yik4He1kp8CuNZ2NWra3fXzk5vawhzDWJB01U23sgC1Z2JRJSOt7",
+	"VI+GPkZXAEbFjKJTm0Id2rsN8g4G2/PGdn3qENguZq1WGLo2rkNB8cdC5jbf1g64iIgqzW+KPPv2+fhw",
+	"/Hz8dTOLd4kz/twsSiRm/K7z6ZUiZQWJKwEUtxIafrHtSF+92HaifWrM9fmjbf4MCCYN4iwDuxxHkSo/",
+	"tstmeOI80snKXhW2EcUeplXv0BpbX7ACRhpCriawdgjNthtAx8inFQO94NW6s2u5Oe3J8Hzk69L6zFyG",
+	"oe+tmnHmC4QwTKVrFhsWe4ftLZyRuHdzK9pM8s5WlSsaInNd5LiVLWylv8CCOCayZUWcrDbUkkucfmxd",
+	"TeA0Ae1yc4LqNim0j/1U6MOVz/QJckXMUeq/h30yjWp+YKeVjfQYNYPdXFgCBxJZMttK794t8JkjR8df",
+	"7B8ca3HJxzfyrfyEX/+cXSvVoLItd44M8qE4VoyhOHPQr64W/gD2rFTbbdI5xZksmBxGJmAOVMS8mamN",
+	"JSHUzgh0XM8BpIkfmAv8k2V6+zAn6yP2elmTz4Zduk2x8FLgvsxHhIm7pxCCVLR/8BH+v6XnzV3zvh1v",
+	"iHj78Lvhm/2gldwnTKIFHGCjntZu4pWr6GKffO3BYqh1ybXi566YBKet/HGAVZ3c70YzUP1INZydYW2/",
+	"gB6MpQ9DEMW+uOa9+OC24+SD8cD9gKhQybqCMAF/4ZtJEB1s1RpvBx+tZtzJZ48R2eArXMw6mS2OqO7P",
+	"N6nQwwek7XshMA20ESJperPwc42ktyuKtv9JuzfegpZ6m3DDZ74G1X0QHr2vzA47z7yN8OAOG4R3ewT5",
+	"Cd9qycf2H1r3FfuE+2pAfoeZ4mnKCufbmS22JOLzN15qc8E6TRgLtYdjw+DUHbQ9AAv2og6048/BR8MM",
+	"eif1vcOCpkbymCv5Ck7WBldMLq8ZJKsX7BUx/1oyo+TF4beb6IlfqE9c7sviIX+NYwK69UxYkTpgWqBl",
+	"+7AWxIr2dW3byesPxYreEdhWht8G5L3QaBsHroyNIe7oTandFXEBem2nGegyKQ80nT1d+P5GlrFuGC6n",
+	"9vGq4/E+vfjTKYOxrNVqLSB0zRoGMk3WRlZXIbMaFP2IL0D0bSkAP8ssVfXePIzmzdKPlR9YQV18zuYP",
+	"y6UYk99w1hfVVRGB7UAwYRcCRyVA3j8Uvfs+ExiNhHz65l2qtrscXvNZu72703vuBX+Y3hV9DBlesVUv",
+	"hYa8tiOFYWwLBO028vBtNx5l2/awJVOaTHmBYelNfegXs/Yer8HNJG6BvTnJIBmITqm4wvM4SMOv/Zyi",
+	"djtudC4Eomf8mgmjH8e1qb4xOFC5j5H9z7tfzjAdFX9/c/IbmZQiNSakhrGgGFyD8cMXAqrcoIKJrmIM",
+	"y0vB3EXy0OhybJOBPgdtk6NdcbUiKaOpr3aC0kereoyNngF1YFDv6HDjCwXnTGTOlDPdpjzb7EcY4ByF",
+	"1FSzX9i+2EV9evQd+3Vh7HUrlg5iF/FrVjXMAvYOzqQrttpEWccYDj5e8XQHRXUdO1xdoPNfCSJFhNqo",
+	"kTlckKnZFrbkAzPNV7kaQFY4RISd+w7Y43EFzwK4HVJpNS88uvRRZS0FDuWreMuwAhHea6kxyB66EpDs",
+	"vr5QbfP9Ibq5oDAlygY3cQR9ryyfm6fRALAMK2oONffzt8NxVzffe6fQq0HH9ZZiQT3RCJW3zQ59ncCF",
+	"OPK6V+BWsWOAZ7/4dWNdjHxBfo/StNB+6BQOUA1tY1GwKf+wayD9M/IyrI2b7HQyNFssPCRPw+Y4uar3",
+	"RqjKqIHoyIob9fUfK8V9K2euddCrJiVgYGlaY9xvLZt+9OLw28d20jQoj1wR1PnbXMJv6wkd+w7C1SyW",
+	"fUTi1gwirBV2vTr8RNv2m+oIyPnotr9wFIlcB4N0b5vJmnsnr9YanUZCzz3H7ELXIxozgX2FvB1m1npP",
+	"uyFqBac+gb5+JNcSuRuMnIZXjjfGEt+xSb0LtpKq3cS9pkNg8jxtdmJpjHxqR9GyJyuBEZo+lxmsw6YC",
+	"wWorVvLHoqhraFJzGthDK6Loanwh6n1k6g03sAGrWrKCpT6IE+Gizw8PQ/YbZuY8POYGE//AU34rbBnS",
+	"Htxl+xH5s1QwbZbqe0Z4m/8jbCvZGoi9q4ihQwgw94Zaz5rHeAAF6Ny7LWnBrMoDfRN6qz8dbunt2ozN",
+	"h9t0vg5V8l5fbCqzTC5rnVDCbsJBlBsSZ+yaZbHhJc7GAUaxRe15kE5+woVBmoQN6u2vVcUAAs69v75+",
+	"a/vVZtplTS/q6YoQkC0BglB4oA0P/o0DBIPinnUF1s0pbbu99+AEW1lzdzhhF1Mo40ob1vxZ50q4ubSd",
+	"7gsDtgeU5N3UWDVegcMH+H8AxrMdkQ4+ajrr4eRoFIn69mxYkOmn4QcY2Zxe2zZizrwHoW/jMb7jXb2P",
+	"m42zXAhNZ1/45qpjcuy0Bus2KeoulZAyjLs8hwLHfgqDffPgfg8ssty43Z0pWG94DDYkfPC4g5JaGxuF",
+	"YQaD+SJaQHY7gtjOrc7pbEfaObAIeiOWvF5ejakEDrOp1kbLh46cGAFsjBCx0yOCDP1nu6nPnK1Xk9I7",
+	"eTszj91razrAWiivxA6aLu9c01nUCNPfP1K7FIIb51ieuRd8zshlD7Edt6qMi4cU8lDVHTh08n9CBdL9",
+	"evDR/tQ7yIymsx1o5JqbCLYkScYZlE3UYs1tdvuZj0LuO2bh4+17ENzu3d4dvpZ/UoP5zYqFKjDtG9Pb",
+	"xLY9wgMIP1SB6yB4d8Mje+r+jXz8IDUoB8oYNWJWlprMmMaZZ64bBTkGanC44T9Hr1stE2FMjrFJ74WI",
+	"aTaTBdfzPCY5vYJSS/MSeFqR2CfexNBrOqTOLko9DFENb+Tbfd1P2OLh4zf0/Kla/WzBdMO8/QiI1hyM",
+	"c3jis1bvGM17mO045+Ehyd5m0wyXZwAJg69qXruI0EbWgZ2z0SdZsSWuc26nvuzDTcdofj/11jjTqsWk",
+	"tClC915tbfOR1q/Sk+rBR/Nfbw1rPRuEZ8xjFoQq6oZnm4ZlsWHf6hXsaS9OEfPi1qps6AilguTTqmdV",
+	"7XFq7W225gXMmPaEtUdW91Bx3Plbwhi+K36Zk+49h2MAzN8TB70XBWgbdj2sXA1wkhjVdzMp1G4XkiuA",
+	"M/Rgub0qRm/GGIya9a9QSvqvU0U6PJNqQ6eeBaQ3ZGNYwHH7KlCLxsMVgfp8eljMFo8MDvWhKkBvCP1F",
+	"qWugH14S4MvvRxbcZTXqcZo6TEFfN6N5vRG8H8EBiV99eLlV+rojKb0SJs5YUjCNs/xglPPcVkwEqhmc",
+	"pvkZm9I4p3JrBj+c9CEFwd3s+Q1lH8YH3lr/bLWz+yatgf/IYJLroeoaH9pxdbYqD0eaAY5hB5kxOcZD",
+	"waBD21lAhUbtwyRCiKBjJ1yYyNiR2gkDTfekwRqg348T4He2hNXbR1lMpK6Sz+FKhmBh3sDHBYJKhkPF",
+	"Fm518BGe2JeqYLMg/bX3ynuEw+ylgMPuI0Cnt+XYNVqzSk4Lz54x3QKOgRlqJzIOmOrQAdT9aVhwwjYl",
+	"+MFk/5oT7Z73691o+834hWVsrm+ftgBDebB2S/ndAsJ/p2Tfvfi4Hlhm7+Z1/29O76A5vegP78rmbTVv",
+	"dFEq/dSN3h3AzAlnf5lV3rhFPmuzxp+kR3kyANfPNX6ARk5zg3V8MR8M7MZqotrBR/j9ElF1v6pq7dLu",
+	"IjpVAXU/Jcv1BYJ3NjQJG5HdAOFdkFdr+KB2+ocQpNp2GbfQl7snAq0DItASpE5inb1BAnMPbqtFHJM/",
+	"5QRVA2M1qeb4Gka4UiUrcJo4TIYpU86gcxGqj0lGea4uhJ3QmWX1MWXgwbAp/mCrRHXtNOTPGJN3cyaq",
+	"KaCWDeEsC2xdJbOUKX0h7Dhx8Bu6Xkm4J7RitfN8129D8Zl4ygUqwBsjhMB8QmDAsIY5FSmD3GlXI0kv",
+	"hPVRZkaoAyQ1yaXS5NlL3ysnlwXDBk7NAeX1gW+5z/UKZ2wNxw33oMZVe7unwOXnw4BcClfBFhlNeggG",
+	"kMgghJH2tmRzmSdP7YOfvcqGB9muslnIgK72x9tfH0S80e7Jpnc1VDYcyW6YfY/rPviIP9wuJ6i5PrDA",
+	"UBVfTfNC2Pd2leAm99GSS9h395HTbfv6QpG51gtlsMN2QKj74a3cIjFXKo7IghUJE/opE4k0DB9apBp5",
+	"otjM8O4Wuc0riA0hsev+TH+KlKtEQt81N7keRDg0eqQFI1Omk7mRUdeswCPbeh+RufbrOJKtSpVYlJOM",
+	"JxfiVGhWCKZfVSA3MokS29LQT4GbU5ixiH0lLfxsL0ASS54ml3A/LL20KBx3ybQ2PNsLK2mTDrjRAcfW",
+	"O3IQLSRuNJGbF878oT539m5OsJ2vA5QeVhpJaUHvLhV/79c59F3Vu5cqBX3BvVYKjRENNU1Wtntizqhw",
+	"UT03s3HBCiUFzVApb83v/UPtLSfBvPp+QntwqBb6dRMb7j2/144MXMcOT/I79pM/dz1dcbBIaufpVo5d",
+	"fImrXa5qTwCnFqWa2/CIa/dTDVJ1VdJtSoDFoX37XVwy0uD+FngxnNlYoetZwWuEFCToTocMvL6HC8aT",
+	"4h4Z6UOlCutsaaGJXXGrmcq1fXxTO+0QwTiw2EyqWnaRkAWQlJvwhDTVkjo8AHnsiTnfiwW+DQ0fWps3",
+	"syfIF8qwgbe99NoMJ0fkPbj5PgY4GYA+1PlNa2C58fimiqIHmN70Y71eyvJldLlV3k6floONU8H6sdNo",
+	"J2zGRa0Rn/VIgqw0r6NEZVTNjXkNjhtVm3KvasN9qdC4vi38NMIH9TkEE6GZHUy/YQ41r/x/h0sNM1wK",
+	"uM8tZ0s1iN3p7mZjt5Fg5RbtAlzqMFkAcS0pi8LY+5Xt4Jp5dKkgiuk3bsP7QSv3+l0wq4WF+aNBM2M9",
+	"1KiNyt7qw8ytRrgtqB5SAHfJFj53iue/fLYwAvQhBdKt9G83Am6cOdck8c604SAC3SpRuHmeC2FU3VTa",
+	"6f4aZ92D7zmVBOxEiFXlzIgsO+PBPNZgjyD7UMq1JxNjluO/XTIxRkb3mEzcvNC2XOIA99oll7iXJWsD",
+	"A/6ee6VUAHj2Ydtvh8sNrPedEodbIHFHicNwzAETh/vAc3+q/XoG8XIunyZU9PCO257YjZ6CyKyssb+u",
+	"8K3GBHzntcpwJ5ZeWSlQ8zsv5zyZA8NMaFGsSMaUMS6sbDdCPJRwvJzL76nYu2APjHrBcdVaghfDWhmh",
+	"aSQIos5AVRdqHid27NLWZJcK7q+Mci8YSwF0Pus0tLui2XS8x2AcmJ/SPRhnn2rQzzJLe0czapj3cDQi",
+	"108wlUTJnBlNYGZ9p+HGxgtW5FwpoxVYIbScS5rz1twE+/Eeb+EdrtDCMbG3yhAs891cNru1RG6mG7IL",
+	"bfvpVA15AE4GTOY9LCkLrlfAESaMFqwYHf39vSGlCVU8gV/eR9DGxzGOsshGR6MDuuAH189AsbTvDgx7",
+	"glb/6so6lvwgJ9zCJsG+YXKR2bFzSxs7WEEsCg7E9bz2GrSYNl9yjC4VuRRq07zGFCzbR57quYuhQ5sb",
+	"rTz+1+Y1hdZwhpWR14tCzgqaqzF501TgDe+3+WW8sDa0ZfLmEwxV88J3ynBropDbXLQ+ngrG4GEmwIQZ",
+	"8rCBlqpDPvgRjXCw3f1xdhomis2pSMcBFsdZaF0ocgG/RH1OhlHEs8wWI9R6Q+o5a5zG4EaLdKhqGGAw",
+	"8VxmVYO+2iv82MnAXb87IzRJZAmuLJGS0+PfwIvqbjqnyZwLm+NiEWlcFz343cCrf2ErI2B9Tp6ckj/l",
+	"RB3ZF78+/eF7d8+P5JT8xPXP5YSgMFKR+f1XOonIL+UE0hiYish3Jc/SK65ZRMbj8WOHH0ioa5V6aN3U",
+	"UzADe3wNnjwLsmpIFOR0lYWLypJK+2UiXUguNHTqYoowmszJhCmeMjd+Lap61xhrzmVYVpmVGZ8yorl1",
+	"ROIkzPUhbaol9RQSQzCd09yFM8UNCpRV9ifsyvU3I29svodPKqkZm7WVoYNhiFJ1pUPh0tb7Zl4FbjXA",
+	"Wxg/p4BmAoOxv6if0c4iDhCodetNieJilrGaiMXvRA7Wfu4pMJjGu2kYHZ06ZXvoRsAfARAsU8yQolwq",
+	"m0Rl35UywWkWfpkXsOY1juHWia4uUj+9//T/AwAA//8=",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,

@@ -157,6 +157,18 @@ func (tx *Tx) TrustPolicy(ctx context.Context, team, name string) (TrustPolicy, 
 	return p, notFound(err, errTrustPolicyUnknown(team, name))
 }
 
+// LockTrustPolicy is TrustPolicy for a change: the row stays as it is until the
+// transaction ends.
+func (tx *Tx) LockTrustPolicy(ctx context.Context, team, name string) (TrustPolicy, error) {
+	var id int64
+	err := tx.row(ctx, `
+		SELECT id FROM trust_policies WHERE team_id = (SELECT id FROM teams WHERE name = $1) AND name = $2`+tx.db.dialect.forUpdate(), team, name).Scan(&id)
+	if err != nil {
+		return TrustPolicy{}, notFound(err, errTrustPolicyUnknown(team, name))
+	}
+	return tx.TrustPolicyByID(ctx, id)
+}
+
 // TrustPolicyByID finds a policy, or returns NOT_FOUND.
 func (tx *Tx) TrustPolicyByID(ctx context.Context, id int64) (TrustPolicy, error) {
 	p, err := scanTrustPolicy(tx.row(ctx, `SELECT `+trustPolicyColumns+` WHERE p.id = $1`, id).Scan)

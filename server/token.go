@@ -31,6 +31,8 @@ type tokenAnswer struct {
 	Scope        string `json:"scope,omitempty"`
 	RefreshToken string `json:"refresh_token,omitempty"`
 	TokenType    string `json:"token_type,omitempty"`
+	// IssuedTokenType is for a token exchange alone (RFC 8693, section 2.2.1).
+	IssuedTokenType string `json:"issued_token_type,omitempty"`
 }
 
 func (s *Server) getToken(ex *exchange, r *http.Request) error {
@@ -93,8 +95,10 @@ func (s *Server) postToken(ex *exchange, r *http.Request) error {
 		id, err = s.signIn(ex, r, auth.Credentials{Username: form.Get("username"), Password: form.Get("password")})
 	case "refresh_token":
 		id, err = s.refresh(r, form.Get("refresh_token"), service)
+	case grantExchange:
+		id, err = s.exchangeToken(ex, r, form)
 	default:
-		return oci.Errorf(oci.CodeInvalid, "the grant_type %.40q is not supported, use password or refresh_token", grant)
+		return oci.Errorf(oci.CodeInvalid, "the grant_type %.80q is not supported, use password, refresh_token or %s", grant, grantExchange)
 	}
 	if err != nil {
 		return s.refuseToken(ex, err)
@@ -107,6 +111,36 @@ func (s *Server) postToken(ex *exchange, r *http.Request) error {
 		return s.grantOther(ex, r, other, form["scope"], form["account"], form.Get("username"), offline)
 	}
 	return s.grant(ex, r, form["scope"], offline)
+}
+
+// The words of RFC 8693, OAuth 2.0 Token Exchange.
+const (
+	grantExchange   = "urn:ietf:params:oauth:grant-type:token-exchange"
+	typeIDToken     = "urn:ietf:params:oauth:token-type:id_token"
+	typeJWT         = "urn:ietf:params:oauth:token-type:jwt"
+	typeAccessToken = "urn:ietf:params:oauth:token-type:access_token"
+)
+
+// exchangeToken signs in with a token of an identity provider. A token of our own
+// is none: one that ends could otherwise live for ever. The user name is no
+// word of the RFC; it says which robot a job wants to be, as with a password.
+func (s *Server) exchangeToken(ex *exchange, r *http.Request, form url.Values) (identity, error) {
+	subject := form.Get("subject_token")
+	switch kind := form.Get("subject_token_type"); {
+	case subject == "":
+		return identity{}, oci.Errorf(oci.CodeInvalid, "the field subject_token is missing: it is the token to exchange")
+	case kind != typeIDToken && kind != typeJWT && kind != typeAccessToken:
+		return identity{}, oci.Errorf(oci.CodeInvalid, "the subject_token_type %.80q is not supported, use %s", kind, typeIDToken)
+	case form.Has("actor_token"):
+		return identity{}, oci.Errorf(oci.CodeInvalid, "an actor_token is not supported: nobody acts here for somebody else")
+	}
+	if wanted := form.Get("requested_token_type"); wanted != "" && wanted != typeAccessToken && wanted != typeJWT {
+		return identity{}, oci.Errorf(oci.CodeInvalid, "the requested_token_type %.80q is not supported, leave it out", wanted)
+	}
+	if !token.LooksLike(subject) || !s.tokens.Foreign(subject) {
+		return identity{}, &errBadCredentials{rule: "credentials", reason: "the subject_token is no token of an identity provider: one of this registry cannot be exchanged for another one"}
+	}
+	return s.signIn(ex, r, auth.Credentials{Username: form.Get("username"), Password: subject})
 }
 
 // refresh signs in with a refresh token for a service, and with who its bearer
@@ -198,6 +232,9 @@ func (s *Server) answerToken(ex *exchange, r *http.Request, made issued, refresh
 	}
 	if r.Method == http.MethodPost {
 		answer.TokenType = "Bearer"
+		if r.PostForm.Get("grant_type") == grantExchange {
+			answer.IssuedTokenType = typeAccessToken
+		}
 	}
 	// Who is known by a credential of somebody else that ends shows the next one.
 	if refresh && s.refresher != nil && p.Expires.IsZero() {

@@ -673,6 +673,71 @@ type ClientInterface interface {
 	// Corresponds with PUT /teams/{team}/tag-policy (the `SetTeamTagPolicy` operationId).
 	SetTeamTagPolicy(ctx context.Context, team TeamName, body SetTeamTagPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListTrustPolicies List a team's trust policies
+	//
+	// For the team's maintainers and for admins.
+	//
+	// Corresponds with GET /teams/{team}/trust-policies (the `ListTrustPolicies` operationId).
+	ListTrustPolicies(ctx context.Context, team TeamName, params *ListTrustPoliciesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeleteTrustPolicy Delete a trust policy
+	//
+	// For the team's maintainers and for admins.
+	//
+	// Corresponds with DELETE /teams/{team}/trust-policies/{trust_policy} (the `DeleteTrustPolicy` operationId).
+	DeleteTrustPolicy(ctx context.Context, team TeamName, trustPolicy string, params *DeleteTrustPolicyParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetTrustPolicy Show a trust policy
+	//
+	// For the team's maintainers and for admins.
+	//
+	// Corresponds with GET /teams/{team}/trust-policies/{trust_policy} (the `GetTrustPolicy` operationId).
+	GetTrustPolicy(ctx context.Context, team TeamName, trustPolicy string, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutTrustPolicyWithBody Make or replace a trust policy
+	//
+	// For the team's maintainers and for admins. A job that shows a token of the issuer, for the audience, whose claims
+	// match all conditions acts as the robot, in the team's repositories only. When several policies match, the oldest
+	// decides, or the one whose robot the user name of the sign-in says (`team+robot`). Tokens that were handed out before a
+	// change live for at most 15 minutes more; the management API refuses them at once.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /teams/{team}/trust-policies/{trust_policy} (the `PutTrustPolicy` operationId).
+	PutTrustPolicyWithBody(ctx context.Context, team TeamName, trustPolicy string, params *PutTrustPolicyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutTrustPolicy Make or replace a trust policy
+	//
+	// For the team's maintainers and for admins. A job that shows a token of the issuer, for the audience, whose claims
+	// match all conditions acts as the robot, in the team's repositories only. When several policies match, the oldest
+	// decides, or the one whose robot the user name of the sign-in says (`team+robot`). Tokens that were handed out before a
+	// change live for at most 15 minutes more; the management API refuses them at once.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PUT /teams/{team}/trust-policies/{trust_policy} (the `PutTrustPolicy` operationId).
+	PutTrustPolicy(ctx context.Context, team TeamName, trustPolicy string, params *PutTrustPolicyParams, body PutTrustPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListTrustIssuers List the issuers that trust policies may name
+	//
+	// Corresponds with GET /trust-issuers (the `ListTrustIssuers` operationId).
+	ListTrustIssuers(ctx context.Context, params *ListTrustIssuersParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeleteTrustIssuer Remove an issuer
+	//
+	// For admins. Refused (409) while trust policies name it.
+	//
+	// Corresponds with DELETE /trust-issuers/{issuer} (the `DeleteTrustIssuer` operationId).
+	DeleteTrustIssuer(ctx context.Context, issuer string, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutTrustIssuer Let an issuer in
+	//
+	// For admins. The issuer's discovery document and keys are fetched over https, and only from addresses of the public
+	// Internet; an issuer at a private address has to stand in the setting `oidc_trusted_issuers`.
+	//
+	// Corresponds with PUT /trust-issuers/{issuer} (the `PutTrustIssuer` operationId).
+	PutTrustIssuer(ctx context.Context, issuer string, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListUsers List the users
 	//
 	// For admins.
@@ -2128,6 +2193,151 @@ func (c *Client) SetTeamTagPolicyWithBody(ctx context.Context, team TeamName, co
 // Corresponds with PUT /teams/{team}/tag-policy (the `SetTeamTagPolicy` operationId).
 func (c *Client) SetTeamTagPolicy(ctx context.Context, team TeamName, body SetTeamTagPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewSetTeamTagPolicyRequest(c.Server, team, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListTrustPolicies List a team's trust policies
+//
+// For the team's maintainers and for admins.
+//
+// Corresponds with GET /teams/{team}/trust-policies (the `ListTrustPolicies` operationId).
+func (c *Client) ListTrustPolicies(ctx context.Context, team TeamName, params *ListTrustPoliciesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListTrustPoliciesRequest(c.Server, team, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeleteTrustPolicy Delete a trust policy
+//
+// For the team's maintainers and for admins.
+//
+// Corresponds with DELETE /teams/{team}/trust-policies/{trust_policy} (the `DeleteTrustPolicy` operationId).
+func (c *Client) DeleteTrustPolicy(ctx context.Context, team TeamName, trustPolicy string, params *DeleteTrustPolicyParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteTrustPolicyRequest(c.Server, team, trustPolicy, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetTrustPolicy Show a trust policy
+//
+// For the team's maintainers and for admins.
+//
+// Corresponds with GET /teams/{team}/trust-policies/{trust_policy} (the `GetTrustPolicy` operationId).
+func (c *Client) GetTrustPolicy(ctx context.Context, team TeamName, trustPolicy string, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetTrustPolicyRequest(c.Server, team, trustPolicy)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PutTrustPolicyWithBody Make or replace a trust policy
+//
+// For the team's maintainers and for admins. A job that shows a token of the issuer, for the audience, whose claims
+// match all conditions acts as the robot, in the team's repositories only. When several policies match, the oldest
+// decides, or the one whose robot the user name of the sign-in says (`team+robot`). Tokens that were handed out before a
+// change live for at most 15 minutes more; the management API refuses them at once.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /teams/{team}/trust-policies/{trust_policy} (the `PutTrustPolicy` operationId).
+func (c *Client) PutTrustPolicyWithBody(ctx context.Context, team TeamName, trustPolicy string, params *PutTrustPolicyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutTrustPolicyRequestWithBody(c.Server, team, trustPolicy, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PutTrustPolicy Make or replace a trust policy
+//
+// For the team's maintainers and for admins. A job that shows a token of the issuer, for the audience, whose claims
+// match all conditions acts as the robot, in the team's repositories only. When several policies match, the oldest
+// decides, or the one whose robot the user name of the sign-in says (`team+robot`). Tokens that were handed out before a
+// change live for at most 15 minutes more; the management API refuses them at once.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PUT /teams/{team}/trust-policies/{trust_policy} (the `PutTrustPolicy` operationId).
+func (c *Client) PutTrustPolicy(ctx context.Context, team TeamName, trustPolicy string, params *PutTrustPolicyParams, body PutTrustPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutTrustPolicyRequest(c.Server, team, trustPolicy, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListTrustIssuers List the issuers that trust policies may name
+//
+// Corresponds with GET /trust-issuers (the `ListTrustIssuers` operationId).
+func (c *Client) ListTrustIssuers(ctx context.Context, params *ListTrustIssuersParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListTrustIssuersRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeleteTrustIssuer Remove an issuer
+//
+// For admins. Refused (409) while trust policies name it.
+//
+// Corresponds with DELETE /trust-issuers/{issuer} (the `DeleteTrustIssuer` operationId).
+func (c *Client) DeleteTrustIssuer(ctx context.Context, issuer string, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteTrustIssuerRequest(c.Server, issuer)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PutTrustIssuer Let an issuer in
+//
+// For admins. The issuer's discovery document and keys are fetched over https, and only from addresses of the public
+// Internet; an issuer at a private address has to stand in the setting `oidc_trusted_issuers`.
+//
+// Corresponds with PUT /trust-issuers/{issuer} (the `PutTrustIssuer` operationId).
+func (c *Client) PutTrustIssuer(ctx context.Context, issuer string, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutTrustIssuerRequest(c.Server, issuer)
 	if err != nil {
 		return nil, err
 	}
@@ -5416,6 +5626,379 @@ func NewSetTeamTagPolicyRequestWithBody(server string, team TeamName, contentTyp
 	return req, nil
 }
 
+// NewListTrustPoliciesRequest constructs an http.Request for the ListTrustPolicies method
+func NewListTrustPoliciesRequest(server string, team TeamName, params *ListTrustPoliciesParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "team", team, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/teams/%s/trust-policies", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.After != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "after", *params.After, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewDeleteTrustPolicyRequest constructs an http.Request for the DeleteTrustPolicy method
+func NewDeleteTrustPolicyRequest(server string, team TeamName, trustPolicy string, params *DeleteTrustPolicyParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "team", team, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "trust_policy", trustPolicy, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/teams/%s/trust-policies/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewGetTrustPolicyRequest constructs an http.Request for the GetTrustPolicy method
+func NewGetTrustPolicyRequest(server string, team TeamName, trustPolicy string) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "team", team, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "trust_policy", trustPolicy, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/teams/%s/trust-policies/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewPutTrustPolicyRequest calls the generic PutTrustPolicy builder with application/json body
+func NewPutTrustPolicyRequest(server string, team TeamName, trustPolicy string, params *PutTrustPolicyParams, body PutTrustPolicyJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewPutTrustPolicyRequestWithBody(server, team, trustPolicy, params, "application/json", bodyReader)
+}
+
+// NewPutTrustPolicyRequestWithBody constructs an http.Request for the PutTrustPolicy method, with any body, and a specified content type
+func NewPutTrustPolicyRequestWithBody(server string, team TeamName, trustPolicy string, params *PutTrustPolicyParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "team", team, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "trust_policy", trustPolicy, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/teams/%s/trust-policies/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewListTrustIssuersRequest constructs an http.Request for the ListTrustIssuers method
+func NewListTrustIssuersRequest(server string, params *ListTrustIssuersParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/trust-issuers")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.After != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "after", *params.After, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewDeleteTrustIssuerRequest constructs an http.Request for the DeleteTrustIssuer method
+func NewDeleteTrustIssuerRequest(server string, issuer string) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "issuer", issuer, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/trust-issuers/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewPutTrustIssuerRequest constructs an http.Request for the PutTrustIssuer method
+func NewPutTrustIssuerRequest(server string, issuer string) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "issuer", issuer, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/trust-issuers/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewListUsersRequest constructs an http.Request for the ListUsers method
 func NewListUsersRequest(server string, params *ListUsersParams) (*http.Request, error) {
 	var err error
@@ -6826,6 +7409,83 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with PUT /teams/{team}/tag-policy (the `SetTeamTagPolicy` operationId).
 	SetTeamTagPolicyWithResponse(ctx context.Context, team TeamName, body SetTeamTagPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*SetTeamTagPolicyResponse, error)
+
+	// ListTrustPoliciesWithResponse List a team's trust policies
+	//
+	// For the team's maintainers and for admins.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /teams/{team}/trust-policies (the `ListTrustPolicies` operationId).
+	ListTrustPoliciesWithResponse(ctx context.Context, team TeamName, params *ListTrustPoliciesParams, reqEditors ...RequestEditorFn) (*ListTrustPoliciesResponse, error)
+
+	// DeleteTrustPolicyWithResponse Delete a trust policy
+	//
+	// For the team's maintainers and for admins.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /teams/{team}/trust-policies/{trust_policy} (the `DeleteTrustPolicy` operationId).
+	DeleteTrustPolicyWithResponse(ctx context.Context, team TeamName, trustPolicy string, params *DeleteTrustPolicyParams, reqEditors ...RequestEditorFn) (*DeleteTrustPolicyResponse, error)
+
+	// GetTrustPolicyWithResponse Show a trust policy
+	//
+	// For the team's maintainers and for admins.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /teams/{team}/trust-policies/{trust_policy} (the `GetTrustPolicy` operationId).
+	GetTrustPolicyWithResponse(ctx context.Context, team TeamName, trustPolicy string, reqEditors ...RequestEditorFn) (*GetTrustPolicyResponse, error)
+
+	// PutTrustPolicyWithBodyWithResponse Make or replace a trust policy
+	//
+	// For the team's maintainers and for admins. A job that shows a token of the issuer, for the audience, whose claims
+	// match all conditions acts as the robot, in the team's repositories only. When several policies match, the oldest
+	// decides, or the one whose robot the user name of the sign-in says (`team+robot`). Tokens that were handed out before a
+	// change live for at most 15 minutes more; the management API refuses them at once.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /teams/{team}/trust-policies/{trust_policy} (the `PutTrustPolicy` operationId).
+	PutTrustPolicyWithBodyWithResponse(ctx context.Context, team TeamName, trustPolicy string, params *PutTrustPolicyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutTrustPolicyResponse, error)
+
+	// PutTrustPolicyWithResponse Make or replace a trust policy
+	//
+	// For the team's maintainers and for admins. A job that shows a token of the issuer, for the audience, whose claims
+	// match all conditions acts as the robot, in the team's repositories only. When several policies match, the oldest
+	// decides, or the one whose robot the user name of the sign-in says (`team+robot`). Tokens that were handed out before a
+	// change live for at most 15 minutes more; the management API refuses them at once.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /teams/{team}/trust-policies/{trust_policy} (the `PutTrustPolicy` operationId).
+	PutTrustPolicyWithResponse(ctx context.Context, team TeamName, trustPolicy string, params *PutTrustPolicyParams, body PutTrustPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*PutTrustPolicyResponse, error)
+
+	// ListTrustIssuersWithResponse List the issuers that trust policies may name
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /trust-issuers (the `ListTrustIssuers` operationId).
+	ListTrustIssuersWithResponse(ctx context.Context, params *ListTrustIssuersParams, reqEditors ...RequestEditorFn) (*ListTrustIssuersResponse, error)
+
+	// DeleteTrustIssuerWithResponse Remove an issuer
+	//
+	// For admins. Refused (409) while trust policies name it.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /trust-issuers/{issuer} (the `DeleteTrustIssuer` operationId).
+	DeleteTrustIssuerWithResponse(ctx context.Context, issuer string, reqEditors ...RequestEditorFn) (*DeleteTrustIssuerResponse, error)
+
+	// PutTrustIssuerWithResponse Let an issuer in
+	//
+	// For admins. The issuer's discovery document and keys are fetched over https, and only from addresses of the public
+	// Internet; an issuer at a private address has to stand in the setting `oidc_trusted_issuers`.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /trust-issuers/{issuer} (the `PutTrustIssuer` operationId).
+	PutTrustIssuerWithResponse(ctx context.Context, issuer string, reqEditors ...RequestEditorFn) (*PutTrustIssuerResponse, error)
 
 	// ListUsersWithResponse List the users
 	//
@@ -9819,6 +10479,356 @@ func (r SetTeamTagPolicyResponse) ContentType() string {
 	return ""
 }
 
+// ListTrustPoliciesResponse200Headers the declared response headers of an HTTP 200 response for ListTrustPolicies
+type ListTrustPoliciesResponse200Headers struct {
+	Link *string
+}
+
+type ListTrustPoliciesResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *TrustPolicyList
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *ListTrustPoliciesResponse200Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListTrustPoliciesResponse) GetJSON200() *TrustPolicyList {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListTrustPoliciesResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListTrustPoliciesResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListTrustPoliciesResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListTrustPoliciesResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListTrustPoliciesResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DeleteTrustPolicyResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DeleteTrustPolicyResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DeleteTrustPolicyResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DeleteTrustPolicyResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeleteTrustPolicyResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DeleteTrustPolicyResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// GetTrustPolicyResponse200Headers the declared response headers of an HTTP 200 response for GetTrustPolicy
+type GetTrustPolicyResponse200Headers struct {
+	ETag *string
+}
+
+type GetTrustPolicyResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *TrustPolicy
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *GetTrustPolicyResponse200Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetTrustPolicyResponse) GetJSON200() *TrustPolicy {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetTrustPolicyResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetTrustPolicyResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetTrustPolicyResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetTrustPolicyResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetTrustPolicyResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// PutTrustPolicyResponse200Headers the declared response headers of an HTTP 200 response for PutTrustPolicy
+type PutTrustPolicyResponse200Headers struct {
+	ETag *string
+}
+
+type PutTrustPolicyResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *TrustPolicy
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *PutTrustPolicyResponse200Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r PutTrustPolicyResponse) GetJSON200() *TrustPolicy {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r PutTrustPolicyResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r PutTrustPolicyResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PutTrustPolicyResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PutTrustPolicyResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PutTrustPolicyResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ListTrustIssuersResponse200Headers the declared response headers of an HTTP 200 response for ListTrustIssuers
+type ListTrustIssuersResponse200Headers struct {
+	Link *string
+}
+
+type ListTrustIssuersResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *TrustIssuerList
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *ListTrustIssuersResponse200Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListTrustIssuersResponse) GetJSON200() *TrustIssuerList {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListTrustIssuersResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListTrustIssuersResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListTrustIssuersResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListTrustIssuersResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListTrustIssuersResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DeleteTrustIssuerResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DeleteTrustIssuerResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DeleteTrustIssuerResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DeleteTrustIssuerResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeleteTrustIssuerResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DeleteTrustIssuerResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type PutTrustIssuerResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *TrustIssuer
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r PutTrustIssuerResponse) GetJSON200() *TrustIssuer {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r PutTrustIssuerResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r PutTrustIssuerResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PutTrustIssuerResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PutTrustIssuerResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PutTrustIssuerResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // ListUsersResponse200Headers the declared response headers of an HTTP 200 response for ListUsers
 type ListUsersResponse200Headers struct {
 	Link *string
@@ -11604,6 +12614,131 @@ func (c *ClientWithResponses) SetTeamTagPolicyWithResponse(ctx context.Context, 
 		return nil, err
 	}
 	return ParseSetTeamTagPolicyResponse(rsp)
+}
+
+// ListTrustPoliciesWithResponse List a team's trust policies
+//
+// For the team's maintainers and for admins.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /teams/{team}/trust-policies (the `ListTrustPolicies` operationId).
+func (c *ClientWithResponses) ListTrustPoliciesWithResponse(ctx context.Context, team TeamName, params *ListTrustPoliciesParams, reqEditors ...RequestEditorFn) (*ListTrustPoliciesResponse, error) {
+	rsp, err := c.ListTrustPolicies(ctx, team, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListTrustPoliciesResponse(rsp)
+}
+
+// DeleteTrustPolicyWithResponse Delete a trust policy
+//
+// For the team's maintainers and for admins.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /teams/{team}/trust-policies/{trust_policy} (the `DeleteTrustPolicy` operationId).
+func (c *ClientWithResponses) DeleteTrustPolicyWithResponse(ctx context.Context, team TeamName, trustPolicy string, params *DeleteTrustPolicyParams, reqEditors ...RequestEditorFn) (*DeleteTrustPolicyResponse, error) {
+	rsp, err := c.DeleteTrustPolicy(ctx, team, trustPolicy, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeleteTrustPolicyResponse(rsp)
+}
+
+// GetTrustPolicyWithResponse Show a trust policy
+//
+// For the team's maintainers and for admins.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /teams/{team}/trust-policies/{trust_policy} (the `GetTrustPolicy` operationId).
+func (c *ClientWithResponses) GetTrustPolicyWithResponse(ctx context.Context, team TeamName, trustPolicy string, reqEditors ...RequestEditorFn) (*GetTrustPolicyResponse, error) {
+	rsp, err := c.GetTrustPolicy(ctx, team, trustPolicy, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetTrustPolicyResponse(rsp)
+}
+
+// PutTrustPolicyWithBodyWithResponse Make or replace a trust policy
+//
+// For the team's maintainers and for admins. A job that shows a token of the issuer, for the audience, whose claims
+// match all conditions acts as the robot, in the team's repositories only. When several policies match, the oldest
+// decides, or the one whose robot the user name of the sign-in says (`team+robot`). Tokens that were handed out before a
+// change live for at most 15 minutes more; the management API refuses them at once.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /teams/{team}/trust-policies/{trust_policy} (the `PutTrustPolicy` operationId).
+func (c *ClientWithResponses) PutTrustPolicyWithBodyWithResponse(ctx context.Context, team TeamName, trustPolicy string, params *PutTrustPolicyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutTrustPolicyResponse, error) {
+	rsp, err := c.PutTrustPolicyWithBody(ctx, team, trustPolicy, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePutTrustPolicyResponse(rsp)
+}
+
+// PutTrustPolicyWithResponse Make or replace a trust policy
+//
+// For the team's maintainers and for admins. A job that shows a token of the issuer, for the audience, whose claims
+// match all conditions acts as the robot, in the team's repositories only. When several policies match, the oldest
+// decides, or the one whose robot the user name of the sign-in says (`team+robot`). Tokens that were handed out before a
+// change live for at most 15 minutes more; the management API refuses them at once.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /teams/{team}/trust-policies/{trust_policy} (the `PutTrustPolicy` operationId).
+func (c *ClientWithResponses) PutTrustPolicyWithResponse(ctx context.Context, team TeamName, trustPolicy string, params *PutTrustPolicyParams, body PutTrustPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*PutTrustPolicyResponse, error) {
+	rsp, err := c.PutTrustPolicy(ctx, team, trustPolicy, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePutTrustPolicyResponse(rsp)
+}
+
+// ListTrustIssuersWithResponse List the issuers that trust policies may name
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /trust-issuers (the `ListTrustIssuers` operationId).
+func (c *ClientWithResponses) ListTrustIssuersWithResponse(ctx context.Context, params *ListTrustIssuersParams, reqEditors ...RequestEditorFn) (*ListTrustIssuersResponse, error) {
+	rsp, err := c.ListTrustIssuers(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListTrustIssuersResponse(rsp)
+}
+
+// DeleteTrustIssuerWithResponse Remove an issuer
+//
+// For admins. Refused (409) while trust policies name it.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /trust-issuers/{issuer} (the `DeleteTrustIssuer` operationId).
+func (c *ClientWithResponses) DeleteTrustIssuerWithResponse(ctx context.Context, issuer string, reqEditors ...RequestEditorFn) (*DeleteTrustIssuerResponse, error) {
+	rsp, err := c.DeleteTrustIssuer(ctx, issuer, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeleteTrustIssuerResponse(rsp)
+}
+
+// PutTrustIssuerWithResponse Let an issuer in
+//
+// For admins. The issuer's discovery document and keys are fetched over https, and only from addresses of the public
+// Internet; an issuer at a private address has to stand in the setting `oidc_trusted_issuers`.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /trust-issuers/{issuer} (the `PutTrustIssuer` operationId).
+func (c *ClientWithResponses) PutTrustIssuerWithResponse(ctx context.Context, issuer string, reqEditors ...RequestEditorFn) (*PutTrustIssuerResponse, error) {
+	rsp, err := c.PutTrustIssuer(ctx, issuer, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePutTrustIssuerResponse(rsp)
 }
 
 // ListUsersWithResponse List the users
@@ -14037,6 +15172,281 @@ func ParseSetTeamTagPolicyResponse(rsp *http.Response) (*SetTeamTagPolicyRespons
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest EffectiveTagPolicy
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListTrustPoliciesResponse parses an HTTP response from a ListTrustPoliciesWithResponse call
+func ParseListTrustPoliciesResponse(rsp *http.Response) (*ListTrustPoliciesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListTrustPoliciesResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest TrustPolicyList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers ListTrustPoliciesResponse200Headers
+		if values := rsp.Header.Values("Link"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Link", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Link = &value
+		}
+		response.Headers200 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseDeleteTrustPolicyResponse parses an HTTP response from a DeleteTrustPolicyWithResponse call
+func ParseDeleteTrustPolicyResponse(rsp *http.Response) (*DeleteTrustPolicyResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeleteTrustPolicyResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetTrustPolicyResponse parses an HTTP response from a GetTrustPolicyWithResponse call
+func ParseGetTrustPolicyResponse(rsp *http.Response) (*GetTrustPolicyResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetTrustPolicyResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest TrustPolicy
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers GetTrustPolicyResponse200Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = &value
+		}
+		response.Headers200 = &headers
+	}
+
+	return response, nil
+}
+
+// ParsePutTrustPolicyResponse parses an HTTP response from a PutTrustPolicyWithResponse call
+func ParsePutTrustPolicyResponse(rsp *http.Response) (*PutTrustPolicyResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PutTrustPolicyResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest TrustPolicy
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers PutTrustPolicyResponse200Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = &value
+		}
+		response.Headers200 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseListTrustIssuersResponse parses an HTTP response from a ListTrustIssuersWithResponse call
+func ParseListTrustIssuersResponse(rsp *http.Response) (*ListTrustIssuersResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListTrustIssuersResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest TrustIssuerList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers ListTrustIssuersResponse200Headers
+		if values := rsp.Header.Values("Link"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Link", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Link = &value
+		}
+		response.Headers200 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseDeleteTrustIssuerResponse parses an HTTP response from a DeleteTrustIssuerWithResponse call
+func ParseDeleteTrustIssuerResponse(rsp *http.Response) (*DeleteTrustIssuerResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeleteTrustIssuerResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParsePutTrustIssuerResponse parses an HTTP response from a PutTrustIssuerWithResponse call
+func ParsePutTrustIssuerResponse(rsp *http.Response) (*PutTrustIssuerResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PutTrustIssuerResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest TrustIssuer
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}

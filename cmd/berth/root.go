@@ -59,6 +59,7 @@ BERTH_USERNAME and BERTH_PASSWORD, else as 'docker login' or 'berth login' did.`
 		newKeyCommand(r),
 		newAccountCommand(r),
 		newAWSTokenCommand(r),
+		newTrustCommand(r),
 	} {
 		c.GroupID = groupClient
 		r.addFlags(c)

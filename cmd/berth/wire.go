@@ -192,6 +192,7 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 		Passwords:         chain,
 		Hasher:            hasher,
 		SetRepository:     server.SetRepository,
+		TrustedIssuers:    c.OIDC.TrustedIssuers,
 		DefaultVisibility: c.Visibility,
 		Principal:         server.PrincipalOf,
 		Actor:             server.ActorOf,

@@ -28,8 +28,8 @@ import (
 	"berth/oci"
 )
 
-// Options are what the handlers need. All fields but Hasher and SetRepository
-// are required.
+// Options are what the handlers need. All fields but TrustedIssuers, Hasher and
+// SetRepository are required.
 type Options struct {
 	DB     *metadata.DB
 	Policy *auth.Policy
@@ -40,6 +40,8 @@ type Options struct {
 	Keys *token.Keys
 	// Service is the name of the registry itself as a service: no other has it.
 	Service string
+	// TrustedIssuers are issuers of jobs' tokens that the settings name.
+	TrustedIssuers []string
 	// Hasher makes the hashes of new passwords. It bounds how many are made at a
 	// time, so share the one of the sign-in; nil makes one of its own.
 	Hasher *auth.Hasher

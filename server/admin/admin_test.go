@@ -63,7 +63,8 @@ func newWorld(t testing.TB, db *metadata.DB) *world {
 	chain := auth.NewChain(nil, auth.NewTokens(db, nil, nil), auth.NewPasswords(db, hasher, nil))
 	management, err := admin.New(admin.Options{
 		DB: db, Policy: policy, Passwords: chain, Hasher: hasher, DefaultVisibility: metadata.Private, Keys: issuer.Keys(), Service: "berth",
-		Principal: server.PrincipalOf, Actor: server.ActorOf, WriteProblem: server.WriteProblem,
+		TrustedIssuers: []string{"https://jobs.example.com"},
+		Principal:      server.PrincipalOf, Actor: server.ActorOf, WriteProblem: server.WriteProblem,
 	})
 	if err != nil {
 		t.Fatal(err)

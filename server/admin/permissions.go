@@ -82,6 +82,14 @@ func permissions() map[string]rule {
 		"deleteTag":      {who: holder, action: auth.Delete},
 		"listTagHistory": {who: holder, action: auth.Pull},
 
+		"listTrustIssuers":  {who: signedIn},
+		"putTrustIssuer":    {who: adminOnly},
+		"deleteTrustIssuer": {who: adminOnly},
+		"listTrustPolicies": {who: maintainer},
+		"getTrustPolicy":    {who: maintainer},
+		"putTrustPolicy":    {who: maintainer},
+		"deleteTrustPolicy": {who: maintainer},
+
 		"listServices":  {who: adminOnly},
 		"getService":    {who: adminOnly},
 		"putService":    {who: adminOnly},

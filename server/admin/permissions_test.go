@@ -116,6 +116,14 @@ var attempts = []attempt{
 
 	{"getInstanceTagPolicy", "", "GET", "/instance/tag-policy", ""},
 	{"setInstanceTagPolicy", "", "PUT", "/instance/tag-policy", `{"mode":"mutable","exempt":[]}`},
+	{"listTrustIssuers", "", "GET", "/trust-issuers", ""},
+	{"putTrustIssuer", "", "PUT", "/trust-issuers/https%3A%2F%2Fgitlab.com", ""},
+	{"putTrustPolicy", "", "PUT", "/teams/core/trust-policies/main", `{"issuer":"https://jobs.example.com","claims":{"project":"core"},"actions":["push"]}`},
+	{"putTrustPolicy", "other team", "PUT", "/teams/other/trust-policies/main", `{"issuer":"https://jobs.example.com","claims":{"project":"core"},"actions":["push"]}`},
+	{"listTrustPolicies", "", "GET", "/teams/core/trust-policies", ""},
+	{"getTrustPolicy", "not there", "GET", "/teams/core/trust-policies/nope", ""},
+	{"deleteTrustPolicy", "not there", "DELETE", "/teams/core/trust-policies/nope", ""},
+	{"deleteTrustIssuer", "", "DELETE", "/trust-issuers/https%3A%2F%2Fgitlab.com", ""},
 	{"listServices", "", "GET", "/services", ""},
 	{"putService", "", "PUT", "/services/registry.example.com", `{}`},
 	{"getService", "", "GET", "/services/registry.example.com", ""},
@@ -288,7 +296,7 @@ func TestPermissions(t *testing.T) {
 // template is the path of the document that a path of the matrix belongs to.
 func template(path string) string {
 	path, _, _ = strings.Cut(path, "?")
-	parameters := map[string]string{"groups": "{group}", "grants": "{pattern}", "denials": "{denial}", "users": "{user}", "members": "{user}", "teams": "{team}", "robots": "{token}", "tokens": "{token}", "repositories": "{repository}", "tags": "{tag}", "accounts": "{account}", "roles": "{role}", "services": "{service}", "keys": "{kid}"}
+	parameters := map[string]string{"groups": "{group}", "grants": "{pattern}", "denials": "{denial}", "users": "{user}", "members": "{user}", "teams": "{team}", "robots": "{token}", "tokens": "{token}", "repositories": "{repository}", "tags": "{tag}", "accounts": "{account}", "roles": "{role}", "services": "{service}", "trust-issuers": "{issuer}", "trust-policies": "{trust_policy}", "keys": "{kid}"}
 	parts := strings.Split(path, "/")
 	for i := 2; i < len(parts); i++ {
 		if parameter, ok := parameters[parts[i-1]]; ok {

@@ -1,0 +1,317 @@
+package main
+
+import (
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"berth/api"
+	"berth/auth"
+)
+
+func newTrustCommand(r *remote) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "trust",
+		Short: "Manage trust policies: jobs that sign in without a secret",
+		Long: `Manage trust policies. By one, a job of GitHub Actions, GitLab CI, Buildkite, Kubernetes or of
+any platform that gives its jobs OpenID Connect tokens acts as a robot of a team: its token is
+the password of 'docker login'. See docs/keyless-ci.md.`,
+		Example: `  berth trust issuer add https://token.actions.githubusercontent.com
+  berth trust set core main --preset github --claim repository=acme/app --claim ref=refs/heads/main --actions pull,push
+  berth trust list core`,
+	}
+	c.AddCommand(newTrustSetCommand(r), newTrustListCommand(r), newTrustShowCommand(r), newTrustDeleteCommand(r), newTrustIssuerCommand(r))
+	return c
+}
+
+// presets are issuers by the name of their platform. A cluster has its own.
+var presets = map[string]string{"github": auth.GitHubIssuer, "gitlab": auth.GitLabIssuer, "buildkite": auth.BuildkiteIssuer}
+
+func newTrustSetCommand(r *remote) *cobra.Command {
+	var (
+		issuer, audience, robot, repositories, tags string
+		claims, actions                             []string
+		maxLife                                     time.Duration
+	)
+	c := &cobra.Command{
+		Use:   "set TEAM NAME",
+		Short: "Make a trust policy, or change the one of this name",
+		Long: `Make a trust policy, or change the one of this name: what no flag names stays as it is. A job is
+let in when its token is from the issuer, for the audience, and every --claim matches; * and ? are
+wildcards, and names of nested claims are joined with dots. --claim replaces all conditions.
+
+Useful claims, by platform:
+  github      repository, repository_owner, ref, environment, workflow_ref, event_name
+  gitlab      project_path, namespace_path, ref, ref_type, ref_protected, environment
+  buildkite   organization_slug, pipeline_slug, build_branch, step_key
+  kubernetes  sub (system:serviceaccount:NAMESPACE:NAME), kubernetes.io.namespace`,
+		Example: `  berth trust set core main --preset github --claim repository=acme/app --claim ref=refs/heads/main --actions pull,push
+  berth trust set core ci --issuer https://gitlab.example.com --claim project_path=acme/app --claim ref_protected=true --actions push
+  berth trust set core deploy --preset buildkite --claim organization_slug=acme --claim pipeline_slug=deploy --repositories 'core/app*' --tags 'v*'`,
+		Args: cobra.ExactArgs(2),
+	}
+	f := c.Flags()
+	f.StringVar(&issuer, "issuer", "", "whose tokens: the URL of their claim iss")
+	preset := choiceFlag(c, "preset", "", "the issuer of a platform", slices.Sorted(maps.Keys(presets))...)
+	c.MarkFlagsMutuallyExclusive("issuer", "preset")
+	f.StringVar(&audience, "audience", "", "what the job asks its platform for as audience (default the host of this registry)")
+	f.StringArrayVar(&claims, "claim", nil, "a condition, name=pattern; may be repeated")
+	f.StringVar(&robot, "robot", "", "the robot that jobs act as (default the policy's name)")
+	f.StringVar(&repositories, "repositories", "*", "a pattern (* and ?) on the names of the team's repositories")
+	f.StringSliceVar(&actions, "actions", []string{"pull"}, "what the job may do: pull, push, delete, admin")
+	f.StringVar(&tags, "tags", "", "a pattern (* and ?) on the tags that may be pushed and deleted (default all)")
+	f.DurationVar(&maxLife, "max-life", 15*time.Minute, "longest life of a registry token, 1m to 15m")
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		team, name := args[0], args[1]
+		if err := nameArgument("team", team); err != nil {
+			return err
+		}
+		if err := nameArgument("trust policy", name); err != nil {
+			return err
+		}
+		s, err := r.connect(cmd)
+		if err != nil {
+			return err
+		}
+		before, err := s.GetTrustPolicyWithResponse(cmd.Context(), team, name)
+		if err != nil {
+			return explain(err)
+		}
+		params, change := &api.PutTrustPolicyParams{}, api.TrustPolicyChange{}
+		fresh := before.StatusCode() == http.StatusNotFound
+		switch {
+		case fresh:
+		case check(before, nil) != nil:
+			return check(before, nil)
+		default:
+			now := before.JSON200
+			change = api.TrustPolicyChange{Issuer: now.Issuer, Audience: &now.Audience, Claims: now.Claims, Robot: &now.Robot,
+				Repositories: &now.Repositories, Actions: now.Actions, Tags: now.Tags, MaxLife: &now.MaxLife}
+			params.IfMatch = pointer(before.HTTPResponse.Header.Get("ETag"))
+		}
+		if preset.value != "" {
+			change.Issuer = presets[preset.value]
+		}
+		if f.Changed("issuer") {
+			change.Issuer = issuer
+		}
+		if change.Issuer == "" {
+			return usagef("a new trust policy needs --issuer or --preset")
+		}
+		if f.Changed("audience") {
+			change.Audience = &audience
+		}
+		if f.Changed("claim") {
+			change.Claims = api.TrustConditions{}
+			for _, claim := range claims {
+				name, pattern, ok := strings.Cut(claim, "=")
+				if !ok || name == "" || pattern == "" {
+					return usagef("--claim %q is not of the form name=pattern", claim)
+				}
+				if _, twice := change.Claims[name]; twice {
+					return usagef("--claim %s is there twice: all conditions have to match, so make two policies", name)
+				}
+				change.Claims[name] = pattern
+			}
+		}
+		if len(change.Claims) == 0 {
+			return usagef("a new trust policy needs at least one --claim, which says whose job it is")
+		}
+		if f.Changed("robot") {
+			change.Robot = &robot
+		}
+		if f.Changed("repositories") {
+			change.Repositories = &repositories
+		}
+		if fresh || f.Changed("actions") {
+			change.Actions = nil
+			for _, a := range actions {
+				action := api.Action(strings.TrimSpace(a))
+				if !action.Valid() {
+					return usagef("the action %q does not exist: use pull, push, delete or admin", a)
+				}
+				change.Actions = append(change.Actions, action)
+			}
+		}
+		if f.Changed("tags") {
+			change.Tags = &tags
+		}
+		if f.Changed("max-life") {
+			seconds := int(maxLife / time.Second)
+			change.MaxLife = &seconds
+		}
+		p, err := fetched(s.PutTrustPolicyWithResponse(cmd.Context(), team, name, params, change))
+		if err != nil {
+			return err
+		}
+		return printDone(r, cmd, p, "jobs of %s for the audience %s act as %s where %s", p.Issuer, p.Audience, p.Username, showConditions(p.Claims))
+	}
+	return c
+}
+
+func showConditions(claims api.TrustConditions) string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(claims)) {
+		parts = append(parts, name+"="+claims[name])
+	}
+	return strings.Join(parts, " ")
+}
+
+func newTrustListCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:     "list TEAM",
+		Short:   "List the trust policies of a team",
+		Example: `  berth trust list core`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			policies := all(func(limit *api.Limit, after *api.After) ([]api.TrustPolicy, *api.Next, error) {
+				page, err := fetched(s.ListTrustPoliciesWithResponse(cmd.Context(), args[0], &api.ListTrustPoliciesParams{Limit: limit, After: after}))
+				if err != nil {
+					return nil, nil, err
+				}
+				return page.Items, page.Next, nil
+			})
+			return printList(r, cmd, policies, []string{"NAME", "ISSUER", "CLAIMS", "ACTS AS", "REPOSITORIES", "ACTIONS", "LAST USED"}, func(p api.TrustPolicy) []string {
+				return []string{p.Name, p.Issuer, showConditions(p.Claims), p.Username, p.Repositories, showList(p.Actions), showLastUsed(p.LastUsedAt)}
+			})
+		},
+	}
+}
+
+func showLastUsed(t *time.Time) string {
+	if t == nil {
+		return "never"
+	}
+	return showTime(*t)
+}
+
+func newTrustShowCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:     "show TEAM NAME",
+		Short:   "Show a trust policy",
+		Example: `  berth trust show core main`,
+		Args:    cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			p, err := fetched(s.GetTrustPolicyWithResponse(cmd.Context(), args[0], args[1]))
+			if err != nil {
+				return err
+			}
+			tags := "*"
+			if p.Tags != nil {
+				tags = *p.Tags
+			}
+			facts := []fact{{"Name", p.Name}, {"Issuer", p.Issuer}, {"Audience", p.Audience}}
+			for _, name := range slices.Sorted(maps.Keys(p.Claims)) {
+				facts = append(facts, fact{"Claim " + name, p.Claims[name]})
+			}
+			return printFacts(r, cmd, p, append(facts, fact{"Acts as", p.Username}, fact{"Repositories", p.Repositories}, fact{"Actions", showList(p.Actions)},
+				fact{"Tags", tags}, fact{"Max life", seconds(p.MaxLife).String()}, fact{"Last used", showLastUsed(p.LastUsedAt)},
+				fact{"Created", showTime(p.CreatedAt) + " by " + p.CreatedBy})...)
+		},
+	}
+}
+
+func newTrustDeleteCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:     "delete TEAM NAME",
+		Short:   "Delete a trust policy",
+		Example: `  berth trust delete core main --yes`,
+		Args:    cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := r.confirm(cmd, "This deletes the trust policy "+args[1]+" of the team "+args[0]+": its jobs cannot sign in any more."); err != nil {
+				return err
+			}
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			if err := done(s.DeleteTrustPolicyWithResponse(cmd.Context(), args[0], args[1], &api.DeleteTrustPolicyParams{})); err != nil {
+				return err
+			}
+			return printDone(r, cmd, nil, "trust policy %s of %s is deleted", args[1], args[0])
+		},
+	}
+}
+
+func newTrustIssuerCommand(r *remote) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "issuer",
+		Short: "Manage the issuers that trust policies may name",
+		Long: `Manage the issuers that trust policies may name. Admins let them in; maintainers choose among
+them. One at a private address has to stand in the setting oidc_trusted_issuers.`,
+		Example: `  berth trust issuer add https://token.actions.githubusercontent.com
+  berth trust issuer list`,
+	}
+	add := &cobra.Command{
+		Use:     "add URL",
+		Short:   "Let an issuer in",
+		Example: `  berth trust issuer add https://gitlab.com`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			issuer, err := fetched(s.PutTrustIssuerWithResponse(cmd.Context(), args[0]))
+			if err != nil {
+				return err
+			}
+			return printDone(r, cmd, issuer, "trust policies may name %s", issuer.Issuer)
+		},
+	}
+	list := &cobra.Command{
+		Use:     "list",
+		Short:   "List the issuers",
+		Example: `  berth trust issuer list`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			issuers := all(func(limit *api.Limit, after *api.After) ([]api.TrustIssuer, *api.Next, error) {
+				page, err := fetched(s.ListTrustIssuersWithResponse(cmd.Context(), &api.ListTrustIssuersParams{Limit: limit, After: after}))
+				if err != nil {
+					return nil, nil, err
+				}
+				return page.Items, page.Next, nil
+			})
+			return printList(r, cmd, issuers, []string{"ISSUER", "FROM"}, func(i api.TrustIssuer) []string {
+				if i.Setting || i.CreatedBy == nil {
+					return []string{i.Issuer, "the settings"}
+				}
+				return []string{i.Issuer, *i.CreatedBy}
+			})
+		},
+	}
+	remove := &cobra.Command{
+		Use:     "remove URL",
+		Short:   "Remove an issuer that no trust policy names",
+		Example: `  berth trust issuer remove https://gitlab.com`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			if err := done(s.DeleteTrustIssuerWithResponse(cmd.Context(), args[0])); err != nil {
+				return err
+			}
+			return printDone(r, cmd, nil, "trust policies may no longer name %s", args[0])
+		},
+	}
+	c.AddCommand(add, list, remove)
+	return c
+}
