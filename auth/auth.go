@@ -410,8 +410,8 @@ type Unguessable interface {
 }
 
 // Decoy is an Authenticator whose refusal of an existing name takes notable
-// time. The chain has it spend the same when nobody knew the name, so that
-// time does not tell which names exist.
+// time. The chain has it spend the same when nobody knew the name, or another
+// one did, so that time does not tell which names exist and where.
 type Decoy interface {
 	Decoy(ctx context.Context, c Credentials)
 }

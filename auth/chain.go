@@ -31,7 +31,7 @@ func NewChain(clock func() time.Time, list ...Authenticator) *Chain {
 func (c *Chain) Authenticate(ctx context.Context, cred Credentials) (Principal, error) {
 	// A token cannot be guessed, so its failures need no limit: a CI job with an
 	// expired token is told so each time, and hinders nobody.
-	if cred.Bearer != "" || looksLikeSecret(cred.Password) || LooksLikeJWT(cred.Password) || c.unguessable(cred) {
+	if c.unguessable(cred) {
 		return c.ask(ctx, cred)
 	}
 	key := keyOf(cred)
@@ -56,6 +56,9 @@ func (c *Chain) Authenticate(ctx context.Context, cred Credentials) (Principal, 
 }
 
 func (c *Chain) unguessable(cred Credentials) bool {
+	if cred.Bearer != "" || looksLikeSecret(cred.Password) || LooksLikeJWT(cred.Password) {
+		return true
+	}
 	for _, a := range c.list {
 		if u, ok := a.(Unguessable); ok && u.Unguessable(cred) {
 			return true
@@ -75,15 +78,24 @@ func (c *Chain) ask(ctx context.Context, cred Credentials) (Principal, error) {
 			return p, nil
 		case errors.Is(err, ErrNotMine):
 		case errors.Is(err, ErrWrong):
+			if !c.unguessable(cred) {
+				c.decoys(ctx, cred, a)
+			}
 			return Principal{}, err
 		default:
 			return Principal{}, fmt.Errorf("checking credentials: %w", err)
 		}
 	}
+	c.decoys(ctx, cred, nil)
+	return Principal{}, ErrWrong
+}
+
+// decoys spends the time of those who were not asked about a password, or did not
+// know the name: who is refused shall not tell by the time it takes.
+func (c *Chain) decoys(ctx context.Context, cred Credentials, refused Authenticator) {
 	for _, a := range c.list {
-		if d, ok := a.(Decoy); ok {
+		if d, ok := a.(Decoy); ok && a != refused {
 			d.Decoy(ctx, cred)
 		}
 	}
-	return Principal{}, ErrWrong
 }

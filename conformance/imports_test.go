@@ -32,6 +32,7 @@ var allowedImports = map[string][]string{
 	"auth/aws":      {"auth", "auth/outbound", "metadata", "oci"},
 	"auth/oauth2":   {"auth", "auth/outbound", "metadata", "oci"},
 	"auth/oidc":     {"auth", "auth/outbound", "metadata", "oci"},
+	"auth/ldap":     {"auth", "metadata", "oci"},
 	"registry":      {"manifest", "metadata", "oci", "storage"},
 	"backup":        {"metadata", "registry", "storage"},
 	"api":           {},
@@ -39,7 +40,7 @@ var allowedImports = map[string][]string{
 	"server":        {"auth", "auth/token", "metadata", "oci", "registry"},
 	"server/admin":  {"api", "auth", "auth/token", "metadata", "oci"},
 	"server/dockit": {"auth", "metadata", "oci"},
-	"cmd/berth": {"api", "api/client", "auth", "auth/aws", "auth/oauth2", "auth/oidc", "auth/token", "backup", "metadata", "oci", "registry", "server", "server/admin", "server/dockit",
+	"cmd/berth": {"api", "api/client", "auth", "auth/aws", "auth/ldap", "auth/oauth2", "auth/oidc", "auth/token", "backup", "metadata", "oci", "registry", "server", "server/admin", "server/dockit",
 		"storage", "storage/fs", "storage/s3"},
 
 	"storage/storagetest":   {"storage"},

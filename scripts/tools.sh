@@ -36,6 +36,8 @@ prometheus prometheus
 promtool   prometheus
 gcc        gcc libc6-dev
 openssl    openssl
+slapd      slapd
+ldapadd    ldap-utils
 chromium   chromium
 '
 

@@ -140,6 +140,7 @@ var hints = map[string]string{
 	"dockerd":  "apt-get install docker.io",
 	"docker":   "apt-get install docker.io",
 	"node":     "apt-get install nodejs npm, or https://nodejs.org (20 or later)",
+	"ldapadd":  "apt-get install ldap-utils",
 }
 
 // builtTools are those that scripts/tools.sh builds from their Go modules.

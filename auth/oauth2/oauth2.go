@@ -14,7 +14,6 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"errors"
-	"log/slog"
 	"net/http"
 	"net/url"
 	"strings"
@@ -88,7 +87,6 @@ type Options struct {
 	// Observe is told of each sign-in: ok, wrong, refused, unavailable, or cached when
 	// nobody was asked. nil tells nobody.
 	Observe func(outcome string, took time.Duration)
-	Logger  *slog.Logger
 	Clock   func() time.Time
 }
 
@@ -151,9 +149,6 @@ func New(directory *auth.Directory, o Options) (*Authenticator, error) {
 		o.CacheTTL = 2 * time.Minute
 	}
 	o.CacheTTL = min(o.CacheTTL, MaxCacheTTL)
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
 	if o.Clock == nil {
 		o.Clock = time.Now
 	}

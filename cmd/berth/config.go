@@ -61,6 +61,7 @@ type config struct {
 	OAuth2 oauth2Config
 	OIDC   oidcConfig
 	AWS    awsConfig
+	LDAP   ldapConfig
 
 	TokenAlgorithm     string
 	KeyPublishDelay    time.Duration
@@ -370,6 +371,7 @@ func loadConfig(flags *pflag.FlagSet, environ []string) (*config, error) {
 		problems = append(problems, errors.New("admin_password is shorter than 8 characters"))
 	}
 	problems = append(problems, c.OAuth2.problems()...)
+	problems = append(problems, c.LDAP.problems()...)
 	policy := metadata.TagPolicy{Mode: c.TagPolicy, Exempt: c.TagExempt}
 	if err := policy.Validate(); err != nil {
 		problems = append(problems, fmt.Errorf("tag_policy, tag_exempt: %w", err))

@@ -44,6 +44,7 @@ type app struct {
 	jobs     []job
 	keyFiles *keyFiles
 	holder   string // this process's name in leases
+	closers  []io.Closer
 	// password is that of the user admin, when it was made just now.
 	password string
 }
@@ -182,6 +183,11 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	if err != nil {
 		return a, err
 	}
+	for _, l := range list {
+		if closer, ok := l.(io.Closer); ok {
+			a.closers = append(a.closers, closer)
+		}
+	}
 	policy := auth.NewPolicy(a.db, auth.PolicyOptions{PublicRead: c.PublicRead, Teams: teamService(list)})
 	chain := auth.NewChain(nil, list...)
 	management, err := admin.New(admin.Options{
@@ -263,6 +269,15 @@ func authenticators(_ context.Context, c *config, db *metadata.DB, hasher *auth.
 		list = append(list, a)
 	}
 	list = append(list, auth.NewPasswords(db, hasher, nil))
+	// The last one: to a directory that binds users without a search, every name may
+	// be one of its own.
+	if c.LDAP.enabled() {
+		a, err := c.LDAP.authenticator(directory, metrics.of("ldap"), log)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, a)
+	}
 	return list, nil
 }
 
@@ -314,11 +329,14 @@ func (a *app) collectors() {
 	)
 }
 
-func (a *app) close() error {
-	if a.db == nil {
-		return nil
+func (a *app) close() (err error) {
+	for _, c := range a.closers {
+		err = errors.Join(err, c.Close())
 	}
-	return a.db.Close()
+	if a.db == nil {
+		return err
+	}
+	return errors.Join(err, a.db.Close())
 }
 
 // adminName is the user that the first start makes.
