@@ -161,6 +161,16 @@ func (l *Limit) AllowsTag(action Actions, tag string) bool {
 	return tag != "" && Match(l.Tags, tag)
 }
 
+// OnAllTags gives those of the actions that the limit allows whatever the tag is.
+func (l *Limit) OnAllTags(actions Actions) Actions {
+	for _, n := range actionNames {
+		if !l.AllowsTag(n.action, "") {
+			actions &^= n.action
+		}
+	}
+	return actions
+}
+
 // maxCIDRs bounds the networks of one token.
 const maxCIDRs = 32
 
@@ -174,8 +184,8 @@ func ParseCIDRs(list []string) ([]string, error) {
 	out := make([]string, 0, len(list))
 	for _, s := range list {
 		p, err := netip.ParsePrefix(s)
-		if ip, ipErr := netip.ParseAddr(s); err != nil && ipErr == nil {
-			p, err = ip.WithZone("").Prefix(ip.BitLen())
+		if ip, ipErr := netip.ParseAddr(s); err != nil && ipErr == nil && ip.Zone() == "" {
+			p, err = ip.Prefix(ip.BitLen())
 		}
 		if err != nil || p.Addr().Is4In6() {
 			return nil, oci.Errorf(oci.CodeInvalid, "%.60q is not a network: write it like 10.0.0.0/8 or 2001:db8::/32", s)

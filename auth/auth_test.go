@@ -3,6 +3,7 @@ package auth_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -483,5 +484,73 @@ func TestLastUse(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A limit within another opens nothing that the other does not, checked against names,
+// tags and addresses.
+func TestLimitWithin(t *testing.T) {
+	globs := []string{"", "*", "a*", "*a", "ab*", "a?", "?b", "a*b", "ab", "**", "?*"}
+	cidrs := [][]string{nil, {"10.0.0.0/8"}, {"10.1.0.0/16"}, {"10.1.0.0/16", "11.0.0.0/8"}, {"::/0"}, {"0.0.0.0/0"}}
+	names := []string{"a", "b", "ab", "ba", "aab", "abb", "xyz"}
+	addresses := []string{"10.0.0.1", "10.1.0.1", "11.0.0.1", "12.0.0.1", "2001:db8::1", ""}
+	var limits []*auth.Limit
+	for i, g := range globs {
+		for j, tags := range globs {
+			limits = append(limits, &auth.Limit{Repositories: g, Tags: tags, Actions: auth.Actions(1 + (i+j)%15), CIDRs: cidrs[(i+j)%len(cidrs)]})
+		}
+	}
+	limits = append(limits, nil)
+	within := 0
+	for _, in := range limits {
+		for _, out := range limits {
+			if !in.Within(out) {
+				continue
+			}
+			within++
+			if in == nil && out != nil {
+				t.Fatalf("no limit is within %+v", out)
+			}
+			if in == nil || out == nil {
+				continue
+			}
+			if in.Actions&^out.Actions != 0 {
+				t.Errorf("%+v is not within %+v: actions", in, out)
+			}
+			for _, n := range names {
+				if auth.Match(in.Repositories, n) && !auth.Match(out.Repositories, n) {
+					t.Errorf("%+v is not within %+v: the repository %s", in, out, n)
+				}
+				if in.AllowsTag(auth.Push, n) && !out.AllowsTag(auth.Push, n) {
+					t.Errorf("%+v is not within %+v: the tag %s", in, out, n)
+				}
+			}
+			for _, a := range addresses {
+				if in.AllowsFrom(a) && !out.AllowsFrom(a) {
+					t.Errorf("%+v is not within %+v: the address %s", in, out, a)
+				}
+			}
+		}
+		if !in.Within(in) || !in.Within(nil) {
+			t.Errorf("%+v is not within itself", in)
+		}
+	}
+	if within < 2*len(limits) {
+		t.Errorf("only %d pairs are within each other", within)
+	}
+}
+
+func TestParseCIDRs(t *testing.T) {
+	got, err := auth.ParseCIDRs([]string{"10.1.2.3/8", "2001:db8::1", "192.168.1.1", "10.0.0.0/8"})
+	if want := "[10.0.0.0/8 192.168.1.1/32 2001:db8::1/128]"; err != nil || fmt.Sprint(got) != want {
+		t.Errorf("got %v, %v; want %s", got, err, want)
+	}
+	for _, bad := range []string{"", "10.0.0.0/33", "10.0.0", "localhost", "::ffff:10.0.0.1/104", "10.0.0.0/8,11.0.0.0/8", "fe80::1%eth0/64"} {
+		if _, err := auth.ParseCIDRs([]string{bad}); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+	if _, err := auth.ParseCIDRs(make([]string, 33)); err == nil {
+		t.Error("33 networks were taken")
 	}
 }

@@ -91,7 +91,7 @@ func (a *Passwords) Decoy(ctx context.Context, c Credentials) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
 	defer cancel()
-	release, err := a.turns.take(ctx, addressOf(c.RemoteAddr))
+	release, err := a.turns.take(ctx, Network(c.RemoteAddr))
 	if err != nil {
 		return
 	}
@@ -162,7 +162,7 @@ func (a *Passwords) verify(ctx context.Context, hash string, c Credentials, reme
 		// One client that hangs up must not fail the others.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), verifyTimeout)
 		defer cancel()
-		release, err := a.turns.take(ctx, addressOf(c.RemoteAddr))
+		release, err := a.turns.take(ctx, Network(c.RemoteAddr))
 		if err != nil {
 			return false, err
 		}

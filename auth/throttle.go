@@ -55,7 +55,7 @@ func keyOf(c Credentials) throttleKey {
 	if len(name) > maxUserName {
 		name = name[:maxUserName]
 	}
-	return throttleKey{strings.Clone(name), addressOf(c.RemoteAddr)}
+	return throttleKey{strings.Clone(name), Network(c.RemoteAddr)}
 }
 
 // hostOf takes the port off an address.
@@ -66,9 +66,9 @@ func hostOf(remote string) string {
 	return remote
 }
 
-// addressOf is what counts as one address: an IPv4 address, or the /64 that an
-// IPv6 client can choose from freely.
-func addressOf(remote string) string {
+// Network is what counts as one client: its IPv4 address, or the /64 that an IPv6
+// client can choose from freely. The address comes with or without a port.
+func Network(remote string) string {
 	remote = hostOf(remote)
 	ip, err := netip.ParseAddr(remote)
 	if err != nil {

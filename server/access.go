@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/gorilla/mux"
+
 	"berth/auth"
 	"berth/auth/token"
 	"berth/oci"
@@ -38,6 +40,9 @@ func (s *Server) authorize(ex *exchange, r *http.Request) error {
 	}
 	id.principal.RemoteAddr = ex.remote
 	ex.identity = id
+	if err := s.authorizeNetwork(ex); err != nil {
+		return err
+	}
 	switch need {
 	case signedIn:
 		if !id.shown {
@@ -52,7 +57,10 @@ func (s *Server) authorize(ex *exchange, r *http.Request) error {
 		}
 		return nil
 	case pull, push, remove:
-		return s.authorizeRepository(ex, r, need.action())
+		if err := s.authorizeRepository(ex, r, need.action()); err != nil {
+			return err
+		}
+		return s.authorizeTags(ex, r, need.action())
 	case manage:
 		// What stands outside of /api/v1/ (its description) is open.
 		if !strings.HasPrefix(r.URL.Path, "/api/v1/") {
@@ -70,6 +78,58 @@ func (s *Server) authorize(ex *exchange, r *http.Request) error {
 		return nil
 	}
 	return oci.Errorf(oci.CodeDenied, "this endpoint has no permission declared and is closed to everybody: tell the operator of this registry")
+}
+
+// authorizeNetwork refuses a credential that is used outside of its networks, whatever
+// it is used for. At the sign-in it was not, but a bearer token can be carried away.
+func (s *Server) authorizeNetwork(ex *exchange) error {
+	p := ex.identity.principal
+	if p.Limit.AllowsFrom(ex.remote) {
+		return nil
+	}
+	refused := auth.WrongNetwork(p, ex.remote)
+	return oci.Errorf(oci.CodeDenied, "%s", auth.WrongReason(refused)).WithDetail(refusal{Rule: auth.WrongRule(refused), Ask: "a token for this network"})
+}
+
+// authorizeTags checks the tags that a request is about against the tag pattern of the
+// token, when it has one: the one in the path, and those that a push by digest names.
+// Deleting by digest would take every tag of the manifest.
+func (s *Server) authorizeTags(ex *exchange, r *http.Request, action auth.Actions) error {
+	limit := ex.identity.principal.Limit
+	if limit == nil || limit.Tags == "" || ex.endpoint.pattern != pathManifest {
+		return nil
+	}
+	ref, err := oci.ParseReference(mux.Vars(r)["reference"])
+	if err != nil {
+		return err
+	}
+	var tags []string
+	switch {
+	case ref.Tag != "":
+		tags = []string{ref.Tag}
+	case action == auth.Delete:
+		tags = []string{""}
+	}
+	if action == auth.Push {
+		q, err := query(r)
+		if err != nil {
+			return err
+		}
+		tags = append(tags, q["tag"]...)
+	}
+	for _, tag := range tags {
+		if limit.AllowsTag(action, tag) {
+			continue
+		}
+		s.metrics.refusals.WithLabelValues(action.String()).Inc()
+		what := "the tag " + shorten(tag)
+		if tag == "" {
+			what = "a manifest by its digest, which takes all its tags along"
+		}
+		return oci.Errorf(oci.CodeDenied, "the token of %s may %s only tags like %q, and not %s: use or make another token", ex.identity.principal, action, limit.Tags, what).
+			WithDetail(refusal{Rule: string(auth.RuleLimit), Missing: action.Names(), Ask: "a token that carries " + action.String() + " for this tag"})
+	}
+	return nil
 }
 
 // insufficient is the RFC 6750 error code for an identity that lacks a scope.
@@ -263,7 +323,11 @@ func credentials(scheme, value string) (auth.Credentials, error) {
 // too often, cannot say now.
 func (s *Server) signIn(ex *exchange, r *http.Request, cred auth.Credentials) (identity, error) {
 	cred.RemoteAddr = ex.remote
+	ex.tried = cred.Username
 	p, err := s.auth.Authenticate(r.Context(), cred)
+	if whose := auth.WrongWhose(err); whose != "" {
+		ex.tried = whose
+	}
 	var throttled *auth.ThrottledError
 	result := "ok"
 	switch {
@@ -273,7 +337,7 @@ func (s *Server) signIn(ex *exchange, r *http.Request, cred auth.Credentials) (i
 	case errors.As(err, &throttled):
 		result = "throttled"
 	case errors.Is(err, auth.ErrWrong), errors.Is(err, auth.ErrNotMine):
-		result, err = "wrong", &errBadCredentials{rule: "credentials", reason: auth.WrongReason(err), cause: err}
+		result, err = "wrong", &errBadCredentials{rule: auth.WrongRule(err), reason: auth.WrongReason(err), cause: err}
 	default:
 		result, err = "unavailable", failClosed(err)
 		if errors.Is(err, oci.ErrDenied) {
@@ -303,7 +367,7 @@ func bearerError(err error) error {
 func (s *Server) refuseSignIn(ex *exchange, r *http.Request, err error) error {
 	var bad *errBadCredentials
 	if errors.Is(err, auth.ErrWrong) && !errors.As(err, &bad) {
-		bad = &errBadCredentials{rule: "credentials", reason: auth.WrongReason(err), cause: err}
+		bad = &errBadCredentials{rule: auth.WrongRule(err), reason: auth.WrongReason(err), cause: err}
 	}
 	if bad == nil && !errors.As(err, &bad) {
 		return failClosed(err)

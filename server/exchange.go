@@ -33,6 +33,9 @@ type exchange struct {
 	body       *requestBody // nil when the request has none
 	endpoint   *endpoint    // nil for a path that no route knows
 	repository string       // name from the path; "" where there is none
+	operation  string       // of the management API; "" elsewhere
+	team       string       // that the operation is about
+	tried      string       // the name that a sign-in was tried with
 	identity   identity     // who asks, once access.go knows
 	oci        bool         // errors are OCI JSON, not a problem document
 	dockit     bool         // errors are Dockit's envelope

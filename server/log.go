@@ -24,6 +24,7 @@ func (s *Server) finish(ex *exchange, r *http.Request) {
 	if status == 0 {
 		status = http.StatusOK // what net/http sends when a handler writes nothing
 	}
+	s.auditRefusal(ex, r)
 	elapsed := s.clock().Sub(ex.start)
 	var in int64
 	if ex.body != nil {

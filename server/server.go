@@ -70,6 +70,10 @@ type Options struct {
 	// cannot use; a POST with access_type=offline gets one in any case.
 	OfflineTokens bool
 
+	// Audit takes what was refused, and the source that counts as one client; it must
+	// not block. nil records nothing.
+	Audit func(e metadata.AuditEvent, source string)
+
 	// Ready are asked by /readyz.
 	Ready []Check
 	// Registerer takes the server's metrics; nil counts for nobody.
@@ -100,6 +104,7 @@ type Server struct {
 	maxManifestSize int64
 	stall           time.Duration
 	offlineTokens   bool
+	audit           func(metadata.AuditEvent, string)
 	health          *health
 	gatherer        prometheus.Gatherer
 	version         string
@@ -132,6 +137,7 @@ func New(o Options) (*Server, error) {
 		maxManifestSize: o.MaxManifestSize,
 		stall:           o.StallTimeout,
 		offlineTokens:   o.OfflineTokens,
+		audit:           o.Audit,
 		gatherer:        o.Gatherer,
 		version:         o.Version,
 		log:             o.Logger,

@@ -185,10 +185,7 @@ func (w *world) team(name string, members ...string) {
 // token makes an opaque token of a user or a team and remembers it under its name.
 func (w *world) token(t metadata.Token) string {
 	w.t.Helper()
-	prefix := auth.PersonalPrefix
-	if t.Kind == metadata.RobotToken {
-		prefix = auth.RobotPrefix
-	}
+	prefix := map[string]string{metadata.PersonalToken: auth.PersonalPrefix, metadata.RobotToken: auth.RobotPrefix, metadata.DeployToken: auth.DeployPrefix}[t.Kind]
 	if t.Repositories == "" {
 		t.Repositories = "*"
 	}

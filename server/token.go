@@ -60,6 +60,9 @@ func (s *Server) getToken(ex *exchange, r *http.Request) error {
 		shown = cred.Username
 	}
 	ex.identity = id
+	if err := s.authorizeNetwork(ex); err != nil {
+		return err
+	}
 	if other != nil {
 		return s.grantOther(ex, r, other, q["scope"], q["account"], shown, q.Get("offline_token") == "true")
 	}
@@ -104,6 +107,9 @@ func (s *Server) postToken(ex *exchange, r *http.Request) error {
 		return s.refuseToken(ex, err)
 	}
 	ex.identity = id
+	if err := s.authorizeNetwork(ex); err != nil {
+		return err
+	}
 	// A client that came with a refresh token keeps it: its life is not prolonged
 	// by use.
 	offline := form.Get("access_type") == "offline" && form.Get("grant_type") == "password"
@@ -168,7 +174,7 @@ func (s *Server) refuseToken(ex *exchange, err error) error {
 		if !errors.Is(err, auth.ErrWrong) {
 			return failClosed(err)
 		}
-		bad = &errBadCredentials{rule: "credentials", reason: auth.WrongReason(err)}
+		bad = &errBadCredentials{rule: auth.WrongRule(err), reason: auth.WrongReason(err)}
 	}
 	ex.Header().Set("WWW-Authenticate", `Basic realm="`+s.service+`"`)
 	return oci.Errorf(oci.CodeUnauthorized, "%s", bad.reason).

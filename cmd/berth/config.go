@@ -46,6 +46,7 @@ type config struct {
 	GCGrace           time.Duration
 	UntaggedTTL       time.Duration
 	UndoWindow        time.Duration
+	AuditRetention    int // days
 	RetentionInterval time.Duration
 	TokenTTL          time.Duration
 	StallTimeout      time.Duration

@@ -105,6 +105,7 @@ func serve(ctx context.Context, c *config, stdout io.Writer, log *slog.Logger) e
 		servers = append(servers, metrics)
 	}
 	group.Go(func() { a.keyFiles.watch(background, keyFileInterval) })
+	group.Go(func() { a.audit.Run(background) })
 	group.Go(func() { runJobs(background, a.db, a.holder, log, a.jobs) })
 
 	address := clientAddress(c, listener.Addr())

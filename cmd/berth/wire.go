@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"berth/audit"
 	"berth/auth"
 	"berth/auth/oidc"
 	"berth/auth/token"
@@ -41,6 +42,7 @@ type app struct {
 	db       *metadata.DB
 	store    storage.Store
 	server   *server.Server
+	audit    *audit.Log
 	jobs     []job
 	keyFiles *keyFiles
 	holder   string // this process's name in leases
@@ -199,6 +201,7 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 		Hasher:            hasher,
 		SetRepository:     server.SetRepository,
 		TrustedIssuers:    c.OIDC.TrustedIssuers,
+		SetOperation:      server.SetOperation,
 		DefaultVisibility: c.Visibility,
 		Principal:         server.PrincipalOf,
 		Actor:             server.ActorOf,
@@ -211,6 +214,16 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	if err != nil {
 		return a, err
 	}
+	dropped := prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "berth_audit_dropped_total",
+		Help: "Refusals that are not in the audit log, because there were too many at a time, or the database was away.",
+	})
+	a.metrics.MustRegister(dropped)
+	a.audit = audit.New(a.db, audit.Options{
+		Retention: time.Duration(c.AuditRetention) * 24 * time.Hour,
+		Dropped:   func(n int) { dropped.Add(float64(n)) },
+		Logger:    log,
+	})
 	a.collectors()
 	o := server.Options{
 		Registry:        reg,
@@ -228,6 +241,7 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 		StallTimeout:    c.StallTimeout,
 		Ready:           []server.Check{{Name: "database", Check: a.db.Ping}, {Name: "storage", Check: a.store.Ping}},
 		Registerer:      a.metrics,
+		Audit:           a.audit.Record,
 		Version:         version,
 		Logger:          log,
 	}
@@ -244,9 +258,25 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 		{"expire-uploads", time.Minute, reg.ExpireUploads},
 		{"collect-unreferenced", 30 * time.Second, gc.counted(reg.CollectUnreferenced)},
 		{"collect-garbage", 30 * time.Second, gc.counted(reg.CollectGarbage)},
+		{"prune-audit", 10 * time.Minute, a.audit.Prune},
+		{"prune-token-secrets", time.Hour, func(ctx context.Context) (int, error) { return pruneTokenSecrets(ctx, a.db) }},
 		{"maintain-keys", time.Minute, tokens.Keys().Maintain},
 	}
 	return a, nil
+}
+
+// endedSecrets is how long the hash of a token's old secret is kept after its end, so
+// that who still uses it is told that there is another one.
+const endedSecrets = 30 * 24 * time.Hour
+
+// pruneTokenSecrets forgets secrets of tokens that ended long ago, some hundreds at a time.
+func pruneTokenSecrets(ctx context.Context, db *metadata.DB) (n int, err error) {
+	err = db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
+		pruned, err := tx.PruneTokenSecrets(ctx, tx.Now().Add(-endedSecrets), 500)
+		n = int(pruned)
+		return err
+	})
+	return n, err
 }
 
 // authenticators lists who is asked about credentials, in this order. An outside

@@ -28,8 +28,8 @@ import (
 	"berth/oci"
 )
 
-// Options are what the handlers need. All fields but TrustedIssuers, Hasher and
-// SetRepository are required.
+// Options are what the handlers need. All fields but TrustedIssuers, Hasher,
+// SetRepository and SetOperation are required.
 type Options struct {
 	DB     *metadata.DB
 	Policy *auth.Policy
@@ -56,6 +56,9 @@ type Options struct {
 	Actor func(context.Context) metadata.Actor
 	// SetRepository gets the repository of a request for its log line; optional.
 	SetRepository func(ctx context.Context, name string)
+	// SetOperation gets what a request is, and the team that it is about, for the audit
+	// log; optional.
+	SetOperation func(ctx context.Context, operation, team string)
 	// WriteProblem answers with application/problem+json. The status is that of
 	// the *oci.Error in the chain.
 	WriteProblem func(http.ResponseWriter, *http.Request, error)
@@ -82,7 +85,7 @@ type operation struct {
 func New(options Options) (http.Handler, error) {
 	if options.DB == nil || options.Policy == nil || options.Passwords == nil || options.DefaultVisibility == "" || options.Keys == nil || options.Service == "" ||
 		options.Principal == nil || options.Actor == nil || options.WriteProblem == nil {
-		return nil, errors.New("admin: all options but Hasher and SetRepository are required")
+		return nil, errors.New("admin: all options but Hasher, SetRepository and SetOperation are required")
 	}
 	if options.Hasher == nil {
 		options.Hasher = auth.NewHasher(0)
@@ -171,6 +174,9 @@ func (h *handler) check(w http.ResponseWriter, r *http.Request) (call, error) {
 	c.operation, c.params = op.route.Operation.OperationID, params
 	if err := readParameters(params, r.URL); err != nil {
 		return c, err
+	}
+	if h.SetOperation != nil {
+		h.SetOperation(r.Context(), c.operation, params["team"])
 	}
 	if h.SetRepository != nil && params["repository"] != "" {
 		h.SetRepository(r.Context(), params["repository"])

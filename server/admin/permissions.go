@@ -144,7 +144,10 @@ func (h *handler) permit(ctx context.Context, p auth.Principal, op operation, pa
 		return denied(p, "token-limit", "a token that carries the admin action",
 			"the token of %s is for images only, it does not carry the admin action that the management API needs", p)
 	case op.rule.who == holder:
-		return h.permitRepository(ctx, p, op.rule.action, params["repository"])
+		if err := h.permitRepository(ctx, p, op.rule.action, params["repository"]); err != nil {
+			return err
+		}
+		return permitTag(p, op.rule.action, params["tag"])
 	case op.rule.who == signedIn, p.IsAdmin():
 		return nil
 	case !everywhere(p):
@@ -200,6 +203,16 @@ func (h *handler) permitRepository(ctx context.Context, p auth.Principal, needed
 	}
 	refusal := h.Policy.Explain(ctx, p, repository, decision, needed)
 	return oci.Errorf(oci.CodeDenied, "%s", refusal.Message()).WithDetail(refusal)
+}
+
+// permitTag checks what a token with a tag pattern may delete and change: a tag that
+// matches, and nothing that is about all tags of a repository.
+func permitTag(p auth.Principal, action auth.Actions, tag string) error {
+	if action&(auth.Delete|auth.Admin) == 0 || p.Limit.AllowsTag(action, tag) {
+		return nil
+	}
+	return denied(p, string(auth.RuleLimit), "a token without a tag pattern, or with one that matches",
+		"the token of %s is for tags like %q only", p, p.Limit.Tags)
 }
 
 // maxNamed is how many maintainers a refusal names.

@@ -1,0 +1,82 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"berth/auth"
+	"berth/metadata"
+	"berth/oci"
+)
+
+// What was refused goes into the audit log from here, the one place that sees the end
+// of every request. What was done is recorded where it is done, in its transaction.
+
+// SetOperation says what a request to the management API is, and which team it is
+// about ("" for none), for the audit log.
+func SetOperation(ctx context.Context, operation, team string) {
+	if ex := exchangeOf(ctx); ex != nil {
+		ex.operation, ex.team = operation, team
+	}
+}
+
+// routine are the refusals that belong to the protocol: the client is told to fetch a
+// token, or another one, and does.
+var routine = map[string]bool{"insufficient-scope": true, "token-expired": true}
+
+// auditRefusal records a request that was refused, and why.
+func (s *Server) auditRefusal(ex *exchange, r *http.Request) {
+	var throttled *auth.ThrottledError
+	e := metadata.AuditEvent{Actor: ex.actor(), Repository: ex.repository, Team: ex.team, Outcome: metadata.AuditRefused}
+	signIn := false
+	why := map[string]any{}
+	switch {
+	case s.audit == nil:
+		return
+	case ex.status == http.StatusTooManyRequests && errors.As(ex.cause, &throttled):
+		signIn, why["rule"] = true, "throttled"
+	case ex.status == http.StatusUnauthorized, ex.status == http.StatusForbidden:
+		var refused *oci.Error
+		if !errors.As(ex.cause, &refused) {
+			return
+		}
+		if fields, ok := detail(ex, refused).(map[string]any); ok {
+			why["rule"] = fields["rule"]
+			if missing, ok := fields["missing"]; ok {
+				why["missing"] = missing
+			}
+		}
+		why["message"] = shorten(refused.Message)
+	default:
+		return
+	}
+	rule, _ := why["rule"].(string)
+	switch {
+	case routine[rule]:
+		return
+	case ex.status == http.StatusUnauthorized && !ex.identity.known:
+		signIn, e.Outcome = true, metadata.AuditFailed
+		if rule == "token-network" {
+			e.Outcome = metadata.AuditRefused // who it is, is known
+		}
+	case ex.status == http.StatusUnauthorized && !ex.identity.shown:
+		return // asked without any credential, and was told how to get one
+	}
+	switch {
+	case signIn:
+		// The name that was tried; it may be anything.
+		e.Action, e.Actor.Name, e.Actor.Kind = "signIn", ex.tried, ""
+	case ex.operation != "":
+		e.Action = ex.operation
+	case ex.endpoint != nil && ex.endpoint.need.action() != 0:
+		e.Action = ex.endpoint.need.action().String()
+	case ex.endpoint != nil:
+		e.Action = ex.endpoint.name
+	}
+	if signIn {
+		e.Repository, e.Team = "", ""
+	}
+	e.Detail = why
+	s.audit(e, auth.Network(ex.remote))
+}

@@ -1,0 +1,94 @@
+package server
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"berth/metadata"
+)
+
+// recorder collects what the server gives to the audit log.
+type recorder struct {
+	mu     sync.Mutex
+	events []metadata.AuditEvent
+}
+
+func (r *recorder) record(e metadata.AuditEvent, _ string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.events = append(r.events, e)
+}
+
+func (r *recorder) take() (events []metadata.AuditEvent) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	events, r.events = r.events, nil
+	return events
+}
+
+// TestRefusalsAreRecorded: each refusal and each failed sign-in is one event, and what
+// belongs to the protocol is none.
+func TestRefusalsAreRecorded(t *testing.T) {
+	log := &recorder{}
+	w := small(t, func(_ *world, o *Options) { o.Audit = log.record })
+	w.pushImage("mo", "team/app", "1.0")
+	w.token(metadata.Token{Kind: metadata.RobotToken, Name: "cluster", Team: "team", Actions: []string{"pull"}, CIDRs: []string{"10.0.0.0/8"}})
+	w.accounts["ghost"] = "secret-of-ghost"
+	w.accounts["mia2"] = w.accounts["mia"]
+	anonymous := w.jwt("")
+	narrow := w.jwt("mo", "repository:team/app:pull")
+	if got := log.take(); len(got) != 0 {
+		t.Fatalf("what went well was recorded: %+v", got)
+	}
+	const upload = "/v2/team/app/blobs/uploads/"
+	for _, tt := range []struct {
+		name, method, path, as string
+		status                 int
+		want                   string // action outcome principal rule; "" is none
+	}{
+		{"asking how to sign in", "GET", "/v2/", "", 401, ""},
+		{"asking for a scope", "POST", upload, narrow, 401, ""},
+		{"nobody", "GET", "/v2/team/app/tags/list", "", 401, ""},
+		{"anonymous token", "GET", "/v2/team/app/tags/list", anonymous, 401, "pull refused anonymous not-signed-in"},
+		{"wrong password", "GET", "/v2/", "ghost", 401, "signIn failed ghost credentials"},
+		{"wrong password at the token endpoint", "GET", "/token", "ghost", 401, "signIn failed ghost credentials"},
+		{"a token that is none", "GET", "/v2/", "jwt:a.b.c", 401, "signIn failed  token-invalid"},
+		{"reader pushes", "POST", upload, "rita", 403, "push refused rita team-reader"},
+		{"stranger pulls", "GET", "/v2/team/app/manifests/1.0", "fred", 403, "pull refused fred not-a-member"},
+		{"member deletes", "DELETE", "/v2/team/app/manifests/1.0", "mo", 403, "delete refused mo team-member"},
+		{"from another network", "GET", "/v2/", "token:cluster", 401, "signIn refused team+cluster token-network"},
+		{"not found", "GET", "/v2/team/app/manifests/none", "mo", 404, ""},
+	} {
+		w.do(tt.method, tt.path, tt.as, nil, "User-Agent", "test").want(t, tt.status)
+		got := ""
+		for _, e := range log.take() {
+			rule, _ := e.Detail["rule"].(string)
+			got += strings.Join([]string{e.Action, e.Outcome, e.Actor.Name, rule}, " ")
+			if e.Actor.Address != "127.0.0.1" || e.Actor.RequestID == "" || e.Actor.UserAgent != "test" {
+				t.Errorf("%s: %+v", tt.name, e.Actor)
+			}
+			raw, err := json.Marshal(e)
+			if err != nil || strings.Contains(string(raw), "secret-of-ghost") || strings.Contains(string(raw), w.accounts["cluster"]) {
+				t.Errorf("%s: a secret is in %s (%v)", tt.name, raw, err)
+			}
+			if strings.Contains(tt.path, "team/app") && e.Repository != "team/app" {
+				t.Errorf("%s: repository %q", tt.name, e.Repository)
+			}
+		}
+		if got != tt.want {
+			t.Errorf("%s: recorded %q, want %q", tt.name, got, tt.want)
+		}
+	}
+	// Throttled.
+	for range 12 {
+		w.do("GET", "/v2/", "ghost", nil)
+	}
+	events := log.take()
+	if last := events[len(events)-1]; last.Action != "signIn" || last.Detail["rule"] != "throttled" || last.Actor.Name != "ghost" {
+		t.Errorf("%+v", last)
+	}
+	w.do("GET", "/v2/", "mo", nil).want(t, http.StatusOK)
+}
