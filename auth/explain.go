@@ -358,7 +358,7 @@ func (y *Policy) askTag(ctx context.Context, e *Explanation, p Principal, q Ques
 		}
 		e.text += ". Besides, " + fmt.Sprintf(format, args...)
 	}
-	if writes := q.Action == Push || q.Action == Delete; writes && p.Limit != nil && p.Limit.Tags != "" && !Match(p.Limit.Tags, q.Tag) {
+	if writes := q.Action == Push || q.Action == Delete; writes && !p.Limit.AllowsTag(q.Action, q.Tag) {
 		refuse(RuleLimit, "make a token that carries "+q.Action.String()+" on this tag", "the token of %s does not carry %s on the tag %s (it is for tags like %q)", p, q.Action, q.Tag, p.Limit.Tags)
 		return nil
 	}
@@ -413,7 +413,7 @@ func (y *Policy) Named(ctx context.Context, name, token string) (p Principal, en
 	if err != nil {
 		return p, nil, fmt.Errorf("token %d in the database: %w", t.ID, errors.New(err.Error()))
 	}
-	p.TokenID, p.Limit = t.ID, &Limit{Repositories: t.Repositories, Actions: actions}
+	p.TokenID, p.Limit = t.ID, &Limit{Repositories: t.Repositories, Actions: actions, Tags: t.Tags, CIDRs: t.CIDRs}
 	if isRobot {
 		p.Kind, p.ID, p.Name, p.TeamID, p.Team = KindRobot, t.ID, t.Name, t.TeamID, t.Team
 	}

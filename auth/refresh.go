@@ -16,8 +16,23 @@ import (
 // Refresher says whether somebody who signed in once may still come back
 // without showing the credential again, and as whom. Safe for concurrent use.
 type Refresher struct {
-	db    *metadata.DB
-	clock func() time.Time
+	db     *metadata.DB
+	clock  func() time.Time
+	maxAge time.Duration
+
+	directory *Directory
+	providers []Rechecker
+}
+
+// Rechecker is an Authenticator of outside users that can say of one of them,
+// without a credential, what it would say at a sign-in now: an LDAP server can,
+// most others cannot. Safe for concurrent use.
+type Rechecker interface {
+	// Recheck finds the user by the source and the subject of the identity that
+	// it gave at the sign-in. The errors are those of Authenticate: ErrNotMine for
+	// another source, ErrWrong for a user who is gone or locked there, any other
+	// when it cannot say now.
+	Recheck(ctx context.Context, source, subject string) (Identity, error)
 }
 
 // NewRefresher makes a Refresher. A nil clock is time.Now.
@@ -28,20 +43,68 @@ func NewRefresher(db *metadata.DB, clock func() time.Time) *Refresher {
 	return &Refresher{db: db, clock: clock}
 }
 
+// External tells how users of outside providers come back. What a provider said
+// counts for maxAge, 0 is for ever. Refresh tokens have only users whose provider
+// can be asked again at each use; the directory stores what it says then. It is
+// called before the first use.
+func (r *Refresher) External(maxAge time.Duration, directory *Directory, providers ...Rechecker) {
+	r.maxAge, r.directory, r.providers = maxAge, directory, providers
+}
+
+// ErrNoRefresh says that somebody has to show the credential again each time:
+// there is nothing to recognise later that it still holds.
+var ErrNoRefresh = errors.New("auth: there is no refresh token for this sign-in")
+
 // Proof binds a refresh token to the credential that was shown: to the present
-// password of a user, or to a secret of a token. The anonymous have none.
+// password of a user, to a secret of a token, or to the identity at a provider that
+// can be asked again. The error is ErrNoRefresh for all others.
 func (r *Refresher) Proof(ctx context.Context, p Principal) (string, error) {
 	switch {
 	case p.TokenID != 0:
 		return tokenProof(p), nil
 	case p.Kind == KindUser:
 		u, err := r.user(ctx, p.ID)
-		if err != nil {
+		switch {
+		case err != nil:
+			return "", err
+		case u.Source == metadata.SourceLocal:
+			return passwordProof(u), nil
+		case len(r.providers) == 0:
+			return "", ErrNoRefresh
+		}
+		// Asking now tells whether one of them knows the source at all.
+		if _, err := r.ask(ctx, u); err != nil {
+			if errors.Is(err, ErrNotMine) {
+				return "", ErrNoRefresh
+			}
 			return "", err
 		}
-		return passwordProof(u), nil
+		return providerProof(u), nil
 	}
-	return "", errors.New("nobody has signed in")
+	return "", ErrNoRefresh
+}
+
+// ask has the provider of an outside user say again who that is.
+func (r *Refresher) ask(ctx context.Context, u metadata.User) (Identity, error) {
+	for _, provider := range r.providers {
+		id, err := provider.Recheck(ctx, u.Source, u.Subject)
+		switch {
+		case errors.Is(err, ErrNotMine):
+			continue
+		case err != nil:
+			return Identity{}, fmt.Errorf("asking %s about %s: %w", u.Source, u.Name, err)
+		case id.Provider != u.Source || id.Subject != u.Subject:
+			return Identity{}, fmt.Errorf("%s was asked about %s and spoke of somebody else", u.Source, u.Name)
+		}
+		return id, nil
+	}
+	return Identity{}, ErrNotMine
+}
+
+// providerProof says at whose word the user was taken.
+func providerProof(u metadata.User) string {
+	sum := sha256.Sum256([]byte("berth refresh\x00" + u.Source + "\x00" + u.Subject))
+	return "provider:" + hex.EncodeToString(sum[:16])
 }
 
 // tokenProof names the secret and not only its token: when the token is rotated, what
@@ -57,7 +120,8 @@ func passwordProof(u metadata.User) string {
 
 // Recheck gives the principal of a refresh token as it is now, with today's
 // role and limits. The error is ErrWrong when the user or the token is gone,
-// disabled or expired, or the password has been changed.
+// disabled or expired, the password has been changed, or the user's provider says
+// no or has not been heard for too long.
 func (r *Refresher) Recheck(ctx context.Context, p Principal, proof string) (Principal, error) {
 	if p.TokenID != 0 {
 		if proof != tokenProof(p) {
@@ -77,7 +141,7 @@ func (r *Refresher) Recheck(ctx context.Context, p Principal, proof string) (Pri
 		if err != nil {
 			return Principal{}, fmt.Errorf("reading the token: %w", err)
 		}
-		return tokenPrincipal(t, owner, r.clock())
+		return tokenPrincipal(t, owner, r.clock(), r.maxAge)
 	}
 	if p.Kind != KindUser {
 		return Principal{}, ErrWrong
@@ -88,10 +152,27 @@ func (r *Refresher) Recheck(ctx context.Context, p Principal, proof string) (Pri
 		return Principal{}, err
 	case u.Disabled:
 		return Principal{}, errDisabled(u)
+	case u.Source != metadata.SourceLocal:
+		return r.recheckExternal(ctx, u, proof)
 	case !hmac.Equal([]byte(passwordProof(u)), []byte(proof)):
 		return Principal{}, Wrongf("the password was changed since, sign in again")
 	}
 	return userPrincipal(u), nil
+}
+
+// recheckExternal asks the provider of an outside user, as a sign-in would.
+func (r *Refresher) recheckExternal(ctx context.Context, u metadata.User, proof string) (Principal, error) {
+	if !hmac.Equal([]byte(providerProof(u)), []byte(proof)) {
+		return Principal{}, ErrWrong
+	}
+	id, err := r.ask(ctx, u)
+	if errors.Is(err, ErrNotMine) {
+		return Principal{}, Wrongf("%s cannot be asked about %s any more, sign in again", u.Source, u.Name)
+	}
+	if err != nil {
+		return Principal{}, err
+	}
+	return r.directory.SignIn(ctx, id)
 }
 
 // Current gives a principal, as a bearer token holds it, with today's role. It
@@ -108,8 +189,11 @@ func (r *Refresher) Current(ctx context.Context, p Principal) (Principal, error)
 		if err != nil {
 			return Principal{}, err
 		}
-		if u.Disabled {
+		switch {
+		case u.Disabled:
 			return Principal{}, errDisabled(u)
+		case tooOld(u.SeenAt, r.clock(), r.maxAge):
+			return Principal{}, Wrongf("the identity provider has not vouched for %s for too long, sign in there again", u.Name)
 		}
 		return userPrincipal(u), nil
 	}

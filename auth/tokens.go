@@ -21,6 +21,7 @@ type Tokens struct {
 	db      *metadata.DB
 	log     *slog.Logger
 	clock   func() time.Time
+	maxAge  time.Duration
 	touched *lru.Cache[int64, time.Time] // by the row of the secret
 }
 
@@ -45,6 +46,10 @@ func NewTokens(db *metadata.DB, log *slog.Logger, clock func() time.Time) *Token
 	}
 	return &Tokens{db: db, log: log, clock: clock, touched: touched}
 }
+
+// External says for how long the word of an outside provider about a user keeps
+// the user's personal tokens alive; 0 is for ever. It is called before the first use.
+func (a *Tokens) External(maxAge time.Duration) { a.maxAge = maxAge }
 
 // Authenticate finds the owner of a token. A secret of ours costs one query when it
 // can be one and none otherwise; a user name and a password cost one, for they may be
@@ -79,7 +84,7 @@ func (a *Tokens) Authenticate(ctx context.Context, c Credentials) (Principal, er
 	case err != nil:
 		return Principal{}, fmt.Errorf("reading the token: %w", err)
 	}
-	p, err := tokenPrincipal(t, owner, a.clock())
+	p, err := tokenPrincipal(t, owner, a.clock(), a.maxAge)
 	if err != nil {
 		return Principal{}, err
 	}
@@ -92,7 +97,7 @@ func (a *Tokens) Authenticate(ctx context.Context, c Credentials) (Principal, er
 }
 
 // tokenPrincipal is who acts by a token and its one secret, if they may still be used.
-func tokenPrincipal(t metadata.Token, owner metadata.TokenOwner, now time.Time) (Principal, error) {
+func tokenPrincipal(t metadata.Token, owner metadata.TokenOwner, now time.Time, maxAge time.Duration) (Principal, error) {
 	actions, err := ParseActions(t.Actions)
 	if err != nil {
 		return Principal{}, fmt.Errorf("token %d in the database: %w", t.ID, errors.New(err.Error()))
@@ -122,6 +127,8 @@ func tokenPrincipal(t metadata.Token, owner metadata.TokenOwner, now time.Time) 
 		return refuse("the token %s has another secret since %s, use that", t.Name, secret.ExpiresAt.UTC().Format(time.RFC3339))
 	case owner.Disabled:
 		return refuse("the user %s, who owns the token %s, is disabled: ask an administrator of this registry", t.User, t.Name)
+	case tooOld(owner.SeenAt, now, maxAge):
+		return refuse("the token %s works again after a sign-in: the identity provider of %s last vouched on %s, and that counts for %s. Sign in there (docker login, berth login or the web page)", t.Name, t.User, owner.SeenAt.UTC().Format(time.RFC3339), maxAge)
 	}
 	return p, nil
 }

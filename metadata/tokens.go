@@ -195,6 +195,7 @@ func (tx *Tx) PruneTokenSecrets(ctx context.Context, before time.Time, limit int
 type TokenOwner struct {
 	Admin    bool
 	Disabled bool
+	SeenAt   *time.Time // when the user's provider last vouched; nil for local users and teams
 }
 
 // TokenBySecretHash finds a token by the SHA-256 of one of its secrets, or returns
@@ -213,14 +214,14 @@ func (tx *Tx) tokenBySecret(ctx context.Context, where string, args ...any) (Tok
 	var owner TokenOwner
 	var s TokenSecret
 	var created int64
-	var expires, used sql.NullInt64
+	var seen, expires, used sql.NullInt64
 	t, err := scanToken(tx.row(ctx, `
 		SELECT `+tokenColumns+`, COALESCE(u.role, '') = 'admin' OR COALESCE(u.provider_admin, FALSE), COALESCE(u.disabled, FALSE),
-		       s.id, s.created_at, s.expires_at, s.last_used_at`+tokenTables+`
+		       u.seen_at, s.id, s.created_at, s.expires_at, s.last_used_at`+tokenTables+`
 		  JOIN token_secrets s ON s.token_id = k.id
-		 WHERE `+where, args...).Scan, &owner.Admin, &owner.Disabled, &s.ID, &created, &expires, &used)
+		 WHERE `+where, args...).Scan, &owner.Admin, &owner.Disabled, &seen, &s.ID, &created, &expires, &used)
 	s.CreatedAt, s.ExpiresAt, s.LastUsedAt = fromMicros(created), timePtr(expires), timePtr(used)
-	t.Secrets = []TokenSecret{s}
+	t.Secrets, owner.SeenAt = []TokenSecret{s}, timePtr(seen)
 	return t, owner, notFound(err, oci.Errorf(oci.CodeNotFound, "there is no such token"))
 }
 

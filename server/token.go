@@ -245,11 +245,14 @@ func (s *Server) answerToken(ex *exchange, r *http.Request, made issued, refresh
 	// Who is known by a credential of somebody else that ends shows the next one.
 	if refresh && s.refresher != nil && p.Expires.IsZero() {
 		proof, err := s.refresher.Proof(r.Context(), p)
-		if err != nil {
+		switch {
+		case errors.Is(err, auth.ErrNoRefresh): // then the client shows the credential each time
+		case err != nil:
 			return s.refuseToken(ex, err)
-		}
-		if answer.RefreshToken, err = s.tokens.IssueRefresh(r.Context(), p, made.service, proof); err != nil {
-			return err
+		default:
+			if answer.RefreshToken, err = s.tokens.IssueRefresh(r.Context(), p, made.service, proof); err != nil {
+				return err
+			}
 		}
 	}
 	s.metrics.tokens.Inc()

@@ -49,6 +49,7 @@ type config struct {
 	AuditRetention    int // days
 	RetentionInterval time.Duration
 	TokenTTL          time.Duration
+	ExternalMaxAge    time.Duration
 	StallTimeout      time.Duration
 	ShutdownTimeout   time.Duration
 	MetricsListen     string
@@ -94,7 +95,7 @@ func (s setting) flag() string { return strings.ReplaceAll(s.key, "_", "-") }
 
 // settings lists every setting in the order of the docs.
 func settings() []setting {
-	return slices.Concat(coreSettings(), keySettings(), oauth2Settings(), ldapSettings(), oidcSettings(), awsSettings(), spaceSettings(), auditSettings())
+	return slices.Concat(coreSettings(), peopleSettings(), keySettings(), oauth2Settings(), ldapSettings(), oidcSettings(), awsSettings(), spaceSettings(), auditSettings())
 }
 
 func coreSettings() []setting {

@@ -190,7 +190,9 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 			a.closers = append(a.closers, closer)
 		}
 	}
-	policy := auth.NewPolicy(a.db, auth.PolicyOptions{PublicRead: c.PublicRead, Teams: teamService(list)})
+	policy := auth.NewPolicy(a.db, auth.PolicyOptions{PublicRead: c.PublicRead, Teams: teamService(list), ExternalMaxAge: c.ExternalMaxAge})
+	refresher := auth.NewRefresher(a.db, nil)
+	refresher.External(c.ExternalMaxAge, auth.NewDirectory(a.db, log, nil), recheckers(list)...)
 	chain := auth.NewChain(nil, list...)
 	management, err := admin.New(admin.Options{
 		DB:                a.db,
@@ -230,7 +232,7 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 		Auth:            chain,
 		Policy:          policy,
 		Tokens:          tokens,
-		Refresher:       auth.NewRefresher(a.db, nil),
+		Refresher:       refresher,
 		Services:        findService(a.db),
 		API:             management,
 		Dockit:          dockitAPI,
@@ -284,7 +286,9 @@ func pruneTokenSecrets(ctx context.Context, db *metadata.DB) (n int, err error) 
 func authenticators(_ context.Context, c *config, db *metadata.DB, hasher *auth.Hasher, openid *oidc.Authenticator, log *slog.Logger, metrics *providerMetrics) ([]auth.Authenticator, error) {
 	directory := auth.NewDirectory(db, log, nil)
 	// A token of an OpenID provider may come with anybody's name.
-	list := []auth.Authenticator{auth.NewTokens(db, log, nil), openid}
+	tokens := auth.NewTokens(db, log, nil)
+	tokens.External(c.ExternalMaxAge)
+	list := []auth.Authenticator{tokens, openid}
 	machines, err := c.AWS.authenticators(c, db)
 	if err != nil {
 		return nil, err
@@ -319,6 +323,18 @@ func teamService(list []auth.Authenticator) auth.TeamService {
 		}
 	}
 	return nil
+}
+
+// recheckers are the authenticators that can say of a user, without a credential,
+// what they would say at a sign-in now.
+func recheckers(list []auth.Authenticator) []auth.Rechecker {
+	var found []auth.Rechecker
+	for _, a := range list {
+		if r, ok := a.(auth.Rechecker); ok {
+			found = append(found, r)
+		}
+	}
+	return found
 }
 
 // serviceName is the audience of our own tokens: the host of the URL.
