@@ -269,7 +269,7 @@ func (e *errBadCredentials) Unwrap() error { return e.cause }
 func (s *Server) identify(ex *exchange, r *http.Request) (identity, error) {
 	header := r.Header.Get("Authorization")
 	if header == "" {
-		return identity{known: true, principal: auth.Anonymous()}, nil
+		return s.identifyBrowser(ex, r)
 	}
 	scheme, value, _ := strings.Cut(header, " ")
 	if strings.EqualFold(scheme, "Bearer") {
@@ -295,6 +295,45 @@ func (s *Server) identify(ex *exchange, r *http.Request) (identity, error) {
 		return identity{}, err
 	}
 	return s.signIn(ex, r, cred)
+}
+
+// identifyBrowser finds out who asks without an Authorization header: on the
+// management API whoever is signed in with this browser, and nobody elsewhere. A
+// browser sends its cookie with requests that another site made, too, so a request
+// that changes something has to come from our own pages.
+func (s *Server) identifyBrowser(ex *exchange, r *http.Request) (identity, error) {
+	nobody := identity{known: true, principal: auth.Anonymous()}
+	if ex.endpoint.need != manage || s.sessions == nil || !strings.HasPrefix(r.URL.Path, "/api/v1/") {
+		return nobody, nil
+	}
+	secret, ok := s.cookie(r, sessionCookie)
+	if !ok {
+		return nobody, nil
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		if err := s.sameOrigin(r); err != nil {
+			return identity{}, err
+		}
+	}
+	p, err := s.sessions.Find(r.Context(), secret)
+	if errors.Is(err, auth.ErrWrong) {
+		return identity{}, &errBadCredentials{rule: "session-ended", reason: auth.WrongReason(err), cause: err}
+	}
+	if err != nil {
+		return identity{}, failClosed(err)
+	}
+	return identity{known: true, shown: true, principal: p}, nil
+}
+
+// sameOrigin refuses a request that a page of another origin made, and one of
+// which that cannot be told: browsers send Sec-Fetch-Site, older ones Origin.
+func (s *Server) sameOrigin(r *http.Request) error {
+	site, origin := r.Header.Get("Sec-Fetch-Site"), r.Header.Get("Origin")
+	if site == "same-origin" || site == "" && origin != "" && origin == s.baseURL(r) {
+		return nil
+	}
+	return oci.Errorf(oci.CodeDenied, "a browser's session changes something only from a page of this registry; programs send an Authorization header instead of the cookie").
+		WithDetail(refusal{Rule: "cross-site", Ask: "nobody: do it on a page of this registry, or with berth"})
 }
 
 // maxCredentials bounds an Authorization header, in bytes.

@@ -122,6 +122,11 @@ func routes() []route {
 		{"GET", "/token", open, (*Server).getToken, "token"},
 		{"POST", "/token", open, (*Server).postToken, "token"},
 		{"GET", "/.well-known/jwks.json", open, (*Server).getJWKS, "jwks"},
+		{"GET", "/.well-known/berth", open, (*Server).getWellKnown, "well_known"},
+		{"GET", "/sign-in", open, (*Server).getSignIn, "sign_in"},
+		{"GET", callbackPath, open, (*Server).getSignInCallback, "sign_in"},
+		{"GET", "/sign-out", open, (*Server).getSignOut, "sign_out"},
+		{"POST", "/sign-out", open, (*Server).postSignOut, "sign_out"},
 		// Dockit's names of the same, for registries that are configured with them. Paths
 		// of repositories have /manifests/, /blobs/, /tags/ or /referrers/ in them, these do not.
 		{"GET", "/v2/token", open, (*Server).getToken, "token"},

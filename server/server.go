@@ -36,6 +36,12 @@ type Options struct {
 	Tokens *token.Issuer
 	// Refresher makes refresh tokens possible; nil is none.
 	Refresher *auth.Refresher
+	// Browsers lets people sign in with a browser, and Sessions keeps them signed in;
+	// nil is none.
+	Browsers Browsers
+	Sessions *auth.WebSessions
+	// Provider is published for programs with which people sign in; nil is none.
+	Provider *Provider
 	// Services finds another registry that takes our tokens by its name, or returns
 	// NOT_FOUND; nil is none.
 	Services func(ctx context.Context, name string) (metadata.Service, error)
@@ -94,6 +100,9 @@ type Server struct {
 	policy          *auth.Policy
 	tokens          *token.Issuer
 	refresher       *auth.Refresher
+	browsers        Browsers
+	sessions        *auth.WebSessions
+	provider        *Provider
 	services        func(ctx context.Context, name string) (metadata.Service, error)
 	api             http.Handler
 	dockit          func(http.ResponseWriter, *http.Request) error
@@ -127,6 +136,9 @@ func New(o Options) (*Server, error) {
 		policy:          o.Policy,
 		tokens:          o.Tokens,
 		refresher:       o.Refresher,
+		browsers:        o.Browsers,
+		sessions:        o.Sessions,
+		provider:        o.Provider,
 		services:        o.Services,
 		api:             o.API,
 		dockit:          o.Dockit,

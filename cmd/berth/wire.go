@@ -247,6 +247,10 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 		Version:         version,
 		Logger:          log,
 	}
+	if provider, ok := openid.SignIn(); ok {
+		o.Provider = (*server.Provider)(&provider)
+		o.Browsers, o.Sessions = openid, auth.NewWebSessions(a.db, c.OIDC.SessionTTL, nil)
+	}
 	if c.StorageRedirect {
 		o.RedirectTTL = c.RedirectTTL
 	}

@@ -1,0 +1,81 @@
+package auth
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+
+	"berth/metadata"
+	"berth/oci"
+)
+
+// WebSessions remembers who signed in with a browser. A session is a row, so it
+// ends for all replicas at once, and its user's role is that of the moment. Safe
+// for concurrent use.
+type WebSessions struct {
+	db    *metadata.DB
+	ttl   time.Duration
+	clock func() time.Time
+}
+
+// NewWebSessions makes WebSessions that last for ttl. A nil clock is time.Now.
+func NewWebSessions(db *metadata.DB, ttl time.Duration, clock func() time.Time) *WebSessions {
+	if clock == nil {
+		clock = time.Now
+	}
+	return &WebSessions{db: db, ttl: ttl, clock: clock}
+}
+
+// Begin makes a session of a user and gives its secret, for a cookie, and its
+// end. Only the hash of the secret is stored.
+func (s *WebSessions) Begin(ctx context.Context, p Principal) (secret string, expires time.Time, err error) {
+	if p.Kind != KindUser {
+		return "", time.Time{}, Wrongf("only people sign in with a browser")
+	}
+	secret, expires = rand.Text()+rand.Text(), s.clock().Add(s.ttl)
+	err = s.db.Update(ctx, func(tx *metadata.Tx) error {
+		return tx.CreateWebSession(ctx, p.ID, SecretHash(secret), expires)
+	})
+	if err != nil {
+		return "", time.Time{}, fmt.Errorf("storing the session of %s: %w", p, err)
+	}
+	return secret, expires, nil
+}
+
+// Find gives the user of a session as the user is now. The error is ErrWrong for a
+// session that has ended, or whose user is disabled.
+func (s *WebSessions) Find(ctx context.Context, secret string) (Principal, error) {
+	var u metadata.User
+	var expires time.Time
+	err := s.db.View(ctx, func(tx *metadata.Tx) error {
+		id, until, err := tx.WebSession(ctx, SecretHash(secret))
+		if err != nil {
+			return err
+		}
+		expires = until
+		u, err = tx.UserByID(ctx, id)
+		return err
+	})
+	switch {
+	case errors.Is(err, oci.ErrNotFound), err == nil && !s.clock().Before(expires):
+		return Principal{}, Wrongf("the session has ended, sign in again")
+	case err != nil:
+		return Principal{}, fmt.Errorf("reading the session: %w", err)
+	case u.Disabled:
+		return Principal{}, errDisabled(u)
+	}
+	p := userPrincipal(u)
+	p.Expires = expires
+	return p, nil
+}
+
+// End ends a session, if there is one.
+func (s *WebSessions) End(ctx context.Context, secret string) error {
+	err := s.db.Update(ctx, func(tx *metadata.Tx) error { return tx.DeleteWebSession(ctx, SecretHash(secret)) })
+	if err != nil {
+		return fmt.Errorf("ending the session: %w", err)
+	}
+	return nil
+}
