@@ -244,6 +244,25 @@ func hasInOrder(path string, words []string) bool {
 	return true
 }
 
+// writes reports whether a request of the method may change something. What is
+// open does not: the token endpoint is asked by POST, too.
+func (ep *endpoint) writes(method string) bool {
+	switch ep.need {
+	case push, remove:
+		return true
+	case open:
+		return false
+	}
+	return method != http.MethodGet && method != http.MethodHead && method != http.MethodOptions
+}
+
+// errReadOnly is UNSUPPORTED, as CNCF distribution answers in its read-only mode: clients do
+// not try it again, and show the sentence.
+func errReadOnly() error {
+	return oci.Errorf(oci.CodeUnsupported, "this registry is read-only now: pulling works, and pushing, deleting and changing settings do not. "+
+		"Try again later, or ask its operator when the maintenance ends (the setting read_only)")
+}
+
 // run does what every route has in common: know the repository, enforce the
 // permission, call the handler, write its error.
 func (s *Server) run(ex *exchange, r *http.Request, ep *endpoint) {
@@ -257,6 +276,9 @@ func (s *Server) run(ex *exchange, r *http.Request, ep *endpoint) {
 		ex.repository = name
 	}
 	err := s.authorize(ex, r)
+	if err == nil && s.readOnly && ep.writes(r.Method) {
+		err = errReadOnly()
+	}
 	if err == nil {
 		err = ep.handler(s, ex, r)
 	}

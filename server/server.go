@@ -62,6 +62,9 @@ type Options struct {
 	// TrustProxy takes X-Forwarded-For, -Proto and -Host from requests. Set it
 	// only when nobody but your proxy can reach the server.
 	TrustProxy bool
+	// ReadOnly refuses everything that changes something, after the permission is
+	// checked. Signing in and pulling go on.
+	ReadOnly bool
 	// RedirectTTL makes blob GETs redirect to the store for this long, when the
 	// store can hand out links; 0 streams the bytes through the server.
 	RedirectTTL time.Duration
@@ -109,6 +112,7 @@ type Server struct {
 	url             string // without a trailing slash; "" is from the request
 	service         string
 	trustProxy      bool
+	readOnly        bool
 	redirectTTL     time.Duration
 	maxManifestSize int64
 	stall           time.Duration
@@ -145,6 +149,7 @@ func New(o Options) (*Server, error) {
 		url:             strings.TrimRight(o.URL, "/"),
 		service:         o.Service,
 		trustProxy:      o.TrustProxy,
+		readOnly:        o.ReadOnly,
 		redirectTTL:     o.RedirectTTL,
 		maxManifestSize: o.MaxManifestSize,
 		stall:           o.StallTimeout,

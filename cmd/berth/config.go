@@ -27,6 +27,7 @@ type config struct {
 	Listen            string
 	URL               string
 	TrustProxy        bool
+	ReadOnly          bool
 	DataDir           string
 	DatabaseURL       string
 	DatabaseConns     int
@@ -103,6 +104,7 @@ func coreSettings() []setting {
 		stringSetting("listen", ":5000", "address to listen on, host:port", func(c *config) *string { return &c.Listen }, validListen),
 		stringSetting("url", "", "external URL, used in challenges and links; without it each request's own host is used", func(c *config) *string { return &c.URL }, validURL),
 		boolSetting("trust_proxy", "false", "believe X-Forwarded-Proto, -Host and -For; only behind a proxy that sets them", func(c *config) *bool { return &c.TrustProxy }),
+		boolSetting("read_only", "false", "refuse every change, and run no background jobs; pulling and signing in go on. For moving to another database and store", func(c *config) *bool { return &c.ReadOnly }),
 		stringSetting("data_dir", "./berth-data", "directory of the embedded database and of the blobs", func(c *config) *string { return &c.DataDir }, nil),
 		secret(stringSetting("database_url", "", "postgres://user:password@host:5432/name, or sqlite:/path/to/file", func(c *config) *string { return &c.DatabaseURL }, validDatabase), "`sqlite:` file `berth.db` in the data directory"),
 		intSetting("database_conns", "16", "connections to Postgres at most, per replica; and up to as many again for what may be lost in a power failure, such as the progress of uploads", func(c *config) *int { return &c.DatabaseConns }, 2, 1000),

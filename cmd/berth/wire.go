@@ -239,6 +239,7 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 		URL:             c.URL,
 		Service:         serviceName(c.URL),
 		TrustProxy:      c.TrustProxy,
+		ReadOnly:        c.ReadOnly,
 		MaxManifestSize: c.MaxManifestSize,
 		StallTimeout:    c.StallTimeout,
 		Ready:           []server.Check{{Name: "database", Check: a.db.Ping}, {Name: "storage", Check: a.store.Ping}},
@@ -259,6 +260,9 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	}
 	if a.server, err = server.New(o); err != nil {
 		return a, err
+	}
+	if c.ReadOnly {
+		return a, nil // the jobs would change something
 	}
 	a.jobs = []job{
 		{"expire-uploads", time.Minute, reg.ExpireUploads},
