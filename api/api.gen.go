@@ -381,6 +381,156 @@ type AccountRoleChange struct {
 // Action defines model for Action.
 type Action string
 
+// Check defines model for Check.
+type Check struct {
+	Error     *string     `json:"error,omitempty"`
+	HashRate  float64     `json:"hash_rate"`
+	Id        string      `json:"id"`
+	Rate      float64     `json:"rate"`
+	Rehash    bool        `json:"rehash"`
+	Repair    bool        `json:"repair"`
+	Report    CheckReport `json:"report"`
+	StartedBy string      `json:"started_by"`
+
+	// State running, finished, failed, cancelled, or lost when the replica that ran it has died.
+	State     string    `json:"state"`
+	UpdatedAt time.Time `json:"updated_at"`
+}
+
+// CheckProblem defines model for CheckProblem.
+type CheckProblem struct {
+	Detail string  `json:"detail"`
+	Digest *string `json:"digest,omitempty"`
+
+	// Key Of the object.
+	Key *string `json:"key,omitempty"`
+
+	// Kind missing, damaged, found, orphan, manifest or queue.
+	Kind         string    `json:"kind"`
+	Repaired     bool      `json:"repaired"`
+	Repositories *[]string `json:"repositories,omitempty"`
+	Size         *int64    `json:"size,omitempty"`
+}
+
+// CheckReport defines model for CheckReport.
+type CheckReport struct {
+	// Blobs Rows that were compared with their objects.
+	Blobs     int64 `json:"blobs"`
+	BytesRead int64 `json:"bytes_read"`
+
+	// FinishedAt The year 1 until it has finished.
+	FinishedAt time.Time `json:"finished_at"`
+
+	// Found Problems by their kind.
+	Found map[string]int64 `json:"found"`
+
+	// Manifests That were hashed.
+	Manifests int64 `json:"manifests"`
+
+	// Objects Objects that were compared with the rows.
+	Objects int64 `json:"objects"`
+
+	// Open Problems that are still there: not repaired, or bytes that only a push brings back.
+	Open int64 `json:"open"`
+
+	// Problems The first thousand.
+	Problems  []CheckProblem `json:"problems"`
+	StartedAt time.Time      `json:"started_at"`
+}
+
+// CheckRun defines model for CheckRun.
+type CheckRun struct {
+	// HashRate Bytes to read in a second at most.
+	HashRate *int64 `json:"hash_rate,omitempty"`
+
+	// Rate Objects to ask for in a second at most.
+	Rate *int `json:"rate,omitempty"`
+
+	// Rehash Read all bytes and compute their digests.
+	Rehash *bool `json:"rehash,omitempty"`
+
+	// Repair Repair what can be repaired.
+	Repair *bool `json:"repair,omitempty"`
+}
+
+// Collector defines model for Collector.
+type Collector struct {
+	// GcGrace How long something has to be unreferenced, such as `24h0m0s`.
+	GcGrace string `json:"gc_grace"`
+
+	// Last What went last; absent when nothing did for three months.
+	Last   *CollectorReport `json:"last,omitempty"`
+	LastAt *time.Time       `json:"last_at,omitempty"`
+	Queues []CollectorQueue `json:"queues"`
+
+	// UntaggedTtl How long a manifest lives that nothing holds; `0s` keeps it.
+	UntaggedTtl string `json:"untagged_ttl"`
+}
+
+// CollectorItem defines model for CollectorItem.
+type CollectorItem struct {
+	Digest string `json:"digest"`
+
+	// Kind manifest, link or blob.
+	Kind string `json:"kind"`
+
+	// Reason Of a manifest: pushed, untagged, index or subject.
+	Reason     *string `json:"reason,omitempty"`
+	Repository *string `json:"repository,omitempty"`
+
+	// Since When it became a candidate.
+	Since time.Time `json:"since"`
+	Size  int64     `json:"size"`
+}
+
+// CollectorQueue defines model for CollectorQueue.
+type CollectorQueue struct {
+	// Length Candidates. Many are in use and leave the queue after the grace period.
+	Length int64 `json:"length"`
+
+	// Name manifests, untagged (kept by the policy only), links, blobs or objects.
+	Name          string `json:"name"`
+	OldestSeconds int64  `json:"oldest_seconds"`
+}
+
+// CollectorReport defines model for CollectorReport.
+type CollectorReport struct {
+	BlobBytes int64 `json:"blob_bytes"`
+
+	// Blobs Blobs that no repository has, and whose objects go.
+	Blobs      int   `json:"blobs"`
+	FreedBytes int64 `json:"freed_bytes"`
+
+	// Items Of a dry run, at most 1000.
+	Items *[]CollectorItem `json:"items,omitempty"`
+
+	// Links Blobs that a repository no longer has.
+	Links int `json:"links"`
+
+	// Manifests Deleted.
+	Manifests int `json:"manifests"`
+
+	// More There is work left.
+	More *bool `json:"more,omitempty"`
+
+	// Objects Removed from the store, with aborted uploads.
+	Objects int `json:"objects"`
+
+	// Truncated A dry run has stopped looking.
+	Truncated *bool `json:"truncated,omitempty"`
+}
+
+// CollectorRun defines model for CollectorRun.
+type CollectorRun struct {
+	DryRun *bool `json:"dry_run,omitempty"`
+
+	// Grace In place of the setting `gc_grace`, such as `0s`. Complete images are as safe as ever; a push under way may have to begin again.
+	Grace *string `json:"grace,omitempty"`
+
+	// UntaggedTtl In place of the setting `untagged_ttl`.
+	UntaggedTtl *string `json:"untagged_ttl,omitempty"`
+}
+
 // DefaultVisibility The visibility that new repositories of a team get; `inherit` is the instance's default.
 type DefaultVisibility string
 
@@ -420,6 +570,23 @@ type DenialList struct {
 
 	// Next Ask with `after=` this for the next page. Absent on the last page.
 	Next *Next `json:"next,omitempty"`
+}
+
+// DigestHolders defines model for DigestHolders.
+type DigestHolders struct {
+	Blob   *HeldBlob `json:"blob,omitempty"`
+	Digest string    `json:"digest"`
+
+	// Removals Objects of the digest that are about to go; for admins.
+	Removals *[]struct {
+		After time.Time `json:"after"`
+		Key   string    `json:"key"`
+		Size  int64     `json:"size"`
+	} `json:"removals,omitempty"`
+	Repositories []HoldingRepository `json:"repositories"`
+
+	// Truncated More repositories have it than are listed.
+	Truncated *bool `json:"truncated,omitempty"`
 }
 
 // EffectiveTagPolicy defines model for EffectiveTagPolicy.
@@ -472,6 +639,19 @@ type Explanation struct {
 	// Rule What decided: the rule that allows, or the one that refuses.
 	Rule string  `json:"rule"`
 	Tag  *string `json:"tag,omitempty"`
+}
+
+// Fate What becomes of something that nothing holds.
+type Fate struct {
+	// After When it goes; absent when it stays.
+	After *time.Time `json:"after,omitempty"`
+
+	// Reason Of a manifest: pushed, untagged, index or subject.
+	Reason *string `json:"reason,omitempty"`
+
+	// Rule The setting that decides: gc_grace or untagged_ttl.
+	Rule  string     `json:"rule"`
+	Since *time.Time `json:"since,omitempty"`
 }
 
 // Grant A right of one user or one group. Grants add up.
@@ -565,6 +745,22 @@ type GroupMemberList struct {
 	Next *Next `json:"next,omitempty"`
 }
 
+// HeldBlob defines model for HeldBlob.
+type HeldBlob struct {
+	// Fate What becomes of something that nothing holds.
+	Fate *Fate `json:"fate,omitempty"`
+
+	// Key Of the object; for admins.
+	Key *string `json:"key,omitempty"`
+
+	// MissingSince The bytes are known to be lost.
+	MissingSince *time.Time `json:"missing_since,omitempty"`
+	Size         int64      `json:"size"`
+
+	// StoredAt For admins.
+	StoredAt *time.Time `json:"stored_at,omitempty"`
+}
+
 // Holder defines model for Holder.
 type Holder struct {
 	// Conditions Denials that hold for some addresses.
@@ -589,6 +785,53 @@ type HolderList struct {
 
 // HolderListEveryone Who else may, by the repository's visibility or the instance's setting: `public` and `public-read` everybody, `internal` everybody who is signed in.
 type HolderListEveryone string
+
+// HoldingManifest A manifest with what holds it in turn.
+type HoldingManifest struct {
+	ArtifactType *string `json:"artifact_type,omitempty"`
+	Digest       string  `json:"digest"`
+
+	// Fate What becomes of something that nothing holds.
+	Fate      *Fate              `json:"fate,omitempty"`
+	Indexes   *[]HoldingManifest `json:"indexes,omitempty"`
+	MediaType string             `json:"media_type"`
+
+	// Subject A manifest with what holds it in turn.
+	Subject *HoldingManifest `json:"subject,omitempty"`
+	Tags    *[]struct {
+		Name string `json:"name"`
+
+		// Policy mutable, immutable or sealed.
+		Policy   string    `json:"policy"`
+		PushedAt time.Time `json:"pushed_at"`
+	} `json:"tags,omitempty"`
+	Truncated *bool `json:"truncated,omitempty"`
+}
+
+// HoldingRepository defines model for HoldingRepository.
+type HoldingRepository struct {
+	// Fate What becomes of something that nothing holds.
+	Fate *Fate `json:"fate,omitempty"`
+
+	// LinkedAt When the repository got the blob.
+	LinkedAt *time.Time `json:"linked_at,omitempty"`
+
+	// Manifest A manifest with what holds it in turn.
+	Manifest *HoldingManifest `json:"manifest,omitempty"`
+
+	// Manifests Some that need the blob.
+	Manifests *[]HoldingManifest `json:"manifests,omitempty"`
+	Name      string             `json:"name"`
+
+	// NeededBy How many manifests need the blob.
+	NeededBy int64 `json:"needed_by"`
+}
+
+// InstanceUsage defines model for InstanceUsage.
+type InstanceUsage struct {
+	Stored StoredBytes `json:"stored"`
+	Teams  []TeamUsage `json:"teams"`
+}
 
 // Key defines model for Key.
 type Key struct {
@@ -751,6 +994,26 @@ type RepositoryList struct {
 	Next *Next `json:"next,omitempty"`
 }
 
+// RepositoryUsage defines model for RepositoryUsage.
+type RepositoryUsage struct {
+	Blobs        int64  `json:"blobs"`
+	LogicalBytes int64  `json:"logical_bytes"`
+	Manifests    int64  `json:"manifests"`
+	Repository   string `json:"repository"`
+	Team         string `json:"team"`
+
+	// WaitingBytes Of blobs that no manifest of the repository needs, now or not yet.
+	WaitingBytes int64 `json:"waiting_bytes"`
+}
+
+// RepositoryUsageList defines model for RepositoryUsageList.
+type RepositoryUsageList struct {
+	Items []RepositoryUsage `json:"items"`
+
+	// Next Ask with `after=` this for the next page. Absent on the last page.
+	Next *Next `json:"next,omitempty"`
+}
+
 // Role `admin` may do everything on the whole instance.
 type Role string
 
@@ -800,6 +1063,27 @@ type ServiceList struct {
 
 	// Next Ask with `after=` this for the next page. Absent on the last page.
 	Next *Next `json:"next,omitempty"`
+}
+
+// StoredBytes defines model for StoredBytes.
+type StoredBytes struct {
+	Blobs int64 `json:"blobs"`
+	Bytes int64 `json:"bytes"`
+
+	// ManifestBytes In the database.
+	ManifestBytes int64 `json:"manifest_bytes"`
+
+	// MissingBlobs Whose bytes are known to be lost.
+	MissingBlobs int64 `json:"missing_blobs"`
+
+	// RemovingBytes Of objects that are about to go, not in `bytes`.
+	RemovingBytes int64 `json:"removing_bytes"`
+
+	// UnlinkedBytes Of blobs that no repository has.
+	UnlinkedBytes int64 `json:"unlinked_bytes"`
+
+	// UploadingBytes Of unfinished uploads, not in `bytes`.
+	UploadingBytes int64 `json:"uploading_bytes"`
 }
 
 // Tag defines model for Tag.
@@ -898,6 +1182,22 @@ type TeamList struct {
 
 // TeamRole `reader` pulls, `member` also pushes, `maintainer` also deletes and manages the team.
 type TeamRole string
+
+// TeamUsage defines model for TeamUsage.
+type TeamUsage struct {
+	Blobs int64 `json:"blobs"`
+
+	// LogicalBytes Counting a blob in every repository that has it.
+	LogicalBytes int64 `json:"logical_bytes"`
+	Manifests    int64 `json:"manifests"`
+
+	// SharedBytes Of blobs that other teams have as well.
+	SharedBytes int64  `json:"shared_bytes"`
+	Team        string `json:"team"`
+
+	// UniqueBytes What would be free without the team.
+	UniqueBytes int64 `json:"unique_bytes"`
+}
 
 // Token defines model for Token.
 type Token struct {
@@ -1399,6 +1699,15 @@ type PutTrustPolicyParams struct {
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
+// ListTeamUsageParams defines parameters for ListTeamUsage.
+type ListTeamUsageParams struct {
+	// Limit The most items in the answer, 1 to 1000.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// After The `next` of the page before.
+	After *After `form:"after,omitempty" json:"after,omitempty"`
+}
+
 // ListTrustIssuersParams defines parameters for ListTrustIssuers.
 type ListTrustIssuersParams struct {
 	// Limit The most items in the answer, 1 to 1000.
@@ -1470,6 +1779,12 @@ type UpdateGroupJSONRequestBody = GroupChange
 
 // PutGroupGrantJSONRequestBody defines body for PutGroupGrant for application/json ContentType.
 type PutGroupGrantJSONRequestBody = GrantChange
+
+// StartCheckJSONRequestBody defines body for StartCheck for application/json ContentType.
+type StartCheckJSONRequestBody = CheckRun
+
+// RunCollectorJSONRequestBody defines body for RunCollector for application/json ContentType.
+type RunCollectorJSONRequestBody = CollectorRun
 
 // SetInstanceTagPolicyJSONRequestBody defines body for SetInstanceTagPolicy for application/json ContentType.
 type SetInstanceTagPolicyJSONRequestBody = TagPolicy
@@ -1548,6 +1863,9 @@ type ServerInterface interface {
 	// PutDenial Make a denial or change it
 	// (PUT /denials/{denial})
 	PutDenial(w http.ResponseWriter, r *http.Request, denial DenialName, params PutDenialParams)
+	// ExplainDigest Say what keeps a blob or manifest, or when it goes
+	// (GET /digests/{digest})
+	ExplainDigest(w http.ResponseWriter, r *http.Request, digest string)
 	// Explain Say whether something may be done, by which rule, and who can help
 	// (GET /explain)
 	Explain(w http.ResponseWriter, r *http.Request, params ExplainParams)
@@ -1584,12 +1902,30 @@ type ServerInterface interface {
 	// PutGroupMember Put a user into a group
 	// (PUT /groups/{group}/members/{user})
 	PutGroupMember(w http.ResponseWriter, r *http.Request, group GroupName, user UserName)
+	// CancelCheck Cancel the check that runs
+	// (DELETE /instance/check)
+	CancelCheck(w http.ResponseWriter, r *http.Request)
+	// GetCheck Show the check that runs, or the last one
+	// (GET /instance/check)
+	GetCheck(w http.ResponseWriter, r *http.Request)
+	// StartCheck Compare the database with the store in the background
+	// (POST /instance/check)
+	StartCheck(w http.ResponseWriter, r *http.Request)
+	// GetCollector Show how the collector is doing
+	// (GET /instance/gc)
+	GetCollector(w http.ResponseWriter, r *http.Request)
+	// RunCollector Collect garbage now, or say what would go
+	// (POST /instance/gc)
+	RunCollector(w http.ResponseWriter, r *http.Request)
 	// GetInstanceTagPolicy Show the instance's tag policy
 	// (GET /instance/tag-policy)
 	GetInstanceTagPolicy(w http.ResponseWriter, r *http.Request)
 	// SetInstanceTagPolicy Set the instance's tag policy
 	// (PUT /instance/tag-policy)
 	SetInstanceTagPolicy(w http.ResponseWriter, r *http.Request)
+	// GetInstanceUsage Show how much space the registry and its teams take
+	// (GET /instance/usage)
+	GetInstanceUsage(w http.ResponseWriter, r *http.Request)
 	// ListKeys List the keys
 	// (GET /keys)
 	ListKeys(w http.ResponseWriter, r *http.Request)
@@ -1635,6 +1971,9 @@ type ServerInterface interface {
 	// ListTagHistory Show what happened to a tag, newest first
 	// (GET /repositories/{repository}/tags/{tag}/history)
 	ListTagHistory(w http.ResponseWriter, r *http.Request, repository RepositoryName, tag TagName, params ListTagHistoryParams)
+	// GetRepositoryUsage Show how much space a repository takes
+	// (GET /repositories/{repository}/usage)
+	GetRepositoryUsage(w http.ResponseWriter, r *http.Request, repository RepositoryName)
 	// ListServices List the services
 	// (GET /services)
 	ListServices(w http.ResponseWriter, r *http.Request, params ListServicesParams)
@@ -1704,6 +2043,9 @@ type ServerInterface interface {
 	// PutTrustPolicy Make or replace a trust policy
 	// (PUT /teams/{team}/trust-policies/{trust_policy})
 	PutTrustPolicy(w http.ResponseWriter, r *http.Request, team TeamName, trustPolicy string, params PutTrustPolicyParams)
+	// ListTeamUsage Show how much space the repositories of a team take
+	// (GET /teams/{team}/usage)
+	ListTeamUsage(w http.ResponseWriter, r *http.Request, team TeamName, params ListTeamUsageParams)
 	// ListTrustIssuers List the issuers that trust policies may name
 	// (GET /trust-issuers)
 	ListTrustIssuers(w http.ResponseWriter, r *http.Request, params ListTrustIssuersParams)
@@ -2097,6 +2439,32 @@ func (siw *ServerInterfaceWrapper) PutDenial(w http.ResponseWriter, r *http.Requ
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.PutDenial(w, r, denial, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ExplainDigest operation middleware
+func (siw *ServerInterfaceWrapper) ExplainDigest(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "digest" -------------
+	var digest string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "digest", mux.Vars(r)["digest"], &digest, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "digest", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ExplainDigest(w, r, digest)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2683,6 +3051,76 @@ func (siw *ServerInterfaceWrapper) PutGroupMember(w http.ResponseWriter, r *http
 	handler.ServeHTTP(w, r)
 }
 
+// CancelCheck operation middleware
+func (siw *ServerInterfaceWrapper) CancelCheck(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CancelCheck(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetCheck operation middleware
+func (siw *ServerInterfaceWrapper) GetCheck(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetCheck(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// StartCheck operation middleware
+func (siw *ServerInterfaceWrapper) StartCheck(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.StartCheck(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetCollector operation middleware
+func (siw *ServerInterfaceWrapper) GetCollector(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetCollector(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RunCollector operation middleware
+func (siw *ServerInterfaceWrapper) RunCollector(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RunCollector(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // GetInstanceTagPolicy operation middleware
 func (siw *ServerInterfaceWrapper) GetInstanceTagPolicy(w http.ResponseWriter, r *http.Request) {
 
@@ -2702,6 +3140,20 @@ func (siw *ServerInterfaceWrapper) SetInstanceTagPolicy(w http.ResponseWriter, r
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.SetInstanceTagPolicy(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetInstanceUsage operation middleware
+func (siw *ServerInterfaceWrapper) GetInstanceUsage(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetInstanceUsage(w, r)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -3263,6 +3715,32 @@ func (siw *ServerInterfaceWrapper) ListTagHistory(w http.ResponseWriter, r *http
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListTagHistory(w, r, repository, tag, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetRepositoryUsage operation middleware
+func (siw *ServerInterfaceWrapper) GetRepositoryUsage(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "repository" -------------
+	var repository RepositoryName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "repository", mux.Vars(r)["repository"], &repository, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "repository", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetRepositoryUsage(w, r, repository)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -4192,6 +4670,61 @@ func (siw *ServerInterfaceWrapper) PutTrustPolicy(w http.ResponseWriter, r *http
 	handler.ServeHTTP(w, r)
 }
 
+// ListTeamUsage operation middleware
+func (siw *ServerInterfaceWrapper) ListTeamUsage(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "team" -------------
+	var team TeamName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "team", mux.Vars(r)["team"], &team, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "team", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListTeamUsageParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListTeamUsage(w, r, team, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListTrustIssuers operation middleware
 func (siw *ServerInterfaceWrapper) ListTrustIssuers(w http.ResponseWriter, r *http.Request) {
 
@@ -5078,6 +5611,24 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 
 	r.HandleFunc(options.BaseURL+"/who-can", wrapper.WhoCan).Methods(http.MethodGet)
 
+	r.HandleFunc(options.BaseURL+"/instance/gc", wrapper.GetCollector).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/instance/gc", wrapper.RunCollector).Methods(http.MethodPost)
+
+	r.HandleFunc(options.BaseURL+"/instance/check", wrapper.CancelCheck).Methods(http.MethodDelete)
+
+	r.HandleFunc(options.BaseURL+"/instance/check", wrapper.GetCheck).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/instance/check", wrapper.StartCheck).Methods(http.MethodPost)
+
+	r.HandleFunc(options.BaseURL+"/instance/usage", wrapper.GetInstanceUsage).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/teams/{team}/usage", wrapper.ListTeamUsage).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/repositories/{repository}/usage", wrapper.GetRepositoryUsage).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/digests/{digest}", wrapper.ExplainDigest).Methods(http.MethodGet)
+
 	return r
 }
 
@@ -5452,6 +6003,45 @@ type PutDenialdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response PutDenialdefaultApplicationProblemPlusJSONResponse) VisitPutDenialResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ExplainDigestRequestObject struct {
+	Digest string `json:"digest"`
+}
+
+type ExplainDigestResponseObject interface {
+	VisitExplainDigestResponse(w http.ResponseWriter) error
+}
+
+type ExplainDigest200JSONResponse DigestHolders
+
+func (response ExplainDigest200JSONResponse) VisitExplainDigestResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ExplainDigestdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ExplainDigestdefaultApplicationProblemPlusJSONResponse) VisitExplainDigestResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -5982,6 +6572,192 @@ func (response PutGroupMemberdefaultApplicationProblemPlusJSONResponse) VisitPut
 	return err
 }
 
+type CancelCheckRequestObject struct {
+}
+
+type CancelCheckResponseObject interface {
+	VisitCancelCheckResponse(w http.ResponseWriter) error
+}
+
+type CancelCheck204Response struct {
+}
+
+func (response CancelCheck204Response) VisitCancelCheckResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type CancelCheckdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response CancelCheckdefaultApplicationProblemPlusJSONResponse) VisitCancelCheckResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetCheckRequestObject struct {
+}
+
+type GetCheckResponseObject interface {
+	VisitGetCheckResponse(w http.ResponseWriter) error
+}
+
+type GetCheck200JSONResponse Check
+
+func (response GetCheck200JSONResponse) VisitGetCheckResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetCheckdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetCheckdefaultApplicationProblemPlusJSONResponse) VisitGetCheckResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StartCheckRequestObject struct {
+	Body *StartCheckJSONRequestBody
+}
+
+type StartCheckResponseObject interface {
+	VisitStartCheckResponse(w http.ResponseWriter) error
+}
+
+type StartCheck202JSONResponse Check
+
+func (response StartCheck202JSONResponse) VisitStartCheckResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StartCheckdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response StartCheckdefaultApplicationProblemPlusJSONResponse) VisitStartCheckResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetCollectorRequestObject struct {
+}
+
+type GetCollectorResponseObject interface {
+	VisitGetCollectorResponse(w http.ResponseWriter) error
+}
+
+type GetCollector200JSONResponse Collector
+
+func (response GetCollector200JSONResponse) VisitGetCollectorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetCollectordefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetCollectordefaultApplicationProblemPlusJSONResponse) VisitGetCollectorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RunCollectorRequestObject struct {
+	Body *RunCollectorJSONRequestBody
+}
+
+type RunCollectorResponseObject interface {
+	VisitRunCollectorResponse(w http.ResponseWriter) error
+}
+
+type RunCollector200JSONResponse CollectorReport
+
+func (response RunCollector200JSONResponse) VisitRunCollectorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RunCollectordefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response RunCollectordefaultApplicationProblemPlusJSONResponse) VisitRunCollectorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type GetInstanceTagPolicyRequestObject struct {
 }
 
@@ -6048,6 +6824,44 @@ type SetInstanceTagPolicydefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response SetInstanceTagPolicydefaultApplicationProblemPlusJSONResponse) VisitSetInstanceTagPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetInstanceUsageRequestObject struct {
+}
+
+type GetInstanceUsageResponseObject interface {
+	VisitGetInstanceUsageResponse(w http.ResponseWriter) error
+}
+
+type GetInstanceUsage200JSONResponse InstanceUsage
+
+func (response GetInstanceUsage200JSONResponse) VisitGetInstanceUsageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetInstanceUsagedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetInstanceUsagedefaultApplicationProblemPlusJSONResponse) VisitGetInstanceUsageResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -6702,6 +7516,45 @@ type ListTagHistorydefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response ListTagHistorydefaultApplicationProblemPlusJSONResponse) VisitListTagHistoryResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetRepositoryUsageRequestObject struct {
+	Repository RepositoryName `json:"repository"`
+}
+
+type GetRepositoryUsageResponseObject interface {
+	VisitGetRepositoryUsageResponse(w http.ResponseWriter) error
+}
+
+type GetRepositoryUsage200JSONResponse RepositoryUsage
+
+func (response GetRepositoryUsage200JSONResponse) VisitGetRepositoryUsageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetRepositoryUsagedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetRepositoryUsagedefaultApplicationProblemPlusJSONResponse) VisitGetRepositoryUsageResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -7716,6 +8569,56 @@ func (response PutTrustPolicydefaultApplicationProblemPlusJSONResponse) VisitPut
 	return err
 }
 
+type ListTeamUsageRequestObject struct {
+	Team   TeamName `json:"team"`
+	Params ListTeamUsageParams
+}
+
+type ListTeamUsageResponseObject interface {
+	VisitListTeamUsageResponse(w http.ResponseWriter) error
+}
+
+type ListTeamUsage200ResponseHeaders struct {
+	Link *string
+}
+
+type ListTeamUsage200JSONResponse struct {
+	Body    RepositoryUsageList
+	Headers ListTeamUsage200ResponseHeaders
+}
+
+func (response ListTeamUsage200JSONResponse) VisitListTeamUsageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.Link != nil {
+		w.Header().Set("Link", fmt.Sprint(*response.Headers.Link))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListTeamUsagedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListTeamUsagedefaultApplicationProblemPlusJSONResponse) VisitListTeamUsageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListTrustIssuersRequestObject struct {
 	Params ListTrustIssuersParams
 }
@@ -8458,6 +9361,9 @@ type StrictServerInterface interface {
 	// PutDenial Make a denial or change it
 	// (PUT /denials/{denial})
 	PutDenial(ctx context.Context, request PutDenialRequestObject) (PutDenialResponseObject, error)
+	// ExplainDigest Say what keeps a blob or manifest, or when it goes
+	// (GET /digests/{digest})
+	ExplainDigest(ctx context.Context, request ExplainDigestRequestObject) (ExplainDigestResponseObject, error)
 	// Explain Say whether something may be done, by which rule, and who can help
 	// (GET /explain)
 	Explain(ctx context.Context, request ExplainRequestObject) (ExplainResponseObject, error)
@@ -8494,12 +9400,30 @@ type StrictServerInterface interface {
 	// PutGroupMember Put a user into a group
 	// (PUT /groups/{group}/members/{user})
 	PutGroupMember(ctx context.Context, request PutGroupMemberRequestObject) (PutGroupMemberResponseObject, error)
+	// CancelCheck Cancel the check that runs
+	// (DELETE /instance/check)
+	CancelCheck(ctx context.Context, request CancelCheckRequestObject) (CancelCheckResponseObject, error)
+	// GetCheck Show the check that runs, or the last one
+	// (GET /instance/check)
+	GetCheck(ctx context.Context, request GetCheckRequestObject) (GetCheckResponseObject, error)
+	// StartCheck Compare the database with the store in the background
+	// (POST /instance/check)
+	StartCheck(ctx context.Context, request StartCheckRequestObject) (StartCheckResponseObject, error)
+	// GetCollector Show how the collector is doing
+	// (GET /instance/gc)
+	GetCollector(ctx context.Context, request GetCollectorRequestObject) (GetCollectorResponseObject, error)
+	// RunCollector Collect garbage now, or say what would go
+	// (POST /instance/gc)
+	RunCollector(ctx context.Context, request RunCollectorRequestObject) (RunCollectorResponseObject, error)
 	// GetInstanceTagPolicy Show the instance's tag policy
 	// (GET /instance/tag-policy)
 	GetInstanceTagPolicy(ctx context.Context, request GetInstanceTagPolicyRequestObject) (GetInstanceTagPolicyResponseObject, error)
 	// SetInstanceTagPolicy Set the instance's tag policy
 	// (PUT /instance/tag-policy)
 	SetInstanceTagPolicy(ctx context.Context, request SetInstanceTagPolicyRequestObject) (SetInstanceTagPolicyResponseObject, error)
+	// GetInstanceUsage Show how much space the registry and its teams take
+	// (GET /instance/usage)
+	GetInstanceUsage(ctx context.Context, request GetInstanceUsageRequestObject) (GetInstanceUsageResponseObject, error)
 	// ListKeys List the keys
 	// (GET /keys)
 	ListKeys(ctx context.Context, request ListKeysRequestObject) (ListKeysResponseObject, error)
@@ -8545,6 +9469,9 @@ type StrictServerInterface interface {
 	// ListTagHistory Show what happened to a tag, newest first
 	// (GET /repositories/{repository}/tags/{tag}/history)
 	ListTagHistory(ctx context.Context, request ListTagHistoryRequestObject) (ListTagHistoryResponseObject, error)
+	// GetRepositoryUsage Show how much space a repository takes
+	// (GET /repositories/{repository}/usage)
+	GetRepositoryUsage(ctx context.Context, request GetRepositoryUsageRequestObject) (GetRepositoryUsageResponseObject, error)
 	// ListServices List the services
 	// (GET /services)
 	ListServices(ctx context.Context, request ListServicesRequestObject) (ListServicesResponseObject, error)
@@ -8614,6 +9541,9 @@ type StrictServerInterface interface {
 	// PutTrustPolicy Make or replace a trust policy
 	// (PUT /teams/{team}/trust-policies/{trust_policy})
 	PutTrustPolicy(ctx context.Context, request PutTrustPolicyRequestObject) (PutTrustPolicyResponseObject, error)
+	// ListTeamUsage Show how much space the repositories of a team take
+	// (GET /teams/{team}/usage)
+	ListTeamUsage(ctx context.Context, request ListTeamUsageRequestObject) (ListTeamUsageResponseObject, error)
 	// ListTrustIssuers List the issuers that trust policies may name
 	// (GET /trust-issuers)
 	ListTrustIssuers(ctx context.Context, request ListTrustIssuersRequestObject) (ListTrustIssuersResponseObject, error)
@@ -8965,6 +9895,32 @@ func (sh *strictHandler) PutDenial(w http.ResponseWriter, r *http.Request, denia
 	}
 }
 
+// ExplainDigest operation middleware
+func (sh *strictHandler) ExplainDigest(w http.ResponseWriter, r *http.Request, digest string) {
+	var request ExplainDigestRequestObject
+
+	request.Digest = digest
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ExplainDigest(ctx, request.(ExplainDigestRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ExplainDigest")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ExplainDigestResponseObject); ok {
+		if err := validResponse.VisitExplainDigestResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // Explain operation middleware
 func (sh *strictHandler) Explain(w http.ResponseWriter, r *http.Request, params ExplainParams) {
 	var request ExplainRequestObject
@@ -9303,6 +10259,140 @@ func (sh *strictHandler) PutGroupMember(w http.ResponseWriter, r *http.Request, 
 	}
 }
 
+// CancelCheck operation middleware
+func (sh *strictHandler) CancelCheck(w http.ResponseWriter, r *http.Request) {
+	var request CancelCheckRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CancelCheck(ctx, request.(CancelCheckRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CancelCheck")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CancelCheckResponseObject); ok {
+		if err := validResponse.VisitCancelCheckResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetCheck operation middleware
+func (sh *strictHandler) GetCheck(w http.ResponseWriter, r *http.Request) {
+	var request GetCheckRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetCheck(ctx, request.(GetCheckRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetCheck")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetCheckResponseObject); ok {
+		if err := validResponse.VisitGetCheckResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// StartCheck operation middleware
+func (sh *strictHandler) StartCheck(w http.ResponseWriter, r *http.Request) {
+	var request StartCheckRequestObject
+
+	var body StartCheckJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.StartCheck(ctx, request.(StartCheckRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "StartCheck")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(StartCheckResponseObject); ok {
+		if err := validResponse.VisitStartCheckResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetCollector operation middleware
+func (sh *strictHandler) GetCollector(w http.ResponseWriter, r *http.Request) {
+	var request GetCollectorRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetCollector(ctx, request.(GetCollectorRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetCollector")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetCollectorResponseObject); ok {
+		if err := validResponse.VisitGetCollectorResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// RunCollector operation middleware
+func (sh *strictHandler) RunCollector(w http.ResponseWriter, r *http.Request) {
+	var request RunCollectorRequestObject
+
+	var body RunCollectorJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RunCollector(ctx, request.(RunCollectorRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RunCollector")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RunCollectorResponseObject); ok {
+		if err := validResponse.VisitRunCollectorResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // GetInstanceTagPolicy operation middleware
 func (sh *strictHandler) GetInstanceTagPolicy(w http.ResponseWriter, r *http.Request) {
 	var request GetInstanceTagPolicyRequestObject
@@ -9351,6 +10441,30 @@ func (sh *strictHandler) SetInstanceTagPolicy(w http.ResponseWriter, r *http.Req
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(SetInstanceTagPolicyResponseObject); ok {
 		if err := validResponse.VisitSetInstanceTagPolicyResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetInstanceUsage operation middleware
+func (sh *strictHandler) GetInstanceUsage(w http.ResponseWriter, r *http.Request) {
+	var request GetInstanceUsageRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetInstanceUsage(ctx, request.(GetInstanceUsageRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetInstanceUsage")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetInstanceUsageResponseObject); ok {
+		if err := validResponse.VisitGetInstanceUsageResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -9766,6 +10880,32 @@ func (sh *strictHandler) ListTagHistory(w http.ResponseWriter, r *http.Request, 
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ListTagHistoryResponseObject); ok {
 		if err := validResponse.VisitListTagHistoryResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetRepositoryUsage operation middleware
+func (sh *strictHandler) GetRepositoryUsage(w http.ResponseWriter, r *http.Request, repository RepositoryName) {
+	var request GetRepositoryUsageRequestObject
+
+	request.Repository = repository
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetRepositoryUsage(ctx, request.(GetRepositoryUsageRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetRepositoryUsage")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetRepositoryUsageResponseObject); ok {
+		if err := validResponse.VisitGetRepositoryUsageResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -10434,6 +11574,33 @@ func (sh *strictHandler) PutTrustPolicy(w http.ResponseWriter, r *http.Request, 
 	}
 }
 
+// ListTeamUsage operation middleware
+func (sh *strictHandler) ListTeamUsage(w http.ResponseWriter, r *http.Request, team TeamName, params ListTeamUsageParams) {
+	var request ListTeamUsageRequestObject
+
+	request.Team = team
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListTeamUsage(ctx, request.(ListTeamUsageRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListTeamUsage")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListTeamUsageResponseObject); ok {
+		if err := validResponse.VisitListTeamUsageResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ListTrustIssuers operation middleware
 func (sh *strictHandler) ListTrustIssuers(w http.ResponseWriter, r *http.Request, params ListTrustIssuersParams) {
 	var request ListTrustIssuersRequestObject
@@ -10919,204 +12086,253 @@ func (sh *strictHandler) Whoami(w http.ResponseWriter, r *http.Request) {
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7H1rc9s4luhfQWl3q5MMIzvppB9OTc26u93d3n4kFbtvqu4414RISEKbBDQEaEWTyn+/hXMAkJRAirIp",
-	"25nZL4ltUQRwcN7Pj6NE5gspmNBqdPRxNGc0ZQX8eHJOZ+b/lKmk4AvNpRgdjb6fUzFjiiznTLBrVhA9",
-	"Z0TPuZiRBD8aj6KRSuYsp+bberVgo6OR0gUXs9GnT9HoVy6uNt97PmdEsA+aLOiMRYQqEl+Uh4dfJmWR",
-	"wQ/sFSlY9teLkXnqYhSPyfFEMaGJFLCHjCr8cvf6n6LRghY0Z9oe8zhJZCn0aRreE0+JnBIqyPG7M0Lx",
-	"2Yg8e05SPuMaDsvNswuq56NoJGhulrMPjqJRwf5R8oKloyNdlKy+swXVmhXmu//v74dPv33/8dnzT/85",
-	"igIQs1t8KzPWAjiaM7vN0+PfSCEzRpZcz2WpCdeKmM1FRBaEErvqEYmfxIQrQsWKFKUw307mtKCJgUtE",
-	"4r/Bp1KwlhOaNTqPl9MPvzIx0/PR0VcvolHOhfv1WdQ4+/HT/0uf/vPw6bd/+Ws0/u/LJ397+v4vLXCY",
-	"alaEIRAbrIjNKQwuGDQgEzaVRbX9f5SsWNVuCN7VsuGXz56H1v+BCU6z3+EFoU2k8PkXCu6jBW74TCfk",
-	"Nhf+qZDlon3dmfnYLhuRBSsSJvRTJhKZspRwoaW5SKLYLGdCt2wMXrLjvk6nv1GdzMO7MvyD6DnVNRaR",
-	"l0oTpXmWkTm9ZoCT8ZPYbwnZT7Wp0+lTXKHlop4dPn8RBXlMznV4W7lUhihYrghHzkGFWrIiIs+IluTZ",
-	"4eFhG85k8Nb6VlI2pWWmzUYOI7Mxnpc5/HYIKG9/9VvkQrMZK2CPbxwNrO/y2BGpYW1maWXwumALqbiW",
-	"BWdq+yWTR3EiC/Zfz398Ej9uuXFHhLvd+Vu3j1U7Qvq9rnpjJXkUa0bz/3r+I10sWrdcvXjHXZ+x4pon",
-	"rH3LCh+w+z2ybMQKChLbjz2H0fKKCcJEupDcCAQqUvh7klGek5iWadxyBPumvrzz+cuXvZjn+0fVz2R8",
-	"eXTw30/fP6l9/PhvYZ56TmftQNF01nIKTWc73sA5o3nHSozm3YzTPLHrkuaSOtY0H29Z1Dyy46p/KFa0",
-	"L1oqVnSvaZ7YaclP5mG1kEIx0Gh+pDwrC1g/kUIzAZyQLhYZT6jZysGikJOM5X/5U0ngP9W7/7Ng09HR",
-	"6D8OKrXwAD9VB2/wW7hiiOj/UTKlyZIqUrBpqVhq2PuU8oylYwCNfVNN7QJFqJALVmiOu6fVB23amCG0",
-	"dnVsDTzRiCbmDfBy4PvbznkMz5tv2lfRoqAr83tSMKpZeklhe1NZ5OanUUo1e6p5zkKru+9MVoG7i0Z1",
-	"tr5FFGir6W2Ig+Cpi6C22P5Cpzgqr1hPJWr3y7nRJy2wx0EuUiHr3xu6b+1s1T004NgA0Hv/bjn5kyV6",
-	"VCm/aHcAgqQpNy+i2Zsa4kxppli0hkubwLXievRktI7C74ymktMVmTCyKLOMpdt0ZJopSWhSSKVIfBCj",
-	"EGgqzt2MfBOObaf/lasAqXhs7onWeC8BvDbK87av/26eWb9rXLjj2ozNcqOrqxFt4J4MWgKywo2l0vyh",
-	"YGMS0zTnAm7AYO+CyUXGjkhOkzkXTJknhdSgexKOmvBuHCGnH07xG1/Cbdpfnq3BNBqVgv+jZPZjw8GD",
-	"tN6Ojv0o/x5QtEnqeElhBMCTfBwxYZTgv48MVY2i0aJUczhuxrThmHBltVdULOwHhM//4YpPeMb1KiwU",
-	"rv3naG4ItmwACSxj0DDIjOlXJOZizgquAQoGtFwoTQUof/ZKDGCqbU8ynoCsNvcBxtui4NcUdm/f1bJ/",
-	"sPU2Nv0WpKMiFnzG7GDXrFhNZLoy3DYnNMvAcE+kQIpRJGdMR2Q5pxrcLixTzDwml3CGfDzqoKDbij2e",
-	"Fm0eG72UxZUTygnNMla8IhQFCFd4riUQZ5dwHFCgCqt6bXywKLhI+CJ0IWGLyyhiCiimkBOpFXkU08wY",
-	"AREB4+ovT8xPVEixymWp0GgJCHhqtawgH5PmGgujjGapuXv4xapPLe/zJtANLMfgK8tFuuMtrPEBgHkd",
-	"wlHTUtsu+RubCLETpKXbipIbc/sXu3N7RzVrjrBteFkXCTvx5jqq1X1Zh4c9sOjGq+4gEfAKh1BlLGO9",
-	"G03mZDpliebX7JzO3siMJ6vN7bMPLF9sXfgEn/oUjTJ2zbIQTzDsYAGLED3ninBVF0VOUBmCdOawv8eQ",
-	"BMplyrbt6pzOfjOPrUMEvhu5o7k9ByHkT988jvVwARPSdKZQPBsGl5eaTjIjeYlacM2cADFr7uiadvhS",
-	"9wo+/2YrrVSk/axGIF30fPJhkVFBnVYT4jH9OQtIbpaGUIAZXZZwTZayzFJjjqRSsAjdTnTm0IOLJCvT",
-	"hpCYSJkxiu9XV0H0IgkVZM6yRVgce3WjQ+9GdylJ2YKJ1NxD4xo23rlOoWmLUlQ50BFNUAaGBdaskKVI",
-	"Q/ZyZr8949dMkYLP5loRo35ExJh3Umny8rC33v8TrBM6xZy2gcggLl4uau5c1dyhN7A41lfOmVJ01uJd",
-	"snfDBaHEqGBMJIwYM34pg4DMuVLmx9vriA0ptpsSZBRdWuq5LIiiK9VD69n8uAw5O+DtKUt4aox5sBnL",
-	"jFkuBKozBCDMB1Kw7WinMSC6RQJaym6qQ5Y/rOlFsO3qShGtqlupEL1BmiEW/FNBQz6zYyQBw0LNCY1G",
-	"a05sfoZ4z5jAFxWhaUrKxV6NiOFVfQxZtYfEIohSG1ZayYtN9astDPNa7MfmJvFUyoMnMZlThT9/iPEZ",
-	"8zM9+BBH4KQwv8YD6esRepVbPdI9ILWG5lXwaADlHpBwWDfRCU3mxGhLqeHHUrAjsK4WpZozRZaA9PGi",
-	"zLKYaClv5Qna2TbYQWcGyAyhMiODuBuN2YrNjTs5kznDOPCGjN4n5/FsYgfaR3V0ZoDmRATEgsIspJDX",
-	"PA3R13cr9KDLwgcubACIp0xorlfEfTmsx7UJNp7MQZgdOZdnRCB++jRn+YQV5lfYPP4gy8VT/yv6s5Dl",
-	"KGn1t01ZZ+yLrcLOCrBuDLbQb17vTcRBypWxGtJ2zQsOyVKiJaHEPY7CgIA/Gv3CQk5kugpDvNV/NJSX",
-	"xJ9ijWFu5ZGyXNyIR9bBtn7etS36R9t3AFvecQciGA6FfIvnL18SoyihPViXo0YGUqIWNGFGd6cQbh8T",
-	"L92VzXjaoCTrQkvkTHDFUjKxtrSLufa4pdbjD8OKDUXcHSte/AY8YXPbg/AtlK5hWnJKRzfEbcDb72bL",
-	"OQa7AguWu7mIn2WWhu6gy+RGN5d1m8xllgLzUjJnRl8vmLKGSn/ju2Y439IAvuIo4Z1rymUtyIkMB0O6",
-	"DMR13bJmOME6OxhCCOcwjkAwQgoW9oxARCWnqwgZxloWUy3IZPWBWtRIMa25mB01hav95WnBaBpXEZ6I",
-	"xC6SFDfjPkaCKT4TkB61NQRVvTwI790IwqLn3dDCL2wV9qBdMytdm7dzqgEsikwLmRvYC6u19FMbaDaT",
-	"BdfzfNsxfmGrY/+sMT/N7qY8oZpdsg8LXjB1I/N1l+8019mAwzUr+JQzRUqheQaw8PkayznPGBGSXLEV",
-	"mUqMDWKUu9/aV7wlCfrtj9+Tr7/68hui52U+AXEdVBpdbluLY9vsC0zMRoqJLAsil2EtVMmywPc5Upgx",
-	"wQoDVUMN+UIW+OOUZyxIBkpbdaW5IaRNNWdpfESuhFwKo4xIPUcTXqQklUyBDmJQj6yYHpMYoL/iYhYf",
-	"WYwUkuQSvIsiBUcWWAkKVJCZlOkGFZslR9HIfBtdPP6dge2vUZS5nzo6e/i4Y65plBVJtVDhcZ0y1gB0",
-	"kv5wdhyTRyfp85cvn3372OVU2OtyB5UiWx0h4EjBZtxsvUq0MJC1KOigcHL2/OVXo2h0cvblNy9G0eit",
-	"+92sF7zCX9hqCJlvuM4Gf9uFZ72V2nv/d3FR3JT9pCyjgSDvGTMi0HEAbnnjq1rCP8YKrFAi8RVbXVrc",
-	"u4R3xjbvA7OTv/7666+a+cqHm/nKPuXh8ooF9vTm5DfMsrBPAak/evPL92fkP55F5Ozke/LMyE38yzeP",
-	"I9gtpjhUTFYRPjUHmlNwro3JO38kQpF7KJLTdD1v5auXL7/8amvEZztzqsMwEAf1jOpIlFnWK32rTfN2",
-	"yXmdcTlGcyj52FWRhpe/b93NzTLpdtrwupege0NDEPed6vK4mJrzxe1vtp+fxUV72wD5O1tCsvPmfhRL",
-	"CtaSTbugSoGJpyVKOS6AAsbkbA4sfg7e4CTsONduwc6jwkMbx7Fp1XZz4RN9CMUz1BVyjhjqd/4a4x5d",
-	"pqovIOssDts4yRsLh831vsGSkOcvap6Jhj7lQNhkF1iWUuNH33SseiN6TMqiYEJfLlq3fu7zsb5QxD7u",
-	"b3xMfpeaCMZSlqLrnwoCjkQjNgz3RYmORv84dLqAM7XaSmcauXtuM6RgPwjhg0s+30QJQVhRyII8Mlrq",
-	"ty9efv1405mc2DyITRDBdw2EZIplh7Yo6PX3p+T4zSl5ZHCLfaD5ImMk/uHk99OTH1oyvVKmKc9anJNL",
-	"qsiykGKGOXzwO/uwYIlmKSiP8FctQXNiH3QESE3JghWqxUULW++K1Nu4IkRV8X2LQs4KmqsqGoq6gre4",
-	"I7BDXZIAeRRTdWWOawxKl3zSwkv0HB0V5mRUXTHwVrQEc6FS4DJkbvzIbSWNKyew92GkN6ByJmfOoxc2",
-	"GTTVpQpv8ufz8zcEH6h9t6bkaK5bA8mwC/guyRkVLSFi+MNmWsKSrhSJ6USW+miSUXEVvyKxwbmYaJZl",
-	"itiSDEXoghY9suzhU7dhf2qPhBGifIiS3jZC6bf3yt80H1Pxf7KQ51HbjN0sIylXmotEk0kmJ5iKmVPB",
-	"p0xphSyMC5JxpZtMmQv91Yvw/dJZADV+L408d1lKN3txWIxHo+tG8nIXX6ylObdEDqwWUHvlbqUU1c33",
-	"lDk5F/W/Pltnqzc+XMfWhtAGayh+NxphuDTbVSPYGgXw9WH806olWFnjGGvdSraqfHtu/FllzQxkbvpE",
-	"5ktI1O9KLp42/aPG4AfWX3kzzZHNa14Rli/0ysZ6Me5GqC2fdNZWUjCIKtBMDZYlzpUq2zIebJEmVwrq",
-	"OSu3TXD1VgZWsGnB1PwSvxuKrlkl+VLrADx/5VPWXD6CfEg078PyaagYpIVOfX9Nx9IaMmwcdrfYpUXW",
-	"m2V4NH1ULlHZuZGCcfsrtqonm9KUgfbTxxEVorUQZbh9dBTuPIqhQOBv8eN9U8y6p6KTGtzOJ6zQ81G0",
-	"C32AgowHAU/fqop9YHjVgnjnvPV1QvK7tCix1oMk44aT2RtWV+iXFIzMmCaU2NfhntEzaywddEgytrC1",
-	"3dYSCgYu18jWbubLw8NoNyImLgFP2wQFTc010iVdEcieBWPW1e94l9w3X71oOOS+Ogx2EGijsyFEqJMv",
-	"dyM/bauZIVJEZkzp1oQepz2Gk2FZyullWIPv9f1dku1vrhiv76OHdnqjhEH7naBa35bZAsBvQNIeJ3Ll",
-	"BG1io7FgC4qcXLNwxfh6pSEuAotes3qtoS2sCnP5RMsieCFDIKB3AkAGYgqJx0tnVuL+Upvez20KUxDJ",
-	"0GbuceeLgl1zWXb5B5rL1RrmdN82RqFcQrO/dIQfQKvr/oZgTh4X7ow7DbTru9vwb5YZOZKwFTcQNa1+",
-	"VoxmLeTQqHbaQV/btRRquBKlICSsXT6AZEEt4LK/zbtZvnwn6YWb+9xNWTcgG8g/MAjMPrXt8SaZiAPf",
-	"4poyKJeseJpQxUjGjA2ALitsTRIRxRYUUhfIZEXisbENLmPogPU0rsqTnj3/Zi3YcMN8RQOjQdiWIaE7",
-	"4lsuMLbpSimgM1gMJpKKSGzznLHaArP6zV8pF5py4T9Byepdh3TG0IDRjOZ1Y7BwjcfwvaCMu1eF2WM4",
-	"3Pag62VuksOUUaUvjc4UzEg6l6iOclFq1j/RqMOl0q8bTt203rUxTqlYEabfd3NZa+5FE60IVVVvL6ie",
-	"Ait3LV56RHxjAEPNBrf+AomQ8bgv1/abGqhrDqDnjTjkPVXLd+a94RVPS10WrJEVUt2WT9fCF+2Oi/fB",
-	"yv8FW8JYJO6qCAHcbOnQWNkmcKtcGKojghYFJjMqIpcC4oC2tjfFXLR91g+t39GWkpgw+XYAYgARjVkW",
-	"dyOji1Lp7xtZ62HustlRdYsbsKV5wKNb4fNjl83tiQW8m2pMjm0TUsPNc6qT+fgCmgXCQ4IpQ934LHiR",
-	"/5RcsBQddqnUakxeTwm1vlLn3qMQNIzAGWlACKlstfcjcTV05uchNToM9VPvxe0yZ9aYRi3RVvg+C85p",
-	"259NNlWLXdfoHZ451Yr88fbXluxieGE4PxwrPX2ygE19lDxNLrWBHUsvcU0Vh1y+6+jv4iNuzffddzII",
-	"Edeu+A5Jua2lyXD8k5YpZzZxZBOvgMJ6wabGdPajH1dIeSs1uMrHZ4IISf6UE5IYtXHFdkjGz+mHy4xP",
-	"g7qJmDGlSWZjD9SHY1zIY1sYsbf+HegqOZEt2YTwEXLCPyFbI9GEtjZS2NrsEjIxapwFImWuI+1gJfFh",
-	"7c9wIYzNY/PiG6n0nod4/PfY7uDYT+/3mHCLCvsaqX9OPbTqrKNFUTTURdUVKoeLjGpz+YAxj9YaMj+u",
-	"mw6RVwpQXkGbFktFVEH7FAiARWQJxdYcF5hLtR7h7KPa3JjLtcnJ15WcNRoHhCBRvN1gd01WYw2QbwPB",
-	"zl0YDznVBCdEyFJnEMy21/WFqgpIGmHPb7cGPYcymHTVcvo+baeb8NMaDq+l5Qa6XjVQ3HUWaytgqPPl",
-	"HukNFqZVYy/fPFfNbU6rjWu5lAbXD9Jx8S1pC206mWeinbZVxfAGU86sqnQ3ytkfaruqf9u2CcdVjwRw",
-	"biVU+Io37lMnOKSCJ1TU68A3EqZq2RNYnt/Z/xwfiaAxUWmdK9ZQc3XgXyhSparX0zH7lzu36zk9qjRc",
-	"hYZiTAS1vndGv4NK4I2aeKg3uJZlMscGbf0uqqp23PRL4suqUgcDxyMSZzKhWUwe0aqYA9LG0X1iofvY",
-	"t7mqDYrpakDSbAPSfZPwxC0vsusaDB20hSCGipnZYTa1zhy+sHKXyJnZ6lCRs46eHbug76e2bQ7XxuOu",
-	"XKW715fsCKheUTUDvCEECrD3u5Mk4Tj4PhsX7b0ObkvHkK6u4YahunzLWtOGXVs0RCS29a5xMKjY1Tk8",
-	"FFN8N5c05wFXDGSBBznBzm04Mud33+pPRg99a4TkWJE5V1oae0mkJJMuBbRqBL5TXKwma3ao+IQizG1V",
-	"3baHiAtNADTdcpuoAyI/KQuuV2dmLbyDCVU88bNS4BbgL/7rc61hJxNGC6Qo/OlHJ5X+5925mx0FX8fn",
-	"1r7/CQqtpnIT3oaKVeTErcs1bU6FAl0cwpWuT6xvf/8dK/Tc22vjC3Gau2B4rlhmzDNaNJR3HIJBpBvy",
-	"9/r7UyjIKfikNHuC8jiqSXxw/fwgHl+IC/HkyRn2NSBcjJ88ISeg7RtUhsJ5SMM1tjWix5icMWM/HUPv",
-	"T/5PeOaIfAeAITj9D86J8/9i9L3TC4HKDTQDid+8PjsnB/CXGIr1cjLlLEuVbYAGWYh/dbLDSB/ncoFe",
-	"aP7vFyJWiVywv0Ja9BFd8KMnMSpOUDX2nbltu4P6EB8ElS+rPMeuCD73HMgN0+uUzNmF8D3/6RUMmLJu",
-	"wtrgCppL6JDHFHMTAl6ZX1fY+QSzGMLp5BcCnoNoA2rvtZoT6G8jRbbCFasnrVFWtbuBkMtje6MYEuEC",
-	"KvyUudXjzfleJJGQLKGIyqiaM2P+C5w2OLddJV//fuJmfUUXYm0c2BFyhwO6WAAM4gO64AfXzw7qRzyo",
-	"DQizmzuBEsgnTwDWcduIo9inWUOZp6qm0rkqTxjHoKW0rzUC3r3VhhRkkdoSsTnjmAagIigpBsXmiq2O",
-	"fCp6DLce2ylzWKocYweDVxfCjipsDJ8jj1ySQfwrF1cxwUF4j92Eiitz+5LMpLG6DeLbhiPKjVpAY/xC",
-	"VIXOeJLvZMqZO8r/nL3+HbiBU7rIb/y7MTlGinFQ4YqkMilhKJuPqmNyvx/sZN9uh4EapKizJ5yZUEfO",
-	"hBYgJ0h8ck5n8SvDA+C7hr7AS2DYg7mlCxG7oX9xbUG8wRfPnnvktRMF51TZV6VEcZGwMXnzxzm461KW",
-	"L6RmQtvdnteY4pMnRNEVZuAaTWBOFwsmsG+gdnML2QewVEhsEybjI4PL5vFcXiPlT9iFsF6OMYl9amWM",
-	"zkfrR3kM30NnmPmmemXPbBiltlwRLh9fFWNwO7oQ6HsEplwoktHkyl+8FNDjzjCdGNM4cXvGTnc2O2xT",
-	"yAKaiOMuI6D2iExWF4IKq+245jU1FgCvkSSTYsbq3yf4asO7bYzNLk7M/8q7hAwrciAk1PqxcgnkX3Em",
-	"gDXU52DzIo59zmy18kzK9IjMpFlmQpMroqXZtLRnSxnJqGYFmRYM0NT7RPMxOTeiENib+bbBPMwSjRs5",
-	"RM6B99jQx4Wwt4dNBoWRQ4aasN869pF2ldM1BhghZ4UKEHAp2j80e4Rh8NfWF49QGiMrB0I7fnOKvYCU",
-	"7Y1oVAm5YIIu+Oho9OX4cPzlCBqWzkEdObBTtuCXWajBw4+ywIp+sKa8DD5NYZCl0sfuBc2BuH8Pa13V",
-	"IwdOL9z6II5r/fR+bTzd88PDjtF0u42kq4/HCoylO8ZJsIbl2dO+gkYH+Iv1QzOhi5ULIGMOvJ3LYut6",
-	"cCraKKoPR3ZDjEObs48dwDN2V9afGv6CB8+BG90HSmiZ57RYQZGR0utD79xgmozVvK/WcTdynlw/jE2N",
-	"3ptXeqw5+Gh/+oSIA+URXShEToR2s5Q8TAzQVpvYha87ro2Ba9z+i5bW9fg8nMNIHKN+gh8+h6KE20Px",
-	"bF7qtUHORJo/zWgbyHYljWqWtMH6RdlNlqR2bGNYW16hfG4h+tF4UdncTjBHNasUuQ8073aNC2UGghV8",
-	"uk7XWRkWt3lZi1IfN4ZVM6W/k+lqaBK1frFPTdvMD0bbL39oG1npZxoOQKNsA7kMBoMBYVWdJQ478J6H",
-	"Xcj0AAju4KP5ry/NdhPmWzfAuw9xOpnJFZlBoOv2ADs3BhAUQgJc/PjJzXHrBmCD02fU92F0UPUh59dT",
-	"ogxZ0szBy7NmY2VROB/GnTMbSTUqC/TPtd2pnSqGf8QeyL5KrDGH0wCli5rfVvPZ90TRtdGOD4uqrbwe",
-	"hqa78JKLDfK2VrXh1O3kjWNubq662b7An7XmVhsG1qm4WVhBU17XwPte9bDUA9/drvtL43IPPuIPt2TW",
-	"dtLZrjftBvMHrvBF5+ilARn8D3AAQu2rgwCLdieAGdMeKHvGzjYGg/tfw8QTW8PehYnwzBCYeDaXy22Q",
-	"3Q1j8MQwt7yXsDv1o5LQjTXwKNMNsTYIIQwvCxtjKe9YDPZBUuhoB/5XIZf3ibG/gbrndlVJTchiCnNS",
-	"9mGRUQx8BbnESaN3ClVXBPqr1UIar+xffF9nQF5b0GUsfO8XRvy1LRBtZlNtbBv5XaK7EZyjglUHSDex",
-	"1e17A1fDM0ug8h7eCjkR5qN/lAzmg2HkrT48rI5bUW91CXMxjeAPjPCt5YdVJ37lHJO2popj2mNod82J",
-	"Zq073LGoaDNVSdNZaJ/rYxEVyaS8Yik4He1kp8CuNZ2NWra3fXzk5vawhzDWJB01U23sgC1Z2JRJSOt7",
-	"VI+GPkZXAEbFjKJTm0Id2rsN8g4G2/PGdn3qENguZq1WGLo2rkNB8cdC5jbf1g64iIgqzW+KPPv2+fhw",
-	"/Hz8dTOLd4kz/twsSiRm/K7z6ZUiZQWJKwEUtxIafrHtSF+92HaifWrM9fmjbf4MCCYN4iwDuxxHkSo/",
-	"tstmeOI80snKXhW2EcUeplXv0BpbX7ACRhpCriawdgjNthtAx8inFQO94NW6s2u5Oe3J8Hzk69L6zFyG",
-	"oe+tmnHmC4QwTKVrFhsWe4ftLZyRuHdzK9pM8s5WlSsaInNd5LiVLWylv8CCOCayZUWcrDbUkkucfmxd",
-	"TeA0Ae1yc4LqNim0j/1U6MOVz/QJckXMUeq/h30yjWp+YKeVjfQYNYPdXFgCBxJZMttK794t8JkjR8df",
-	"7B8ca3HJxzfyrfyEX/+cXSvVoLItd44M8qE4VoyhOHPQr64W/gD2rFTbbdI5xZksmBxGJmAOVMS8mamN",
-	"JSHUzgh0XM8BpIkfmAv8k2V6+zAn6yP2elmTz4Zduk2x8FLgvsxHhIm7pxCCVLR/8BH+v6XnzV3zvh1v",
-	"iHj78Lvhm/2gldwnTKIFHGCjntZu4pWr6GKffO3BYqh1ybXi566YBKet/HGAVZ3c70YzUP1INZydYW2/",
-	"gB6MpQ9DEMW+uOa9+OC24+SD8cD9gKhQybqCMAF/4ZtJEB1s1RpvBx+tZtzJZ48R2eArXMw6mS2OqO7P",
-	"N6nQwwek7XshMA20ESJperPwc42ktyuKtv9JuzfegpZ6m3DDZ74G1X0QHr2vzA47z7yN8OAOG4R3ewT5",
-	"Cd9qycf2H1r3FfuE+2pAfoeZ4mnKCufbmS22JOLzN15qc8E6TRgLtYdjw+DUHbQ9AAv2og6048/BR8MM",
-	"eif1vcOCpkbymCv5Ck7WBldMLq8ZJKsX7BUx/1oyo+TF4beb6IlfqE9c7sviIX+NYwK69UxYkTpgWqBl",
-	"+7AWxIr2dW3byesPxYreEdhWht8G5L3QaBsHroyNIe7oTandFXEBem2nGegyKQ80nT1d+P5GlrFuGC6n",
-	"9vGq4/E+vfjTKYOxrNVqLSB0zRoGMk3WRlZXIbMaFP2IL0D0bSkAP8ssVfXePIzmzdKPlR9YQV18zuYP",
-	"y6UYk99w1hfVVRGB7UAwYRcCRyVA3j8Uvfs+ExiNhHz65l2qtrscXvNZu72703vuBX+Y3hV9DBlesVUv",
-	"hYa8tiOFYWwLBO028vBtNx5l2/awJVOaTHmBYelNfegXs/Yer8HNJG6BvTnJIBmITqm4wvM4SMOv/Zyi",
-	"djtudC4Eomf8mgmjH8e1qb4xOFC5j5H9z7tfzjAdFX9/c/IbmZQiNSakhrGgGFyD8cMXAqrcoIKJrmIM",
-	"y0vB3EXy0OhybJOBPgdtk6NdcbUiKaOpr3aC0kereoyNngF1YFDv6HDjCwXnTGTOlDPdpjzb7EcY4ByF",
-	"1FSzX9i+2EV9evQd+3Vh7HUrlg5iF/FrVjXMAvYOzqQrttpEWccYDj5e8XQHRXUdO1xdoPNfCSJFhNqo",
-	"kTlckKnZFrbkAzPNV7kaQFY4RISd+w7Y43EFzwK4HVJpNS88uvRRZS0FDuWreMuwAhHea6kxyB66EpDs",
-	"vr5QbfP9Ibq5oDAlygY3cQR9ryyfm6fRALAMK2oONffzt8NxVzffe6fQq0HH9ZZiQT3RCJW3zQ59ncCF",
-	"OPK6V+BWsWOAZ7/4dWNdjHxBfo/StNB+6BQOUA1tY1GwKf+wayD9M/IyrI2b7HQyNFssPCRPw+Y4uar3",
-	"RqjKqIHoyIob9fUfK8V9K2euddCrJiVgYGlaY9xvLZt+9OLw28d20jQoj1wR1PnbXMJv6wkd+w7C1SyW",
-	"fUTi1gwirBV2vTr8RNv2m+oIyPnotr9wFIlcB4N0b5vJmnsnr9YanUZCzz3H7ELXIxozgX2FvB1m1npP",
-	"uyFqBac+gb5+JNcSuRuMnIZXjjfGEt+xSb0LtpKq3cS9pkNg8jxtdmJpjHxqR9GyJyuBEZo+lxmsw6YC",
-	"wWorVvLHoqhraFJzGthDK6Loanwh6n1k6g03sAGrWrKCpT6IE+Gizw8PQ/YbZuY8POYGE//AU34rbBnS",
-	"Htxl+xH5s1QwbZbqe0Z4m/8jbCvZGoi9q4ihQwgw94Zaz5rHeAAF6Ny7LWnBrMoDfRN6qz8dbunt2ozN",
-	"h9t0vg5V8l5fbCqzTC5rnVDCbsJBlBsSZ+yaZbHhJc7GAUaxRe15kE5+woVBmoQN6u2vVcUAAs69v75+",
-	"a/vVZtplTS/q6YoQkC0BglB4oA0P/o0DBIPinnUF1s0pbbu99+AEW1lzdzhhF1Mo40ob1vxZ50q4ubSd",
-	"7gsDtgeU5N3UWDVegcMH+H8AxrMdkQ4+ajrr4eRoFIn69mxYkOmn4QcY2Zxe2zZizrwHoW/jMb7jXb2P",
-	"m42zXAhNZ1/45qpjcuy0Bus2KeoulZAyjLs8hwLHfgqDffPgfg8ssty43Z0pWG94DDYkfPC4g5JaGxuF",
-	"YQaD+SJaQHY7gtjOrc7pbEfaObAIeiOWvF5ejakEDrOp1kbLh46cGAFsjBCx0yOCDP1nu6nPnK1Xk9I7",
-	"eTszj91razrAWiivxA6aLu9c01nUCNPfP1K7FIIb51ieuRd8zshlD7Edt6qMi4cU8lDVHTh08n9CBdL9",
-	"evDR/tQ7yIymsx1o5JqbCLYkScYZlE3UYs1tdvuZj0LuO2bh4+17ENzu3d4dvpZ/UoP5zYqFKjDtG9Pb",
-	"xLY9wgMIP1SB6yB4d8Mje+r+jXz8IDUoB8oYNWJWlprMmMaZZ64bBTkGanC44T9Hr1stE2FMjrFJ74WI",
-	"aTaTBdfzPCY5vYJSS/MSeFqR2CfexNBrOqTOLko9DFENb+Tbfd1P2OLh4zf0/Kla/WzBdMO8/QiI1hyM",
-	"c3jis1bvGM17mO045+Ehyd5m0wyXZwAJg69qXruI0EbWgZ2z0SdZsSWuc26nvuzDTcdofj/11jjTqsWk",
-	"tClC915tbfOR1q/Sk+rBR/Nfbw1rPRuEZ8xjFoQq6oZnm4ZlsWHf6hXsaS9OEfPi1qps6AilguTTqmdV",
-	"7XFq7W225gXMmPaEtUdW91Bx3Plbwhi+K36Zk+49h2MAzN8TB70XBWgbdj2sXA1wkhjVdzMp1G4XkiuA",
-	"M/Rgub0qRm/GGIya9a9QSvqvU0U6PJNqQ6eeBaQ3ZGNYwHH7KlCLxsMVgfp8eljMFo8MDvWhKkBvCP1F",
-	"qWugH14S4MvvRxbcZTXqcZo6TEFfN6N5vRG8H8EBiV99eLlV+rojKb0SJs5YUjCNs/xglPPcVkwEqhmc",
-	"pvkZm9I4p3JrBj+c9CEFwd3s+Q1lH8YH3lr/bLWz+yatgf/IYJLroeoaH9pxdbYqD0eaAY5hB5kxOcZD",
-	"waBD21lAhUbtwyRCiKBjJ1yYyNiR2gkDTfekwRqg348T4He2hNXbR1lMpK6Sz+FKhmBh3sDHBYJKhkPF",
-	"Fm518BGe2JeqYLMg/bX3ynuEw+ylgMPuI0Cnt+XYNVqzSk4Lz54x3QKOgRlqJzIOmOrQAdT9aVhwwjYl",
-	"+MFk/5oT7Z73691o+834hWVsrm+ftgBDebB2S/ndAsJ/p2Tfvfi4Hlhm7+Z1/29O76A5vegP78rmbTVv",
-	"dFEq/dSN3h3AzAlnf5lV3rhFPmuzxp+kR3kyANfPNX6ARk5zg3V8MR8M7MZqotrBR/j9ElF1v6pq7dLu",
-	"IjpVAXU/Jcv1BYJ3NjQJG5HdAOFdkFdr+KB2+ocQpNp2GbfQl7snAq0DItASpE5inb1BAnMPbqtFHJM/",
-	"5QRVA2M1qeb4Gka4UiUrcJo4TIYpU86gcxGqj0lGea4uhJ3QmWX1MWXgwbAp/mCrRHXtNOTPGJN3cyaq",
-	"KaCWDeEsC2xdJbOUKX0h7Dhx8Bu6Xkm4J7RitfN8129D8Zl4ygUqwBsjhMB8QmDAsIY5FSmD3GlXI0kv",
-	"hPVRZkaoAyQ1yaXS5NlL3ysnlwXDBk7NAeX1gW+5z/UKZ2wNxw33oMZVe7unwOXnw4BcClfBFhlNeggG",
-	"kMgghJH2tmRzmSdP7YOfvcqGB9muslnIgK72x9tfH0S80e7Jpnc1VDYcyW6YfY/rPviIP9wuJ6i5PrDA",
-	"UBVfTfNC2Pd2leAm99GSS9h395HTbfv6QpG51gtlsMN2QKj74a3cIjFXKo7IghUJE/opE4k0DB9apBp5",
-	"otjM8O4Wuc0riA0hsev+TH+KlKtEQt81N7keRDg0eqQFI1Omk7mRUdeswCPbeh+RufbrOJKtSpVYlJOM",
-	"JxfiVGhWCKZfVSA3MokS29LQT4GbU5ixiH0lLfxsL0ASS54ml3A/LL20KBx3ybQ2PNsLK2mTDrjRAcfW",
-	"O3IQLSRuNJGbF878oT539m5OsJ2vA5QeVhpJaUHvLhV/79c59F3Vu5cqBX3BvVYKjRENNU1Wtntizqhw",
-	"UT03s3HBCiUFzVApb83v/UPtLSfBvPp+QntwqBb6dRMb7j2/144MXMcOT/I79pM/dz1dcbBIaufpVo5d",
-	"fImrXa5qTwCnFqWa2/CIa/dTDVJ1VdJtSoDFoX37XVwy0uD+FngxnNlYoetZwWuEFCToTocMvL6HC8aT",
-	"4h4Z6UOlCutsaaGJXXGrmcq1fXxTO+0QwTiw2EyqWnaRkAWQlJvwhDTVkjo8AHnsiTnfiwW+DQ0fWps3",
-	"syfIF8qwgbe99NoMJ0fkPbj5PgY4GYA+1PlNa2C58fimiqIHmN70Y71eyvJldLlV3k6floONU8H6sdNo",
-	"J2zGRa0Rn/VIgqw0r6NEZVTNjXkNjhtVm3KvasN9qdC4vi38NMIH9TkEE6GZHUy/YQ41r/x/h0sNM1wK",
-	"uM8tZ0s1iN3p7mZjt5Fg5RbtAlzqMFkAcS0pi8LY+5Xt4Jp5dKkgiuk3bsP7QSv3+l0wq4WF+aNBM2M9",
-	"1KiNyt7qw8ytRrgtqB5SAHfJFj53iue/fLYwAvQhBdKt9G83Am6cOdck8c604SAC3SpRuHmeC2FU3VTa",
-	"6f4aZ92D7zmVBOxEiFXlzIgsO+PBPNZgjyD7UMq1JxNjluO/XTIxRkb3mEzcvNC2XOIA99oll7iXJWsD",
-	"A/6ee6VUAHj2Ydtvh8sNrPedEodbIHFHicNwzAETh/vAc3+q/XoG8XIunyZU9PCO257YjZ6CyKyssb+u",
-	"8K3GBHzntcpwJ5ZeWSlQ8zsv5zyZA8NMaFGsSMaUMS6sbDdCPJRwvJzL76nYu2APjHrBcdVaghfDWhmh",
-	"aSQIos5AVRdqHid27NLWZJcK7q+Mci8YSwF0Pus0tLui2XS8x2AcmJ/SPRhnn2rQzzJLe0czapj3cDQi",
-	"108wlUTJnBlNYGZ9p+HGxgtW5FwpoxVYIbScS5rz1twE+/Eeb+EdrtDCMbG3yhAs891cNru1RG6mG7IL",
-	"bfvpVA15AE4GTOY9LCkLrlfAESaMFqwYHf39vSGlCVU8gV/eR9DGxzGOsshGR6MDuuAH189AsbTvDgx7",
-	"glb/6so6lvwgJ9zCJsG+YXKR2bFzSxs7WEEsCg7E9bz2GrSYNl9yjC4VuRRq07zGFCzbR57quYuhQ5sb",
-	"rTz+1+Y1hdZwhpWR14tCzgqaqzF501TgDe+3+WW8sDa0ZfLmEwxV88J3ynBropDbXLQ+ngrG4GEmwIQZ",
-	"8rCBlqpDPvgRjXCw3f1xdhomis2pSMcBFsdZaF0ocgG/RH1OhlHEs8wWI9R6Q+o5a5zG4EaLdKhqGGAw",
-	"8VxmVYO+2iv82MnAXb87IzRJZAmuLJGS0+PfwIvqbjqnyZwLm+NiEWlcFz343cCrf2ErI2B9Tp6ckj/l",
-	"RB3ZF78+/eF7d8+P5JT8xPXP5YSgMFKR+f1XOonIL+UE0hiYish3Jc/SK65ZRMbj8WOHH0ioa5V6aN3U",
-	"UzADe3wNnjwLsmpIFOR0lYWLypJK+2UiXUguNHTqYoowmszJhCmeMjd+Lap61xhrzmVYVpmVGZ8yorl1",
-	"ROIkzPUhbaol9RQSQzCd09yFM8UNCpRV9ifsyvU3I29svodPKqkZm7WVoYNhiFJ1pUPh0tb7Zl4FbjXA",
-	"Wxg/p4BmAoOxv6if0c4iDhCodetNieJilrGaiMXvRA7Wfu4pMJjGu2kYHZ06ZXvoRsAfARAsU8yQolwq",
-	"m0Rl35UywWkWfpkXsOY1juHWia4uUj+9//T/AwAA//8=",
+	"7L1vcxu3ki/8VVDc3YrtQ0uyYzuJXKfOKo6daBPHfizlcdU98tWAM00S0QzADDCiuS5/91voBuYPiSGH",
+	"1NCSz+4bWxKHA6DR3Wh0/7r70yBW2UxJkEYPjj8NpsATyPHHl+d8Yv9PQMe5mBmh5OB48GLK5QQ0m09B",
+	"wjXkzEyBmamQExbTRweD4UDHU8i4/bZZzGBwPNAmF3Iy+Px5OPhNyKvV955PgUn4aNiMT2DIuGbRRXF0",
+	"9G1c5Cn+AM9ZDunfLwb2qYtBdMBORhqkYUriHFKu6cvrx/88HMx4zjMwbpkncawKaU6T8JxEwtSYcclO",
+	"3p8xTs8O2aPHLBETYXCxwj4742Y6GA4kz+xw7sHBcJDDX4XIIRkcm7yA+sxm3BjI7Xf/7z+PHv7w4dOj",
+	"x5//fTAMUMxN8Z1KoYVwPAM3zdOT1yxXKbC5MFNVGCaMZnZyQ6Zyxpkb9ZhFDyImNONywfJC2m/HU57z",
+	"2NJlyKJ/4KdKQssK7Rhrl5fxj7+BnJjp4PjZk+EgE9L/+mjYWPvJw//DH/730cMf/vb34cF/Xj74x8MP",
+	"f2uhw9hAHqZAZLkisquwvGDZgI1grPJq+n8VkC9qO4Tvapnw00ePQ+P/BFLw9Hd8QWgSCX7+jcb9aKEb",
+	"PbOWcqsD/5yrYtY+7sR+7IYdshnkMUjzEGSsEkiYkEbZjWQaJhlI0zIxfMmW8zodv+YmnoZnZfUHM1Nu",
+	"aioiK7Rh2og0ZVN+DciT0YOonBKpn2pSp+OHNELLRj06evxkGNQxmTDhaWVKW6GATDNBmoNLPYd8yB4x",
+	"o9ijo6OjNp5J8a31qSQw5kVq7ESOhnZiIisy/O0IWd79Wk5RSAMTyHGOb70MLM/yxAupVW12aG35OoeZ",
+	"0sKoXIDevMnsXhSrHP7j8asH0f2WHfdCuN2ev/PzWLQzZDnXRWeuZPciAzz7j8ev+GzWOuXqxVvO+gzy",
+	"axFD+5Q1PeDme+zUiDsoWOQ+LjWMUVcgGchkpoQ9ELhM8O9xykXGIl4kUcsS3Ju66s7HT592Up4f7lU/",
+	"s4PL48P/fPjhQe3j+/8I69RzPmkniuGTllUYPtlyB86BZ2tGAp6tV5z2iW2HtJu0Zkz78YZB7SNbjvqH",
+	"hrx90EJDvn5M+8RWQ362D+uZkhrQonnFRVrkOH6spAGJmpDPZqmIuZ3K4SxXoxSyv/2pFeqf6t3/nsN4",
+	"cDz4t8PKLDykT/XhW/oWjRgS+r8K0IbNuWY5jAsNiVXvYy5SSA6QNO5NNbMLDaFczSA3gmbPqw/arDEr",
+	"aO3m2BJ5hgMe2zfgy1Hvb1rnCT5vv+lexfOcL+zvcQ7cQHLJcXpjlWf2p0HCDTw0IoPQ6P47o0Vg74aD",
+	"ulrfcBQYZ+mtHAfBVedBa7H9hd5w1KVhPVZk3c+n1p50xD4IapGKWf/ZsH1ra6v2oUHHBoE+lO9Woz8h",
+	"NoPK+KV7BzJIkgj7Ip6+rTHOmKcahku8tEpcd1wPHgyWWfi9tVQyvmAjYLMiTSHZZCPzVCvG41xpzaLD",
+	"iA6BpuG8XpGv0rFt9b8JHRCVkps7sjXtS4CvrfG86eu/22eW95oGXrNt9s6y09bVhDawT5YtkVlxxxJl",
+	"/5DDAYt4kgmJO2C5dwZqlsIxy3g8FRK0fVIqg7YnE2QJb6cRMv7xlL7xLe6m++XREk2Hg0KKvwpwH1sN",
+	"HpT1dnbsJvm3wKJNUadNCjMAreTTAKQ1gv85sFI1GA5mhZ7iclMwVmPiltVeUamwF1OIr1bZHvJc5UFl",
+	"OuV6eplzA031rIpRWtPNsshG1gYfDkQS1snd35CDHbP2lpFSKXDpVDsXeetnKt8oc0iAd/SoPT4Nz9cc",
+	"Jdq4eTc5KS+kFHIyZGMhhZ5CMnRn8pDFXMaQ4o8qZ6m9Gc2nQPyWA9oLdIPLuWTCyo1mibCneWC3ilmy",
+	"5eG4rEySgV9EY62NV5ckL+nr9qu++yV9Q4yJRPW2zApzJWC4SIP0TcQESA2vfHQFi1XCvyFLhUYOkuxK",
+	"yIDbKRNa44YlPOMT3C9VSNyj2ZTLIcu4FGNraqmc/VVAAWEDAMkDSTsD1nVRqQdX3rN8WGjx303pENI8",
+	"ezII3nHr24uLHXoC1+bXuknvSiFp7tEoVaPAyfBOzTWx6xxyYFaeeA4JesLsTojc7QUaTBunPxyMFgb0",
+	"ZQ486bTe4cBLmJOBVft1ATxnj1ghjUi9QPkvNSa11qREdmg/TztNtTk3Jw6ajRaOUna3amxV7YxnPh1a",
+	"oae9FcWlFbVPxW1KQIDog3V7ynI177qdagYBb0u5dByF5+D8U2hRHKO54DkVtSQyBT2sZLpgnNkDjY3s",
+	"5mg24vFVx+m4S5gOc8pY5NraOarQnHaik6XSUG4h4XVqdWclXXtBk9+HTiyr/azzSkOYPAfXaOB2p10V",
+	"FHJLA7JhC5SW1rPvHh19//2zJ8sC8CPtqmJ2gkxIxpmGWMmE2VuB0ia4qTWH33fffvfk0fePn9T9fs+e",
+	"Pv32WWjrV6b19Oho2Mb8inF9heZsy7QabscNfse6xVKO7ui3pE0tIXiaOoa3hqPlt8KA0xB0HNYvn0Hb",
+	"Z9Mo9jk2t+IUc2kvX17aQi8OXZFeqDSF2JBJ2OSBSXw5yXkcMIp+UXOWKjlhWmVAvmmri42yMyhkDmPI",
+	"QcZW5nURTzEe9fjJ9Cg70lHwtE05mQY8Td+MB8f/3CCmfs7euPsQvI7O7TXcvvk543QnR/NMKppxIhJ3",
+	"Sc8BWKakmeoDP5mtnBRoRXS/SpbT///s90J6ppCGTyaQXBqTrqE+r2yZVFx7verXN1Vpop+z6EhH7Apg",
+	"pt2dbb2GKjd9aRblKj+sYyJ7YwtYhWtMv7AN55Y1ZKmQV3hupGrUYqdx54ZbMR8r8hzjKWPZ0a9pyIRM",
+	"4KN9tS7aTcyaxzx4ZxAyJB7vLZsJw0YQ8wwYt7KZCMtC3a2Um9qJRHL3Hj/TtXtH3Liyeam7zq6Esv2a",
+	"9AF7bS/Q9vAXkhUaUN2lwK9R2ZGRzTBkiL8jf7EZ5EJ1NXJk0CNcHpDVvrJ7VzAzzhBjM5WKeIGWxn3i",
+	"JT1EVtJ242vm7Ar5VZqANpd0XOhdNgKnPPTkW3nj2q1YZ7pf4onS0U5tsfV/RBI4bVGLN1ktTl6O+VRp",
+	"f/nSbKIOwhZ7DnjJ7D6hUkEGpDXJ0Qsz9KdzFU3cSquiDgooVdz+tbTgdVJIhUoWckuU8PLXGPM/oX8m",
+	"afmeysPxDStBms1VfsVSGJuwcdBq8L+DTF1Dwsa5ypD9tVE5DMna5yNlLU9WzFLFk5YFmbyQMTeQhFzf",
+	"bnvwpNdGzWaQsFSpKyEnLcZGXRzqxiztRGXy1ti6bv/WuWu9uGxt3ib54jIvZMjCWiV4ixF0KtkstZrM",
+	"xVQ0GGPP3cgfoVHN+rGGD3uhspllCyYyPrFWYQ72Q83H+D9cQ/7c34gKmUDO5nyBPlp0uaJ5NbFm7IQL",
+	"ueR9/PZxyKm01o5oXUD9a9HmcUJm5U9E1f9faDESqTCL8D3tuvzcaSOYNzy0CMvB8CabgHnOIiGnkAuD",
+	"Llg7ZyG14RIjz24j7Xwrn+koFTEGCg3kEpEjs1xck5fLvSvoPCWwSkjGxoW2W0e+W7sndtsWI5UsrNLM",
+	"0OgXRjOr5gU9lAGYIVrpiPmC1B6RaUoOF8gOBmvc9zeNuYkkb4OLGVQ0bvNjnqbIfmQpC2LHxRwjA+si",
+	"cz1G8/wpv/LBLBcyFrPQhoThHoWGnG5duRopo9m9iKcCRRKRHX97YH/iUslFpgpNiInOtqULotgT0oqw",
+	"USkemPiLi912sCa3ha3sx23szJSKwsMmTGRz2LExiQ9BXWBl6aZxrJ1DTU+2DzV5qVlC4W3iy3o8aqvA",
+	"UJ3V6kC6o6MOXLTzqFuEo2gL+4ijOsX6ZcKoP+Et6BdrehNcddWc3jTiL5Am1kTcEMLIre3F0zVuWKdn",
+	"6R2Vu5SPVGHsMTJRz9EdgQE93TB7l2TC4zi76VwXXOnvggmL6lpJcwmRfnl3WyMma4mv0kTISQWaC715",
+	"jdH6WuXQtCdc7NrSXyL9U6FNq7esvu7yRt1YSWjpL8djiI24hnM+eYs30EAU9iNks43s/pKespcXuIY0",
+	"dBLZQ8hdc81UaCZ03QDy5pFdnkeAlbQM2T2ZSmDTrM755LV9bMXEt38c+qX5OQcpVK5+KZpARyAJC5/U",
+	"ogpZYfgoRQeDnglT2qx2zC3R2J7x6kDYx99v1NDVgfKoppbXnSIvP85SLrkP5IdOtu7nGdqLIR5/PwUz",
+	"hdwy9VwVacJGwBIlYUhISz7x7CFknBZJmNeHA66vguyFfuUppLOwEVgauWugJoQQZgnMQCZ2HxrbsDFi",
+	"mrSY4hVm3EXZyTQPznOSq8L5cZbMrtR9e4IO1FxMpkYza/RWboin3Z0QP+M4oVVMeRuJLOPS5hJYReia",
+	"G2IHkM3yyBlozSctgEq3Ny42Ig1Iex/MmZmrICFddL2Hm0nDdtrO9LbXK16YqcqZ5gu9i+c2L1JoeXsC",
+	"sUggIRCzfc5pIbywYRATcQkSNrOdoRygDXaXk+ymEe70w5I1jtOutpTYqtqVitEbohlSwa+CaBckwAhi",
+	"5e4fVXxnNbQQuLaGM0y8O3yiQDdDMcIwbdwOdrNm9uzuL9JWgDv5RkzFIfqYeU+PfW/daXIQ9ui7YMEO",
+	"tzScWGgbf855CO17QprMbqFlVHsdRo+3dOkuBwy/qBlPElbM9uqB6N9PQMk27ck8w5K7qmN/9e7WlkDy",
+	"Ru4HLciisVKHDyJ0oOLPHyN6xv7MDz9GQ8RL2F+jni77Q8LDt2LpO1BqiROrtJcePAPIhP0CXF/yeGqV",
+	"irU0eKokHKNrBhWCZnNk+mhWpGnEjFI3wrBu7VjY4sKNlOnjvk0K4stct531s7InZ81TpG5q7VPzlGpi",
+	"C9kf+wilNP6kxyyWsArJ1bVIQvL1I8Uf5yovUy5c6opIQBphFsx/uQUB0mKfiHiKNsmxB2sPGWZ+Pcwg",
+	"G0Fuf8XJ0w+qmD0sfyVnOKkcrZwZvmqy2GviRpvF2SHrOdhRv7m9uxwHidD28pe0G9C4SEgQ7sP843QY",
+	"METSE6JdqpFKFmGKtzqf+3KxlqtYUpgbdaQqZjvpyDrZNjo33KPtM8ApbzmDcNgeM0UfP33KrL1L1/r6",
+	"OWrPQM70zNpV1u7GRMEDVp7u2uVqr0iS87/HaiKFhoRAAKLKFuuwS63L70cVW4n4cqp49hp1wuq0e9Fb",
+	"dLqGZckbHesp7lL1ytlsWEdvW+DI8mU2ovQfr8x87ORp3WB4S+uEkF92Hrfd3C9bMEtWvBxWMQd2JdVc",
+	"Ojxfuozf7Ae3NBwgPCGM9n7VWMsuQFs7jeB+YDAgcC6t8WRRzMJ5I+3dF2lt78b2/pSDdvf/7j6tmj/q",
+	"hn4lD6DzHl+f/6pGKhzZXud3Wbb1a/4Ihyvr7F8gOodlFiPLSkLY4Yjh8Ywvhh7F1ciHryEGnH1WgwC4",
+	"W/px09hxvzzMgSdRFa4fssjDAqJmEN9aFFpMJCbab8QTVC8P0ns7BeXY8wvpJgqvvHZuk5AboQSYIoho",
+	"7gVA45VRMlPkMmDC50aMeWwuacTtkoG2UYvo1Nk+nlQuOOgtTQRvn7jzHu0yEJ80Jxo2lVbltYwgLYEf",
+	"KSIyZCLzwRGrlICnLegD8ondHClA86m/r0v8rxGl6xpqq23GGv5913D17n7IpkJetZxH72t5fR4gOFEU",
+	"3vDQ5G7nY1YTti05aA3c0N6wPYIKksa0+hKMVga1I5a+ulWkesblolQjenV+O+Jqq1FDnHHqzoQ/fOSj",
+	"yRVkeWwiyhk+hbkt/mbcXdWcA89o9BVaruQE4WT8AKHl/AqLcATxGoLsemrw/NIlFFS66343HuXpROXC",
+	"TLNNi/wVFifls5+Hg9jObiysnF/Cx5nIQe/k993mO81xVuhwDbkYC9Aua9DSoizRMJ+KFJhU7AoWbKwI",
+	"kSe2MHavREvds3evXrDvnn37PTPTIhvhPTccE3DlbFoC+3Ze6JttVJVQRc7UPOy+0arI6X3eZpmAhBwV",
+	"73AgshmigDH5rBFR2JgHTUaU1fjRcXU9UGZKvm+ZsESBxsu7ZT22AHPAIqT+QshJdOw4UiqWISrZfkVg",
+	"htYVSLp1TBQlBDTMLTskAk4mkkJc5TsD019JhrBfrdi5pE+VKd1wxVQi1SKFJ3XJWCLQy+Sns5OI3XuZ",
+	"PH769NEP930ZBbddfqFKpotjIhzLYSLs1KvaCpayjgU9FV6ePX76bDAcvDz79nurH9/53+14wS38FRZ9",
+	"XJat1tmkvNqNy19h8U6ZEv2wjW9/V/WTQMoDp9AZpVxUecPIic9rNf6GTfzzFSwuHe9d4jujRqLgd999",
+	"96yZKngUzlBFoPFl8O7+9uVrwja7p1DU77399cUZ+7dHQ3b28gV7ZO05+sv39x2KH4HFlZLVTIx9IjSX",
+	"iwP2vlwS46Q9NMt4slyqwqVWbkC8bFZOdRoG0IelojqWRZp2wo23uax8PZ5NRy5WedzWA4Uv/9A6m92K",
+	"52w14WX3+voJ9SHcX9QJRoPpqZjdfGe7BSg82q2NkL/DHOubBWxDiHNoKUAw41qjb9QoOuWERAk4YGdT",
+	"VPFTDKPG4Yiz8QOuXSo+tLIcV0nNTS68oo+hG7y+Is0RITjj7xHN0RenKmvGrq0Hu7KSt44Oq+N9T1Ug",
+	"Hz+pufQb9pQnYVNdUCXKmj76fs2oO8ljXOQ5SHM5a536eZkF8Y1m7vFyxw/Y74ouV5BQzJxL8lDaY8Nq",
+	"XzrRyVt+EFpdIApZTWVt5Tj/3Gos3n0Q4odajZYllpAMawCxe9ZK/eHJ0+/ur7pwYocDXSURftdSSCVU",
+	"adjVAX3z4pSdvD1l9yxvwUeezVJg0U8vfz99+VNLfkVVLSaUvc01m+dKTihzBn+HjzOIDSQuRZEjcNpa",
+	"TvDRDMkBzmaQ65bYJk59HVLR4aoQVUbvm+VqkvNMV2gwshVK1+gQHYYeJMnuRVxf2eWid8qBb1t0Cdbg",
+	"cCvj+grQrdwCZsPigJeh68Yr4Ypn+gqCbj/s6Y2snKqJD4WFrwyGm6KljsYv5+dvGT3QkjEoTCuQjlIQ",
+	"7XdZBrwlLOE9bcuwzDlfaBYhOv54lHJ5FT1nkeW5iBlIU8188QvGZzzvkNiOn/oJl6uuVdRBlg9J0jr/",
+	"0pfMgvKhlVDtDWtLpilLhDZCxsYlOVsxKV0vpMKERMh716ov3mvZHPN3rODlUdq7vTh8jA8H142UwXV6",
+	"sZZc2OIkclZA7ZXbVU+sdr7jmZMJWf/ro2W1uvPi1kytD2twfYbFHizCasAWF12Zud6Bl1I1ETFPt0pE",
+	"bzhTOzy/AU/cys5zLuylsprbSgx31EjGr6qTjZcdztb6QHzEnCGWxaCTZQcX6moqSJWL3cjTbtB1eS0d",
+	"trVf1mxxp+6HP4P1X32BTFc2E4OGBGxzZjMVe/UHf92L466a7eUaz6rbdk/ukDK99RJrR65LOV3iNeFr",
+	"yVRhUbtk+5rnDLKZWTgQHwGqGHcVvb03IM4B4SI81b3lDgutizYoq6sbLrTGEuOVWzE4eusBm8M4Bz29",
+	"pO+GK//hZ+F8+t/EGJrDDzFfidxPYfupL3CZo059fk3H5xIzrCx2O1CaY9bdoLtNH6pPX/VuziDG5QoW",
+	"9WQwngCV9OrgKA3JWkgy/DzW1JK9F2Ha+D+i+/uWmGVP2lpp8DMfQW6mg+E28oEXOFoIeqIXFYiCcHOO",
+	"xFtnMy8L0vo6Zi9SYTWZ22FXrw2TFYCqsuDraM4UOcAwIjrMAWau3YC7qQcRaUti6ybz7WrhuA1CzHxm",
+	"hXHIU8PtNvI5XzDMbvOlFbOGy/j7Z08aDuNnR8FDuk3O+jhH/fnyZc7Peuz0RrbdLjZdm7F1Sod0wg0f",
+	"cQ0dbyoeONdSS4mc4R2hc+vsy0xdrzcUVb2g51LuOMFmhWQRfj/qOGohHeihq3narBXVdRSsObR+cYX0",
+	"5TB9iaKdlrTEoGWFIWfBLq13hezLu73CU6uLCXG/6/3VB/J9EgRmuWPRTy4M+GwgmXb4/jap4Lu7LZbn",
+	"0YmfdsiDct8JOl3aAPurMKSy8oFLdm8zmhoDtrDIy2sIt/BYLv1Og+Cg11Av/u6KzYRtHF/Uc/WTHhiw",
+	"dNH6TEvlypCigqXiZy75XLjMjCCTia7FoWc5XAtVrPPeNoerdTDrUDi9TLctN53oh9Rat399HM0lL3yZ",
+	"s/mcT3qa9Zeb8GunjLxIOMgjYlqqnwn9GBSHRi2OLW4r2xbq6K+ARpASzs3Uw8lCNvBld4/kakm3L5I1",
+	"tTrP7a6qlmQ9eW97odnntjnukmDV8y4uXYXUHPKHMdfAUrA3YAooUK+oIdMw4wgsY6MFiw7szfgywpaE",
+	"D6NaDc/H3y+FgndMw7I06kVtWRH6QnrLwxZWHYk5tmqM0EGghyxy6ZuURE7JyvavXEjDhSw/oZO1DOxg",
+	"FUnjGsDVXSG57wRJ70U71r8qrB5LuGq/nvile74qJEKsOF4rrHGP/pL6tYKSbPgKELM/V76e8rzrlYei",
+	"+ojMpdpRXLM5pOlNo1yUHN42B7KufDWfcQ5VQ9r6bu/o9+/i6m/Mb4lkQVYPg2nudBmJXRDKWBve2tzh",
+	"JiWKrjNCFtvU+l7jkO7W3q7umNy2012hIQ/r//dTVevWyWOjmS8P7RNDyUe4hIY6ZmWxTXsaWK77G+aj",
+	"RQddT/1yUj21wUP23OmEvaUKlGtR7bTF48IUOTQwn9VulWBsetH2vHgbpsC/YI83x8TrCiUgb7a0XK7u",
+	"trirrry+5HlOqQqaqblElI+rXJaQ83GfZTWW92hDpYiw+K4hRA8mHmEov4yNlxfavGgkD7f1lVpukb4h",
+	"iNJSGvHejfj5vk+qLYUFY0P6gJ24ruJWm2fcxNODC+z+iw9J0Fa66Vn0Pf+phPSdpBJl9AHDElwUafLB",
+	"EY6QoCGGciwJfZcY/34Srsad63HoGham+mkZA1t3HV5SGrU0Grlc+XyLOmRN02LbMToHt0+NZn+8+60l",
+	"dwhfGM7+ogJIJRTQJTYokcSXxtIOkksas9GQpy0hs4wu+zE/rN+TXoS4tsVfUJTbCrb2pz95kQhwsNBV",
+	"vkIJ60SbmtLZj31cMeWNzOAq2w6bL7E/1YhhX5xl9NKGvNmPl6kYB20TOaEWSBS55WUw2weMN4EwOtvf",
+	"gTbRI9WSK4AfkSb8E7GYsWG8tUzkxu7ViLOsaRa6N7sW871Vigtbf1YLEbLJfj7czaQvdUjJ/yW3ezp2",
+	"s/tLTrhB4bmaqH9NdenrqqPFULTSxfUVGYezlBu7+cgx90yFBOFFEt2vXx2GpVFA5xUWoXVSxDUWh0X4",
+	"wJDNsQaZoAGmVRO9bUybnbVc2zn5pjpnrcWBAA463naYXVPVuAvIDwGoyDaKh50aJrH9hyqM79aG2/WN",
+	"rtJDG6CRHzZCRvq6MHmn0jf6Vu9Ou+jTGg8vJd0Eano3WNzXTW9LT6zr5Q7gMEfTqmx52Q0fQQ14Xaa4",
+	"qAeE+R4rXotvAH212WSlEl17t6oUXm/GmTOVvoxx9ofebOrftJrgSVU6EJ1bMZdlPrsogWcCXcIxl/Xy",
+	"aCtw00b/KFXMdHsR1m+0K2w3xHq9hXOu+B52rjzaN9gYLFlNtuhedardzumQg+nzLzWAXF8jZbVUHGYT",
+	"Xqsi3qpRc1XLYNUvSS+rEhktHY9ZlKqYpxG7x6tUTUwKI/eJo+79soi3VwahaoKt1THX7yQ+ccONXLcN",
+	"Vg7aQlh9xVyRHRoFK8uyCdtEXu1U+4q8rilluQ37fm6bZn/VLb+Uq3T77NEtCdUpKmuJ18eBgur9y50k",
+	"YRzFPuv57j3LfUMhzXWd+KxC9Wj1Wu28bSvlDVnkqllEwaD0um58oZj0+6nimQi4YjCHJqgJtq6GmHq/",
+	"+0Z/MnnoWyMkJ5pNhcYINna/VR5AXzXX2youtm29qVqJhU01W1wpRx+aQGq2V5/CIz8ucmEWZ3YsBwrg",
+	"WsRYLgH/ZncB/1J+fWoMzmQEPCeJop9e+VPpv96f24Ol/Do9t/T9z5hGPVar9LZSrIf+uPVI/frtZUi2",
+	"OIYrfRecsqXkj5CbaXlfO7iQp5kHU2Qa0msH5q4Z71Y4IGHq2nUxfvPiFNNtczEq7Jww+Z0bFh1ePz6M",
+	"Di7khXzw4IyqFjEhDx48YC/R2resjGVxKKEP20Nb9jhgZ2DvTyfY2UT8Nz5zzH5EwrCL4ujo2xjXiT9C",
+	"5Pq6XkgybrDUV/T2zdk5O8S/RJiKn7GxgDTRri44olj/7s8Oe/p4lwuWCC//fiEjHasZ/B2TSo75TBw/",
+	"iMhwwpzwH+1uuxl4VYjsjqQqiyacU82jErGO4kbwTK0yuJBlH01+BWzGc+cm9Il29u6ZKSwcDxp8183n",
+	"9tcF1TUjFEw4GedC4nMYbSDrvZaxh2VGlUwXNGL15Cok5V70ILrvdpRCIkJi/r62u3rSLFCKVIgVgm00",
+	"0ynXU7DXf8k45fxTs4U3v79kGiYZSDO8kDPIY5DmIchYYe8Z1A6HfDZDGkSHfCYOrx8d1pd4aB/5j8ev",
+	"7ENuci+xwMGDB0jriM9mqYiRjQ5dtvzf/tRKRmWSChZxcNtTr+GALU6NUu619oD3b3UhBZUnLgF8CoJg",
+	"AHqIBUPQsLmCxXGZyBPhrkcYAdKuEElE9YmeX8jIHvGRf6/rR3TPgwyi34S8itgU8Uz3fdfXK7v7ik2U",
+	"vXVbxnflxLTvLkOX8QtZlTGhlfyoEgF+Kf919uZ31Abe6GKvxY8H7IQkxlNFaJaouLAbVUXVKTVKl90+",
+	"6e1k7CJT1NUT9SGtM2fMczwnWPTynE+i51YH4HetfKGXwKoHu0sXMjodP3xt+TKqDUg7+OTR45J5mevM",
+	"w7V7VcKw0vMBe/vHObrrEshmyoA0brbnNaX44AHTfEEIbuo3PJuBpHL6VnlSattHvKmwyAFuo2PLy/bx",
+	"TF2T5I/gQjovxwGLSmhuRM5H50e5j98jZ5j9pn7u1mwVpXFaETefXhVRcHt4Icn3iEo51yzl8VW58Upi",
+	"6XerdCKCAdP07D3d39lxmlLl2CKNZjlEaR+y0eJCcumsHV+arqYC8DVlR/Dq+4xebXW3i7G5wbESqy5d",
+	"QlYVeRIy7vxYmULxrzQT0hqzG6k0oXDVdqkWyUSp5JhNlB1mxOMrZpSdtHJrS4Cl3ECOeDHLpqVPNDtg",
+	"5/YoRPWG8DvJIkIZRw0MkXfg3bfycSHd7lHtfWnPIStN1E2u7IG0XKF5SJoV8+fQpej+0CzVTMFfVz1k",
+	"QKcxqXIUtJO3p1TpT7uWAdj4fAaSz8TgePDtwdHBtwPs4zFFc+SQx9Tmwf4ygY0Vxcsz+DQZHA/sDfzE",
+	"v8C+NecZGGwZ+s+w1VU9cujtwo0PnmB3rM8frDGmZ0pqsqQeHx25+uPGpYPU9fafrtsVmXmbwwy4CLyQ",
+	"oe206qyckMPDrfY5ljGiX5wfGqTJFz6ATDkUrtexy4q0tw0kIillXITV0m2Tc48d4jNuVs6fGv5CSZ7D",
+	"V1ykRU7XUV1kGc8XmKKp6bg6eX9WrsQ1e06h5n11jruB9+T+c1CyyQf7ypJrDj+5nz4T42B6zToWYi+l",
+	"8f3JS5pgL7NV7qLXua0ZrOz+k5bGfPQ8rsOeONb8RD98hkktN6fi2bTA5ho1IjJl/zThbSTbVjTcmk8T",
+	"5PpZsV4sWW3Z9mLtdIUusYXkRxN5def2B/Owdisl7YM9rXz9eEW1sdGn622dhVVxq5s1K0x9p7Ci0o8q",
+	"WfQtos4v9rl5N3Nhvn3rh5BuqBG/D+76DVaYy3IwXiCcqTOnVo6l52EbMT1EgTv8ZP/rKrPrBfMd+VC6",
+	"Cac/M4VmEwx03Zxg5/YChGnkSJfTk9dOqZB7uk7IDOPD/crnsOvD5KDqIs5vxkxbseSpp1epmu0ti+P6",
+	"KO6cukiqNVmwrYxr2uRNMfojJQSXWYaESKgRZZ00l9u7N4m2I9xJqXbndT8yvY4vhVwRb3ertpq6Xbyp",
+	"ie/upptrz/JVW261BvtrDTdHK+yN4vta3aodlpTE97vr/9LY3MNP9MMNlTWRaeudPh3jDTq0hU/WNpbu",
+	"UcH/hAtg3L06SLDh9gIwAVMSZc/c2aZgaP5LnPjS1UBYx4n4TB+ceDZV802U3Y5jaMW/86zjYXdaNoIm",
+	"N5Z3a6pmvCTDKo1YxbvENbEMwFCRU3SJoAFL3abLQjIrx1ovgtD/WUjTup1jsAuTYr1a9L9KNb9Njn2N",
+	"5p6fVXVqIoqpRZNiZQKrSfGHz63n5cuS4zSAbqlTVZ7MeLGsfKjE0Jb/DtgJo6FKPD+6yy1/zqeQw4VE",
+	"aJieQw6JpWzZE53oa58hP0+TfeHjLOVC/uQrLeyPI3AEaqmlQ4zxvt7PqpdLtbffrwBm2qe5qryscOIK",
+	"ZVQN0WvbjS0vQ7oq0Orcv5fX3qwLa1ZrFukpf/z02TG58549YVP4yBOIRcZTh0NAuInEctxYMoximlXx",
+	"i6bUDmv0riPsnhytAkrs9A/dDnfgUMuBXF/5UkZl9O25+0vZYMSxJYYFlIYqhEGq1tXiVstdmhBlgz5P",
+	"9ONLqGQtOWjjzMGGHfBdZ6nIU+KgjkjPvwrAcpqOoLUu/m0E7QIbtjbqqkqrQxmrFT/3PnSX/icIoRua",
+	"XaMAaKct75L/toqqM3wSmmdVswU9ykKzVKkrq0pM2Zs7MGvDJ4M2jgxgPjdNj+p3UfrccRMV5lqkq9yh",
+	"exGBeq8euL9PXisK4Fqb3OmPtrk7PEJvtD1vTLdEuaEStmO10tD3E+iLiq9ylTlouGuJWemjRz88Pjg6",
+	"eHzwXRNwjnoygRmWzXOC677r3c+FTCBnUWUrRa2CRl9sW9KzJ5tWtM/L3UurViR3shx2veEx2t8RBBgU",
+	"0mXjdQdGTtCNMlq4raJ69lRMvypiXzuSZpBjQTSEFaMVgiiC9rv6CelpDWjCPl/2y85X+3VbnU96XTn3",
+	"rgfDlkX+UwFlLhtFVOsmDNW1CLsGfqbZ7tszMFzNR0gXVdQEg8jrxHGjWtgof4EBkYxtI1Jv/L6GnOO/",
+	"3iuK/j20M0U9htrpFNrHfCr2EboEpQW1IsHpus9hn0oDWXezQ4jkcdjEZQjpBBxFxNrnZReoW3UWTbw4",
+	"ev3i/uBVi8fJ7+QG/Jm+/jV7AatW8xv2nBTkXfEB8jR1c2psLf4BrzNKb3afTDk1ByQcIxvhdaAS5tWk",
+	"Aspe4jRyqfU8QZr8QbD1n53S24fnA9/tYOSdHB+P+h26zbAoT4Hb8nQQTfw+hRikkv3DT/j/DZ3Efpv3",
+	"7SMmxtuHi5jeXHb8y0psL92AA2q0lLVdHMiVXOxTr91ZDnXe41b+3JaTcLWV6xi5aq32e79qFfMqFY2Y",
+	"waFcxtj5Aw1q39uXmri5u1/ADqYsnT6EYl9a81bcxZt58s44i38iVqjOupyBxL+IVbzOGrXqLm+Hn5xl",
+	"vFbPnhCz4VeEnKxVtmirDrrrTS5N/9gJ917EUKBshESa74aUqIn0ZkPRleppDxw50vLyTrgS3lmi6j4E",
+	"j98WCImW1Sp4uIcNwbs5g/xMb3Xi40plLfuKy9wQJx3rrymlTLnD+WbXFpe98/VfXmoNatdeYRzV7s4d",
+	"hto/0t0DuWAv5kA7/xx+ssqgM/70PeXeNXCOPjsxlM1MuQOZugbMq8jhObP/OjHj7MnRD6vsSV+o7Wtn",
+	"FY9QS6F9BwdTHak9Ilid2sexMFa0r23bLF5/aMg7gwVaFX4bkfcio20auLps9LFHbwvjt0hItGvXXgM9",
+	"6PcwnkJ81VUYTk3Ve6cquTJkGIG+tkMblhfSuZQpNOvRp1NuD+NCBqKBsZ1J+gJn0oXx3TT6INsLHJpS",
+	"tOz45PC2awjGizcdPKwKMVipfHL0pMwbygHbOGC2iKOfmeYALFPSTMP3xRaS9MemNEALgyJBav3w7QGe",
+	"G6YVG/N+Iij2PhggfVk2ArPKlIRw7H6js+uN9K+2b2XcSogRGTwvu0hjvcTlZK+jHxrBbOzvmzCdqjnB",
+	"2p05ww1opkNoWG14Xtu7/o1KfPe7QnazKB9/QXZBMR/BpJC9SKfKZjyHRjOpCpCgjaryJEc8vrIaDjOu",
+	"l5mlofEmcRcTkp1aji9S0ENk/r8KKKAeKxOG2NModYV3oaE1dDEagKowB6RyWK5VmoJre7I/2S4Hadsw",
+	"/0BvslzKs38zgUGEnOwowWfYW1v7FzoDrISuoCO67LLvfNhsbu8gyCB2JCv2CvMzUR3wNLX225W+kPZb",
+	"WmXAzBykWfjjzKepHrsMaWtFYUqola5m+uyQ3oeeAYq5syjJF5d5ISNrklkVciEJBeN4J8Lk3Mg51edV",
+	"/fmJCkG48kI2mWUPysS/v7NC2QOPvsOzpRU6NsfcI5VXtOpFuxBTTXg+srclqeY4Rpmg6wfbpFEMnzyc",
+	"leVMnWZZEfpT93jVIGefSIjxGGIjrmujtWgBX5utx+O8yj6twY5qRCz79aMS2IT4/QVhg7VSnMCzZqb3",
+	"omzawD3GyaULqrk8YK+pcT83Vc6wKzg2ggtJfSUxzRfVSFlWjhBdAZnUbXvZv2wu7d6XE8xb4R8w27JP",
+	"QwwL31alw9nOcuAJom9ZKuRV2Pz2u0z9WvZI7eZALYRG1dPrUZ0V8dQdkvXWtGVavoMA8Sto0YBXsOjk",
+	"j2NvihxznrG9MGLOVjKeXd1T7Qqkwhy0YWORE6py1Z33qx17j3vyKyzavGvnrlFyL7le3id2RevxZMZf",
+	"uxlJbjrWRMl4AniGTcQ1SMQou8JPl1ewiJDzRQnx+q/3v57RZtPvb1++ZqNCJmlpNJHNosVE6guJ9USw",
+	"VgRfRIQqtfcnt5HCsGvIxViAZoU0Iq1ucBQyM85q9mWsNEuAJ2VdCSwy4zxnB/YShuYXVpbxvPGNxnXG",
+	"yppOLvIwFulq5feQIaUMN/Ar7EtT/wqLd3aIEnr45WAJdlHtXNqLW19cQ1WaGHUDxkKvYLHKsl4xHH66",
+	"EskWftZl7vCXch9+lUzJITlTnf9kbKdFxc8xylDWE8KLV8lDTCrXXspyT8krtBbk7ZBH1oi8ZJcunlgn",
+	"gX2F2t4B1XrB9zppDKqHdfh5N69vNHv36gX77tm33zMzLbLRLBfStKQmXGGbzm55CTujwJFYVhU9L003",
+	"YQ18OibaYINuz7ZDDlp2XC7eHDTR7aHyrlkLfX16iEwXK0GtG0EfkZ7d4JeNcQm4hfB0dD2VzdGFbpvG",
+	"LIex+LgtDvQrCpKVO7nYHCNrFrO7S4GyYDqZz4II1HNoMDqp4kYls0/VnWmjZq7VKq96GhIualxT3O+c",
+	"mr735OiH+6RvqZQVuk7tdasN0fCujkfeN4asdlncB5Bs6S5K5rOviljv/9eyU2tCC5Vjq5FF6No2rlxa",
+	"3jVzjfYuXq3VEBp49FuGnIW2RxbZyJXW8xtl/+zajrfu03aMWtGpC06tm8i1AM96E6f+jeNqareDhNmG",
+	"W1lV2O9W0byUpsybNS8bzZnbWbToqEr01CUD0YnHqKFVzYCA2ojV+eNY1JeOrPlr3KIpLnYhT1b6zVJp",
+	"Q7aUz4ymoIs0Pj46Ct3fCFh+95QbBnUxvHsjbunzPrjN9Ifsz0Ib5qrN3wX4unRNO2okLl1FQA4h5Nwd",
+	"rZ4lZ30PBtB56THmOTiTByvUdTZ/1kQENlszLp1j1e/dV3Gx+mBjlaZqXqs5GfbQ9mLcsCiFa0gjq0v8",
+	"HQcVxQaz507GV5iQlml6dOAuJXWbqsICQV4b2X57tGbaz5pO0rMuOMM2xGZCkZk2PvgfHJvplfecK7B+",
+	"nTKur1YHTbBRNa8PJ2xzFUqFNlY1f9VQ33M+2ey+sGS7QzmKTYvV0BZ4fsD/e1A8mxnp8JPhkw5OjkaN",
+	"k7IQNtUTGTKu2xTZlF+7gs3+eo+HvovHlLXF6xWzXZzlQho++aZsY3HATrzV4Nwmed2lEjKGaZbnWJ+j",
+	"m8Hg3ty734NqhKzs7tYSbFY8BisnfHC5vYpamxrFtnG9+SJaSHYzgdisrc75ZEvZOXQMupNKXq4ORCgO",
+	"z9ncGGvlY+8DigA2mjW6Pn1Bhf6Lm9RXrtZfXkOXqgNgH7vVIuDItQiHol4FPm3S8MmwEaa/y0y9GRqy",
+	"s5d17+CQ5aFuAx7SMPisVd6pnNouh7qHgeyc5nXmX/A1Kwi3iM36oULN3KWwla72oGQS/ye6BPhfDz+5",
+	"nzoDBc7rSCVfClTCnMWpAMzcruEF2nwvZ2Uked9xpxIzsQfjy7+7DGksYYhqNN+tXkFFpn1zeqtWo4/v",
+	"QAipAh8EybsdH7lVdy97W7Ydx4oEKXBrKqnCsAkY6hDuC+KxE5QGzxvl5+Q5raFJDtgJZcFcyIinE5UL",
+	"M80illntzji+BJ/WLCrBUxF2ZgpdSWaF6Ueo+nfUuHndTujp7vM3VsitCuNu4HSrvMuGia04mnN84qs2",
+	"0YFnHVwv1BXxLp29zbp9HiuCoM/nNc/rkPEGcsR1pewCOG2JzZ27Hqn7cLUCz26n5BN1gG5xCziY160X",
+	"fHKYsuWtLEX18JP9r7OFtYzoESmUnIXhpvo9q83Cctywb/MK57QXx5Z9cWthKCxKq4Pi02pnVRU6axU2",
+	"N2I7JmBKwdqjqrurPO59ZmEO35a/7Er3jsPpgfP3pEFvxQDaxF13C2+Dji5r+q4Ce910ESCDmqGDyu1U",
+	"tGY3xWDNrH+Fajb/OoVs+ldSbezUsYbNjmqMknBuXojGsXF/dWjKnAgczCUA9U71vorQ7Ej9WWFqpO//",
+	"JKCX385Z8CUL4pwkiecUilcAz+pt08qGlQje66LLndG3PorQCfRyBnEOhjrfW4HRU5f1EshI8ZbmV3yV",
+	"VlcgO2Rh4ErvEpDB7eSqsY/N9m9sf7bes7sCD9F/ZDnJt3HwtdddBSKXWUkNwJHHfKmKE1rUheSxccXN",
+	"SkRf0/KR6QJRENSMw25MtAaea1+6Lx+AJfrtOAF+hzmO3t74caRMlUCAW9JLgQp/wacBgkaGZ8UWbXX4",
+	"CZ/Yl6ngkKzltnfCruJi9pKE4+YRkNObauyarDkjp0VnT8C0kKNnhbqWGXuEq6wh6v4sLFxhmxF8ZxDc",
+	"dkXbY7dLN9p+Uds4jMNrd6mq0ZcHazvY9gYS/k8CbO/Fx3XH0Nmr2/2/uOxecdnkD1+HyG693pi80IYU",
+	"q4A+rjlhBJ8d5a0f5Ku+1pQr6ZBijsRlnrh38JLTnGCdX+wHPbuxmqx2+Al/vyRW3a+pWtu0LxGdqoi6",
+	"n7Tz+gDBPetbhO2R3SDhlxCv1vBBbfV3IUi1aTNuYC+vb0q6TIhAWZe6iK2t7xJovXZTK+KE/alGZBrY",
+	"W5NudtAEJrQuIB+6Mp7AeJEIwOpTZD7GKReZvpDY7w5rttWaeqMHw6Vp4F1lWLdOQ/6MA/Z+CpJpa87y",
+	"tNR51E6Pyo+pNAFtLmQCsUigKkiMxZupjyneYo33fNd3Q4uJfCgkGcArXUzx+kTEwH5xUy4TQPy7z3Pl",
+	"vmQoS+2hjpSkkqTs0dOy3lGmcqAiXBmXfAIZSMNO3p7W26NnJdYrjNjqTxvuwYyr5nZLgcuvRwF5CFcO",
+	"s5Tg2ht00cqJvBkg3+3yhzhFKrZFQCQ9tXdq5zMxKk1azELgmUfSf70m4RJUf139wDtXc6i9KuRy2xbc",
+	"+JaqkDe1EtEwpPNgA8LQPnnqHvzqrxG0kM3XCEcZZJg/3v12J2Lgbk4Octi4RmAuDRogLSqovt2Hn+iH",
+	"m+HUmuPjsRxK4andBoj2nd13NMl9lPqT7t1dbMe2eX2j2dSYmbbc4Sqr1GNDzpZikdA6GrIZ5DFI8xBk",
+	"rKwRgp1DrI2jYWLtiRZbUlQU68OKrPvYy1UkQscK6zkmKi7QuKGeIgsKm47BxFNrN11DTkt2eYQy9V3J",
+	"qFN5Bd+ZFaNUxBfyVBrIJZjnFcmpN4QrlVo2R59as1K5erWOfq7GKIuUSOJL3B9ILh0LR+vsrDY+24sq",
+	"aTt2aKK9eZlL+jU649VF3FrHuydz/aG/dvVuV7BZryOV7ha0qXCk95tKv3erSPy+KsfOtcZ2WeVNCQuu",
+	"WmkaLZyhmAGXPtKsrfHBtdVMWkme0kWxFXP+h94bTsa++nbCzbioFvn1jQxvHXPuOukvc0cp8lu2WTv3",
+	"taKp32ZCH9SCDfQSXxOhyodCnpoVeupCdr6MmCldJL76QpsR4Hho375AD5Dr3QeIL8Y18zRdQaovCVJQ",
+	"oNc6CfH1HdyCpSjuUZHeValwDsAWmdiWt5rwws1djdtlh0kQqGJTpWuIN6lyFCnf+JhkqgXO3oN47Ek5",
+	"34pXaBMb3rXykXZOiGFLqTGA2/Raa2Mv5B20+T76GluC3tW2xktk2bmrcSXRPTQ1flXP4XN6mdzAlQe+",
+	"8tP49oO+2S4bwUTIWoFP5yXHs9K+jjOdcj2112t0JpJnneohVSXOkRQ0vktGtocP2XNEJsZT3J7Adai5",
+	"5f/bc7mfnsuofW7Ycrkh7N52txO7yQlWbLAuMMyDHUuI1+Iiz+19v7o7+CJB60wQDeatn/B+2Mq/fhvO",
+	"alFh5dKwSLrpq3tSdd/qosydRbgJ6BEyALdBsJ97w/NfHsFOBL1L4A53+rdfAnZGczZFfC2UPchANwKv",
+	"N9dzIa2pmyjfl1PTiBlf2D/iPRHjpxk2EXS9Y3xD21I94tlHp1w7wJ2Qt//jAO4Urd8jwL25oW349oD2",
+	"2gbf3ukm6wID5T53gvkgefZxt99Mlx1u71uB2Vso8YXA7LjMHsHsXei5P9N+GdU+n6qHMZcdvOOu1n6j",
+	"VikpK3fZXzb4FgcMfee1agX+WHruToGa3xm7FqPCjHmeL1gK2l4u3NluD/EQCH4+VS+43PvBHmghxZFx",
+	"jUIvhrtlhLocEYnWBqrWseZJ7Nq5bQRgVXR/bo17CZAg6UokdGh2ebOZQYeGW9iXaX3DrX2aQb+oNOkc",
+	"zahx3t2xiHx9x0Rh52fq8U6+03DB9BnkmdDaWgXuEJpPFc9EKzbBfbzHXXhPI7Q19cZ6P32ozPdT1awg",
+	"NPS9IkldGFfjqSoShXSyZLLvgbjIhVmgRhgBzyEfHP/zgxWlEdcixl8+DLG0lFccRZ4OjgeHfCYOrx+h",
+	"YeneHWgihy1E9JVzLJUN4mgKqwL7FtQshVr7djOFBcaicEHCTGuvoRvT6ktOyKWi5lKvXq8JFuj6U3Az",
+	"9TF0LL1kdMn/tT5woTH8xcqe17NcTXKe6QP2tmnAW93vMI8id3dop+TtJxSqFnlZvcWPSYfc6qD1tnfY",
+	"XpOQACOw4uECLVXnDfQj2sPBdQ2hnowEXpxymRwEVJyA0LiYeIV+iXr/HWuIp6lLkKnVnDVTaKzG8kbL",
+	"6VDl1dipz6cqrYpG1l5RdhJueQ1WOiUs1JDY5gpgprFXIXESENRtCmy0MED34bIbjOdKxEYF2On9GeNx",
+	"rAr0lsmEnZ68RketZ6aMx1MhHYzG8epB/XSj7wZe/Sss7BleQlHVmP2pRvrYvfjN6U8vPCvdU2P2szC/",
+	"FCNG550e2t9/46Mh+7UYIVIC9JD9WIg0uRIGhuzg4OC+Z0HSBUsJqnSBqiOPA3N8g6Rzu1L1t0MoY5H7",
+	"wC+rDGyQyUwJabBAHWgGPJ6yEWiRgO8cOaxKNtkLowcWV4DiVIyBGeF8ndTEd7m/pG5BXCP2hFDMdi/8",
+	"bd9yWVGBnnFWvqwfe+sgJSVupXafrY2MhTtDysBUZhoN7Rx89lXouUPRwM6ZGsVSMpGANMIsrPq4Fgnk",
+	"39TXOMlVMQvqAOc5HDMt5CSF2ilO3xl6Wpctm1GHNd7Nw+zoLTZX/ptkCQkBqQYr7WquHU7LvSsBKXga",
+	"fll5htvXeEmsy3X91P784fP/CwAA//8=",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,

@@ -39,7 +39,7 @@ var allowedImports = map[string][]string{
 	"api":           {},
 	"api/client":    {"api"},
 	"server":        {"auth", "auth/token", "metadata", "oci", "registry"},
-	"server/admin":  {"api", "auth", "auth/token", "metadata", "oci"},
+	"server/admin":  {"api", "auth", "auth/token", "metadata", "oci", "registry"},
 	"server/dockit": {"auth", "metadata", "oci"},
 	"cmd/berth": {"api", "api/client", "audit", "auth", "auth/aws", "auth/ldap", "auth/oauth2", "auth/oidc", "auth/token", "backup", "metadata", "oci", "registry", "server", "server/admin", "server/dockit",
 		"storage", "storage/fs", "storage/s3"},

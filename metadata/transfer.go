@@ -163,9 +163,7 @@ func (tx *Tx) Hold(ctx context.Context, id string, ttl time.Duration, renew bool
 	if !renew {
 		return tx.AcquireLease(ctx, holdPrefix+id, id, ttl)
 	}
-	n, err := tx.exec(ctx, `UPDATE leases SET expires_at = $2 WHERE name = $1 AND expires_at > $3`,
-		holdPrefix+id, micros(tx.now.Add(ttl)), micros(tx.now))
-	return n > 0, err
+	return tx.RenewLease(ctx, holdPrefix+id, id, ttl)
 }
 
 // ReleaseHold ends a hold.

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"berth/oci"
 )
 
 // The questions of `berth why` and `berth du`: what holds a digest, and what
@@ -189,6 +191,38 @@ func (tx *Tx) RepositoryUsage(ctx context.Context) ([]Usage, error) {
 		 ORDER BY r.name`)
 }
 
+// smallUsage measures repositories without looking at others: what it costs is
+// what these hold, and it does not tell who else has a blob.
+const smallUsage = `
+	SELECT r.team, r.name,
+	       (SELECT COUNT(*) FROM repository_blobs l WHERE l.repository_id = r.id),
+	       (SELECT COUNT(*) FROM manifests m WHERE m.repository_id = r.id),
+	       (SELECT CAST(COALESCE(SUM(b.size), 0) AS BIGINT) FROM repository_blobs l JOIN blobs b ON b.digest = l.digest WHERE l.repository_id = r.id)
+	     + (SELECT CAST(COALESCE(SUM(m.size), 0) AS BIGINT) FROM manifests m WHERE m.repository_id = r.id), 0, 0,
+	       (SELECT CAST(COALESCE(SUM(b.size), 0) AS BIGINT) FROM repository_blobs l JOIN blobs b ON b.digest = l.digest
+	         WHERE l.repository_id = r.id
+	           AND NOT EXISTS (SELECT 1 FROM manifest_blobs n WHERE n.repository_id = l.repository_id AND n.digest = l.digest))
+	  FROM `
+
+// UsageOfTeam measures the repositories of a team, by name, behind one. Unique
+// and Shared stay 0: they would tell what other teams have.
+func (tx *Tx) UsageOfTeam(ctx context.Context, team, after string, limit int) ([]Usage, error) {
+	return tx.usage(ctx, smallUsage+`(SELECT id, team, name FROM repositories WHERE team = $1 AND name > $2 ORDER BY name LIMIT $3) r ORDER BY r.name`,
+		team, after, limit)
+}
+
+// UsageOfRepository is UsageOfTeam for one repository, or returns NAME_UNKNOWN.
+func (tx *Tx) UsageOfRepository(ctx context.Context, name string) (Usage, error) {
+	found, err := tx.usage(ctx, smallUsage+`repositories r WHERE r.name = $1`, name)
+	if err == nil && len(found) == 0 {
+		err = oci.Errorf(oci.CodeNameUnknown, "there is no repository %s", name)
+	}
+	if err != nil {
+		return Usage{}, err
+	}
+	return found[0], nil
+}
+
 // TeamUsage measures every team, by name: a blob that several of its
 // repositories have is one for Unique and Shared, and several for Logical. It reads all links.
 func (tx *Tx) TeamUsage(ctx context.Context) ([]Usage, error) {
@@ -210,10 +244,10 @@ func (tx *Tx) TeamUsage(ctx context.Context) ([]Usage, error) {
 		 ORDER BY t.team`)
 }
 
-func (tx *Tx) usage(ctx context.Context, query string) ([]Usage, error) {
+func (tx *Tx) usage(ctx context.Context, query string, args ...any) ([]Usage, error) {
 	return list(ctx, tx, func(rows *sql.Rows) (u Usage, err error) {
 		return u, rows.Scan(&u.Team, &u.Repository, &u.Blobs, &u.Manifests, &u.Logical, &u.Unique, &u.Shared, &u.Waiting)
-	}, query)
+	}, query, args...)
 }
 
 // StoredBytes is what the store holds for blobs, and what of it no repository has.

@@ -22,6 +22,8 @@ type GCRun struct {
 	UntaggedTTL time.Duration
 	// UndoWindow is how long a deleted tag or manifest can be restored.
 	UndoWindow time.Duration
+	// Limit ends the run after this time with Report.More set; 0 is until nothing is left.
+	Limit time.Duration
 	// Progress hears of what went, batch by batch; nil for nobody.
 	Progress func(GCReport)
 }
@@ -38,6 +40,8 @@ type GCReport struct {
 	Items []metadata.Collected `json:"-"`
 	// Truncated: a dry run has stopped looking, there is more.
 	Truncated bool `json:"truncated,omitempty"`
+	// More: the run ended at its limit, and there is work left.
+	More bool `json:"more,omitempty"`
 }
 
 func (g *GCReport) add(p metadata.Pass) {
@@ -85,14 +89,22 @@ func (r *Registry) passes(run GCRun) []pass {
 // reference since. Several processes may run it at once, and pushes go on meanwhile.
 func (r *Registry) CollectUnreferenced(ctx context.Context) (int, error) {
 	looked := 0
-	for _, pass := range r.passes(GCRun{Grace: r.o.GCGrace, UntaggedTTL: r.o.UntaggedTTL, UndoWindow: r.o.UndoWindow}) {
+	var report GCReport
+	defer func() { r.noteCollection(ctx, report) }()
+	for _, pass := range r.passes(r.DefaultGCRun()) {
 		p, err := r.collect(ctx, pass)
 		if err != nil {
 			return looked, err
 		}
 		looked += p.Looked
+		report.add(p)
 	}
 	return looked, nil
+}
+
+// DefaultGCRun is what the background jobs do, as Options say.
+func (r *Registry) DefaultGCRun() GCRun {
+	return GCRun{Grace: r.o.GCGrace, UntaggedTTL: r.o.UntaggedTTL, UndoWindow: r.o.UndoWindow}
 }
 
 // collect runs one pass in a transaction of its own. It has to be durable: the
@@ -121,8 +133,14 @@ func (r *Registry) Collect(ctx context.Context, run GCRun) (report GCReport, err
 			run.Progress(report)
 		}
 	}
+	defer func() { r.noteCollection(ctx, report) }()
+	began := time.Now()
+	over := func() bool {
+		report.More = run.Limit > 0 && time.Since(began) > run.Limit
+		return report.More
+	}
 	for _, pass := range r.passes(run) {
-		for {
+		for !over() {
 			p, err := r.collect(ctx, pass)
 			if err != nil {
 				return report, err
@@ -135,7 +153,7 @@ func (r *Registry) Collect(ctx context.Context, run GCRun) (report GCReport, err
 		}
 	}
 	var errs []error
-	for {
+	for !over() {
 		n, freed, err := r.collectGarbage(ctx)
 		report.Objects += n
 		report.Freed += freed
@@ -144,10 +162,11 @@ func (r *Registry) Collect(ctx context.Context, run GCRun) (report GCReport, err
 			errs = append(errs, err)
 		}
 		if n == 0 || ctx.Err() != nil {
-			return report, errors.Join(errs...)
+			break
 		}
 		progress()
 	}
+	return report, errors.Join(errs...)
 }
 
 // errDryRun undoes a dry run's transaction.

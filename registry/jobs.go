@@ -64,7 +64,8 @@ func (r *Registry) ExpireUploads(ctx context.Context) (int, error) {
 // once; they do the same work twice. What the store
 // refuses is put back for later, and reported.
 func (r *Registry) CollectGarbage(ctx context.Context) (int, error) {
-	n, _, err := r.collectGarbage(ctx)
+	n, freed, err := r.collectGarbage(ctx)
+	r.noteCollection(ctx, GCReport{Objects: n, Freed: freed})
 	return n, err
 }
 

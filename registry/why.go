@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"berth/metadata"
@@ -33,8 +34,8 @@ type Why struct {
 // WhyBlob is a blob's bytes.
 type WhyBlob struct {
 	Size         int64      `json:"size"`
-	StoredAt     time.Time  `json:"stored_at"`
-	Key          string     `json:"key"`                     // of the object
+	StoredAt     time.Time  `json:"stored_at,omitzero"`
+	Key          string     `json:"key,omitempty"`           // of the object
 	MissingSince *time.Time `json:"missing_since,omitempty"` // known to be lost
 	// Fate is set when no repository has the blob.
 	Fate *Fate `json:"fate,omitempty"`
@@ -92,28 +93,128 @@ type Fate struct {
 // keeps no digest: only its own bytes, which have none yet.
 func (r *Registry) Why(ctx context.Context, d digest.Digest) (w Why, err error) {
 	err = r.db.Snapshot(ctx, func(tx *metadata.Tx) (err error) {
-		w, err = r.why(ctx, tx, d)
+		w, err = r.why(ctx, tx, d, nil)
 		return err
 	})
+	if err == nil && w.Blob == nil && len(w.Repositories) == 0 && len(w.Removals) == 0 {
+		err = errNothingOf(d)
+	}
 	return w, err
 }
 
-func (r *Registry) why(ctx context.Context, tx *metadata.Tx, d digest.Digest) (Why, error) {
+func errNothingOf(d digest.Digest) error {
+	return oci.Errorf(oci.CodeBlobUnknown, "nothing here has the digest %s", d)
+}
+
+// WhyVisible is Why for somebody who may see some repositories only: visible
+// gives those of up to a thousand names that it is. What is kept elsewhere is not told, nor
+// that it is: a digest that only others have is BLOB_UNKNOWN, and nothing says where and since when its bytes are stored.
+func (r *Registry) WhyVisible(ctx context.Context, d digest.Digest, visible func(ctx context.Context, names []string) ([]string, error)) (Why, error) {
+	// Asked before the snapshot, for the answer may need the database, too.
+	allowed := map[string]bool{}
+	ask := func(names []string) error {
+		if len(names) == 0 {
+			return nil
+		}
+		seen, err := visible(ctx, names)
+		for _, name := range seen {
+			allowed[name] = true
+		}
+		return err
+	}
+	err := r.db.View(ctx, func(tx *metadata.Tx) error {
+		_, _, err := paged(func(after string) ([]metadata.BlobLink, error) {
+			page, err := tx.BlobLinks(ctx, d, after, whyRepositories)
+			return page, errors.Join(err, ask(namesOf(page, linkName)))
+		}, linkName, nil)
+		if err != nil {
+			return err
+		}
+		_, _, err = paged(func(after string) ([]metadata.HeldManifest, error) {
+			page, err := tx.ManifestsOf(ctx, d, after, whyRepositories)
+			return page, errors.Join(err, ask(namesOf(page, manifestName)))
+		}, manifestName, nil)
+		return err
+	})
+	if err != nil {
+		return Why{}, err
+	}
+	if len(allowed) == 0 {
+		return Why{}, errNothingOf(d)
+	}
+	var w Why
+	err = r.db.Snapshot(ctx, func(tx *metadata.Tx) (err error) {
+		w, err = r.why(ctx, tx, d, allowed)
+		return err
+	})
+	if err != nil {
+		return Why{}, err
+	}
+	if len(w.Repositories) == 0 { // gone meanwhile
+		return Why{}, errNothingOf(d)
+	}
+	w.Removals = nil
+	if w.Blob != nil {
+		w.Blob = &WhyBlob{Size: w.Blob.Size, MissingSince: w.Blob.MissingSince}
+	}
+	return w, nil
+}
+
+func linkName(l metadata.BlobLink) string         { return l.Repository }
+func manifestName(m metadata.HeldManifest) string { return m.Repository }
+
+func namesOf[T any](all []T, name func(T) string) []string {
+	names := make([]string, len(all))
+	for i, one := range all {
+		names[i] = name(one)
+	}
+	return names
+}
+
+// whyPages bounds how many repositories are looked at for those that are allowed, in thousands.
+const whyPages = 10
+
+// paged reads pages of up to whyRepositories things, by the names of their
+// repositories, and gives those that are allowed (nil: all), at most as many.
+func paged[T any](page func(after string) ([]T, error), name func(T) string, allowed map[string]bool) (found []T, truncated bool, err error) {
+	after := ""
+	for range whyPages {
+		list, err := page(after)
+		if err != nil {
+			return nil, false, err
+		}
+		for _, one := range list {
+			if allowed != nil && !allowed[name(one)] {
+				continue
+			}
+			if len(found) == whyRepositories {
+				return found, true, nil
+			}
+			found = append(found, one)
+		}
+		if len(list) < whyRepositories {
+			return found, false, nil
+		}
+		after = name(list[len(list)-1])
+	}
+	return found, true, nil
+}
+
+func (r *Registry) why(ctx context.Context, tx *metadata.Tx, d digest.Digest, allowed map[string]bool) (Why, error) {
 	w := Why{Digest: d, Repositories: []*WhyRepository{}}
-	links, err := tx.BlobLinks(ctx, d, "", whyRepositories+1)
+	links, more, err := paged(func(after string) ([]metadata.BlobLink, error) {
+		return tx.BlobLinks(ctx, d, after, whyRepositories)
+	}, linkName, allowed)
 	if err != nil {
 		return w, err
 	}
-	manifests, err := tx.ManifestsOf(ctx, d, "", whyRepositories+1)
+	manifests, evenMore, err := paged(func(after string) ([]metadata.HeldManifest, error) {
+		return tx.ManifestsOf(ctx, d, after, whyRepositories)
+	}, manifestName, allowed)
 	if err != nil {
 		return w, err
 	}
-	if len(links) > whyRepositories {
-		links, w.Truncated = links[:whyRepositories], true
-	}
-	if len(manifests) > whyRepositories {
-		manifests, w.Truncated = manifests[:whyRepositories], true
-	}
+	w.Truncated = more || evenMore
 	b, stored, err := tx.StoredBlob(ctx, d)
 	if err != nil {
 		return w, err
@@ -161,9 +262,6 @@ func (r *Registry) why(ctx context.Context, tx *metadata.Tx, d digest.Digest) (W
 	}
 	for _, o := range removed {
 		w.Removals = append(w.Removals, WhyRemoval{Key: o.Key, Size: o.Size, After: o.NotBefore})
-	}
-	if !stored && len(w.Repositories) == 0 && len(w.Removals) == 0 {
-		return w, oci.Errorf(oci.CodeBlobUnknown, "nothing here has the digest %s", d)
 	}
 	return w, nil
 }
@@ -245,6 +343,21 @@ type Usage struct {
 	Stored       metadata.StoredBytes `json:"stored"`
 	Teams        []metadata.Usage     `json:"teams"`
 	Repositories []metadata.Usage     `json:"repositories"`
+}
+
+// TeamsUsage is Usage without the repositories.
+func (r *Registry) TeamsUsage(ctx context.Context) (u Usage, err error) {
+	err = r.db.Snapshot(ctx, func(tx *metadata.Tx) (err error) {
+		if u.Stored, err = tx.StoredBytes(ctx); err != nil {
+			return err
+		}
+		u.Teams, err = tx.TeamUsage(ctx)
+		return err
+	})
+	if u.Teams == nil {
+		u.Teams = []metadata.Usage{}
+	}
+	return u, err
 }
 
 // Usage measures teams and repositories. It reads all links, in one snapshot.

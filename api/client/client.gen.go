@@ -188,6 +188,14 @@ type ClientInterface interface {
 	// Corresponds with PUT /denials/{denial} (the `PutDenial` operationId).
 	PutDenial(ctx context.Context, denial DenialName, params *PutDenialParams, body PutDenialJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ExplainDigest Say what keeps a blob or manifest, or when it goes
+	//
+	// Everybody sees the repositories that they may pull from, and admins all. A digest that is only elsewhere
+	// is answered as one that is nowhere.
+	//
+	// Corresponds with GET /digests/{digest} (the `ExplainDigest` operationId).
+	ExplainDigest(ctx context.Context, digest string, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// Explain Say whether something may be done, by which rule, and who can help
 	//
 	// Everybody may ask about themselves; about others, admins and those with the action admin on the repository. Nothing is done or changed.
@@ -305,6 +313,67 @@ type ClientInterface interface {
 	// Corresponds with PUT /groups/{group}/members/{user} (the `PutGroupMember` operationId).
 	PutGroupMember(ctx context.Context, group GroupName, user UserName, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// CancelCheck Cancel the check that runs
+	//
+	// For admins. It ends within seconds, wherever it runs, and keeps what it has found.
+	//
+	// Corresponds with DELETE /instance/check (the `CancelCheck` operationId).
+	CancelCheck(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetCheck Show the check that runs, or the last one
+	//
+	// For admins. The answer is 404 when there was none within three months.
+	//
+	// Corresponds with GET /instance/check (the `GetCheck` operationId).
+	GetCheck(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// StartCheckWithBody Compare the database with the store in the background
+	//
+	// For admins. One check runs at a time; another one is refused with 409. Nothing is served slower than the rates say.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /instance/check (the `StartCheck` operationId).
+	StartCheckWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// StartCheck Compare the database with the store in the background
+	//
+	// For admins. One check runs at a time; another one is refused with 409. Nothing is served slower than the rates say.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /instance/check (the `StartCheck` operationId).
+	StartCheck(ctx context.Context, body StartCheckJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetCollector Show how the collector is doing
+	//
+	// For admins. Its rules, its queues, and what it last took away, on whichever replica.
+	//
+	// Corresponds with GET /instance/gc (the `GetCollector` operationId).
+	GetCollector(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RunCollectorWithBody Collect garbage now, or say what would go
+	//
+	// For admins. Servers collect by themselves; this is for those who want the space at once. One call works
+	// for some twenty seconds at most: when `more` is true in the answer, call again. With `dry_run` nothing
+	// changes, and `items` names what would go.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /instance/gc (the `RunCollector` operationId).
+	RunCollectorWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RunCollector Collect garbage now, or say what would go
+	//
+	// For admins. Servers collect by themselves; this is for those who want the space at once. One call works
+	// for some twenty seconds at most: when `more` is true in the answer, call again. With `dry_run` nothing
+	// changes, and `items` names what would go.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /instance/gc (the `RunCollector` operationId).
+	RunCollector(ctx context.Context, body RunCollectorJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// GetInstanceTagPolicy Show the instance's tag policy
 	//
 	// Corresponds with GET /instance/tag-policy (the `GetInstanceTagPolicy` operationId).
@@ -329,6 +398,13 @@ type ClientInterface interface {
 	//
 	// Corresponds with PUT /instance/tag-policy (the `SetInstanceTagPolicy` operationId).
 	SetInstanceTagPolicy(ctx context.Context, body SetInstanceTagPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetInstanceUsage Show how much space the registry and its teams take
+	//
+	// For admins. It reads all links.
+	//
+	// Corresponds with GET /instance/usage (the `GetInstanceUsage` operationId).
+	GetInstanceUsage(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListKeys List the keys
 	//
@@ -471,6 +547,13 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /repositories/{repository}/tags/{tag}/history (the `ListTagHistory` operationId).
 	ListTagHistory(ctx context.Context, repository RepositoryName, tag TagName, params *ListTagHistoryParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetRepositoryUsage Show how much space a repository takes
+	//
+	// For those who may pull from it.
+	//
+	// Corresponds with GET /repositories/{repository}/usage (the `GetRepositoryUsage` operationId).
+	GetRepositoryUsage(ctx context.Context, repository RepositoryName, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListServices List the services
 	//
@@ -717,6 +800,13 @@ type ClientInterface interface {
 	//
 	// Corresponds with PUT /teams/{team}/trust-policies/{trust_policy} (the `PutTrustPolicy` operationId).
 	PutTrustPolicy(ctx context.Context, team TeamName, trustPolicy string, params *PutTrustPolicyParams, body PutTrustPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListTeamUsage Show how much space the repositories of a team take
+	//
+	// For everybody in the team and for admins. What other teams share is not told.
+	//
+	// Corresponds with GET /teams/{team}/usage (the `ListTeamUsage` operationId).
+	ListTeamUsage(ctx context.Context, team TeamName, params *ListTeamUsageParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListTrustIssuers List the issuers that trust policies may name
 	//
@@ -1108,6 +1198,24 @@ func (c *Client) PutDenial(ctx context.Context, denial DenialName, params *PutDe
 	return c.Client.Do(req)
 }
 
+// ExplainDigest Say what keeps a blob or manifest, or when it goes
+//
+// Everybody sees the repositories that they may pull from, and admins all. A digest that is only elsewhere
+// is answered as one that is nowhere.
+//
+// Corresponds with GET /digests/{digest} (the `ExplainDigest` operationId).
+func (c *Client) ExplainDigest(ctx context.Context, digest string, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewExplainDigestRequest(c.Server, digest)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // Explain Say whether something may be done, by which rule, and who can help
 //
 // Everybody may ask about themselves; about others, admins and those with the action admin on the repository. Nothing is done or changed.
@@ -1375,6 +1483,137 @@ func (c *Client) PutGroupMember(ctx context.Context, group GroupName, user UserN
 	return c.Client.Do(req)
 }
 
+// CancelCheck Cancel the check that runs
+//
+// For admins. It ends within seconds, wherever it runs, and keeps what it has found.
+//
+// Corresponds with DELETE /instance/check (the `CancelCheck` operationId).
+func (c *Client) CancelCheck(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCancelCheckRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetCheck Show the check that runs, or the last one
+//
+// For admins. The answer is 404 when there was none within three months.
+//
+// Corresponds with GET /instance/check (the `GetCheck` operationId).
+func (c *Client) GetCheck(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetCheckRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// StartCheckWithBody Compare the database with the store in the background
+//
+// For admins. One check runs at a time; another one is refused with 409. Nothing is served slower than the rates say.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /instance/check (the `StartCheck` operationId).
+func (c *Client) StartCheckWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewStartCheckRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// StartCheck Compare the database with the store in the background
+//
+// For admins. One check runs at a time; another one is refused with 409. Nothing is served slower than the rates say.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /instance/check (the `StartCheck` operationId).
+func (c *Client) StartCheck(ctx context.Context, body StartCheckJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewStartCheckRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetCollector Show how the collector is doing
+//
+// For admins. Its rules, its queues, and what it last took away, on whichever replica.
+//
+// Corresponds with GET /instance/gc (the `GetCollector` operationId).
+func (c *Client) GetCollector(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetCollectorRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RunCollectorWithBody Collect garbage now, or say what would go
+//
+// For admins. Servers collect by themselves; this is for those who want the space at once. One call works
+// for some twenty seconds at most: when `more` is true in the answer, call again. With `dry_run` nothing
+// changes, and `items` names what would go.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /instance/gc (the `RunCollector` operationId).
+func (c *Client) RunCollectorWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRunCollectorRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RunCollector Collect garbage now, or say what would go
+//
+// For admins. Servers collect by themselves; this is for those who want the space at once. One call works
+// for some twenty seconds at most: when `more` is true in the answer, call again. With `dry_run` nothing
+// changes, and `items` names what would go.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /instance/gc (the `RunCollector` operationId).
+func (c *Client) RunCollector(ctx context.Context, body RunCollectorJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRunCollectorRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // GetInstanceTagPolicy Show the instance's tag policy
 //
 // Corresponds with GET /instance/tag-policy (the `GetInstanceTagPolicy` operationId).
@@ -1420,6 +1659,23 @@ func (c *Client) SetInstanceTagPolicyWithBody(ctx context.Context, contentType s
 // Corresponds with PUT /instance/tag-policy (the `SetInstanceTagPolicy` operationId).
 func (c *Client) SetInstanceTagPolicy(ctx context.Context, body SetInstanceTagPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewSetInstanceTagPolicyRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetInstanceUsage Show how much space the registry and its teams take
+//
+// For admins. It reads all links.
+//
+// Corresponds with GET /instance/usage (the `GetInstanceUsage` operationId).
+func (c *Client) GetInstanceUsage(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetInstanceUsageRequest(c.Server)
 	if err != nil {
 		return nil, err
 	}
@@ -1742,6 +1998,23 @@ func (c *Client) GetTag(ctx context.Context, repository RepositoryName, tag TagN
 // Corresponds with GET /repositories/{repository}/tags/{tag}/history (the `ListTagHistory` operationId).
 func (c *Client) ListTagHistory(ctx context.Context, repository RepositoryName, tag TagName, params *ListTagHistoryParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListTagHistoryRequest(c.Server, repository, tag, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetRepositoryUsage Show how much space a repository takes
+//
+// For those who may pull from it.
+//
+// Corresponds with GET /repositories/{repository}/usage (the `GetRepositoryUsage` operationId).
+func (c *Client) GetRepositoryUsage(ctx context.Context, repository RepositoryName, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetRepositoryUsageRequest(c.Server, repository)
 	if err != nil {
 		return nil, err
 	}
@@ -2288,6 +2561,23 @@ func (c *Client) PutTrustPolicyWithBody(ctx context.Context, team TeamName, trus
 // Corresponds with PUT /teams/{team}/trust-policies/{trust_policy} (the `PutTrustPolicy` operationId).
 func (c *Client) PutTrustPolicy(ctx context.Context, team TeamName, trustPolicy string, params *PutTrustPolicyParams, body PutTrustPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewPutTrustPolicyRequest(c.Server, team, trustPolicy, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListTeamUsage Show how much space the repositories of a team take
+//
+// For everybody in the team and for admins. What other teams share is not told.
+//
+// Corresponds with GET /teams/{team}/usage (the `ListTeamUsage` operationId).
+func (c *Client) ListTeamUsage(ctx context.Context, team TeamName, params *ListTeamUsageParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListTeamUsageRequest(c.Server, team, params)
 	if err != nil {
 		return nil, err
 	}
@@ -3144,6 +3434,40 @@ func NewPutDenialRequestWithBody(server string, denial DenialName, params *PutDe
 	return req, nil
 }
 
+// NewExplainDigestRequest constructs an http.Request for the ExplainDigest method
+func NewExplainDigestRequest(server string, digest string) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "digest", digest, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/digests/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewExplainRequest constructs an http.Request for the Explain method
 func NewExplainRequest(server string, params *ExplainParams) (*http.Request, error) {
 	var err error
@@ -3865,6 +4189,167 @@ func NewPutGroupMemberRequest(server string, group GroupName, user UserName) (*h
 	return req, nil
 }
 
+// NewCancelCheckRequest constructs an http.Request for the CancelCheck method
+func NewCancelCheckRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/instance/check")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetCheckRequest constructs an http.Request for the GetCheck method
+func NewGetCheckRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/instance/check")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewStartCheckRequest calls the generic StartCheck builder with application/json body
+func NewStartCheckRequest(server string, body StartCheckJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewStartCheckRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewStartCheckRequestWithBody constructs an http.Request for the StartCheck method, with any body, and a specified content type
+func NewStartCheckRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/instance/check")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewGetCollectorRequest constructs an http.Request for the GetCollector method
+func NewGetCollectorRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/instance/gc")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewRunCollectorRequest calls the generic RunCollector builder with application/json body
+func NewRunCollectorRequest(server string, body RunCollectorJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRunCollectorRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewRunCollectorRequestWithBody constructs an http.Request for the RunCollector method, with any body, and a specified content type
+func NewRunCollectorRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/instance/gc")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 // NewGetInstanceTagPolicyRequest constructs an http.Request for the GetInstanceTagPolicy method
 func NewGetInstanceTagPolicyRequest(server string) (*http.Request, error) {
 	var err error
@@ -3928,6 +4413,33 @@ func NewSetInstanceTagPolicyRequestWithBody(server string, contentType string, b
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewGetInstanceUsageRequest constructs an http.Request for the GetInstanceUsage method
+func NewGetInstanceUsageRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/instance/usage")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
 
 	return req, nil
 }
@@ -4669,6 +5181,40 @@ func NewListTagHistoryRequest(server string, repository RepositoryName, tag TagN
 			rawQueryFragments = append(rawQueryFragments, encoded)
 		}
 		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetRepositoryUsageRequest constructs an http.Request for the GetRepositoryUsage method
+func NewGetRepositoryUsageRequest(server string, repository RepositoryName) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "repository", repository, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/repositories/%s/usage", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
 	}
 
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
@@ -5865,6 +6411,79 @@ func NewPutTrustPolicyRequestWithBody(server string, team TeamName, trustPolicy 
 	return req, nil
 }
 
+// NewListTeamUsageRequest constructs an http.Request for the ListTeamUsage method
+func NewListTeamUsageRequest(server string, team TeamName, params *ListTeamUsageParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "team", team, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/teams/%s/usage", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.After != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "after", *params.After, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewListTrustIssuersRequest constructs an http.Request for the ListTrustIssuers method
 func NewListTrustIssuersRequest(server string, params *ListTrustIssuersParams) (*http.Request, error) {
 	var err error
@@ -6855,6 +7474,16 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with PUT /denials/{denial} (the `PutDenial` operationId).
 	PutDenialWithResponse(ctx context.Context, denial DenialName, params *PutDenialParams, body PutDenialJSONRequestBody, reqEditors ...RequestEditorFn) (*PutDenialResponse, error)
 
+	// ExplainDigestWithResponse Say what keeps a blob or manifest, or when it goes
+	//
+	// Everybody sees the repositories that they may pull from, and admins all. A digest that is only elsewhere
+	// is answered as one that is nowhere.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /digests/{digest} (the `ExplainDigest` operationId).
+	ExplainDigestWithResponse(ctx context.Context, digest string, reqEditors ...RequestEditorFn) (*ExplainDigestResponse, error)
+
 	// ExplainWithResponse Say whether something may be done, by which rule, and who can help
 	//
 	// Everybody may ask about themselves; about others, admins and those with the action admin on the repository. Nothing is done or changed.
@@ -6990,6 +7619,73 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with PUT /groups/{group}/members/{user} (the `PutGroupMember` operationId).
 	PutGroupMemberWithResponse(ctx context.Context, group GroupName, user UserName, reqEditors ...RequestEditorFn) (*PutGroupMemberResponse, error)
 
+	// CancelCheckWithResponse Cancel the check that runs
+	//
+	// For admins. It ends within seconds, wherever it runs, and keeps what it has found.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /instance/check (the `CancelCheck` operationId).
+	CancelCheckWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*CancelCheckResponse, error)
+
+	// GetCheckWithResponse Show the check that runs, or the last one
+	//
+	// For admins. The answer is 404 when there was none within three months.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /instance/check (the `GetCheck` operationId).
+	GetCheckWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetCheckResponse, error)
+
+	// StartCheckWithBodyWithResponse Compare the database with the store in the background
+	//
+	// For admins. One check runs at a time; another one is refused with 409. Nothing is served slower than the rates say.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /instance/check (the `StartCheck` operationId).
+	StartCheckWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StartCheckResponse, error)
+
+	// StartCheckWithResponse Compare the database with the store in the background
+	//
+	// For admins. One check runs at a time; another one is refused with 409. Nothing is served slower than the rates say.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /instance/check (the `StartCheck` operationId).
+	StartCheckWithResponse(ctx context.Context, body StartCheckJSONRequestBody, reqEditors ...RequestEditorFn) (*StartCheckResponse, error)
+
+	// GetCollectorWithResponse Show how the collector is doing
+	//
+	// For admins. Its rules, its queues, and what it last took away, on whichever replica.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /instance/gc (the `GetCollector` operationId).
+	GetCollectorWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetCollectorResponse, error)
+
+	// RunCollectorWithBodyWithResponse Collect garbage now, or say what would go
+	//
+	// For admins. Servers collect by themselves; this is for those who want the space at once. One call works
+	// for some twenty seconds at most: when `more` is true in the answer, call again. With `dry_run` nothing
+	// changes, and `items` names what would go.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /instance/gc (the `RunCollector` operationId).
+	RunCollectorWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RunCollectorResponse, error)
+
+	// RunCollectorWithResponse Collect garbage now, or say what would go
+	//
+	// For admins. Servers collect by themselves; this is for those who want the space at once. One call works
+	// for some twenty seconds at most: when `more` is true in the answer, call again. With `dry_run` nothing
+	// changes, and `items` names what would go.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /instance/gc (the `RunCollector` operationId).
+	RunCollectorWithResponse(ctx context.Context, body RunCollectorJSONRequestBody, reqEditors ...RequestEditorFn) (*RunCollectorResponse, error)
+
 	// GetInstanceTagPolicyWithResponse Show the instance's tag policy
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -7016,6 +7712,15 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with PUT /instance/tag-policy (the `SetInstanceTagPolicy` operationId).
 	SetInstanceTagPolicyWithResponse(ctx context.Context, body SetInstanceTagPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*SetInstanceTagPolicyResponse, error)
+
+	// GetInstanceUsageWithResponse Show how much space the registry and its teams take
+	//
+	// For admins. It reads all links.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /instance/usage (the `GetInstanceUsage` operationId).
+	GetInstanceUsageWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetInstanceUsageResponse, error)
 
 	// ListKeysWithResponse List the keys
 	//
@@ -7182,6 +7887,15 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /repositories/{repository}/tags/{tag}/history (the `ListTagHistory` operationId).
 	ListTagHistoryWithResponse(ctx context.Context, repository RepositoryName, tag TagName, params *ListTagHistoryParams, reqEditors ...RequestEditorFn) (*ListTagHistoryResponse, error)
+
+	// GetRepositoryUsageWithResponse Show how much space a repository takes
+	//
+	// For those who may pull from it.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /repositories/{repository}/usage (the `GetRepositoryUsage` operationId).
+	GetRepositoryUsageWithResponse(ctx context.Context, repository RepositoryName, reqEditors ...RequestEditorFn) (*GetRepositoryUsageResponse, error)
 
 	// ListServicesWithResponse List the services
 	//
@@ -7460,6 +8174,15 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with PUT /teams/{team}/trust-policies/{trust_policy} (the `PutTrustPolicy` operationId).
 	PutTrustPolicyWithResponse(ctx context.Context, team TeamName, trustPolicy string, params *PutTrustPolicyParams, body PutTrustPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*PutTrustPolicyResponse, error)
+
+	// ListTeamUsageWithResponse Show how much space the repositories of a team take
+	//
+	// For everybody in the team and for admins. What other teams share is not told.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /teams/{team}/usage (the `ListTeamUsage` operationId).
+	ListTeamUsageWithResponse(ctx context.Context, team TeamName, params *ListTeamUsageParams, reqEditors ...RequestEditorFn) (*ListTeamUsageResponse, error)
 
 	// ListTrustIssuersWithResponse List the issuers that trust policies may name
 	//
@@ -8098,6 +8821,54 @@ func (r PutDenialResponse) ContentType() string {
 	return ""
 }
 
+type ExplainDigestResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *DigestHolders
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ExplainDigestResponse) GetJSON200() *DigestHolders {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ExplainDigestResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ExplainDigestResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ExplainDigestResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ExplainDigestResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ExplainDigestResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ExplainResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -8695,6 +9466,239 @@ func (r PutGroupMemberResponse) ContentType() string {
 	return ""
 }
 
+type CancelCheckResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CancelCheckResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CancelCheckResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CancelCheckResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CancelCheckResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CancelCheckResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetCheckResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Check
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetCheckResponse) GetJSON200() *Check {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetCheckResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetCheckResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetCheckResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetCheckResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetCheckResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type StartCheckResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON202 the response for an HTTP 202 `application/json` response
+	JSON202 *Check
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetJSON202 returns the response for an HTTP 202 `application/json` response
+func (r StartCheckResponse) GetJSON202() *Check {
+	return r.JSON202
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r StartCheckResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r StartCheckResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r StartCheckResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r StartCheckResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r StartCheckResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetCollectorResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Collector
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetCollectorResponse) GetJSON200() *Collector {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetCollectorResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetCollectorResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetCollectorResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetCollectorResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetCollectorResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RunCollectorResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *CollectorReport
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RunCollectorResponse) GetJSON200() *CollectorReport {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RunCollectorResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RunCollectorResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RunCollectorResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RunCollectorResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RunCollectorResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type GetInstanceTagPolicyResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -8785,6 +9789,54 @@ func (r SetInstanceTagPolicyResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r SetInstanceTagPolicyResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetInstanceUsageResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *InstanceUsage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetInstanceUsageResponse) GetJSON200() *InstanceUsage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetInstanceUsageResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetInstanceUsageResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetInstanceUsageResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetInstanceUsageResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetInstanceUsageResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -9533,6 +10585,54 @@ func (r ListTagHistoryResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r ListTagHistoryResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetRepositoryUsageResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RepositoryUsage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetRepositoryUsageResponse) GetJSON200() *RepositoryUsage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetRepositoryUsageResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetRepositoryUsageResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetRepositoryUsageResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetRepositoryUsageResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetRepositoryUsageResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -10685,6 +11785,61 @@ func (r PutTrustPolicyResponse) ContentType() string {
 	return ""
 }
 
+// ListTeamUsageResponse200Headers the declared response headers of an HTTP 200 response for ListTeamUsage
+type ListTeamUsageResponse200Headers struct {
+	Link *string
+}
+
+type ListTeamUsageResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RepositoryUsageList
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *ListTeamUsageResponse200Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListTeamUsageResponse) GetJSON200() *RepositoryUsageList {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListTeamUsageResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListTeamUsageResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListTeamUsageResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListTeamUsageResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListTeamUsageResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // ListTrustIssuersResponse200Headers the declared response headers of an HTTP 200 response for ListTrustIssuers
 type ListTrustIssuersResponse200Headers struct {
 	Link *string
@@ -11695,6 +12850,22 @@ func (c *ClientWithResponses) PutDenialWithResponse(ctx context.Context, denial 
 	return ParsePutDenialResponse(rsp)
 }
 
+// ExplainDigestWithResponse Say what keeps a blob or manifest, or when it goes
+//
+// Everybody sees the repositories that they may pull from, and admins all. A digest that is only elsewhere
+// is answered as one that is nowhere.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /digests/{digest} (the `ExplainDigest` operationId).
+func (c *ClientWithResponses) ExplainDigestWithResponse(ctx context.Context, digest string, reqEditors ...RequestEditorFn) (*ExplainDigestResponse, error) {
+	rsp, err := c.ExplainDigest(ctx, digest, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseExplainDigestResponse(rsp)
+}
+
 // ExplainWithResponse Say whether something may be done, by which rule, and who can help
 //
 // Everybody may ask about themselves; about others, admins and those with the action admin on the repository. Nothing is done or changed.
@@ -11920,6 +13091,115 @@ func (c *ClientWithResponses) PutGroupMemberWithResponse(ctx context.Context, gr
 	return ParsePutGroupMemberResponse(rsp)
 }
 
+// CancelCheckWithResponse Cancel the check that runs
+//
+// For admins. It ends within seconds, wherever it runs, and keeps what it has found.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /instance/check (the `CancelCheck` operationId).
+func (c *ClientWithResponses) CancelCheckWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*CancelCheckResponse, error) {
+	rsp, err := c.CancelCheck(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCancelCheckResponse(rsp)
+}
+
+// GetCheckWithResponse Show the check that runs, or the last one
+//
+// For admins. The answer is 404 when there was none within three months.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /instance/check (the `GetCheck` operationId).
+func (c *ClientWithResponses) GetCheckWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetCheckResponse, error) {
+	rsp, err := c.GetCheck(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetCheckResponse(rsp)
+}
+
+// StartCheckWithBodyWithResponse Compare the database with the store in the background
+//
+// For admins. One check runs at a time; another one is refused with 409. Nothing is served slower than the rates say.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /instance/check (the `StartCheck` operationId).
+func (c *ClientWithResponses) StartCheckWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StartCheckResponse, error) {
+	rsp, err := c.StartCheckWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseStartCheckResponse(rsp)
+}
+
+// StartCheckWithResponse Compare the database with the store in the background
+//
+// For admins. One check runs at a time; another one is refused with 409. Nothing is served slower than the rates say.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /instance/check (the `StartCheck` operationId).
+func (c *ClientWithResponses) StartCheckWithResponse(ctx context.Context, body StartCheckJSONRequestBody, reqEditors ...RequestEditorFn) (*StartCheckResponse, error) {
+	rsp, err := c.StartCheck(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseStartCheckResponse(rsp)
+}
+
+// GetCollectorWithResponse Show how the collector is doing
+//
+// For admins. Its rules, its queues, and what it last took away, on whichever replica.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /instance/gc (the `GetCollector` operationId).
+func (c *ClientWithResponses) GetCollectorWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetCollectorResponse, error) {
+	rsp, err := c.GetCollector(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetCollectorResponse(rsp)
+}
+
+// RunCollectorWithBodyWithResponse Collect garbage now, or say what would go
+//
+// For admins. Servers collect by themselves; this is for those who want the space at once. One call works
+// for some twenty seconds at most: when `more` is true in the answer, call again. With `dry_run` nothing
+// changes, and `items` names what would go.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /instance/gc (the `RunCollector` operationId).
+func (c *ClientWithResponses) RunCollectorWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RunCollectorResponse, error) {
+	rsp, err := c.RunCollectorWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRunCollectorResponse(rsp)
+}
+
+// RunCollectorWithResponse Collect garbage now, or say what would go
+//
+// For admins. Servers collect by themselves; this is for those who want the space at once. One call works
+// for some twenty seconds at most: when `more` is true in the answer, call again. With `dry_run` nothing
+// changes, and `items` names what would go.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /instance/gc (the `RunCollector` operationId).
+func (c *ClientWithResponses) RunCollectorWithResponse(ctx context.Context, body RunCollectorJSONRequestBody, reqEditors ...RequestEditorFn) (*RunCollectorResponse, error) {
+	rsp, err := c.RunCollector(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRunCollectorResponse(rsp)
+}
+
 // GetInstanceTagPolicyWithResponse Show the instance's tag policy
 //
 // Returns a wrapper object for the known response body format(s).
@@ -11963,6 +13243,21 @@ func (c *ClientWithResponses) SetInstanceTagPolicyWithResponse(ctx context.Conte
 		return nil, err
 	}
 	return ParseSetInstanceTagPolicyResponse(rsp)
+}
+
+// GetInstanceUsageWithResponse Show how much space the registry and its teams take
+//
+// For admins. It reads all links.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /instance/usage (the `GetInstanceUsage` operationId).
+func (c *ClientWithResponses) GetInstanceUsageWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetInstanceUsageResponse, error) {
+	rsp, err := c.GetInstanceUsage(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetInstanceUsageResponse(rsp)
 }
 
 // ListKeysWithResponse List the keys
@@ -12237,6 +13532,21 @@ func (c *ClientWithResponses) ListTagHistoryWithResponse(ctx context.Context, re
 		return nil, err
 	}
 	return ParseListTagHistoryResponse(rsp)
+}
+
+// GetRepositoryUsageWithResponse Show how much space a repository takes
+//
+// For those who may pull from it.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /repositories/{repository}/usage (the `GetRepositoryUsage` operationId).
+func (c *ClientWithResponses) GetRepositoryUsageWithResponse(ctx context.Context, repository RepositoryName, reqEditors ...RequestEditorFn) (*GetRepositoryUsageResponse, error) {
+	rsp, err := c.GetRepositoryUsage(ctx, repository, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetRepositoryUsageResponse(rsp)
 }
 
 // ListServicesWithResponse List the services
@@ -12695,6 +14005,21 @@ func (c *ClientWithResponses) PutTrustPolicyWithResponse(ctx context.Context, te
 		return nil, err
 	}
 	return ParsePutTrustPolicyResponse(rsp)
+}
+
+// ListTeamUsageWithResponse Show how much space the repositories of a team take
+//
+// For everybody in the team and for admins. What other teams share is not told.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /teams/{team}/usage (the `ListTeamUsage` operationId).
+func (c *ClientWithResponses) ListTeamUsageWithResponse(ctx context.Context, team TeamName, params *ListTeamUsageParams, reqEditors ...RequestEditorFn) (*ListTeamUsageResponse, error) {
+	rsp, err := c.ListTeamUsage(ctx, team, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListTeamUsageResponse(rsp)
 }
 
 // ListTrustIssuersWithResponse List the issuers that trust policies may name
@@ -13363,6 +14688,39 @@ func ParsePutDenialResponse(rsp *http.Response) (*PutDenialResponse, error) {
 	return response, nil
 }
 
+// ParseExplainDigestResponse parses an HTTP response from a ExplainDigestWithResponse call
+func ParseExplainDigestResponse(rsp *http.Response) (*ExplainDigestResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ExplainDigestResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest DigestHolders
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseExplainResponse parses an HTTP response from a ExplainWithResponse call
 func ParseExplainResponse(rsp *http.Response) (*ExplainResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -13825,6 +15183,167 @@ func ParsePutGroupMemberResponse(rsp *http.Response) (*PutGroupMemberResponse, e
 	return response, nil
 }
 
+// ParseCancelCheckResponse parses an HTTP response from a CancelCheckWithResponse call
+func ParseCancelCheckResponse(rsp *http.Response) (*CancelCheckResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CancelCheckResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetCheckResponse parses an HTTP response from a GetCheckWithResponse call
+func ParseGetCheckResponse(rsp *http.Response) (*GetCheckResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetCheckResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Check
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseStartCheckResponse parses an HTTP response from a StartCheckWithResponse call
+func ParseStartCheckResponse(rsp *http.Response) (*StartCheckResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &StartCheckResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 202:
+		var dest Check
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON202 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetCollectorResponse parses an HTTP response from a GetCollectorWithResponse call
+func ParseGetCollectorResponse(rsp *http.Response) (*GetCollectorResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetCollectorResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Collector
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRunCollectorResponse parses an HTTP response from a RunCollectorWithResponse call
+func ParseRunCollectorResponse(rsp *http.Response) (*RunCollectorResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RunCollectorResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest CollectorReport
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseGetInstanceTagPolicyResponse parses an HTTP response from a GetInstanceTagPolicyWithResponse call
 func ParseGetInstanceTagPolicyResponse(rsp *http.Response) (*GetInstanceTagPolicyResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -13874,6 +15393,39 @@ func ParseSetInstanceTagPolicyResponse(rsp *http.Response) (*SetInstanceTagPolic
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest EffectiveTagPolicy
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetInstanceUsageResponse parses an HTTP response from a GetInstanceUsageWithResponse call
+func ParseGetInstanceUsageResponse(rsp *http.Response) (*GetInstanceUsageResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetInstanceUsageResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest InstanceUsage
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -14460,6 +16012,39 @@ func ParseListTagHistoryResponse(rsp *http.Response) (*ListTagHistoryResponse, e
 			headers.Link = &value
 		}
 		response.Headers200 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseGetRepositoryUsageResponse parses an HTTP response from a GetRepositoryUsageWithResponse call
+func ParseGetRepositoryUsageResponse(rsp *http.Response) (*GetRepositoryUsageResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetRepositoryUsageResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RepositoryUsage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
 	}
 
 	return response, nil
@@ -15349,6 +16934,52 @@ func ParsePutTrustPolicyResponse(rsp *http.Response) (*PutTrustPolicyResponse, e
 				return nil, err
 			}
 			headers.ETag = &value
+		}
+		response.Headers200 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseListTeamUsageResponse parses an HTTP response from a ListTeamUsageWithResponse call
+func ParseListTeamUsageResponse(rsp *http.Response) (*ListTeamUsageResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListTeamUsageResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RepositoryUsageList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers ListTeamUsageResponse200Headers
+		if values := rsp.Header.Values("Link"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Link", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Link = &value
 		}
 		response.Headers200 = &headers
 	}

@@ -44,6 +44,7 @@ type app struct {
 	server   *server.Server
 	audit    *audit.Log
 	jobs     []job
+	checks   *registry.CheckJobs
 	keyFiles *keyFiles
 	holder   string // this process's name in leases
 	closers  []io.Closer
@@ -194,8 +195,11 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	refresher := auth.NewRefresher(a.db, nil)
 	refresher.External(c.ExternalMaxAge, auth.NewDirectory(a.db, log, nil), recheckers(list)...)
 	chain := auth.NewChain(nil, list...)
+	a.checks = registry.NewCheckJobs(reg)
 	management, err := admin.New(admin.Options{
 		DB:                a.db,
+		Registry:          reg,
+		Checks:            a.checks,
 		Policy:            policy,
 		Keys:              tokens.Keys(),
 		Service:           serviceName(c.URL),

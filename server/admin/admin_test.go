@@ -61,8 +61,11 @@ func newWorld(t testing.TB, db *metadata.DB) *world {
 	}
 	policy := auth.NewPolicy(db, auth.PolicyOptions{})
 	chain := auth.NewChain(nil, auth.NewTokens(db, nil, nil), auth.NewPasswords(db, hasher, nil))
+	reg := registry.New(db, mem.New(), registry.Options{})
+	checks := registry.NewCheckJobs(reg)
+	t.Cleanup(checks.Close)
 	management, err := admin.New(admin.Options{
-		DB: db, Policy: policy, Passwords: chain, Hasher: hasher, DefaultVisibility: metadata.Private, Keys: issuer.Keys(), Service: "berth",
+		Registry: reg, Checks: checks, DB: db, Policy: policy, Passwords: chain, Hasher: hasher, DefaultVisibility: metadata.Private, Keys: issuer.Keys(), Service: "berth",
 		TrustedIssuers: []string{"https://jobs.example.com"},
 		Principal:      server.PrincipalOf, Actor: server.ActorOf, WriteProblem: server.WriteProblem,
 	})
@@ -70,7 +73,7 @@ func newWorld(t testing.TB, db *metadata.DB) *world {
 		t.Fatal(err)
 	}
 	s, err := server.New(server.Options{
-		Registry: registry.New(db, mem.New(), registry.Options{}), Auth: chain, Policy: policy,
+		Registry: reg, Auth: chain, Policy: policy,
 		Tokens: issuer, Refresher: auth.NewRefresher(db, nil), API: management,
 	})
 	if err != nil {

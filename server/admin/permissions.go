@@ -124,6 +124,16 @@ func permissions() map[string]rule {
 		"getInstanceTagPolicy": {who: signedIn},
 		"setInstanceTagPolicy": {who: adminOnly},
 
+		"getCollector":       {who: adminOnly},
+		"runCollector":       {who: adminOnly},
+		"getCheck":           {who: adminOnly},
+		"startCheck":         {who: adminOnly},
+		"cancelCheck":        {who: adminOnly},
+		"getInstanceUsage":   {who: adminOnly},
+		"listTeamUsage":      {who: reader},
+		"getRepositoryUsage": {who: holder, action: auth.Pull},
+		"explainDigest":      {who: signedIn}, // in the repositories that the caller may pull from
+
 		"listAccounts":      {who: adminOnly},
 		"putAccount":        {who: adminOnly},
 		"deleteAccount":     {who: adminOnly},

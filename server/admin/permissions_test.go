@@ -80,6 +80,10 @@ var attempts = []attempt{
 	{"listTags", "", "GET", "/repositories/core%2Fapp/tags", ""},
 	{"getTag", "", "GET", "/repositories/core%2Fapp/tags/1.0", ""},
 	{"listTagHistory", "", "GET", "/repositories/core%2Fapp/tags/1.0/history", ""},
+	{"listTeamUsage", "", "GET", "/teams/core/usage", ""},
+	{"listTeamUsage", "other team", "GET", "/teams/other/usage", ""},
+	{"getRepositoryUsage", "", "GET", "/repositories/core%2Fapp/usage", ""},
+	{"getRepositoryUsage", "other team", "GET", "/repositories/other%2Fapp/usage", ""},
 	{"deleteTag", "", "DELETE", "/repositories/core%2Fapp/tags/1.0", ""},
 	{"deleteRepository", "", "DELETE", "/repositories/core%2Fapp", ""},
 	{"deleteRepository", "other team", "DELETE", "/repositories/other%2Fapp", ""},
@@ -137,6 +141,15 @@ var attempts = []attempt{
 	{"putAccountRole", "", "PUT", "/accounts/123456789012/roles/ci-*", `{"actions":["push"]}`},
 	{"deleteAccountRole", "", "DELETE", "/accounts/123456789012/roles/ci-*", ""},
 	{"deleteAccount", "", "DELETE", "/accounts/123456789012", ""},
+	{"getCollector", "", "GET", "/instance/gc", ""},
+	{"runCollector", "dry", "POST", "/instance/gc", `{"dry_run":true}`},
+	{"runCollector", "", "POST", "/instance/gc", `{"grace":"1h"}`},
+	{"getCheck", "", "GET", "/instance/check", ""},
+	{"startCheck", "not valid", "POST", "/instance/check", `{"rate":0}`},
+	{"cancelCheck", "none", "DELETE", "/instance/check", ""},
+	{"getInstanceUsage", "", "GET", "/instance/usage", ""},
+	{"explainDigest", "of nothing", "GET", "/digests/sha256:0000000000000000000000000000000000000000000000000000000000000000", ""},
+	{"explainDigest", "no digest", "GET", "/digests/latest", ""},
 	{"deleteUser", "other", "DELETE", "/users/victim", ""},
 	{"deleteTeam", "", "DELETE", "/teams/empty", ""},
 	{"deleteUser", "own", "DELETE", "/users/{me}", ""},
@@ -296,7 +309,7 @@ func TestPermissions(t *testing.T) {
 // template is the path of the document that a path of the matrix belongs to.
 func template(path string) string {
 	path, _, _ = strings.Cut(path, "?")
-	parameters := map[string]string{"groups": "{group}", "grants": "{pattern}", "denials": "{denial}", "users": "{user}", "members": "{user}", "teams": "{team}", "robots": "{token}", "tokens": "{token}", "repositories": "{repository}", "tags": "{tag}", "accounts": "{account}", "roles": "{role}", "services": "{service}", "trust-issuers": "{issuer}", "trust-policies": "{trust_policy}", "keys": "{kid}"}
+	parameters := map[string]string{"groups": "{group}", "grants": "{pattern}", "denials": "{denial}", "users": "{user}", "members": "{user}", "teams": "{team}", "robots": "{token}", "tokens": "{token}", "repositories": "{repository}", "tags": "{tag}", "accounts": "{account}", "roles": "{role}", "services": "{service}", "trust-issuers": "{issuer}", "trust-policies": "{trust_policy}", "keys": "{kid}", "digests": "{digest}"}
 	parts := strings.Split(path, "/")
 	for i := 2; i < len(parts); i++ {
 		if parameter, ok := parameters[parts[i-1]]; ok {

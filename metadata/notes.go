@@ -1,0 +1,49 @@
+package metadata
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"time"
+)
+
+// A note is a text that one replica leaves for all of them, until it expires:
+// how far a check is, what the collector did last. Like a lease it is of the moment and no fact of the
+// registry, so it stands among the leases, and no backup has it.
+
+const notePrefix = "note:"
+
+// PutNote replaces the note of a name; it expires after ttl.
+func (tx *Tx) PutNote(ctx context.Context, name, text string, ttl time.Duration) error {
+	_, err := tx.exec(ctx, `
+		INSERT INTO leases (name, holder, expires_at) VALUES ($1, $2, $3)
+		ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, expires_at = excluded.expires_at`,
+		notePrefix+name, text, micros(tx.now.Add(ttl)))
+	return err
+}
+
+// Note reads a note; "" when there is none, or none any more.
+func (tx *Tx) Note(ctx context.Context, name string) (text string, err error) {
+	err = tx.row(ctx, `SELECT holder FROM leases WHERE name = $1 AND expires_at > $2`, notePrefix+name, micros(tx.now)).Scan(&text)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = nil
+	}
+	return text, err
+}
+
+// LeaseHolder says who has a lease now; "" is nobody.
+func (tx *Tx) LeaseHolder(ctx context.Context, name string) (holder string, err error) {
+	err = tx.row(ctx, `SELECT holder FROM leases WHERE name = $1 AND expires_at > $2`, name, micros(tx.now)).Scan(&holder)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = nil
+	}
+	return holder, err
+}
+
+// RenewLease prolongs a lease that the holder still has. It reports false when
+// that has run out or was taken away, and then takes nothing.
+func (tx *Tx) RenewLease(ctx context.Context, name, holder string, ttl time.Duration) (bool, error) {
+	n, err := tx.exec(ctx, `UPDATE leases SET expires_at = $3 WHERE name = $1 AND holder = $2 AND expires_at > $4`,
+		name, holder, micros(tx.now.Add(ttl)), micros(tx.now))
+	return n > 0, err
+}

@@ -1,0 +1,61 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"berth/metadata"
+)
+
+// LastCollection is what the collector last took away, on whichever replica.
+type LastCollection struct {
+	At time.Time `json:"at"`
+	GCReport
+}
+
+// GCStatus is how the collector is doing.
+type GCStatus struct {
+	Rules  GCRun
+	Queues []metadata.Queue
+	Last   *LastCollection // nil when nothing went for a long time
+}
+
+const (
+	noteGC    = "gc"
+	noteGCTTL = 90 * 24 * time.Hour
+)
+
+// noteCollection leaves a note of what a pass took away. That it cannot be
+// left is no reason for the pass to fail.
+func (r *Registry) noteCollection(ctx context.Context, report GCReport) {
+	if report.Manifests+report.Links+report.Blobs+report.Objects == 0 {
+		return
+	}
+	ctx, cancel := detached(ctx, recordTime)
+	defer cancel()
+	text, err := json.Marshal(LastCollection{At: r.o.Clock().UTC(), GCReport: report})
+	if err == nil {
+		err = r.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error { return tx.PutNote(ctx, noteGC, string(text), noteGCTTL) })
+	}
+	if err != nil {
+		r.o.Logger.WarnContext(ctx, "what the collector did could not be noted", "error", err)
+	}
+}
+
+// GCStatus tells the rules, the queues and the last collection.
+func (r *Registry) GCStatus(ctx context.Context) (GCStatus, error) {
+	s := GCStatus{Rules: r.DefaultGCRun()}
+	err := r.db.View(ctx, func(tx *metadata.Tx) (err error) {
+		if s.Queues, err = tx.Queues(ctx); err != nil {
+			return err
+		}
+		text, err := tx.Note(ctx, noteGC)
+		if err != nil || text == "" {
+			return err
+		}
+		s.Last = &LastCollection{}
+		return json.Unmarshal([]byte(text), s.Last)
+	})
+	return s, err
+}

@@ -1,0 +1,230 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"berth/api"
+	"berth/auth"
+	"berth/metadata"
+	"berth/oci"
+	"berth/registry"
+)
+
+// recast gives a value of the registry in the API's type: the document uses the
+// registry's own JSON, which the command line prints from both.
+func recast[T any](v any) (T, error) {
+	var out T
+	text, err := json.Marshal(v)
+	if err == nil {
+		err = json.Unmarshal(text, &out)
+	}
+	if err != nil {
+		err = fmt.Errorf("writing the answer: %w", err)
+	}
+	return out, err
+}
+
+// collectLimit is how long one call of the collector works: less than clients
+// and proxies wait.
+const collectLimit = 20 * time.Second
+
+// maxItems bounds the candidates that a dry run names.
+const maxItems = 1000
+
+// GetCollector shows the collector's rules, queues and last collection.
+func (h *handler) GetCollector(ctx context.Context, _ api.GetCollectorRequestObject) (api.GetCollectorResponseObject, error) {
+	s, err := h.Registry.GCStatus(ctx)
+	if err != nil {
+		return nil, err
+	}
+	shown := api.Collector{GcGrace: s.Rules.Grace.String(), UntaggedTtl: s.Rules.UntaggedTTL.String()}
+	shown.Queues = each(s.Queues, func(q metadata.Queue) api.CollectorQueue {
+		return api.CollectorQueue{Name: q.Name, Length: q.Length, OldestSeconds: int64(q.Oldest / time.Second)}
+	})
+	if s.Last != nil {
+		report, err := recast[api.CollectorReport](s.Last.GCReport)
+		if err != nil {
+			return nil, err
+		}
+		shown.Last, shown.LastAt = &report, &s.Last.At
+	}
+	return api.GetCollector200JSONResponse(shown), nil
+}
+
+// RunCollector collects for a while, or says what would go.
+func (h *handler) RunCollector(ctx context.Context, r api.RunCollectorRequestObject) (api.RunCollectorResponseObject, error) {
+	run := h.Registry.DefaultGCRun()
+	run.Limit = collectLimit
+	for _, d := range []struct {
+		name string
+		text *string
+		into *time.Duration
+	}{{"grace", r.Body.Grace, &run.Grace}, {"untagged_ttl", r.Body.UntaggedTtl, &run.UntaggedTTL}} {
+		if d.text == nil {
+			continue
+		}
+		value, err := time.ParseDuration(*d.text)
+		if err != nil || value < 0 {
+			return nil, oci.Errorf(oci.CodeInvalid, "%s is %.40q: want a duration such as 24h or 0s", d.name, *d.text)
+		}
+		*d.into = value
+	}
+	if r.Body.DryRun != nil && *r.Body.DryRun {
+		report, err := h.Registry.DryRun(ctx, run)
+		if err != nil {
+			return nil, err
+		}
+		return collectorReport(report)
+	}
+	// What goes cannot be undone, so it is on record that it was asked for.
+	if err := h.change(ctx, r.Body, func(*metadata.Tx) error { return nil }); err != nil {
+		return nil, err
+	}
+	report, err := h.Registry.Collect(ctx, run)
+	if err != nil {
+		return nil, err
+	}
+	return collectorReport(report)
+}
+
+func collectorReport(report registry.GCReport) (api.RunCollectorResponseObject, error) {
+	shown, err := recast[api.CollectorReport](report)
+	if err != nil {
+		return nil, err
+	}
+	if len(report.Items) > maxItems {
+		more := true
+		report.Items, shown.Truncated = report.Items[:maxItems], &more
+	}
+	if len(report.Items) > 0 {
+		items := each(report.Items, func(c metadata.Collected) api.CollectorItem {
+			return api.CollectorItem{Kind: c.Kind, Repository: optional(c.Repository), Digest: c.Digest.String(), Size: c.Size, Since: c.Since, Reason: optional(c.Reason)}
+		})
+		shown.Items = &items
+	}
+	return api.RunCollector200JSONResponse(shown), nil
+}
+
+// GetCheck shows the check that runs, or the last one.
+func (h *handler) GetCheck(ctx context.Context, _ api.GetCheckRequestObject) (api.GetCheckResponseObject, error) {
+	job, err := h.Checks.Current(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if job == nil {
+		return nil, oci.Errorf(oci.CodeNotFound, "no check was started within three months: POST /instance/check, or berth check, starts one")
+	}
+	shown, err := recast[api.Check](job)
+	return api.GetCheck200JSONResponse(shown), err
+}
+
+// StartCheck starts a check in the background.
+func (h *handler) StartCheck(ctx context.Context, r api.StartCheckRequestObject) (api.StartCheckResponseObject, error) {
+	run := registry.CheckRun{Rate: 500, HashRate: 64 << 20}
+	if b := r.Body; b != nil {
+		run.Rehash, run.Repair = b.Rehash != nil && *b.Rehash, b.Repair != nil && *b.Repair
+		if b.Rate != nil {
+			run.Rate = float64(*b.Rate)
+		}
+		if b.HashRate != nil {
+			run.HashRate = float64(*b.HashRate)
+		}
+	}
+	job, err := h.Checks.Start(ctx, run, callOf(ctx).principal.String())
+	if err != nil {
+		return nil, err
+	}
+	if err := h.change(ctx, r.Body, func(*metadata.Tx) error { return nil }); err != nil {
+		return nil, err
+	}
+	shown, err := recast[api.Check](job)
+	return api.StartCheck202JSONResponse(shown), err
+}
+
+// CancelCheck ends the check that runs.
+func (h *handler) CancelCheck(ctx context.Context, _ api.CancelCheckRequestObject) (api.CancelCheckResponseObject, error) {
+	if err := h.Checks.Cancel(ctx); err != nil {
+		return nil, err
+	}
+	if err := h.change(ctx, nil, func(*metadata.Tx) error { return nil }); err != nil {
+		return nil, err
+	}
+	return api.CancelCheck204Response{}, nil
+}
+
+// GetInstanceUsage measures the instance and its teams.
+func (h *handler) GetInstanceUsage(ctx context.Context, _ api.GetInstanceUsageRequestObject) (api.GetInstanceUsageResponseObject, error) {
+	usage, err := h.Registry.TeamsUsage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	shown, err := recast[api.InstanceUsage](usage)
+	return api.GetInstanceUsage200JSONResponse(shown), err
+}
+
+func repositoryUsageOf(u metadata.Usage) api.RepositoryUsage {
+	return api.RepositoryUsage{Team: u.Team, Repository: u.Repository, Blobs: u.Blobs, Manifests: u.Manifests, LogicalBytes: u.Logical, WaitingBytes: u.Waiting}
+}
+
+// ListTeamUsage measures the repositories of a team.
+func (h *handler) ListTeamUsage(ctx context.Context, r api.ListTeamUsageRequestObject) (api.ListTeamUsageResponseObject, error) {
+	limit, after := bounds(r.Params.Limit, r.Params.After)
+	var usage []metadata.Usage
+	err := h.DB.Snapshot(ctx, func(tx *metadata.Tx) (err error) {
+		usage, err = tx.UsageOfTeam(ctx, r.Team, after, limit+1)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	usage, next, link := page(ctx, usage, limit, func(u metadata.Usage) string { return u.Repository })
+	return api.ListTeamUsage200JSONResponse{
+		Body:    api.RepositoryUsageList{Items: each(usage, repositoryUsageOf), Next: next},
+		Headers: api.ListTeamUsage200ResponseHeaders{Link: link},
+	}, nil
+}
+
+// GetRepositoryUsage measures a repository.
+func (h *handler) GetRepositoryUsage(ctx context.Context, r api.GetRepositoryUsageRequestObject) (api.GetRepositoryUsageResponseObject, error) {
+	var usage metadata.Usage
+	err := h.DB.Snapshot(ctx, func(tx *metadata.Tx) (err error) {
+		usage, err = tx.UsageOfRepository(ctx, r.Repository)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return api.GetRepositoryUsage200JSONResponse(repositoryUsageOf(usage)), nil
+}
+
+// ExplainDigest says what keeps a digest, in what the caller may pull from.
+func (h *handler) ExplainDigest(ctx context.Context, r api.ExplainDigestRequestObject) (api.ExplainDigestResponseObject, error) {
+	d, err := oci.ParseDigest(r.Digest)
+	if err != nil {
+		return nil, err
+	}
+	p := callOf(ctx).principal
+	var why registry.Why
+	if p.IsAdmin() {
+		why, err = h.Registry.Why(ctx, d)
+	} else {
+		why, err = h.Registry.WhyVisible(ctx, d, func(ctx context.Context, names []string) ([]string, error) {
+			decisions, err := h.Policy.ActionsFor(ctx, p, names)
+			var seen []string
+			for _, name := range names {
+				if decisions[name].Actions.Has(auth.Pull) {
+					seen = append(seen, name)
+				}
+			}
+			return seen, err
+		})
+	}
+	if err != nil {
+		return nil, err
+	}
+	shown, err := recast[api.DigestHolders](why)
+	return api.ExplainDigest200JSONResponse(shown), err
+}

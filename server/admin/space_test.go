@@ -1,0 +1,157 @@
+package admin_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"berth/metadata"
+	"berth/oci"
+)
+
+// What somebody is told about a digest and about space is only about what they
+// may pull from.
+func TestWhyTellsNothingOfOthers(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		for _, team := range []string{"core", "secret"} {
+			w.ok("POST", "/api/v1/teams", map[string]string{"name": team})
+		}
+		w.user("reader", metadata.RoleUser)
+		w.user("outsider", metadata.RoleUser)
+		w.ok("PUT", "/api/v1/teams/core/members/reader", map[string]string{"role": "reader"})
+		both := w.push("core/app", "both", "1.0")
+		w.push("secret/app", "both", "hidden-tag")
+		theirs := w.push("secret/app", "theirs", "2.0")
+
+		path := func(d fmt.Stringer) string { return "/api/v1/digests/" + d.String() }
+		admin := w.ok("GET", path(both), nil)
+		if !strings.Contains(admin.body, "core/app") || !strings.Contains(admin.body, "secret/app") || !strings.Contains(admin.body, "hidden-tag") {
+			t.Errorf("the admin is told %s", admin.body)
+		}
+		got := w.do("reader", "GET", path(both), nil)
+		if got.status != http.StatusOK || !strings.Contains(got.body, "core/app") || !strings.Contains(got.body, `"1.0"`) {
+			t.Errorf("the reader is told %d %s", got.status, got.body)
+		}
+		if strings.Contains(got.body, "secret") || strings.Contains(got.body, "hidden") {
+			t.Errorf("the reader is told of others: %s", got.body)
+		}
+		// What is only elsewhere is as if it were nowhere, word for word.
+		nowhere := w.digest("nowhere")
+		other, none := w.do("reader", "GET", path(theirs), nil), w.do("reader", "GET", path(nowhere), nil)
+		w.refused(other, 404, oci.CodeBlobUnknown)
+		if a, b := fmt.Sprint(other.json(t)["detail"]), fmt.Sprint(none.json(t)["detail"]); strings.ReplaceAll(a, theirs.String(), "") != strings.ReplaceAll(b, nowhere.String(), "") {
+			t.Errorf("%q differs from %q", a, b)
+		}
+		w.refused(w.do("outsider", "GET", path(both), nil), 404, oci.CodeBlobUnknown)
+
+		usage := w.do("reader", "GET", "/api/v1/teams/core/usage", nil)
+		if usage.status != 200 || usage.names(t, "repository") != "core/app" || usage.names(t, "manifests") != "1" || strings.Contains(usage.body, "unique") || strings.Contains(usage.body, "shared") {
+			t.Errorf("the reader's usage is %d %s", usage.status, usage.body)
+		}
+		w.push("core/lib", "lib", "1.0")
+		first := w.do("reader", "GET", "/api/v1/teams/core/usage?limit=1", nil)
+		second := w.do("reader", "GET", nextOf(t, first.header.Get("Link")), nil)
+		if first.names(t, "repository") != "core/app" || second.names(t, "repository") != "core/lib" {
+			t.Errorf("the pages are %s and %s", first.body, second.body)
+		}
+		instance := w.ok("GET", "/api/v1/instance/usage", nil)
+		if !strings.Contains(instance.body, `"team":"secret"`) || !strings.Contains(instance.body, `"stored":`) {
+			t.Errorf("the instance's usage is %s", instance.body)
+		}
+	})
+}
+
+func TestCollector(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		w.push("core/app", "untagged")
+		run := func(body string) map[string]any { return w.ok("POST", "/api/v1/instance/gc", body).json(t) }
+		dry := run(`{"dry_run":true,"grace":"0s","untagged_ttl":"1ns"}`)
+		items, _ := dry["items"].([]any)
+		if dry["manifests"] != 1.0 || len(items) != 1 || items[0].(map[string]any)["repository"] != "core/app" {
+			t.Errorf("the dry run says %v", dry)
+		}
+		if status := w.ok("GET", "/api/v1/instance/gc", nil).json(t); status["last"] != nil || status["gc_grace"] != "24h0m0s" || len(status["queues"].([]any)) == 0 {
+			t.Errorf("before, the status is %v", status)
+		}
+		if kept := run(`{}`); kept["manifests"] != 0.0 {
+			t.Errorf("within the grace period: %v", kept)
+		}
+		if gone := run(`{"grace":"0s","untagged_ttl":"1ns"}`); gone["manifests"] != 1.0 || gone["more"] != nil {
+			t.Errorf("the run says %v", gone)
+		}
+		status := w.ok("GET", "/api/v1/instance/gc", nil).json(t)
+		if last, _ := status["last"].(map[string]any); last["manifests"] != 1.0 || status["last_at"] == nil {
+			t.Errorf("after, the status is %v", status)
+		}
+		root := "root:" + rootPassword
+		for _, body := range []string{`{"grace":"soon"}`, `{"grace":"-1h"}`, `{"untagged_ttl":"x"}`, `{"grace":0}`, `{"force":true}`} {
+			w.refused(w.do(root, "POST", "/api/v1/instance/gc", body), 400, oci.CodeInvalid)
+		}
+	})
+}
+
+func TestCheckJob(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		root := "root:" + rootPassword
+		w.refused(w.do(root, "GET", "/api/v1/instance/check", nil), 404, oci.CodeNotFound, "berth check")
+		w.refused(w.do(root, "DELETE", "/api/v1/instance/check", nil), 404, oci.CodeNotFound)
+		for _, body := range []string{`{"rate":0}`, `{"rate":100000}`, `{"hash_rate":1}`, `{"all":true}`} {
+			w.refused(w.do(root, "POST", "/api/v1/instance/check", body), 400, oci.CodeInvalid)
+		}
+		// The store of this server is empty, so the bytes of all blobs are missing.
+		w.blobs(40)
+		started := w.do(root, "POST", "/api/v1/instance/check", `{"rehash":true,"rate":2}`)
+		if started.status != http.StatusAccepted || started.json(t)["state"] != "running" || started.json(t)["started_by"] != "root" {
+			t.Fatalf("status %d: %s", started.status, started.body)
+		}
+		w.refused(w.do(root, "POST", "/api/v1/instance/check", `{}`), 409, oci.CodeConflict, "running already")
+		if now := w.ok("GET", "/api/v1/instance/check", nil).json(t); now["state"] != "running" {
+			t.Errorf("the check is %v", now)
+		}
+		w.ok("DELETE", "/api/v1/instance/check", nil)
+		if end := w.checkEnds(); end["state"] != "cancelled" || end["error"] == nil {
+			t.Errorf("after it was cancelled the check is %v", end)
+		}
+		w.ok("POST", "/api/v1/instance/check", `{"rate":10000}`)
+		end := w.checkEnds()
+		report := end["report"].(map[string]any)
+		if end["state"] != "finished" || report["open"] != 40.0 || report["blobs"] != 40.0 || len(report["problems"].([]any)) != 40 {
+			t.Errorf("the check is %.500v", end)
+		}
+	})
+}
+
+// blobs makes rows of blobs whose objects nobody has.
+func (w *world) blobs(n int) {
+	w.t.Helper()
+	w.update(func(ctx context.Context, tx *metadata.Tx) error {
+		for i := range n {
+			d := digest.FromString(fmt.Sprint(i))
+			if _, err := tx.InsertBlob(ctx, metadata.Blob{Digest: d, Key: d.Encoded(), Size: 3}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// checkEnds waits for the end of the check.
+func (w *world) checkEnds() map[string]any {
+	w.t.Helper()
+	for range 600 {
+		if job := w.ok("GET", "/api/v1/instance/check", nil).json(w.t); job["state"] != "running" {
+			// The lease ends with the job, and not just its name.
+			if job["state"] != "lost" {
+				return job
+			}
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	w.t.Fatal("the check does not end")
+	return nil
+}
