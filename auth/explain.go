@@ -32,6 +32,10 @@ type Refusal struct {
 	Missing []string `json:"missing"`
 	Has     []string `json:"has"`
 	Ask     string   `json:"ask"`
+	// Team is whose namespace it is, and User the user who was refused: Pier One's
+	// clients read these two.
+	Team string `json:"team,omitempty"`
+	User string `json:"user,omitempty"`
 	// Denial names the denial that refused, and Reason is what its author says.
 	Denial string `json:"denial,omitempty"`
 	Reason string `json:"reason,omitempty"`
@@ -58,7 +62,10 @@ const anAdmin = "an administrator of this registry"
 // stands without the names.
 func (y *Policy) Explain(ctx context.Context, p Principal, repository string, d Decision, needed Actions) Refusal {
 	missing := needed &^ d.Actions
-	r := Refusal{Rule: d.Rule, Principal: p.String(), Repository: repository, Missing: missing.Names(), Has: d.Actions.Names()}
+	r := Refusal{Rule: d.Rule, Principal: p.String(), Repository: repository, Missing: missing.Names(), Has: d.Actions.Names(), Team: oci.Team(repository)}
+	if p.Kind == KindUser {
+		r.User = p.Name
+	}
 	for _, n := range actionNames {
 		if missing.Has(n.action) {
 			r.Rule = d.By(n.action) // of several, the first one speaks

@@ -138,17 +138,23 @@ func everyday(t *testing.T, w *world, b *box, name string, c tool) {
 }
 
 func testDocker(t *testing.T, w *world, d *daemons) {
+	b, c := dockerTool(t, w.Server, d)
+	everyday(t, w, b, "docker", c)
+}
+
+// dockerTool is docker against a server.
+func dockerTool(t *testing.T, s *Server, d *daemons) (*box, tool) {
 	b := newBox(t, "DOCKER_HOST="+d.dockerd(t))
 	docker := testenv.Tool(t, "docker")
 	load := func(a archive) string {
 		b.run(docker, "load", "-q", "-i", a.path)
 		return a.id(t)
 	}
-	everyday(t, w, b, "docker", tool{
+	return b, tool{
 		login: func(user, password string) (string, error) {
-			return b.tryIn(password, docker, "login", "-u", user, "--password-stdin", w.Host)
+			return b.tryIn(password, docker, "login", "-u", user, "--password-stdin", s.Host)
 		},
-		logout: func() { b.run(docker, "logout", w.Host) },
+		logout: func() { b.run(docker, "logout", s.Host) },
 		push: func(a archive, ref string) (string, error) {
 			b.run(docker, "tag", load(a), ref)
 			return b.try(docker, "push", ref)
@@ -157,7 +163,7 @@ func testDocker(t *testing.T, w *world, d *daemons) {
 			_, _ = b.try(docker, "rmi", "-f", ref)
 			return b.try(docker, "pull", ref)
 		},
-	})
+	}
 }
 
 // docker manifest makes lists of Docker's own type.
@@ -229,17 +235,23 @@ func testOwnImage(t *testing.T, w *world, d *daemons) {
 
 // podman, buildah and skopeo share their library and most of their flags.
 func testPodman(t *testing.T, w *world, _ *daemons) {
+	b, c := podmanTool(t, w.Server)
+	everyday(t, w, b, "podman", c)
+}
+
+// podmanTool is podman against a server.
+func podmanTool(t *testing.T, s *Server) (*box, tool) {
 	testenv.NeedRoot(t, "run podman with a store of its own")
 	b := newBox(t)
 	podman := testenv.Tool(t, "podman")
 	store := []string{"--root", filepath.Join(b.home, "store"), "--runroot", filepath.Join(b.home, "runroot"), "--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "file"}
 	do := func(args ...string) (string, error) { return b.try(podman, append(slices.Clone(store), args...)...) }
 	auth := "--authfile=" + filepath.Join(b.home, "auth.json")
-	everyday(t, w, b, "podman", tool{
+	return b, tool{
 		login: func(user, password string) (string, error) {
-			return b.tryIn(password, podman, append(slices.Clone(store), "login", auth, "--tls-verify=false", "-u", user, "--password-stdin", w.Host)...)
+			return b.tryIn(password, podman, append(slices.Clone(store), "login", auth, "--tls-verify=false", "-u", user, "--password-stdin", s.Host)...)
 		},
-		logout: func() { _, _ = do("logout", auth, w.Host) },
+		logout: func() { _, _ = do("logout", auth, s.Host) },
 		push: func(a archive, ref string) (string, error) {
 			if out, err := do("load", "-q", "-i", a.path); err != nil {
 				return out, err
@@ -250,7 +262,7 @@ func testPodman(t *testing.T, w *world, _ *daemons) {
 			_, _ = do("rmi", "-f", "-a")
 			return do("pull", auth, "--tls-verify=false", ref)
 		},
-	})
+	}
 }
 
 func testBuildah(t *testing.T, w *world, _ *daemons) {
@@ -290,22 +302,30 @@ func testBuildah(t *testing.T, w *world, _ *daemons) {
 	}
 }
 
-func testSkopeo(t *testing.T, w *world, _ *daemons) {
+// skopeoTool is skopeo against a server.
+func skopeoTool(t *testing.T, s *Server) (*box, tool) {
 	b := newBox(t)
 	skopeo := testenv.Tool(t, "skopeo")
 	auth := "--authfile=" + filepath.Join(b.home, "auth.json")
-	everyday(t, w, b, "skopeo", tool{
+	return b, tool{
 		login: func(user, password string) (string, error) {
-			return b.tryIn(password, skopeo, "login", auth, "--tls-verify=false", "-u", user, "--password-stdin", w.Host)
+			return b.tryIn(password, skopeo, "login", auth, "--tls-verify=false", "-u", user, "--password-stdin", s.Host)
 		},
-		logout: func() { _, _ = b.try(skopeo, "logout", auth, w.Host) },
+		logout: func() { _, _ = b.try(skopeo, "logout", auth, s.Host) },
 		push: func(a archive, ref string) (string, error) {
 			return b.try(skopeo, "copy", auth, "--insecure-policy", "--dest-tls-verify=false", "docker-archive:"+a.path, "docker://"+ref)
 		},
 		pull: func(ref string) (string, error) {
 			return b.try(skopeo, "copy", auth, "--insecure-policy", "--src-tls-verify=false", "docker://"+ref, "dir:"+t.TempDir())
 		},
-	})
+	}
+}
+
+func testSkopeo(t *testing.T, w *world, _ *daemons) {
+	b, c := skopeoTool(t, w.Server)
+	everyday(t, w, b, "skopeo", c)
+	skopeo := testenv.Tool(t, "skopeo")
+	auth := "--authfile=" + filepath.Join(b.home, "auth.json")
 	// Multi-arch, and from there byte for byte into another repository.
 	dir, _ := newMultiArch(t, "multi")
 	repo := unique("core/skopeo-multi")
