@@ -245,4 +245,7 @@ func (r TeamRule) valid() error {
 	return nil
 }
 
-var _ auth.Recaller = (*Authenticator)(nil)
+var (
+	_ auth.Recaller  = (*Authenticator)(nil)
+	_ auth.Rechecker = (*Authenticator)(nil)
+)

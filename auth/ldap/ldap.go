@@ -46,9 +46,6 @@ const (
 	maxPassword = 1024
 	// maxBinds is how many users are checked at a time; others wait, within their deadline.
 	maxBinds = 16
-	// tokenLife is how long what is made for a sign-in may live. The directory is asked
-	// again then.
-	tokenLife = time.Hour
 )
 
 // UsernamePlaceholder stands in filters and in UserDN for the name that somebody
@@ -358,8 +355,48 @@ func (a *Authenticator) check(ctx context.Context, c auth.Credentials) (auth.Pri
 	if err != nil {
 		return auth.Principal{}, unavailable(err)
 	}
-	p.Expires = a.o.Clock().Add(tokenLife)
 	return p, nil
+}
+
+// Recheck says what the directory has about a user now, for refresh tokens. An
+// entry that the user filter does not find any more, whatever name stands in it, is
+// ErrWrong: put into the filter what tells a locked account. With direct bind
+// there is nobody to ask, and no refresh token.
+func (a *Authenticator) Recheck(ctx context.Context, source, subject string) (auth.Identity, error) {
+	if source != Provider || a.o.UserDN != "" {
+		return auth.Identity{}, auth.ErrNotMine
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*a.o.Timeout)
+	defer cancel()
+	base, scope, filter := a.o.BaseDN, ldap.ScopeWholeSubtree, strings.ReplaceAll(a.o.UserFilter, UsernamePlaceholder, "*")
+	switch dn, isDN := strings.CutPrefix(subject, "dn:"); {
+	case isDN:
+		base, scope = dn, ldap.ScopeBaseObject
+	default:
+		name, value := a.o.SubjectAttribute, ldap.EscapeFilter(subject)
+		raw, err := hex.DecodeString(subject)
+		if guid := err == nil && len(raw) == 16; name == "" && guid || strings.EqualFold(name, "objectGUID") && guid {
+			name, value = "objectGUID", ldap.EscapeFilter(string(raw))
+		} else if name == "" {
+			name = "entryUUID"
+		}
+		filter = "(&(" + name + "=" + value + ")" + filter + ")"
+	}
+	var id auth.Identity
+	err := a.pool.with(ctx, func(s *conn) error {
+		entry, err := a.one(ctx, s, base, scope, filter)
+		if err == nil {
+			id, err = a.describe(ctx, s, entry, "")
+		}
+		return err
+	})
+	if errors.Is(err, auth.ErrNotMine) || ldap.IsErrorWithCode(err, ldap.LDAPResultNoSuchObject) && base != a.o.BaseDN {
+		return id, auth.Wrongf("the user is not in the directory any more, or not allowed in: sign in again")
+	}
+	if err != nil {
+		return auth.Identity{}, unavailable(err)
+	}
+	return id, nil
 }
 
 // identity is what the directory says of a user whose password is right.

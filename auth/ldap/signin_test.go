@@ -468,6 +468,54 @@ func TestHostileServer(t *testing.T) {
 	}
 }
 
+// TestRecheck: without the password, the directory says who is still there, with the groups of today.
+func TestRecheck(t *testing.T) {
+	for name, attribute := range map[string]string{"entryUUID": "", "attribute": "uid", "dn": "dn"} {
+		t.Run(name, func(t *testing.T) {
+			s := testenv.Slapd(t, people)
+			w := newWorld(t, s, func(o *ldap.Options) {
+				o.SubjectAttribute, o.UserFilter = attribute, "(&(|(uid={username})(mail={username}))(!(employeeType=gone)))"
+			})
+			refresher := auth.NewRefresher(w.db, nil)
+			refresher.External(0, auth.NewDirectory(w.db, nil, nil), w.Authenticator)
+			p := w.signIn(t, "alice", "pw-of-alice")
+			proof, err := refresher.Proof(t.Context(), p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			again := func() (auth.Principal, error) { return refresher.Recheck(t.Context(), p, proof) }
+			if q, err := again(); err != nil || q.ID != p.ID || w.may(t, q, "core/app") != auth.Pull|auth.Push {
+				t.Fatalf("%+v, %v", q, err)
+			}
+			s.Modify("dn: cn=devs,ou=groups,dc=example,dc=org\nchangetype: modify\ndelete: member\nmember: uid=alice,ou=people,dc=example,dc=org\n")
+			if q, err := again(); err != nil || w.may(t, q, "core/app") != 0 {
+				t.Errorf("after she left the group: %+v, %v", q, err)
+			}
+			s.Modify("dn: uid=alice,ou=people,dc=example,dc=org\nchangetype: modify\nadd: employeeType\nemployeeType: gone\n")
+			if q, err := again(); !errors.Is(err, auth.ErrWrong) {
+				t.Errorf("after she was locked: %+v, %v", q, err)
+			}
+			s.Modify("dn: uid=alice,ou=people,dc=example,dc=org\nchangetype: delete\n")
+			if q, err := again(); !errors.Is(err, auth.ErrWrong) {
+				t.Errorf("after she was deleted: %+v, %v", q, err)
+			}
+			s.Kill()
+			q, err := again()
+			cannotSay(t, "the directory is away", q, err)
+			if _, err := w.Recheck(t.Context(), "oidc", "1"); !errors.Is(err, auth.ErrNotMine) {
+				t.Errorf("another provider's user: %v", err)
+			}
+		})
+	}
+	s := testenv.Slapd(t, people)
+	w := newWorld(t, s, direct)
+	refresher := auth.NewRefresher(w.db, nil)
+	refresher.External(0, auth.NewDirectory(w.db, nil, nil), w.Authenticator)
+	if _, err := refresher.Proof(t.Context(), w.signIn(t, "alice", "pw-of-alice")); !errors.Is(err, auth.ErrNoRefresh) {
+		t.Errorf("direct bind: %v", err)
+	}
+}
+
 // Who hangs up does not wait, and does not fail the others.
 func TestClientHangsUp(t *testing.T) {
 	s := testenv.Slapd(t, people)
