@@ -67,7 +67,7 @@ conformance: ## Run the official OCI program: make conformance OCI_CONFORMANCE=/
 .PHONY: bench
 bench: ## Measure Berth beside its peers, an hour on an idle machine; writes docs/performance.md (ARGS=)
 	scripts/tools.sh minio
-	test -x .cache/tools/registry || GOBIN=$(CURDIR)/.cache/tools GOFLAGS= CGO_ENABLED=0 go install github.com/distribution/distribution/v3/cmd/registry@v3.1.2
+	scripts/tools.sh registry
 	go run ./conformance/bench -json .cache/bench.json -page docs/performance.md $(ARGS)
 	go run ./conformance/bench -json .cache/bench.json -page docs/performance.md -add -growth -targets berth,berth-s3
 

@@ -19,6 +19,7 @@ minio   github.com/minio/minio                          v0.0.0-20260212201848-7a
 crane   github.com/google/go-containerregistry/cmd/crane v0.22.1
 regctl  github.com/regclient/regclient/cmd/regctl       v0.11.7
 helm    helm.sh/helm/v3/cmd/helm                        v3.22.0
+registry github.com/distribution/distribution/v3/cmd/registry v3.1.2
 cosign  github.com/sigstore/cosign/v3/cmd/cosign        v3.1.3
 staticcheck honnef.co/go/tools/cmd/staticcheck          v0.8.2
 '
@@ -34,6 +35,8 @@ ctr        containerd
 containerd containerd
 prometheus prometheus
 promtool   prometheus
+docker-registry docker-registry
+mariadbd   mariadb-server
 gcc        gcc libc6-dev
 openssl    openssl
 slapd      slapd

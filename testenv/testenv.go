@@ -141,10 +141,11 @@ var hints = map[string]string{
 	"docker":   "apt-get install docker.io",
 	"node":     "apt-get install nodejs npm, or https://nodejs.org (20 or later)",
 	"ldapadd":  "apt-get install ldap-utils",
+	"mariadbd": "apt-get install mariadb-server",
 }
 
 // builtTools are those that scripts/tools.sh builds from their Go modules.
-var builtTools = map[string]bool{"minio": true, "crane": true, "regctl": true, "cosign": true, "helm": true}
+var builtTools = map[string]bool{"minio": true, "crane": true, "regctl": true, "cosign": true, "helm": true, "registry": true}
 
 // Tool finds an executable: $BERTH_TEST_<NAME>, then .cache/tools of the
 // project (where `make tools` puts what it builds), then PATH. When there is

@@ -50,7 +50,7 @@ func TestInitContainerRefuses(t *testing.T) {
 		"an error with a certificate": {say(500, certificate), "500"},
 		"not found":                   {say(404, certificate), "404"},
 		"no content":                  {say(204, ""), "204"},
-		"a redirect":                  {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", 302) }, "302"},
+		"a redirect":                  {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusFound) }, "302"},
 		"nothing":                     {say(200, ""), "not certificates"},
 		"HTML":                        {say(200, "<html>sign in</html>"), "not certificates"},
 		"HTML before":                 {say(200, "<html>\n"+certificate), "not certificates"},
