@@ -368,6 +368,8 @@ func (tx *Tx) purgeTags(ctx context.Context, before int64) (int, error) {
 		manifests = append(manifests, id)
 	}
 	slices.Sort(manifests)
+	// What is queued for something newer stays. The deletion itself has queued the
+	// manifest too, by a statement after the one that wrote the tombstone, hence the second.
 	for _, id := range manifests {
 		t := last[id]
 		var release any
@@ -378,7 +380,8 @@ func (tx *Tx) purgeTags(ctx context.Context, before int64) (int, error) {
 			INSERT INTO gc_manifests (manifest_id, reason, settled, enqueued_at, release_at) VALUES ($1, 'untagged', $2, $3, $4)
 			ON CONFLICT (manifest_id) DO UPDATE
 			   SET reason = excluded.reason, settled = excluded.settled, enqueued_at = excluded.enqueued_at, release_at = excluded.release_at
-			 WHERE gc_manifests.enqueued_at <= excluded.enqueued_at`, id, release != nil, t.at, release)
+			 WHERE gc_manifests.enqueued_at <= excluded.enqueued_at
+			    OR gc_manifests.reason = 'untagged' AND gc_manifests.enqueued_at <= excluded.enqueued_at + 1000000`, id, release != nil, t.at, release)
 		if err != nil {
 			return 0, err
 		}

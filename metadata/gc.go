@@ -19,6 +19,7 @@ const (
 	CollectedManifest = "manifest"
 	CollectedLink     = "link" // a repository serves a blob no longer
 	CollectedBlob     = "blob" // no repository had it; its object is garbage now
+	CollectedTag      = "tag"  // by retention
 )
 
 // Collected is something that a pass of the collector took away.

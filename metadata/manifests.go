@@ -18,6 +18,7 @@ import (
 
 // Manifest is a manifest as a repository holds it.
 type Manifest struct {
+	ID           int64 // of its row
 	Digest       digest.Digest
 	MediaType    string
 	ArtifactType string            // as the referrers API reports it
@@ -30,7 +31,7 @@ type Manifest struct {
 }
 
 const (
-	manifestHead = `m.digest, m.media_type, m.artifact_type, COALESCE(m.subject, ''), m.size, m.created_at, m.created_by`
+	manifestHead = `m.id, m.digest, m.media_type, m.artifact_type, COALESCE(m.subject, ''), m.size, m.created_at, m.created_by`
 	byDigest     = ` FROM repositories r
 	  JOIN manifests m ON m.repository_id = r.id
 	 WHERE r.name = $1 AND m.digest = $2`
@@ -43,7 +44,7 @@ const (
 func scanManifest(scan func(...any) error, more ...any) (Manifest, error) {
 	var m Manifest
 	var created int64
-	err := scan(append([]any{&m.Digest, &m.MediaType, &m.ArtifactType, &m.Subject, &m.Size, &created, &m.CreatedBy}, more...)...)
+	err := scan(append([]any{&m.ID, &m.Digest, &m.MediaType, &m.ArtifactType, &m.Subject, &m.Size, &created, &m.CreatedBy}, more...)...)
 	m.CreatedAt = fromMicros(created)
 	return m, err
 }

@@ -13,7 +13,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Manifest gives a manifest with its bytes as they were pushed. One query.
+// Manifest gives a manifest with its bytes as they were pushed, which counts as
+// a pull for retention. One query.
 // It returns MANIFEST_UNKNOWN or NAME_UNKNOWN.
 func (r *Registry) Manifest(ctx context.Context, repo string, ref oci.Reference) (m metadata.Manifest, err error) {
 	err = r.db.View(ctx, func(tx *metadata.Tx) (err error) {
@@ -24,10 +25,14 @@ func (r *Registry) Manifest(ctx context.Context, repo string, ref oci.Reference)
 		}
 		return err
 	})
+	if err == nil {
+		r.pulls.note(m.ID, r.o.Clock())
+	}
 	return m, err
 }
 
-// HeadManifest is Manifest without the payload.
+// HeadManifest is Manifest without the payload. It counts as a pull too: it is all
+// that a client asks which has the image already.
 func (r *Registry) HeadManifest(ctx context.Context, repo string, ref oci.Reference) (m metadata.Manifest, err error) {
 	err = r.db.View(ctx, func(tx *metadata.Tx) (err error) {
 		if ref.Digest != "" {
@@ -37,6 +42,9 @@ func (r *Registry) HeadManifest(ctx context.Context, repo string, ref oci.Refere
 		}
 		return err
 	})
+	if err == nil {
+		r.pulls.note(m.ID, r.o.Clock())
+	}
 	return m, err
 }
 

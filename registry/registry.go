@@ -48,7 +48,7 @@ type Options struct {
 	// ReadTTL is how long a link of BlobURL may be used at most; a collected
 	// blob's object stays so much longer.
 	ReadTTL time.Duration
-	// Collected hears of what the collector took away: manifests, links and
+	// Collected hears of what the collector and retention took away: tags, manifests, links and
 	// blobs (metadata's names for them) and, with their bytes where those are known, objects
 	// and sessions of the store. nil for nobody.
 	Collected func(kind string, n int, bytes int64)
@@ -59,7 +59,7 @@ type Options struct {
 }
 
 // Registry is a registry on a database and a store. It has no state of its
-// own: any number of them, in any number of processes, work on the same two.
+// own but a note of recent pulls: any number of them, in any number of processes, work on the same two.
 // Its methods may be called concurrently.
 type Registry struct {
 	db     *metadata.DB
@@ -67,6 +67,7 @@ type Registry struct {
 	o      Options
 	sha256 hashPool
 	sha512 hashPool
+	pulls  pulls
 }
 
 // New makes a Registry. The database has to be migrated.

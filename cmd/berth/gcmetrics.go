@@ -22,7 +22,7 @@ func newGCMetrics(reg prometheus.Registerer) *gcMetrics {
 	m := &gcMetrics{
 		deleted: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "berth_gc_deleted_total",
-			Help: "What garbage collection took away, by kind: manifest, link (a repository's blob), blob, object or session (of the store).",
+			Help: "What garbage collection and retention took away, by kind: tag (by retention), manifest, link (a repository's blob), blob, object or session (of the store).",
 		}, []string{"kind"}),
 		freed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "berth_gc_freed_bytes_total",
@@ -33,7 +33,7 @@ func newGCMetrics(reg prometheus.Registerer) *gcMetrics {
 			Help: "Passes of garbage collection that failed, in whole or in part.",
 		}),
 	}
-	for _, kind := range []string{metadata.CollectedManifest, metadata.CollectedLink, metadata.CollectedBlob,
+	for _, kind := range []string{metadata.CollectedTag, metadata.CollectedManifest, metadata.CollectedLink, metadata.CollectedBlob,
 		metadata.GarbageObject, metadata.GarbageSession} {
 		m.deleted.WithLabelValues(kind)
 	}

@@ -43,6 +43,31 @@ func runJobs(ctx context.Context, db *metadata.DB, holder string, log *slog.Logg
 	group.Wait()
 }
 
+// lastPass bounds the last pass of a job about what is in memory.
+const lastPass = 5 * time.Second
+
+// runOwnJobs runs jobs about what this process has in memory, so without a lease,
+// until the context ends, and each once more then.
+func runOwnJobs(ctx context.Context, log *slog.Logger, jobs []job) {
+	var group sync.WaitGroup
+	for _, j := range jobs {
+		group.Go(func() {
+			for ctx.Err() == nil {
+				select {
+				case <-ctx.Done():
+				case <-time.After(j.every):
+				}
+				pass, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastPass)
+				if _, err := j.run(pass); err != nil {
+					log.Error("background job failed, it will be tried again", "job", j.name, "error", err)
+				}
+				cancel()
+			}
+		})
+	}
+	group.Wait()
+}
+
 // runLeased runs passes of the job while there is work and the lease is ours.
 func runLeased(ctx context.Context, db *metadata.DB, holder string, log *slog.Logger, j job) error {
 	for {

@@ -107,6 +107,7 @@ func serve(ctx context.Context, c *config, stdout io.Writer, log *slog.Logger) e
 	group.Go(func() { a.keyFiles.watch(background, keyFileInterval) })
 	group.Go(func() { a.audit.Run(background) })
 	group.Go(func() { runJobs(background, a.db, a.holder, log, a.jobs) })
+	group.Go(func() { runOwnJobs(background, log, a.ownJobs) })
 
 	address := clientAddress(c, listener.Addr())
 	log.Info("serving", "address", listener.Addr().String(), "tls", c.TLSCert != "", "version", version, "database", a.db.Engine())

@@ -45,6 +45,7 @@ type app struct {
 	audit    *audit.Log
 	jobs     []job
 	checks   *registry.CheckJobs
+	ownJobs  []job // of this replica alone
 	keyFiles *keyFiles
 	holder   string // this process's name in leases
 	closers  []io.Closer
@@ -275,7 +276,9 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 		{"prune-audit", 10 * time.Minute, a.audit.Prune},
 		{"prune-token-secrets", time.Hour, func(ctx context.Context) (int, error) { return pruneTokenSecrets(ctx, a.db) }},
 		{"maintain-keys", time.Minute, tokens.Keys().Maintain},
+		{"retention", time.Minute, gc.counted(func(ctx context.Context) (int, error) { return reg.ApplyRetention(ctx, c.RetentionInterval) })},
 	}
+	a.ownJobs = []job{{"record-pulls", time.Minute, reg.RecordPulls}}
 	return a, nil
 }
 

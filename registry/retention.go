@@ -1,0 +1,152 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"berth/metadata"
+	"berth/oci"
+)
+
+// RetentionReport is what retention did in a repository, or would do.
+type RetentionReport struct {
+	Repository string
+	Level      string // whose rules hold: repository, team, or instance for none
+	Kept       int
+	Deleted    int
+	// Tags are those of the page that was asked for, each with its reasons.
+	Tags []metadata.RetentionDecision
+	// Next is what to go on after, or "" at the end.
+	Next string
+	// More: the run has ended at its limit; there is more to delete.
+	More bool
+}
+
+// DryRunRetention tells which tags of a repository go now by its retention rules, or
+// by others to try them, and why each other one stays, for a page of at most limit tags behind a
+// name. The counts are of all tags, and only made for the first page. It changes nothing.
+func (r *Registry) DryRunRetention(ctx context.Context, repo string, try []metadata.RetentionRule, after string, limit int) (report RetentionReport, err error) {
+	err = r.db.Snapshot(ctx, func(tx *metadata.Tx) error {
+		run, err := tx.RetentionRun(ctx, repo, try)
+		if err != nil {
+			return err
+		}
+		report = RetentionReport{Repository: repo, Level: run.Level}
+		if report.Tags, err = tx.DecideRetention(ctx, run, after, limit+1); err != nil {
+			return err
+		}
+		if len(report.Tags) > limit {
+			report.Tags = report.Tags[:limit]
+			report.Next = report.Tags[limit-1].Tag
+		}
+		if after != "" {
+			return nil
+		}
+		return r.eachDecision(ctx, tx, run, func(page []metadata.RetentionDecision) error {
+			report.count(page)
+			return nil
+		})
+	})
+	return report, err
+}
+
+func (g *RetentionReport) count(page []metadata.RetentionDecision) {
+	for _, d := range page {
+		if d.Keep {
+			g.Kept++
+		} else {
+			g.Deleted++
+		}
+	}
+}
+
+// eachDecision gives all decisions of a run, page by page.
+func (r *Registry) eachDecision(ctx context.Context, tx *metadata.Tx, run *metadata.RetentionRun, f func([]metadata.RetentionDecision) error) error {
+	for after := ""; ; {
+		page, err := tx.DecideRetention(ctx, run, after, metadata.RetentionPage)
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		if err := f(page); err != nil {
+			return err
+		}
+		after = page[len(page)-1].Tag
+	}
+}
+
+var errRetentionLimit = errors.New("the run has reached its limit")
+
+// RunRetention deletes what DryRunRetention says at this moment, at most about limit tags, in
+// small transactions. A tag that is pushed meanwhile stays; so does one whose policy forbids it then. Several may
+// run at once. The report beside an error is what was done before it.
+func (r *Registry) RunRetention(ctx context.Context, repo string, limit int) (report RetentionReport, err error) {
+	report.Repository = repo
+	err = r.db.View(ctx, func(tx *metadata.Tx) error {
+		run, err := tx.RetentionRun(ctx, repo, nil)
+		if err != nil {
+			return err
+		}
+		report.Level = run.Level
+		return r.eachDecision(ctx, tx, run, func(page []metadata.RetentionDecision) error {
+			if report.Deleted >= limit {
+				return errRetentionLimit
+			}
+			var deleted []string
+			err := r.db.Update(ctx, func(tx *metadata.Tx) (err error) {
+				deleted, err = tx.DeleteByRetention(ctx, run, page)
+				return err
+			})
+			report.Kept += len(page) - len(deleted)
+			report.Deleted += len(deleted)
+			if len(deleted) > 0 {
+				r.o.Collected(metadata.CollectedTag, len(deleted), 0)
+			}
+			return err
+		})
+	})
+	switch {
+	case errors.Is(err, errRetentionLimit), errors.Is(err, metadata.ErrRetentionChanged):
+		report.More, err = true, nil
+	case err != nil:
+		err = fmt.Errorf("applying retention to %s: %w", repo, err)
+	}
+	return report, err
+}
+
+// retentionLimit bounds what one pass of the job deletes.
+const retentionLimit = 10_000
+
+// ApplyRetention applies the rules that have been due longest to one repository, and
+// returns how many things it did; 0 means that nothing is due. It is made to be called again and again by one process
+// at a time. interval is the time between two runs of the same rules. A repository whose run fails is passed over until the next one.
+func (r *Registry) ApplyRetention(ctx context.Context, interval time.Duration) (int, error) {
+	var due metadata.DueRetention
+	var ok bool
+	err := r.db.View(ctx, func(tx *metadata.Tx) (err error) {
+		due, ok, err = tx.DueRetention(ctx)
+		return err
+	})
+	if err != nil || !ok {
+		return 0, err
+	}
+	done := 1
+	var failed error
+	if due.Repository != "" {
+		var report RetentionReport
+		report, failed = r.RunRetention(ctx, due.Repository, retentionLimit)
+		done += report.Deleted
+		if errors.Is(failed, oci.ErrNameUnknown) { // it was deleted
+			failed = nil
+		}
+		if ctx.Err() != nil || report.More {
+			return done, failed
+		}
+		if report.Deleted > 0 {
+			r.o.Logger.InfoContext(ctx, "retention", "repository", report.Repository, "deleted", report.Deleted, "kept", report.Kept)
+		}
+	}
+	err = r.db.Update(ctx, func(tx *metadata.Tx) error { return tx.AdvanceRetention(ctx, due, tx.Now().Add(interval)) })
+	return done, errors.Join(failed, err)
+}
