@@ -347,11 +347,10 @@ func (tx *Tx) purgeTags(ctx context.Context, before int64) (int, error) {
 	due, err := list(ctx, tx, func(rows *sql.Rows) (t tombstone, err error) {
 		return t, rows.Scan(&t.id, &t.at, &t.by, &t.manifest)
 	}, `
-		SELECT d.id, d.deleted_at, d.deleted_by, m.id
-		  FROM (SELECT id, repository_id, digest, deleted_at, deleted_by FROM deleted_tags
-		         WHERE deleted_at <= $1 ORDER BY deleted_at, id LIMIT $2`+tx.db.dialect.skipLocked("deleted_tags")+`) d
-		  LEFT JOIN manifests m ON m.repository_id = d.repository_id AND m.digest = d.digest
-		 ORDER BY d.deleted_at, d.id`, before, GCBatch)
+		SELECT d.id, d.deleted_at, d.deleted_by,
+		       (SELECT m.id FROM manifests m WHERE m.repository_id = d.repository_id AND m.digest = d.digest)
+		  FROM deleted_tags d
+		 WHERE d.deleted_at <= $1 ORDER BY d.deleted_at, d.id LIMIT $2`+tx.db.dialect.skipLocked("d"), before, GCBatch)
 	if err != nil || len(due) == 0 {
 		return 0, err
 	}
@@ -391,38 +390,53 @@ func (tx *Tx) purgeTags(ctx context.Context, before int64) (int, error) {
 	return len(due), err
 }
 
+// purgeBatch is how many deleted manifests are forgotten in one pass: so few that the
+// database finds what they reference by index.
+const purgeBatch = 32
+
 func (tx *Tx) purgeManifests(ctx context.Context, before int64) (int, error) {
-	due, err := list(ctx, tx, scanID, `
-		SELECT id FROM deleted_manifests WHERE deleted_at <= $1 ORDER BY deleted_at, id LIMIT $2`+tx.db.dialect.skipLocked("deleted_manifests"), before, GCBatch)
+	type tombstone struct {
+		id, repository, at int64
+		digest             string
+	}
+	due, err := list(ctx, tx, func(rows *sql.Rows) (t tombstone, err error) {
+		return t, rows.Scan(&t.id, &t.repository, &t.digest, &t.at)
+	}, `
+		SELECT id, repository_id, digest, deleted_at FROM deleted_manifests
+		 WHERE deleted_at <= $1 ORDER BY deleted_at, id LIMIT $2`+tx.db.dialect.skipLocked("deleted_manifests"), before, purgeBatch)
 	if err != nil || len(due) == 0 {
 		return 0, err
 	}
-	in, args := inIDs(1, due, func(id int64) int64 { return id })
+	for _, t := range due { // referrers
+		_, err := tx.exec(ctx, `
+			INSERT INTO gc_manifests (manifest_id, reason, enqueued_at)
+			SELECT id, 'subject', CAST($3 AS BIGINT) FROM manifests WHERE repository_id = $1 AND subject = $2 ORDER BY id
+			ON CONFLICT (manifest_id) DO UPDATE
+			   SET reason = excluded.reason, settled = FALSE,
+			       enqueued_at = CASE WHEN gc_manifests.enqueued_at <= excluded.enqueued_at THEN excluded.enqueued_at ELSE gc_manifests.enqueued_at END`,
+			t.repository, t.digest, t.at)
+		if err != nil {
+			return 0, err
+		}
+	}
+	in, args := inIDs(1, due, func(t tombstone) int64 { return t.id })
 	for _, statement := range []string{`
 		INSERT INTO gc_links (repository_id, digest, enqueued_at)
-		SELECT r.repository_id, r.digest, MAX(d.deleted_at)
-		  FROM deleted_manifests d JOIN deleted_references r ON r.deletion_id = d.id
+		SELECT r.repository_id, r.digest, MAX((SELECT d.deleted_at FROM deleted_manifests d WHERE d.id = r.deletion_id))
+		  FROM deleted_references r
 		  JOIN repository_blobs l ON l.repository_id = r.repository_id AND l.digest = r.digest
-		 WHERE d.id IN ` + in + ` AND r.kind = 'blob'
+		 WHERE r.deletion_id IN ` + in + ` AND r.kind = 'blob'
 		 GROUP BY r.repository_id, r.digest ORDER BY r.repository_id, r.digest
 		ON CONFLICT (repository_id, digest) DO UPDATE SET enqueued_at = excluded.enqueued_at
 		 WHERE gc_links.enqueued_at <= excluded.enqueued_at`, `
 		INSERT INTO gc_manifests (manifest_id, reason, enqueued_at)
-		SELECT m.id, 'index', MAX(d.deleted_at)
-		  FROM deleted_manifests d JOIN deleted_references r ON r.deletion_id = d.id
+		SELECT m.id, 'index', MAX((SELECT d.deleted_at FROM deleted_manifests d WHERE d.id = r.deletion_id))
+		  FROM deleted_references r
 		  JOIN manifests m ON m.repository_id = r.repository_id AND m.digest = r.digest
-		 WHERE d.id IN ` + in + ` AND r.kind = 'child'
+		 WHERE r.deletion_id IN ` + in + ` AND r.kind = 'child'
 		 GROUP BY m.id ORDER BY m.id
 		ON CONFLICT (manifest_id) DO UPDATE SET reason = excluded.reason, settled = FALSE, enqueued_at = excluded.enqueued_at
-		 WHERE gc_manifests.enqueued_at <= excluded.enqueued_at`, `
-		INSERT INTO gc_manifests (manifest_id, reason, enqueued_at)
-		SELECT m.id, 'subject', MAX(d.deleted_at)
-		  FROM deleted_manifests d JOIN manifests m ON m.repository_id = d.repository_id AND m.subject = d.digest
-		 WHERE d.id IN ` + in + `
-		 GROUP BY m.id ORDER BY m.id
-		ON CONFLICT (manifest_id) DO UPDATE
-		   SET reason = excluded.reason, settled = FALSE,
-		       enqueued_at = CASE WHEN gc_manifests.enqueued_at <= excluded.enqueued_at THEN excluded.enqueued_at ELSE gc_manifests.enqueued_at END`,
+		 WHERE gc_manifests.enqueued_at <= excluded.enqueued_at`,
 		`DELETE FROM deleted_manifests WHERE id IN ` + in,
 	} {
 		if _, err := tx.exec(ctx, statement, args...); err != nil {

@@ -62,6 +62,11 @@ func load(t *testing.T, db *metadata.DB, url string) {
 		`INSERT INTO trust_policies (team_id, name, issuer, audience, claims, robot, repositories, actions, tags, max_seconds, created_at, created_by, updated_at) SELECT t.id, 'ci', 'https://issuer' || i % 10, 'aud' || i % 100, '{}', 'ci', '*', 'pull', '', 900, 1, 'x', 1 FROM ` + series + ` JOIN teams t ON t.name = 'team' || i`,
 		`INSERT INTO web_sessions (secret_hash, user_id, created_at, expires_at) SELECT 'hash' || i, u.id, 1, i FROM ` + series + ` JOIN users u ON u.name = 'user' || i`,
 		`INSERT INTO garbage (kind, value, enqueued_at, not_before) SELECT 'object', 'key' || i, i, i FROM ` + series,
+		`INSERT INTO manifest_pulls (manifest_id, pulled_at) SELECT id, 1 FROM manifests`,
+		`INSERT INTO retention_policies (team_id, rules, updated_at, updated_by, next_at) SELECT t.id, '[{"name":"few","newest":10}]', 1, 'x', 1 FROM ` + series + ` JOIN teams t ON t.name = 'team' || i`,
+		`INSERT INTO deleted_tags (repository_id, name, digest, created_at, deleted_at, deleted_by) SELECT r.id, 'd' || i, ` + hex + `, 1, i, 'x' FROM ` + series + ` JOIN repositories r ON r.name = 'team1/app'`,
+		`INSERT INTO deleted_manifests (repository_id, digest, media_type, artifact_type, annotations, size, created_at, created_by, deleted_at, deleted_by, payload) SELECT r.id, 'd' || i, 'm', '', '', 1, 1, 'x', i, 'x', ` + bytes + ` FROM ` + series + ` JOIN repositories r ON r.name = 'team1/app'`,
+		`INSERT INTO deleted_references (deletion_id, kind, repository_id, digest) SELECT id, 'blob', repository_id, digest FROM deleted_manifests`,
 	} {
 		if _, err := raw.Exec(q); err != nil {
 			t.Fatalf("%s: %v", q, err)
@@ -83,6 +88,7 @@ func TestPlans(t *testing.T) {
 	present := row(77)
 	fresh := image("fresh")
 	old := metadata.Upload{ID: "u7", Session: "s"}
+	var run *metadata.RetentionRun
 	type method struct {
 		name string
 		run  func(ctx context.Context, tx *metadata.Tx, repository int64) error
@@ -299,6 +305,39 @@ func TestPlans(t *testing.T) {
 			_, err := tx.DueGarbage(ctx, 10)
 			return err
 		}},
+		{"RetentionRun", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.RetentionRun(ctx, name, nil)
+			return err
+		}},
+		{"DecideRetention", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.DecideRetention(ctx, run, "v5", metadata.RetentionPage)
+			return err
+		}},
+		{"DeleteByRetention", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.DeleteByRetention(ctx, run, []metadata.RetentionDecision{{Tag: "v80", Digest: row(80), PushedAt: time.UnixMicro(1), Rule: "few"}})
+			return err
+		}},
+		{"DueRetention", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, _, err := tx.DueRetention(ctx)
+			return err
+		}},
+		{"RecordPulls", func(ctx context.Context, tx *metadata.Tx, r int64) error { return tx.RecordPulls(ctx, []int64{77, 78}) }},
+		{"DeletedTags", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.DeletedTags(ctx, name, 0, 100)
+			return err
+		}},
+		{"DeletedManifests", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.DeletedManifests(ctx, name, 0, 100)
+			return err
+		}},
+		{"Restore", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.Restore(ctx, name, "d82", "", "alice")
+			return err
+		}},
+		{"PurgeDeleted", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.PurgeDeleted(ctx, time.Hour)
+			return err
+		}},
 		{"AcquireLease", func(ctx context.Context, tx *metadata.Tx, r int64) error {
 			_, err := tx.AcquireLease(ctx, "gc", "me", time.Minute)
 			return err
@@ -331,7 +370,7 @@ func TestPlans(t *testing.T) {
 		"sqlite":   regexp.MustCompile(`(?m)^(SCAN|SEARCH) (?:\d+ )?(\S+)(?: USING (?:COVERING )?(INDEX \S+|INTEGER PRIMARY KEY|PRIMARY KEY))?`),
 	}
 	// Tables that stay small whatever the registry holds, and what is no table.
-	small := []string{"leases", "trust_issuers", "denials", "d", "v", "denial_version", "denied", "mine", "found", "asked", "a", "CONSTANT"}
+	small := []string{"leases", "retention_state", "trust_issuers", "denials", "d", "v", "denial_version", "denied", "mine", "found", "asked", "a", "CONSTANT"}
 	subquery := regexp.MustCompile(`(?m)^(?:CO-ROUTINE|MATERIALIZE) (\S+)`) // SQLite's word for one it scans later
 	metadatatest.EachURL(t, func(t *testing.T, url string) {
 		e := engine(url)
@@ -342,6 +381,10 @@ func TestPlans(t *testing.T) {
 		view(t, db, func(ctx context.Context, tx *metadata.Tx) error {
 			got, err := tx.Repository(ctx, name)
 			r = got.ID
+			return err
+		})
+		view(t, db, func(ctx context.Context, tx *metadata.Tx) (err error) {
+			run, err = tx.RetentionRun(ctx, name, nil)
 			return err
 		})
 		var golden strings.Builder
