@@ -411,10 +411,8 @@ func (tx *Tx) purgeManifests(ctx context.Context, before int64) (int, error) {
 		_, err := tx.exec(ctx, `
 			INSERT INTO gc_manifests (manifest_id, reason, enqueued_at)
 			SELECT id, 'subject', CAST($3 AS BIGINT) FROM manifests WHERE repository_id = $1 AND subject = $2 ORDER BY id
-			ON CONFLICT (manifest_id) DO UPDATE
-			   SET reason = excluded.reason, settled = FALSE,
-			       enqueued_at = CASE WHEN gc_manifests.enqueued_at <= excluded.enqueued_at THEN excluded.enqueued_at ELSE gc_manifests.enqueued_at END`,
-			t.repository, t.digest, t.at)
+			ON CONFLICT (manifest_id) DO UPDATE SET reason = excluded.reason, settled = FALSE, enqueued_at = excluded.enqueued_at
+			 WHERE gc_manifests.enqueued_at <= excluded.enqueued_at`, t.repository, t.digest, t.at)
 		if err != nil {
 			return 0, err
 		}

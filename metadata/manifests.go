@@ -107,10 +107,11 @@ func (tx *Tx) PutManifest(ctx context.Context, repositoryID int64, m Manifest, b
 	// a collector cannot take the manifest away in between.
 	err = tx.row(ctx, `SELECT id FROM manifests WHERE repository_id = $1 AND digest = $2`+tx.db.dialect.keyShare(), repositoryID, string(m.Digest)).Scan(&id)
 	if err == nil {
-		// Its grace period begins anew, as that of a new one does.
+		// Its grace period begins anew, as that of a new one does. It may be in no
+		// queue, and held only by a deleted tag whose undo window ends at this moment.
 		_, err = tx.exec(ctx, `
-			UPDATE gc_manifests SET reason = 'pushed', settled = FALSE, enqueued_at = `+tx.db.dialect.clock()+`
-			 WHERE manifest_id = $1`, id)
+			INSERT INTO gc_manifests (manifest_id, reason, enqueued_at) VALUES ($1, 'pushed', `+tx.db.dialect.clock()+`)
+			ON CONFLICT (manifest_id) DO UPDATE SET reason = excluded.reason, settled = FALSE, enqueued_at = excluded.enqueued_at`, id)
 	}
 	if !errors.Is(err, sql.ErrNoRows) {
 		return false, err

@@ -56,6 +56,7 @@ type modelManifest struct {
 	blobs, children []digest.Digest
 	subject         digest.Digest
 	reason          string // why it was last let go
+	lone            bool   // a subject of it was deleted, and cannot be restored any more
 }
 
 // parents are the indexes that list a manifest.
@@ -161,6 +162,11 @@ func (r *modelRepo) tag(name string, d digest.Digest) {
 
 // mayGo says whether the collector may delete a manifest.
 func (m *model) mayGo(r *modelRepo, d digest.Digest) bool {
+	return m.mustGo(r, d) || !r.held(d) && r.manifests[d].lone
+}
+
+// mustGo says whether the collector has to delete a manifest at last.
+func (m *model) mustGo(r *modelRepo, d digest.Digest) bool {
 	return !r.held(d) && (m.ttl || r.manifests[d].reason == "subject")
 }
 
@@ -395,6 +401,9 @@ func (m *model) forgotten() {
 					m.Errorf("%s: %s cannot be restored any more, after %s", name, key, t.age)
 				}
 				*list = slices.DeleteFunc(*list, func(one *deletion) bool { return one == t })
+				for _, m := range in.manifests {
+					m.lone = m.lone || t.manifest != nil && m.subject == t.digest
+				}
 			}
 		}
 		for key, n := range left {
@@ -468,6 +477,7 @@ func TestGCModel(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	t.Logf("seed %d", seed)
 	steps := 300
 	if testing.Short() {
 		steps = 100
@@ -557,7 +567,7 @@ func (m *model) drained() {
 		m.collected()
 		for _, in := range m.repos {
 			for d := range in.manifests {
-				again = again || m.mayGo(in, d)
+				again = again || m.mustGo(in, d)
 			}
 		}
 		if again && m.count["collected manifests"] == before {
