@@ -196,6 +196,27 @@ func (e KeyAlgorithm) Valid() bool {
 	}
 }
 
+// Defines values for RetentionLevel.
+const (
+	RetentionLevelInstance   RetentionLevel = "instance"
+	RetentionLevelRepository RetentionLevel = "repository"
+	RetentionLevelTeam       RetentionLevel = "team"
+)
+
+// Valid indicates whether the value is a known member of the RetentionLevel enum.
+func (e RetentionLevel) Valid() bool {
+	switch e {
+	case RetentionLevelInstance:
+		return true
+	case RetentionLevelRepository:
+		return true
+	case RetentionLevelTeam:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for Role.
 const (
 	RoleAdmin Role = "admin"
@@ -534,6 +555,52 @@ type CollectorRun struct {
 // DefaultVisibility The visibility that new repositories of a team get; `inherit` is the instance's default.
 type DefaultVisibility string
 
+// DeletedManifest defines model for DeletedManifest.
+type DeletedManifest struct {
+	DeletedAt time.Time `json:"deleted_at"`
+	DeletedBy string    `json:"deleted_by"`
+	Digest    string    `json:"digest"`
+	MediaType string    `json:"media_type"`
+
+	// Size Bytes of the manifest.
+	Size int64 `json:"size"`
+
+	// Tags Tags that went along.
+	Tags []string `json:"tags"`
+
+	// Until When the undo window is over.
+	Until time.Time `json:"until"`
+}
+
+// DeletedManifestList defines model for DeletedManifestList.
+type DeletedManifestList struct {
+	Items []DeletedManifest `json:"items"`
+
+	// Next Ask with `after=` this for the next page. Absent on the last page.
+	Next *Next `json:"next,omitempty"`
+}
+
+// DeletedTag defines model for DeletedTag.
+type DeletedTag struct {
+	DeletedAt time.Time `json:"deleted_at"`
+
+	// DeletedBy Who, or `retention:` and a rule.
+	DeletedBy string `json:"deleted_by"`
+	Digest    string `json:"digest"`
+	Name      string `json:"name"`
+
+	// Until When the undo window is over.
+	Until time.Time `json:"until"`
+}
+
+// DeletedTagList defines model for DeletedTagList.
+type DeletedTagList struct {
+	Items []DeletedTag `json:"items"`
+
+	// Next Ask with `after=` this for the next page. Absent on the last page.
+	Next *Next `json:"next,omitempty"`
+}
+
 // Denial Refuses actions to everybody whom all its conditions meet, whatever else allows them.
 type Denial struct {
 	Actions []Action `json:"actions"`
@@ -587,6 +654,25 @@ type DigestHolders struct {
 
 	// Truncated More repositories have it than are listed.
 	Truncated *bool `json:"truncated,omitempty"`
+}
+
+// Duration Such as `90m`, `720h`.
+type Duration = string
+
+// EffectiveRetention defines model for EffectiveRetention.
+type EffectiveRetention struct {
+	// LastRunAt When its own rules were last applied.
+	LastRunAt *time.Time      `json:"last_run_at,omitempty"`
+	Rules     []RetentionRule `json:"rules"`
+
+	// RulesLevel Whose it is.
+	RulesLevel RetentionLevel `json:"rules_level"`
+
+	// UntaggedTtl Such as `90m`, `720h`.
+	UntaggedTtl Duration `json:"untagged_ttl"`
+
+	// UntaggedTtlLevel Whose it is.
+	UntaggedTtlLevel RetentionLevel `json:"untagged_ttl_level"`
 }
 
 // EffectiveTagPolicy defines model for EffectiveTagPolicy.
@@ -1012,6 +1098,116 @@ type RepositoryUsageList struct {
 
 	// Next Ask with `after=` this for the next page. Absent on the last page.
 	Next *Next `json:"next,omitempty"`
+}
+
+// RestoreRequest defines model for RestoreRequest.
+type RestoreRequest struct {
+	Digest *string `json:"digest,omitempty"`
+	Tag    *string `json:"tag,omitempty"`
+}
+
+// Restored defines model for Restored.
+type Restored struct {
+	Digest string `json:"digest"`
+
+	// Manifest The manifest was deleted too, and is back.
+	Manifest bool     `json:"manifest"`
+	Tags     []string `json:"tags"`
+
+	// Taken Tags of the manifest that point to something else by now.
+	Taken []string `json:"taken"`
+}
+
+// RetentionDecision defines model for RetentionDecision.
+type RetentionDecision struct {
+	Digest string `json:"digest"`
+	Keep   bool   `json:"keep"`
+
+	// PulledAt Exact to an hour.
+	PulledAt *time.Time        `json:"pulled_at,omitempty"`
+	PushedAt time.Time         `json:"pushed_at"`
+	Reasons  []RetentionReason `json:"reasons"`
+
+	// Rule The one that lets it go.
+	Rule *string `json:"rule,omitempty"`
+	Tag  string  `json:"tag"`
+}
+
+// RetentionLevel Whose it is.
+type RetentionLevel string
+
+// RetentionPolicy What is left out is inherited: from the team, then from the instance.
+type RetentionPolicy struct {
+	// Rules A tag stays when any rule keeps it. A rule without newest, younger_than and pulled_within keeps all that it selects; else it
+	// keeps what meets any of them. A tag that rules select and none keeps goes, and so does a mutable one that none selects. An
+	// empty list keeps all.
+	Rules *[]RetentionRule `json:"rules,omitempty"`
+
+	// UntaggedTtl Such as `90m`, `720h`.
+	UntaggedTtl *Duration `json:"untagged_ttl,omitempty"`
+}
+
+// RetentionReason defines model for RetentionReason.
+type RetentionReason struct {
+	Keeps  bool   `json:"keeps"`
+	Reason string `json:"reason"`
+
+	// Rule Absent for what is not up to rules.
+	Rule *string `json:"rule,omitempty"`
+}
+
+// RetentionReport defines model for RetentionReport.
+type RetentionReport struct {
+	Deleted *int                `json:"deleted,omitempty"`
+	Items   []RetentionDecision `json:"items"`
+	Kept    *int                `json:"kept,omitempty"`
+
+	// Level Whose it is.
+	Level RetentionLevel `json:"level"`
+
+	// Next Ask with `after=` this for the next page. Absent on the last page.
+	Next *Next `json:"next,omitempty"`
+}
+
+// RetentionRule defines model for RetentionRule.
+type RetentionRule struct {
+	// DeleteImmutable Immutable tags that it selects may go too.
+	DeleteImmutable *bool `json:"delete_immutable,omitempty"`
+
+	// Name Stands in the history of tags that it lets go: lower-case letters, digits, `.`, `_`, `-`.
+	Name string `json:"name"`
+
+	// Newest Keeps so many that were pushed last.
+	Newest *int `json:"newest,omitempty"`
+
+	// PulledWithin Such as `90m`, `720h`.
+	PulledWithin *Duration `json:"pulled_within,omitempty"`
+
+	// Tags Patterns (`*` and `?`) of the tags that it selects; none selects all.
+	Tags *[]string `json:"tags,omitempty"`
+
+	// YoungerThan Such as `90m`, `720h`.
+	YoungerThan *Duration `json:"younger_than,omitempty"`
+}
+
+// RetentionRun defines model for RetentionRun.
+type RetentionRun struct {
+	Deleted int `json:"deleted"`
+
+	// Kept Of the tags that were looked at.
+	Kept int `json:"kept"`
+
+	// Level Whose it is.
+	Level RetentionLevel `json:"level"`
+
+	// More There is more to delete: call it again.
+	More bool `json:"more"`
+}
+
+// RetentionTrial defines model for RetentionTrial.
+type RetentionTrial struct {
+	// Rules Rules to try in place of those that hold.
+	Rules *[]RetentionRule `json:"rules,omitempty"`
 }
 
 // Role `admin` may do everything on the whole instance.
@@ -1600,6 +1796,33 @@ type UpdateRepositoryParams struct {
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
+// ListDeletedManifestsParams defines parameters for ListDeletedManifests.
+type ListDeletedManifestsParams struct {
+	// Limit The most items in the answer, 1 to 1000.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// After The `next` of the page before.
+	After *After `form:"after,omitempty" json:"after,omitempty"`
+}
+
+// ListDeletedTagsParams defines parameters for ListDeletedTags.
+type ListDeletedTagsParams struct {
+	// Limit The most items in the answer, 1 to 1000.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// After The `next` of the page before.
+	After *After `form:"after,omitempty" json:"after,omitempty"`
+}
+
+// DryRunRetentionParams defines parameters for DryRunRetention.
+type DryRunRetentionParams struct {
+	// Limit The most items in the answer, 1 to 1000.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// After The `next` of the page before.
+	After *After `form:"after,omitempty" json:"after,omitempty"`
+}
+
 // ListTagsParams defines parameters for ListTags.
 type ListTagsParams struct {
 	// Limit The most items in the answer, 1 to 1000.
@@ -1795,6 +2018,15 @@ type RotateKeyJSONRequestBody = KeyRotation
 // UpdateRepositoryJSONRequestBody defines body for UpdateRepository for application/json ContentType.
 type UpdateRepositoryJSONRequestBody = RepositoryChange
 
+// RestoreDeletedJSONRequestBody defines body for RestoreDeleted for application/json ContentType.
+type RestoreDeletedJSONRequestBody = RestoreRequest
+
+// SetRepositoryRetentionJSONRequestBody defines body for SetRepositoryRetention for application/json ContentType.
+type SetRepositoryRetentionJSONRequestBody = RetentionPolicy
+
+// DryRunRetentionJSONRequestBody defines body for DryRunRetention for application/json ContentType.
+type DryRunRetentionJSONRequestBody = RetentionTrial
+
 // SetRepositoryTagPolicyJSONRequestBody defines body for SetRepositoryTagPolicy for application/json ContentType.
 type SetRepositoryTagPolicyJSONRequestBody = TagPolicy
 
@@ -1809,6 +2041,9 @@ type UpdateTeamJSONRequestBody = TeamChange
 
 // PutMemberJSONRequestBody defines body for PutMember for application/json ContentType.
 type PutMemberJSONRequestBody = MemberChange
+
+// SetTeamRetentionJSONRequestBody defines body for SetTeamRetention for application/json ContentType.
+type SetTeamRetentionJSONRequestBody = RetentionPolicy
 
 // CreateRobotJSONRequestBody defines body for CreateRobot for application/json ContentType.
 type CreateRobotJSONRequestBody = TokenCreate
@@ -1950,6 +2185,30 @@ type ServerInterface interface {
 	// CreateRepository Create an empty repository before the first push
 	// (PUT /repositories/{repository})
 	CreateRepository(w http.ResponseWriter, r *http.Request, repository RepositoryName)
+	// ListDeletedManifests List the deleted manifests that can be restored, newest first
+	// (GET /repositories/{repository}/deleted/manifests)
+	ListDeletedManifests(w http.ResponseWriter, r *http.Request, repository RepositoryName, params ListDeletedManifestsParams)
+	// ListDeletedTags List the deleted tags that can be restored, newest first
+	// (GET /repositories/{repository}/deleted/tags)
+	ListDeletedTags(w http.ResponseWriter, r *http.Request, repository RepositoryName, params ListDeletedTagsParams)
+	// RestoreDeleted Restore a deleted tag or manifest
+	// (POST /repositories/{repository}/restore)
+	RestoreDeleted(w http.ResponseWriter, r *http.Request, repository RepositoryName)
+	// DeleteRepositoryRetention Let a repository follow its team's retention
+	// (DELETE /repositories/{repository}/retention)
+	DeleteRepositoryRetention(w http.ResponseWriter, r *http.Request, repository RepositoryName)
+	// GetRepositoryRetention Show the retention that holds in a repository
+	// (GET /repositories/{repository}/retention)
+	GetRepositoryRetention(w http.ResponseWriter, r *http.Request, repository RepositoryName)
+	// SetRepositoryRetention Give a repository its own retention
+	// (PUT /repositories/{repository}/retention)
+	SetRepositoryRetention(w http.ResponseWriter, r *http.Request, repository RepositoryName)
+	// DryRunRetention Say which tags retention deletes now, and why each other one stays
+	// (POST /repositories/{repository}/retention/dry-run)
+	DryRunRetention(w http.ResponseWriter, r *http.Request, repository RepositoryName, params DryRunRetentionParams)
+	// RunRetention Apply the retention of a repository now
+	// (POST /repositories/{repository}/retention/run)
+	RunRetention(w http.ResponseWriter, r *http.Request, repository RepositoryName)
 	// DeleteRepositoryTagPolicy Let a repository follow its team's tag policy
 	// (DELETE /repositories/{repository}/tag-policy)
 	DeleteRepositoryTagPolicy(w http.ResponseWriter, r *http.Request, repository RepositoryName)
@@ -2010,6 +2269,15 @@ type ServerInterface interface {
 	// PutMember Add a user to a team, or change the role there
 	// (PUT /teams/{team}/members/{user})
 	PutMember(w http.ResponseWriter, r *http.Request, team TeamName, user UserName)
+	// DeleteTeamRetention Remove a team's own retention
+	// (DELETE /teams/{team}/retention)
+	DeleteTeamRetention(w http.ResponseWriter, r *http.Request, team TeamName)
+	// GetTeamRetention Show the retention that holds for a team
+	// (GET /teams/{team}/retention)
+	GetTeamRetention(w http.ResponseWriter, r *http.Request, team TeamName)
+	// SetTeamRetention Give a team its own retention
+	// (PUT /teams/{team}/retention)
+	SetTeamRetention(w http.ResponseWriter, r *http.Request, team TeamName)
 	// ListRobots List a team's robots
 	// (GET /teams/{team}/robots)
 	ListRobots(w http.ResponseWriter, r *http.Request, team TeamName, params ListRobotsParams)
@@ -3457,6 +3725,301 @@ func (siw *ServerInterfaceWrapper) CreateRepository(w http.ResponseWriter, r *ht
 	handler.ServeHTTP(w, r)
 }
 
+// ListDeletedManifests operation middleware
+func (siw *ServerInterfaceWrapper) ListDeletedManifests(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "repository" -------------
+	var repository RepositoryName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "repository", mux.Vars(r)["repository"], &repository, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "repository", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListDeletedManifestsParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListDeletedManifests(w, r, repository, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListDeletedTags operation middleware
+func (siw *ServerInterfaceWrapper) ListDeletedTags(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "repository" -------------
+	var repository RepositoryName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "repository", mux.Vars(r)["repository"], &repository, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "repository", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListDeletedTagsParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListDeletedTags(w, r, repository, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RestoreDeleted operation middleware
+func (siw *ServerInterfaceWrapper) RestoreDeleted(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "repository" -------------
+	var repository RepositoryName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "repository", mux.Vars(r)["repository"], &repository, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "repository", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RestoreDeleted(w, r, repository)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteRepositoryRetention operation middleware
+func (siw *ServerInterfaceWrapper) DeleteRepositoryRetention(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "repository" -------------
+	var repository RepositoryName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "repository", mux.Vars(r)["repository"], &repository, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "repository", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteRepositoryRetention(w, r, repository)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetRepositoryRetention operation middleware
+func (siw *ServerInterfaceWrapper) GetRepositoryRetention(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "repository" -------------
+	var repository RepositoryName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "repository", mux.Vars(r)["repository"], &repository, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "repository", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetRepositoryRetention(w, r, repository)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// SetRepositoryRetention operation middleware
+func (siw *ServerInterfaceWrapper) SetRepositoryRetention(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "repository" -------------
+	var repository RepositoryName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "repository", mux.Vars(r)["repository"], &repository, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "repository", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.SetRepositoryRetention(w, r, repository)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DryRunRetention operation middleware
+func (siw *ServerInterfaceWrapper) DryRunRetention(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "repository" -------------
+	var repository RepositoryName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "repository", mux.Vars(r)["repository"], &repository, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "repository", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DryRunRetentionParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DryRunRetention(w, r, repository, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RunRetention operation middleware
+func (siw *ServerInterfaceWrapper) RunRetention(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "repository" -------------
+	var repository RepositoryName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "repository", mux.Vars(r)["repository"], &repository, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "repository", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RunRetention(w, r, repository)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // DeleteRepositoryTagPolicy operation middleware
 func (siw *ServerInterfaceWrapper) DeleteRepositoryTagPolicy(w http.ResponseWriter, r *http.Request) {
 
@@ -4224,6 +4787,84 @@ func (siw *ServerInterfaceWrapper) PutMember(w http.ResponseWriter, r *http.Requ
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.PutMember(w, r, team, user)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteTeamRetention operation middleware
+func (siw *ServerInterfaceWrapper) DeleteTeamRetention(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "team" -------------
+	var team TeamName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "team", mux.Vars(r)["team"], &team, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "team", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteTeamRetention(w, r, team)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetTeamRetention operation middleware
+func (siw *ServerInterfaceWrapper) GetTeamRetention(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "team" -------------
+	var team TeamName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "team", mux.Vars(r)["team"], &team, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "team", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetTeamRetention(w, r, team)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// SetTeamRetention operation middleware
+func (siw *ServerInterfaceWrapper) SetTeamRetention(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "team" -------------
+	var team TeamName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "team", mux.Vars(r)["team"], &team, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "team", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.SetTeamRetention(w, r, team)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -5628,6 +6269,28 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 	r.HandleFunc(options.BaseURL+"/repositories/{repository}/usage", wrapper.GetRepositoryUsage).Methods(http.MethodGet)
 
 	r.HandleFunc(options.BaseURL+"/digests/{digest}", wrapper.ExplainDigest).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/teams/{team}/retention", wrapper.DeleteTeamRetention).Methods(http.MethodDelete)
+
+	r.HandleFunc(options.BaseURL+"/teams/{team}/retention", wrapper.GetTeamRetention).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/teams/{team}/retention", wrapper.SetTeamRetention).Methods(http.MethodPut)
+
+	r.HandleFunc(options.BaseURL+"/repositories/{repository}/retention", wrapper.DeleteRepositoryRetention).Methods(http.MethodDelete)
+
+	r.HandleFunc(options.BaseURL+"/repositories/{repository}/retention", wrapper.GetRepositoryRetention).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/repositories/{repository}/retention", wrapper.SetRepositoryRetention).Methods(http.MethodPut)
+
+	r.HandleFunc(options.BaseURL+"/repositories/{repository}/retention/dry-run", wrapper.DryRunRetention).Methods(http.MethodPost)
+
+	r.HandleFunc(options.BaseURL+"/repositories/{repository}/retention/run", wrapper.RunRetention).Methods(http.MethodPost)
+
+	r.HandleFunc(options.BaseURL+"/repositories/{repository}/deleted/tags", wrapper.ListDeletedTags).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/repositories/{repository}/deleted/manifests", wrapper.ListDeletedManifests).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/repositories/{repository}/restore", wrapper.RestoreDeleted).Methods(http.MethodPost)
 
 	return r
 }
@@ -7240,6 +7903,348 @@ func (response CreateRepositorydefaultApplicationProblemPlusJSONResponse) VisitC
 	return err
 }
 
+type ListDeletedManifestsRequestObject struct {
+	Repository RepositoryName `json:"repository"`
+	Params     ListDeletedManifestsParams
+}
+
+type ListDeletedManifestsResponseObject interface {
+	VisitListDeletedManifestsResponse(w http.ResponseWriter) error
+}
+
+type ListDeletedManifests200ResponseHeaders struct {
+	Link *string
+}
+
+type ListDeletedManifests200JSONResponse struct {
+	Body    DeletedManifestList
+	Headers ListDeletedManifests200ResponseHeaders
+}
+
+func (response ListDeletedManifests200JSONResponse) VisitListDeletedManifestsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.Link != nil {
+		w.Header().Set("Link", fmt.Sprint(*response.Headers.Link))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDeletedManifestsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListDeletedManifestsdefaultApplicationProblemPlusJSONResponse) VisitListDeletedManifestsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDeletedTagsRequestObject struct {
+	Repository RepositoryName `json:"repository"`
+	Params     ListDeletedTagsParams
+}
+
+type ListDeletedTagsResponseObject interface {
+	VisitListDeletedTagsResponse(w http.ResponseWriter) error
+}
+
+type ListDeletedTags200ResponseHeaders struct {
+	Link *string
+}
+
+type ListDeletedTags200JSONResponse struct {
+	Body    DeletedTagList
+	Headers ListDeletedTags200ResponseHeaders
+}
+
+func (response ListDeletedTags200JSONResponse) VisitListDeletedTagsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.Link != nil {
+		w.Header().Set("Link", fmt.Sprint(*response.Headers.Link))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDeletedTagsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListDeletedTagsdefaultApplicationProblemPlusJSONResponse) VisitListDeletedTagsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestoreDeletedRequestObject struct {
+	Repository RepositoryName `json:"repository"`
+	Body       *RestoreDeletedJSONRequestBody
+}
+
+type RestoreDeletedResponseObject interface {
+	VisitRestoreDeletedResponse(w http.ResponseWriter) error
+}
+
+type RestoreDeleted200JSONResponse Restored
+
+func (response RestoreDeleted200JSONResponse) VisitRestoreDeletedResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestoreDeleteddefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response RestoreDeleteddefaultApplicationProblemPlusJSONResponse) VisitRestoreDeletedResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteRepositoryRetentionRequestObject struct {
+	Repository RepositoryName `json:"repository"`
+}
+
+type DeleteRepositoryRetentionResponseObject interface {
+	VisitDeleteRepositoryRetentionResponse(w http.ResponseWriter) error
+}
+
+type DeleteRepositoryRetention204Response struct {
+}
+
+func (response DeleteRepositoryRetention204Response) VisitDeleteRepositoryRetentionResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteRepositoryRetentiondefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response DeleteRepositoryRetentiondefaultApplicationProblemPlusJSONResponse) VisitDeleteRepositoryRetentionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetRepositoryRetentionRequestObject struct {
+	Repository RepositoryName `json:"repository"`
+}
+
+type GetRepositoryRetentionResponseObject interface {
+	VisitGetRepositoryRetentionResponse(w http.ResponseWriter) error
+}
+
+type GetRepositoryRetention200JSONResponse EffectiveRetention
+
+func (response GetRepositoryRetention200JSONResponse) VisitGetRepositoryRetentionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetRepositoryRetentiondefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetRepositoryRetentiondefaultApplicationProblemPlusJSONResponse) VisitGetRepositoryRetentionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SetRepositoryRetentionRequestObject struct {
+	Repository RepositoryName `json:"repository"`
+	Body       *SetRepositoryRetentionJSONRequestBody
+}
+
+type SetRepositoryRetentionResponseObject interface {
+	VisitSetRepositoryRetentionResponse(w http.ResponseWriter) error
+}
+
+type SetRepositoryRetention200JSONResponse EffectiveRetention
+
+func (response SetRepositoryRetention200JSONResponse) VisitSetRepositoryRetentionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SetRepositoryRetentiondefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response SetRepositoryRetentiondefaultApplicationProblemPlusJSONResponse) VisitSetRepositoryRetentionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DryRunRetentionRequestObject struct {
+	Repository RepositoryName `json:"repository"`
+	Params     DryRunRetentionParams
+	Body       *DryRunRetentionJSONRequestBody
+}
+
+type DryRunRetentionResponseObject interface {
+	VisitDryRunRetentionResponse(w http.ResponseWriter) error
+}
+
+type DryRunRetention200ResponseHeaders struct {
+	Link *string
+}
+
+type DryRunRetention200JSONResponse struct {
+	Body    RetentionReport
+	Headers DryRunRetention200ResponseHeaders
+}
+
+func (response DryRunRetention200JSONResponse) VisitDryRunRetentionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.Link != nil {
+		w.Header().Set("Link", fmt.Sprint(*response.Headers.Link))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DryRunRetentiondefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response DryRunRetentiondefaultApplicationProblemPlusJSONResponse) VisitDryRunRetentionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RunRetentionRequestObject struct {
+	Repository RepositoryName `json:"repository"`
+}
+
+type RunRetentionResponseObject interface {
+	VisitRunRetentionResponse(w http.ResponseWriter) error
+}
+
+type RunRetention200JSONResponse RetentionRun
+
+func (response RunRetention200JSONResponse) VisitRunRetentionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RunRetentiondefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response RunRetentiondefaultApplicationProblemPlusJSONResponse) VisitRunRetentionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type DeleteRepositoryTagPolicyRequestObject struct {
 	Repository RepositoryName `json:"repository"`
 }
@@ -8095,6 +9100,118 @@ type PutMemberdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response PutMemberdefaultApplicationProblemPlusJSONResponse) VisitPutMemberResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteTeamRetentionRequestObject struct {
+	Team TeamName `json:"team"`
+}
+
+type DeleteTeamRetentionResponseObject interface {
+	VisitDeleteTeamRetentionResponse(w http.ResponseWriter) error
+}
+
+type DeleteTeamRetention204Response struct {
+}
+
+func (response DeleteTeamRetention204Response) VisitDeleteTeamRetentionResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteTeamRetentiondefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response DeleteTeamRetentiondefaultApplicationProblemPlusJSONResponse) VisitDeleteTeamRetentionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetTeamRetentionRequestObject struct {
+	Team TeamName `json:"team"`
+}
+
+type GetTeamRetentionResponseObject interface {
+	VisitGetTeamRetentionResponse(w http.ResponseWriter) error
+}
+
+type GetTeamRetention200JSONResponse EffectiveRetention
+
+func (response GetTeamRetention200JSONResponse) VisitGetTeamRetentionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetTeamRetentiondefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetTeamRetentiondefaultApplicationProblemPlusJSONResponse) VisitGetTeamRetentionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SetTeamRetentionRequestObject struct {
+	Team TeamName `json:"team"`
+	Body *SetTeamRetentionJSONRequestBody
+}
+
+type SetTeamRetentionResponseObject interface {
+	VisitSetTeamRetentionResponse(w http.ResponseWriter) error
+}
+
+type SetTeamRetention200JSONResponse EffectiveRetention
+
+func (response SetTeamRetention200JSONResponse) VisitSetTeamRetentionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SetTeamRetentiondefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response SetTeamRetentiondefaultApplicationProblemPlusJSONResponse) VisitSetTeamRetentionResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -9448,6 +10565,30 @@ type StrictServerInterface interface {
 	// CreateRepository Create an empty repository before the first push
 	// (PUT /repositories/{repository})
 	CreateRepository(ctx context.Context, request CreateRepositoryRequestObject) (CreateRepositoryResponseObject, error)
+	// ListDeletedManifests List the deleted manifests that can be restored, newest first
+	// (GET /repositories/{repository}/deleted/manifests)
+	ListDeletedManifests(ctx context.Context, request ListDeletedManifestsRequestObject) (ListDeletedManifestsResponseObject, error)
+	// ListDeletedTags List the deleted tags that can be restored, newest first
+	// (GET /repositories/{repository}/deleted/tags)
+	ListDeletedTags(ctx context.Context, request ListDeletedTagsRequestObject) (ListDeletedTagsResponseObject, error)
+	// RestoreDeleted Restore a deleted tag or manifest
+	// (POST /repositories/{repository}/restore)
+	RestoreDeleted(ctx context.Context, request RestoreDeletedRequestObject) (RestoreDeletedResponseObject, error)
+	// DeleteRepositoryRetention Let a repository follow its team's retention
+	// (DELETE /repositories/{repository}/retention)
+	DeleteRepositoryRetention(ctx context.Context, request DeleteRepositoryRetentionRequestObject) (DeleteRepositoryRetentionResponseObject, error)
+	// GetRepositoryRetention Show the retention that holds in a repository
+	// (GET /repositories/{repository}/retention)
+	GetRepositoryRetention(ctx context.Context, request GetRepositoryRetentionRequestObject) (GetRepositoryRetentionResponseObject, error)
+	// SetRepositoryRetention Give a repository its own retention
+	// (PUT /repositories/{repository}/retention)
+	SetRepositoryRetention(ctx context.Context, request SetRepositoryRetentionRequestObject) (SetRepositoryRetentionResponseObject, error)
+	// DryRunRetention Say which tags retention deletes now, and why each other one stays
+	// (POST /repositories/{repository}/retention/dry-run)
+	DryRunRetention(ctx context.Context, request DryRunRetentionRequestObject) (DryRunRetentionResponseObject, error)
+	// RunRetention Apply the retention of a repository now
+	// (POST /repositories/{repository}/retention/run)
+	RunRetention(ctx context.Context, request RunRetentionRequestObject) (RunRetentionResponseObject, error)
 	// DeleteRepositoryTagPolicy Let a repository follow its team's tag policy
 	// (DELETE /repositories/{repository}/tag-policy)
 	DeleteRepositoryTagPolicy(ctx context.Context, request DeleteRepositoryTagPolicyRequestObject) (DeleteRepositoryTagPolicyResponseObject, error)
@@ -9508,6 +10649,15 @@ type StrictServerInterface interface {
 	// PutMember Add a user to a team, or change the role there
 	// (PUT /teams/{team}/members/{user})
 	PutMember(ctx context.Context, request PutMemberRequestObject) (PutMemberResponseObject, error)
+	// DeleteTeamRetention Remove a team's own retention
+	// (DELETE /teams/{team}/retention)
+	DeleteTeamRetention(ctx context.Context, request DeleteTeamRetentionRequestObject) (DeleteTeamRetentionResponseObject, error)
+	// GetTeamRetention Show the retention that holds for a team
+	// (GET /teams/{team}/retention)
+	GetTeamRetention(ctx context.Context, request GetTeamRetentionRequestObject) (GetTeamRetentionResponseObject, error)
+	// SetTeamRetention Give a team its own retention
+	// (PUT /teams/{team}/retention)
+	SetTeamRetention(ctx context.Context, request SetTeamRetentionRequestObject) (SetTeamRetentionResponseObject, error)
 	// ListRobots List a team's robots
 	// (GET /teams/{team}/robots)
 	ListRobots(ctx context.Context, request ListRobotsRequestObject) (ListRobotsResponseObject, error)
@@ -10693,6 +11843,238 @@ func (sh *strictHandler) CreateRepository(w http.ResponseWriter, r *http.Request
 	}
 }
 
+// ListDeletedManifests operation middleware
+func (sh *strictHandler) ListDeletedManifests(w http.ResponseWriter, r *http.Request, repository RepositoryName, params ListDeletedManifestsParams) {
+	var request ListDeletedManifestsRequestObject
+
+	request.Repository = repository
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListDeletedManifests(ctx, request.(ListDeletedManifestsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListDeletedManifests")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListDeletedManifestsResponseObject); ok {
+		if err := validResponse.VisitListDeletedManifestsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListDeletedTags operation middleware
+func (sh *strictHandler) ListDeletedTags(w http.ResponseWriter, r *http.Request, repository RepositoryName, params ListDeletedTagsParams) {
+	var request ListDeletedTagsRequestObject
+
+	request.Repository = repository
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListDeletedTags(ctx, request.(ListDeletedTagsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListDeletedTags")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListDeletedTagsResponseObject); ok {
+		if err := validResponse.VisitListDeletedTagsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// RestoreDeleted operation middleware
+func (sh *strictHandler) RestoreDeleted(w http.ResponseWriter, r *http.Request, repository RepositoryName) {
+	var request RestoreDeletedRequestObject
+
+	request.Repository = repository
+
+	var body RestoreDeletedJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RestoreDeleted(ctx, request.(RestoreDeletedRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RestoreDeleted")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RestoreDeletedResponseObject); ok {
+		if err := validResponse.VisitRestoreDeletedResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteRepositoryRetention operation middleware
+func (sh *strictHandler) DeleteRepositoryRetention(w http.ResponseWriter, r *http.Request, repository RepositoryName) {
+	var request DeleteRepositoryRetentionRequestObject
+
+	request.Repository = repository
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteRepositoryRetention(ctx, request.(DeleteRepositoryRetentionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteRepositoryRetention")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteRepositoryRetentionResponseObject); ok {
+		if err := validResponse.VisitDeleteRepositoryRetentionResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetRepositoryRetention operation middleware
+func (sh *strictHandler) GetRepositoryRetention(w http.ResponseWriter, r *http.Request, repository RepositoryName) {
+	var request GetRepositoryRetentionRequestObject
+
+	request.Repository = repository
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetRepositoryRetention(ctx, request.(GetRepositoryRetentionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetRepositoryRetention")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetRepositoryRetentionResponseObject); ok {
+		if err := validResponse.VisitGetRepositoryRetentionResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// SetRepositoryRetention operation middleware
+func (sh *strictHandler) SetRepositoryRetention(w http.ResponseWriter, r *http.Request, repository RepositoryName) {
+	var request SetRepositoryRetentionRequestObject
+
+	request.Repository = repository
+
+	var body SetRepositoryRetentionJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.SetRepositoryRetention(ctx, request.(SetRepositoryRetentionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "SetRepositoryRetention")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(SetRepositoryRetentionResponseObject); ok {
+		if err := validResponse.VisitSetRepositoryRetentionResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DryRunRetention operation middleware
+func (sh *strictHandler) DryRunRetention(w http.ResponseWriter, r *http.Request, repository RepositoryName, params DryRunRetentionParams) {
+	var request DryRunRetentionRequestObject
+
+	request.Repository = repository
+	request.Params = params
+
+	var body DryRunRetentionJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DryRunRetention(ctx, request.(DryRunRetentionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DryRunRetention")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DryRunRetentionResponseObject); ok {
+		if err := validResponse.VisitDryRunRetentionResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// RunRetention operation middleware
+func (sh *strictHandler) RunRetention(w http.ResponseWriter, r *http.Request, repository RepositoryName) {
+	var request RunRetentionRequestObject
+
+	request.Repository = repository
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RunRetention(ctx, request.(RunRetentionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RunRetention")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RunRetentionResponseObject); ok {
+		if err := validResponse.VisitRunRetentionResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // DeleteRepositoryTagPolicy operation middleware
 func (sh *strictHandler) DeleteRepositoryTagPolicy(w http.ResponseWriter, r *http.Request, repository RepositoryName) {
 	var request DeleteRepositoryTagPolicyRequestObject
@@ -11251,6 +12633,91 @@ func (sh *strictHandler) PutMember(w http.ResponseWriter, r *http.Request, team 
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(PutMemberResponseObject); ok {
 		if err := validResponse.VisitPutMemberResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteTeamRetention operation middleware
+func (sh *strictHandler) DeleteTeamRetention(w http.ResponseWriter, r *http.Request, team TeamName) {
+	var request DeleteTeamRetentionRequestObject
+
+	request.Team = team
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteTeamRetention(ctx, request.(DeleteTeamRetentionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteTeamRetention")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteTeamRetentionResponseObject); ok {
+		if err := validResponse.VisitDeleteTeamRetentionResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetTeamRetention operation middleware
+func (sh *strictHandler) GetTeamRetention(w http.ResponseWriter, r *http.Request, team TeamName) {
+	var request GetTeamRetentionRequestObject
+
+	request.Team = team
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetTeamRetention(ctx, request.(GetTeamRetentionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetTeamRetention")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetTeamRetentionResponseObject); ok {
+		if err := validResponse.VisitGetTeamRetentionResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// SetTeamRetention operation middleware
+func (sh *strictHandler) SetTeamRetention(w http.ResponseWriter, r *http.Request, team TeamName) {
+	var request SetTeamRetentionRequestObject
+
+	request.Team = team
+
+	var body SetTeamRetentionJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.SetTeamRetention(ctx, request.(SetTeamRetentionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "SetTeamRetention")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(SetTeamRetentionResponseObject); ok {
+		if err := validResponse.VisitSetTeamRetentionResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -12086,253 +13553,282 @@ func (sh *strictHandler) Whoami(w http.ResponseWriter, r *http.Request) {
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7L1vcxu3ki/8VVDc3YrtQ0uyYzuJXKfOKo6daBPHfizlcdU98tWAM00S0QzADDCiuS5/91voBuYPiSGH",
-	"1NCSz+4bWxKHA6DR3Wh0/7r70yBW2UxJkEYPjj8NpsATyPHHl+d8Yv9PQMe5mBmh5OB48GLK5QQ0m09B",
-	"wjXkzEyBmamQExbTRweD4UDHU8i4/bZZzGBwPNAmF3Iy+Px5OPhNyKvV955PgUn4aNiMT2DIuGbRRXF0",
-	"9G1c5Cn+AM9ZDunfLwb2qYtBdMBORhqkYUriHFKu6cvrx/88HMx4zjMwbpkncawKaU6T8JxEwtSYcclO",
-	"3p8xTs8O2aPHLBETYXCxwj4742Y6GA4kz+xw7sHBcJDDX4XIIRkcm7yA+sxm3BjI7Xf/7z+PHv7w4dOj",
-	"x5//fTAMUMxN8Z1KoYVwPAM3zdOT1yxXKbC5MFNVGCaMZnZyQ6Zyxpkb9ZhFDyImNONywfJC2m/HU57z",
-	"2NJlyKJ/4KdKQssK7Rhrl5fxj7+BnJjp4PjZk+EgE9L/+mjYWPvJw//DH/730cMf/vb34cF/Xj74x8MP",
-	"f2uhw9hAHqZAZLkisquwvGDZgI1grPJq+n8VkC9qO4Tvapnw00ePQ+P/BFLw9Hd8QWgSCX7+jcb9aKEb",
-	"PbOWcqsD/5yrYtY+7sR+7IYdshnkMUjzEGSsEkiYkEbZjWQaJhlI0zIxfMmW8zodv+YmnoZnZfUHM1Nu",
-	"aioiK7Rh2og0ZVN+DciT0YOonBKpn2pSp+OHNELLRj06evxkGNQxmTDhaWVKW6GATDNBmoNLPYd8yB4x",
-	"o9ijo6OjNp5J8a31qSQw5kVq7ESOhnZiIisy/O0IWd79Wk5RSAMTyHGOb70MLM/yxAupVW12aG35OoeZ",
-	"0sKoXIDevMnsXhSrHP7j8asH0f2WHfdCuN2ev/PzWLQzZDnXRWeuZPciAzz7j8ev+GzWOuXqxVvO+gzy",
-	"axFD+5Q1PeDme+zUiDsoWOQ+LjWMUVcgGchkpoQ9ELhM8O9xykXGIl4kUcsS3Ju66s7HT592Up4f7lU/",
-	"s4PL48P/fPjhQe3j+/8I69RzPmkniuGTllUYPtlyB86BZ2tGAp6tV5z2iW2HtJu0Zkz78YZB7SNbjvqH",
-	"hrx90EJDvn5M+8RWQ362D+uZkhrQonnFRVrkOH6spAGJmpDPZqmIuZ3K4SxXoxSyv/2pFeqf6t3/nsN4",
-	"cDz4t8PKLDykT/XhW/oWjRgS+r8K0IbNuWY5jAsNiVXvYy5SSA6QNO5NNbMLDaFczSA3gmbPqw/arDEr",
-	"aO3m2BJ5hgMe2zfgy1Hvb1rnCT5vv+lexfOcL+zvcQ7cQHLJcXpjlWf2p0HCDTw0IoPQ6P47o0Vg74aD",
-	"ulrfcBQYZ+mtHAfBVedBa7H9hd5w1KVhPVZk3c+n1p50xD4IapGKWf/ZsH1ra6v2oUHHBoE+lO9Woz8h",
-	"NoPK+KV7BzJIkgj7Ip6+rTHOmKcahku8tEpcd1wPHgyWWfi9tVQyvmAjYLMiTSHZZCPzVCvG41xpzaLD",
-	"iA6BpuG8XpGv0rFt9b8JHRCVkps7sjXtS4CvrfG86eu/22eW95oGXrNt9s6y09bVhDawT5YtkVlxxxJl",
-	"/5DDAYt4kgmJO2C5dwZqlsIxy3g8FRK0fVIqg7YnE2QJb6cRMv7xlL7xLe6m++XREk2Hg0KKvwpwH1sN",
-	"HpT1dnbsJvm3wKJNUadNCjMAreTTAKQ1gv85sFI1GA5mhZ7iclMwVmPiltVeUamwF1OIr1bZHvJc5UFl",
-	"OuV6eplzA031rIpRWtPNsshG1gYfDkQS1snd35CDHbP2lpFSKXDpVDsXeetnKt8oc0iAd/SoPT4Nz9cc",
-	"Jdq4eTc5KS+kFHIyZGMhhZ5CMnRn8pDFXMaQ4o8qZ6m9Gc2nQPyWA9oLdIPLuWTCyo1mibCneWC3ilmy",
-	"5eG4rEySgV9EY62NV5ckL+nr9qu++yV9Q4yJRPW2zApzJWC4SIP0TcQESA2vfHQFi1XCvyFLhUYOkuxK",
-	"yIDbKRNa44YlPOMT3C9VSNyj2ZTLIcu4FGNraqmc/VVAAWEDAMkDSTsD1nVRqQdX3rN8WGjx303pENI8",
-	"ezII3nHr24uLHXoC1+bXuknvSiFp7tEoVaPAyfBOzTWx6xxyYFaeeA4JesLsTojc7QUaTBunPxyMFgb0",
-	"ZQ486bTe4cBLmJOBVft1ATxnj1ghjUi9QPkvNSa11qREdmg/TztNtTk3Jw6ajRaOUna3amxV7YxnPh1a",
-	"oae9FcWlFbVPxW1KQIDog3V7ynI177qdagYBb0u5dByF5+D8U2hRHKO54DkVtSQyBT2sZLpgnNkDjY3s",
-	"5mg24vFVx+m4S5gOc8pY5NraOarQnHaik6XSUG4h4XVqdWclXXtBk9+HTiyr/azzSkOYPAfXaOB2p10V",
-	"FHJLA7JhC5SW1rPvHh19//2zJ8sC8CPtqmJ2gkxIxpmGWMmE2VuB0ia4qTWH33fffvfk0fePn9T9fs+e",
-	"Pv32WWjrV6b19Oho2Mb8inF9heZsy7QabscNfse6xVKO7ui3pE0tIXiaOoa3hqPlt8KA0xB0HNYvn0Hb",
-	"Z9Mo9jk2t+IUc2kvX17aQi8OXZFeqDSF2JBJ2OSBSXw5yXkcMIp+UXOWKjlhWmVAvmmri42yMyhkDmPI",
-	"QcZW5nURTzEe9fjJ9Cg70lHwtE05mQY8Td+MB8f/3CCmfs7euPsQvI7O7TXcvvk543QnR/NMKppxIhJ3",
-	"Sc8BWKakmeoDP5mtnBRoRXS/SpbT///s90J6ppCGTyaQXBqTrqE+r2yZVFx7verXN1Vpop+z6EhH7Apg",
-	"pt2dbb2GKjd9aRblKj+sYyJ7YwtYhWtMv7AN55Y1ZKmQV3hupGrUYqdx54ZbMR8r8hzjKWPZ0a9pyIRM",
-	"4KN9tS7aTcyaxzx4ZxAyJB7vLZsJw0YQ8wwYt7KZCMtC3a2Um9qJRHL3Hj/TtXtH3Liyeam7zq6Esv2a",
-	"9AF7bS/Q9vAXkhUaUN2lwK9R2ZGRzTBkiL8jf7EZ5EJ1NXJk0CNcHpDVvrJ7VzAzzhBjM5WKeIGWxn3i",
-	"JT1EVtJ242vm7Ar5VZqANpd0XOhdNgKnPPTkW3nj2q1YZ7pf4onS0U5tsfV/RBI4bVGLN1ktTl6O+VRp",
-	"f/nSbKIOwhZ7DnjJ7D6hUkEGpDXJ0Qsz9KdzFU3cSquiDgooVdz+tbTgdVJIhUoWckuU8PLXGPM/oX8m",
-	"afmeysPxDStBms1VfsVSGJuwcdBq8L+DTF1Dwsa5ypD9tVE5DMna5yNlLU9WzFLFk5YFmbyQMTeQhFzf",
-	"bnvwpNdGzWaQsFSpKyEnLcZGXRzqxiztRGXy1ti6bv/WuWu9uGxt3ib54jIvZMjCWiV4ixF0KtkstZrM",
-	"xVQ0GGPP3cgfoVHN+rGGD3uhspllCyYyPrFWYQ72Q83H+D9cQ/7c34gKmUDO5nyBPlp0uaJ5NbFm7IQL",
-	"ueR9/PZxyKm01o5oXUD9a9HmcUJm5U9E1f9faDESqTCL8D3tuvzcaSOYNzy0CMvB8CabgHnOIiGnkAuD",
-	"Llg7ZyG14RIjz24j7Xwrn+koFTEGCg3kEpEjs1xck5fLvSvoPCWwSkjGxoW2W0e+W7sndtsWI5UsrNLM",
-	"0OgXRjOr5gU9lAGYIVrpiPmC1B6RaUoOF8gOBmvc9zeNuYkkb4OLGVQ0bvNjnqbIfmQpC2LHxRwjA+si",
-	"cz1G8/wpv/LBLBcyFrPQhoThHoWGnG5duRopo9m9iKcCRRKRHX97YH/iUslFpgpNiInOtqULotgT0oqw",
-	"USkemPiLi912sCa3ha3sx23szJSKwsMmTGRz2LExiQ9BXWBl6aZxrJ1DTU+2DzV5qVlC4W3iy3o8aqvA",
-	"UJ3V6kC6o6MOXLTzqFuEo2gL+4ijOsX6ZcKoP+Et6BdrehNcddWc3jTiL5Am1kTcEMLIre3F0zVuWKdn",
-	"6R2Vu5SPVGHsMTJRz9EdgQE93TB7l2TC4zi76VwXXOnvggmL6lpJcwmRfnl3WyMma4mv0kTISQWaC715",
-	"jdH6WuXQtCdc7NrSXyL9U6FNq7esvu7yRt1YSWjpL8djiI24hnM+eYs30EAU9iNks43s/pKespcXuIY0",
-	"dBLZQ8hdc81UaCZ03QDy5pFdnkeAlbQM2T2ZSmDTrM755LV9bMXEt38c+qX5OQcpVK5+KZpARyAJC5/U",
-	"ogpZYfgoRQeDnglT2qx2zC3R2J7x6kDYx99v1NDVgfKoppbXnSIvP85SLrkP5IdOtu7nGdqLIR5/PwUz",
-	"hdwy9VwVacJGwBIlYUhISz7x7CFknBZJmNeHA66vguyFfuUppLOwEVgauWugJoQQZgnMQCZ2HxrbsDFi",
-	"mrSY4hVm3EXZyTQPznOSq8L5cZbMrtR9e4IO1FxMpkYza/RWboin3Z0QP+M4oVVMeRuJLOPS5hJYReia",
-	"G2IHkM3yyBlozSctgEq3Ny42Ig1Iex/MmZmrICFddL2Hm0nDdtrO9LbXK16YqcqZ5gu9i+c2L1JoeXsC",
-	"sUggIRCzfc5pIbywYRATcQkSNrOdoRygDXaXk+ymEe70w5I1jtOutpTYqtqVitEbohlSwa+CaBckwAhi",
-	"5e4fVXxnNbQQuLaGM0y8O3yiQDdDMcIwbdwOdrNm9uzuL9JWgDv5RkzFIfqYeU+PfW/daXIQ9ui7YMEO",
-	"tzScWGgbf855CO17QprMbqFlVHsdRo+3dOkuBwy/qBlPElbM9uqB6N9PQMk27ck8w5K7qmN/9e7WlkDy",
-	"Ru4HLciisVKHDyJ0oOLPHyN6xv7MDz9GQ8RL2F+jni77Q8LDt2LpO1BqiROrtJcePAPIhP0CXF/yeGqV",
-	"irU0eKokHKNrBhWCZnNk+mhWpGnEjFI3wrBu7VjY4sKNlOnjvk0K4stct531s7InZ81TpG5q7VPzlGpi",
-	"C9kf+wilNP6kxyyWsArJ1bVIQvL1I8Uf5yovUy5c6opIQBphFsx/uQUB0mKfiHiKNsmxB2sPGWZ+Pcwg",
-	"G0Fuf8XJ0w+qmD0sfyVnOKkcrZwZvmqy2GviRpvF2SHrOdhRv7m9uxwHidD28pe0G9C4SEgQ7sP843QY",
-	"METSE6JdqpFKFmGKtzqf+3KxlqtYUpgbdaQqZjvpyDrZNjo33KPtM8ApbzmDcNgeM0UfP33KrL1L1/r6",
-	"OWrPQM70zNpV1u7GRMEDVp7u2uVqr0iS87/HaiKFhoRAAKLKFuuwS63L70cVW4n4cqp49hp1wuq0e9Fb",
-	"dLqGZckbHesp7lL1ytlsWEdvW+DI8mU2ovQfr8x87ORp3WB4S+uEkF92Hrfd3C9bMEtWvBxWMQd2JdVc",
-	"Ojxfuozf7Ae3NBwgPCGM9n7VWMsuQFs7jeB+YDAgcC6t8WRRzMJ5I+3dF2lt78b2/pSDdvf/7j6tmj/q",
-	"hn4lD6DzHl+f/6pGKhzZXud3Wbb1a/4Ihyvr7F8gOodlFiPLSkLY4Yjh8Ywvhh7F1ciHryEGnH1WgwC4",
-	"W/px09hxvzzMgSdRFa4fssjDAqJmEN9aFFpMJCbab8QTVC8P0ns7BeXY8wvpJgqvvHZuk5AboQSYIoho",
-	"7gVA45VRMlPkMmDC50aMeWwuacTtkoG2UYvo1Nk+nlQuOOgtTQRvn7jzHu0yEJ80Jxo2lVbltYwgLYEf",
-	"KSIyZCLzwRGrlICnLegD8ondHClA86m/r0v8rxGl6xpqq23GGv5913D17n7IpkJetZxH72t5fR4gOFEU",
-	"3vDQ5G7nY1YTti05aA3c0N6wPYIKksa0+hKMVga1I5a+ulWkesblolQjenV+O+Jqq1FDnHHqzoQ/fOSj",
-	"yRVkeWwiyhk+hbkt/mbcXdWcA89o9BVaruQE4WT8AKHl/AqLcATxGoLsemrw/NIlFFS66343HuXpROXC",
-	"TLNNi/wVFifls5+Hg9jObiysnF/Cx5nIQe/k993mO81xVuhwDbkYC9Aua9DSoizRMJ+KFJhU7AoWbKwI",
-	"kSe2MHavREvds3evXrDvnn37PTPTIhvhPTccE3DlbFoC+3Ze6JttVJVQRc7UPOy+0arI6X3eZpmAhBwV",
-	"73AgshmigDH5rBFR2JgHTUaU1fjRcXU9UGZKvm+ZsESBxsu7ZT22AHPAIqT+QshJdOw4UiqWISrZfkVg",
-	"htYVSLp1TBQlBDTMLTskAk4mkkJc5TsD019JhrBfrdi5pE+VKd1wxVQi1SKFJ3XJWCLQy+Sns5OI3XuZ",
-	"PH769NEP930ZBbddfqFKpotjIhzLYSLs1KvaCpayjgU9FV6ePX76bDAcvDz79nurH9/53+14wS38FRZ9",
-	"XJat1tmkvNqNy19h8U6ZEv2wjW9/V/WTQMoDp9AZpVxUecPIic9rNf6GTfzzFSwuHe9d4jujRqLgd999",
-	"96yZKngUzlBFoPFl8O7+9uVrwja7p1DU77399cUZ+7dHQ3b28gV7ZO05+sv39x2KH4HFlZLVTIx9IjSX",
-	"iwP2vlwS46Q9NMt4slyqwqVWbkC8bFZOdRoG0IelojqWRZp2wo23uax8PZ5NRy5WedzWA4Uv/9A6m92K",
-	"52w14WX3+voJ9SHcX9QJRoPpqZjdfGe7BSg82q2NkL/DHOubBWxDiHNoKUAw41qjb9QoOuWERAk4YGdT",
-	"VPFTDKPG4Yiz8QOuXSo+tLIcV0nNTS68oo+hG7y+Is0RITjj7xHN0RenKmvGrq0Hu7KSt44Oq+N9T1Ug",
-	"Hz+pufQb9pQnYVNdUCXKmj76fs2oO8ljXOQ5SHM5a536eZkF8Y1m7vFyxw/Y74ouV5BQzJxL8lDaY8Nq",
-	"XzrRyVt+EFpdIApZTWVt5Tj/3Gos3n0Q4odajZYllpAMawCxe9ZK/eHJ0+/ur7pwYocDXSURftdSSCVU",
-	"adjVAX3z4pSdvD1l9yxvwUeezVJg0U8vfz99+VNLfkVVLSaUvc01m+dKTihzBn+HjzOIDSQuRZEjcNpa",
-	"TvDRDMkBzmaQ65bYJk59HVLR4aoQVUbvm+VqkvNMV2gwshVK1+gQHYYeJMnuRVxf2eWid8qBb1t0Cdbg",
-	"cCvj+grQrdwCZsPigJeh68Yr4Ypn+gqCbj/s6Y2snKqJD4WFrwyGm6KljsYv5+dvGT3QkjEoTCuQjlIQ",
-	"7XdZBrwlLOE9bcuwzDlfaBYhOv54lHJ5FT1nkeW5iBlIU8188QvGZzzvkNiOn/oJl6uuVdRBlg9J0jr/",
-	"0pfMgvKhlVDtDWtLpilLhDZCxsYlOVsxKV0vpMKERMh716ov3mvZHPN3rODlUdq7vTh8jA8H142UwXV6",
-	"sZZc2OIkclZA7ZXbVU+sdr7jmZMJWf/ro2W1uvPi1kytD2twfYbFHizCasAWF12Zud6Bl1I1ETFPt0pE",
-	"bzhTOzy/AU/cys5zLuylsprbSgx31EjGr6qTjZcdztb6QHzEnCGWxaCTZQcX6moqSJWL3cjTbtB1eS0d",
-	"trVf1mxxp+6HP4P1X32BTFc2E4OGBGxzZjMVe/UHf92L466a7eUaz6rbdk/ukDK99RJrR65LOV3iNeFr",
-	"yVRhUbtk+5rnDLKZWTgQHwGqGHcVvb03IM4B4SI81b3lDgutizYoq6sbLrTGEuOVWzE4eusBm8M4Bz29",
-	"pO+GK//hZ+F8+t/EGJrDDzFfidxPYfupL3CZo059fk3H5xIzrCx2O1CaY9bdoLtNH6pPX/VuziDG5QoW",
-	"9WQwngCV9OrgKA3JWkgy/DzW1JK9F2Ha+D+i+/uWmGVP2lpp8DMfQW6mg+E28oEXOFoIeqIXFYiCcHOO",
-	"xFtnMy8L0vo6Zi9SYTWZ22FXrw2TFYCqsuDraM4UOcAwIjrMAWau3YC7qQcRaUti6ybz7WrhuA1CzHxm",
-	"hXHIU8PtNvI5XzDMbvOlFbOGy/j7Z08aDuNnR8FDuk3O+jhH/fnyZc7Peuz0RrbdLjZdm7F1Sod0wg0f",
-	"cQ0dbyoeONdSS4mc4R2hc+vsy0xdrzcUVb2g51LuOMFmhWQRfj/qOGohHeihq3narBXVdRSsObR+cYX0",
-	"5TB9iaKdlrTEoGWFIWfBLq13hezLu73CU6uLCXG/6/3VB/J9EgRmuWPRTy4M+GwgmXb4/jap4Lu7LZbn",
-	"0YmfdsiDct8JOl3aAPurMKSy8oFLdm8zmhoDtrDIy2sIt/BYLv1Og+Cg11Av/u6KzYRtHF/Uc/WTHhiw",
-	"dNH6TEvlypCigqXiZy75XLjMjCCTia7FoWc5XAtVrPPeNoerdTDrUDi9TLctN53oh9Rat399HM0lL3yZ",
-	"s/mcT3qa9Zeb8GunjLxIOMgjYlqqnwn9GBSHRi2OLW4r2xbq6K+ARpASzs3Uw8lCNvBld4/kakm3L5I1",
-	"tTrP7a6qlmQ9eW97odnntjnukmDV8y4uXYXUHPKHMdfAUrA3YAooUK+oIdMw4wgsY6MFiw7szfgywpaE",
-	"D6NaDc/H3y+FgndMw7I06kVtWRH6QnrLwxZWHYk5tmqM0EGghyxy6ZuURE7JyvavXEjDhSw/oZO1DOxg",
-	"FUnjGsDVXSG57wRJ70U71r8qrB5LuGq/nvile74qJEKsOF4rrHGP/pL6tYKSbPgKELM/V76e8rzrlYei",
-	"+ojMpdpRXLM5pOlNo1yUHN42B7KufDWfcQ5VQ9r6bu/o9+/i6m/Mb4lkQVYPg2nudBmJXRDKWBve2tzh",
-	"JiWKrjNCFtvU+l7jkO7W3q7umNy2012hIQ/r//dTVevWyWOjmS8P7RNDyUe4hIY6ZmWxTXsaWK77G+aj",
-	"RQddT/1yUj21wUP23OmEvaUKlGtR7bTF48IUOTQwn9VulWBsetH2vHgbpsC/YI83x8TrCiUgb7a0XK7u",
-	"trirrry+5HlOqQqaqblElI+rXJaQ83GfZTWW92hDpYiw+K4hRA8mHmEov4yNlxfavGgkD7f1lVpukb4h",
-	"iNJSGvHejfj5vk+qLYUFY0P6gJ24ruJWm2fcxNODC+z+iw9J0Fa66Vn0Pf+phPSdpBJl9AHDElwUafLB",
-	"EY6QoCGGciwJfZcY/34Srsad63HoGham+mkZA1t3HV5SGrU0Grlc+XyLOmRN02LbMToHt0+NZn+8+60l",
-	"dwhfGM7+ogJIJRTQJTYokcSXxtIOkksas9GQpy0hs4wu+zE/rN+TXoS4tsVfUJTbCrb2pz95kQhwsNBV",
-	"vkIJ60SbmtLZj31cMeWNzOAq2w6bL7E/1YhhX5xl9NKGvNmPl6kYB20TOaEWSBS55WUw2weMN4EwOtvf",
-	"gTbRI9WSK4AfkSb8E7GYsWG8tUzkxu7ViLOsaRa6N7sW871Vigtbf1YLEbLJfj7czaQvdUjJ/yW3ezp2",
-	"s/tLTrhB4bmaqH9NdenrqqPFULTSxfUVGYezlBu7+cgx90yFBOFFEt2vXx2GpVFA5xUWoXVSxDUWh0X4",
-	"wJDNsQaZoAGmVRO9bUybnbVc2zn5pjpnrcWBAA463naYXVPVuAvIDwGoyDaKh50aJrH9hyqM79aG2/WN",
-	"rtJDG6CRHzZCRvq6MHmn0jf6Vu9Ou+jTGg8vJd0Eano3WNzXTW9LT6zr5Q7gMEfTqmx52Q0fQQ14Xaa4",
-	"qAeE+R4rXotvAH212WSlEl17t6oUXm/GmTOVvoxx9ofebOrftJrgSVU6EJ1bMZdlPrsogWcCXcIxl/Xy",
-	"aCtw00b/KFXMdHsR1m+0K2w3xHq9hXOu+B52rjzaN9gYLFlNtuhedardzumQg+nzLzWAXF8jZbVUHGYT",
-	"Xqsi3qpRc1XLYNUvSS+rEhktHY9ZlKqYpxG7x6tUTUwKI/eJo+79soi3VwahaoKt1THX7yQ+ccONXLcN",
-	"Vg7aQlh9xVyRHRoFK8uyCdtEXu1U+4q8rilluQ37fm6bZn/VLb+Uq3T77NEtCdUpKmuJ18eBgur9y50k",
-	"YRzFPuv57j3LfUMhzXWd+KxC9Wj1Wu28bSvlDVnkqllEwaD0um58oZj0+6nimQi4YjCHJqgJtq6GmHq/",
-	"+0Z/MnnoWyMkJ5pNhcYINna/VR5AXzXX2youtm29qVqJhU01W1wpRx+aQGq2V5/CIz8ucmEWZ3YsBwrg",
-	"WsRYLgH/ZncB/1J+fWoMzmQEPCeJop9e+VPpv96f24Ol/Do9t/T9z5hGPVar9LZSrIf+uPVI/frtZUi2",
-	"OIYrfRecsqXkj5CbaXlfO7iQp5kHU2Qa0msH5q4Z71Y4IGHq2nUxfvPiFNNtczEq7Jww+Z0bFh1ePz6M",
-	"Di7khXzw4IyqFjEhDx48YC/R2resjGVxKKEP20Nb9jhgZ2DvTyfY2UT8Nz5zzH5EwrCL4ujo2xjXiT9C",
-	"5Pq6XkgybrDUV/T2zdk5O8S/RJiKn7GxgDTRri44olj/7s8Oe/p4lwuWCC//fiEjHasZ/B2TSo75TBw/",
-	"iMhwwpzwH+1uuxl4VYjsjqQqiyacU82jErGO4kbwTK0yuJBlH01+BWzGc+cm9Il29u6ZKSwcDxp8183n",
-	"9tcF1TUjFEw4GedC4nMYbSDrvZaxh2VGlUwXNGL15Cok5V70ILrvdpRCIkJi/r62u3rSLFCKVIgVgm00",
-	"0ynXU7DXf8k45fxTs4U3v79kGiYZSDO8kDPIY5DmIchYYe8Z1A6HfDZDGkSHfCYOrx8d1pd4aB/5j8ev",
-	"7ENuci+xwMGDB0jriM9mqYiRjQ5dtvzf/tRKRmWSChZxcNtTr+GALU6NUu619oD3b3UhBZUnLgF8CoJg",
-	"AHqIBUPQsLmCxXGZyBPhrkcYAdKuEElE9YmeX8jIHvGRf6/rR3TPgwyi34S8itgU8Uz3fdfXK7v7ik2U",
-	"vXVbxnflxLTvLkOX8QtZlTGhlfyoEgF+Kf919uZ31Abe6GKvxY8H7IQkxlNFaJaouLAbVUXVKTVKl90+",
-	"6e1k7CJT1NUT9SGtM2fMczwnWPTynE+i51YH4HetfKGXwKoHu0sXMjodP3xt+TKqDUg7+OTR45J5mevM",
-	"w7V7VcKw0vMBe/vHObrrEshmyoA0brbnNaX44AHTfEEIbuo3PJuBpHL6VnlSattHvKmwyAFuo2PLy/bx",
-	"TF2T5I/gQjovxwGLSmhuRM5H50e5j98jZ5j9pn7u1mwVpXFaETefXhVRcHt4Icn3iEo51yzl8VW58Upi",
-	"6XerdCKCAdP07D3d39lxmlLl2CKNZjlEaR+y0eJCcumsHV+arqYC8DVlR/Dq+4xebXW3i7G5wbESqy5d",
-	"QlYVeRIy7vxYmULxrzQT0hqzG6k0oXDVdqkWyUSp5JhNlB1mxOMrZpSdtHJrS4Cl3ECOeDHLpqVPNDtg",
-	"5/YoRPWG8DvJIkIZRw0MkXfg3bfycSHd7lHtfWnPIStN1E2u7IG0XKF5SJoV8+fQpej+0CzVTMFfVz1k",
-	"QKcxqXIUtJO3p1TpT7uWAdj4fAaSz8TgePDtwdHBtwPs4zFFc+SQx9Tmwf4ygY0Vxcsz+DQZHA/sDfzE",
-	"v8C+NecZGGwZ+s+w1VU9cujtwo0PnmB3rM8frDGmZ0pqsqQeHx25+uPGpYPU9fafrtsVmXmbwwy4CLyQ",
-	"oe206qyckMPDrfY5ljGiX5wfGqTJFz6ATDkUrtexy4q0tw0kIillXITV0m2Tc48d4jNuVs6fGv5CSZ7D",
-	"V1ykRU7XUV1kGc8XmKKp6bg6eX9WrsQ1e06h5n11jruB9+T+c1CyyQf7ypJrDj+5nz4T42B6zToWYi+l",
-	"8f3JS5pgL7NV7qLXua0ZrOz+k5bGfPQ8rsOeONb8RD98hkktN6fi2bTA5ho1IjJl/zThbSTbVjTcmk8T",
-	"5PpZsV4sWW3Z9mLtdIUusYXkRxN5def2B/Owdisl7YM9rXz9eEW1sdGn622dhVVxq5s1K0x9p7Ci0o8q",
-	"WfQtos4v9rl5N3Nhvn3rh5BuqBG/D+76DVaYy3IwXiCcqTOnVo6l52EbMT1EgTv8ZP/rKrPrBfMd+VC6",
-	"Cac/M4VmEwx03Zxg5/YChGnkSJfTk9dOqZB7uk7IDOPD/crnsOvD5KDqIs5vxkxbseSpp1epmu0ti+P6",
-	"KO6cukiqNVmwrYxr2uRNMfojJQSXWYaESKgRZZ00l9u7N4m2I9xJqXbndT8yvY4vhVwRb3ertpq6Xbyp",
-	"ie/upptrz/JVW261BvtrDTdHK+yN4vta3aodlpTE97vr/9LY3MNP9MMNlTWRaeudPh3jDTq0hU/WNpbu",
-	"UcH/hAtg3L06SLDh9gIwAVMSZc/c2aZgaP5LnPjS1UBYx4n4TB+ceDZV802U3Y5jaMW/86zjYXdaNoIm",
-	"N5Z3a6pmvCTDKo1YxbvENbEMwFCRU3SJoAFL3abLQjIrx1ovgtD/WUjTup1jsAuTYr1a9L9KNb9Njn2N",
-	"5p6fVXVqIoqpRZNiZQKrSfGHz63n5cuS4zSAbqlTVZ7MeLGsfKjE0Jb/DtgJo6FKPD+6yy1/zqeQw4VE",
-	"aJieQw6JpWzZE53oa58hP0+TfeHjLOVC/uQrLeyPI3AEaqmlQ4zxvt7PqpdLtbffrwBm2qe5qryscOIK",
-	"ZVQN0WvbjS0vQ7oq0Orcv5fX3qwLa1ZrFukpf/z02TG58549YVP4yBOIRcZTh0NAuInEctxYMoximlXx",
-	"i6bUDmv0riPsnhytAkrs9A/dDnfgUMuBXF/5UkZl9O25+0vZYMSxJYYFlIYqhEGq1tXiVstdmhBlgz5P",
-	"9ONLqGQtOWjjzMGGHfBdZ6nIU+KgjkjPvwrAcpqOoLUu/m0E7QIbtjbqqkqrQxmrFT/3PnSX/icIoRua",
-	"XaMAaKct75L/toqqM3wSmmdVswU9ykKzVKkrq0pM2Zs7MGvDJ4M2jgxgPjdNj+p3UfrccRMV5lqkq9yh",
-	"exGBeq8euL9PXisK4Fqb3OmPtrk7PEJvtD1vTLdEuaEStmO10tD3E+iLiq9ylTlouGuJWemjRz88Pjg6",
-	"eHzwXRNwjnoygRmWzXOC677r3c+FTCBnUWUrRa2CRl9sW9KzJ5tWtM/L3UurViR3shx2veEx2t8RBBgU",
-	"0mXjdQdGTtCNMlq4raJ69lRMvypiXzuSZpBjQTSEFaMVgiiC9rv6CelpDWjCPl/2y85X+3VbnU96XTn3",
-	"rgfDlkX+UwFlLhtFVOsmDNW1CLsGfqbZ7tszMFzNR0gXVdQEg8jrxHGjWtgof4EBkYxtI1Jv/L6GnOO/",
-	"3iuK/j20M0U9htrpFNrHfCr2EboEpQW1IsHpus9hn0oDWXezQ4jkcdjEZQjpBBxFxNrnZReoW3UWTbw4",
-	"ev3i/uBVi8fJ7+QG/Jm+/jV7AatW8xv2nBTkXfEB8jR1c2psLf4BrzNKb3afTDk1ByQcIxvhdaAS5tWk",
-	"Aspe4jRyqfU8QZr8QbD1n53S24fnA9/tYOSdHB+P+h26zbAoT4Hb8nQQTfw+hRikkv3DT/j/DZ3Efpv3",
-	"7SMmxtuHi5jeXHb8y0psL92AA2q0lLVdHMiVXOxTr91ZDnXe41b+3JaTcLWV6xi5aq32e79qFfMqFY2Y",
-	"waFcxtj5Aw1q39uXmri5u1/ADqYsnT6EYl9a81bcxZt58s44i38iVqjOupyBxL+IVbzOGrXqLm+Hn5xl",
-	"vFbPnhCz4VeEnKxVtmirDrrrTS5N/9gJ917EUKBshESa74aUqIn0ZkPRleppDxw50vLyTrgS3lmi6j4E",
-	"j98WCImW1Sp4uIcNwbs5g/xMb3Xi40plLfuKy9wQJx3rrymlTLnD+WbXFpe98/VfXmoNatdeYRzV7s4d",
-	"hto/0t0DuWAv5kA7/xx+ssqgM/70PeXeNXCOPjsxlM1MuQOZugbMq8jhObP/OjHj7MnRD6vsSV+o7Wtn",
-	"FY9QS6F9BwdTHak9Ilid2sexMFa0r23bLF5/aMg7gwVaFX4bkfcio20auLps9LFHbwvjt0hItGvXXgM9",
-	"6PcwnkJ81VUYTk3Ve6cquTJkGIG+tkMblhfSuZQpNOvRp1NuD+NCBqKBsZ1J+gJn0oXx3TT6INsLHJpS",
-	"tOz45PC2awjGizcdPKwKMVipfHL0pMwbygHbOGC2iKOfmeYALFPSTMP3xRaS9MemNEALgyJBav3w7QGe",
-	"G6YVG/N+Iij2PhggfVk2ArPKlIRw7H6js+uN9K+2b2XcSogRGTwvu0hjvcTlZK+jHxrBbOzvmzCdqjnB",
-	"2p05ww1opkNoWG14Xtu7/o1KfPe7QnazKB9/QXZBMR/BpJC9SKfKZjyHRjOpCpCgjaryJEc8vrIaDjOu",
-	"l5mlofEmcRcTkp1aji9S0ENk/r8KKKAeKxOG2NModYV3oaE1dDEagKowB6RyWK5VmoJre7I/2S4Hadsw",
-	"/0BvslzKs38zgUGEnOwowWfYW1v7FzoDrISuoCO67LLvfNhsbu8gyCB2JCv2CvMzUR3wNLX225W+kPZb",
-	"WmXAzBykWfjjzKepHrsMaWtFYUqola5m+uyQ3oeeAYq5syjJF5d5ISNrklkVciEJBeN4J8Lk3Mg51edV",
-	"/fmJCkG48kI2mWUPysS/v7NC2QOPvsOzpRU6NsfcI5VXtOpFuxBTTXg+srclqeY4Rpmg6wfbpFEMnzyc",
-	"leVMnWZZEfpT93jVIGefSIjxGGIjrmujtWgBX5utx+O8yj6twY5qRCz79aMS2IT4/QVhg7VSnMCzZqb3",
-	"omzawD3GyaULqrk8YK+pcT83Vc6wKzg2ggtJfSUxzRfVSFlWjhBdAZnUbXvZv2wu7d6XE8xb4R8w27JP",
-	"QwwL31alw9nOcuAJom9ZKuRV2Pz2u0z9WvZI7eZALYRG1dPrUZ0V8dQdkvXWtGVavoMA8Sto0YBXsOjk",
-	"j2NvihxznrG9MGLOVjKeXd1T7Qqkwhy0YWORE6py1Z33qx17j3vyKyzavGvnrlFyL7le3id2RevxZMZf",
-	"uxlJbjrWRMl4AniGTcQ1SMQou8JPl1ewiJDzRQnx+q/3v57RZtPvb1++ZqNCJmlpNJHNosVE6guJ9USw",
-	"VgRfRIQqtfcnt5HCsGvIxViAZoU0Iq1ucBQyM85q9mWsNEuAJ2VdCSwy4zxnB/YShuYXVpbxvPGNxnXG",
-	"yppOLvIwFulq5feQIaUMN/Ar7EtT/wqLd3aIEnr45WAJdlHtXNqLW19cQ1WaGHUDxkKvYLHKsl4xHH66",
-	"EskWftZl7vCXch9+lUzJITlTnf9kbKdFxc8xylDWE8KLV8lDTCrXXspyT8krtBbk7ZBH1oi8ZJcunlgn",
-	"gX2F2t4B1XrB9zppDKqHdfh5N69vNHv36gX77tm33zMzLbLRLBfStKQmXGGbzm55CTujwJFYVhU9L003",
-	"YQ18OibaYINuz7ZDDlp2XC7eHDTR7aHyrlkLfX16iEwXK0GtG0EfkZ7d4JeNcQm4hfB0dD2VzdGFbpvG",
-	"LIex+LgtDvQrCpKVO7nYHCNrFrO7S4GyYDqZz4II1HNoMDqp4kYls0/VnWmjZq7VKq96GhIualxT3O+c",
-	"mr735OiH+6RvqZQVuk7tdasN0fCujkfeN4asdlncB5Bs6S5K5rOviljv/9eyU2tCC5Vjq5FF6No2rlxa",
-	"3jVzjfYuXq3VEBp49FuGnIW2RxbZyJXW8xtl/+zajrfu03aMWtGpC06tm8i1AM96E6f+jeNqareDhNmG",
-	"W1lV2O9W0byUpsybNS8bzZnbWbToqEr01CUD0YnHqKFVzYCA2ojV+eNY1JeOrPlr3KIpLnYhT1b6zVJp",
-	"Q7aUz4ymoIs0Pj46Ct3fCFh+95QbBnUxvHsjbunzPrjN9Ifsz0Ib5qrN3wX4unRNO2okLl1FQA4h5Nwd",
-	"rZ4lZ30PBtB56THmOTiTByvUdTZ/1kQENlszLp1j1e/dV3Gx+mBjlaZqXqs5GfbQ9mLcsCiFa0gjq0v8",
-	"HQcVxQaz507GV5iQlml6dOAuJXWbqsICQV4b2X57tGbaz5pO0rMuOMM2xGZCkZk2PvgfHJvplfecK7B+",
-	"nTKur1YHTbBRNa8PJ2xzFUqFNlY1f9VQ33M+2ey+sGS7QzmKTYvV0BZ4fsD/e1A8mxnp8JPhkw5OjkaN",
-	"k7IQNtUTGTKu2xTZlF+7gs3+eo+HvovHlLXF6xWzXZzlQho++aZsY3HATrzV4Nwmed2lEjKGaZbnWJ+j",
-	"m8Hg3ty734NqhKzs7tYSbFY8BisnfHC5vYpamxrFtnG9+SJaSHYzgdisrc75ZEvZOXQMupNKXq4ORCgO",
-	"z9ncGGvlY+8DigA2mjW6Pn1Bhf6Lm9RXrtZfXkOXqgNgH7vVIuDItQiHol4FPm3S8MmwEaa/y0y9GRqy",
-	"s5d17+CQ5aFuAx7SMPisVd6pnNouh7qHgeyc5nXmX/A1Kwi3iM36oULN3KWwla72oGQS/ye6BPhfDz+5",
-	"nzoDBc7rSCVfClTCnMWpAMzcruEF2nwvZ2Uked9xpxIzsQfjy7+7DGksYYhqNN+tXkFFpn1zeqtWo4/v",
-	"QAipAh8EybsdH7lVdy97W7Ydx4oEKXBrKqnCsAkY6hDuC+KxE5QGzxvl5+Q5raFJDtgJZcFcyIinE5UL",
-	"M80illntzji+BJ/WLCrBUxF2ZgpdSWaF6Ueo+nfUuHndTujp7vM3VsitCuNu4HSrvMuGia04mnN84qs2",
-	"0YFnHVwv1BXxLp29zbp9HiuCoM/nNc/rkPEGcsR1pewCOG2JzZ27Hqn7cLUCz26n5BN1gG5xCziY160X",
-	"fHKYsuWtLEX18JP9r7OFtYzoESmUnIXhpvo9q83Cctywb/MK57QXx5Z9cWthKCxKq4Pi02pnVRU6axU2",
-	"N2I7JmBKwdqjqrurPO59ZmEO35a/7Er3jsPpgfP3pEFvxQDaxF13C2+Dji5r+q4Ce910ESCDmqGDyu1U",
-	"tGY3xWDNrH+Fajb/OoVs+ldSbezUsYbNjmqMknBuXojGsXF/dWjKnAgczCUA9U71vorQ7Ej9WWFqpO//",
-	"JKCX385Z8CUL4pwkiecUilcAz+pt08qGlQje66LLndG3PorQCfRyBnEOhjrfW4HRU5f1EshI8ZbmV3yV",
-	"VlcgO2Rh4ErvEpDB7eSqsY/N9m9sf7bes7sCD9F/ZDnJt3HwtdddBSKXWUkNwJHHfKmKE1rUheSxccXN",
-	"SkRf0/KR6QJRENSMw25MtAaea1+6Lx+AJfrtOAF+hzmO3t74caRMlUCAW9JLgQp/wacBgkaGZ8UWbXX4",
-	"CZ/Yl6ngkKzltnfCruJi9pKE4+YRkNObauyarDkjp0VnT8C0kKNnhbqWGXuEq6wh6v4sLFxhmxF8ZxDc",
-	"dkXbY7dLN9p+Uds4jMNrd6mq0ZcHazvY9gYS/k8CbO/Fx3XH0Nmr2/2/uOxecdnkD1+HyG693pi80IYU",
-	"q4A+rjlhBJ8d5a0f5Ku+1pQr6ZBijsRlnrh38JLTnGCdX+wHPbuxmqx2+Al/vyRW3a+pWtu0LxGdqoi6",
-	"n7Tz+gDBPetbhO2R3SDhlxCv1vBBbfV3IUi1aTNuYC+vb0q6TIhAWZe6iK2t7xJovXZTK+KE/alGZBrY",
-	"W5NudtAEJrQuIB+6Mp7AeJEIwOpTZD7GKReZvpDY7w5rttWaeqMHw6Vp4F1lWLdOQ/6MA/Z+CpJpa87y",
-	"tNR51E6Pyo+pNAFtLmQCsUigKkiMxZupjyneYo33fNd3Q4uJfCgkGcArXUzx+kTEwH5xUy4TQPy7z3Pl",
-	"vmQoS+2hjpSkkqTs0dOy3lGmcqAiXBmXfAIZSMNO3p7W26NnJdYrjNjqTxvuwYyr5nZLgcuvRwF5CFcO",
-	"s5Tg2ht00cqJvBkg3+3yhzhFKrZFQCQ9tXdq5zMxKk1azELgmUfSf70m4RJUf139wDtXc6i9KuRy2xbc",
-	"+JaqkDe1EtEwpPNgA8LQPnnqHvzqrxG0kM3XCEcZZJg/3v12J2Lgbk4Octi4RmAuDRogLSqovt2Hn+iH",
-	"m+HUmuPjsRxK4andBoj2nd13NMl9lPqT7t1dbMe2eX2j2dSYmbbc4Sqr1GNDzpZikdA6GrIZ5DFI8xBk",
-	"rKwRgp1DrI2jYWLtiRZbUlQU68OKrPvYy1UkQscK6zkmKi7QuKGeIgsKm47BxFNrN11DTkt2eYQy9V3J",
-	"qFN5Bd+ZFaNUxBfyVBrIJZjnFcmpN4QrlVo2R59as1K5erWOfq7GKIuUSOJL3B9ILh0LR+vsrDY+24sq",
-	"aTt2aKK9eZlL+jU649VF3FrHuydz/aG/dvVuV7BZryOV7ha0qXCk95tKv3erSPy+KsfOtcZ2WeVNCQuu",
-	"WmkaLZyhmAGXPtKsrfHBtdVMWkme0kWxFXP+h94bTsa++nbCzbioFvn1jQxvHXPuOukvc0cp8lu2WTv3",
-	"taKp32ZCH9SCDfQSXxOhyodCnpoVeupCdr6MmCldJL76QpsR4Hho375AD5Dr3QeIL8Y18zRdQaovCVJQ",
-	"oNc6CfH1HdyCpSjuUZHeValwDsAWmdiWt5rwws1djdtlh0kQqGJTpWuIN6lyFCnf+JhkqgXO3oN47Ek5",
-	"34pXaBMb3rXykXZOiGFLqTGA2/Raa2Mv5B20+T76GluC3tW2xktk2bmrcSXRPTQ1flXP4XN6mdzAlQe+",
-	"8tP49oO+2S4bwUTIWoFP5yXHs9K+jjOdcj2112t0JpJnneohVSXOkRQ0vktGtocP2XNEJsZT3J7Adai5",
-	"5f/bc7mfnsuofW7Ycrkh7N52txO7yQlWbLAuMMyDHUuI1+Iiz+19v7o7+CJB60wQDeatn/B+2Mq/fhvO",
-	"alFh5dKwSLrpq3tSdd/qosydRbgJ6BEyALdBsJ97w/NfHsFOBL1L4A53+rdfAnZGczZFfC2UPchANwKv",
-	"N9dzIa2pmyjfl1PTiBlf2D/iPRHjpxk2EXS9Y3xD21I94tlHp1w7wJ2Qt//jAO4Urd8jwL25oW349oD2",
-	"2gbf3ukm6wID5T53gvkgefZxt99Mlx1u71uB2Vso8YXA7LjMHsHsXei5P9N+GdU+n6qHMZcdvOOu1n6j",
-	"VikpK3fZXzb4FgcMfee1agX+WHruToGa3xm7FqPCjHmeL1gK2l4u3NluD/EQCH4+VS+43PvBHmghxZFx",
-	"jUIvhrtlhLocEYnWBqrWseZJ7Nq5bQRgVXR/bo17CZAg6UokdGh2ebOZQYeGW9iXaX3DrX2aQb+oNOkc",
-	"zahx3t2xiHx9x0Rh52fq8U6+03DB9BnkmdDaWgXuEJpPFc9EKzbBfbzHXXhPI7Q19cZ6P32ozPdT1awg",
-	"NPS9IkldGFfjqSoShXSyZLLvgbjIhVmgRhgBzyEfHP/zgxWlEdcixl8+DLG0lFccRZ4OjgeHfCYOrx+h",
-	"YeneHWgihy1E9JVzLJUN4mgKqwL7FtQshVr7djOFBcaicEHCTGuvoRvT6ktOyKWi5lKvXq8JFuj6U3Az",
-	"9TF0LL1kdMn/tT5woTH8xcqe17NcTXKe6QP2tmnAW93vMI8id3dop+TtJxSqFnlZvcWPSYfc6qD1tnfY",
-	"XpOQACOw4uECLVXnDfQj2sPBdQ2hnowEXpxymRwEVJyA0LiYeIV+iXr/HWuIp6lLkKnVnDVTaKzG8kbL",
-	"6VDl1dipz6cqrYpG1l5RdhJueQ1WOiUs1JDY5gpgprFXIXESENRtCmy0MED34bIbjOdKxEYF2On9GeNx",
-	"rAr0lsmEnZ68RketZ6aMx1MhHYzG8epB/XSj7wZe/Sss7BleQlHVmP2pRvrYvfjN6U8vPCvdU2P2szC/",
-	"FCNG550e2t9/46Mh+7UYIVIC9JD9WIg0uRIGhuzg4OC+Z0HSBUsJqnSBqiOPA3N8g6Rzu1L1t0MoY5H7",
-	"wC+rDGyQyUwJabBAHWgGPJ6yEWiRgO8cOaxKNtkLowcWV4DiVIyBGeF8ndTEd7m/pG5BXCP2hFDMdi/8",
-	"bd9yWVGBnnFWvqwfe+sgJSVupXafrY2MhTtDysBUZhoN7Rx89lXouUPRwM6ZGsVSMpGANMIsrPq4Fgnk",
-	"39TXOMlVMQvqAOc5HDMt5CSF2ilO3xl6Wpctm1GHNd7Nw+zoLTZX/ptkCQkBqQYr7WquHU7LvSsBKXga",
-	"fll5htvXeEmsy3X91P784fP/CwAA//8=",
+	"7H39c9s2k/C/gtHdTZM8jO2kST/seebObdPW16bN67iXmfdxXhMiIQk1CagEaEWXyf/+DnYBkJRAipIp",
+	"23nufkksicTHYnex3/txlMh8LgUTWo2OP45mjKasgD9fXdCp+T9lKin4XHMpRsej72dUTJkiixkT7IYV",
+	"RM8Y0TMupiTBnw5G0UglM5ZT87ZeztnoeKR0wcV09OlTNPqVi+v1cS9mjAj2QZM5nbKIUEXiy/Lo6Muk",
+	"LDL4g52QgmV/vxyZpy5H8QE5HSsmNJEC1pBRhS93z/8pGs1pQXOm7TZPk0SWQp+l4TXxlMgJoYKcvntL",
+	"KD4bkWfPScqnXMNmuXl2TvVsFI0Ezc109sFRNCrYXyUvWDo61kXJ6iubU61ZYd79f/84evrt+4/Pnn/6",
+	"11EUgJhd4rnMWAvgaM7sMs9OX5NCZowsuJ7JUhOuFTGLi4gsCCV21mMSP4kJV4SKJSlKYd5OZrSgiYFL",
+	"ROJ/h1+lYC07NHN0bi+nH35lYqpno+OvXkSjnAv38VnU2Pvp0/9Ln/730dNv//b36OA/rp78+9P3f2uB",
+	"w0SzIgyB2GBFbHZhcMGgARmziSyq5f9VsmJZOyEYq2XBL589D83/AxOcZr/BAKFFpPD7FwrOowVu+Ewn",
+	"5NYn/qmQ5bx93qn52U4bkTkrEib0UyYSmbKUcKGlOUii2DRnQrcsDAbZcl1nk9dUJ7Pwqgz/IHpGdY1F",
+	"5KXSRGmeZWRGbxjgZPwk9ktC9lMt6mzyFGdoOahnR89fREEek3MdXlYulSEKlivCkXNQoRasiMgzoiV5",
+	"dnR01IYzGYxaX0rKJrTMtFnIUWQWxvMyh09HgPL2o18iF5pNWQFrfONoYHWVp45IDWszUyuD1wWbS8W1",
+	"LDhTmw+ZPIoTWbB/e/7jk/hxy4k7ItzuzM/dOpbtCOnXuuyNleRRrBnN/+35j3Q+b11yNfCWq37Lihue",
+	"sPYlK3zArvfYshF7UZDY/uw5jJbXTBAm0rnk5kKgIoXvk4zynMS0TOOWLdiR+vLO5y9f9mKe7x9Vf5OD",
+	"q+PD/3j6/knt58f/HuapF3TaDhRNpy270HS65QlcMJp3zMRo3s04zRPbTmkOqWNO8/OGSc0jW876h2JF",
+	"+6SlYkX3nOaJrab8ZB5WcykUA4nmR8qzsoD5Eyk0E8AJ6Xye8YSapRzOCznOWP63P5UE/lON/a8Fm4yO",
+	"R/9yWImFh/irOnyDb+GMIaL/q2RKkwVVpGCTUrHUsPcJ5RlLDwA0dqSa2AWCUCHnrNAcV0+rH9qkMUNo",
+	"7eLYCniiEU3MCDA48P1N+zyF582bdihaFHRpPicFo5qlVxSWN5FFbv4apVSzp5rnLDS7e2e8DJxdNKqz",
+	"9Q1XgbaS3tp1ENx1EZQW2wd0gqPygvVEonS/mBl50gL7IMhFKmT9R0P2re2tOocGHBsAeu/HluM/WaJH",
+	"lfCLegcgSJpyMxDN3tQQZ0IzxaIVXFoHrr2uR09Gqyj8zkgqOV2SMSPzMstYuklGppmShCaFVIrEhzFe",
+	"Ak3BuZuRr8Oxbfe/chUgFY/NPdEazyWA10Z43vT6b+aZ1bPGiTuOzegsOx1djWgD52TQEpAVTiyV5ouC",
+	"HZCYpjkXcAIGe+dMzjN2THKazLhgyjwppAbZk3CUhLfjCDn9cIZvfAmnaT88W4FpNCoF/6tk9mfDwYO0",
+	"3o6O/Sj/HlC0Sep4SGEEwJ18HDFhhOB/jAxVjaLRvFQz2G7GtOGYcGS1ISoW9v2MJdfraM+KQhZBZjqj",
+	"anZVUM2a7FmW46zGm0WZj40MHo14GubJ/UcomJmzNspYyoxRYVk75UXrb7LYSHMAgHN81FyfmhYdV4nS",
+	"dt1NTCpKIbiYRmTCBVczlkb2To5IQkXCMvhTFiQzmtFixhDfCgbyAmpwBRWEG7pRJOXmNg+cVjlPt7wc",
+	"V5lJOnKbaOy1MbQHuYevPa/66Xv4hhATgOpkmTXkSpmmPAvCN+VThmx47adrtlwH/O8oqeDMQZBdcxEw",
+	"O+VcKTiwlOZ0CuclSwFnNJ9REZGcCj4xopYsyF8lK1lYAADwsLQdAeu8yPPBtXFWLwvF/7tJHVzor16M",
+	"gjpu/Xhhs5EDcG19rYd07omkeUbjTI4DN8O5XChE1wUrGDH0RAuWgiXMnAQv7FmAwLRx+dFovNRMXRWM",
+	"pr32G40chVkaWJdfl4wW5BkpheaZIyj3UmNRnSIloEP7fdprqc21WXJQZLy0kDKnVUOr6mQc8qnQDh3s",
+	"DSmu7Kh9KfZQAgSEP3SdKSnkou9xyjkLWFv81mEWWjBrnwKJ4hjEBYepwCUBKfBhKbIlocRcaGRsDkeR",
+	"MU2uey7HKmEqjCkTXigj58hSUTyJXpJKg7mFiNey1Z2ZdG2AJr5Hliyr86zjSoOYHAbXYGBPp50VlGJL",
+	"AbIhC3hJ66uvnx19881XL1YJ4Ds8VUnMAgkXhBLFEilSYrQCqXTwUGsGv6+//PrFs2+ev6jb/b56+fLL",
+	"r0JHv7asl0dHURvyS0LVNYizLctqmB032B3rEouf3cJvhZsaQNAsswhvBEeDb6VmlkPgdVhXPoOyz6ZZ",
+	"zHNkYcgpocIoX47aQgOHVKTvZZaxRKNI2MSBaXI1LWgSEIp+lguSSTElSuYMbdOGF2tpVlCKgk1YwURi",
+	"aF6VyQz8Uc9fzI7yIxUHb9uMomhAs+z3yej4HxvI1K3ZCXfvg+rowqjhZuQTQlEnB/FMSFxxylOrpBeM",
+	"kVwKPVMHbjFbGSlAiuivSvrl/x/zXojPlELT6ZSlV1pnHdCnlSyT8RvHV93+ZjJL1QmJj1RMrhmbK6uz",
+	"dXMof+grq/C7fN+FREZjC0iFHaJfWIaz24pIxsU13BuZHLfIadSa4dbExwo8x3DLGHR0e4oIFyn7YIZW",
+	"ZbuIWbOYB3UGLkLk8c6gGddkzBKaM0INbabcoFB/KeW2ciKC3I7jVtp5doiNa4eXWXV2zZXt9qQOyGuj",
+	"QJvLnwtSKgbsLmP0BpgdCtkEXIbwGfCLzFnBZV8hRwQtwv6CrM6VPLpmc20FMTKXGU+WIGk8RlxSEaCS",
+	"MgdfE2fXwC+zlCl9hdeF2uUgYMmRA9/aiJ1H0SW6X8GN0lNObZH1vwMQWG5R8zcZLo5WjsVMKqd8KTKV",
+	"B2GJvWCgZPZfkGeQAWpNC7DCRO52rryJW3FV4EEBpgrH3wkLWgeFkMBkWWGAEt5+hzD/A9hn0pb3ZBH2",
+	"bxgKUmQhi2uSsYkOCwetAv85y+UNS8mkkDmgv9KyYBFK+3QsjeRJynkmadqyIV2UIqGapSHTtz0euOmV",
+	"lvM5S0km5TUX0xZho04OdWEWT6ISeWtoXZd/69jVTS5bi7dpsbwqShGSsNYB3iIEnQkyzwwnsz4VxbQ2",
+	"927srtC4Jv0YwYd8L/O5QQvCczo1UmHBzI+KTuB/dsOKE6cRlSJlBVnQJdhoweQK4tXUiLFTysWK9fHL",
+	"5yGjUqcc0bqB+mvx5nlCYuUPCNX/4oqPecb1Mqyn3fjfLTdii4aFFsJywL1JpkyfkJiLGSu4BhOsWTMX",
+	"SlMBnmd7kGa9lc10nPEEHIWaFQIiR+YFv0Erlx0raDy19PvaYm3I0gUPbCUnundaLJAdYlLOUk6v8OuP",
+	"7cJCSCuzh+vor+eFq+k0pFrTqbcnCE2oYZANBr3R/AW2mxaJySyzFKkkCy5SuQAr+w0r+spMKwzHS0A1",
+	"2HlxCLYX1Q+xcTpune+DmN3AjCF8S6vIdjc+JjurjVMcGrtXz1ditFLBNBPmy+MY5AxKijILW2A7yMGJ",
+	"gyGGd0foZcU7j2W3QKULOh0Qi8x53hUCQTBeQA6ZlMpcb+jfMveWudqWY5kujWCZg2GEa0WMKMzxoZwx",
+	"HYElA+JiWWbUiCxDozTLD0YdLs7bxiXwtGgLqdUgjFkemtAsgysarQkcr+zlArynXdELA0Y8tKL+vOAi",
+	"4fPQgYRD4krFCrRMFXIstSKPYppxEFsg+u1vT8xfVEixzGWpMKqst/5tHc1GizBijpYZKBXwwca39NC4",
+	"tw3t249rzdJ6BeGoGUq3OTSjsYh2Wrqtr39nd/yL7d3xjmpWIpU34WXdZ7+V87yOavVg46OjHli086xb",
+	"uOzxCIfh5MBY74iLww32s8xc5sK6yWHTjD+zLDVq9IZbuzD6Kc06XFWWz+IYlUuJjmWpzTUylSdgsoWg",
+	"B9WQPFdowsW69+O51gE9nBGOLStZE9cSAv3q6bZ6lTuBL7OUi2kVWBwauUOxfy0L1tS5bHyPgb8A+Gdc",
+	"6VaPQlDmbuwkiHVlQV2ES3M9b53K/O1Rbi6gr58fzeI+yu6ryYQlmt+wcydjBoyZVGmj+AddzNZsq4hc",
+	"CBBLFbpNITcGAkC3cTPDAL1P0a/5vMyCLgEY7ipjNyzrPdav8HTADtDJfNzJrLy329wrCIJAae5mzdEQ",
+	"mDWEQv68L+j0DRh6A8FOH1g+38gxX+FTn6KR3+Oa+qK8NVnPuCJc1e0Mzgph8MAFWntyDJkXcpmyTau6",
+	"oNPX5rE1S5r5MnJbc2sOQsjvfsVpj1IU8luv0htKz0tNxxnY8dWca28aMnNumfTksL6eb/L8m42XfCWT",
+	"PKvd7F2CyKsP84wKGiZ46uPo+olEoHKE2OS7GdMzVhi+uJBllpIxI6kULMKEBjp16MFFkpVpmF1GI6qu",
+	"g+gF7tsZy+ZhPcLrSR0RnZiIQ1I2ZyI157CdZSZt0eaq1CwbzIbaXXCd00KW1l2yIrln9u0p+CkLPp1p",
+	"RYzeVFn7X/a39f8E84R2MaNtIDKIi4eLMaFc1az9O8Syrs6cM6XotCVvwZ6NDUEQmomEEVkQvZBBQNog",
+	"tgGU24b4vZ32Zq5CWuqZLIiiS7WLg9Tw+ZbRU5bwlKWYK2Ses1wIdH4wFkH4n2Cb0U6jCWuD6G4pu6nH",
+	"Wf6wotDBsqsjRbSqTqVC9AZphljwj8GgUgDAmCXSqrBVGMW6Bz9g+Qgncjqv81Qy1Yx44JoobU+wp/Cy",
+	"X696mbXmkaELQlcYoo6Jc6iYcevCwUHYcW598jso+rCw0DH+VNBQUs0pcjJzhAZRS8UKcCwLm1V6QOBF",
+	"RWiaknK+VyPW8KYmzGltz5mNPHZV1/66+t+Wp/m72E9QPoknUh4+icFPCX9/QFMz/E0PP8QRhCWaj/FA",
+	"9qII085aU9Z6QGoFE6vs0gGMS4CEw+aRvKLJzDAVI2nQTAp2DNY9YAiKLADp43mZZTHRUt4qVWRr29QW",
+	"NhuAzBAmG2QQd2OxsdLPuubcvEXqotY+OY9nE1vQ/sQFAgntbnpIFg2zkELe8DREX99hmM9CFj6z0WaI",
+	"8tSooXpJ3MstgZYt8glPZiCTHLucqIhAgvXTnOVjVpiPsHj8Q5bzp/4j+pyR5ShpxfB1kcWoiRtlFiuH",
+	"dGOwhX7zeHe5DlKujPKXtgvQsEmWQlQtcY/jZUAgYQ0Tx4Qcy3QZhni7624gK73fxQrD3MgjZTnfiUfW",
+	"wbbRPmYfbV8BLHnLFYSj46Agw/OXL4mRd1Gtr9+j5g6kRM2NXGXkbsjHPyD+dle2JMoaJVkXTiKngiuW",
+	"Yqwdr5Kye5xS6/aHYcWGIu6OFc9fA09YX/YgfAtv1zAtOaGjG+I2I96vZsM+BjsCC5a7OQjvglhb+cTS",
+	"U9dkoKX1SkRb9T+0ae5XLaHBhrxsSkDByLWQC2HD5rPVNIlhwoOjEUQBhpOqfmzsZZd8FrOM4HmAPylw",
+	"L3VYstDtZa2RRvcFWBvd2OhPBVNW/+9v06rZo25pV3Jx6s7i68pMyLEMB5B12V1WZf2aPcKGb/e2LyCc",
+	"wzQLwQlSsLDBESIscrqMXLB0o+xMLTDPyme1SDurpR83hR374WnBaBpXER8RiV30XdyMAzESheJTAfVs",
+	"NobtVYMH4b0dg7LoeUe8CT109VjCVTOCz+OAWN2FIwAFKqMguixEQIQvNJ/QRLfHBXY4Y7dhi2DU2d4l",
+	"2RXPtimgEa1Hu0xkAxdbHMPt4TPeg7SSY4AekYjw3DlHDFNiNGsJYEGb2O2DTXA99fH6uJAbjt6+3tra",
+	"YXTg73nD1Lv7JZtxcd1yH72rpc+7OPypRPeGywDqdz/mNWLbEoM6ovqNhu0ClVnaWNZQhNGKoGbGlujK",
+	"n+XCcJClZyNqfX07pq9Us4Yw48zeCX84z0cTK1Dy2ASUt/AUBCs7zbg/q7lgNMfZ12C5lnoLi3EThLbz",
+	"C1uGPYg3LIiuZxruL+UzLoRV9/vhKM2msuB6lm/a5C9seeqf/RSNErO6CTd0fsU+zHnB1E52323eac6z",
+	"BocbVvAJZ8om5xtY+EpIixnPGBGSXLMlmUgM6uRbCLvXvKW86PmP35Ovv/ryG6JnZT4GPTfsE7BV41oc",
+	"+2ZdYJttFG+SZUHkImy+UbIscDwns0yZYAUw3mjE8zkk20COd8OjsLHcCApRhuPHx5V6IPUMbd8iJalk",
+	"CpR3g3pkyfQBiQH6Sy6m8bHFSCFJDsk/5hUOidDXTKDWMZWYd9cQt8yUELM0Feji8mMGlr+Wc2herdDZ",
+	"w6cqSNIwxVQk1UKFp3XKWAHQq/SHt6cxefQqff7y5bNvH7tqRfa43EalyJbHCDhSsCk3S69KGBnIWhR0",
+	"UHj19vnLr0bR6NXbL78x/PHcfTbzBY/wF7YcQlk2XGcT82oXLn9hy3OpffTDNrb9XdlPyjIauIXeYmZj",
+	"VZ4DMPGkVko3aqYZXbPllcW9KxgzbuTjf/311181M/KPwoUgIJ/nKqi7v3n1GlOI7FNA6o/e/PL9W/Iv",
+	"zyLy9tX35JmR5/Cbbx7bZDmITa+YrCJ84uqNULE8IO/8lghF7qFITtPVilC2gsGGiJfNzKkOw0AAq2dU",
+	"x6LMsl7pWW0mK1f2btOVC8WUt7VAweDvW1ezW426rRa8al7vXtAQxH2nRjCcTM34/PYn289B4aLd2gD5",
+	"G1tAGdGAbMiSgrXU+ZlTpcA2qiXeclwABRyQtzNg8TNwoyZhj7N2E3ZuFR5a244tWGoXF97Rh5AGr66R",
+	"c8QQnPH3GNfoakD60uydZdfXdvLGwmF9vm+w2PLzFzWTfkOeciBssgss+FzjR990zLoTPSZlUTChr+at",
+	"S7/wiTRfKGIf9yd+QH6TqFyxFH3mVKCF0lwbhvvijY7W8oPQ7gJeyGopnQVa3XPrvnj7QwgfaqXQVlBC",
+	"ECi1Rx4ZKfXbFy+/frxuwklsHOg6iOBdAyGZYkF/W2779+/PyOmbM/LI4Bb7QPN5xkj8w6vfzl790JKi",
+	"UxVlCxVJoYosCimmmHwFn9mHOUs0S20lAAqx90ZyYh90hAZwMmeFavFtwtK7IhVtXBVEleF480JOC5qr",
+	"KhoMZQVvGo3AYOiCJMmjmKprs12wTtng2xZeAqWu7M6oumZgVm4JZoMavFchdeNHbmtUu0K99jzM7Q2o",
+	"nMmpc4WFVQZNddlSrurni4s3BB9oScznujWQDjP9zbskZ7TFLeEsbathmQu6VCSGBIvjcUbFdXxCYoNz",
+	"MdEsyxRxNaYIndOiR/0Ym2eLC/a7rhWuA5QPUVKXfekuE+k2JFPTLCMpV5qLRNtaIoZMvOkFWRgXkDWh",
+	"bpVu/RsUynRR2rsNHL7Go9FNIzO/iy/WcvhbjERWCqgNuV2R4urke945ORf1b5+tstWdN9extCGkwe4k",
+	"nT1IhNWELSY6XyCmBy5lcsoTmm1V76VhTO3x/IZ44lZ0XlBulMpqbWs+3HGj5k1VBHSyanA20gfERywI",
+	"xLJoMLLsYEJdTwWpSp40yqE04Lq6lx7HOixqtphT94SfYJY9xzt168Ab592qa8TWYtClcdt48a0yUz61",
+	"rz7dquJZ3uoGvKiV6QBpxZYRIFpKa8irSmSuR4Oseb42usc1vQ7V9IQqHytlQ5BwoF0HaGU+1BDcyOOl",
+	"IZdtfPOtrigHHV+jAxcZRh6ba/YDS7gKpv90Fh1m83BxX6xfH7R0v/pAEwCAEURlWfS3YW/tFnRB+Lvk",
+	"EGL0fksWYRjxfKJFZvQsSCPYPdcC+5v4Q632bsFe7a3zXH/tysZDg/1tkvD8PFX2YCf3CcdEZmyiCdjm",
+	"jI4GFYVYelwV4TJridA55L9zS11XCH3W6GqEgKZTTOJwavESk2Z8ZUdyil84U6FgC6iguJSlmLLiCrN5",
+	"RWrbM1yZ57iw71OXn8U1USxjiVYnSNpcXwp8BhTBnKEavrQMIjfzateqCpNmcQCYSxi0wtenklkPhpLo",
+	"xKA+3dAjn8CeRrCAA3IqLgXL53oJIm+11INL0dfjupZXW8WVvzzaXHizX6Lspy4kPvepNM2Tht20VRd3",
+	"r/RMnal5rRYWLY3cUs6hJq85lM2KG67HT/6+e0/h+oT2wqqtPFT6b7uD88w9FJXF5jo82Y6J0juLOC6V",
+	"uUvUqWPilpIOwPXKh6AEXLA+OqVK6K1oGWrITaVLxWiPyl7x6GB+h7V0zLgC+biRNMzthTGVxySTC1Y8",
+	"Tahi5juMMsbGQhGJD+KIxFfmn6er2fzrDQ4DwQ+LoMj0C7AEJTH8oap0jjcOmFc7azyHPUp1BrlNunxY",
+	"i/fZ1o/iJ7HLVnrsW6EFjuukwQeB4+0po/pTNKrfD1uxvF5R3TWsF1vyC0fcwWhcXatEVzCoQ8lSQnXY",
+	"fLYjN9hQp9P8DJZR2MUxWLXBJejKM26Iv3I8Azbqi4aN7Lyd0LwobK72Nq6ysGhxDne2lkQXS0PqtZKQ",
+	"RszywbgHe7lyg1dnsPeWa05kWxZBJCmqINaXgo226qLVSrBue6uct5ULdiAfuS+bdQV9e7pKWa0YILir",
+	"413Fypotm2FOCEpDmNmFWTaE2m6KTu5LCgY5BDRTg9Uk40qVbfmNtmcjVwraO1axJsHZW62uBZsUTM2u",
+	"8N2wXAS/hWuZ/sonrDl9BEUsMCYhzBWGyjiy0KmvrxkNs4IMa5vdLlPJIutu+ZzNwBpXFsvFvgRZ7TVb",
+	"1iuE0JRhO4Ue0TMhWgtRhltHRx8vc3lGjZtzXxSzGl7RSQ1u5WNW6Nko2oY+wKuHG4HwpGUVWY/JVBbE",
+	"W1dJWyWk7h4S32fccDJ7wrZXBmSwM6yIDcPhmlF/g9hSiKJibG5bvVr3bdgw1SRbu5gv15t2bCBi4tLt",
+	"tdVxwDRE6IIuCZQ8cW1t8obM981XLxoy31dHQcttG50NYVx198vdGFXrAbW3MvjvYuhvs8Cf4SWdUk3H",
+	"VLGe7iuXTdVSxx4tQT3zqbqcDrm86fYeyHozpZWadJhLyQWJ4f2456ylsJHwfX0WzTr9fWeBeu/dmyuF",
+	"a0XkysPvtKUVBPXV3a1bY2W/a2BfPe01nFrfTAj7g/WMd0uHngZ1zt/XC2pvqNe9w/vb1Afb3Ze9Q2Hw",
+	"nYpj2HeCnvgNdZVD1bttBbQ2oakxYQuKvLph4fbJq203cRKY9IbVG2/aIrZhGcc1VFr/ZQAE9HE7rvyO",
+	"M/sBg3U+I6hIxm26fhDJeN/GfPOC3XBZdoX0NKcjYzaRRY9scAwcdzWY/KEj/ABaXec3xNXsceFu7uaB",
+	"an3fXZFvx2VqJOGMkNGoMkhGI0yJC5JDo0DjFtrKttUbh6uqGISEjT0Y4GZBGfiqf5jKejuNOymlsb7O",
+	"7VRVA7KBQnoGgdmntjXuUnVj4FNcUYXWbOmY/GPN6YrNKWQbkfHS29ahwcLTuNY/6fk3K/HBO9bmMDAa",
+	"hG0ZErojvuVi2dcNiQWjKStiMBCoiMS2pg9WFsMKVuZbyoWmXPhf8Gb10X7Qwcc5eOumEBweRBeI/Tdy",
+	"rBsqzB59DuOw4Vkrer4sBeTdUFArjHAP9pK6WoHGXrqWnTdcfJea0aKvyoOh3pCuiTWpqSILhs6Q24Q+",
+	"YsWwtjWgdOVKvE4KVrnU66e9YzBYn/ivxvpWQBZE9XCGxYOuLbhL2ioU7zYyd7hBtER1hotymz6LHQbp",
+	"ZjH2PoZJtHFs0ZlCsSLM/9/NZFUVjVBwA9rwCVctCG2EKykyx8Q38TC3gcG6v0GRkvig763vF7UCgz6l",
+	"CFvRc6cb9p46W3SmOuMRT0pdFqyRCFidls/QxYG2x8X7EAVCCF/vmtHRiaUV529byvOWzTosEndVzwPc",
+	"/JXnXHfptnCqtrWpoEWB+evQJwBSP2w56xSNj/ustbh6RhvKB4bJtwMQA4h4mFh3NzJeUSr9faOiVFtP",
+	"/3rHmGfPNzpRuiI4dsbnx67SkicW8A2pA3KaZb7FY051Mju4FL+5hwRThrrxWbA9/ym5cF38U6nVAYG6",
+	"zOhpcs4RCkFzEbhyDAhdh243PhJXQ+d6HlLDwlA/8z6wLnW4NUrNLKrZdXKL4tRN0WLbOXo7t8+0In+c",
+	"/9pSUAIGDJcEaURN+Wx3ydPkShvYsfQK52w0Q2+LEvHeZTfn++4zGYSIa0d8h6Tc1sVjOP5Jy5Qzmyu4",
+	"jldAYb1gU2M6+5GPK6S8lRhclWCBxvfkTzkm0JN8NaVlQzGlD1cZnwRlEzHF9vPouaXeme0cxpuCMHrL",
+	"3+sPQO29YEwK/ISc8E9I0Es0oa29A9SGTnOYfFfjLKg3azodtHx4WPozXAgjm8zv0W4ivechHv89tjs4",
+	"9pP7PSbcohp5jdQ/p353ddbRIiga6qLqGoXDeUa1OXzAmEe6igShZRo/rqsOkRcK8L6CziSWiqiCjiEQ",
+	"PhCRBRSm5jjBTKrV+JA+os3OXK7tnvy9umchTF9OiL3edlhdk9VYBeTbQKjINoyHnGkioK2oLHUGoUD2",
+	"uL5QVc2gRtDItxtDRoZSmJxR6Qt1r7rTLvy0hsMrlRgCYckNFHfNtNpq1tT5co/gMAvTKig4p0sy9mHg",
+	"oC6jX9QFhLnerY6Lbwj6apPJPBPt1K0qhjeYcGZFpbsRzv5Qm0X925aYP63qyYNxK6HCFznjPvCMg0k4",
+	"oaJeM3st3LTRu1+Wc9XemeMLZaudR9DEpbTGFauouZrZXyhSVSepZ+D3z7Vsl3N6FOZxRXkUY6K7cOZ6",
+	"/XAoMXMjy2S2TffCqsDdul0SB6uq2xg4HpM4kwnNYvKIVvV7oFIImk8sdB/7zk6OGYRKzLe2TOg+SXji",
+	"lgfZdQyGDtpcWEP5XAEdGl0MfC29bTyvZqlDeV47+htsg76f2pY5XMuDuzKVbl9SaEtA9fLKGuANcaEA",
+	"e7+7myQcR7HPJi97L322obvCfzUiBNYZqotWrxVU37Z8ekRiW+IwDjqlgyXV8YWgT/rdTNKcB0wxkEMT",
+	"5ARbl8jPnN19oz0ZLfStHpJT5ZMTDbln0gXQV037t/KLbVuEuFZ3b1OhA1vf37kmAJrtJYnhyk/Kguvl",
+	"WzOXDQqgiidQQw++M6cA3/jXZ1rDSsaMFkhR+NeP7lb6z3cX5mLxr+NzK+9/gtpaE7kOb0PFKnLXrYvU",
+	"r2svEcri4K50rVG5rZ9EvmOFnnl97eBSnOUumCJXLLuxwdw14R0zMok0KpwrgpZCSddxadYEFdGoJvHh",
+	"zfPD+OBSXIonT95iKVvCxcGTJ+QVSPsGlSGDEau8EGrR44C8ZUZ/OoV2l/y/4Zlj8h0AhlyWR0dfJrBP",
+	"+JPFaHunlwKFG0jsj9/8/vaCHMI3MdRny8mEsyxVtlkURLH+3d0d5vZxJhfoG+W/vxSxSuSc/R2SSo7p",
+	"nB8/iVFwgkJh35nTtitwrBDQHUDlK+ldYCFcH7EO5IbhmUrm7FJYnQXSKMicFtZM6BLtjO6ZS+gmxhQj",
+	"9ukT83GJ9QwwCiacjHMp4DnwNqD0XsvYg8oCUmRLnLF6cj0k5VH8JH5sTxRdIlxAUTdlTvW02bUCoJBI",
+	"CLZRRGVUzZhR/wWhWAgOO/D9/tsrotg0Z0JHl2LOioQJ/ZSJREJDUuAOh3Q+BxjEh3TOD2+eHda3eGge",
+	"+bfnP5qH7OJeQdW7J08A1jG0C08AjQ5tCbW//amkiH2SClT2s8dTL+xXKkjHlHZYc8G7Ua1LQRaprQo2",
+	"YxzDAFQEVSRBsLlmy2OfyBPDqcfgAVK2OmWMRWtPLkVsrvjYjWub1D5yQQbxr1xcx2QG8UxQZ9mmg2Ha",
+	"g9G6DeL70jS0XtryUlS1LXEn38mUM7eV/3z7+2/ADZzQRV7z7w7IKVKMgwpXJJVJaQ6q8qpjapSyHWFT",
+	"OzoKu4AUdfYEa2sgZ0ILuCdI/OqCTuMTwwPgXUNfYCUw7MGc0qWIzyZPXxu8jGsT4gm+ePbcIy+x7Vqp",
+	"skOlBNr/HJA3f1yAuS5l+VxqJrRd7UWNKT55QhRd2vIadElmdD5nAnus+coa7ANoKiS2AbfxscFl83gu",
+	"b5Dyx+xSWCvHAYl9aG6MxkdrR3kM76ExzLypTuyeDaPUlivC4eNQMTq3o0uBtkdgyoUiGU2u/cFLAf3A",
+	"DNOJMQwYl2f0dKezwzKFLKBvNq4yAmqPyHh5Kaiw0o6rV15jATCMJJkUU1Z/n+DQhndbH5udHNpzKG8S",
+	"MqzIgZBQa8fKJZB/xZkA1pDdiPXquW3BggUqp1Kmx2QqzTRjmlwTLc2ipd1bykhGNSsgXkxh+r4vkAL1",
+	"lIC9QfidIDFGGceNGKKqMgAt2KWwp4cN2YS5hww1YYtx3xh3tW1P5Gq2KGtStF80+/eg89eWlBzhbYys",
+	"HAjt9M0Zln9Xto+cESXknAk656Pj0ZcHRwdfjqC54wzEkUOaYO8/82HKNraZ8nfwWTo6HhkN/NQNYEYt",
+	"aM6M4jU6/kdY6qoeOXRy4cYHT6Fl8qf3RhhTcykUSlLPj45sUypt00HqfPtPW4QFxbzNbgbYBChkIDut",
+	"GyunaPCwuz2B2rb4wdqhmdDF0jmQMYfCpuHbrEijbQAQkSnDJgyXblucfewQnrGrsvbU8AsePIc/Up6V",
+	"BaqjqsxzWiwhRVPhdXX67q3fCTJZmbGa9dUa7lwdL+jDak/5vRnSY83hR/vXp6oiRCcKkVcCa/nXYQK1",
+	"kdaxC4ezRzNaO/0XLd3a8XnYh7lxjPgJdvgcklpuD8W3sxI6LtaACCWkoHJEGGTbkobd81kKWD8vu8mS",
+	"1LZtFGvLK5SPLUQ7Gi8qndtdzFFNK0XuA42OXVMxiQ2TwKbrZJ2lYXHrhzUvdf2koCTgdzJdDk2i1i72",
+	"qambWTffvvlDiDfUgD8Edv3K1pDLYDAoEFbUWdiCM87ysA2ZHgLBHX40//Wl2W7CPEcbSj/idHcmV2QK",
+	"jq7bA+zCKECQRg5wOTt9bZkKmqfrgMzBPzwsfUZ9H0YDVR9y/n1ClCFLmjl4edZstCwK+0O/c2Y9qUZk",
+	"gV6jtpOvE8XwS0wI9lmGGJFQA0oXNfvj3RtFmxkeJFXb+3oYmu7CSy7WyNtq1YZTt5N3ij03dxbdbM/O",
+	"z1pywz1sFtwsrKBhpmt2fK9yWOqB707XfdM43MOP+MctmTWCaeuTPpuABh06whYOj6sdksH/ABsg1A4d",
+	"BFi0PQFMmfZA2TN2tjEYXP8KJr6yNRC6MBGeGQIT387kYhNkt8MY3PFvNO952Z1pa5pBld+bNWXTX5IT",
+	"rM+mSNVTF+qZYucLMImAAEuxQ50rJLN2rQ1CCMPfhbis+7kG+yApNDGxtUkX94mxr0Hcc6uqbk2u2zkp",
+	"VCYwnBT++NR6X77yGKcYUy11qvzNDIplZUNFhIZ6j+SU4FQ+nh/M5QY/FzNWsEsBoWFqwQqWGsj6EroI",
+	"X/MM2nma6Ms+zDPKxQ+u0sL+MAJmwD7LKoQY7+pNjgdRqp38busEY5qrLHyFE1sogwksb83qF6ea04SF",
+	"eNVagmo1Lq2NrEojVisSqxl9/vKrYzTnffWCzNgHmrKE5zSzcQgQbiKgRxOUDEOfZlX8okm1UQ3e9Qi7",
+	"F0frASVm+Yf2hHtgqMFAqq5dKSPvfTux3/iukxYtwS0gFatcGMhqbYMmudq6F6JswOYJdnzBKlpLD9ow",
+	"c7ThBFzZbSzylNpQR4DnXyWDHgsWoL6sSDtA+4QNGxl1naXVQxmrHZ84G7pN/+MYoRtaXaMrRK8j75P/",
+	"Fq4bHlhnVbMFLMpcVSVUXZXg0KqxsHsYI3u0UAjX78L0ueNmVBhYjIBiMboXIlAf1R33j9FqhQ5cI5Nb",
+	"/tG2dhuPMBhsLxrL9VFuwITNXK0wdE3mhoLij4XMbWg4TdOCKVXxo2ffPj84Onh+8HUz4Bz4ZMrmUDbP",
+	"Eq5915mfS5GygsSVrBS3Ehq+2LaljeWd96rcvTJsRbiqxWHTG1yjw11BDJxCVYsMG4ycghllvLRHhU3O",
+	"sMNa1dmsdiXNWQEF0SCsGKQQiCJo19VPkU8rBiLsyapd1lWGh1EwDsDwfOTr0pp3XTCs7/yWceZz2dCj",
+	"WhdhsK5F2DTwE65235aBaD0fIVtWXhNwIneR40a2sJH+AhMCGNtmhB8Hm3IB/zqrKNj3QM7kdR9qr1to",
+	"H+up0IcrH5QW5IoYTtd/DftkGoC6mw1CSI9RMy6DC0vgQCJQndy1Br5XY9HUkaPjL/YLx1pcnPxOZsCf",
+	"8PXP2QoIW+hz5sggH4oNkGaZXVPjaOELUGek2mw+mVHsGI9xjGQM6kBFzOtJBZi9RHFmz/UcQJr4gWHr",
+	"P1mmtw/LB4xtw8h7GT6eDTt1m2Dhb4H7snQgTNw5hRCkov3Dj/D/LY3E7pj3bSNGxNuHiRhH9m3gcx/b",
+	"ixpwgI16WtvFgFzRxT752oPFUGs9bsXPbTEJdluZjgGrOrnfu3WpmFapaIgMNsplAu0gQaD2nbygs7fV",
+	"/QJyMGbpDEEU++Ka92Iu3oyTD8ZY/AOiQnXXFYQJ+Iavx+t0sFWrvB1+tJJxJ589RWSDV7iYdjJbkFVH",
+	"/fkmFXr42Ak7LsRQAG2ESJruFilRI+nNgqIt1dPuOLKgpV4nXHPvrEB1H4RH7ysICbfVSnhwhg3Cuz2C",
+	"/ISjWvKxpbJWbcU+N8RSR7ea4mnKXs63U1ts9s7nr7zgRjarMBZqD0eHgYI1VvcALNiLONCOP4cfDTPo",
+	"HX/6DnPvGnGOLjsxlM2MuQO5vGGQV1GwE4ItxGydrhdH366jJ75QO9feLB5CLW0HSGuZsFfqgBGslu3D",
+	"XOAr2texbSavPxQregcLtDL8NiDvhUbbOHClbAxxRm9K7Y6IC5BrO9VAF/R7mMxYct2XGM501XunKrkS",
+	"EfBA35ipNSlKYU3KtU6yHM0OE1mKgDcwMSvJvoeV9EF8u4whwPY9TI0pWmZ+19pWhP3Fmy4eUrkYDFW+",
+	"OHrh84YKBm0cIFvEwk/PCsZILoWehfXFFpAMh6Y4QQuCAkCiSjsuoBEsUZJM6DAeFKMPBkDvy0ZAVpkU",
+	"LOy732js+l24oc2ohBoK0TxnJ8Ql80C9xNVkr6NvG85sxQrDzBV0PCXQWRnEGaqZIioUDas0LWpnN7xQ",
+	"CWOfl6KfRPn8DtEFyHzMpqUYhDplPqcFazSTqgISoB+/u/XGNLk2HA4yrleRpcHxpkkfEZKcGYwvM6Yi",
+	"QP6/Slayuq+Ma0RPLeU16EKREXTBGwCssGAA5TBdyyxjtu3J/mjbT9J2YO6BwWjZ07MbGYNBuJjuSMFv",
+	"De0Vyg1oBTAfugKGaO6K01gbNlkYHQQQxMxkyF5CfiawA5plRn67VpfCvKVkzoheMKGX7jpzaarHNkPa",
+	"SFGQEmqoq5k+G+F42AMWfO4kTovlVVGK2IhkhoVcCoyCsbgTQ3JubI3qi6r+/FSGQriKUjSRZQ/MxI3f",
+	"m6HsAUdtk/G20LEF5B7JooLVINwFkWpKi7HRloRcwBw+QddNtomjaDp9OvflTC1nWSP6M/t41SBnn5EQ",
+	"kwlLNL+pzdbCBVxttgGv8yr7tBZ2VAOi+x2ZwKaI358hbLBWipPRvJnpvfRNG6iLcbLpgnIhDshrLmyS",
+	"uc8ZtgXHxuxSYF9JSPMFNuLLymFEV4AmVdtZDk+bK6d3d4R5L/jD9Lbo0yDD0rVV6XG3k4LRFKJvScbF",
+	"dVj8dqeM/Vr2CO3mRC2ABtYz6FWdl8nMXpL11rQ+Ld+GANFr1sIBr9mylz2O/F4WkPMM7YUh5mwt49nW",
+	"PVW2QCpbMKXJhBcYVbluzvvFzL3HM/mFLdusaxe2UfIguV7OJnaN+3Fgho/9hCS7HOhST1MGd9iU3zAB",
+	"Mcq28NPVNVvGgPnch3j957tf3uJh4+c3r16TcSnSzAtNKLMoPhXqUkA9EagVQZcxRpUa/ckeJNfkhhV8",
+	"wpkipdA8qzQ4dJlpKzW7MlaKpIymvq4EFJmxlrMDo4SB+AWVZRxufKFgn4k0opP1PEx4tl75PSRISU01",
+	"+4Xti1P/wpbnZgofenh3YQlmU+1YOohZn9+wqjQx8AbwhV6z5TrKOsZw+PGap1vYWVexwynlzv0qiBQR",
+	"GlOt/WRiloXFz8HL4OsJgeLlcYgIadtLGezxuIJ7AdwOWWQ1Lzy69LHEWgocytV2zrDWC4xrqTHIHrri",
+	"5+26vlDk/MfvyddfffkN0bMyH88LLnRLasI1tOnsl5ewcxQ4AMuwohMvunEj4OM10RY2aM9su8hBg46r",
+	"xZuDIrq5VM6btdC700NEtlxzat0q9BHg2S/8sjEvBm5BeDqYnnxzdK7aljEv2IR/2DYO9DNykvmTXG72",
+	"kTWL2T0kR1kwncxlQQTqOTQQHVlxo5LZx0pn2siZa7XKq56GGBc1qTHuc8umH704+vYx8lssZQWmU6Nu",
+	"tUU0nNfjkfcdQ1ZTFvcRSLaii6L47Koi1vv/tZxUh2uhMmw1sght28Y1peW8mWu0d/JqrYbQiEe/55Cz",
+	"0PGIMh/b0nruoMzXtu146zlth6gVnPrEqfUjuZbAs8HIaXjhuFra/UTCbIOtpCrsd6/RvJimTJs1LxvN",
+	"mdtRtOzJStTMJgPhjUewoVVNgGC1Gav7x6KoKx1Zs9fYTaNf7FKcrvWbxdKGZCWfGURB62l8fnQU0t8w",
+	"sPzhMTdw6oJ791bYMqQ+uM3yI/JnqTSx1eYfQvi6sE07aiD2piKGBiHA3B2lnkNbT/Kw0cx4kMsXS+TA",
+	"6K9rN/7nXCunsZk+RXOwVqeH7YMQotdWhawooYKMDS2AHzmNGjbHBnYZSJqtDnD998NN1w9naLS8MOP+",
+	"E2DkBZ32R0bo6PaQ8LByMT1AFLRrgWYAt5Z0W03XK6UlfP1hLONgXemgRmL0BZiRfb1mDgnrUjDyCHvH",
+	"T+woUFUjjgifuMgesIM/joiWU8zUduL/pXDs4AtrhIJUEKjCYovg1cd2D4PQ4xp5+XNcMIFvTQ/IaVXH",
+	"2YgGrrD9lHJxKXJGha04rGqFmdNjiDoKma3xOCzej/YlnsMk5zj03QvniP3tzn+qPIkMY1rFyCFap8h6",
+	"7ZgWyttEOO7JQewqG20m536+HUwgNgfUr7nuLx+qKGl9vonMMrmo1aqupm5lc7tcfuALy9gNy5QN4zCP",
+	"MprMsOcBVxtsJh1Q3YNzvZqtVVB3B8SFwY4BHcC6MbyuFWgSjbPb1zXUqab2sjyiLxOOAZsh0FoUIPlT",
+	"jk+ILpY2bp+StMDeii0+ZdWOBvvguHb8e47uuCcEtP7Euk0Wmc9GttCTBx+mxfJpUYoHIMbIUpMYAkl9",
+	"7w3IKuWaaGvWl4pVBOgeqpfWOtPWJKUuhQ0rtPWQbEn2Kg7WKsggA4tsGZIp0mJ5Xoo6it+BQrBHGroo",
+	"fDnCu5Ra7OztkYuVKmIw+UE4lrBmERQsMcJrRd2IuQpjIDHGeYn3ZhUorzRdqlvS5V3QZN/Lw+3ZtaXB",
+	"QnjPjqKjoyOAz4kL/lV0qXz8ipGdsCAd+OFSH/4LjZB4Ne6KdleLijHaC1lwkRqZSEGrq5bg3zuRRypc",
+	"LkWnFJ4O5DY7nc+z5YoEYvs6+xtByMVOuNYMxh3AwXnh1TzDZtGlCbTQ273ZEfHbW1Rfj2u9Gzk9GIE5",
+	"iPOSxCCoW+qyxWd6iOgPMn56P/J5rWhjTUDHlPYWCX1wb+UthfSu4GuyIfa6W0b/39jrfeBeu2jehxNs",
+	"ZM3DmrU/e3t2L0P2g5EesQZZ0yOt8QgcPsD/ezdSm1kOP2o67RHE1KWhRYSqNkY2oze2IZu3/YIAjN/V",
+	"bdG+I57VwS6FptMvfJvaA3LqpAYbFlXUQ6aCGhqs8gLq7/YTGOzIg8c1YQ3gtdPdmoL1WkTQ2g0f3O6g",
+	"pNbGRjWdDnZtt4LsdgSxmVtd0OmWtHNoEXQnlrxqosAsLYfZVGuWzzX0NkV9UpY64zfMN2psZeg/20V9",
+	"5mz91Q3rU1WUmcfu1T0JWAvpjtiL1JVFA99biz/ywSH15tSvnaMo9578tTrVfaR/NQQ+I5X3apewy6Xu",
+	"0rx2LuP01g3wOTMIu4nN/KHKintIYemqOgOPJO4rVALcx8OP9q/eiUAX9UxE1+pHsAVJMs6gMmMtH6jN",
+	"9vLWZ4rsO67c50TtQfhyY/uQ5ZUcwRrMd6tHWoFp35jeytXw5wcQIl4lFwXBux0e2V33b2v1zsXWgm8o",
+	"Y9SISrLUZMq0grN3DS/IKVCDww3/Ozp+atliB+QUq9xciphmU1lwPctjkhvuTigMAk8rEvvkyBg6r4dU",
+	"knmphyGq4Q01dl33E1r+8PEbOmBVja82YLph3pD33ZkndwFPfNYiOqN5D9OL2efDunubfTlcLhgkdZ/U",
+	"LK8RoY3MMDzTXgnlLbH3F5i5uBdTK6P5/ZR0h021mQVsGue9F3S3OaOrR+lJ9fCj+a+3hLWasccz5jEL",
+	"3E11PatNwrLYsG/xCta0F8OWGbi18Ds0nVJB8mmVs6oOPLUOOhvD+qZMe8LaI6t7qDjubGZhDN8Wv8xO",
+	"955nNwDm74mD3osAtAm7HlY+HRi6jOi7nrhvlwsJcMAZerDcXkWpd2MMRsz6Z6hW/c9TqHp4JtWGTj1r",
+	"VO/IxrDIzu0LTVs0Hq7OtK95ApPZAj+DQ32oItM7Qn9e6hroh78JcPD7uQvusuD1aZo6TEF/BaN5VNNz",
+	"wUElUbQtWB9ePnAGB6nC5myayRiifsNhgUYKDYUFdojf22eAeAl/j7kfnogthPpEdd9Wqt4x7WMDEP+n",
+	"JHxgPNkKn71NrkdTDH9oWR7rp/6/+R37ye9A5X2LzI4mO0YdvNup2wuF3rKkYDZNwsgvamaLjAUKgDnF",
+	"/zO2bMprJnoUvYKdPqS4MpcZuGZ7MRu6vTngthkDaM43mOS6ZrtWt7bhgy1kiWm9gGMuNeAUN3UpaKJt",
+	"L5laImRdERXZEoLSsPe5OZi4oxqKGXRfJlkD9Puxyf7GFjB7K8+C9vC+XhMcySD1wJ29FScI6nwOFVu4",
+	"1eFHeOLTfnOA/bH3SiWAzeyl5pldR4BOb8uxa7Rmdc4Wnj1lugUcAzPUTmQcMHqwA6j7U3hhh202iQeT",
+	"UGN2tH0qTV3n2WMSDUxj02f6FDEfyqGwXRbNBhD+T8qf2YvL4YEly6wf9/+myexPw+mk83W2WpRKI2Pl",
+	"bAg1JxxQbWZ54yb5rNUav5MeFX0BuMQB9wEqOc0F1vHF/DCwV6GJaocf4fMVoup+RdXaod1FsEAF1P1U",
+	"+a1PEDyzoUnYXNkNEN4FebV6c2u7fwgxA5sO4xby8vrmobq68xOvACJQRb9OYp3l9Nfq1d9eijglf8ox",
+	"igZGa1IGVti0HpfPlSpZEdmuaYzQMuUMmn2g+JhklOdQIE0nM2iRk0iRcrMQRcCCYbPmQFeJ6tJpyJ5x",
+	"QN7NmCDKiLM08zyPwPDY7UVmKVP6UqQs4Smr+j9Cr0xYE2qx2jki66eh+FQ85QIF4EdoOIHH48cHBDQb",
+	"X6WtYGRGRcogHcmVFaWuQxvJzKUOkLQVIZ699O0lclmwE1cKjk5ZzoQmp2/OfIi6nrHch96GA2iH44Z7",
+	"EOOqtd1THMnnw4BcRG3B5hlmz2zgRWs38uZ8pX7KH7gYsUILxoWqGdQCQpuJllnaIhYymrvEps9XJFzJ",
+	"nOpq1/TgWjy0N+Fa7ZIPB9/ShOu2UiIIhngfbAj4Nk+e2Qc/ezUCN7JZjbCQAYT54/zXBxGSZNdkI8Ab",
+	"agSkNoIA0sKC6sd9+BH/uF3YcHN+uJZDGZU1bQBh39t8h4vcR2clYcfuIzu2resLRWZaz5XBDlvIvu4b",
+	"srIUiblScUTmrEiY0E+ZSKQRQqBRO1TWYlMjT7TIkryC2BBSZN3G7neRcpVIaJ+VyqQE4QZbuC/RbTph",
+	"OpkZuemGFbhlm9YtsqWN1ErTgilVRVPOy3HGk0txJjQrBNMnFcixFbftTOfedIW1sD2ghZ9t6UZiydPk",
+	"Cs6HpVcWheMuOasNz/bCStquHVzoYFZmDz8uWkjcSMe759b+oT539m52sJmvA5QeVqRpaUHvDhU/92sA",
+	"+a7qfkuVWsgirTQl6G9nqGm8tIJizqhwnmZlhA+qDGdSUtAMFcXWFCAD3T2Zkc3Q9+Nuhk210K8B4YNI",
+	"ASpV46Jy2OFJvmfEcCNejipNmKBjqGFofqg5G1zIIpaoqdJTAadsTXMohxNVxXVQKXfFcNqEAItD+7YF",
+	"unjlwW2AMDDWi8+ytcShFUIKEnSnkRCG72EW9KS4R0b6UKnCGgBbaGJb3GpGe7cnDW2mHSIYBxabYUVf",
+	"G4AsZAEkxRU+jzTVkl00AHnsiTnfi1VoExo+tG5dZk0Qw5ZhH2Z76OZPRBdP5D24+eG0oGb2j3OqjQzd",
+	"yd5P0bENr3Ax7WK/P5lnemtgMOKQrPSCXhtQ4bh0QZ0CsQoW3P2tKHqzTPoGQdunSkPk+TKagSsLfGWn",
+	"gf6XoP3guGTMplzU+qlZKznclWY4SlRG1cyo12BMRMs6lqerOsoCKHB+WxvCXD4ozyGYsGlJMN2keeTD",
+	"cwcY+37YA26rhT9YBLPt5YiQi0E8/zgqcp+CT2caKgCGbXcWC0JIvUbsTnbfvj52/3wlMxO4eaAxDuJa",
+	"UhaF0fcr3cHVbOsSQRTTb9yC94NWbvhtMKuFhfmtQU/aYcL1WF3f6sPMrUS4KdAjJABuE8F+4QTPf/oI",
+	"dgToQwrusLd/uxKwczRnk8Q7Q9mDCHSr4PXmfi6FEXVTibnUkLembDfqVBLQE8F/mjNzZdlW/eaxBnuE",
+	"uw9vufYAd4y8/R8X4I7e+j0GuDcPtC2+PcC9tolv76XJWseAP+deYT4Ann3o9pvhsoP2vlUwewsk7iiY",
+	"HbY5YDB7H3juT7RfjWpfzOTThIoe1nHb2rhROhqZlVX25XqPHrCd14rHuGvpxN4CNbszdmAxDDOhRbEk",
+	"GVNGubB3u7nEQ0Hwi5n8nu6/W89a9BPY/rjreZJaLQP8VH+VDCr1WkcVgqjTUdWFmqeJzVTcGIBVwf3E",
+	"CPeCsRRA5yOhQ6srmr2j21aY0w+/MjHVs9Hx85cvo1HOhfv8LAo52vZGqj/LLO3tzahh3sORiFy53VQS",
+	"JXMGjatcr81g/4o5K3KulJEK7CW0mEma89bYBPvzHk/hHc7QwjGx/NoQLPPdTDYLuqEOxoVr2GRL7lU1",
+	"+wBOBkxmHJaUBddL4AhjRgtWjI7/8d6Q0pgqnsCH9xFU+nOMoyyy0fHokM754c0zECzt2OscQEIOtrq2",
+	"hiVLUW4J6wT7hsl5xlwnKfQdLMEXBRvielYbBjWm9UFO0aQiF0Ktq9cYFui6nemZ86FDJTytPP67eEyA",
+	"3vocTrEy9/W8kNOC5uqAvGkK8Ib325hHXlgd2jJ58wu6qnnhi2m5OfGSW5/0vL6RROYMIwHGzJCHdbRU",
+	"jc7BjmguB9ukncxYwWzw4oyK9CDA4jgLzQuJV6t9lkAQzzKbIFMrAa5nrLEbgxstt4PzBJm/p5Kp2sGv",
+	"VLtoLNbnpodHrbJ1DEAWM5lVlYFr47hMq7ZhoJw1RljZJV4zNjdY4paJnYGh+uoSGoIVrGrp73AdIq4C",
+	"SPruLaGJ68MnUnJ2+hrMvw5Fc5rMuLDBOZYCDup3Jr4bGPoXtjSSgQ9wlRPypxyrYzvw72c/fO8Q9JGc",
+	"kJ+4/rkcE7xFVWQ+/0rHEfmlHEP8hTmW70qepddcs4gcHBw8doiNHGYl7RXVsno8c2CNvwPo7KlgN0ML",
+	"ciLLwrmTSSW2M5HOJRcaqpAyhUU6xkzxFN+QCxFVdfmMGurClasw5YxPGNHcWlCv2VI1mJKtZRoWIyCi",
+	"BWOjzVk4G4LBsrIKpYZVudqt5I0NVPHRMDUtuTYzVGcOsRhdCX84tTUbmqHAHggEF5n9KyB2QXhqaEMv",
+	"DVO64SkrvqjvcVrIch7kLNYeOSGKi2nGarIBvhM5WKN060qcNsamYXR0cqDt8YC0BIBgmWKGh8iFstFf",
+	"dqyUCU6z8GBeMjDD+J6DtZfrssCn95/+fwAAAP//",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,

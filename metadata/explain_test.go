@@ -331,7 +331,7 @@ func TestPlans(t *testing.T) {
 			return err
 		}},
 		{"Restore", func(ctx context.Context, tx *metadata.Tx, r int64) error {
-			_, err := tx.Restore(ctx, name, "d82", "", "alice")
+			_, err := tx.Restore(ctx, name, "d82", "", by("alice"))
 			return err
 		}},
 		{"PurgeDeleted", func(ctx context.Context, tx *metadata.Tx, r int64) error {

@@ -576,7 +576,7 @@ func (tx *Tx) DeleteByRetention(ctx context.Context, r *RetentionRun, decisions 
 	}
 	_, err := tx.exec(ctx, `
 		WITH v (name, digest, updated_at, actor, immutable) AS (VALUES `+strings.Join(values, ", ")+`)
-		UPDATE tags SET removed_by = v.actor FROM v
+		UPDATE tags SET removed_by = v.actor, claims = '' FROM v
 		 WHERE tags.repository_id = $1 AND tags.name = v.name AND tags.digest = v.digest AND tags.updated_at = v.updated_at
 		   AND NOT tags.sealed
 		   AND EXISTS (SELECT 1 FROM repository_tag_policies p

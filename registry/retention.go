@@ -24,6 +24,12 @@ type RetentionReport struct {
 	More bool
 }
 
+// UndoWindow is how long a deleted tag or manifest can be restored.
+func (r *Registry) UndoWindow() time.Duration { return r.o.UndoWindow }
+
+// UntaggedTTL is how long an untagged manifest lives where no policy says otherwise; 0 keeps it.
+func (r *Registry) UntaggedTTL() time.Duration { return r.o.UntaggedTTL }
+
 // DryRunRetention tells which tags of a repository go now by its retention rules, or
 // by others to try them, and why each other one stays, for a page of at most limit tags behind a
 // name. The counts are of all tags, and only made for the first page. It changes nothing.
@@ -76,7 +82,7 @@ func (r *Registry) eachDecision(ctx context.Context, tx *metadata.Tx, run *metad
 	}
 }
 
-var errRetentionLimit = errors.New("the run has reached its limit")
+var errLimit = errors.New("the run has reached its limit")
 
 // RunRetention deletes what DryRunRetention says at this moment, at most about limit tags, in
 // small transactions. A tag that is pushed meanwhile stays; so does one whose policy forbids it then. Several may
@@ -91,12 +97,15 @@ func (r *Registry) RunRetention(ctx context.Context, repo string, limit int) (re
 		report.Level = run.Level
 		return r.eachDecision(ctx, tx, run, func(page []metadata.RetentionDecision) error {
 			if report.Deleted >= limit {
-				return errRetentionLimit
+				return errLimit
 			}
 			var deleted []string
 			err := r.db.Update(ctx, func(tx *metadata.Tx) (err error) {
-				deleted, err = tx.DeleteByRetention(ctx, run, page)
-				return err
+				if deleted, err = tx.DeleteByRetention(ctx, run, page); err != nil || len(deleted) == 0 {
+					return err
+				}
+				return tx.InsertAudit(ctx, metadata.AuditEvent{Action: "retention", Actor: metadata.Actor{Name: "retention"}, Repository: repo,
+					Detail: map[string]any{"level": run.Level, "tags": deleted}})
 			})
 			report.Kept += len(page) - len(deleted)
 			report.Deleted += len(deleted)
@@ -107,7 +116,7 @@ func (r *Registry) RunRetention(ctx context.Context, repo string, limit int) (re
 		})
 	})
 	switch {
-	case errors.Is(err, errRetentionLimit), errors.Is(err, metadata.ErrRetentionChanged):
+	case errors.Is(err, errLimit), errors.Is(err, metadata.ErrRetentionChanged):
 		report.More, err = true, nil
 	case err != nil:
 		err = fmt.Errorf("applying retention to %s: %w", repo, err)
@@ -115,8 +124,8 @@ func (r *Registry) RunRetention(ctx context.Context, repo string, limit int) (re
 	return report, err
 }
 
-// retentionLimit bounds what one pass of the job deletes.
-const retentionLimit = 10_000
+// RetentionLimit bounds what one pass deletes, in tags.
+const RetentionLimit = 10_000
 
 // ApplyRetention applies the rules that have been due longest to one repository, and
 // returns how many things it did; 0 means that nothing is due. It is made to be called again and again by one process
@@ -135,7 +144,7 @@ func (r *Registry) ApplyRetention(ctx context.Context, interval time.Duration) (
 	var failed error
 	if due.Repository != "" {
 		var report RetentionReport
-		report, failed = r.RunRetention(ctx, due.Repository, retentionLimit)
+		report, failed = r.RunRetention(ctx, due.Repository, RetentionLimit)
 		done += report.Deleted
 		if errors.Is(failed, oci.ErrNameUnknown) { // it was deleted
 			failed = nil

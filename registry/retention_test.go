@@ -171,7 +171,7 @@ func TestRetentionFreesSpace(t *testing.T) {
 		e.ok(e.r.db.Update(e.ctx, func(tx *metadata.Tx) error {
 			r, err := tx.Repository(e.ctx, repo)
 			if err == nil {
-				_, err = tx.PutTag(e.ctx, r.ID, "child", g.child1, alice)
+				_, err = tx.PutTag(e.ctx, r.ID, "child", g.child1, as(alice))
 			}
 			return err
 		}))
@@ -184,7 +184,7 @@ func TestRetentionFreesSpace(t *testing.T) {
 		e.ok(err)
 		one := 1
 		e.retain(repo, metadata.RetentionRule{Name: "few", Newest: &one})
-		e.ok(e.r.DeleteTag(e.ctx, alice, repo, "by-hand"))
+		e.ok(e.r.DeleteTag(e.ctx, as(alice), repo, "by-hand"))
 		n, err := e.r.ApplyRetention(e.ctx, day)
 		for n > 0 && err == nil {
 			n, err = e.r.ApplyRetention(e.ctx, day)
@@ -318,7 +318,7 @@ func TestRetentionRace(t *testing.T) {
 			default:
 				t.Errorf("the last thing that happened is %s", last)
 			}
-			e.ok(e.r.DeleteTag(e.ctx, alice, repo, "dev"))
+			e.ok(e.r.DeleteTag(e.ctx, as(alice), repo, "dev"))
 		}
 		t.Logf("the push was first %d times, retention %d times", stayed, anew)
 	})
@@ -464,7 +464,7 @@ func TestRecordPulls(t *testing.T) {
 		_, err = e.r.Manifest(e.ctx, repo, digested(digest.FromString("nothing")))
 		e.is(err, oci.ErrManifestUnknown)
 		record(0)
-		_, err = e.r.DeleteManifest(e.ctx, alice, repo, d)
+		_, err = e.r.DeleteManifest(e.ctx, as(alice), repo, d)
 		e.ok(err)
 		if left := e.strings(`SELECT manifest_id FROM manifest_pulls`); len(left) > 0 {
 			t.Errorf("left over: %v", left)

@@ -487,6 +487,102 @@ type ClientInterface interface {
 	// Corresponds with PUT /repositories/{repository} (the `CreateRepository` operationId).
 	CreateRepository(ctx context.Context, repository RepositoryName, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListDeletedManifests List the deleted manifests that can be restored, newest first
+	//
+	// For those who may pull from it.
+	//
+	// Corresponds with GET /repositories/{repository}/deleted/manifests (the `ListDeletedManifests` operationId).
+	ListDeletedManifests(ctx context.Context, repository RepositoryName, params *ListDeletedManifestsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListDeletedTags List the deleted tags that can be restored, newest first
+	//
+	// For those who may pull from it.
+	//
+	// Corresponds with GET /repositories/{repository}/deleted/tags (the `ListDeletedTags` operationId).
+	ListDeletedTags(ctx context.Context, repository RepositoryName, params *ListDeletedTagsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RestoreDeletedWithBody Restore a deleted tag or manifest
+	//
+	// For those with the `delete` action. With a tag, its last deletion is undone (that of the `digest`, if one is given), together with its
+	// manifest's; with a digest alone, that of the manifest and of the tags that went along. A tag that was pushed again
+	// meanwhile is never moved: 409.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /repositories/{repository}/restore (the `RestoreDeleted` operationId).
+	RestoreDeletedWithBody(ctx context.Context, repository RepositoryName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RestoreDeleted Restore a deleted tag or manifest
+	//
+	// For those with the `delete` action. With a tag, its last deletion is undone (that of the `digest`, if one is given), together with its
+	// manifest's; with a digest alone, that of the manifest and of the tags that went along. A tag that was pushed again
+	// meanwhile is never moved: 409.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /repositories/{repository}/restore (the `RestoreDeleted` operationId).
+	RestoreDeleted(ctx context.Context, repository RepositoryName, body RestoreDeletedJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeleteRepositoryRetention Let a repository follow its team's retention
+	//
+	// For the team's maintainers and for admins.
+	//
+	// Corresponds with DELETE /repositories/{repository}/retention (the `DeleteRepositoryRetention` operationId).
+	DeleteRepositoryRetention(ctx context.Context, repository RepositoryName, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetRepositoryRetention Show the retention that holds in a repository
+	//
+	// For those who may pull from it. The levels say whose each part is.
+	//
+	// Corresponds with GET /repositories/{repository}/retention (the `GetRepositoryRetention` operationId).
+	GetRepositoryRetention(ctx context.Context, repository RepositoryName, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// SetRepositoryRetentionWithBody Give a repository its own retention
+	//
+	// For the team's maintainers and for admins. It is applied by a background job; try it by a dry run first.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /repositories/{repository}/retention (the `SetRepositoryRetention` operationId).
+	SetRepositoryRetentionWithBody(ctx context.Context, repository RepositoryName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// SetRepositoryRetention Give a repository its own retention
+	//
+	// For the team's maintainers and for admins. It is applied by a background job; try it by a dry run first.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PUT /repositories/{repository}/retention (the `SetRepositoryRetention` operationId).
+	SetRepositoryRetention(ctx context.Context, repository RepositoryName, body SetRepositoryRetentionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DryRunRetentionWithBody Say which tags retention deletes now, and why each other one stays
+	//
+	// For those with the `delete` action. Without `rules` in the body it tries those that hold in the repository. It changes
+	// nothing. The counts are in the first page only.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /repositories/{repository}/retention/dry-run (the `DryRunRetention` operationId).
+	DryRunRetentionWithBody(ctx context.Context, repository RepositoryName, params *DryRunRetentionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DryRunRetention Say which tags retention deletes now, and why each other one stays
+	//
+	// For those with the `delete` action. Without `rules` in the body it tries those that hold in the repository. It changes
+	// nothing. The counts are in the first page only.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /repositories/{repository}/retention/dry-run (the `DryRunRetention` operationId).
+	DryRunRetention(ctx context.Context, repository RepositoryName, params *DryRunRetentionParams, body DryRunRetentionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RunRetention Apply the retention of a repository now
+	//
+	// For the team's maintainers and for admins. It deletes at most about 10,000 tags; `more` says that it has to be called again. What
+	// it deletes can be restored until the undo window is over.
+	//
+	// Corresponds with POST /repositories/{repository}/retention/run (the `RunRetention` operationId).
+	RunRetention(ctx context.Context, repository RepositoryName, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// DeleteRepositoryTagPolicy Let a repository follow its team's tag policy
 	//
 	// For the team's maintainers and for admins. Tags that are sealed stay sealed.
@@ -682,6 +778,38 @@ type ClientInterface interface {
 	//
 	// Corresponds with PUT /teams/{team}/members/{user} (the `PutMember` operationId).
 	PutMember(ctx context.Context, team TeamName, user UserName, body PutMemberJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeleteTeamRetention Remove a team's own retention
+	//
+	// For the team's maintainers and for admins. What was deleted by it can be restored until its undo window is over.
+	//
+	// Corresponds with DELETE /teams/{team}/retention (the `DeleteTeamRetention` operationId).
+	DeleteTeamRetention(ctx context.Context, team TeamName, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetTeamRetention Show the retention that holds for a team
+	//
+	// For everybody in the team and for admins. The levels say whose each part is.
+	//
+	// Corresponds with GET /teams/{team}/retention (the `GetTeamRetention` operationId).
+	GetTeamRetention(ctx context.Context, team TeamName, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// SetTeamRetentionWithBody Give a team its own retention
+	//
+	// For the team's maintainers and for admins. It is applied by a background job; try it by a dry run first.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /teams/{team}/retention (the `SetTeamRetention` operationId).
+	SetTeamRetentionWithBody(ctx context.Context, team TeamName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// SetTeamRetention Give a team its own retention
+	//
+	// For the team's maintainers and for admins. It is applied by a background job; try it by a dry run first.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PUT /teams/{team}/retention (the `SetTeamRetention` operationId).
+	SetTeamRetention(ctx context.Context, team TeamName, body SetTeamRetentionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListRobots List a team's robots
 	//
@@ -1867,6 +1995,212 @@ func (c *Client) CreateRepository(ctx context.Context, repository RepositoryName
 	return c.Client.Do(req)
 }
 
+// ListDeletedManifests List the deleted manifests that can be restored, newest first
+//
+// For those who may pull from it.
+//
+// Corresponds with GET /repositories/{repository}/deleted/manifests (the `ListDeletedManifests` operationId).
+func (c *Client) ListDeletedManifests(ctx context.Context, repository RepositoryName, params *ListDeletedManifestsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListDeletedManifestsRequest(c.Server, repository, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListDeletedTags List the deleted tags that can be restored, newest first
+//
+// For those who may pull from it.
+//
+// Corresponds with GET /repositories/{repository}/deleted/tags (the `ListDeletedTags` operationId).
+func (c *Client) ListDeletedTags(ctx context.Context, repository RepositoryName, params *ListDeletedTagsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListDeletedTagsRequest(c.Server, repository, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RestoreDeletedWithBody Restore a deleted tag or manifest
+//
+// For those with the `delete` action. With a tag, its last deletion is undone (that of the `digest`, if one is given), together with its
+// manifest's; with a digest alone, that of the manifest and of the tags that went along. A tag that was pushed again
+// meanwhile is never moved: 409.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /repositories/{repository}/restore (the `RestoreDeleted` operationId).
+func (c *Client) RestoreDeletedWithBody(ctx context.Context, repository RepositoryName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRestoreDeletedRequestWithBody(c.Server, repository, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RestoreDeleted Restore a deleted tag or manifest
+//
+// For those with the `delete` action. With a tag, its last deletion is undone (that of the `digest`, if one is given), together with its
+// manifest's; with a digest alone, that of the manifest and of the tags that went along. A tag that was pushed again
+// meanwhile is never moved: 409.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /repositories/{repository}/restore (the `RestoreDeleted` operationId).
+func (c *Client) RestoreDeleted(ctx context.Context, repository RepositoryName, body RestoreDeletedJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRestoreDeletedRequest(c.Server, repository, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeleteRepositoryRetention Let a repository follow its team's retention
+//
+// For the team's maintainers and for admins.
+//
+// Corresponds with DELETE /repositories/{repository}/retention (the `DeleteRepositoryRetention` operationId).
+func (c *Client) DeleteRepositoryRetention(ctx context.Context, repository RepositoryName, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteRepositoryRetentionRequest(c.Server, repository)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetRepositoryRetention Show the retention that holds in a repository
+//
+// For those who may pull from it. The levels say whose each part is.
+//
+// Corresponds with GET /repositories/{repository}/retention (the `GetRepositoryRetention` operationId).
+func (c *Client) GetRepositoryRetention(ctx context.Context, repository RepositoryName, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetRepositoryRetentionRequest(c.Server, repository)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// SetRepositoryRetentionWithBody Give a repository its own retention
+//
+// For the team's maintainers and for admins. It is applied by a background job; try it by a dry run first.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /repositories/{repository}/retention (the `SetRepositoryRetention` operationId).
+func (c *Client) SetRepositoryRetentionWithBody(ctx context.Context, repository RepositoryName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSetRepositoryRetentionRequestWithBody(c.Server, repository, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// SetRepositoryRetention Give a repository its own retention
+//
+// For the team's maintainers and for admins. It is applied by a background job; try it by a dry run first.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PUT /repositories/{repository}/retention (the `SetRepositoryRetention` operationId).
+func (c *Client) SetRepositoryRetention(ctx context.Context, repository RepositoryName, body SetRepositoryRetentionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSetRepositoryRetentionRequest(c.Server, repository, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DryRunRetentionWithBody Say which tags retention deletes now, and why each other one stays
+//
+// For those with the `delete` action. Without `rules` in the body it tries those that hold in the repository. It changes
+// nothing. The counts are in the first page only.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /repositories/{repository}/retention/dry-run (the `DryRunRetention` operationId).
+func (c *Client) DryRunRetentionWithBody(ctx context.Context, repository RepositoryName, params *DryRunRetentionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDryRunRetentionRequestWithBody(c.Server, repository, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DryRunRetention Say which tags retention deletes now, and why each other one stays
+//
+// For those with the `delete` action. Without `rules` in the body it tries those that hold in the repository. It changes
+// nothing. The counts are in the first page only.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /repositories/{repository}/retention/dry-run (the `DryRunRetention` operationId).
+func (c *Client) DryRunRetention(ctx context.Context, repository RepositoryName, params *DryRunRetentionParams, body DryRunRetentionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDryRunRetentionRequest(c.Server, repository, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RunRetention Apply the retention of a repository now
+//
+// For the team's maintainers and for admins. It deletes at most about 10,000 tags; `more` says that it has to be called again. What
+// it deletes can be restored until the undo window is over.
+//
+// Corresponds with POST /repositories/{repository}/retention/run (the `RunRetention` operationId).
+func (c *Client) RunRetention(ctx context.Context, repository RepositoryName, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRunRetentionRequest(c.Server, repository)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // DeleteRepositoryTagPolicy Let a repository follow its team's tag policy
 //
 // For the team's maintainers and for admins. Tags that are sealed stay sealed.
@@ -2303,6 +2637,78 @@ func (c *Client) PutMemberWithBody(ctx context.Context, team TeamName, user User
 // Corresponds with PUT /teams/{team}/members/{user} (the `PutMember` operationId).
 func (c *Client) PutMember(ctx context.Context, team TeamName, user UserName, body PutMemberJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewPutMemberRequest(c.Server, team, user, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeleteTeamRetention Remove a team's own retention
+//
+// For the team's maintainers and for admins. What was deleted by it can be restored until its undo window is over.
+//
+// Corresponds with DELETE /teams/{team}/retention (the `DeleteTeamRetention` operationId).
+func (c *Client) DeleteTeamRetention(ctx context.Context, team TeamName, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteTeamRetentionRequest(c.Server, team)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetTeamRetention Show the retention that holds for a team
+//
+// For everybody in the team and for admins. The levels say whose each part is.
+//
+// Corresponds with GET /teams/{team}/retention (the `GetTeamRetention` operationId).
+func (c *Client) GetTeamRetention(ctx context.Context, team TeamName, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetTeamRetentionRequest(c.Server, team)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// SetTeamRetentionWithBody Give a team its own retention
+//
+// For the team's maintainers and for admins. It is applied by a background job; try it by a dry run first.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /teams/{team}/retention (the `SetTeamRetention` operationId).
+func (c *Client) SetTeamRetentionWithBody(ctx context.Context, team TeamName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSetTeamRetentionRequestWithBody(c.Server, team, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// SetTeamRetention Give a team its own retention
+//
+// For the team's maintainers and for admins. It is applied by a background job; try it by a dry run first.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PUT /teams/{team}/retention (the `SetTeamRetention` operationId).
+func (c *Client) SetTeamRetention(ctx context.Context, team TeamName, body SetTeamRetentionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSetTeamRetentionRequest(c.Server, team, body)
 	if err != nil {
 		return nil, err
 	}
@@ -4841,6 +5247,434 @@ func NewCreateRepositoryRequest(server string, repository RepositoryName) (*http
 	return req, nil
 }
 
+// NewListDeletedManifestsRequest constructs an http.Request for the ListDeletedManifests method
+func NewListDeletedManifestsRequest(server string, repository RepositoryName, params *ListDeletedManifestsParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "repository", repository, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/repositories/%s/deleted/manifests", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.After != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "after", *params.After, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListDeletedTagsRequest constructs an http.Request for the ListDeletedTags method
+func NewListDeletedTagsRequest(server string, repository RepositoryName, params *ListDeletedTagsParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "repository", repository, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/repositories/%s/deleted/tags", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.After != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "after", *params.After, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewRestoreDeletedRequest calls the generic RestoreDeleted builder with application/json body
+func NewRestoreDeletedRequest(server string, repository RepositoryName, body RestoreDeletedJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRestoreDeletedRequestWithBody(server, repository, "application/json", bodyReader)
+}
+
+// NewRestoreDeletedRequestWithBody constructs an http.Request for the RestoreDeleted method, with any body, and a specified content type
+func NewRestoreDeletedRequestWithBody(server string, repository RepositoryName, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "repository", repository, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/repositories/%s/restore", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewDeleteRepositoryRetentionRequest constructs an http.Request for the DeleteRepositoryRetention method
+func NewDeleteRepositoryRetentionRequest(server string, repository RepositoryName) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "repository", repository, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/repositories/%s/retention", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetRepositoryRetentionRequest constructs an http.Request for the GetRepositoryRetention method
+func NewGetRepositoryRetentionRequest(server string, repository RepositoryName) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "repository", repository, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/repositories/%s/retention", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewSetRepositoryRetentionRequest calls the generic SetRepositoryRetention builder with application/json body
+func NewSetRepositoryRetentionRequest(server string, repository RepositoryName, body SetRepositoryRetentionJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewSetRepositoryRetentionRequestWithBody(server, repository, "application/json", bodyReader)
+}
+
+// NewSetRepositoryRetentionRequestWithBody constructs an http.Request for the SetRepositoryRetention method, with any body, and a specified content type
+func NewSetRepositoryRetentionRequestWithBody(server string, repository RepositoryName, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "repository", repository, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/repositories/%s/retention", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewDryRunRetentionRequest calls the generic DryRunRetention builder with application/json body
+func NewDryRunRetentionRequest(server string, repository RepositoryName, params *DryRunRetentionParams, body DryRunRetentionJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewDryRunRetentionRequestWithBody(server, repository, params, "application/json", bodyReader)
+}
+
+// NewDryRunRetentionRequestWithBody constructs an http.Request for the DryRunRetention method, with any body, and a specified content type
+func NewDryRunRetentionRequestWithBody(server string, repository RepositoryName, params *DryRunRetentionParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "repository", repository, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/repositories/%s/retention/dry-run", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.After != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "after", *params.After, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewRunRetentionRequest constructs an http.Request for the RunRetention method
+func NewRunRetentionRequest(server string, repository RepositoryName) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "repository", repository, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/repositories/%s/retention/run", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewDeleteRepositoryTagPolicyRequest constructs an http.Request for the DeleteRepositoryTagPolicy method
 func NewDeleteRepositoryTagPolicyRequest(server string, repository RepositoryName) (*http.Request, error) {
 	var err error
@@ -5836,6 +6670,121 @@ func NewPutMemberRequestWithBody(server string, team TeamName, user UserName, co
 	}
 
 	operationPath := fmt.Sprintf("/teams/%s/members/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewDeleteTeamRetentionRequest constructs an http.Request for the DeleteTeamRetention method
+func NewDeleteTeamRetentionRequest(server string, team TeamName) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "team", team, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/teams/%s/retention", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetTeamRetentionRequest constructs an http.Request for the GetTeamRetention method
+func NewGetTeamRetentionRequest(server string, team TeamName) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "team", team, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/teams/%s/retention", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewSetTeamRetentionRequest calls the generic SetTeamRetention builder with application/json body
+func NewSetTeamRetentionRequest(server string, team TeamName, body SetTeamRetentionJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewSetTeamRetentionRequestWithBody(server, team, "application/json", bodyReader)
+}
+
+// NewSetTeamRetentionRequestWithBody constructs an http.Request for the SetTeamRetention method, with any body, and a specified content type
+func NewSetTeamRetentionRequestWithBody(server string, team TeamName, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "team", team, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/teams/%s/retention", pathParam0)
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -7815,6 +8764,112 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with PUT /repositories/{repository} (the `CreateRepository` operationId).
 	CreateRepositoryWithResponse(ctx context.Context, repository RepositoryName, reqEditors ...RequestEditorFn) (*CreateRepositoryResponse, error)
 
+	// ListDeletedManifestsWithResponse List the deleted manifests that can be restored, newest first
+	//
+	// For those who may pull from it.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /repositories/{repository}/deleted/manifests (the `ListDeletedManifests` operationId).
+	ListDeletedManifestsWithResponse(ctx context.Context, repository RepositoryName, params *ListDeletedManifestsParams, reqEditors ...RequestEditorFn) (*ListDeletedManifestsResponse, error)
+
+	// ListDeletedTagsWithResponse List the deleted tags that can be restored, newest first
+	//
+	// For those who may pull from it.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /repositories/{repository}/deleted/tags (the `ListDeletedTags` operationId).
+	ListDeletedTagsWithResponse(ctx context.Context, repository RepositoryName, params *ListDeletedTagsParams, reqEditors ...RequestEditorFn) (*ListDeletedTagsResponse, error)
+
+	// RestoreDeletedWithBodyWithResponse Restore a deleted tag or manifest
+	//
+	// For those with the `delete` action. With a tag, its last deletion is undone (that of the `digest`, if one is given), together with its
+	// manifest's; with a digest alone, that of the manifest and of the tags that went along. A tag that was pushed again
+	// meanwhile is never moved: 409.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /repositories/{repository}/restore (the `RestoreDeleted` operationId).
+	RestoreDeletedWithBodyWithResponse(ctx context.Context, repository RepositoryName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RestoreDeletedResponse, error)
+
+	// RestoreDeletedWithResponse Restore a deleted tag or manifest
+	//
+	// For those with the `delete` action. With a tag, its last deletion is undone (that of the `digest`, if one is given), together with its
+	// manifest's; with a digest alone, that of the manifest and of the tags that went along. A tag that was pushed again
+	// meanwhile is never moved: 409.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /repositories/{repository}/restore (the `RestoreDeleted` operationId).
+	RestoreDeletedWithResponse(ctx context.Context, repository RepositoryName, body RestoreDeletedJSONRequestBody, reqEditors ...RequestEditorFn) (*RestoreDeletedResponse, error)
+
+	// DeleteRepositoryRetentionWithResponse Let a repository follow its team's retention
+	//
+	// For the team's maintainers and for admins.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /repositories/{repository}/retention (the `DeleteRepositoryRetention` operationId).
+	DeleteRepositoryRetentionWithResponse(ctx context.Context, repository RepositoryName, reqEditors ...RequestEditorFn) (*DeleteRepositoryRetentionResponse, error)
+
+	// GetRepositoryRetentionWithResponse Show the retention that holds in a repository
+	//
+	// For those who may pull from it. The levels say whose each part is.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /repositories/{repository}/retention (the `GetRepositoryRetention` operationId).
+	GetRepositoryRetentionWithResponse(ctx context.Context, repository RepositoryName, reqEditors ...RequestEditorFn) (*GetRepositoryRetentionResponse, error)
+
+	// SetRepositoryRetentionWithBodyWithResponse Give a repository its own retention
+	//
+	// For the team's maintainers and for admins. It is applied by a background job; try it by a dry run first.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /repositories/{repository}/retention (the `SetRepositoryRetention` operationId).
+	SetRepositoryRetentionWithBodyWithResponse(ctx context.Context, repository RepositoryName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*SetRepositoryRetentionResponse, error)
+
+	// SetRepositoryRetentionWithResponse Give a repository its own retention
+	//
+	// For the team's maintainers and for admins. It is applied by a background job; try it by a dry run first.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /repositories/{repository}/retention (the `SetRepositoryRetention` operationId).
+	SetRepositoryRetentionWithResponse(ctx context.Context, repository RepositoryName, body SetRepositoryRetentionJSONRequestBody, reqEditors ...RequestEditorFn) (*SetRepositoryRetentionResponse, error)
+
+	// DryRunRetentionWithBodyWithResponse Say which tags retention deletes now, and why each other one stays
+	//
+	// For those with the `delete` action. Without `rules` in the body it tries those that hold in the repository. It changes
+	// nothing. The counts are in the first page only.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /repositories/{repository}/retention/dry-run (the `DryRunRetention` operationId).
+	DryRunRetentionWithBodyWithResponse(ctx context.Context, repository RepositoryName, params *DryRunRetentionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*DryRunRetentionResponse, error)
+
+	// DryRunRetentionWithResponse Say which tags retention deletes now, and why each other one stays
+	//
+	// For those with the `delete` action. Without `rules` in the body it tries those that hold in the repository. It changes
+	// nothing. The counts are in the first page only.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /repositories/{repository}/retention/dry-run (the `DryRunRetention` operationId).
+	DryRunRetentionWithResponse(ctx context.Context, repository RepositoryName, params *DryRunRetentionParams, body DryRunRetentionJSONRequestBody, reqEditors ...RequestEditorFn) (*DryRunRetentionResponse, error)
+
+	// RunRetentionWithResponse Apply the retention of a repository now
+	//
+	// For the team's maintainers and for admins. It deletes at most about 10,000 tags; `more` says that it has to be called again. What
+	// it deletes can be restored until the undo window is over.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /repositories/{repository}/retention/run (the `RunRetention` operationId).
+	RunRetentionWithResponse(ctx context.Context, repository RepositoryName, reqEditors ...RequestEditorFn) (*RunRetentionResponse, error)
+
 	// DeleteRepositoryTagPolicyWithResponse Let a repository follow its team's tag policy
 	//
 	// For the team's maintainers and for admins. Tags that are sealed stay sealed.
@@ -8040,6 +9095,42 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with PUT /teams/{team}/members/{user} (the `PutMember` operationId).
 	PutMemberWithResponse(ctx context.Context, team TeamName, user UserName, body PutMemberJSONRequestBody, reqEditors ...RequestEditorFn) (*PutMemberResponse, error)
+
+	// DeleteTeamRetentionWithResponse Remove a team's own retention
+	//
+	// For the team's maintainers and for admins. What was deleted by it can be restored until its undo window is over.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /teams/{team}/retention (the `DeleteTeamRetention` operationId).
+	DeleteTeamRetentionWithResponse(ctx context.Context, team TeamName, reqEditors ...RequestEditorFn) (*DeleteTeamRetentionResponse, error)
+
+	// GetTeamRetentionWithResponse Show the retention that holds for a team
+	//
+	// For everybody in the team and for admins. The levels say whose each part is.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /teams/{team}/retention (the `GetTeamRetention` operationId).
+	GetTeamRetentionWithResponse(ctx context.Context, team TeamName, reqEditors ...RequestEditorFn) (*GetTeamRetentionResponse, error)
+
+	// SetTeamRetentionWithBodyWithResponse Give a team its own retention
+	//
+	// For the team's maintainers and for admins. It is applied by a background job; try it by a dry run first.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /teams/{team}/retention (the `SetTeamRetention` operationId).
+	SetTeamRetentionWithBodyWithResponse(ctx context.Context, team TeamName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*SetTeamRetentionResponse, error)
+
+	// SetTeamRetentionWithResponse Give a team its own retention
+	//
+	// For the team's maintainers and for admins. It is applied by a background job; try it by a dry run first.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /teams/{team}/retention (the `SetTeamRetention` operationId).
+	SetTeamRetentionWithResponse(ctx context.Context, team TeamName, body SetTeamRetentionJSONRequestBody, reqEditors ...RequestEditorFn) (*SetTeamRetentionResponse, error)
 
 	// ListRobotsWithResponse List a team's robots
 	//
@@ -10255,6 +11346,404 @@ func (r CreateRepositoryResponse) ContentType() string {
 	return ""
 }
 
+// ListDeletedManifestsResponse200Headers the declared response headers of an HTTP 200 response for ListDeletedManifests
+type ListDeletedManifestsResponse200Headers struct {
+	Link *string
+}
+
+type ListDeletedManifestsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *DeletedManifestList
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *ListDeletedManifestsResponse200Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListDeletedManifestsResponse) GetJSON200() *DeletedManifestList {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListDeletedManifestsResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListDeletedManifestsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListDeletedManifestsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListDeletedManifestsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListDeletedManifestsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ListDeletedTagsResponse200Headers the declared response headers of an HTTP 200 response for ListDeletedTags
+type ListDeletedTagsResponse200Headers struct {
+	Link *string
+}
+
+type ListDeletedTagsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *DeletedTagList
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *ListDeletedTagsResponse200Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListDeletedTagsResponse) GetJSON200() *DeletedTagList {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListDeletedTagsResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListDeletedTagsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListDeletedTagsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListDeletedTagsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListDeletedTagsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RestoreDeletedResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Restored
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RestoreDeletedResponse) GetJSON200() *Restored {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RestoreDeletedResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RestoreDeletedResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RestoreDeletedResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RestoreDeletedResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RestoreDeletedResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DeleteRepositoryRetentionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DeleteRepositoryRetentionResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DeleteRepositoryRetentionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DeleteRepositoryRetentionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeleteRepositoryRetentionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DeleteRepositoryRetentionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetRepositoryRetentionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *EffectiveRetention
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetRepositoryRetentionResponse) GetJSON200() *EffectiveRetention {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetRepositoryRetentionResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetRepositoryRetentionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetRepositoryRetentionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetRepositoryRetentionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetRepositoryRetentionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type SetRepositoryRetentionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *EffectiveRetention
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r SetRepositoryRetentionResponse) GetJSON200() *EffectiveRetention {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r SetRepositoryRetentionResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r SetRepositoryRetentionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r SetRepositoryRetentionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r SetRepositoryRetentionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r SetRepositoryRetentionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// DryRunRetentionResponse200Headers the declared response headers of an HTTP 200 response for DryRunRetention
+type DryRunRetentionResponse200Headers struct {
+	Link *string
+}
+
+type DryRunRetentionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RetentionReport
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *DryRunRetentionResponse200Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r DryRunRetentionResponse) GetJSON200() *RetentionReport {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DryRunRetentionResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DryRunRetentionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DryRunRetentionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DryRunRetentionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DryRunRetentionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RunRetentionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RetentionRun
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RunRetentionResponse) GetJSON200() *RetentionRun {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RunRetentionResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RunRetentionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RunRetentionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RunRetentionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RunRetentionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type DeleteRepositoryTagPolicyResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -11244,6 +12733,143 @@ func (r PutMemberResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r PutMemberResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DeleteTeamRetentionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DeleteTeamRetentionResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DeleteTeamRetentionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DeleteTeamRetentionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeleteTeamRetentionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DeleteTeamRetentionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetTeamRetentionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *EffectiveRetention
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetTeamRetentionResponse) GetJSON200() *EffectiveRetention {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetTeamRetentionResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetTeamRetentionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetTeamRetentionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetTeamRetentionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetTeamRetentionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type SetTeamRetentionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *EffectiveRetention
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r SetTeamRetentionResponse) GetJSON200() *EffectiveRetention {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r SetTeamRetentionResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r SetTeamRetentionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r SetTeamRetentionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r SetTeamRetentionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r SetTeamRetentionResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -13413,6 +15039,178 @@ func (c *ClientWithResponses) CreateRepositoryWithResponse(ctx context.Context, 
 	return ParseCreateRepositoryResponse(rsp)
 }
 
+// ListDeletedManifestsWithResponse List the deleted manifests that can be restored, newest first
+//
+// For those who may pull from it.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /repositories/{repository}/deleted/manifests (the `ListDeletedManifests` operationId).
+func (c *ClientWithResponses) ListDeletedManifestsWithResponse(ctx context.Context, repository RepositoryName, params *ListDeletedManifestsParams, reqEditors ...RequestEditorFn) (*ListDeletedManifestsResponse, error) {
+	rsp, err := c.ListDeletedManifests(ctx, repository, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListDeletedManifestsResponse(rsp)
+}
+
+// ListDeletedTagsWithResponse List the deleted tags that can be restored, newest first
+//
+// For those who may pull from it.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /repositories/{repository}/deleted/tags (the `ListDeletedTags` operationId).
+func (c *ClientWithResponses) ListDeletedTagsWithResponse(ctx context.Context, repository RepositoryName, params *ListDeletedTagsParams, reqEditors ...RequestEditorFn) (*ListDeletedTagsResponse, error) {
+	rsp, err := c.ListDeletedTags(ctx, repository, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListDeletedTagsResponse(rsp)
+}
+
+// RestoreDeletedWithBodyWithResponse Restore a deleted tag or manifest
+//
+// For those with the `delete` action. With a tag, its last deletion is undone (that of the `digest`, if one is given), together with its
+// manifest's; with a digest alone, that of the manifest and of the tags that went along. A tag that was pushed again
+// meanwhile is never moved: 409.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /repositories/{repository}/restore (the `RestoreDeleted` operationId).
+func (c *ClientWithResponses) RestoreDeletedWithBodyWithResponse(ctx context.Context, repository RepositoryName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RestoreDeletedResponse, error) {
+	rsp, err := c.RestoreDeletedWithBody(ctx, repository, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRestoreDeletedResponse(rsp)
+}
+
+// RestoreDeletedWithResponse Restore a deleted tag or manifest
+//
+// For those with the `delete` action. With a tag, its last deletion is undone (that of the `digest`, if one is given), together with its
+// manifest's; with a digest alone, that of the manifest and of the tags that went along. A tag that was pushed again
+// meanwhile is never moved: 409.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /repositories/{repository}/restore (the `RestoreDeleted` operationId).
+func (c *ClientWithResponses) RestoreDeletedWithResponse(ctx context.Context, repository RepositoryName, body RestoreDeletedJSONRequestBody, reqEditors ...RequestEditorFn) (*RestoreDeletedResponse, error) {
+	rsp, err := c.RestoreDeleted(ctx, repository, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRestoreDeletedResponse(rsp)
+}
+
+// DeleteRepositoryRetentionWithResponse Let a repository follow its team's retention
+//
+// For the team's maintainers and for admins.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /repositories/{repository}/retention (the `DeleteRepositoryRetention` operationId).
+func (c *ClientWithResponses) DeleteRepositoryRetentionWithResponse(ctx context.Context, repository RepositoryName, reqEditors ...RequestEditorFn) (*DeleteRepositoryRetentionResponse, error) {
+	rsp, err := c.DeleteRepositoryRetention(ctx, repository, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeleteRepositoryRetentionResponse(rsp)
+}
+
+// GetRepositoryRetentionWithResponse Show the retention that holds in a repository
+//
+// For those who may pull from it. The levels say whose each part is.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /repositories/{repository}/retention (the `GetRepositoryRetention` operationId).
+func (c *ClientWithResponses) GetRepositoryRetentionWithResponse(ctx context.Context, repository RepositoryName, reqEditors ...RequestEditorFn) (*GetRepositoryRetentionResponse, error) {
+	rsp, err := c.GetRepositoryRetention(ctx, repository, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetRepositoryRetentionResponse(rsp)
+}
+
+// SetRepositoryRetentionWithBodyWithResponse Give a repository its own retention
+//
+// For the team's maintainers and for admins. It is applied by a background job; try it by a dry run first.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /repositories/{repository}/retention (the `SetRepositoryRetention` operationId).
+func (c *ClientWithResponses) SetRepositoryRetentionWithBodyWithResponse(ctx context.Context, repository RepositoryName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*SetRepositoryRetentionResponse, error) {
+	rsp, err := c.SetRepositoryRetentionWithBody(ctx, repository, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSetRepositoryRetentionResponse(rsp)
+}
+
+// SetRepositoryRetentionWithResponse Give a repository its own retention
+//
+// For the team's maintainers and for admins. It is applied by a background job; try it by a dry run first.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /repositories/{repository}/retention (the `SetRepositoryRetention` operationId).
+func (c *ClientWithResponses) SetRepositoryRetentionWithResponse(ctx context.Context, repository RepositoryName, body SetRepositoryRetentionJSONRequestBody, reqEditors ...RequestEditorFn) (*SetRepositoryRetentionResponse, error) {
+	rsp, err := c.SetRepositoryRetention(ctx, repository, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSetRepositoryRetentionResponse(rsp)
+}
+
+// DryRunRetentionWithBodyWithResponse Say which tags retention deletes now, and why each other one stays
+//
+// For those with the `delete` action. Without `rules` in the body it tries those that hold in the repository. It changes
+// nothing. The counts are in the first page only.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /repositories/{repository}/retention/dry-run (the `DryRunRetention` operationId).
+func (c *ClientWithResponses) DryRunRetentionWithBodyWithResponse(ctx context.Context, repository RepositoryName, params *DryRunRetentionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*DryRunRetentionResponse, error) {
+	rsp, err := c.DryRunRetentionWithBody(ctx, repository, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDryRunRetentionResponse(rsp)
+}
+
+// DryRunRetentionWithResponse Say which tags retention deletes now, and why each other one stays
+//
+// For those with the `delete` action. Without `rules` in the body it tries those that hold in the repository. It changes
+// nothing. The counts are in the first page only.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /repositories/{repository}/retention/dry-run (the `DryRunRetention` operationId).
+func (c *ClientWithResponses) DryRunRetentionWithResponse(ctx context.Context, repository RepositoryName, params *DryRunRetentionParams, body DryRunRetentionJSONRequestBody, reqEditors ...RequestEditorFn) (*DryRunRetentionResponse, error) {
+	rsp, err := c.DryRunRetention(ctx, repository, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDryRunRetentionResponse(rsp)
+}
+
+// RunRetentionWithResponse Apply the retention of a repository now
+//
+// For the team's maintainers and for admins. It deletes at most about 10,000 tags; `more` says that it has to be called again. What
+// it deletes can be restored until the undo window is over.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /repositories/{repository}/retention/run (the `RunRetention` operationId).
+func (c *ClientWithResponses) RunRetentionWithResponse(ctx context.Context, repository RepositoryName, reqEditors ...RequestEditorFn) (*RunRetentionResponse, error) {
+	rsp, err := c.RunRetention(ctx, repository, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRunRetentionResponse(rsp)
+}
+
 // DeleteRepositoryTagPolicyWithResponse Let a repository follow its team's tag policy
 //
 // For the team's maintainers and for admins. Tags that are sealed stay sealed.
@@ -13787,6 +15585,66 @@ func (c *ClientWithResponses) PutMemberWithResponse(ctx context.Context, team Te
 		return nil, err
 	}
 	return ParsePutMemberResponse(rsp)
+}
+
+// DeleteTeamRetentionWithResponse Remove a team's own retention
+//
+// For the team's maintainers and for admins. What was deleted by it can be restored until its undo window is over.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /teams/{team}/retention (the `DeleteTeamRetention` operationId).
+func (c *ClientWithResponses) DeleteTeamRetentionWithResponse(ctx context.Context, team TeamName, reqEditors ...RequestEditorFn) (*DeleteTeamRetentionResponse, error) {
+	rsp, err := c.DeleteTeamRetention(ctx, team, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeleteTeamRetentionResponse(rsp)
+}
+
+// GetTeamRetentionWithResponse Show the retention that holds for a team
+//
+// For everybody in the team and for admins. The levels say whose each part is.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /teams/{team}/retention (the `GetTeamRetention` operationId).
+func (c *ClientWithResponses) GetTeamRetentionWithResponse(ctx context.Context, team TeamName, reqEditors ...RequestEditorFn) (*GetTeamRetentionResponse, error) {
+	rsp, err := c.GetTeamRetention(ctx, team, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetTeamRetentionResponse(rsp)
+}
+
+// SetTeamRetentionWithBodyWithResponse Give a team its own retention
+//
+// For the team's maintainers and for admins. It is applied by a background job; try it by a dry run first.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /teams/{team}/retention (the `SetTeamRetention` operationId).
+func (c *ClientWithResponses) SetTeamRetentionWithBodyWithResponse(ctx context.Context, team TeamName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*SetTeamRetentionResponse, error) {
+	rsp, err := c.SetTeamRetentionWithBody(ctx, team, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSetTeamRetentionResponse(rsp)
+}
+
+// SetTeamRetentionWithResponse Give a team its own retention
+//
+// For the team's maintainers and for admins. It is applied by a background job; try it by a dry run first.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /teams/{team}/retention (the `SetTeamRetention` operationId).
+func (c *ClientWithResponses) SetTeamRetentionWithResponse(ctx context.Context, team TeamName, body SetTeamRetentionJSONRequestBody, reqEditors ...RequestEditorFn) (*SetTeamRetentionResponse, error) {
+	rsp, err := c.SetTeamRetention(ctx, team, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSetTeamRetentionResponse(rsp)
 }
 
 // ListRobotsWithResponse List a team's robots
@@ -15768,6 +17626,305 @@ func ParseCreateRepositoryResponse(rsp *http.Response) (*CreateRepositoryRespons
 	return response, nil
 }
 
+// ParseListDeletedManifestsResponse parses an HTTP response from a ListDeletedManifestsWithResponse call
+func ParseListDeletedManifestsResponse(rsp *http.Response) (*ListDeletedManifestsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListDeletedManifestsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest DeletedManifestList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers ListDeletedManifestsResponse200Headers
+		if values := rsp.Header.Values("Link"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Link", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Link = &value
+		}
+		response.Headers200 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseListDeletedTagsResponse parses an HTTP response from a ListDeletedTagsWithResponse call
+func ParseListDeletedTagsResponse(rsp *http.Response) (*ListDeletedTagsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListDeletedTagsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest DeletedTagList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers ListDeletedTagsResponse200Headers
+		if values := rsp.Header.Values("Link"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Link", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Link = &value
+		}
+		response.Headers200 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseRestoreDeletedResponse parses an HTTP response from a RestoreDeletedWithResponse call
+func ParseRestoreDeletedResponse(rsp *http.Response) (*RestoreDeletedResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RestoreDeletedResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Restored
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDeleteRepositoryRetentionResponse parses an HTTP response from a DeleteRepositoryRetentionWithResponse call
+func ParseDeleteRepositoryRetentionResponse(rsp *http.Response) (*DeleteRepositoryRetentionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeleteRepositoryRetentionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetRepositoryRetentionResponse parses an HTTP response from a GetRepositoryRetentionWithResponse call
+func ParseGetRepositoryRetentionResponse(rsp *http.Response) (*GetRepositoryRetentionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetRepositoryRetentionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest EffectiveRetention
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseSetRepositoryRetentionResponse parses an HTTP response from a SetRepositoryRetentionWithResponse call
+func ParseSetRepositoryRetentionResponse(rsp *http.Response) (*SetRepositoryRetentionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &SetRepositoryRetentionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest EffectiveRetention
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDryRunRetentionResponse parses an HTTP response from a DryRunRetentionWithResponse call
+func ParseDryRunRetentionResponse(rsp *http.Response) (*DryRunRetentionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DryRunRetentionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RetentionReport
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers DryRunRetentionResponse200Headers
+		if values := rsp.Header.Values("Link"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Link", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Link = &value
+		}
+		response.Headers200 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseRunRetentionResponse parses an HTTP response from a RunRetentionWithResponse call
+func ParseRunRetentionResponse(rsp *http.Response) (*RunRetentionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RunRetentionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RetentionRun
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseDeleteRepositoryTagPolicyResponse parses an HTTP response from a DeleteRepositoryTagPolicyWithResponse call
 func ParseDeleteRepositoryTagPolicyResponse(rsp *http.Response) (*DeleteRepositoryTagPolicyResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -16521,6 +18678,101 @@ func ParsePutMemberResponse(rsp *http.Response) (*PutMemberResponse, error) {
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest Member
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDeleteTeamRetentionResponse parses an HTTP response from a DeleteTeamRetentionWithResponse call
+func ParseDeleteTeamRetentionResponse(rsp *http.Response) (*DeleteTeamRetentionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeleteTeamRetentionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetTeamRetentionResponse parses an HTTP response from a GetTeamRetentionWithResponse call
+func ParseGetTeamRetentionResponse(rsp *http.Response) (*GetTeamRetentionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetTeamRetentionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest EffectiveRetention
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseSetTeamRetentionResponse parses an HTTP response from a SetTeamRetentionWithResponse call
+func ParseSetTeamRetentionResponse(rsp *http.Response) (*SetTeamRetentionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &SetTeamRetentionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest EffectiveRetention
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}

@@ -58,6 +58,7 @@ BERTH_USERNAME and BERTH_PASSWORD, else as 'docker login' or 'berth login' did.`
 		newTokenCommand(r),
 		newRepoCommand(r),
 		newTagCommand(r),
+		newRetentionCommand(r),
 		newInstanceCommand(r),
 		newServiceCommand(r),
 		newKeyCommand(r),

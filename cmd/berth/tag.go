@@ -12,12 +12,14 @@ import (
 func newTagCommand(r *remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "tag",
-		Short: "List, show and delete tags, and show their history",
+		Short: "List, show, delete and restore tags, and show their history",
 		Example: `  berth tag list core/app
   berth tag history core/app:1.0
-  berth tag delete core/app:1.0 --yes`,
+  berth tag delete core/app:1.0 --yes
+  berth tag restore core/app:1.0`,
 	}
-	c.AddCommand(newTagListCommand(r), newTagShowCommand(r), newTagHistoryCommand(r), newTagDeleteCommand(r))
+	c.AddCommand(newTagListCommand(r), newTagShowCommand(r), newTagHistoryCommand(r), newTagDeleteCommand(r),
+		newTagDeletedCommand(r), newTagRestoreCommand(r))
 	return c
 }
 
@@ -127,7 +129,7 @@ func newTagHistoryCommand(r *remote) *cobra.Command {
 func newTagDeleteCommand(r *remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "delete REPOSITORY:TAG",
-		Short:   "Delete a tag; its manifest stays, and so does its history",
+		Short:   "Delete a tag; its history stays, and it can be restored for a while",
 		Example: `  berth tag delete core/app:1.0 --yes`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -146,6 +148,109 @@ func newTagDeleteCommand(r *remote) *cobra.Command {
 				return err
 			}
 			return printDone(r, cmd, nil, "tag %s is deleted", args[0])
+		},
+	}
+}
+
+func newTagDeletedCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:   "deleted REPOSITORY",
+		Short: "List deleted tags and manifests that can be restored, newest first",
+		Example: `  berth tag deleted core/app
+  berth tag deleted core/app -o json`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := nameArgument("repository", args[0]); err != nil {
+				return err
+			}
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			tags := all(func(limit *api.Limit, after *api.After) ([]api.DeletedTag, *api.Next, error) {
+				page, err := fetched(s.ListDeletedTagsWithResponse(cmd.Context(), args[0], &api.ListDeletedTagsParams{Limit: limit, After: after}))
+				if err != nil {
+					return nil, nil, err
+				}
+				return page.Items, page.Next, nil
+			})
+			manifests := all(func(limit *api.Limit, after *api.After) ([]api.DeletedManifest, *api.Next, error) {
+				page, err := fetched(s.ListDeletedManifestsWithResponse(cmd.Context(), args[0], &api.ListDeletedManifestsParams{Limit: limit, After: after}))
+				if err != nil {
+					return nil, nil, err
+				}
+				return page.Items, page.Next, nil
+			})
+			// A manifest is a line without a tag.
+			rows := func(yield func(api.DeletedTag, error) bool) {
+				for t, err := range tags {
+					if !yield(t, err) {
+						return
+					}
+				}
+				for m, err := range manifests {
+					if !yield(api.DeletedTag{Digest: m.Digest, DeletedAt: m.DeletedAt, DeletedBy: m.DeletedBy, Until: m.Until}, err) {
+						return
+					}
+				}
+			}
+			return printList(r, cmd, rows, []string{"TAG", "DIGEST", "DELETED", "BY", "UNTIL"}, func(t api.DeletedTag) []string {
+				name := t.Name
+				if name == "" {
+					name = "-"
+				}
+				return []string{name, t.Digest, showTime(t.DeletedAt), t.DeletedBy, showTime(t.Until)}
+			})
+		},
+	}
+}
+
+func newTagRestoreCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:   "restore REPOSITORY:TAG[@DIGEST] | REPOSITORY@DIGEST",
+		Short: "Restore a deleted tag or manifest",
+		Long: `Restore a deleted tag, with its manifest if that was deleted too; or, by a digest alone, a
+deleted manifest with the tags that went along. It works until the undo window is over, and
+never moves a tag that was pushed again.`,
+		Example: `  berth tag restore core/app:1.0
+  berth tag restore core/app@sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name, digest, byDigest := strings.Cut(args[0], "@")
+			var body api.RestoreRequest
+			if byDigest {
+				if _, err := oci.ParseDigest(digest); err != nil {
+					return usagef("%q is not a digest, such as sha256: and 64 hexadecimal digits", digest)
+				}
+				body.Digest = &digest
+			}
+			repository := name
+			if !byDigest || strings.Contains(name, ":") {
+				var tag string
+				var err error
+				if repository, tag, err = tagArgument(name); err != nil {
+					return err
+				}
+				body.Tag = &tag
+			} else if err := nameArgument("repository", repository); err != nil {
+				return err
+			}
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			restored, err := fetched(s.RestoreDeletedWithResponse(cmd.Context(), repository, body))
+			if err != nil {
+				return err
+			}
+			text := restored.Digest + " is restored"
+			if len(restored.Tags) > 0 {
+				text += " as " + strings.Join(restored.Tags, ", ")
+			}
+			if len(restored.Taken) > 0 {
+				text += "; not " + strings.Join(restored.Taken, ", ") + ", which was pushed again"
+			}
+			return printDone(r, cmd, restored, "%s", text)
 		},
 	}
 }

@@ -34,7 +34,7 @@ import (
 type Options struct {
 	DB     *metadata.DB
 	Policy *auth.Policy
-	// Registry collects, checks, measures and explains; Checks runs checks in the background.
+	// Registry collects, retains, restores, checks, measures and explains; Checks runs checks in the background.
 	Registry *registry.Registry
 	Checks   *registry.CheckJobs
 	// Passwords checks the current password of users who change their own. With

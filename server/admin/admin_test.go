@@ -61,7 +61,7 @@ func newWorld(t testing.TB, db *metadata.DB) *world {
 	}
 	policy := auth.NewPolicy(db, auth.PolicyOptions{})
 	chain := auth.NewChain(nil, auth.NewTokens(db, nil, nil), auth.NewPasswords(db, hasher, nil))
-	reg := registry.New(db, mem.New(), registry.Options{})
+	reg := registry.New(db, mem.New(), registry.Options{UndoWindow: time.Hour})
 	checks := registry.NewCheckJobs(reg)
 	t.Cleanup(checks.Close)
 	management, err := admin.New(admin.Options{

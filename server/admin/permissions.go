@@ -134,6 +134,18 @@ func permissions() map[string]rule {
 		"getRepositoryUsage": {who: holder, action: auth.Pull},
 		"explainDigest":      {who: signedIn}, // in the repositories that the caller may pull from
 
+		"getTeamRetention":          {who: reader},
+		"setTeamRetention":          {who: maintainer},
+		"deleteTeamRetention":       {who: maintainer},
+		"getRepositoryRetention":    {who: holder, action: auth.Pull},
+		"setRepositoryRetention":    {who: holder, action: auth.Admin},
+		"deleteRepositoryRetention": {who: holder, action: auth.Admin},
+		"dryRunRetention":           {who: holder, action: auth.Delete},
+		"runRetention":              {who: holder, action: auth.Admin},
+		"listDeletedTags":           {who: holder, action: auth.Pull},
+		"listDeletedManifests":      {who: holder, action: auth.Pull},
+		"restoreDeleted":            {who: holder, action: auth.Delete},
+
 		"listAccounts":      {who: adminOnly},
 		"putAccount":        {who: adminOnly},
 		"deleteAccount":     {who: adminOnly},
