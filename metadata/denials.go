@@ -51,7 +51,7 @@ func (d Denial) Validate() error {
 		return oci.Errorf(oci.CodeInvalid, "the reason is longer than %d bytes", maxDenialReason)
 	}
 	if d.CIDR != "" {
-		if _, err := netip.ParsePrefix(d.CIDR); err != nil {
+		if network, err := netip.ParsePrefix(d.CIDR); err != nil || network.Addr().Is4In6() {
 			return oci.Errorf(oci.CodeInvalid, "%.60q is not a network: write it as 10.0.0.0/8 or 2001:db8::/32", d.CIDR)
 		}
 	}
