@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -84,7 +85,32 @@ func TestAccessGolden(t *testing.T) {
 	w.token(metadata.Token{Kind: metadata.RobotToken, Name: "robot", Team: "team", Actions: []string{"pull", "push"}})
 	w.token(metadata.Token{Kind: metadata.RobotToken, Name: "strange-robot", Team: "elsewhere", Actions: []string{"pull", "push", "delete", "admin"}})
 
-	roles := []string{"anonymous", "reader", "member", "maintainer", "foreign", "admin", "pull-only", "robot", "strange-robot"}
+	// Rights beside those of teams: a grant, a group's grant, a provider's word; and denials.
+	for _, name := range []string{"grantee", "group-member", "denied"} {
+		w.user(name, metadata.RoleUser)
+	}
+	w.user("denied-admin", metadata.RoleAdmin)
+	w.external(auth.Identity{Provider: "ldap", Subject: "1", Name: "provider-member", Teams: map[string]string{"team": "member"}})
+	w.external(auth.Identity{Provider: "ldap", Subject: "2", Name: "provider-group", Groups: []string{"devs"}})
+	w.update(func(ctx context.Context, tx *metadata.Tx) error {
+		if _, err := tx.CreateGroup(ctx, "devs"); err != nil {
+			return err
+		}
+		if err := tx.PutGroupMember(ctx, "devs", "group-member"); err != nil {
+			return err
+		}
+		if err := tx.PutMember(ctx, "team", "denied", metadata.RoleMaintainer); err != nil {
+			return err
+		}
+		if _, _, err := tx.PutGrant(ctx, metadata.Grantee{User: "grantee"}, "team/*", []string{"pull", "push"}, "test"); err != nil {
+			return err
+		}
+		_, _, err := tx.PutGrant(ctx, metadata.Grantee{Group: "devs"}, "team/*", []string{"pull", "delete"}, "test")
+		return err
+	})
+
+	roles := []string{"anonymous", "reader", "member", "maintainer", "foreign", "admin", "pull-only", "robot", "strange-robot",
+		"grantee", "group-member", "provider-member", "provider-group", "denied", "denied-admin"}
 	as := func(role string) string {
 		switch {
 		case role == "anonymous":
@@ -107,6 +133,12 @@ func TestAccessGolden(t *testing.T) {
 	}
 	w.pushBlob("admin", "team/private", []byte("only in private"))
 	secret := digest.FromString("only in private").String()
+
+	w.update(func(ctx context.Context, tx *metadata.Tx) error {
+		_, _, err := tx.PutDenial(ctx, metadata.Denial{Name: "no", Principal: "denied*", Repository: "*", Actions: auth.AllActions.Names()})
+		return err
+	})
+	w.clock.forward(time.Minute) // what is remembered of denials is older now
 
 	// Every line is one request that changes nothing when it is allowed, so that
 	// the order plays no part: it deletes what is not there, and pushes what is invalid.

@@ -108,7 +108,7 @@ func newWorld(t testing.TB, change func(*world, *Options)) *world {
 	must(err)
 	o := Options{
 		Auth:       auth.NewChain(w.clock.now, auth.NewTokens(w.db, log, w.clock.now), auth.NewPasswords(w.db, w.hasher, w.clock.now)),
-		Policy:     auth.NewPolicy(w.db, auth.PolicyOptions{}),
+		Policy:     auth.NewPolicy(w.db, auth.PolicyOptions{Clock: w.clock.now}),
 		Tokens:     tokens,
 		Refresher:  auth.NewRefresher(w.db, w.clock.now),
 		Service:    "registry.test",
@@ -163,6 +163,18 @@ func (w *world) user(name, role string) {
 		_, err := tx.CreateUser(ctx, metadata.User{Name: name, PasswordHash: hash, Role: role})
 		return err
 	})
+}
+
+// external signs a user of an outside provider in, with a personal token of the
+// same name for all actions, for there is no password.
+func (w *world) external(id auth.Identity) {
+	w.t.Helper()
+	if _, err := auth.NewDirectory(w.db, nil, w.clock.now).SignIn(context.Background(), id); err != nil {
+		w.t.Fatal(err)
+	}
+	if w.accounts[id.Name] == "" {
+		w.token(metadata.Token{Kind: metadata.PersonalToken, Name: id.Name, User: id.Name, Actions: auth.AllActions.Names()})
+	}
 }
 
 // team makes a team with members: name=role.
