@@ -264,13 +264,16 @@ func (tx *Tx) CollectLinks(ctx context.Context, grace time.Duration) (Pass, erro
 	}
 	id := func(c candidate) int64 { return c.id }
 	in, args := inIDs(1, due, id)
+	// One EXISTS with two parts: of two with OR between them, Postgres may build a
+	// hash of all that the instance has.
 	dropped, err := list(ctx, tx, scanID, `
 		DELETE FROM gc_links
 		 WHERE id IN `+in+`
-		   AND (EXISTS (SELECT 1 FROM manifest_blobs b
-		                 WHERE b.repository_id = gc_links.repository_id AND b.digest = gc_links.digest)
-		     OR EXISTS (SELECT 1 FROM deleted_references b
-		                 WHERE b.repository_id = gc_links.repository_id AND b.digest = gc_links.digest AND b.kind = 'blob'))
+		   AND EXISTS (SELECT 1 FROM manifest_blobs b
+		                WHERE b.repository_id = gc_links.repository_id AND b.digest = gc_links.digest
+		                UNION ALL
+		               SELECT 1 FROM deleted_references b
+		                WHERE b.repository_id = gc_links.repository_id AND b.digest = gc_links.digest AND b.kind = 'blob')
 		RETURNING id`, args...)
 	if err != nil {
 		return Pass{}, err

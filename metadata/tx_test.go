@@ -287,8 +287,8 @@ func TestDeadlockIsRetried(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if n := runs.Load(); db.Engine() == "postgres" && n != 3 {
-			t.Errorf("the closures ran %d times, want 3", n)
+		if n := runs.Load(); db.Engine() == "postgres" && n < 3 {
+			t.Errorf("the closures ran %d times, want 3 or more: one of them is undone and runs again", n)
 		}
 	})
 }
