@@ -3,9 +3,11 @@ package registry
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
+	"berth/manifest"
 	"berth/metadata"
 	"berth/oci"
 	"berth/storage"
@@ -87,4 +89,45 @@ func (r *Registry) BlobURL(ctx context.Context, b metadata.Blob, ttl time.Durati
 		return "", false, storeError(err)
 	}
 	return link, true, nil
+}
+
+// maxSized is how many images of an index ImageSize looks at.
+const maxSized = 64
+
+// ImageSize is what ECR calls the size of an image: the bytes of its config and
+// layers, compressed as they are; of an index, those of its largest image, among the
+// first 64 that are there. The error is MANIFEST_UNKNOWN for no such manifest.
+func (r *Registry) ImageSize(ctx context.Context, repo string, d digest.Digest) (int64, error) {
+	return r.imageSize(ctx, repo, d, true)
+}
+
+func (r *Registry) imageSize(ctx context.Context, repo string, d digest.Digest, children bool) (size int64, err error) {
+	stored, err := r.Manifest(ctx, repo, oci.Reference{Digest: d})
+	if err != nil {
+		return 0, err
+	}
+	m, err := manifest.Parse(stored.MediaType, stored.Payload)
+	if err != nil {
+		// Not the client's: it was readable when it was pushed.
+		return 0, fmt.Errorf("the stored manifest %s of %s cannot be read: %s", d, repo, err.Error())
+	}
+	for _, blob := range m.Blobs {
+		size += blob.Size
+	}
+	if !children {
+		return size, nil
+	}
+	for i, child := range m.Children {
+		if i == maxSized {
+			break
+		}
+		one, err := r.imageSize(ctx, repo, child.Digest, false)
+		switch {
+		case err == nil:
+			size = max(size, one)
+		case !errors.Is(err, oci.ErrManifestUnknown): // a sparse index lacks some
+			return 0, err
+		}
+	}
+	return size, nil
 }

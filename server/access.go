@@ -12,6 +12,7 @@ import (
 
 	"berth/auth"
 	"berth/auth/token"
+	"berth/metadata"
 	"berth/oci"
 )
 
@@ -43,6 +44,11 @@ func (s *Server) authorize(ex *exchange, r *http.Request) error {
 	if err := s.authorizeNetwork(ex); err != nil {
 		return err
 	}
+	if ex.dims {
+		if err := s.authorizeDims(ex, r); err != nil {
+			return err
+		}
+	}
 	switch need {
 	case signedIn:
 		if !id.shown {
@@ -56,11 +62,16 @@ func (s *Server) authorize(ex *exchange, r *http.Request) error {
 			return s.challenge(ex, r, insufficient(id), "listing repositories needs a token with the scope registry:catalog:*", refusal{Rule: "insufficient-scope", Missing: []string{"catalog"}})
 		}
 		return nil
-	case pull, push, remove:
+	case pull, push, remove, own:
 		if err := s.authorizeRepository(ex, r, need.action()); err != nil {
 			return err
 		}
 		return s.authorizeTags(ex, r, need.action())
+	case known:
+		if id = ex.identity; id.principal.IsAnonymous() {
+			return s.challenge(ex, r, insufficient(id), "this needs a sign-in: give a user name and password, or a token", refusal{Rule: "not-signed-in"})
+		}
+		return nil
 	case manage:
 		// What stands outside of /api/v1/ (its description) is open.
 		if !strings.HasPrefix(r.URL.Path, "/api/v1/") {
@@ -96,7 +107,7 @@ func (s *Server) authorizeNetwork(ex *exchange) error {
 // Deleting by digest would take every tag of the manifest.
 func (s *Server) authorizeTags(ex *exchange, r *http.Request, action auth.Actions) error {
 	limit := ex.identity.principal.Limit
-	if limit == nil || limit.Tags == "" || ex.endpoint.pattern != pathManifest {
+	if limit == nil || limit.Tags == "" || ex.endpoint.pattern != pathManifest && ex.endpoint.pattern != pathDimsImage {
 		return nil
 	}
 	ref, err := oci.ParseReference(mux.Vars(r)["reference"])
@@ -183,6 +194,20 @@ func (s *Server) authorizeRepository(ex *exchange, r *http.Request, action auth.
 
 // authorizeManagement lets a signed-in caller through to the management API.
 func (s *Server) authorizeManagement(ex *exchange, r *http.Request) error {
+	if err := s.authorizeToday(ex, r); err != nil {
+		return err
+	}
+	id := ex.identity
+	if !id.principal.MayManage() {
+		return oci.Errorf(oci.CodeDenied, "the token of %s does not carry the admin action, which the management API needs", id.principal).
+			WithDetail(refusal{Rule: "token-limit", Missing: []string{"admin"}, Ask: "make a token that carries admin, or sign in with the password"})
+	}
+	return nil
+}
+
+// authorizeToday lets a signed-in caller through as who that is today. A bearer
+// token has to be for management.
+func (s *Server) authorizeToday(ex *exchange, r *http.Request) error {
 	id := ex.identity
 	if id.principal.IsAnonymous() {
 		return s.challenge(ex, r, insufficient(id), "the management API needs a sign-in: give a user name and password, or a token", refusal{Rule: "not-signed-in"})
@@ -200,14 +225,57 @@ func (s *Server) authorizeManagement(ex *exchange, r *http.Request) error {
 			}
 			p.RemoteAddr = ex.remote
 			ex.identity.principal = p
-			id = ex.identity
 		}
 	}
-	if !id.principal.MayManage() {
-		return oci.Errorf(oci.CodeDenied, "the token of %s does not carry the admin action, which the management API needs", id.principal).
-			WithDetail(refusal{Rule: "token-limit", Missing: []string{"admin"}, Ask: "make a token that carries admin, or sign in with the password"})
+	return nil
+}
+
+// authorizeDims lets a signed-in caller through to the API of d.ims.io, which
+// manages: nobody is anonymous there, and a bearer token counts by who shows it
+// and not by what it carries for images.
+func (s *Server) authorizeDims(ex *exchange, r *http.Request) error {
+	if !ex.identity.known { // POST /token is open to OAuth2
+		id, err := s.identify(ex, r)
+		if err != nil {
+			return s.refuseSignIn(ex, r, err)
+		}
+		id.principal.RemoteAddr = ex.remote
+		ex.identity = id
+		if err := s.authorizeNetwork(ex); err != nil {
+			return err
+		}
+	}
+	if err := s.authorizeToday(ex, r); err != nil {
+		return err
+	}
+	ex.identity.claims = nil
+	if ex.repository != "" {
+		if _, err := oci.ParseName(ex.repository); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// authorizeOwnTokens lets those through who may make and delete tokens of their
+// own: people, and with a token only if that carries everything.
+func (s *Server) authorizeOwnTokens(ex *exchange) error {
+	p := ex.identity.principal
+	whole := auth.Principal{Kind: auth.KindUser, Admin: true, Limit: p.Limit}.IsAdmin()
+	if p.Kind == auth.KindUser && whole {
+		return nil
+	}
+	return oci.Errorf(oci.CodeDenied, "%s may not make or delete tokens with this credential: only users may, with their password or a token that carries everything", p).
+		WithDetail(refusal{Rule: "token-limit", Missing: []string{"admin"}, Ask: "sign in with the password"})
+}
+
+// authorizeToken lets somebody change a token: its owner, and administrators.
+func (s *Server) authorizeToken(ex *exchange, t metadata.Token) error {
+	if p := ex.identity.principal; p.IsAdmin() || p.Kind == auth.KindUser && t.Kind == metadata.PersonalToken && t.UserID == p.ID {
+		return nil
+	}
+	return oci.Errorf(oci.CodeDenied, "this token is somebody else's: its owner and administrators of this registry may delete it").
+		WithDetail(refusal{Rule: "admin-only", Ask: "an administrator of this registry"})
 }
 
 // mayPull divides repositories into those that the caller may pull from with
@@ -421,6 +489,15 @@ func (s *Server) challenge(ex *exchange, r *http.Request, code, message string, 
 }
 
 func (s *Server) challengeScope(ex *exchange, r *http.Request, code, message string, why refusal, scope string) error {
+	if why.Principal == "" {
+		why.Principal = PrincipalOf(r.Context()).String()
+	}
+	why.Repository = ex.repository
+	refused := oci.Errorf(oci.CodeUnauthorized, "%s", message).WithDetail(why)
+	if ex.dims {
+		ex.Header().Set("WWW-Authenticate", `Basic realm="`+s.service+`"`)
+		return refused
+	}
 	var b strings.Builder
 	b.WriteString(`Bearer realm="` + s.baseURL(r) + `/token",service="` + s.service + `"`)
 	if scope != "" {
@@ -430,11 +507,7 @@ func (s *Server) challengeScope(ex *exchange, r *http.Request, code, message str
 		b.WriteString(`,error="` + code + `"`)
 	}
 	ex.Header().Set("WWW-Authenticate", b.String())
-	if why.Principal == "" {
-		why.Principal = PrincipalOf(r.Context()).String()
-	}
-	why.Repository = ex.repository
-	return oci.Errorf(oci.CodeUnauthorized, "%s", message).WithDetail(why)
+	return refused
 }
 
 // scope is what a token has to carry for the route, in the form that the token

@@ -211,7 +211,7 @@ func TestConfigure(t *testing.T) {
 // TestNewSaysWhatIsWrong: options that cannot work are refused at start.
 func TestNewSaysWhatIsWrong(t *testing.T) {
 	w := newWorld(t, nil)
-	good := Options{Registry: w.registry, Auth: w.server.auth, Policy: w.server.policy, Tokens: w.server.tokens}
+	good := Options{Registry: w.registry, DB: w.db, Auth: w.server.auth, Policy: w.server.policy, Tokens: w.server.tokens}
 	if _, err := New(good); err != nil {
 		t.Fatal(err)
 	}

@@ -179,6 +179,16 @@ func writeEnvelope(ex *exchange, r *http.Request, err error) {
 	}{Errors: []string{e.Message}})
 }
 
+// writeDimsError answers as d.ims.io did to what was wrong with a body.
+func writeDimsError(ex *exchange, r *http.Request, err error) {
+	if !begin(ex, r, err) {
+		return
+	}
+	e := toError(ex, err)
+	commonHeaders(ex, err, e)
+	writeJSON(ex, "application/json", e.Status(), map[string]string{"Error": e.Message})
+}
+
 // Problem is the body of an error of the management API (RFC 9457).
 type Problem struct {
 	Type      string `json:"type"`

@@ -39,6 +39,7 @@ type exchange struct {
 	identity   identity     // who asks, once access.go knows
 	oci        bool         // errors are OCI JSON, not a problem document
 	dockit     bool         // errors are Dockit's envelope
+	dims       bool         // errors and challenges are those of d.ims.io
 	cause      error        // what the error writer was given
 	aborted    bool         // the connection must not be used again
 }

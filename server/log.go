@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"berth/oci"
@@ -51,7 +52,7 @@ func (s *Server) finish(ex *exchange, r *http.Request) {
 		slog.String("id", ex.id),
 		slog.String("method", shorten(r.Method)),
 		slog.String("route", name),
-		slog.String("path", shorten(r.URL.Path)),
+		slog.String("path", shorten(loggedPath(r.URL.Path))),
 		slog.Int("status", status),
 		slog.String("principal", PrincipalOf(ctx).String()),
 		slog.Int64("bytes_in", in),
@@ -80,4 +81,12 @@ func shorten(s string) string {
 		return s[:maxLogged] + "..."
 	}
 	return s
+}
+
+// loggedPath is a path without the secret that d.ims.io has in it.
+func loggedPath(path string) string {
+	if strings.HasPrefix(path, "/token/") {
+		return "/token/***"
+	}
+	return path
 }

@@ -28,6 +28,10 @@ const (
 	pull
 	push
 	remove
+	// known routes want somebody who has signed in, and no anonymous token.
+	known
+	// own is the action admin on the repository in the path.
+	own
 	// manage is the management API, which decides itself for each operation.
 	manage
 	// administer is for administrators of the whole instance.
@@ -43,6 +47,8 @@ func (n need) action() auth.Actions {
 		return auth.Push
 	case remove:
 		return auth.Delete
+	case own:
+		return auth.Admin
 	}
 	return 0
 }
@@ -135,6 +141,20 @@ func routes() []route {
 		{"HEAD", "/v2/certs/pem", open, (*Server).getCertificates, "certificates"},
 		{"PUT", pathDockit, administer, (*Server).serveDockit, "dockit"},
 		{"DELETE", pathDockit, administer, (*Server).serveDockit, "dockit"},
+
+		// The API of d.ims.io; its POST /token is the one above.
+		{"DELETE", pathDimsToken, known, (*Server).dimsDeleteToken, "dims_token"},
+		{"GET", pathDimsRepositories, known, (*Server).dimsListRepositories, "dims_repositories"},
+		{"GET", pathDimsImages, pull, (*Server).dimsListImages, "dims_images"},
+		{"GET", pathDimsImage, pull, (*Server).dimsGetImage, "dims_image"},
+		{"DELETE", pathDimsImage, remove, (*Server).dimsDeleteImage, "dims_image"},
+		{"GET", pathDimsRepository, pull, (*Server).dimsGetRepository, "dims_repository"},
+		{"DELETE", pathDimsRepository, own, (*Server).dimsDeleteRepository, "dims_repository"},
+		{"GET", pathDimsOwner, known, (*Server).dimsListOwner, "dims_owner"},
+		{"POST", pathDimsOwner, known, (*Server).dimsCreateRepository, "dims_owner"}, // and push on the name in the body
+		{"GET", pathDimsAccounts, administer, (*Server).dimsListAccounts, "dims_accounts"},
+		{"POST", pathDimsAccounts, administer, (*Server).dimsCreateAccount, "dims_accounts"},
+		{"DELETE", pathDimsAccount, administer, (*Server).dimsDeleteAccount, "dims_account"},
 
 		{"GET", "/livez", open, (*Server).getLive, "health"},
 		{"HEAD", "/livez", open, (*Server).getLive, "health"},

@@ -27,9 +27,11 @@ import (
 	"berth/registry"
 )
 
-// Options of a Server. Registry, Auth, Policy and Tokens are required.
+// Options of a Server. Registry, DB, Auth, Policy and Tokens are required.
 type Options struct {
 	Registry *registry.Registry
+	// DB has what the API of d.ims.io manages beside images.
+	DB *metadata.DB
 	// Auth recognises passwords and opaque tokens; usually an auth.Chain.
 	Auth   auth.Authenticator
 	Policy *auth.Policy
@@ -99,6 +101,7 @@ type Options struct {
 // Server answers requests. Make one with New; it is safe for concurrent use.
 type Server struct {
 	registry        *registry.Registry
+	db              *metadata.DB
 	auth            auth.Authenticator
 	policy          *auth.Policy
 	tokens          *token.Issuer
@@ -131,11 +134,12 @@ type Server struct {
 // New makes a Server, or says what is wrong with the options.
 func New(o Options) (*Server, error) {
 	switch {
-	case o.Registry == nil, o.Auth == nil, o.Policy == nil, o.Tokens == nil:
-		return nil, fmt.Errorf("server: Registry, Auth, Policy and Tokens are required")
+	case o.Registry == nil, o.DB == nil, o.Auth == nil, o.Policy == nil, o.Tokens == nil:
+		return nil, fmt.Errorf("server: Registry, DB, Auth, Policy and Tokens are required")
 	}
 	s := &Server{
 		registry:        o.Registry,
+		db:              o.DB,
 		auth:            o.Auth,
 		policy:          o.Policy,
 		tokens:          o.Tokens,
@@ -248,17 +252,18 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	}()
 
 	path := r.URL.Path
+	ex.dims = dimsPath(path)
 	if strings.HasPrefix(path, "/v2/") || path == "/v2" {
 		ex.oci = true
 		w.Header().Set("Docker-Distribution-API-Version", "registry/2.0")
-		// An escaped slash would route like a real one, and two readers of one
-		// path could disagree about the repository. Dockit's administration has no
-		// repository in its paths, and reads them escaped.
+		// Dockit's administration has no repository in its paths, and reads them escaped.
 		ex.dockit = strings.HasPrefix(path, "/v2/admin/user:") || strings.HasPrefix(path, "/v2/admin/group:")
-		if !ex.dockit && r.URL.RawPath != "" && strings.Count(r.URL.RawPath, "/") != strings.Count(path, "/") {
-			ex.fail(r, errNoRoute(r))
-			return
-		}
+	}
+	// An escaped slash would route like a real one, and two readers of one
+	// path could disagree about the repository.
+	if (ex.oci && !ex.dockit || strings.HasPrefix(path, "/repository/")) && r.URL.RawPath != "" && strings.Count(r.URL.RawPath, "/") != strings.Count(path, "/") {
+		ex.fail(r, errNoRoute(r))
+		return
 	}
 	s.router.ServeHTTP(ex, r)
 }
@@ -271,6 +276,9 @@ func (ex *exchange) fail(r *http.Request, err error) {
 		return
 	case ex.oci:
 		writeError(ex, r, err)
+		return
+	case ex.dims:
+		writeDimsError(ex, r, err)
 		return
 	}
 	WriteProblem(ex, r, err)

@@ -107,6 +107,7 @@ func newWorld(t testing.TB, change func(*world, *Options)) *world {
 	tokens, err := token.New(ctx, w.db, token.Options{Clock: w.clock.now})
 	must(err)
 	o := Options{
+		DB:         w.db,
 		Auth:       auth.NewChain(w.clock.now, auth.NewTokens(w.db, log, w.clock.now), auth.NewPasswords(w.db, w.hasher, w.clock.now)),
 		Policy:     auth.NewPolicy(w.db, auth.PolicyOptions{Clock: w.clock.now}),
 		Tokens:     tokens,

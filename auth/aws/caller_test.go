@@ -266,7 +266,7 @@ func TestSTSAnswers(t *testing.T) {
 		"other account":      {body(200, "text/xml", awstest.Response("210987654321", role)), false},
 		"no account":         {body(200, "text/xml", awstest.Response("", role)), false},
 		"64 KiB":             {body(200, "text/xml", ok+strings.Repeat(" ", 64<<10)), false},
-		"redirect":           {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/other", 302) }, false},
+		"redirect":           {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/other", http.StatusFound) }, false},
 		"hangs up":           {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, false},
 		"hangs":              {func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, false},
 	} {

@@ -1,7 +1,8 @@
 package aws
 
 import (
-	"crypto/dsa" //nolint:staticcheck // what AWS signs instance identity documents with
+	//lint:ignore SA1019 AWS signs instance identity documents with DSA
+	"crypto/dsa"
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"

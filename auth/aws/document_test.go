@@ -386,13 +386,15 @@ func TestHelper(t *testing.T) {
 		f     http.HandlerFunc
 		wrong bool
 	}{
-		"204":      {status(204), true},
-		"400":      {status(400), true},
-		"403":      {status(403), true},
-		"429":      {status(429), false},
-		"500":      {status(500), false},
-		"503":      {status(503), false},
-		"redirect": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", 307) }, false},
+		"204": {status(204), true},
+		"400": {status(400), true},
+		"403": {status(403), true},
+		"429": {status(429), false},
+		"500": {status(500), false},
+		"503": {status(503), false},
+		"redirect": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
+		}, false},
 		"hangs": {func(_ http.ResponseWriter, r *http.Request) {
 			// Without reading the body, net/http does not notice that the caller left.
 			_, _ = io.Copy(io.Discard, r.Body)

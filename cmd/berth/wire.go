@@ -234,6 +234,7 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	a.collectors()
 	o := server.Options{
 		Registry:        reg,
+		DB:              a.db,
 		Auth:            chain,
 		Policy:          policy,
 		Tokens:          tokens,

@@ -39,7 +39,7 @@ func (h *handler) ListAccounts(ctx context.Context, r api.ListAccountsRequestObj
 
 // PutAccount lets everybody in an AWS account pull.
 func (h *handler) PutAccount(ctx context.Context, r api.PutAccountRequestObject) (api.PutAccountResponseObject, error) {
-	a, err := h.putAccount(ctx, metadata.Account{Account: r.Account, Actions: auth.Pull.Names()}, r.Body.Repositories)
+	a, err := h.putAccount(ctx, r.Body, metadata.Account{Account: r.Account, Actions: auth.Pull.Names()}, r.Body.Repositories)
 	if err != nil {
 		return nil, err
 	}
@@ -55,14 +55,14 @@ func (h *handler) PutAccountRole(ctx context.Context, r api.PutAccountRoleReques
 	if actions.Has(auth.Admin) {
 		return nil, oci.Errorf(oci.CodeInvalid, "the action admin is for people, machines do not have it: use pull, push or delete")
 	}
-	a, err := h.putAccount(ctx, metadata.Account{Account: r.Account, Role: r.Role, Actions: actions.Names()}, r.Body.Repositories)
+	a, err := h.putAccount(ctx, r.Body, metadata.Account{Account: r.Account, Role: r.Role, Actions: actions.Names()}, r.Body.Repositories)
 	if err != nil {
 		return nil, err
 	}
 	return api.PutAccountRole200JSONResponse(accountOf(a)), nil
 }
 
-func (h *handler) putAccount(ctx context.Context, a metadata.Account, repositories *string) (stored metadata.Account, err error) {
+func (h *handler) putAccount(ctx context.Context, body any, a metadata.Account, repositories *string) (stored metadata.Account, err error) {
 	a.CreatedBy, a.Repositories = callOf(ctx).principal.String(), "*"
 	if repositories != nil {
 		a.Repositories = *repositories
@@ -70,7 +70,7 @@ func (h *handler) putAccount(ctx context.Context, a metadata.Account, repositori
 	if !repositoriesRE.MatchString(a.Repositories) {
 		return a, oci.Errorf(oci.CodeInvalid, "the pattern %.140q cannot match a repository: use the characters of their names, '*' and '?'", a.Repositories)
 	}
-	err = h.DB.Update(ctx, func(tx *metadata.Tx) (err error) {
+	err = h.change(ctx, body, func(tx *metadata.Tx) (err error) {
 		stored, err = tx.PutAccount(ctx, a)
 		return err
 	})
@@ -79,7 +79,7 @@ func (h *handler) putAccount(ctx context.Context, a metadata.Account, repositori
 
 // DeleteAccount shuts an AWS account out; entries of its roles stay.
 func (h *handler) DeleteAccount(ctx context.Context, r api.DeleteAccountRequestObject) (api.DeleteAccountResponseObject, error) {
-	err := h.DB.Update(ctx, func(tx *metadata.Tx) error { return tx.DeleteAccount(ctx, r.Account, "") })
+	err := h.change(ctx, nil, func(tx *metadata.Tx) error { return tx.DeleteAccount(ctx, r.Account, "") })
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +88,7 @@ func (h *handler) DeleteAccount(ctx context.Context, r api.DeleteAccountRequestO
 
 // DeleteAccountRole takes away what roles of an AWS account may.
 func (h *handler) DeleteAccountRole(ctx context.Context, r api.DeleteAccountRoleRequestObject) (api.DeleteAccountRoleResponseObject, error) {
-	err := h.DB.Update(ctx, func(tx *metadata.Tx) error { return tx.DeleteAccount(ctx, r.Account, r.Role) })
+	err := h.change(ctx, nil, func(tx *metadata.Tx) error { return tx.DeleteAccount(ctx, r.Account, r.Role) })
 	if err != nil {
 		return nil, err
 	}

@@ -73,7 +73,7 @@ func newWorld(t testing.TB, db *metadata.DB) *world {
 		t.Fatal(err)
 	}
 	s, err := server.New(server.Options{
-		Registry: reg, Auth: chain, Policy: policy,
+		Registry: reg, DB: db, Auth: chain, Policy: policy,
 		Tokens: issuer, Refresher: auth.NewRefresher(db, nil), API: management,
 	})
 	if err != nil {
