@@ -44,6 +44,17 @@ type GCReport struct {
 	More bool `json:"more,omitempty"`
 }
 
+// Add makes one report of two runs, one after the other.
+func (g *GCReport) Add(next GCReport) {
+	g.Manifests += next.Manifests
+	g.Links += next.Links
+	g.Blobs += next.Blobs
+	g.BlobBytes += next.BlobBytes
+	g.Objects += next.Objects
+	g.Freed += next.Freed
+	g.More = next.More
+}
+
 func (g *GCReport) add(p metadata.Pass) {
 	for _, c := range p.Gone {
 		switch c.Kind {

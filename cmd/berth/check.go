@@ -1,15 +1,18 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"berth/api"
 	"berth/registry"
 )
 
@@ -18,6 +21,8 @@ func newCheckCommand() *cobra.Command {
 	var rate int
 	var hashRate string
 	var output *choice
+	var where place
+	var status, stop bool
 	c := &cobra.Command{
 		Use:   "check",
 		Short: "Compare the database with the store, and repair what can be",
@@ -27,10 +32,15 @@ func newCheckCommand() *cobra.Command {
 With --repair, a blob whose bytes are gone or damaged is marked: it is no longer served, and the next push of it,
 into any repository, brings it back everywhere. Objects without a row that are older than gc_grace are removed.
 
-The exit code is 0 when nothing is wrong, or nothing any more, else 1.`,
+A server runs one check at a time, in the background: this command waits for its end, --status shows how far it is or
+what the last one found, and --cancel ends it.
+
+The exit code is 0 when nothing is wrong, or nothing any more, else 1.` + whereHelp,
 		Example: `  berth check
   berth check --rehash --hash-rate 50MiB --rate 100 -o json
-  berth check --repair`,
+  berth check --repair
+  berth check --rehash --server https://registry.example.com
+  berth check --status --server https://registry.example.com -o json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			bytes, err := parseSize(hashRate)
@@ -38,35 +48,123 @@ The exit code is 0 when nothing is wrong, or nothing any more, else 1.`,
 				return usagef("--rate has to be a number and --hash-rate a size such as 64MiB, or 0 for no limit")
 			}
 			run.Rate, run.HashRate = float64(rate), float64(bytes)
+			if remote, err := where.remote(cmd); err != nil {
+				return err
+			} else if remote {
+				return remoteCheck(cmd, &where.server, run, status, stop, output)
+			}
+			if status || stop {
+				return usagef("--status and --cancel are for the check of a server: give --server")
+			}
 			return runLocal(cmd, true, func(ctx context.Context, l *local) error {
 				run.Progress = func(r registry.CheckReport) {
 					fmt.Fprintln(cmd.ErrOrStderr(), "so far:", checkLine(r))
 				}
 				report, err := l.registry.Check(ctx, run)
-				if output.value == "json" {
-					if perr := printJSON(cmd.OutOrStdout(), report); err == nil {
-						err = perr
-					}
-				} else {
-					printCheck(cmd, report)
-				}
-				switch {
-				case err != nil:
-					return fmt.Errorf("the check could not be finished: %w", err)
-				case report.Open > 0:
-					return errors.New(problemsLeft(report, run))
-				}
-				return nil
+				return printChecked(cmd, output, report, run, err)
 			})
 		},
 	}
 	addFlags(c.Flags())
+	where.addFlags(c)
+	c.Flags().BoolVar(&status, "status", false, "of a server: only show the check that runs, or the last one")
+	c.Flags().BoolVar(&stop, "cancel", false, "of a server: end the check that runs")
+	c.MarkFlagsMutuallyExclusive("status", "cancel")
 	c.Flags().BoolVar(&run.Rehash, "rehash", false, "read all bytes and compute their digests")
 	c.Flags().BoolVar(&run.Repair, "repair", false, "repair what can be repaired")
 	c.Flags().IntVar(&rate, "rate", 500, "objects to ask for per second at most; 0 for no limit")
 	c.Flags().StringVar(&hashRate, "hash-rate", "64MiB", "bytes to read per second at most; 0 for no limit")
 	output = outputFlag(c)
 	return c
+}
+
+// printChecked prints a report, and makes an error of what is left.
+func printChecked(cmd *cobra.Command, output *choice, report registry.CheckReport, run registry.CheckRun, err error) error {
+	if output.value == "json" {
+		if perr := printJSON(cmd.OutOrStdout(), report); err == nil {
+			err = perr
+		}
+	} else {
+		printCheck(cmd, report)
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("the check could not be finished: %w", err)
+	case report.Open > 0:
+		return errors.New(problemsLeft(report, run))
+	}
+	return nil
+}
+
+// checkPoll is how often a server is asked how far its check is.
+const checkPoll = time.Second
+
+// remoteCheck lets a server check, and waits for the end. When it is interrupted the check goes on.
+func remoteCheck(cmd *cobra.Command, r *remote, run registry.CheckRun, status, stop bool, output *choice) error {
+	s, err := r.connect(cmd)
+	if err != nil {
+		return err
+	}
+	ctx := cmd.Context()
+	if stop {
+		if err := done(s.CancelCheckWithResponse(ctx)); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintln(cmd.OutOrStdout(), "The check ends within seconds; berth check --status shows what it has found.")
+		return err
+	}
+	id := ""
+	if !status {
+		body := api.StartCheckJSONRequestBody{Rehash: &run.Rehash, Repair: &run.Repair}
+		if rate := int(run.Rate); rate > 0 {
+			body.Rate = &rate
+		}
+		if rate := int64(run.HashRate); rate > 0 {
+			body.HashRate = &rate
+		}
+		resp, err := s.StartCheckWithResponse(ctx, body)
+		if err := check(resp, err); err != nil {
+			return err
+		}
+		started, err := present(resp.GetJSON202())
+		if err != nil {
+			return err
+		}
+		id = started.Id
+	}
+	for {
+		shown, err := fetched(s.GetCheckWithResponse(ctx))
+		if err != nil {
+			return err
+		}
+		job, err := recast[registry.CheckJob](shown)
+		if err != nil {
+			return err
+		}
+		if status && output.value == "json" {
+			return printJSON(cmd.OutOrStdout(), shown)
+		}
+		if status && job.State == registry.CheckRunning {
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "running, started by %s at %s: %s\n", job.StartedBy, showTime(job.Report.StartedAt), checkLine(job.Report))
+			return err
+		}
+		if !status && job.ID != id {
+			return errors.New("the check has ended, and somebody has started another one since: see berth check --status")
+		}
+		if job.State != registry.CheckRunning {
+			var failed error
+			if job.State != registry.CheckFinished {
+				failed = errors.New(cmp.Or(job.Error, "the server that ran it has died"))
+			}
+			return printChecked(cmd, output, job.Report, registry.CheckRun{Repair: job.Repair}, failed)
+		}
+		fmt.Fprintln(cmd.ErrOrStderr(), "so far:", checkLine(job.Report))
+		select {
+		case <-time.After(checkPoll):
+		case <-ctx.Done():
+			return errors.New("interrupted; the check goes on, see berth check --status, or end it with --cancel")
+		}
+	}
 }
 
 func checkLine(r registry.CheckReport) string {

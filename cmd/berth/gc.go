@@ -8,8 +8,10 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
+	"berth/api"
 	"berth/metadata"
 	"berth/registry"
 )
@@ -18,9 +20,10 @@ import (
 const gcProgress = 2 * time.Second
 
 func newGCCommand() *cobra.Command {
-	var dryRun bool
+	var dryRun, status bool
 	var grace time.Duration
 	var output *choice
+	var where place
 	c := &cobra.Command{
 		Use:   "gc",
 		Short: "Collect garbage now, or say what would go",
@@ -30,14 +33,27 @@ want to see it, or want the space at once. Servers, pushes and pulls go on meanw
 
 Nothing goes that has been unreferenced for less than the grace period. With --grace 0s a push that is
 under way may be told that a blob is unknown, and has to push again; no image ever loses anything.
-What was deleted within the undo window stays; with --undo-window 0s it goes, and cannot be restored.`,
+What was deleted within the undo window stays; with --undo-window 0s it goes, and cannot be restored.` + whereHelp,
 		Example: `  berth gc --dry-run
   berth gc --grace 0s
   berth gc --grace 0s --undo-window 0s
-  berth gc --untagged-ttl 720h --dry-run -o json`,
+  berth gc --untagged-ttl 720h --dry-run -o json
+  berth gc --status --server https://registry.example.com`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runLocal(cmd, true, func(ctx context.Context, l *local) error {
+			if remote, err := where.remote(cmd); err != nil {
+				return err
+			} else if remote {
+				return remoteGC(cmd, &where.server, dryRun, status, output)
+			}
+			return runLocal(cmd, !status, func(ctx context.Context, l *local) error {
+				if status {
+					s, err := l.registry.GCStatus(ctx)
+					if err != nil {
+						return err
+					}
+					return printCollector(cmd, output, collectorOf(s))
+				}
 				run := registry.GCRun{Grace: l.config.GCGrace, UntaggedTTL: l.config.UntaggedTTL, UndoWindow: l.config.UndoWindow}
 				if cmd.Flags().Changed("grace") {
 					run.Grace = grace
@@ -75,7 +91,10 @@ What was deleted within the undo window stays; with --undo-window 0s it goes, an
 		},
 	}
 	addFlags(c.Flags())
+	where.addFlags(c)
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would go")
+	c.Flags().BoolVar(&status, "status", false, "only show the collector's rules, its queues and what went last")
+	c.MarkFlagsMutuallyExclusive("dry-run", "status")
 	c.Flags().DurationVar(&grace, "grace", 0, "how long something has to be unreferenced; without it, the setting gc_grace")
 	output = outputFlag(c)
 	return c
@@ -148,4 +167,125 @@ func dryRunJSON(report registry.GCReport) any {
 		registry.GCReport
 		Items []gcItem `json:"items"`
 	}{report, items}
+}
+
+// remoteGC asks a server to collect, again and again until nothing is left.
+func remoteGC(cmd *cobra.Command, r *remote, dryRun, status bool, output *choice) error {
+	s, err := r.connect(cmd)
+	if err != nil {
+		return err
+	}
+	ctx := cmd.Context()
+	if status {
+		shown, err := fetched(s.GetCollectorWithResponse(ctx))
+		if err != nil {
+			return err
+		}
+		return printCollector(cmd, output, *shown)
+	}
+	body := api.CollectorRun{DryRun: &dryRun}
+	for name, field := range map[string]**string{"grace": &body.Grace, "untagged-ttl": &body.UntaggedTtl, "undo-window": &body.UndoWindow} {
+		if f := cmd.Flags().Lookup(name); f != nil && f.Changed {
+			value := f.Value.String()
+			*field = &value
+		}
+	}
+	var all registry.GCReport
+	for {
+		shown, err := fetched(s.RunCollectorWithResponse(ctx, body))
+		if err != nil {
+			return err
+		}
+		report, err := recast[registry.GCReport](shown)
+		if err != nil {
+			return err
+		}
+		if dryRun {
+			return printRemoteDryRun(cmd, s, output, shown, report)
+		}
+		all.Add(report)
+		if !report.More {
+			break
+		}
+		fmt.Fprintln(cmd.ErrOrStderr(), "so far:", gcLine(all))
+	}
+	if output.value == "json" {
+		return printJSON(cmd.OutOrStdout(), all)
+	}
+	_, err = fmt.Fprintln(cmd.OutOrStdout(), gcLine(all))
+	return err
+}
+
+func printRemoteDryRun(cmd *cobra.Command, s *connection, output *choice, shown *api.CollectorReport, report registry.GCReport) error {
+	if shown.Items != nil {
+		for _, i := range *shown.Items {
+			report.Items = append(report.Items, metadata.Collected{Kind: i.Kind, Repository: valueOf(i.Repository), Digest: digest.Digest(i.Digest),
+				Size: i.Size, Reason: valueOf(i.Reason), Since: i.Since})
+		}
+	}
+	if output.value == "json" {
+		return printJSON(cmd.OutOrStdout(), dryRunJSON(report))
+	}
+	var run registry.GCRun
+	grace := cmd.Flags().Lookup("grace")
+	text := grace.Value.String()
+	if !grace.Changed {
+		c, err := fetched(s.GetCollectorWithResponse(cmd.Context()))
+		if err != nil {
+			return err
+		}
+		text = c.GcGrace
+	}
+	var err error
+	if run.Grace, err = time.ParseDuration(text); err != nil {
+		return err
+	}
+	return printDryRun(cmd.OutOrStdout(), report, run)
+}
+
+// valueOf is "" for a field that is not there.
+func valueOf(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
+
+// collectorOf is what the management API shows.
+func collectorOf(s registry.GCStatus) api.Collector {
+	c := api.Collector{GcGrace: s.Rules.Grace.String(), UntaggedTtl: s.Rules.UntaggedTTL.String(), Queues: []api.CollectorQueue{}}
+	for _, q := range s.Queues {
+		c.Queues = append(c.Queues, api.CollectorQueue{Name: q.Name, Length: q.Length, OldestSeconds: int64(q.Oldest / time.Second)})
+	}
+	if s.Last != nil {
+		l := s.Last
+		c.LastAt = &l.At
+		c.Last = &api.CollectorReport{Manifests: l.Manifests, Links: l.Links, Blobs: l.Blobs, BlobBytes: l.BlobBytes, Objects: l.Objects, FreedBytes: l.Freed}
+	}
+	return c
+}
+
+func printCollector(cmd *cobra.Command, output *choice, c api.Collector) error {
+	w := cmd.OutOrStdout()
+	if output.value == "json" {
+		return printJSON(w, c)
+	}
+	fmt.Fprintf(w, "gc_grace %s, untagged_ttl %s\n\n", c.GcGrace, c.UntaggedTtl)
+	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(t, "QUEUE\tLENGTH\tOLDEST")
+	for _, q := range c.Queues {
+		fmt.Fprintf(t, "%s\t%d\t%s\n", q.Name, q.Length, time.Duration(q.OldestSeconds)*time.Second)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	if c.Last == nil || c.LastAt == nil {
+		_, err := fmt.Fprintln(w, "\nNothing was collected yet.")
+		return err
+	}
+	last, err := recast[registry.GCReport](c.Last)
+	if err == nil {
+		_, err = fmt.Fprintf(w, "\nLast, at %s: %s\n", showTime(*c.LastAt), gcLine(last))
+	}
+	return err
 }

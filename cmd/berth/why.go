@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
+	"berth/api"
 	"berth/metadata"
 	"berth/oci"
 	"berth/registry"
@@ -17,12 +19,13 @@ import (
 
 func newWhyCommand() *cobra.Command {
 	var output *choice
+	var where place
 	c := &cobra.Command{
 		Use:   "why DIGEST",
 		Short: "Say what keeps a blob or manifest, or when it goes",
 		Long: `Say what keeps a blob or manifest: every repository that has it, the manifests that need it, and the
 tags, indexes and subjects that hold those; or since when nothing does, and which rule
-decides when it goes. It reads the configured database.`,
+decides when it goes. A server tells everybody of the repositories that they may pull from, and admins of all.` + whereHelp,
 		Example: `  berth why sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a
   berth why sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a -o json`,
 		Args: cobra.ExactArgs(1),
@@ -30,6 +33,30 @@ decides when it goes. It reads the configured database.`,
 			d, err := oci.ParseDigest(args[0])
 			if err != nil {
 				return usagef("%q is not a digest, such as sha256: and 64 hexadecimal digits", args[0])
+			}
+			show := func(why registry.Why) error {
+				if output.value == "json" {
+					return printJSON(cmd.OutOrStdout(), why)
+				}
+				printWhy(cmd.OutOrStdout(), why)
+				return nil
+			}
+			if remote, err := where.remote(cmd); err != nil {
+				return err
+			} else if remote {
+				s, err := where.server.connect(cmd)
+				if err != nil {
+					return err
+				}
+				shown, err := fetched(s.ExplainDigestWithResponse(cmd.Context(), d.String()))
+				if err != nil {
+					return err
+				}
+				why, err := recast[registry.Why](shown)
+				if err != nil {
+					return err
+				}
+				return show(why)
 			}
 			return runLocal(cmd, false, func(ctx context.Context, l *local) error {
 				why, err := l.registry.Why(ctx, d)
@@ -40,15 +67,12 @@ decides when it goes. It reads the configured database.`,
 					}
 					return err
 				}
-				if output.value == "json" {
-					return printJSON(cmd.OutOrStdout(), why)
-				}
-				printWhy(cmd.OutOrStdout(), why)
-				return nil
+				return show(why)
 			})
 		},
 	}
 	addFlags(c.Flags())
+	where.addFlags(c)
 	output = outputFlag(c)
 	return c
 }
@@ -57,7 +81,11 @@ decides when it goes. It reads the configured database.`,
 func printWhy(w io.Writer, why registry.Why) {
 	fmt.Fprintln(w, why.Digest)
 	if b := why.Blob; b != nil {
-		fmt.Fprintf(w, "blob of %s, stored %s, object %s\n", showBytes(b.Size), showTime(b.StoredAt), b.Key)
+		fmt.Fprintf(w, "blob of %s", showBytes(b.Size))
+		if b.Key != "" { // a server tells admins only
+			fmt.Fprintf(w, ", stored %s, object %s", showTime(b.StoredAt), b.Key)
+		}
+		fmt.Fprintln(w)
 		if b.MissingSince != nil {
 			fmt.Fprintf(w, "  its bytes are lost since %s: push it again\n", showTime(*b.MissingSince))
 		}
@@ -135,6 +163,8 @@ func fateText(f *registry.Fate) string {
 func newDuCommand() *cobra.Command {
 	var output *choice
 	var teams bool
+	var team string
+	var where place
 	c := &cobra.Command{
 		Use:   "du",
 		Short: "Show how much space teams and repositories take",
@@ -145,15 +175,27 @@ func newDuCommand() *cobra.Command {
   shared   blobs that others have as well, stored once
   waiting  blobs that no manifest of the repository needs, now or not yet
 
-It reads all links of the configured database.`,
+It reads all links. A server tells admins about all teams, and the members of a team about its repositories
+(--team), without what is unique and shared: that would tell what other teams have.` + whereHelp,
 		Example: `  berth du
-  berth du --teams -o json`,
+  berth du --teams -o json
+  berth du --team core --server https://registry.example.com`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if remote, err := where.remote(cmd); err != nil {
+				return err
+			} else if remote {
+				return remoteDu(cmd, &where.server, team, output)
+			}
 			return runLocal(cmd, false, func(ctx context.Context, l *local) error {
 				usage, err := l.registry.Usage(ctx)
 				if err != nil {
 					return err
+				}
+				if team != "" {
+					other := func(u metadata.Usage) bool { return u.Team != team }
+					usage.Teams = slices.DeleteFunc(usage.Teams, other)
+					usage.Repositories = slices.DeleteFunc(usage.Repositories, other)
 				}
 				if output.value == "json" {
 					return printJSON(cmd.OutOrStdout(), usage)
@@ -163,9 +205,59 @@ It reads all links of the configured database.`,
 		},
 	}
 	addFlags(c.Flags())
+	where.addFlags(c)
 	c.Flags().BoolVar(&teams, "teams", false, "only the teams")
+	c.Flags().StringVar(&team, "team", "", "only this team and its repositories")
 	output = outputFlag(c)
 	return c
+}
+
+// remoteDu asks a server: for all teams, or for the repositories of one.
+func remoteDu(cmd *cobra.Command, r *remote, team string, output *choice) error {
+	s, err := r.connect(cmd)
+	if err != nil {
+		return err
+	}
+	ctx, w := cmd.Context(), cmd.OutOrStdout()
+	if team == "" {
+		shown, err := fetched(s.GetInstanceUsageWithResponse(ctx))
+		if err != nil {
+			return err
+		}
+		if output.value == "json" {
+			return printJSON(w, shown)
+		}
+		usage, err := recast[registry.Usage](shown)
+		if err != nil {
+			return err
+		}
+		return printUsage(w, usage, true)
+	}
+	if err := nameArgument("team", team); err != nil {
+		return err
+	}
+	repositories := []api.RepositoryUsage{}
+	for one, err := range all(func(limit *api.Limit, after *api.After) ([]api.RepositoryUsage, *api.Next, error) {
+		list, err := fetched(s.ListTeamUsageWithResponse(ctx, team, &api.ListTeamUsageParams{Limit: limit, After: after}))
+		if err != nil {
+			return nil, nil, err
+		}
+		return list.Items, list.Next, nil
+	}) {
+		if err != nil {
+			return err
+		}
+		repositories = append(repositories, one)
+	}
+	if output.value == "json" {
+		return printJSON(w, repositories)
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(t, "REPOSITORY\tLOGICAL\tWAITING\tBLOBS\tMANIFESTS")
+	for _, u := range repositories {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%d\n", u.Repository, showBytes(u.LogicalBytes), showBytes(u.WaitingBytes), u.Blobs, u.Manifests)
+	}
+	return t.Flush()
 }
 
 func printUsage(w io.Writer, u registry.Usage, teamsOnly bool) error {
@@ -180,7 +272,11 @@ func printUsage(w io.Writer, u registry.Usage, teamsOnly bool) error {
 		waiting[r.Team] += r.Waiting
 	}
 	for _, one := range u.Teams {
-		row(one.Team, one, showBytes(waiting[one.Team]))
+		show := showBytes(waiting[one.Team])
+		if u.Repositories == nil {
+			show = "-" // a server measures it for one team only
+		}
+		row(one.Team, one, show)
 	}
 	if !teamsOnly {
 		line()

@@ -62,7 +62,7 @@ func (h *handler) RunCollector(ctx context.Context, r api.RunCollectorRequestObj
 		name string
 		text *string
 		into *time.Duration
-	}{{"grace", r.Body.Grace, &run.Grace}, {"untagged_ttl", r.Body.UntaggedTtl, &run.UntaggedTTL}} {
+	}{{"grace", r.Body.Grace, &run.Grace}, {"untagged_ttl", r.Body.UntaggedTtl, &run.UntaggedTTL}, {"undo_window", r.Body.UndoWindow, &run.UndoWindow}} {
 		if d.text == nil {
 			continue
 		}

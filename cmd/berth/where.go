@@ -1,0 +1,61 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+)
+
+// place is where a command works that has two ways: on the configured database
+// and store itself, or on a running server over the management API.
+type place struct {
+	server remote
+	local  bool
+}
+
+const whereHelp = `
+
+It works on the configured database and store, unless --server says otherwise, or BERTH_SERVER is set and no setting
+(database_url, storage_url, data_dir) says where those are. --local makes sure that no server is asked.`
+
+// addFlags adds --server and what signs in there, and --local.
+func (p *place) addFlags(c *cobra.Command) {
+	f := c.Flags()
+	f.StringVar(&p.server.server, "server", "", "ask this server instead of the configured database and store (default $BERTH_SERVER, where no setting says where those are)")
+	f.StringVarP(&p.server.username, "username", "u", "", "sign in at the server as this user (default $BERTH_USERNAME, else as docker login did)")
+	f.BoolVar(&p.server.passwordStdin, "password-stdin", false, "read the password or token to sign in with from stdin")
+	f.BoolVar(&p.local, "local", false, "work on the configured database and store, whatever BERTH_SERVER says")
+	c.MarkFlagsMutuallyExclusive("server", "local")
+}
+
+// remote reports whether a server is to be asked. A script that names a
+// database works on that one, also where BERTH_SERVER is set for other commands.
+func (p *place) remote(cmd *cobra.Command) (bool, error) {
+	switch {
+	case p.server.server != "":
+		return true, nil
+	case p.local || os.Getenv("BERTH_SERVER") == "":
+		return false, nil
+	}
+	c, err := loadConfig(cmd.Flags(), os.Environ())
+	if err != nil {
+		return false, err
+	}
+	return !c.Explicit["database_url"] && !c.Explicit["storage_url"] && !c.Explicit["data_dir"], nil
+}
+
+// recast gives an answer of the management API in the registry's own type, which
+// has the same JSON, so that both ways print alike.
+func recast[T any](v any) (T, error) {
+	var out T
+	text, err := json.Marshal(v)
+	if err == nil {
+		err = json.Unmarshal(text, &out)
+	}
+	if err != nil {
+		err = fmt.Errorf("the server's answer cannot be read: is it of another version? %w", err)
+	}
+	return out, err
+}
