@@ -350,8 +350,20 @@ func (k *Keys) ensure(ctx context.Context, s metadata.Service) (*keyset, error) 
 
 // row makes what the database keeps of a key.
 func (k *Keys) row(s metadata.Service, m *Material, source string) (metadata.SigningKey, error) {
+	return m.SigningKey(s, source, k.clock(), k.options.CertificateLife)
+}
+
+// SigningKey makes what the database keeps of a key for a service. One without a
+// certificate gets one that lives so long. The error says why the key cannot sign.
+func (m *Material) SigningKey(s metadata.Service, source string, now time.Time, life time.Duration) (metadata.SigningKey, error) {
+	if s.ID != 0 && m.algorithm == EdDSA {
+		return metadata.SigningKey{}, errors.New("registries that take our tokens do not know Ed25519: use EC P-256 or P-384, or RSA")
+	}
+	if err := m.usable(now); err != nil {
+		return metadata.SigningKey{}, err
+	}
 	certified := *m
-	if err := certified.certify(s.Name, k.clock(), k.options.CertificateLife); err != nil {
+	if err := certified.certify(s.Name, now, life); err != nil {
 		return metadata.SigningKey{}, err
 	}
 	private, certificates, err := certified.encode()
@@ -403,11 +415,8 @@ func (k *Keys) Rotate(ctx context.Context, service string, r Rotation) (KeyInfo,
 			return KeyInfo{}, err
 		}
 	}
-	if service != "" && m.algorithm == EdDSA {
-		return KeyInfo{}, oci.Errorf(oci.CodeInvalid, "registries that take our tokens do not know Ed25519: use ES256, ES384 or RS256")
-	}
-	if err := m.usable(k.clock()); err != nil {
-		return KeyInfo{}, oci.Errorf(oci.CodeInvalid, "%w", err)
+	if _, err := k.row(s, m, source); err != nil {
+		return KeyInfo{}, oci.Errorf(oci.CodeInvalid, "the key cannot be used: %w", err)
 	}
 	if err := k.add(ctx, s, m, source, delay, r.Also); err != nil {
 		return KeyInfo{}, err
@@ -458,14 +467,18 @@ func (k *Keys) add(ctx context.Context, s metadata.Service, m *Material, source 
 	return err
 }
 
-// keepFor is how long a key has to verify after its successor began to sign: the
-// life of a token, and the time for which a replica may not know the successor.
+// keepFor is KeepFor, and for our own keys, which sign refresh tokens too, longer.
 func (k *Keys) keepFor(s metadata.Service) time.Duration {
 	if s.ID == 0 {
 		return k.keep
 	}
-	return s.TokenTTL + keyringAge + verifyLeeway
+	return KeepFor(s)
 }
+
+// KeepFor is how long a key of a service has to verify after its successor began to
+// sign: the life of a token, and the time for which a replica may not know the
+// successor.
+func KeepFor(s metadata.Service) time.Duration { return s.TokenTTL + keyringAge + verifyLeeway }
 
 // service finds a service; "" is our own.
 func (k *Keys) service(ctx context.Context, name string) (s metadata.Service, err error) {
@@ -764,9 +777,6 @@ func (f *watchedFile) read(now time.Time) error {
 	}
 	if err := m.usable(now); err != nil {
 		return err
-	}
-	if f.Service != "" && m.algorithm == EdDSA {
-		return errors.New("registries that take our tokens do not know Ed25519: use EC P-256 or P-384, or RSA")
 	}
 	// The certificates count too: cert-manager may renew them and keep the key.
 	f.good, f.material = m.kid+pemChain(m.chain), m

@@ -72,6 +72,9 @@ type Material struct {
 // KID is the key's RFC 7638 thumbprint.
 func (m *Material) KID() string { return m.kid }
 
+// Algorithm is the JWS name of the algorithm that the key signs with.
+func (m *Material) Algorithm() string { return m.algorithm }
+
 // newMaterial says what a key is for, or why it is for nothing.
 func newMaterial(private any) (*Material, error) {
 	m := &Material{}

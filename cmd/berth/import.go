@@ -24,9 +24,10 @@ func newImportCommand() *cobra.Command {
 themselves, beside running servers, and can be run again: what is there already stays as it is. With
 --dry-run they only say what they would do.`,
 		Example: `  berth import htpasswd users.htpasswd --dry-run
-  berth import dims tokens.json`,
+  berth import dims tokens.json
+  berth import dockit dockit.sqlite --service registry.example.com`,
 	}
-	c.AddCommand(newImportHtpasswdCommand(), newImportDimsCommand())
+	c.AddCommand(newImportHtpasswdCommand(), newImportDimsCommand(), newImportDockitCommand())
 	return c
 }
 
@@ -50,6 +51,12 @@ type imported struct {
 	// Users and Tokens are those that were made.
 	Users  int `json:"users"`
 	Tokens int `json:"tokens,omitempty"`
+	// What else was made.
+	Groups   int `json:"groups,omitempty"`
+	Members  int `json:"members,omitempty"`
+	Grants   int `json:"grants,omitempty"`
+	Services int `json:"services,omitempty"`
+	Keys     int `json:"keys,omitempty"`
 	// Updated are users who got what the file says.
 	Updated int `json:"updated,omitempty"`
 	// Unchanged were there already, as the file has them.
@@ -72,8 +79,13 @@ func (f *importFlags) print(cmd *cobra.Command, r imported) error {
 		did = "would be made"
 	}
 	parts := []string{count(r.Users, "user") + " " + did}
-	if r.Tokens > 0 {
-		parts = append(parts, count(r.Tokens, "token")+" "+did)
+	for _, made := range []struct {
+		n    int
+		what string
+	}{{r.Tokens, "token"}, {r.Groups, "group"}, {r.Members, "membership"}, {r.Grants, "grant"}, {r.Services, "service"}, {r.Keys, "key"}} {
+		if made.n > 0 {
+			parts = append(parts, count(made.n, made.what)+" "+did)
+		}
 	}
 	if r.Updated > 0 {
 		parts = append(parts, fmt.Sprintf("%d changed", r.Updated))

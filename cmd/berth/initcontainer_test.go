@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/pem"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -33,9 +34,10 @@ func TestInitContainerRefuses(t *testing.T) {
 	var answer http.HandlerFunc
 	plain := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { answer(w, r) }))
 	defer plain.Close()
-	secure := httptest.NewTLSServer(plain.Config.Handler)
+	secure := httptest.NewUnstartedServer(plain.Config.Handler)
+	secure.Config.ErrorLog = log.New(io.Discard, "", 0) // of handshakes that have to fail
+	secure.StartTLS()
 	defer secure.Close()
-	secure.Config.ErrorLog = nil
 	certificate := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw}))
 	say := func(status int, body string) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {

@@ -1,0 +1,466 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+	"github.com/spf13/cobra"
+	_ "modernc.org/sqlite" // opens Dockit's SQLite files
+
+	"berth/auth"
+	"berth/auth/token"
+	"berth/metadata"
+	"berth/oci"
+)
+
+func newImportDockitCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "dockit [SOURCE]",
+		Short: "Take over users, groups, rights and the key from Dockit's database",
+		Long: `Take over users with their passwords, groups, memberships and permissions from Dockit's database,
+and with --service its signing key. SOURCE is its SQLite file, or mysql://USER:PASSWORD@HOST:3306/NAME;
+without it, what DOCKIT_SQL_DIALECT and DOCKIT_SQL_DSN say. A dump of MySQL has to be loaded into a
+server first.
+
+With --service, the registry of this name goes on with the certificates that it has: the service is
+made with the issuer dockit, and Dockit's key signs for it.
+
+Everything is taken over or nothing. What is there already stays as it is, so that the import can be
+repeated.`,
+		Example: `  berth import dockit /var/lib/dockit/dockit.sqlite --dry-run
+  berth import dockit dockit.sqlite --service registry.example.com
+  DOCKIT_SQL_DIALECT=mysql DOCKIT_SQL_DSN='dockit:secret@tcp(db:3306)/dockit' berth import dockit`,
+		Args: cobra.MaximumNArgs(1),
+	}
+	f := addImportFlags(c)
+	services := c.Flags().StringSlice("service", nil, "a registry that trusts Dockit's key, as its setting service names it; can be repeated")
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		source, err := dockitSource(args)
+		if err != nil {
+			return err
+		}
+		from, err := readDockit(cmd.Context(), source)
+		if err != nil {
+			return err
+		}
+		return runLocal(cmd, false, func(ctx context.Context, l *local) error {
+			var report imported
+			err := l.db.Update(ctx, func(tx *metadata.Tx) error {
+				report = imported{}
+				i := &dockitImport{tx: tx, from: from, report: &report, life: l.config.KeyCertificateLife}
+				if err := i.run(ctx, *services); err != nil {
+					return err
+				}
+				if f.dryRun {
+					return errDryRun
+				}
+				return nil
+			})
+			if err != nil && !errors.Is(err, errDryRun) {
+				return err
+			}
+			return f.print(cmd, report)
+		})
+	}
+	return c
+}
+
+// dockitSource is the database to read: the argument, or Dockit's own variables.
+func dockitSource(args []string) (string, error) {
+	if len(args) == 1 {
+		return args[0], nil
+	}
+	dsn := firstEnv("DOCKIT_SQL_DSN", "SQL_DSN")
+	if dsn == "" {
+		return "", usagef("name Dockit's SQLite file or mysql:// URL, or set DOCKIT_SQL_DIALECT and DOCKIT_SQL_DSN as for Dockit")
+	}
+	if firstEnv("DOCKIT_SQL_DIALECT", "SQL_DIALECT") == "mysql" {
+		return "mysql://" + dsn, nil
+	}
+	return dsn, nil
+}
+
+// openDockit opens Dockit's database for reading.
+func openDockit(source string) (*sql.DB, error) {
+	if dsn, ok := strings.CutPrefix(source, "mysql://"); ok {
+		c, err := mysqlConfig(dsn)
+		if err != nil {
+			return nil, err
+		}
+		connector, err := mysql.NewConnector(c)
+		if err != nil {
+			return nil, errors.New("the address of the MySQL server is not valid")
+		}
+		return sql.OpenDB(connector), nil
+	}
+	path, _, _ := strings.Cut(strings.TrimPrefix(source, "file:"), "?")
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	head := make([]byte, 16)
+	n, _ := file.Read(head) // a short file is none of SQLite's
+	if err := file.Close(); err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(head[:n], []byte("SQLite format 3\x00")) {
+		return nil, fmt.Errorf("%s is no SQLite file: a dump of MySQL has to be loaded into a server first (mysql NAME < %s), then give its mysql:// URL", path, filepath.Base(path))
+	}
+	return sql.Open("sqlite", "file:"+url.PathEscape(path)+"?mode=ro")
+}
+
+// mysqlConfig reads USER:PASSWORD@HOST:PORT/NAME, or the form of Dockit's setting,
+// USER:PASSWORD@tcp(HOST:PORT)/NAME. The error never repeats it.
+func mysqlConfig(dsn string) (*mysql.Config, error) {
+	var c *mysql.Config
+	if strings.Contains(dsn, "(") {
+		var err error
+		if c, err = mysql.ParseDSN(dsn); err != nil {
+			return nil, errors.New("the address of the MySQL server is not of the form USER:PASSWORD@tcp(HOST:PORT)/NAME")
+		}
+	} else {
+		u, err := url.Parse("mysql://" + dsn)
+		if err != nil || u.Host == "" || strings.Trim(u.Path, "/") == "" {
+			return nil, errors.New("the address of the MySQL server is not of the form mysql://USER:PASSWORD@HOST:PORT/NAME, percent-encoded")
+		}
+		c = mysql.NewConfig()
+		c.User = u.User.Username()
+		c.Passwd, _ = u.User.Password()
+		c.Net, c.Addr, c.DBName = "tcp", u.Host, strings.Trim(u.Path, "/")
+		if u.Port() == "" {
+			c.Addr = u.Hostname() + ":3306"
+		}
+		c.TLSConfig = u.Query().Get("tls")
+	}
+	c.Timeout, c.ReadTimeout, c.WriteTimeout = 10*time.Second, time.Minute, time.Minute
+	return c, nil
+}
+
+// What Dockit's tables hold, as far as it is taken over.
+type (
+	dockitUser struct {
+		id            int64
+		name, hash    string
+		admin, active bool
+	}
+	dockitGroup struct {
+		id     int64
+		name   string
+		active bool
+	}
+	dockitMember     struct{ user, group int64 }
+	dockitPermission struct {
+		kind, class, name, action string
+		entity                    int64
+	}
+	dockitData struct {
+		users       []dockitUser
+		groups      []dockitGroup
+		members     []dockitMember
+		permissions []dockitPermission
+		key         string // PEM, with its certificate; "" is none
+	}
+)
+
+// readDockit reads the whole database.
+func readDockit(ctx context.Context, source string) (d dockitData, err error) {
+	db, err := openDockit(source)
+	if err != nil {
+		return d, err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	read := func(query string, row func(*sql.Rows) error) {
+		if err != nil {
+			return
+		}
+		var rows *sql.Rows
+		if rows, err = db.QueryContext(ctx, query); err != nil {
+			err = fmt.Errorf("reading Dockit's database: %w", err)
+			return
+		}
+		defer rows.Close()
+		for n := 0; err == nil && rows.Next(); n++ {
+			if n == maxImportRecords {
+				err = fmt.Errorf("Dockit's database has more than %d rows in a table", maxImportRecords)
+				return
+			}
+			err = row(rows)
+		}
+		err = errors.Join(err, rows.Err())
+	}
+	read("SELECT id, username, COALESCE(password, ''), COALESCE(admin, 0), COALESCE(active, 0) FROM users ORDER BY username", func(rows *sql.Rows) error {
+		var u dockitUser
+		err := rows.Scan(&u.id, &u.name, &u.hash, &u.admin, &u.active)
+		d.users = append(d.users, u)
+		return err
+	})
+	read("SELECT id, name, COALESCE(active, 0) FROM `groups` ORDER BY name, id", func(rows *sql.Rows) error {
+		var g dockitGroup
+		err := rows.Scan(&g.id, &g.name, &g.active)
+		d.groups = append(d.groups, g)
+		return err
+	})
+	read("SELECT user_id, group_id FROM user_groups ORDER BY group_id, user_id", func(rows *sql.Rows) error {
+		var m dockitMember
+		err := rows.Scan(&m.user, &m.group)
+		d.members = append(d.members, m)
+		return err
+	})
+	read("SELECT type, COALESCE(class, ''), name, COALESCE(action, ''), COALESCE(entity_id, 0) FROM permissions ORDER BY type, name, id", func(rows *sql.Rows) error {
+		var p dockitPermission
+		err := rows.Scan(&p.kind, &p.class, &p.name, &p.action, &p.entity)
+		d.permissions = append(d.permissions, p)
+		return err
+	})
+	read("SELECT private, x509 FROM pkis WHERE active ORDER BY id DESC LIMIT 1", func(rows *sql.Rows) error {
+		var private, certificate string
+		err := rows.Scan(&private, &certificate)
+		d.key = private + "\n" + certificate
+		return err
+	})
+	return d, err
+}
+
+// dockitImport is one import, in one transaction.
+type dockitImport struct {
+	tx     *metadata.Tx
+	from   dockitData
+	report *imported
+	life   time.Duration // of a certificate, when Dockit's key has none
+
+	grantees map[int64]metadata.Grantee // by Dockit's id
+}
+
+func (i *dockitImport) kept(format string, args ...any) {
+	i.report.Kept = append(i.report.Kept, fmt.Sprintf(format, args...))
+}
+
+func (i *dockitImport) audit(ctx context.Context, action, reference string, detail map[string]any) error {
+	if detail == nil {
+		detail = map[string]any{}
+	}
+	detail["from"] = "dockit"
+	return i.tx.InsertAudit(ctx, metadata.AuditEvent{Action: action, Actor: importer, Reference: reference, Detail: detail})
+}
+
+func (i *dockitImport) run(ctx context.Context, services []string) error {
+	i.grantees = map[int64]metadata.Grantee{}
+	for _, step := range []func(context.Context) error{i.users, i.groups, i.members, i.permissions} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	if i.from.key == "" {
+		return nil
+	}
+	if len(services) == 0 {
+		i.kept("the signing key: say with --service which registries trust it")
+		return nil
+	}
+	m, err := token.ParseMaterial([]byte(i.from.key))
+	if err != nil {
+		i.kept("the signing key: %v", err)
+		return nil
+	}
+	for _, name := range services {
+		if err := i.service(ctx, name, m); err != nil {
+			return fmt.Errorf("the service %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func (i *dockitImport) users(ctx context.Context) error {
+	hasher := auth.NewHasher(1)
+	for _, u := range i.from.users {
+		if u.name == string(auth.KindAnonymous) {
+			i.kept("the user anonymous: what everybody may pull is said for each service, 'berth service set NAME --anonymous-pull PATTERN'")
+			continue
+		}
+		if _, err := auth.ParseUserName(u.name); err != nil {
+			i.kept("a user: %s", message(err))
+			continue
+		}
+		if err := hasher.Check(u.hash); err != nil {
+			i.kept("the user %s: %s", u.name, message(err))
+			continue
+		}
+		i.grantees[u.id] = metadata.Grantee{User: u.name}
+		before, err := i.tx.LockUser(ctx, u.name)
+		switch {
+		case err == nil && before.PasswordHash == u.hash:
+			i.report.Unchanged++
+			continue
+		case err == nil:
+			i.kept("%s is there already, and keeps the password and the role", u.name)
+			continue
+		case !errors.Is(err, oci.ErrNotFound):
+			return err
+		}
+		role := metadata.RoleUser
+		if u.admin {
+			role = metadata.RoleAdmin
+		}
+		if _, err := i.tx.CreateUser(ctx, metadata.User{Name: u.name, PasswordHash: u.hash, Role: role, Disabled: !u.active}); err != nil {
+			return err
+		}
+		i.report.Users++
+		if err := i.audit(ctx, "createUser", u.name, map[string]any{"role": role}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (i *dockitImport) groups(ctx context.Context) error {
+	for _, g := range i.from.groups {
+		if _, err := auth.ParseUserName(g.name); err != nil {
+			i.kept("a group: its name %.140q is not valid: use letters, digits, '.', '_' or '-'", g.name)
+			continue
+		}
+		i.grantees[g.id] = metadata.Grantee{Group: g.name}
+		_, err := i.tx.Group(ctx, g.name)
+		switch {
+		case err == nil: // or a second one of the name, which Dockit allows
+			i.report.Unchanged++
+			continue
+		case !errors.Is(err, oci.ErrNotFound):
+			return err
+		}
+		if _, err := i.tx.CreateGroup(ctx, g.name); err != nil {
+			return err
+		}
+		if !g.active {
+			if _, err := i.tx.SetGroupDisabled(ctx, g.name, true); err != nil {
+				return err
+			}
+		}
+		i.report.Groups++
+		if err := i.audit(ctx, "createGroup", g.name, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (i *dockitImport) members(ctx context.Context) error {
+	in := map[string][]string{} // the groups of a user, as they were before
+	for _, m := range i.from.members {
+		user, group := i.grantees[m.user].User, i.grantees[m.group].Group
+		if user == "" || group == "" {
+			continue // of somebody who was left out, and named
+		}
+		if _, ok := in[user]; !ok {
+			u, err := i.tx.User(ctx, user)
+			if err != nil {
+				return err
+			}
+			if in[user], err = i.tx.UserGroups(ctx, u.ID); err != nil {
+				return err
+			}
+		}
+		if slices.Contains(in[user], group) {
+			i.report.Unchanged++
+			continue
+		}
+		if err := i.tx.PutGroupMember(ctx, group, user); err != nil {
+			return err
+		}
+		in[user] = append(in[user], group)
+		i.report.Members++
+		if err := i.audit(ctx, "putGroupMember", group, map[string]any{"user": user}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (i *dockitImport) permissions(ctx context.Context) error {
+	for _, p := range i.from.permissions {
+		to, ok := i.grantees[p.entity]
+		if !ok {
+			i.kept("%s on the %s %s: whom it was given to is not taken over", p.action, p.kind, p.name)
+			continue
+		}
+		pattern := p.name
+		if p.kind == "namespace" {
+			pattern += "/*"
+		}
+		actions := map[string][]string{"pull": {"pull"}, "push": {"pull", "push"}}[p.action]
+		if _, err := oci.ParseName(p.name); err != nil || p.kind != "repository" && p.kind != "namespace" || actions == nil {
+			i.kept("%s on the %s %s of %s: there is no such right here", p.action, p.kind, p.name, to)
+			continue
+		}
+		grants, err := i.tx.Grants(ctx, metadata.GrantFilter{Grantee: to, Limit: maxGrantsListed})
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(grants, func(g metadata.Grant) bool {
+			return g.Pattern == pattern && !slices.ContainsFunc(actions, func(a string) bool { return !slices.Contains(g.Actions, a) })
+		}) {
+			i.report.Unchanged++
+			continue
+		}
+		if err := i.tx.AddGrant(ctx, to, pattern, actions, importer.Name); err != nil {
+			return err
+		}
+		i.report.Grants++
+		if err := i.audit(ctx, "putGrant", to.String(), map[string]any{"pattern": pattern, "actions": actions}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// maxGrantsListed is how many grants one user or group can have.
+const maxGrantsListed = 1000
+
+// dockitIssuer is the issuer of Dockit's tokens, which registries expect.
+const dockitIssuer = "dockit"
+
+// service makes Dockit's key that of a registry.
+func (i *dockitImport) service(ctx context.Context, name string, m *token.Material) error {
+	s, err := i.tx.LockService(ctx, name)
+	switch {
+	case errors.Is(err, oci.ErrNotFound):
+		s, _, err = i.tx.PutService(ctx, metadata.Service{Name: name, Issuer: dockitIssuer, TokenTTL: 5 * time.Minute, Algorithm: m.Algorithm()})
+		if err != nil {
+			return err
+		}
+		i.report.Services++
+		if err := i.audit(ctx, "putService", name, nil); err != nil {
+			return err
+		}
+	case err != nil:
+		return err
+	}
+	keys, err := i.tx.SigningKeys(ctx)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(keys, func(k metadata.SigningKey) bool { return k.ServiceID == s.ID && k.KID == m.KID() }) {
+		i.report.Unchanged++
+		return nil
+	}
+	row, err := m.SigningKey(s, metadata.KeyImported, i.tx.Now(), i.life)
+	if err != nil {
+		i.kept("the signing key: %v", err)
+		return nil
+	}
+	row.ActiveAt = i.tx.Now() // the registry knows it already
+	if err := i.tx.AddSigningKey(ctx, row, token.KeepFor(s)); err != nil {
+		return err
+	}
+	i.report.Keys++
+	return i.audit(ctx, "rotateKey", m.KID(), map[string]any{"service": name})
+}
