@@ -41,7 +41,7 @@ var allowedImports = map[string][]string{
 	"server":        {"auth", "auth/token", "metadata", "oci", "registry"},
 	"server/admin":  {"api", "auth", "auth/token", "metadata", "oci", "registry"},
 	"server/dockit": {"auth", "metadata", "oci"},
-	"cmd/berth": {"api", "api/client", "audit", "auth", "auth/aws", "auth/ldap", "auth/oauth2", "auth/oidc", "auth/token", "backup", "metadata", "oci", "registry", "server", "server/admin", "server/dockit",
+	"cmd/berth": {"api", "api/client", "audit", "auth", "auth/aws", "auth/ldap", "auth/oauth2", "auth/oidc", "auth/outbound", "auth/token", "backup", "metadata", "oci", "registry", "server", "server/admin", "server/dockit",
 		"storage", "storage/fs", "storage/s3"},
 
 	"storage/storagetest":   {"storage"},

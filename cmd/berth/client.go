@@ -136,6 +136,15 @@ func (r *remote) credentials(cmd *cobra.Command, server *url.URL) (credentials, 
 		return c, usagef("a user name and a password are needed: --username with --password-stdin, or BERTH_USERNAME with BERTH_PASSWORD")
 	}
 
+	k, ok, err := keptFor(cmd.Context(), server.Host)
+	switch {
+	case err != nil:
+		return c, err
+	case ok && k.Issuer != "":
+		return credentials{username: oidcUser, password: k.IDToken}, nil
+	case ok:
+		return credentials{username: k.Username, password: k.Secret}, nil
+	}
 	auth, err := dockerconfig.LoadDefaultConfigFile(cmd.ErrOrStderr()).GetAuthConfig(server.Host)
 	if err != nil {
 		return c, fmt.Errorf("reading the credentials of docker login for %s: %w", server.Host, err)
@@ -214,6 +223,11 @@ func (r *remote) connect(cmd *cobra.Command) (*connection, error) {
 	if err != nil {
 		return nil, err
 	}
+	return r.connectAs(cmd, server, from)
+}
+
+// connectAs is connect with credentials that are known.
+func (r *remote) connectAs(cmd *cobra.Command, server *url.URL, from credentials) (*connection, error) {
 	source := oauth2.ReuseTokenSource(nil, newTokenSource(cmd.Context(), server, from, apiScope))
 	base := *server
 	base.Path = "/api/v1"

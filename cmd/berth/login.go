@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net/url"
 	"os"
 
 	dockerconfig "github.com/docker/cli/cli/config"
@@ -12,19 +13,37 @@ import (
 )
 
 func newLoginCommand(r *remote) *cobra.Command {
-	return &cobra.Command{
+	var openid, device bool
+	c := &cobra.Command{
 		Use:   "login",
 		Short: "Sign in at a server, for berth and for docker",
-		Long: `Check a user name with a password or a token at a server, and keep them where 'docker login'
-does: in docker's configuration, or in the credential helper that it names. Afterwards berth,
-docker, podman, skopeo, crane and others are signed in.`,
+		Long: `Sign in at a server, for berth, docker, podman, skopeo, crane and others.
+
+With a user name: check it with a password or a token, and keep them where 'docker login' does,
+in docker's configuration, or in the credential helper that it names.
+
+With --oidc, or without a user name at a server that has an identity provider: sign in there with
+the browser (--device: on another machine). What is kept is a file that you alone can read, from
+which the credential helper docker-credential-berth gets a new ID token when the old one ends.`,
 		Example: `  berth login --server registry.example.com
+  berth login --server registry.example.com --oidc --device
   berth login --username alice --password-stdin <password.txt`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			server, err := r.address()
 			if err != nil {
 				return err
+			}
+			openid = openid || device
+			if named := r.username != "" || os.Getenv("BERTH_USERNAME") != "" || r.passwordStdin; !openid && !named {
+				w, err := fetchWellKnown(cmd.Context(), server)
+				if err != nil {
+					return err
+				}
+				openid = w.OIDC != nil
+			}
+			if openid {
+				return r.loginOIDC(cmd, server, device)
 			}
 			from, err := r.askCredentials(cmd)
 			if err != nil {
@@ -33,6 +52,13 @@ docker, podman, skopeo, crane and others are signed in.`,
 			// No scope: a token for pulls only may not manage anything, and still is a good login.
 			if _, err := newTokenSource(cmd.Context(), server, from).Token(); err != nil {
 				return explain(err)
+			}
+			// A password belongs where docker keeps them.
+			if err := useHelper(cmd, server.Host, false); err != nil {
+				return err
+			}
+			if _, err := forget(cmd.Context(), server.Host); err != nil {
+				return err
 			}
 			store := dockerconfig.LoadDefaultConfigFile(cmd.ErrOrStderr())
 			err = store.GetCredentialsStore(server.Host).Store(types.AuthConfig{
@@ -44,6 +70,37 @@ docker, podman, skopeo, crane and others are signed in.`,
 			return err
 		},
 	}
+	c.Flags().BoolVar(&openid, "oidc", false, "sign in at the server's identity provider")
+	c.Flags().BoolVar(&device, "device", false, "sign in there with a browser on another machine")
+	return c
+}
+
+// loginOIDC signs in at the server's identity provider and keeps what that gave.
+func (r *remote) loginOIDC(cmd *cobra.Command, server *url.URL, device bool) error {
+	k, err := signInOIDC(cmd, server, device)
+	if err != nil {
+		return err
+	}
+	s, err := r.connectAs(cmd, server, credentials{username: oidcUser, password: k.IDToken})
+	if err != nil {
+		return err
+	}
+	me, err := fetched(s.WhoamiWithResponse(cmd.Context()))
+	if err != nil {
+		return err
+	}
+	if _, err := forget(cmd.Context(), server.Host); err != nil { // an earlier sign-in
+		return err
+	}
+	if err := withKept(func(all map[string]kept) (bool, error) { all[server.Host] = k; return true, nil }); err != nil {
+		return err
+	}
+	if err := useHelper(cmd, server.Host, true); err != nil {
+		return err
+	}
+	adviseHelper(cmd)
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "signed in at %s as %s\n", server.Host, me.Name)
+	return err
 }
 
 // askCredentials takes the user name and the password from the flags, the
@@ -70,11 +127,18 @@ func newLogoutCommand(r *remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "logout",
 		Short:   "Forget the credentials of a server, for berth and for docker",
+		Long:    "Forget the credentials of a server, for berth and for docker. A sign-in at an identity provider is ended there, too.",
 		Example: `  berth logout --server registry.example.com`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			server, err := r.address()
 			if err != nil {
+				return err
+			}
+			if _, err := forget(cmd.Context(), server.Host); err != nil {
+				return err
+			}
+			if err := useHelper(cmd, server.Host, false); err != nil {
 				return err
 			}
 			store := dockerconfig.LoadDefaultConfigFile(cmd.ErrOrStderr())

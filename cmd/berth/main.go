@@ -19,7 +19,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, newRootCommand(), os.Args[1:], os.Stderr)
+	code := run(ctx, newRootCommand(), commandLine(os.Args), os.Stderr)
 	stop()
 	os.Exit(code)
 }

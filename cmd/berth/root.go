@@ -38,6 +38,7 @@ BERTH_USERNAME and BERTH_PASSWORD, else as 'docker login' or 'berth login' did.`
 		root.AddCommand(c)
 	}
 	root.AddCommand(newVersionCommand())
+	root.AddCommand(newCredentialHelperCommand())
 	for _, c := range []*cobra.Command{newInitContainerCommand(), newRBACCommand()} {
 		c.GroupID = groupClient
 		root.AddCommand(c)
