@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -190,4 +191,33 @@ func TestReturnPath(t *testing.T) {
 			t.Errorf("%.60q leads to %q, want %q", s, got, want)
 		}
 	}
+}
+
+// TestProviderDown: Berth starts while the provider is down. Who shows a token of it
+// is told to come again, and is neither let in nor called wrong; all others go on.
+func TestProviderDown(t *testing.T) {
+	address, err := testenv.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := small(t, func(w *world, o *Options) {
+		people := &oidc.People{Issuer: "http://" + address, ClientID: "berth", UsernameClaim: "sub"}
+		a, err := oidc.New(oidc.Options{DB: w.db, People: people})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Auth = auth.NewChain(w.clock.now, a, o.Auth)
+	})
+	raw := "eyJhbGciOiJSUzI1NiJ9." + base64.RawURLEncoding.EncodeToString([]byte(`{"iss":"http://`+address+`","aud":"berth"}`)) + ".AAAA"
+	w.accounts["oidc"] = raw
+	for path, as := range map[string]string{"/v2/": "jwt:" + raw, "/v2/?": "oidc", "/token?service=registry.test": "oidc", "/token": "jwt:" + raw} {
+		r := w.do("GET", path, as, nil)
+		if r.StatusCode != http.StatusServiceUnavailable || r.Header.Get("Retry-After") == "" || r.Header.Get("WWW-Authenticate") != "" {
+			t.Errorf("%s: %d %v %s", path, r.StatusCode, r.Header, r.body)
+		}
+		if strings.Contains(string(r.body), raw) {
+			t.Errorf("%s: the answer repeats the token", path)
+		}
+	}
+	w.do("GET", "/v2/", "mo", nil).want(t, http.StatusOK)
 }

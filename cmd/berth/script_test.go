@@ -36,6 +36,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(withServers{m}, map[string]func(){
 		"berth":                  main,
 		"docker-credential-file": credentialHelper,
+		helperProgram:            main,
 	})
 }
 
