@@ -516,6 +516,59 @@ func TestRecheck(t *testing.T) {
 	}
 }
 
+// What Active Directory says in the message of a refused bind, in its own words.
+func TestActiveDirectoryReasons(t *testing.T) {
+	for name, tt := range map[string]struct {
+		code    byte
+		message string
+		want    error
+		says    string
+	}{
+		"wrong password":   {49, "80090308: LdapErr: DSID-0C090446, comment: AcceptSecurityContext error, data 52e, v4563", auth.ErrWrong, "wrong"},
+		"unknown":          {49, "80090308: LdapErr: DSID-0C090446, comment: AcceptSecurityContext error, data 525, v4563", auth.ErrWrong, "wrong"},
+		"locked":           {49, "80090308: LdapErr: DSID-0C090446, comment: AcceptSecurityContext error, data 775, v4563", auth.ErrWrong, "wrong"},
+		"password expired": {49, "80090308: LdapErr: DSID-0C090446, comment: AcceptSecurityContext error, data 532, v4563", auth.ErrWrong, "expired"},
+		"disabled":         {49, "80090308: LdapErr: DSID-0C090446, comment: AcceptSecurityContext error, data 533, v4563", auth.ErrWrong, "disabled"},
+		"must change":      {49, "80090308: LdapErr: DSID-0C090446, comment: AcceptSecurityContext error, data 773, v4563", auth.ErrWrong, "new password"},
+		"busy":             {51, "", oci.ErrUnavailable, ""},
+		"unavailable":      {52, "", oci.ErrUnavailable, ""},
+		"no rights":        {50, "", oci.ErrUnavailable, ""},
+		"wants TLS":        {13, "", oci.ErrUnavailable, ""},
+		"referral":         {10, "", oci.ErrUnavailable, ""},
+		"other":            {80, "", oci.ErrUnavailable, ""},
+	} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				go func() {
+					defer c.Close()
+					if _, err := c.Read(make([]byte, 4096)); err != nil {
+						return
+					}
+					// bindResponse to the message 1, with an empty matchedDN
+					body := append([]byte{0x0a, 0x01, tt.code, 0x04, 0x00, 0x04, byte(len(tt.message))}, tt.message...)
+					message := append([]byte{0x02, 0x01, 0x01, 0x61, byte(len(body))}, body...)
+					_, _ = c.Write(append([]byte{0x30, byte(len(message))}, message...))
+					_, _ = io.Copy(io.Discard, c)
+				}()
+			}
+		}()
+		w := newWorld(t, &testenv.LDAP{SecureURL: "ldap://" + l.Addr().String(), BaseDN: "dc=example,dc=org"}, direct)
+		p, err := w.as(t, "alice", "pw-of-alice")
+		if !errors.Is(err, tt.want) || !p.IsAnonymous() || !strings.Contains(auth.WrongReason(err), tt.says) {
+			t.Errorf("%s: %+v, %v (%s)", name, p, err, auth.WrongReason(err))
+		}
+		l.Close()
+	}
+}
+
 // Who hangs up does not wait, and does not fail the others.
 func TestClientHangsUp(t *testing.T) {
 	s := testenv.Slapd(t, people)

@@ -17,11 +17,11 @@ func tlsConfig(o ldap.Options) *tls.Config {
 
 // gate is a port in front of a server, which a test can shut.
 type gate struct {
-	addr, target string
-	listener     net.Listener
-	mu           sync.Mutex
-	conns        []net.Conn
-	count        int
+	addr     string
+	listener net.Listener
+	mu       sync.Mutex
+	conns    []net.Conn
+	count    int
 }
 
 func newGate(t *testing.T, target string) *gate {
@@ -30,7 +30,7 @@ func newGate(t *testing.T, target string) *gate {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &gate{addr: l.Addr().String(), target: target, listener: l}
+	g := &gate{addr: l.Addr().String(), listener: l}
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -38,10 +38,9 @@ func newGate(t *testing.T, target string) *gate {
 				return
 			}
 			g.mu.Lock()
-			target := g.target[strings.Index(g.target, "//")+2:]
 			g.count++
 			g.mu.Unlock()
-			up, err := net.Dial("tcp", target)
+			up, err := net.Dial("tcp", target[strings.Index(target, "//")+2:])
 			if err != nil {
 				c.Close()
 				continue

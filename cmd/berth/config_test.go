@@ -75,6 +75,56 @@ func TestConfigReportsEverythingAtOnce(t *testing.T) {
 	}
 }
 
+// What settings of providers say together is checked at the start, all of it at once.
+func TestProviderSettings(t *testing.T) {
+	good := []string{
+		"BERTH_OAUTH2_INTROSPECTION_URL=https://login.example.com/introspect", "BERTH_OAUTH2_CLIENT_ID=berth", "BERTH_OAUTH2_CLIENT_SECRET=s3cret-of-berth",
+		"BERTH_LDAP_URL=ldaps://a, ldap://b:3890", "BERTH_LDAP_BASE_DN=dc=example,dc=org", "BERTH_LDAP_GROUP_BASE=ou=groups,dc=example,dc=org",
+		"BERTH_LDAP_TEAMS=cn=devs,ou=groups,dc=example,dc=org=core:member; ops=ops:reader",
+	}
+	c, err := load(t, nil, good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.LDAP.URLs) != 2 || !c.LDAP.StartTLS || c.LDAP.MaxFailures != 3 || c.OAuth2.CacheTTL != 2*time.Minute {
+		t.Errorf("%+v", c)
+	}
+	for _, tt := range []struct {
+		environ []string
+		want    []string
+	}{
+		{[]string{"BERTH_OAUTH2_TOKENINFO_URL=http://tokens.example.com", "BERTH_OAUTH2_CACHE_TTL=1h", "BERTH_LDAP_TEAMS=devs", "BERTH_OAUTH2_CA_FILE=/does/not/exist"},
+			[]string{"BERTH_OAUTH2_TOKENINFO_URL", "BERTH_OAUTH2_CACHE_TTL", "BERTH_LDAP_TEAMS", "oauth2_ca_file"}},
+		{append(good, "BERTH_OAUTH2_TOKENINFO_URL=https://x/t", "BERTH_OAUTH2_POLICY_URL=https://x", "BERTH_OAUTH2_TEAM_CLAIM=groups", "BERTH_LDAP_BIND_DN=cn=x", "BERTH_LDAP_USER_FILTER=(uid=x)"),
+			[]string{"both set", "oauth2_policy_url", "bind DN", "user filter"}},
+		{[]string{"BERTH_OAUTH2_INTROSPECTION_URL=https://x/i"}, []string{"oauth2_client_id"}},
+		{[]string{"BERTH_OAUTH2_TEAM_SERVICE_URL=https://x", "BERTH_LDAP_BASE_DN=dc=x"}, []string{"oauth2_team_service_url needs", "need ldap_url"}},
+	} {
+		_, err := load(t, nil, tt.environ)
+		if err == nil {
+			t.Errorf("%q: accepted", tt.environ)
+			continue
+		}
+		for _, want := range tt.want {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("no word about %q in:\n%v", want, err)
+			}
+		}
+		if strings.Contains(err.Error(), "s3cret-of-berth") {
+			t.Errorf("a secret is in:\n%v", err)
+		}
+	}
+	// In a file, a list of rules may be written as one.
+	file := filepath.Join(t.TempDir(), "berth.yaml")
+	write(t, file, "ldap_url: [ldaps://a]\nldap_base_dn: dc=x\nldap_group_base: dc=x\nldap_teams:\n  - cn=devs,dc=x=core:member\n  - team-*=*:reader\n")
+	if c, err = load(t, []string{"--config", file}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if o, err := c.LDAP.options(); err != nil || len(o.Teams) != 2 || o.Teams[0].Group != "cn=devs,dc=x" {
+		t.Errorf("%+v, %v", o.Teams, err)
+	}
+}
+
 func TestSizes(t *testing.T) {
 	for text, n := range map[string]int64{"0B": 0, "5": 5, "512KiB": 512 << 10, "16MiB": 16 << 20, "1GiB": 1 << 30, "2TiB": 2 << 40} {
 		if got, err := parseSize(text); err != nil || got != n {

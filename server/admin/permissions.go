@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -220,8 +221,11 @@ func (h *handler) permitRepository(ctx context.Context, p auth.Principal, needed
 	if err != nil {
 		return err
 	}
-	if decision.Actions.Has(needed) {
+	switch {
+	case decision.Actions.Has(needed):
 		return nil
+	case decision.Unsure != nil && !errors.Is(decision.Unsure, auth.ErrShowCredential):
+		return decision.Unsure
 	}
 	refusal := h.Policy.Explain(ctx, p, repository, decision, needed)
 	return oci.Errorf(oci.CodeDenied, "%s", refusal.Message()).WithDetail(refusal)
