@@ -410,6 +410,8 @@ func TestDockitWorksWhen10(t *testing.T) {
 	w.admin("PUT", "user:alice/permissions", 404)
 }
 
+// Who is taken out of a group has lost its rights with the next token
+// (CVE-2025-23208).
 func TestDockitWorksWhen11(t *testing.T) {
 	w := dockitWorld(t, nil)
 	w.admin("PUT", "group:devs/add", 200)
@@ -589,7 +591,7 @@ func TestServicesDoNotLeak(t *testing.T) {
 	if got := w.scopesAt("alice", "repository:core/app:pull,push,delete"); got != "repository:core/app:pull,push" {
 		t.Errorf("a member: %q", got)
 	}
-	// A limited token is as limited there.
+	// A limited token is as limited there (CVE-2025-68944).
 	w.token(metadata.Token{Kind: metadata.PersonalToken, Name: "narrow", User: "alice", Actions: []string{"pull"}, Repositories: "core/app"})
 	if got := w.scopesAt("token:narrow", "repository:core/app:pull,push repository:core/other:pull"); got != "repository:core/app:pull" {
 		t.Errorf("a limited token: %q", got)

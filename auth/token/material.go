@@ -104,8 +104,18 @@ func newMaterial(private any) (*Material, error) {
 	return m, err
 }
 
-// generate makes a key.
+// generate makes a key, whose id can stand in a command line: it does not begin
+// with a dash.
 func generate(algorithm string) (*Material, error) {
+	for {
+		m, err := generateAny(algorithm)
+		if err != nil || m.kid[0] != '-' {
+			return m, err
+		}
+	}
+}
+
+func generateAny(algorithm string) (*Material, error) {
 	var (
 		private any
 		err     error

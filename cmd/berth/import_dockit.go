@@ -191,7 +191,7 @@ func readDockit(ctx context.Context, source string) (d dockitData, err error) {
 		defer rows.Close()
 		for n := 0; err == nil && rows.Next(); n++ {
 			if n == maxImportRecords {
-				err = fmt.Errorf("Dockit's database has more than %d rows in a table", maxImportRecords)
+				err = fmt.Errorf("the database of Dockit has more than %d rows in a table", maxImportRecords)
 				return
 			}
 			err = row(rows)

@@ -122,7 +122,7 @@ that is there already stays as it is.`,
 			if err := writeWhole(args[0], bundle); err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%d certificates are in %s\n", n, args[0])
+			fmt.Fprintf(cmd.OutOrStdout(), "%s in %s\n", count(n, "certificate"), args[0])
 			return nil
 		},
 	}

@@ -156,6 +156,7 @@ func newKeyRetireCommand(r *remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:     "retire KID",
 		Short:   "Remove a key at once, with all that it signed",
+		Long:    "Remove a key at once, with all that it signed. Write -- before a KID that begins with a dash.",
 		Example: `  berth key retire --service registry.example.com --yes NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
