@@ -16,18 +16,17 @@ import (
 // model is what a random world holds, kept beside the database in the plainest
 // form, and worked out without SQL.
 type model struct {
-	users        []Principal
-	names        []string                     // of repositories, and of one that is not there
-	visibility   map[string]string            // of those that are
-	teams        map[string]map[string]string // team, user: role
-	provided     map[string]map[string]string // user, team: role
-	groups       map[string]map[string]bool   // group, user
-	providedTo   map[string]map[string]bool   // user, group
-	disabled     map[string]bool              // groups and users
-	userGrants   map[string]map[string]Actions
-	groupGrants  map[string]map[string]Actions
-	denials      map[string]metadata.Denial
-	externalUser string
+	users       []Principal
+	names       []string                     // of repositories, and of one that is not there
+	visibility  map[string]string            // of those that are
+	teams       map[string]map[string]string // team, user: role
+	provided    map[string]map[string]string // user, team: role
+	groups      map[string]map[string]bool   // group, user
+	providedTo  map[string]map[string]bool   // user, group
+	disabled    map[string]bool              // groups and users
+	userGrants  map[string]map[string]Actions
+	groupGrants map[string]map[string]Actions
+	denials     map[string]metadata.Denial
 }
 
 // rights is the rule as docs/permissions.md tells it.

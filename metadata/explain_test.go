@@ -126,6 +126,10 @@ func TestPlans(t *testing.T) {
 			_, err := tx.Grounds(ctx, 77, name, 10)
 			return err
 		}},
+		{"Holders", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.Holders(ctx, metadata.HolderFilter{Repository: name, Action: "push", Roles: []string{"member"}, Fresh: time.UnixMicro(1), Limit: 10})
+			return err
+		}},
 		{"PullPatterns", func(ctx context.Context, tx *metadata.Tx, r int64) error {
 			_, err := tx.PullPatterns(ctx, 77)
 			return err
@@ -370,7 +374,7 @@ func TestPlans(t *testing.T) {
 		"sqlite":   regexp.MustCompile(`(?m)^(SCAN|SEARCH) (?:\d+ )?(\S+)(?: USING (?:COVERING )?(INDEX \S+|INTEGER PRIMARY KEY|PRIMARY KEY))?`),
 	}
 	// Tables that stay small whatever the registry holds, and what is no table.
-	small := []string{"leases", "retention_state", "trust_issuers", "denials", "d", "v", "denial_version", "denied", "mine", "found", "asked", "a", "CONSTANT"}
+	small := []string{"leases", "retention_state", "trust_issuers", "denials", "d", "v", "denial_version", "denied", "mine", "found", "admins", "h", "asked", "a", "CONSTANT"}
 	subquery := regexp.MustCompile(`(?m)^(?:CO-ROUTINE|MATERIALIZE) (\S+)`) // SQLite's word for one it scans later
 	metadatatest.EachURL(t, func(t *testing.T, url string) {
 		e := engine(url)

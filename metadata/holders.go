@@ -74,7 +74,7 @@ func (tx *Tx) Holders(ctx context.Context, f HolderFilter) ([]Holder, error) {
 		  SELECT g.user_id, g.group_id, g.pattern, g.actions FROM grants g
 		   WHERE g.team IN ('', $1) AND glob(g.pattern, $2) AND ',' || g.actions || ',' LIKE $3),
 		rights (user_id, admin, role, provider, via, pattern, actions) AS (
-		  SELECT u.id, TRUE, '', u.role <> 'admin', '', '', '' FROM users u WHERE u.role = 'admin' OR u.provider_admin
+		  SELECT admins.id, TRUE, '', admins.role <> 'admin', '', '', '' FROM users admins WHERE admins.role = 'admin' OR admins.provider_admin
 		   UNION ALL
 		  SELECT m.user_id, FALSE, m.role, FALSE, '', '', '' FROM teams t JOIN team_members m ON m.team_id = t.id
 		   WHERE t.name = $1 AND m.role IN (`+roles+`)
@@ -90,8 +90,8 @@ func (tx *Tx) Holders(ctx context.Context, f HolderFilter) ([]Holder, error) {
 		    FROM matching g JOIN groups o ON o.id = g.group_id AND NOT o.disabled JOIN provider_groups p ON p.name = o.name),
 		holders (principal, robot, admin, role, provider, via, pattern, actions) AS (
 		  SELECT u.name, FALSE, h.admin, h.role, h.provider, h.via, h.pattern, h.actions
-		    FROM rights h JOIN users u ON u.id = h.user_id
-		   WHERE NOT u.disabled AND u.name > $4`+fresh+`
+		    FROM rights h CROSS JOIN users u -- in this order, or SQLite walks over all users
+		   WHERE u.id = h.user_id AND NOT u.disabled AND u.name > $4`+fresh+`
 		   UNION ALL
 		  SELECT t.name || '+' || k.name, TRUE, FALSE, '', FALSE, '', k.repositories, k.actions
 		    FROM teams t JOIN tokens k ON k.team_id = t.id

@@ -187,7 +187,7 @@ func (s *Server) authorizeRepository(ex *exchange, r *http.Request, action auth.
 	}
 	why := s.policy.Explain(r.Context(), id.principal, ex.repository, decision, action)
 	if id.principal.IsAnonymous() {
-		return s.challenge(ex, r, insufficient(id), why.Message(), refusal{Rule: string(why.Rule), Missing: why.Missing, Ask: why.Ask})
+		return s.challenge(ex, r, insufficient(id), why.Message(), refusal{Rule: string(why.Rule), Missing: why.Missing, Has: why.Has, Ask: why.Ask, Denial: why.Denial, Reason: why.Reason})
 	}
 	return oci.Errorf(oci.CodeDenied, "%s", why.Message()).WithDetail(why)
 }

@@ -66,7 +66,10 @@ type refusal struct {
 	Principal  string   `json:"principal,omitempty"`
 	Repository string   `json:"repository,omitempty"`
 	Missing    []string `json:"missing,omitempty"`
+	Has        []string `json:"has,omitempty"`
 	Ask        string   `json:"ask,omitempty"`
+	Denial     string   `json:"denial,omitempty"`
+	Reason     string   `json:"reason,omitempty"`
 }
 
 // detail gives an error's detail with what every answer carries: the rule, who

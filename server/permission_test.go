@@ -136,7 +136,9 @@ func TestDenied(t *testing.T) {
 		w.do("GET", list, as, nil, home...).want(t, http.StatusOK)
 	}
 	// Public repositories and nobody, too; and the catalog.
-	w.do("GET", "/v2/team/open/tags/list", "", nil, office...).want(t, http.StatusUnauthorized)
+	if r := w.do("GET", "/v2/team/open/tags/list", "", nil, office...).want(t, http.StatusUnauthorized); r.detail("rule") != "denied" || r.detail("denial") != "office" {
+		t.Errorf("nobody: %s", r.body)
+	}
 	w.do("GET", "/v2/team/open/tags/list", "", nil, home...).want(t, http.StatusOK)
 	if r := w.do("GET", "/v2/_catalog", "root", nil, office...).want(t, http.StatusOK); !strings.HasPrefix(string(r.body), `{"repositories":[]}`) {
 		t.Errorf("the catalog: %s", r.body)
