@@ -108,11 +108,11 @@ func TestHasherIsBounded(t *testing.T) {
 
 // TestTurns: one address waits behind itself; another one does not.
 func TestTurns(t *testing.T) {
-	turns := turns{places: map[string]*place{}}
+	turns := NewTurns(hashesPerAddress)
 	ctx := context.Background()
 	var held []func()
 	for range hashesPerAddress {
-		release, err := turns.take(ctx, "flooder")
+		release, err := turns.Take(ctx, "flooder")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -120,16 +120,16 @@ func TestTurns(t *testing.T) {
 	}
 	short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
 	defer cancel()
-	if _, err := turns.take(short, "flooder"); !errors.Is(err, oci.ErrUnavailable) {
+	if _, err := turns.Take(short, "flooder"); !errors.Is(err, oci.ErrUnavailable) {
 		t.Errorf("one too many: %v", err)
 	}
-	release, err := turns.take(ctx, "honest")
+	release, err := turns.Take(ctx, "honest")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		again, err := turns.take(ctx, "flooder")
+		again, err := turns.Take(ctx, "flooder")
 		if err != nil {
 			t.Error(err)
 			return

@@ -38,7 +38,7 @@ type Passwords struct {
 	key      [32]byte // of the HMAC below, new in every process
 	verified *lru.Cache[[32]byte, time.Time]
 	flights  singleflight.Group
-	turns    turns
+	turns    *Turns
 }
 
 // NewPasswords makes the authenticator of passwords. A nil clock is time.Now.
@@ -50,7 +50,7 @@ func NewPasswords(db *metadata.DB, hasher *Hasher, clock func() time.Time) *Pass
 	if err != nil {
 		panic(err) // only for a size that is not positive
 	}
-	p := &Passwords{db: db, hasher: hasher, clock: clock, verified: verified, turns: turns{places: map[string]*place{}}}
+	p := &Passwords{db: db, hasher: hasher, clock: clock, verified: verified, turns: NewTurns(hashesPerAddress)}
 	_, _ = rand.Read(p.key[:]) // never fails: see crypto/rand
 	return p
 }
@@ -91,7 +91,7 @@ func (a *Passwords) Decoy(ctx context.Context, c Credentials) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
 	defer cancel()
-	release, err := a.turns.take(ctx, Network(c.RemoteAddr))
+	release, err := a.turns.Take(ctx, c.RemoteAddr)
 	if err != nil {
 		return
 	}
@@ -162,7 +162,7 @@ func (a *Passwords) verify(ctx context.Context, hash string, c Credentials, reme
 		// One client that hangs up must not fail the others.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), verifyTimeout)
 		defer cancel()
-		release, err := a.turns.take(ctx, Network(c.RemoteAddr))
+		release, err := a.turns.Take(ctx, c.RemoteAddr)
 		if err != nil {
 			return false, err
 		}

@@ -126,10 +126,19 @@ func (t *throttle) succeeded(key throttleKey) {
 // a flooder delays itself and not everybody.
 const hashesPerAddress = 4
 
-// turns hands out each address's places. Addresses without one in use take no memory.
-type turns struct {
+// Turns hands out places to addresses, each of which has the same number: a flooder
+// delays itself and not everybody. Addresses without a place in use take no memory.
+// Safe for concurrent use.
+type Turns struct {
+	perAddress int
+
 	mu     sync.Mutex
 	places map[string]*place
+}
+
+// NewTurns makes Turns of so many places for each address.
+func NewTurns(perAddress int) *Turns {
+	return &Turns{perAddress: perAddress, places: map[string]*place{}}
 }
 
 type place struct {
@@ -137,12 +146,14 @@ type place struct {
 	users int
 }
 
-// take waits for a place of the address, or for the context to end.
-func (t *turns) take(ctx context.Context, address string) (release func(), err error) {
+// Take waits for a place of a caller's address, with or without a port, or for the
+// context to end, which is UNAVAILABLE.
+func (t *Turns) Take(ctx context.Context, remoteAddr string) (release func(), err error) {
+	address := Network(remoteAddr)
 	t.mu.Lock()
 	p := t.places[address]
 	if p == nil {
-		p = &place{slots: make(chan struct{}, hashesPerAddress)}
+		p = &place{slots: make(chan struct{}, t.perAddress)}
 		t.places[address] = p
 	}
 	p.users++

@@ -178,6 +178,17 @@ func TestOAuth2Contract(t *testing.T) {
 		anonymous.Do("GET", "/api/v1/repositories", nil, "Authorization: "+authorization).Want(200)
 		anonymous.Do("GET", "/token?scope=repository:core/app:pull,push", nil, "Authorization: "+authorization).Want(200)
 	}
+	// containerd and others try the form first.
+	form := []byte("grant_type=password&username=oauth2&password=alice&client_id=x&access_type=offline&scope=repository:core/app:push")
+	var issued struct {
+		AccessToken  string `json:"access_token"`
+		RefreshToken string `json:"refresh_token"`
+	}
+	posted := anonymous.Do("POST", "/token", form, "Content-Type: application/x-www-form-urlencoded").Want(200)
+	if err := json.Unmarshal(posted.Body, &issued); err != nil || issued.RefreshToken != "" {
+		t.Errorf("%v: %s: a refresh token would outlive the OAuth2 token", err, posted.Body)
+	}
+	upload("core", "Bearer "+issued.AccessToken).Want(202)
 	for team, tokens := range map[string]map[string]int{
 		"core":  {"alice": 202, "service": 202, "reader": 403, "everywhere": 202, "customer": 403, "nobody": 403, "unknown": 401},
 		"other": {"alice": 403, "service": 403, "reader": 403, "everywhere": 202, "customer": 403, "nobody": 403, "unknown": 401},

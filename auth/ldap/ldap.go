@@ -46,6 +46,8 @@ const (
 	maxPassword = 1024
 	// maxBinds is how many users are checked at a time; others wait, within their deadline.
 	maxBinds = 16
+	// perAddress is how many sign-ins of one address are checked at a time.
+	perAddress = 4
 )
 
 // UsernamePlaceholder stands in filters and in UserDN for the name that somebody
@@ -120,6 +122,7 @@ type Authenticator struct {
 	groupBase *ldap.DN
 	pool      *pool
 	binds     chan struct{}
+	turns     *auth.Turns
 	guard     *guard
 
 	key      [32]byte // of the HMAC that hides passwords in the cache, new in every process
@@ -169,6 +172,7 @@ func New(directory *auth.Directory, o Options) (*Authenticator, error) {
 	a := &Authenticator{
 		o: o, directory: directory,
 		binds: make(chan struct{}, maxBinds),
+		turns: auth.NewTurns(perAddress),
 		guard: newGuard(o.MaxFailures, o.FailureWindow, o.Clock),
 	}
 	for _, u := range o.URLs {
@@ -275,6 +279,12 @@ func (a *Authenticator) Authenticate(ctx context.Context, c auth.Credentials) (a
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 4*a.o.Timeout)
 		defer cancel()
 		began := a.o.Clock()
+		release, err := a.turns.Take(ctx, c.RemoteAddr)
+		if err != nil {
+			a.o.Observe(outcome(err), a.o.Clock().Sub(began))
+			return auth.Principal{}, err
+		}
+		defer release()
 		p, err := a.check(ctx, c)
 		if err == nil {
 			a.verified.Add(key, remembered{p, began.Add(a.o.CacheTTL)})

@@ -50,6 +50,8 @@ const (
 	// maxCalls is how many questions are under way at a time. Others wait, within
 	// their deadline.
 	maxCalls = 32
+	// perAddress is how many of them one address has for its sign-ins.
+	perAddress = 8
 )
 
 // Options of an Authenticator. One of TokeninfoURL and IntrospectionURL is required.
@@ -97,6 +99,7 @@ type Authenticator struct {
 	directory *auth.Directory
 	http      *http.Client
 	slots     chan struct{}
+	turns     *auth.Turns
 	key       [32]byte // of the HMAC that hides tokens in the caches, new in every process
 
 	verified *lru.Cache[[32]byte, verdict]
@@ -160,7 +163,7 @@ func New(directory *auth.Directory, o Options) (*Authenticator, error) {
 			return nil, err
 		}
 	}
-	a := &Authenticator{o: o, directory: directory, http: newClient(o.Roots), slots: make(chan struct{}, maxCalls)}
+	a := &Authenticator{o: o, directory: directory, http: newClient(o.Roots), slots: make(chan struct{}, maxCalls), turns: auth.NewTurns(perAddress)}
 	_, _ = rand.Read(a.key[:]) // never fails: see crypto/rand
 	a.verified, _ = lru.New[[32]byte, verdict](cached)
 	a.teams, _ = lru.New[string, membership](cached)
@@ -232,6 +235,12 @@ func (a *Authenticator) Authenticate(ctx context.Context, c auth.Credentials) (a
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*a.o.Timeout)
 		defer cancel()
 		began := a.o.Clock()
+		release, err := a.turns.Take(ctx, c.RemoteAddr)
+		if err != nil {
+			a.o.Observe(outcome(err), a.o.Clock().Sub(began))
+			return verdict{err: err}, nil
+		}
+		defer release()
 		v := a.check(ctx, token)
 		if v.until.After(began) {
 			a.verified.Add(key, v)

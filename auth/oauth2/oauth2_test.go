@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -586,6 +587,39 @@ func TestOneFlight(t *testing.T) {
 	if n := w.calls("/tokeninfo"); n > 2 { // one, or two when somebody came late
 		t.Errorf("%d calls", n)
 	}
+}
+
+// One address that floods with tokens while the server hangs leaves room for others.
+func TestFlood(t *testing.T) {
+	w := newWorld(t, nil)
+	w.token("a", employee("alice"))
+	w.breakWith("", func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("access_token") == "a" {
+			rw.Header().Set("Content-Type", "application/json")
+			_ = json.NewEncoder(rw).Encode(employee("alice"))
+			return
+		}
+		<-r.Context().Done()
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var flood sync.WaitGroup
+	for i := range 100 {
+		flood.Go(func() {
+			_, _ = w.Authenticate(ctx, auth.Credentials{Bearer: fmt.Sprint("guess", i), RemoteAddr: "192.0.2.1:1"})
+		})
+	}
+	for w.calls("/tokeninfo") < 8 {
+		time.Sleep(time.Millisecond)
+	}
+	if _, err := w.Authenticate(t.Context(), auth.Credentials{Bearer: "a", RemoteAddr: "192.0.2.2:1"}); err != nil {
+		t.Errorf("another address: %v", err)
+	}
+	if n := w.calls("/tokeninfo"); n > 9 {
+		t.Errorf("%d calls at a time, want 8 for the flooder", n)
+	}
+	cancel()
+	flood.Wait()
 }
 
 func introspection(p *provider, o *oauth2.Options) {
