@@ -149,6 +149,13 @@ type ClientInterface interface {
 	// Corresponds with PUT /accounts/{account}/roles/{role} (the `PutAccountRole` operationId).
 	PutAccountRole(ctx context.Context, account AccountId, role AccountRole, body PutAccountRoleJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListAudit List the audit log
+	//
+	// For admins. What was done and who was refused, newest first.
+	//
+	// Corresponds with GET /audit (the `ListAudit` operationId).
+	ListAudit(ctx context.Context, params *ListAuditParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListDenials List denials
 	//
 	// For admins.
@@ -747,6 +754,13 @@ type ClientInterface interface {
 	// Corresponds with PATCH /teams/{team} (the `UpdateTeam` operationId).
 	UpdateTeam(ctx context.Context, team TeamName, params *UpdateTeamParams, body UpdateTeamJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListTeamAudit List a team's part of the audit log
+	//
+	// For the team's maintainers and for admins. What concerns the team and its repositories, newest first.
+	//
+	// Corresponds with GET /teams/{team}/audit (the `ListTeamAudit` operationId).
+	ListTeamAudit(ctx context.Context, team TeamName, params *ListTeamAuditParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListMembers List the members of a team
 	//
 	// For everybody in the team and for admins.
@@ -851,6 +865,26 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /teams/{team}/robots/{token} (the `GetRobot` operationId).
 	GetRobot(ctx context.Context, team TeamName, token TokenName, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RotateRobotWithBody Give a robot a new secret
+	//
+	// For the team's maintainers and for admins. The new secret stands in this answer and is never shown again. Those before it still sign in
+	// for the overlap, and not longer than they would have; `secrets` of the token shows them.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /teams/{team}/robots/{token}/rotate (the `RotateRobot` operationId).
+	RotateRobotWithBody(ctx context.Context, team TeamName, token TokenName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RotateRobot Give a robot a new secret
+	//
+	// For the team's maintainers and for admins. The new secret stands in this answer and is never shown again. Those before it still sign in
+	// for the overlap, and not longer than they would have; `secrets` of the token shows them.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /teams/{team}/robots/{token}/rotate (the `RotateRobot` operationId).
+	RotateRobot(ctx context.Context, team TeamName, token TokenName, body RotateRobotJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// DeleteTeamTagPolicy Let a team follow the instance's tag policy
 	//
@@ -1097,6 +1131,26 @@ type ClientInterface interface {
 	// Corresponds with GET /users/{user}/tokens/{token} (the `GetToken` operationId).
 	GetToken(ctx context.Context, user UserName, token TokenName, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// RotateTokenWithBody Give a personal token a new secret
+	//
+	// For the user and for admins. The new secret stands in this answer and is never shown again. Those before it still sign in
+	// for the overlap, and not longer than they would have; `secrets` of the token shows them.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /users/{user}/tokens/{token}/rotate (the `RotateToken` operationId).
+	RotateTokenWithBody(ctx context.Context, user UserName, token TokenName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RotateToken Give a personal token a new secret
+	//
+	// For the user and for admins. The new secret stands in this answer and is never shown again. Those before it still sign in
+	// for the overlap, and not longer than they would have; `secrets` of the token shows them.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /users/{user}/tokens/{token}/rotate (the `RotateToken` operationId).
+	RotateToken(ctx context.Context, user UserName, token TokenName, body RotateTokenJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// WhoCan List who may do something with a repository
 	//
 	// For admins and those with the action admin on the repository. Users and robots by name; tokens of users, which may carry less, are not listed.
@@ -1227,6 +1281,23 @@ func (c *Client) PutAccountRoleWithBody(ctx context.Context, account AccountId, 
 // Corresponds with PUT /accounts/{account}/roles/{role} (the `PutAccountRole` operationId).
 func (c *Client) PutAccountRole(ctx context.Context, account AccountId, role AccountRole, body PutAccountRoleJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewPutAccountRoleRequest(c.Server, account, role, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListAudit List the audit log
+//
+// For admins. What was done and who was refused, newest first.
+//
+// Corresponds with GET /audit (the `ListAudit` operationId).
+func (c *Client) ListAudit(ctx context.Context, params *ListAuditParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListAuditRequest(c.Server, params)
 	if err != nil {
 		return nil, err
 	}
@@ -2575,6 +2646,23 @@ func (c *Client) UpdateTeam(ctx context.Context, team TeamName, params *UpdateTe
 	return c.Client.Do(req)
 }
 
+// ListTeamAudit List a team's part of the audit log
+//
+// For the team's maintainers and for admins. What concerns the team and its repositories, newest first.
+//
+// Corresponds with GET /teams/{team}/audit (the `ListTeamAudit` operationId).
+func (c *Client) ListTeamAudit(ctx context.Context, team TeamName, params *ListTeamAuditParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListTeamAuditRequest(c.Server, team, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // ListMembers List the members of a team
 //
 // For everybody in the team and for admins.
@@ -2800,6 +2888,46 @@ func (c *Client) DeleteRobot(ctx context.Context, team TeamName, token TokenName
 // Corresponds with GET /teams/{team}/robots/{token} (the `GetRobot` operationId).
 func (c *Client) GetRobot(ctx context.Context, team TeamName, token TokenName, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetRobotRequest(c.Server, team, token)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RotateRobotWithBody Give a robot a new secret
+//
+// For the team's maintainers and for admins. The new secret stands in this answer and is never shown again. Those before it still sign in
+// for the overlap, and not longer than they would have; `secrets` of the token shows them.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /teams/{team}/robots/{token}/rotate (the `RotateRobot` operationId).
+func (c *Client) RotateRobotWithBody(ctx context.Context, team TeamName, token TokenName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRotateRobotRequestWithBody(c.Server, team, token, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RotateRobot Give a robot a new secret
+//
+// For the team's maintainers and for admins. The new secret stands in this answer and is never shown again. Those before it still sign in
+// for the overlap, and not longer than they would have; `secrets` of the token shows them.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /teams/{team}/robots/{token}/rotate (the `RotateRobot` operationId).
+func (c *Client) RotateRobot(ctx context.Context, team TeamName, token TokenName, body RotateRobotJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRotateRobotRequest(c.Server, team, token, body)
 	if err != nil {
 		return nil, err
 	}
@@ -3355,6 +3483,46 @@ func (c *Client) GetToken(ctx context.Context, user UserName, token TokenName, r
 	return c.Client.Do(req)
 }
 
+// RotateTokenWithBody Give a personal token a new secret
+//
+// For the user and for admins. The new secret stands in this answer and is never shown again. Those before it still sign in
+// for the overlap, and not longer than they would have; `secrets` of the token shows them.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /users/{user}/tokens/{token}/rotate (the `RotateToken` operationId).
+func (c *Client) RotateTokenWithBody(ctx context.Context, user UserName, token TokenName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRotateTokenRequestWithBody(c.Server, user, token, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RotateToken Give a personal token a new secret
+//
+// For the user and for admins. The new secret stands in this answer and is never shown again. Those before it still sign in
+// for the overlap, and not longer than they would have; `secrets` of the token shows them.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /users/{user}/tokens/{token}/rotate (the `RotateToken` operationId).
+func (c *Client) RotateToken(ctx context.Context, user UserName, token TokenName, body RotateTokenJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRotateTokenRequest(c.Server, user, token, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // WhoCan List who may do something with a repository
 //
 // For admins and those with the action admin on the repository. Users and robots by name; tokens of users, which may carry less, are not listed.
@@ -3625,6 +3793,156 @@ func NewPutAccountRoleRequestWithBody(server string, account AccountId, role Acc
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewListAuditRequest constructs an http.Request for the ListAudit method
+func NewListAuditRequest(server string, params *ListAuditParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/audit")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Team != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "team", *params.Team, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.After != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "after", *params.After, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Principal != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "principal", *params.Principal, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Repository != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "repository", *params.Repository, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Action != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "action", *params.Action, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Outcome != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "outcome", *params.Outcome, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Since != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "since", *params.Since, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Until != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "until", *params.Until, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
 
 	return req, nil
 }
@@ -6521,6 +6839,151 @@ func NewUpdateTeamRequestWithBody(server string, team TeamName, params *UpdateTe
 	return req, nil
 }
 
+// NewListTeamAuditRequest constructs an http.Request for the ListTeamAudit method
+func NewListTeamAuditRequest(server string, team TeamName, params *ListTeamAuditParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "team", team, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/teams/%s/audit", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.After != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "after", *params.After, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Principal != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "principal", *params.Principal, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Repository != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "repository", *params.Repository, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Action != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "action", *params.Action, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Outcome != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "outcome", *params.Outcome, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Since != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "since", *params.Since, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Until != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "until", *params.Until, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewListMembersRequest constructs an http.Request for the ListMembers method
 func NewListMembersRequest(server string, team TeamName, params *ListMembersParams) (*http.Request, error) {
 	var err error
@@ -7002,6 +7465,60 @@ func NewGetRobotRequest(server string, team TeamName, token TokenName) (*http.Re
 	if err != nil {
 		return nil, err
 	}
+
+	return req, nil
+}
+
+// NewRotateRobotRequest calls the generic RotateRobot builder with application/json body
+func NewRotateRobotRequest(server string, team TeamName, token TokenName, body RotateRobotJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRotateRobotRequestWithBody(server, team, token, "application/json", bodyReader)
+}
+
+// NewRotateRobotRequestWithBody constructs an http.Request for the RotateRobot method, with any body, and a specified content type
+func NewRotateRobotRequestWithBody(server string, team TeamName, token TokenName, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "team", team, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "token", token, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/teams/%s/robots/%s/rotate", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
 
 	return req, nil
 }
@@ -8162,6 +8679,60 @@ func NewGetTokenRequest(server string, user UserName, token TokenName) (*http.Re
 	return req, nil
 }
 
+// NewRotateTokenRequest calls the generic RotateToken builder with application/json body
+func NewRotateTokenRequest(server string, user UserName, token TokenName, body RotateTokenJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRotateTokenRequestWithBody(server, user, token, "application/json", bodyReader)
+}
+
+// NewRotateTokenRequestWithBody constructs an http.Request for the RotateToken method, with any body, and a specified content type
+func NewRotateTokenRequestWithBody(server string, user UserName, token TokenName, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "user", user, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "token", token, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/users/%s/tokens/%s/rotate", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 // NewWhoCanRequest constructs an http.Request for the WhoCan method
 func NewWhoCanRequest(server string, params *WhoCanParams) (*http.Request, error) {
 	var err error
@@ -8377,6 +8948,15 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with PUT /accounts/{account}/roles/{role} (the `PutAccountRole` operationId).
 	PutAccountRoleWithResponse(ctx context.Context, account AccountId, role AccountRole, body PutAccountRoleJSONRequestBody, reqEditors ...RequestEditorFn) (*PutAccountRoleResponse, error)
+
+	// ListAuditWithResponse List the audit log
+	//
+	// For admins. What was done and who was refused, newest first.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /audit (the `ListAudit` operationId).
+	ListAuditWithResponse(ctx context.Context, params *ListAuditParams, reqEditors ...RequestEditorFn) (*ListAuditResponse, error)
 
 	// ListDenialsWithResponse List denials
 	//
@@ -9060,6 +9640,15 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with PATCH /teams/{team} (the `UpdateTeam` operationId).
 	UpdateTeamWithResponse(ctx context.Context, team TeamName, params *UpdateTeamParams, body UpdateTeamJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateTeamResponse, error)
 
+	// ListTeamAuditWithResponse List a team's part of the audit log
+	//
+	// For the team's maintainers and for admins. What concerns the team and its repositories, newest first.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /teams/{team}/audit (the `ListTeamAudit` operationId).
+	ListTeamAuditWithResponse(ctx context.Context, team TeamName, params *ListTeamAuditParams, reqEditors ...RequestEditorFn) (*ListTeamAuditResponse, error)
+
 	// ListMembersWithResponse List the members of a team
 	//
 	// For everybody in the team and for admins.
@@ -9178,6 +9767,26 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /teams/{team}/robots/{token} (the `GetRobot` operationId).
 	GetRobotWithResponse(ctx context.Context, team TeamName, token TokenName, reqEditors ...RequestEditorFn) (*GetRobotResponse, error)
+
+	// RotateRobotWithBodyWithResponse Give a robot a new secret
+	//
+	// For the team's maintainers and for admins. The new secret stands in this answer and is never shown again. Those before it still sign in
+	// for the overlap, and not longer than they would have; `secrets` of the token shows them.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /teams/{team}/robots/{token}/rotate (the `RotateRobot` operationId).
+	RotateRobotWithBodyWithResponse(ctx context.Context, team TeamName, token TokenName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RotateRobotResponse, error)
+
+	// RotateRobotWithResponse Give a robot a new secret
+	//
+	// For the team's maintainers and for admins. The new secret stands in this answer and is never shown again. Those before it still sign in
+	// for the overlap, and not longer than they would have; `secrets` of the token shows them.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /teams/{team}/robots/{token}/rotate (the `RotateRobot` operationId).
+	RotateRobotWithResponse(ctx context.Context, team TeamName, token TokenName, body RotateRobotJSONRequestBody, reqEditors ...RequestEditorFn) (*RotateRobotResponse, error)
 
 	// DeleteTeamTagPolicyWithResponse Let a team follow the instance's tag policy
 	//
@@ -9456,6 +10065,26 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /users/{user}/tokens/{token} (the `GetToken` operationId).
 	GetTokenWithResponse(ctx context.Context, user UserName, token TokenName, reqEditors ...RequestEditorFn) (*GetTokenResponse, error)
 
+	// RotateTokenWithBodyWithResponse Give a personal token a new secret
+	//
+	// For the user and for admins. The new secret stands in this answer and is never shown again. Those before it still sign in
+	// for the overlap, and not longer than they would have; `secrets` of the token shows them.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /users/{user}/tokens/{token}/rotate (the `RotateToken` operationId).
+	RotateTokenWithBodyWithResponse(ctx context.Context, user UserName, token TokenName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RotateTokenResponse, error)
+
+	// RotateTokenWithResponse Give a personal token a new secret
+	//
+	// For the user and for admins. The new secret stands in this answer and is never shown again. Those before it still sign in
+	// for the overlap, and not longer than they would have; `secrets` of the token shows them.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /users/{user}/tokens/{token}/rotate (the `RotateToken` operationId).
+	RotateTokenWithResponse(ctx context.Context, user UserName, token TokenName, body RotateTokenJSONRequestBody, reqEditors ...RequestEditorFn) (*RotateTokenResponse, error)
+
 	// WhoCanWithResponse List who may do something with a repository
 	//
 	// For admins and those with the action admin on the repository. Users and robots by name; tokens of users, which may carry less, are not listed.
@@ -9700,6 +10329,61 @@ func (r PutAccountRoleResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r PutAccountRoleResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ListAuditResponse200Headers the declared response headers of an HTTP 200 response for ListAudit
+type ListAuditResponse200Headers struct {
+	Link *string
+}
+
+type ListAuditResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *AuditEventList
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *ListAuditResponse200Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListAuditResponse) GetJSON200() *AuditEventList {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListAuditResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListAuditResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListAuditResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListAuditResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListAuditResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -12595,6 +13279,61 @@ func (r UpdateTeamResponse) ContentType() string {
 	return ""
 }
 
+// ListTeamAuditResponse200Headers the declared response headers of an HTTP 200 response for ListTeamAudit
+type ListTeamAuditResponse200Headers struct {
+	Link *string
+}
+
+type ListTeamAuditResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *AuditEventList
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *ListTeamAuditResponse200Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListTeamAuditResponse) GetJSON200() *AuditEventList {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListTeamAuditResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListTeamAuditResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListTeamAuditResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListTeamAuditResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListTeamAuditResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // ListMembersResponse200Headers the declared response headers of an HTTP 200 response for ListMembers
 type ListMembersResponse200Headers struct {
 	Link *string
@@ -13062,6 +13801,54 @@ func (r GetRobotResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r GetRobotResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RotateRobotResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *NewToken
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RotateRobotResponse) GetJSON200() *NewToken {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RotateRobotResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RotateRobotResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RotateRobotResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RotateRobotResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RotateRobotResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -14193,6 +14980,54 @@ func (r GetTokenResponse) ContentType() string {
 	return ""
 }
 
+type RotateTokenResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *NewToken
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RotateTokenResponse) GetJSON200() *NewToken {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RotateTokenResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RotateTokenResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RotateTokenResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RotateTokenResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RotateTokenResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // WhoCanResponse200Headers the declared response headers of an HTTP 200 response for WhoCan
 type WhoCanResponse200Headers struct {
 	Link *string
@@ -14399,6 +15234,21 @@ func (c *ClientWithResponses) PutAccountRoleWithResponse(ctx context.Context, ac
 		return nil, err
 	}
 	return ParsePutAccountRoleResponse(rsp)
+}
+
+// ListAuditWithResponse List the audit log
+//
+// For admins. What was done and who was refused, newest first.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /audit (the `ListAudit` operationId).
+func (c *ClientWithResponses) ListAuditWithResponse(ctx context.Context, params *ListAuditParams, reqEditors ...RequestEditorFn) (*ListAuditResponse, error) {
+	rsp, err := c.ListAudit(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListAuditResponse(rsp)
 }
 
 // ListDenialsWithResponse List denials
@@ -15527,6 +16377,21 @@ func (c *ClientWithResponses) UpdateTeamWithResponse(ctx context.Context, team T
 	return ParseUpdateTeamResponse(rsp)
 }
 
+// ListTeamAuditWithResponse List a team's part of the audit log
+//
+// For the team's maintainers and for admins. What concerns the team and its repositories, newest first.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /teams/{team}/audit (the `ListTeamAudit` operationId).
+func (c *ClientWithResponses) ListTeamAuditWithResponse(ctx context.Context, team TeamName, params *ListTeamAuditParams, reqEditors ...RequestEditorFn) (*ListTeamAuditResponse, error) {
+	rsp, err := c.ListTeamAudit(ctx, team, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListTeamAuditResponse(rsp)
+}
+
 // ListMembersWithResponse List the members of a team
 //
 // For everybody in the team and for admins.
@@ -15722,6 +16587,38 @@ func (c *ClientWithResponses) GetRobotWithResponse(ctx context.Context, team Tea
 		return nil, err
 	}
 	return ParseGetRobotResponse(rsp)
+}
+
+// RotateRobotWithBodyWithResponse Give a robot a new secret
+//
+// For the team's maintainers and for admins. The new secret stands in this answer and is never shown again. Those before it still sign in
+// for the overlap, and not longer than they would have; `secrets` of the token shows them.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /teams/{team}/robots/{token}/rotate (the `RotateRobot` operationId).
+func (c *ClientWithResponses) RotateRobotWithBodyWithResponse(ctx context.Context, team TeamName, token TokenName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RotateRobotResponse, error) {
+	rsp, err := c.RotateRobotWithBody(ctx, team, token, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRotateRobotResponse(rsp)
+}
+
+// RotateRobotWithResponse Give a robot a new secret
+//
+// For the team's maintainers and for admins. The new secret stands in this answer and is never shown again. Those before it still sign in
+// for the overlap, and not longer than they would have; `secrets` of the token shows them.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /teams/{team}/robots/{token}/rotate (the `RotateRobot` operationId).
+func (c *ClientWithResponses) RotateRobotWithResponse(ctx context.Context, team TeamName, token TokenName, body RotateRobotJSONRequestBody, reqEditors ...RequestEditorFn) (*RotateRobotResponse, error) {
+	rsp, err := c.RotateRobot(ctx, team, token, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRotateRobotResponse(rsp)
 }
 
 // DeleteTeamTagPolicyWithResponse Let a team follow the instance's tag policy
@@ -16181,6 +17078,38 @@ func (c *ClientWithResponses) GetTokenWithResponse(ctx context.Context, user Use
 	return ParseGetTokenResponse(rsp)
 }
 
+// RotateTokenWithBodyWithResponse Give a personal token a new secret
+//
+// For the user and for admins. The new secret stands in this answer and is never shown again. Those before it still sign in
+// for the overlap, and not longer than they would have; `secrets` of the token shows them.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /users/{user}/tokens/{token}/rotate (the `RotateToken` operationId).
+func (c *ClientWithResponses) RotateTokenWithBodyWithResponse(ctx context.Context, user UserName, token TokenName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RotateTokenResponse, error) {
+	rsp, err := c.RotateTokenWithBody(ctx, user, token, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRotateTokenResponse(rsp)
+}
+
+// RotateTokenWithResponse Give a personal token a new secret
+//
+// For the user and for admins. The new secret stands in this answer and is never shown again. Those before it still sign in
+// for the overlap, and not longer than they would have; `secrets` of the token shows them.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /users/{user}/tokens/{token}/rotate (the `RotateToken` operationId).
+func (c *ClientWithResponses) RotateTokenWithResponse(ctx context.Context, user UserName, token TokenName, body RotateTokenJSONRequestBody, reqEditors ...RequestEditorFn) (*RotateTokenResponse, error) {
+	rsp, err := c.RotateToken(ctx, user, token, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRotateTokenResponse(rsp)
+}
+
 // WhoCanWithResponse List who may do something with a repository
 //
 // For admins and those with the action admin on the repository. Users and robots by name; tokens of users, which may carry less, are not listed.
@@ -16374,6 +17303,52 @@ func ParsePutAccountRoleResponse(rsp *http.Response) (*PutAccountRoleResponse, e
 		}
 		response.ApplicationproblemJSONDefault = &dest
 
+	}
+
+	return response, nil
+}
+
+// ParseListAuditResponse parses an HTTP response from a ListAuditWithResponse call
+func ParseListAuditResponse(rsp *http.Response) (*ListAuditResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListAuditResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest AuditEventList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers ListAuditResponse200Headers
+		if values := rsp.Header.Values("Link"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Link", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Link = &value
+		}
+		response.Headers200 = &headers
 	}
 
 	return response, nil
@@ -18587,6 +19562,52 @@ func ParseUpdateTeamResponse(rsp *http.Response) (*UpdateTeamResponse, error) {
 	return response, nil
 }
 
+// ParseListTeamAuditResponse parses an HTTP response from a ListTeamAuditWithResponse call
+func ParseListTeamAuditResponse(rsp *http.Response) (*ListTeamAuditResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListTeamAuditResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest AuditEventList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers ListTeamAuditResponse200Headers
+		if values := rsp.Header.Values("Link"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Link", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Link = &value
+		}
+		response.Headers200 = &headers
+	}
+
+	return response, nil
+}
+
 // ParseListMembersResponse parses an HTTP response from a ListMembersWithResponse call
 func ParseListMembersResponse(rsp *http.Response) (*ListMembersResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -18914,6 +19935,39 @@ func ParseGetRobotResponse(rsp *http.Response) (*GetRobotResponse, error) {
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest Token
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRotateRobotResponse parses an HTTP response from a RotateRobotWithResponse call
+func ParseRotateRobotResponse(rsp *http.Response) (*RotateRobotResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RotateRobotResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest NewToken
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -19775,6 +20829,39 @@ func ParseGetTokenResponse(rsp *http.Response) (*GetTokenResponse, error) {
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest Token
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRotateTokenResponse parses an HTTP response from a RotateTokenWithResponse call
+func ParseRotateTokenResponse(rsp *http.Response) (*RotateTokenResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RotateTokenResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest NewToken
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}

@@ -89,6 +89,14 @@ func showTimeOr(t *time.Time, none string) string {
 	return showTime(*t)
 }
 
+// showOr is a text, or a word for none.
+func showOr(s *string, none string) string {
+	if s == nil {
+		return none
+	}
+	return *s
+}
+
 // showBytes is a size for people, in binary units.
 func showBytes(n int64) string {
 	if n < 1024 {

@@ -60,6 +60,7 @@ BERTH_USERNAME and BERTH_PASSWORD, else as 'docker login' or 'berth login' did.`
 		newRepoCommand(r),
 		newTagCommand(r),
 		newRetentionCommand(r),
+		newAuditCommand(r),
 		newInstanceCommand(r),
 		newServiceCommand(r),
 		newKeyCommand(r),

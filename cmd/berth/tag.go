@@ -1,6 +1,8 @@
 package main
 
 import (
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -119,11 +121,23 @@ func newTagHistoryCommand(r *remote) *cobra.Command {
 				}
 				return page.Items, page.Next, nil
 			})
-			return printList(r, cmd, events, []string{"WHEN", "WHAT", "WHO", "DIGEST"}, func(e api.TagEvent) []string {
-				return []string{showTime(e.At), string(e.Action), e.Actor, e.Digest}
+			return printList(r, cmd, events, []string{"WHEN", "WHAT", "WHO", "DIGEST", "PROVENANCE"}, func(e api.TagEvent) []string {
+				return []string{showTime(e.At), string(e.Action), e.Actor, e.Digest, showClaims(e.Claims)}
 			})
 		},
 	}
+}
+
+// showClaims is what an identity provider said of somebody, in one line.
+func showClaims(claims *api.Provenance) string {
+	if claims == nil {
+		return "-"
+	}
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(*claims)) {
+		parts = append(parts, name+"="+(*claims)[name])
+	}
+	return strings.Join(parts, " ")
 }
 
 func newTagDeleteCommand(r *remote) *cobra.Command {

@@ -18,12 +18,15 @@ func newTokenCommand(r *remote) *cobra.Command {
 		Short: "Manage tokens: your own, and the robots of a team",
 		Long: `Manage tokens, which programs sign in with. A personal token acts as its user, with what the
 user may do at that moment. A robot belongs to a team (--team), acts in the team's repositories
-only and stays when people leave. Both can be limited to some repositories and actions.`,
+only and stays when people leave. A deploy token (--kind deploy) is a team's too, for clusters: it pulls,
+and never manages anything. All can be limited to repositories, actions, tags and networks.`,
 		Example: `  berth token create laptop --actions pull,push --expires 90d
   berth token create ci --team core --repositories 'core/app*' --actions pull,push
+  berth token create prod --team core --kind deploy --tags 'v*' --cidr 10.0.0.0/8
+  berth token rotate ci --team core --overlap 24h
   berth token list --team core`,
 	}
-	c.AddCommand(newTokenCreateCommand(r), newTokenListCommand(r), newTokenShowCommand(r), newTokenDeleteCommand(r))
+	c.AddCommand(newTokenCreateCommand(r), newTokenListCommand(r), newTokenShowCommand(r), newTokenRotateCommand(r), newTokenDeleteCommand(r))
 	return c
 }
 
@@ -66,18 +69,31 @@ func newTokenCreateCommand(r *remote) *cobra.Command {
 the password, for example in 'docker login'.`,
 		Example: `  berth token create laptop --actions pull,push --expires 90d
   berth token create ci --team core --repositories 'core/app*' --actions pull,push
-  berth token create deploy --team core --expires 2030-01-31`,
+  berth token create release --team core --actions pull,push --tags 'v*' --expires 2030-01-31
+  berth token create prod --team core --kind deploy --cidr 10.0.0.0/8 --cidr 2001:db8::/32 --expires 30d`,
 		Args: cobra.ExactArgs(1),
 	}
 	owner := addTokenOwner(c)
-	repositories := c.Flags().String("repositories", "*", "a pattern (* and ?) on the names of repositories")
+	kind := choiceFlag(c, "kind", "robot", "of a team's token", "robot", "deploy")
+	repositories := c.Flags().String("repositories", "", "a pattern (* and ?) on the names of repositories (default \"*\", and \"TEAM/*\" for a deploy token)")
 	actions := c.Flags().StringSlice("actions", []string{"pull"}, "what the token may do: pull, push, delete, admin")
+	tags := c.Flags().String("tags", "", "a pattern (* and ?) on the tags that may be pushed and deleted, or pulled by a token that can only pull (default every tag)")
+	cidrs := c.Flags().StringSlice("cidr", nil, "a network from which it may be used, such as 10.0.0.0/8; can be repeated (default everywhere)")
 	expires := c.Flags().String("expires", "", "when it ends: after 30d, 12h or 2w, or at 2030-01-31 (default never)")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := owner.check(); err != nil {
 			return err
 		}
-		body := api.TokenCreate{Name: args[0], Repositories: repositories}
+		body := api.TokenCreate{Name: args[0], Repositories: pointer(*repositories), Tags: pointer(*tags)}
+		if len(*cidrs) > 0 {
+			body.Cidrs = cidrs
+		}
+		switch {
+		case *owner.team != "":
+			body.Kind = pointer(api.TokenCreateKind(kind.value))
+		case kind.value == "deploy":
+			return usagef("a deploy token belongs to a team: add --team")
+		}
 		for _, a := range *actions {
 			action := api.Action(strings.TrimSpace(a))
 			if !action.Valid() {
@@ -113,11 +129,16 @@ the password, for example in 'docker login'.`,
 		if r.asJSON() {
 			return printJSON(cmd.OutOrStdout(), token)
 		}
-		fmt.Fprintf(cmd.ErrOrStderr(), "The secret is shown this once. Sign in with: docker login -u %s %s\n", token.Token.Username, s.server.Host)
-		_, err = fmt.Fprintln(cmd.OutOrStdout(), token.Secret)
-		return err
+		return printSecret(cmd, s, token)
 	}
 	return c
+}
+
+// printSecret shows the secret of a token, the only time.
+func printSecret(cmd *cobra.Command, s *connection, token *api.NewToken) error {
+	fmt.Fprintf(cmd.ErrOrStderr(), "The secret is shown this once. Sign in with: docker login -u %s %s\n", token.Token.Username, s.server.Host)
+	_, err := fmt.Fprintln(cmd.OutOrStdout(), token.Secret)
+	return err
 }
 
 // parseExpiry reads the end of a token's life: a number of hours, days or weeks
@@ -174,8 +195,8 @@ func newTokenListCommand(r *remote) *cobra.Command {
 			}
 			return page.Items, page.Next, nil
 		})
-		return printList(r, cmd, tokens, []string{"NAME", "USERNAME", "REPOSITORIES", "ACTIONS", "EXPIRES", "LAST USED"}, func(t api.Token) []string {
-			return []string{t.Name, t.Username, t.Repositories, showList(t.Actions), showTimeOr(t.ExpiresAt, "never"), showTimeOr(t.LastUsedAt, "never")}
+		return printList(r, cmd, tokens, []string{"NAME", "KIND", "USERNAME", "REPOSITORIES", "ACTIONS", "EXPIRES", "LAST USED", "SECRETS"}, func(t api.Token) []string {
+			return []string{t.Name, string(t.Kind), t.Username, t.Repositories, showList(t.Actions), showTimeOr(t.ExpiresAt, "never"), showUse(t), strconv.Itoa(len(t.Secrets))}
 		})
 	}
 	return c
@@ -214,14 +235,88 @@ func newTokenShowCommand(r *remote) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return printFacts(r, cmd, t,
-			fact{"Name", t.Name},
-			fact{"Username", t.Username},
-			fact{"Repositories", t.Repositories},
-			fact{"Actions", showList(t.Actions)},
-			fact{"Expires", showTimeOr(t.ExpiresAt, "never")},
-			fact{"Last used", showTimeOr(t.LastUsedAt, "never")},
-			fact{"Created", showTime(t.CreatedAt) + " by " + t.CreatedBy})
+		facts := []fact{
+			{"Name", t.Name},
+			{"Kind", string(t.Kind)},
+			{"Username", t.Username},
+			{"Repositories", t.Repositories},
+			{"Actions", showList(t.Actions)},
+			{"Tags", showOr(t.Tags, "every")},
+			{"Networks", "everywhere"},
+			{"Expires", showTimeOr(t.ExpiresAt, "never")},
+			{"Last used", showUse(*t)},
+			{"Created", showTime(t.CreatedAt) + " by " + t.CreatedBy},
+		}
+		if t.Cidrs != nil {
+			facts[6].value = strings.Join(*t.Cidrs, ", ")
+		}
+		for _, secret := range t.Secrets {
+			state := "in force"
+			if secret.ExpiresAt != nil {
+				state = "replaced, until " + showTime(*secret.ExpiresAt)
+			}
+			facts = append(facts, fact{"Secret", fmt.Sprintf("of %s, %s, last used %s", showTime(secret.CreatedAt), state, showTimeOr(secret.LastUsedAt, "never"))})
+		}
+		return printFacts(r, cmd, t, facts...)
+	}
+	return c
+}
+
+// showUse is when and from where a token was used last.
+func showUse(t api.Token) string {
+	if t.LastUsedAt == nil || t.LastUsedFrom == nil {
+		return showTimeOr(t.LastUsedAt, "never")
+	}
+	return showTime(*t.LastUsedAt) + " from " + *t.LastUsedFrom
+}
+
+func newTokenRotateCommand(r *remote) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "rotate NAME",
+		Short: "Give a token a new secret and print it; the old one works for a while",
+		Long: `Give a token a new secret, which is printed on stdout and never shown again. What the token may do
+stays as it is. With --overlap the old secret still signs in for so long, so that nothing stands still while
+the new one is brought to where it is needed; without it the old one ends at once, as it has to when it has leaked.
+'berth token show' tells which secrets there are, and when each was used last.`,
+		Example: `  berth token rotate ci --team core --overlap 24h
+  berth token rotate laptop`,
+		Args: cobra.ExactArgs(1),
+	}
+	owner := addTokenOwner(c)
+	overlap := c.Flags().Duration("overlap", 0, "how long the old secret still works, such as 24h, at most 2160h")
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := owner.check(); err != nil {
+			return err
+		}
+		if err := nameArgument("token", args[0]); err != nil {
+			return err
+		}
+		if *overlap < 0 || *overlap > 90*24*time.Hour {
+			return usagef("--overlap %s is not between 0s and 2160h (90 days)", *overlap)
+		}
+		s, err := r.connect(cmd)
+		if err != nil {
+			return err
+		}
+		ctx := cmd.Context()
+		body := api.TokenRotation{Overlap: pointer(int64(overlap.Seconds()))}
+		var token *api.NewToken
+		if *owner.team != "" {
+			token, err = fetched(s.RotateRobotWithResponse(ctx, *owner.team, args[0], body))
+		} else {
+			var user string
+			if user, err = owner.userName(ctx, s); err != nil {
+				return err
+			}
+			token, err = fetched(s.RotateTokenWithResponse(ctx, user, args[0], body))
+		}
+		if err != nil {
+			return err
+		}
+		if r.asJSON() {
+			return printJSON(cmd.OutOrStdout(), token)
+		}
+		return printSecret(cmd, s, token)
 	}
 	return c
 }

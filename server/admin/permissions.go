@@ -49,6 +49,7 @@ func permissions() map[string]rule {
 		"createToken": {who: self},
 		"getToken":    {who: self},
 		"deleteToken": {who: self},
+		"rotateToken": {who: self},
 
 		"listTeams":    {who: signedIn}, // those that the caller is in
 		"createTeam":   {who: adminOnly},
@@ -67,6 +68,10 @@ func permissions() map[string]rule {
 		"createRobot": {who: maintainer},
 		"getRobot":    {who: maintainer},
 		"deleteRobot": {who: maintainer},
+		"rotateRobot": {who: maintainer},
+
+		"listAudit":     {who: adminOnly},
+		"listTeamAudit": {who: maintainer},
 
 		"listRepositories": {who: signedIn}, // those that the caller may pull
 		"createRepository": {who: holder, action: auth.Push},

@@ -44,6 +44,8 @@ var attempts = []attempt{
 	{"listTokens", "other", "GET", "/users/victim/tokens", ""},
 	{"getToken", "own", "GET", "/users/{me}/tokens/spare", ""},
 	{"getToken", "other", "GET", "/users/victim/tokens/laptop", ""},
+	{"rotateToken", "own", "POST", "/users/{me}/tokens/spare/rotate", `{}`},
+	{"rotateToken", "other", "POST", "/users/victim/tokens/laptop/rotate", `{"overlap":60}`},
 	{"deleteToken", "own", "DELETE", "/users/{me}/tokens/spare", ""},
 	{"deleteToken", "other", "DELETE", "/users/victim/tokens/laptop", ""},
 
@@ -64,6 +66,10 @@ var attempts = []attempt{
 	{"createRobot", "other team", "POST", "/teams/other/robots", `{"name":"ci","actions":["pull"]}`},
 	{"listRobots", "", "GET", "/teams/core/robots", ""},
 	{"getRobot", "", "GET", "/teams/core/robots/spare", ""},
+	{"rotateRobot", "", "POST", "/teams/core/robots/spare/rotate", `{}`},
+	{"listAudit", "", "GET", "/audit", ""},
+	{"listTeamAudit", "", "GET", "/teams/core/audit", ""},
+	{"listTeamAudit", "other team", "GET", "/teams/other/audit", ""},
 	{"deleteRobot", "", "DELETE", "/teams/core/robots/spare", ""},
 
 	{"listRepositories", "", "GET", "/repositories", ""},

@@ -233,7 +233,7 @@ func TestTokens(t *testing.T) {
 			}
 			// The secret is shown once.
 			for _, shown := range []answer{w.do("alice", "GET", path, nil), w.do("alice", "GET", path+"/ci", nil)} {
-				if shown.status != 200 || strings.Contains(shown.body, "secret") || strings.Contains(shown.body, secret) || !strings.Contains(shown.body, kind[1]) {
+				if shown.status != 200 || strings.Contains(shown.body, `"secret"`) || strings.Contains(shown.body, secret) || !strings.Contains(shown.body, kind[1]) {
 					t.Errorf("%s shows %s", path, shown.body)
 				}
 			}

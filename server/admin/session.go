@@ -15,7 +15,9 @@ func (h *handler) Whoami(ctx context.Context, _ api.WhoamiRequestObject) (api.Wh
 	p := callOf(ctx).principal
 	me := api.Whoami{Kind: api.WhoamiKind(p.Kind), Name: p.String(), Admin: p.IsAdmin(), Teams: []api.Membership{}}
 	if p.Limit != nil {
-		me.Limit = &api.TokenLimit{Repositories: p.Limit.Repositories, Actions: actionsOf(p.Limit.Actions.Names())}
+		me.Limit = &api.TokenLimit{
+			Repositories: p.Limit.Repositories, Actions: actionsOf(p.Limit.Actions.Names()), Tags: text(p.Limit.Tags), Cidrs: list(p.Limit.CIDRs),
+		}
 	}
 	if p.Kind == auth.KindUser {
 		var roles map[string]string

@@ -13,7 +13,17 @@ func tagOf(t metadata.Tag) api.Tag {
 	return api.Tag{
 		Name: t.Name, Digest: t.Digest.String(), MediaType: t.MediaType, Size: t.Size, Mode: api.TagMode(t.Mode),
 		CreatedAt: t.CreatedAt, UpdatedAt: t.UpdatedAt, UpdatedBy: t.UpdatedBy,
+		Claims: provenance(t.Claims),
 	}
+}
+
+// provenance is what is shown of an identity provider's claims; none are left out.
+func provenance(claims map[string]string) *api.Provenance {
+	if len(claims) == 0 {
+		return nil
+	}
+	shown := api.Provenance(claims)
+	return &shown
 }
 
 // ListTags lists a repository's tags.
@@ -90,7 +100,7 @@ func (h *handler) ListTagHistory(ctx context.Context, r api.ListTagHistoryReques
 	}
 	events, next, link := page(ctx, events, limit, func(e metadata.TagEvent) string { return strconv.FormatInt(e.ID, 10) })
 	items := each(events, func(e metadata.TagEvent) api.TagEvent {
-		event := api.TagEvent{Id: e.ID, Action: api.TagEventAction(e.Action), Digest: e.Digest.String(), Actor: e.Actor, At: e.At}
+		event := api.TagEvent{Id: e.ID, Action: api.TagEventAction(e.Action), Digest: e.Digest.String(), Actor: e.Actor, At: e.At, Claims: provenance(e.Claims)}
 		if e.Previous != "" {
 			previous := e.Previous.String()
 			event.Previous = &previous

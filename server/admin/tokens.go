@@ -17,55 +17,172 @@ func actionsOf(names []string) []api.Action {
 
 func tokenOf(t metadata.Token) api.Token {
 	username := t.User
-	if t.Kind == metadata.RobotToken {
+	if t.Kind != metadata.PersonalToken {
 		username = t.Team + "+" + t.Name
 	}
 	return api.Token{
-		Name: t.Name, Username: username, Repositories: t.Repositories, Actions: actionsOf(t.Actions),
-		ExpiresAt: t.ExpiresAt, LastUsedAt: t.LastUsedAt, CreatedAt: t.CreatedAt, CreatedBy: t.CreatedBy,
+		Name: t.Name, Kind: api.TokenKind(t.Kind), Username: username, Repositories: t.Repositories, Actions: actionsOf(t.Actions),
+		Tags: text(t.Tags), Cidrs: list(t.CIDRs),
+		ExpiresAt: t.ExpiresAt, LastUsedAt: t.LastUsedAt, LastUsedFrom: text(t.LastUsedFrom), CreatedAt: t.CreatedAt, CreatedBy: t.CreatedBy,
+		Secrets: each(t.Secrets, func(s metadata.TokenSecret) api.TokenSecret {
+			return api.TokenSecret{CreatedAt: s.CreatedAt, ExpiresAt: s.ExpiresAt, LastUsedAt: s.LastUsedAt}
+		}),
 	}
 }
 
-// repositoriesRE is what a pattern on repository names may hold.
-var repositoriesRE = regexp.MustCompile(`^[a-z0-9._/*?-]+$`)
+// text is nil for "", which the API leaves out.
+func text(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+// list is nil for no items, which the API leaves out.
+func list(items []string) *[]string {
+	if len(items) == 0 {
+		return nil
+	}
+	return &items
+}
+
+// What patterns on the names of repositories and on tags may hold.
+var (
+	repositoriesRE = regexp.MustCompile(`^[a-z0-9._/*?-]+$`)
+	tagsRE         = regexp.MustCompile(`^[A-Za-z0-9._*?-]*$`)
+)
+
+// prefixes of the secrets, by the kind of their token.
+var prefixes = map[string]string{
+	metadata.PersonalToken: auth.PersonalPrefix,
+	metadata.RobotToken:    auth.RobotPrefix,
+	metadata.DeployToken:   auth.DeployPrefix,
+}
 
 // newToken makes a token of a user or a team and gives its secret, which is
 // nowhere else from then on.
-func (h *handler) newToken(ctx context.Context, t metadata.Token, prefix string, body *api.TokenCreate) (api.NewToken, error) {
+func (h *handler) newToken(ctx context.Context, t metadata.Token, body *api.TokenCreate) (api.NewToken, error) {
 	var none api.NewToken
 	if err := parseName("token", body.Name); err != nil {
 		return none, err
 	}
+	if t.Kind == metadata.PersonalToken && body.Kind != nil && *body.Kind == api.TokenCreateKindDeploy {
+		return none, oci.Errorf(oci.CodeInvalid, "a deploy token belongs to a team: make it there")
+	}
 	t.Name, t.Repositories = body.Name, "*"
+	if t.Kind == metadata.DeployToken {
+		t.Repositories = t.Team + "/*"
+	}
 	if body.Repositories != nil {
 		t.Repositories = *body.Repositories
 	}
 	if !repositoriesRE.MatchString(t.Repositories) {
 		return none, oci.Errorf(oci.CodeInvalid, "the pattern %.140q cannot match a repository: use the characters of their names, '*' and '?'", t.Repositories)
 	}
+	if body.Tags != nil {
+		if t.Tags = *body.Tags; !tagsRE.MatchString(t.Tags) {
+			return none, oci.Errorf(oci.CodeInvalid, "the pattern %.140q cannot match a tag: use the characters of tags, '*' and '?'", t.Tags)
+		}
+	}
+	if body.Cidrs != nil {
+		var err error
+		if t.CIDRs, err = auth.ParseCIDRs(*body.Cidrs); err != nil {
+			return none, err
+		}
+	}
 	names := each(body.Actions, func(a api.Action) string { return string(a) })
 	actions, err := auth.ParseActions(names)
 	if err != nil {
 		return none, err
 	}
-	t.Actions = actions.Names()
-	c := callOf(ctx)
-	if limit := c.principal.Limit; limit != nil && !limit.Actions.Has(actions) {
-		return none, denied(c.principal, "token-limit", "sign in with a password, or a token that carries these actions",
-			"the token you use carries %s, so it cannot make one that carries %s", limit.Actions, actions)
+	if t.Kind == metadata.DeployToken && actions.Has(auth.Admin) {
+		return none, oci.Errorf(oci.CodeInvalid, "a deploy token cannot carry admin: make a robot for what manages the team")
 	}
-	t.CreatedBy = c.principal.String()
+	t.Actions = actions.Names()
+	t.CreatedBy = callOf(ctx).principal.String()
 	t.ExpiresAt = body.ExpiresAt
-	secret, hash := auth.NewSecret(prefix)
+	secret, hash := auth.NewSecret(prefixes[t.Kind])
 	err = h.change(ctx, body, func(tx *metadata.Tx) (err error) {
 		if t.ExpiresAt != nil && !t.ExpiresAt.After(tx.Now()) {
 			return oci.Errorf(oci.CodeInvalid, "the field \"expires_at\" is %s, which is not in the future", t.ExpiresAt.UTC().Format(time.RFC3339))
+		}
+		if err := mayMint(ctx, tx, t); err != nil {
+			return err
 		}
 		t, err = tx.CreateToken(ctx, t, hash)
 		return err
 	})
 	if err != nil {
 		return none, err
+	}
+	return api.NewToken{Token: tokenOf(t), Secret: secret}, nil
+}
+
+// mayMint refuses a secret that opens more than the token in use, or for longer: else
+// a token that leaks for an hour, or from one network, would be one for ever.
+func mayMint(ctx context.Context, tx *metadata.Tx, t metadata.Token) error {
+	p := callOf(ctx).principal
+	if p.Limit == nil { // somebody who signed in as a person
+		return nil
+	}
+	refuse := func(format string, args ...any) error {
+		return denied(p, "token-limit", "sign in with a password, or a token that carries as much",
+			"the token you use "+format, args...)
+	}
+	actions, err := auth.ParseActions(t.Actions)
+	if err != nil {
+		return err
+	}
+	limit := &auth.Limit{Repositories: t.Repositories, Actions: actions, Tags: t.Tags, CIDRs: t.CIDRs}
+	switch {
+	case !p.Limit.Actions.Has(actions):
+		return refuse("carries %s, so it cannot make one that carries %s", p.Limit.Actions, actions)
+	case !limit.Within(p.Limit):
+		return refuse("is bound to repositories, tags or networks, so it cannot make one that is not bound to them or to fewer")
+	}
+	end := p.Expires
+	if p.TokenID != 0 {
+		used, _, err := tx.TokenBySecretID(ctx, p.TokenID, p.SecretID)
+		if err != nil {
+			return err
+		}
+		for _, at := range []*time.Time{used.ExpiresAt, used.Secrets[0].ExpiresAt} {
+			if at != nil && (end.IsZero() || at.Before(end)) {
+				end = *at
+			}
+		}
+	}
+	if !end.IsZero() && (t.ExpiresAt == nil || t.ExpiresAt.After(end)) {
+		return refuse("ends on %s, so it cannot make one that lives longer", end.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+// rotate gives a token of a user or a team a new secret.
+func (h *handler) rotate(ctx context.Context, user, team, name string, body *api.TokenRotation) (api.NewToken, error) {
+	var overlap time.Duration
+	if body.Overlap != nil {
+		overlap = time.Duration(*body.Overlap) * time.Second
+	}
+	var (
+		t      metadata.Token
+		secret string
+	)
+	err := h.change(ctx, body, func(tx *metadata.Tx) error {
+		before, err := tx.Token(ctx, user, team, name)
+		if err != nil {
+			return err
+		}
+		if err := mayMint(ctx, tx, before); err != nil {
+			return err
+		}
+		var hash string
+		secret, hash = auth.NewSecret(prefixes[before.Kind])
+		t, err = tx.RotateToken(ctx, user, team, name, hash, overlap)
+		return err
+	})
+	if err != nil {
+		return api.NewToken{}, err
 	}
 	return api.NewToken{Token: tokenOf(t), Secret: secret}, nil
 }
@@ -115,7 +232,7 @@ func (h *handler) ListTokens(ctx context.Context, r api.ListTokensRequestObject)
 
 // CreateToken makes a personal token.
 func (h *handler) CreateToken(ctx context.Context, r api.CreateTokenRequestObject) (api.CreateTokenResponseObject, error) {
-	token, err := h.newToken(ctx, metadata.Token{Kind: metadata.PersonalToken, User: r.User}, auth.PersonalPrefix, r.Body)
+	token, err := h.newToken(ctx, metadata.Token{Kind: metadata.PersonalToken, User: r.User}, r.Body)
 	if err != nil {
 		return nil, err
 	}
@@ -140,6 +257,24 @@ func (h *handler) DeleteToken(ctx context.Context, r api.DeleteTokenRequestObjec
 	return api.DeleteToken204Response{}, nil
 }
 
+// RotateToken gives a personal token a new secret.
+func (h *handler) RotateToken(ctx context.Context, r api.RotateTokenRequestObject) (api.RotateTokenResponseObject, error) {
+	token, err := h.rotate(ctx, r.User, "", r.Token, r.Body)
+	if err != nil {
+		return nil, err
+	}
+	return api.RotateToken200JSONResponse(token), nil
+}
+
+// RotateRobot gives a robot a new secret.
+func (h *handler) RotateRobot(ctx context.Context, r api.RotateRobotRequestObject) (api.RotateRobotResponseObject, error) {
+	token, err := h.rotate(ctx, "", r.Team, r.Token, r.Body)
+	if err != nil {
+		return nil, err
+	}
+	return api.RotateRobot200JSONResponse(token), nil
+}
+
 // ListRobots lists a team's robots.
 func (h *handler) ListRobots(ctx context.Context, r api.ListRobotsRequestObject) (api.ListRobotsResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
@@ -154,9 +289,13 @@ func (h *handler) ListRobots(ctx context.Context, r api.ListRobotsRequestObject)
 	}, nil
 }
 
-// CreateRobot makes a robot of a team.
+// CreateRobot makes a robot or a deploy token of a team.
 func (h *handler) CreateRobot(ctx context.Context, r api.CreateRobotRequestObject) (api.CreateRobotResponseObject, error) {
-	token, err := h.newToken(ctx, metadata.Token{Kind: metadata.RobotToken, Team: r.Team}, auth.RobotPrefix, r.Body)
+	kind := metadata.RobotToken
+	if r.Body.Kind != nil {
+		kind = string(*r.Body.Kind)
+	}
+	token, err := h.newToken(ctx, metadata.Token{Kind: kind, Team: r.Team}, r.Body)
 	if err != nil {
 		return nil, err
 	}

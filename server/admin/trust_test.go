@@ -108,7 +108,7 @@ func TestTrust(t *testing.T) {
 
 		// A token gives no more away than it carries.
 		w.token("mia-push", metadata.Token{Kind: metadata.PersonalToken, User: "mia", Repositories: "*", Actions: []string{"push", "admin"}})
-		w.refused(w.do("mia-push", "PUT", path+"/more", body(map[string]any{"actions": []string{"delete"}})), 403, oci.CodeDenied, "cannot make a trust policy that carries delete")
+		w.refused(w.do("mia-push", "PUT", path+"/more", body(map[string]any{"actions": []string{"delete"}})), 403, oci.CodeDenied, "cannot make one that carries delete")
 
 		// It is on record who changed what.
 		var events []metadata.AuditEvent
