@@ -46,6 +46,27 @@ func (e Action) Valid() bool {
 	}
 }
 
+// Defines values for AuditEventOutcome.
+const (
+	AuditEventOutcomeFailed  AuditEventOutcome = "failed"
+	AuditEventOutcomeOk      AuditEventOutcome = "ok"
+	AuditEventOutcomeRefused AuditEventOutcome = "refused"
+)
+
+// Valid indicates whether the value is a known member of the AuditEventOutcome enum.
+func (e AuditEventOutcome) Valid() bool {
+	switch e {
+	case AuditEventOutcomeFailed:
+		return true
+	case AuditEventOutcomeOk:
+		return true
+	case AuditEventOutcomeRefused:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for DefaultVisibility.
 const (
 	DefaultVisibilityInherit  DefaultVisibility = "inherit"
@@ -322,6 +343,45 @@ func (e TeamRole) Valid() bool {
 	}
 }
 
+// Defines values for TokenKind.
+const (
+	TokenKindDeploy   TokenKind = "deploy"
+	TokenKindPersonal TokenKind = "personal"
+	TokenKindRobot    TokenKind = "robot"
+)
+
+// Valid indicates whether the value is a known member of the TokenKind enum.
+func (e TokenKind) Valid() bool {
+	switch e {
+	case TokenKindDeploy:
+		return true
+	case TokenKindPersonal:
+		return true
+	case TokenKindRobot:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for TokenCreateKind.
+const (
+	TokenCreateKindDeploy TokenCreateKind = "deploy"
+	TokenCreateKindRobot  TokenCreateKind = "robot"
+)
+
+// Valid indicates whether the value is a known member of the TokenCreateKind enum.
+func (e TokenCreateKind) Valid() bool {
+	switch e {
+	case TokenCreateKindDeploy:
+		return true
+	case TokenCreateKindRobot:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for Visibility.
 const (
 	VisibilityInternal Visibility = "internal"
@@ -355,6 +415,48 @@ func (e WhoamiKind) Valid() bool {
 	case WhoamiKindRobot:
 		return true
 	case WhoamiKindUser:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListAuditParamsOutcome.
+const (
+	ListAuditParamsOutcomeFailed  ListAuditParamsOutcome = "failed"
+	ListAuditParamsOutcomeOk      ListAuditParamsOutcome = "ok"
+	ListAuditParamsOutcomeRefused ListAuditParamsOutcome = "refused"
+)
+
+// Valid indicates whether the value is a known member of the ListAuditParamsOutcome enum.
+func (e ListAuditParamsOutcome) Valid() bool {
+	switch e {
+	case ListAuditParamsOutcomeFailed:
+		return true
+	case ListAuditParamsOutcomeOk:
+		return true
+	case ListAuditParamsOutcomeRefused:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListTeamAuditParamsOutcome.
+const (
+	ListTeamAuditParamsOutcomeFailed  ListTeamAuditParamsOutcome = "failed"
+	ListTeamAuditParamsOutcomeOk      ListTeamAuditParamsOutcome = "ok"
+	ListTeamAuditParamsOutcomeRefused ListTeamAuditParamsOutcome = "refused"
+)
+
+// Valid indicates whether the value is a known member of the ListTeamAuditParamsOutcome enum.
+func (e ListTeamAuditParamsOutcome) Valid() bool {
+	switch e {
+	case ListTeamAuditParamsOutcomeFailed:
+		return true
+	case ListTeamAuditParamsOutcomeOk:
+		return true
+	case ListTeamAuditParamsOutcomeRefused:
 		return true
 	default:
 		return false
@@ -401,6 +503,52 @@ type AccountRoleChange struct {
 
 // Action defines model for Action.
 type Action string
+
+// AuditEvent defines model for AuditEvent.
+type AuditEvent struct {
+	// Action An operation of this API, or what was done or tried at the registry.
+	Action  string    `json:"action"`
+	Address *string   `json:"address,omitempty"`
+	At      time.Time `json:"at"`
+
+	// Claims What the identity provider said of who did it, such as the repository and the workflow of a CI job.
+	Claims *Provenance `json:"claims,omitempty"`
+
+	// Count How often it happened; refusals that repeat within seconds are one event.
+	Count int64 `json:"count"`
+
+	// Detail What was changed (`fields`, with secrets as `***`), or why it was refused (`rule`, `message`).
+	Detail *map[string]interface{} `json:"detail,omitempty"`
+	Digest *string                 `json:"digest,omitempty"`
+
+	// Key The event's place in the log.
+	Key string `json:"key"`
+
+	// Kind `user`, `robot`, `machine` or `anonymous`.
+	Kind    *string           `json:"kind,omitempty"`
+	Outcome AuditEventOutcome `json:"outcome"`
+
+	// Principal Who it was, or the name that a sign-in was tried with.
+	Principal string `json:"principal"`
+
+	// Reference A tag, or the name of what else it is about.
+	Reference  *string `json:"reference,omitempty"`
+	Repository *string `json:"repository,omitempty"`
+	RequestId  *string `json:"request_id,omitempty"`
+	Team       *string `json:"team,omitempty"`
+	UserAgent  *string `json:"user_agent,omitempty"`
+}
+
+// AuditEventOutcome defines model for AuditEvent.Outcome.
+type AuditEventOutcome string
+
+// AuditEventList defines model for AuditEventList.
+type AuditEventList struct {
+	Items []AuditEvent `json:"items"`
+
+	// Next Ask with `after=` this for the next page. Absent on the last page.
+	Next *Next `json:"next,omitempty"`
+}
 
 // Check defines model for Check.
 type Check struct {
@@ -1052,6 +1200,9 @@ type Problem struct {
 	Type string `json:"type"`
 }
 
+// Provenance What the identity provider said of who did it, such as the repository and the workflow of a CI job.
+type Provenance map[string]string
+
 // Repository defines model for Repository.
 type Repository struct {
 	CreatedAt time.Time `json:"created_at"`
@@ -1287,7 +1438,9 @@ type StoredBytes struct {
 
 // Tag defines model for Tag.
 type Tag struct {
-	CreatedAt time.Time `json:"created_at"`
+	// Claims What the identity provider said of who did it, such as the repository and the workflow of a CI job.
+	Claims    *Provenance `json:"claims,omitempty"`
+	CreatedAt time.Time   `json:"created_at"`
 
 	// Digest Of the manifest.
 	Digest string `json:"digest"`
@@ -1308,6 +1461,9 @@ type TagEvent struct {
 	Action TagEventAction `json:"action"`
 	Actor  string         `json:"actor"`
 	At     time.Time      `json:"at"`
+
+	// Claims What the identity provider said of who did it, such as the repository and the workflow of a CI job.
+	Claims *Provenance `json:"claims,omitempty"`
 
 	// Digest What was pushed, or what the deleted tag pointed to.
 	Digest string `json:"digest"`
@@ -1400,40 +1556,74 @@ type TeamUsage struct {
 
 // Token defines model for Token.
 type Token struct {
-	Actions   []Action   `json:"actions"`
+	Actions []Action `json:"actions"`
+
+	// Cidrs The networks from which it may be used. Absent is everywhere.
+	Cidrs     *[]string  `json:"cidrs,omitempty"`
 	CreatedAt time.Time  `json:"created_at"`
 	CreatedBy string     `json:"created_by"`
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+	Kind      TokenKind  `json:"kind"`
 
 	// LastUsedAt To the minute.
 	LastUsedAt *time.Time `json:"last_used_at,omitempty"`
-	Name       string     `json:"name"`
+
+	// LastUsedFrom The address of the last use.
+	LastUsedFrom *string `json:"last_used_from,omitempty"`
+	Name         string  `json:"name"`
 
 	// Repositories A pattern (`*`, `?`) on the names of repositories.
 	Repositories string `json:"repositories"`
+
+	// Secrets Its secrets, the oldest first: one, and while it is being rotated those before it.
+	Secrets []TokenSecret `json:"secrets"`
+
+	// Tags A pattern on the tags that may be pushed and deleted, or pulled by a token that can only pull. Absent: every tag.
+	Tags *string `json:"tags,omitempty"`
 
 	// Username Who the token acts as, and the user name to sign in with: `alice`, or `team+robot`.
 	Username string `json:"username"`
 }
 
+// TokenKind defines model for Token.Kind.
+type TokenKind string
+
 // TokenCreate defines model for TokenCreate.
 type TokenCreate struct {
 	Actions []Action `json:"actions"`
 
+	// Cidrs Networks from which the token may be used, such as `10.0.0.0/8`. Without them it may be used from everywhere.
+	Cidrs *[]string `json:"cidrs,omitempty"`
+
 	// ExpiresAt In the future. Without it the token does not expire.
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+
+	// Kind Of a team's token: a robot, or a deploy token, for clusters. A deploy token never carries `admin`, and its repositories are `TEAM/*` unless given. Not for personal tokens.
+	Kind *TokenCreateKind `json:"kind,omitempty"`
 
 	// Name Lower-case letters and digits, separated by `.`, `_` or `-`, at most 128 characters.
 	Name string `json:"name"`
 
-	// Repositories A pattern on the names of repositories: `*` is any run of characters, also across `/`, and `?` is one.
+	// Repositories A pattern on the names of repositories: `*` is any run of characters, also across `/`, and `?` is one. Without it `*`, and `TEAM/*` for a deploy token.
 	Repositories *string `json:"repositories,omitempty"`
+
+	// Tags A pattern on the tags that may be pushed and deleted, or pulled by a token that can only pull. Without it every tag.
+	Tags *string `json:"tags,omitempty"`
 }
+
+// TokenCreateKind Of a team's token: a robot, or a deploy token, for clusters. A deploy token never carries `admin`, and its repositories are `TEAM/*` unless given. Not for personal tokens.
+type TokenCreateKind string
 
 // TokenLimit What the token in use narrows its owner's rights down to.
 type TokenLimit struct {
-	Actions      []Action `json:"actions"`
-	Repositories string   `json:"repositories"`
+	Actions []Action `json:"actions"`
+
+	// Cidrs The networks from which it may be used. Absent is everywhere.
+	Cidrs        *[]string `json:"cidrs,omitempty"`
+	Repositories string    `json:"repositories"`
+
+	// Tags A pattern on tags. Absent: every tag.
+	Tags *string `json:"tags,omitempty"`
 }
 
 // TokenList defines model for TokenList.
@@ -1442,6 +1632,23 @@ type TokenList struct {
 
 	// Next Ask with `after=` this for the next page. Absent on the last page.
 	Next *Next `json:"next,omitempty"`
+}
+
+// TokenRotation defines model for TokenRotation.
+type TokenRotation struct {
+	// Overlap Seconds for which the secrets before it still sign in; 0 ends them now.
+	Overlap *int64 `json:"overlap,omitempty"`
+}
+
+// TokenSecret A secret of a token, without the secret.
+type TokenSecret struct {
+	CreatedAt time.Time `json:"created_at"`
+
+	// ExpiresAt When it ends, because another one has taken its place.
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+
+	// LastUsedAt To the minute.
+	LastUsedAt *time.Time `json:"last_used_at,omitempty"`
 }
 
 // TrustConditions Patterns (`*` is any run of characters, also across `/`, and `?` is one) by the names of claims. All have to match.
@@ -1673,6 +1880,39 @@ type ListAccountsParams struct {
 	After *After `form:"after,omitempty" json:"after,omitempty"`
 }
 
+// ListAuditParams defines parameters for ListAudit.
+type ListAuditParams struct {
+	// Team A team.
+	Team *string `form:"team,omitempty" json:"team,omitempty"`
+
+	// Limit The most items in the answer, 1 to 1000.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// After The `next` of the page before.
+	After *After `form:"after,omitempty" json:"after,omitempty"`
+
+	// Principal Who did it, or tried: `alice`, `team+robot`, `anonymous`.
+	Principal *string `form:"principal,omitempty" json:"principal,omitempty"`
+
+	// Repository A repository.
+	Repository *string `form:"repository,omitempty" json:"repository,omitempty"`
+
+	// Action What was done or tried: an operation of this API, or `pushManifest`, `moveTag`, `deleteManifest`, `deleteTag`, `deleteBlob`, `restore`, `pull`, `push`, `delete`, `signIn`.
+	Action *string `form:"action,omitempty" json:"action,omitempty"`
+
+	// Outcome `failed` are sign-ins of nobody knows whom.
+	Outcome *ListAuditParamsOutcome `form:"outcome,omitempty" json:"outcome,omitempty"`
+
+	// Since Not before this.
+	Since *time.Time `form:"since,omitempty" json:"since,omitempty"`
+
+	// Until Before this.
+	Until *time.Time `form:"until,omitempty" json:"until,omitempty"`
+}
+
+// ListAuditParamsOutcome defines parameters for ListAudit.
+type ListAuditParamsOutcome string
+
 // ListDenialsParams defines parameters for ListDenials.
 type ListDenialsParams struct {
 	// Limit The most items in the answer, 1 to 1000.
@@ -1886,6 +2126,36 @@ type UpdateTeamParams struct {
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
+// ListTeamAuditParams defines parameters for ListTeamAudit.
+type ListTeamAuditParams struct {
+	// Limit The most items in the answer, 1 to 1000.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// After The `next` of the page before.
+	After *After `form:"after,omitempty" json:"after,omitempty"`
+
+	// Principal Who did it, or tried: `alice`, `team+robot`, `anonymous`.
+	Principal *string `form:"principal,omitempty" json:"principal,omitempty"`
+
+	// Repository A repository.
+	Repository *string `form:"repository,omitempty" json:"repository,omitempty"`
+
+	// Action What was done or tried: an operation of this API, or `pushManifest`, `moveTag`, `deleteManifest`, `deleteTag`, `deleteBlob`, `restore`, `pull`, `push`, `delete`, `signIn`.
+	Action *string `form:"action,omitempty" json:"action,omitempty"`
+
+	// Outcome `failed` are sign-ins of nobody knows whom.
+	Outcome *ListTeamAuditParamsOutcome `form:"outcome,omitempty" json:"outcome,omitempty"`
+
+	// Since Not before this.
+	Since *time.Time `form:"since,omitempty" json:"since,omitempty"`
+
+	// Until Before this.
+	Until *time.Time `form:"until,omitempty" json:"until,omitempty"`
+}
+
+// ListTeamAuditParamsOutcome defines parameters for ListTeamAudit.
+type ListTeamAuditParamsOutcome string
+
 // ListMembersParams defines parameters for ListMembers.
 type ListMembersParams struct {
 	// Limit The most items in the answer, 1 to 1000.
@@ -2051,6 +2321,9 @@ type SetTeamRetentionJSONRequestBody = RetentionPolicy
 // CreateRobotJSONRequestBody defines body for CreateRobot for application/json ContentType.
 type CreateRobotJSONRequestBody = TokenCreate
 
+// RotateRobotJSONRequestBody defines body for RotateRobot for application/json ContentType.
+type RotateRobotJSONRequestBody = TokenRotation
+
 // SetTeamTagPolicyJSONRequestBody defines body for SetTeamTagPolicy for application/json ContentType.
 type SetTeamTagPolicyJSONRequestBody = TagPolicy
 
@@ -2072,6 +2345,9 @@ type SetPasswordJSONRequestBody = PasswordChange
 // CreateTokenJSONRequestBody defines body for CreateToken for application/json ContentType.
 type CreateTokenJSONRequestBody = TokenCreate
 
+// RotateTokenJSONRequestBody defines body for RotateToken for application/json ContentType.
+type RotateTokenJSONRequestBody = TokenRotation
+
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
 	// ListAccounts List the AWS accounts and roles that may sign in
@@ -2089,6 +2365,9 @@ type ServerInterface interface {
 	// PutAccountRole Let IAM roles of an AWS account in, or change what they may do
 	// (PUT /accounts/{account}/roles/{role})
 	PutAccountRole(w http.ResponseWriter, r *http.Request, account AccountId, role AccountRole)
+	// ListAudit List the audit log
+	// (GET /audit)
+	ListAudit(w http.ResponseWriter, r *http.Request, params ListAuditParams)
 	// ListDenials List denials
 	// (GET /denials)
 	ListDenials(w http.ResponseWriter, r *http.Request, params ListDenialsParams)
@@ -2263,6 +2542,9 @@ type ServerInterface interface {
 	// UpdateTeam Change what new repositories of the team start with
 	// (PATCH /teams/{team})
 	UpdateTeam(w http.ResponseWriter, r *http.Request, team TeamName, params UpdateTeamParams)
+	// ListTeamAudit List a team's part of the audit log
+	// (GET /teams/{team}/audit)
+	ListTeamAudit(w http.ResponseWriter, r *http.Request, team TeamName, params ListTeamAuditParams)
 	// ListMembers List the members of a team
 	// (GET /teams/{team}/members)
 	ListMembers(w http.ResponseWriter, r *http.Request, team TeamName, params ListMembersParams)
@@ -2293,6 +2575,9 @@ type ServerInterface interface {
 	// GetRobot Show a robot
 	// (GET /teams/{team}/robots/{token})
 	GetRobot(w http.ResponseWriter, r *http.Request, team TeamName, token TokenName)
+	// RotateRobot Give a robot a new secret
+	// (POST /teams/{team}/robots/{token}/rotate)
+	RotateRobot(w http.ResponseWriter, r *http.Request, team TeamName, token TokenName)
 	// DeleteTeamTagPolicy Let a team follow the instance's tag policy
 	// (DELETE /teams/{team}/tag-policy)
 	DeleteTeamTagPolicy(w http.ResponseWriter, r *http.Request, team TeamName)
@@ -2362,6 +2647,9 @@ type ServerInterface interface {
 	// GetToken Show a personal token
 	// (GET /users/{user}/tokens/{token})
 	GetToken(w http.ResponseWriter, r *http.Request, user UserName, token TokenName)
+	// RotateToken Give a personal token a new secret
+	// (POST /users/{user}/tokens/{token}/rotate)
+	RotateToken(w http.ResponseWriter, r *http.Request, user UserName, token TokenName)
 	// WhoCan List who may do something with a repository
 	// (GET /who-can)
 	WhoCan(w http.ResponseWriter, r *http.Request, params WhoCanParams)
@@ -2538,6 +2826,143 @@ func (siw *ServerInterfaceWrapper) PutAccountRole(w http.ResponseWriter, r *http
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.PutAccountRole(w, r, account, role)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListAudit operation middleware
+func (siw *ServerInterfaceWrapper) ListAudit(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListAuditParams
+
+	// ------------- Optional query parameter "team" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "team", r.URL.Query(), &params.Team, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "team"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "team", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "principal" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "principal", r.URL.Query(), &params.Principal, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "principal"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "principal", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "repository" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "repository", r.URL.Query(), &params.Repository, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "repository"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "repository", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "action" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "action", r.URL.Query(), &params.Action, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "action"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "action", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "outcome" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "outcome", r.URL.Query(), &params.Outcome, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "outcome"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "outcome", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "since" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "since", r.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "since"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "since", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "until" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "until", r.URL.Query(), &params.Until, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "until"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "until", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListAudit(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -4674,6 +5099,139 @@ func (siw *ServerInterfaceWrapper) UpdateTeam(w http.ResponseWriter, r *http.Req
 	handler.ServeHTTP(w, r)
 }
 
+// ListTeamAudit operation middleware
+func (siw *ServerInterfaceWrapper) ListTeamAudit(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "team" -------------
+	var team TeamName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "team", mux.Vars(r)["team"], &team, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "team", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListTeamAuditParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "principal" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "principal", r.URL.Query(), &params.Principal, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "principal"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "principal", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "repository" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "repository", r.URL.Query(), &params.Repository, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "repository"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "repository", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "action" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "action", r.URL.Query(), &params.Action, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "action"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "action", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "outcome" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "outcome", r.URL.Query(), &params.Outcome, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "outcome"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "outcome", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "since" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "since", r.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "since"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "since", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "until" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "until", r.URL.Query(), &params.Until, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "until"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "until", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListTeamAudit(w, r, team, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListMembers operation middleware
 func (siw *ServerInterfaceWrapper) ListMembers(w http.ResponseWriter, r *http.Request) {
 
@@ -5019,6 +5577,41 @@ func (siw *ServerInterfaceWrapper) GetRobot(w http.ResponseWriter, r *http.Reque
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetRobot(w, r, team, token)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RotateRobot operation middleware
+func (siw *ServerInterfaceWrapper) RotateRobot(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "team" -------------
+	var team TeamName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "team", mux.Vars(r)["team"], &team, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "team", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "token" -------------
+	var token TokenName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "token", mux.Vars(r)["token"], &token, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "token", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RotateRobot(w, r, team, token)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -5900,6 +6493,41 @@ func (siw *ServerInterfaceWrapper) GetToken(w http.ResponseWriter, r *http.Reque
 	handler.ServeHTTP(w, r)
 }
 
+// RotateToken operation middleware
+func (siw *ServerInterfaceWrapper) RotateToken(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "user" -------------
+	var user UserName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "user", mux.Vars(r)["user"], &user, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "user", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "token" -------------
+	var token TokenName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "token", mux.Vars(r)["token"], &token, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "token", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RotateToken(w, r, user, token)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // WhoCan operation middleware
 func (siw *ServerInterfaceWrapper) WhoCan(w http.ResponseWriter, r *http.Request) {
 
@@ -6295,6 +6923,14 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 
 	r.HandleFunc(options.BaseURL+"/repositories/{repository}/restore", wrapper.RestoreDeleted).Methods(http.MethodPost)
 
+	r.HandleFunc(options.BaseURL+"/users/{user}/tokens/{token}/rotate", wrapper.RotateToken).Methods(http.MethodPost)
+
+	r.HandleFunc(options.BaseURL+"/teams/{team}/robots/{token}/rotate", wrapper.RotateRobot).Methods(http.MethodPost)
+
+	r.HandleFunc(options.BaseURL+"/audit", wrapper.ListAudit).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/teams/{team}/audit", wrapper.ListTeamAudit).Methods(http.MethodGet)
+
 	return r
 }
 
@@ -6486,6 +7122,55 @@ type PutAccountRoledefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response PutAccountRoledefaultApplicationProblemPlusJSONResponse) VisitPutAccountRoleResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListAuditRequestObject struct {
+	Params ListAuditParams
+}
+
+type ListAuditResponseObject interface {
+	VisitListAuditResponse(w http.ResponseWriter) error
+}
+
+type ListAudit200ResponseHeaders struct {
+	Link *string
+}
+
+type ListAudit200JSONResponse struct {
+	Body    AuditEventList
+	Headers ListAudit200ResponseHeaders
+}
+
+func (response ListAudit200JSONResponse) VisitListAuditResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.Link != nil {
+		w.Header().Set("Link", fmt.Sprint(*response.Headers.Link))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListAuditdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListAuditdefaultApplicationProblemPlusJSONResponse) VisitListAuditResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -8989,6 +9674,56 @@ func (response UpdateTeamdefaultApplicationProblemPlusJSONResponse) VisitUpdateT
 	return err
 }
 
+type ListTeamAuditRequestObject struct {
+	Team   TeamName `json:"team"`
+	Params ListTeamAuditParams
+}
+
+type ListTeamAuditResponseObject interface {
+	VisitListTeamAuditResponse(w http.ResponseWriter) error
+}
+
+type ListTeamAudit200ResponseHeaders struct {
+	Link *string
+}
+
+type ListTeamAudit200JSONResponse struct {
+	Body    AuditEventList
+	Headers ListTeamAudit200ResponseHeaders
+}
+
+func (response ListTeamAudit200JSONResponse) VisitListTeamAuditResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.Link != nil {
+		w.Header().Set("Link", fmt.Sprint(*response.Headers.Link))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListTeamAuditdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListTeamAuditdefaultApplicationProblemPlusJSONResponse) VisitListTeamAuditResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListMembersRequestObject struct {
 	Team   TeamName `json:"team"`
 	Params ListMembersParams
@@ -9379,6 +10114,47 @@ type GetRobotdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response GetRobotdefaultApplicationProblemPlusJSONResponse) VisitGetRobotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RotateRobotRequestObject struct {
+	Team  TeamName  `json:"team"`
+	Token TokenName `json:"token"`
+	Body  *RotateRobotJSONRequestBody
+}
+
+type RotateRobotResponseObject interface {
+	VisitRotateRobotResponse(w http.ResponseWriter) error
+}
+
+type RotateRobot200JSONResponse NewToken
+
+func (response RotateRobot200JSONResponse) VisitRotateRobotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RotateRobotdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response RotateRobotdefaultApplicationProblemPlusJSONResponse) VisitRotateRobotResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -10365,6 +11141,47 @@ func (response GetTokendefaultApplicationProblemPlusJSONResponse) VisitGetTokenR
 	return err
 }
 
+type RotateTokenRequestObject struct {
+	User  UserName  `json:"user"`
+	Token TokenName `json:"token"`
+	Body  *RotateTokenJSONRequestBody
+}
+
+type RotateTokenResponseObject interface {
+	VisitRotateTokenResponse(w http.ResponseWriter) error
+}
+
+type RotateToken200JSONResponse NewToken
+
+func (response RotateToken200JSONResponse) VisitRotateTokenResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RotateTokendefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response RotateTokendefaultApplicationProblemPlusJSONResponse) VisitRotateTokenResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type WhoCanRequestObject struct {
 	Params WhoCanParams
 }
@@ -10469,6 +11286,9 @@ type StrictServerInterface interface {
 	// PutAccountRole Let IAM roles of an AWS account in, or change what they may do
 	// (PUT /accounts/{account}/roles/{role})
 	PutAccountRole(ctx context.Context, request PutAccountRoleRequestObject) (PutAccountRoleResponseObject, error)
+	// ListAudit List the audit log
+	// (GET /audit)
+	ListAudit(ctx context.Context, request ListAuditRequestObject) (ListAuditResponseObject, error)
 	// ListDenials List denials
 	// (GET /denials)
 	ListDenials(ctx context.Context, request ListDenialsRequestObject) (ListDenialsResponseObject, error)
@@ -10643,6 +11463,9 @@ type StrictServerInterface interface {
 	// UpdateTeam Change what new repositories of the team start with
 	// (PATCH /teams/{team})
 	UpdateTeam(ctx context.Context, request UpdateTeamRequestObject) (UpdateTeamResponseObject, error)
+	// ListTeamAudit List a team's part of the audit log
+	// (GET /teams/{team}/audit)
+	ListTeamAudit(ctx context.Context, request ListTeamAuditRequestObject) (ListTeamAuditResponseObject, error)
 	// ListMembers List the members of a team
 	// (GET /teams/{team}/members)
 	ListMembers(ctx context.Context, request ListMembersRequestObject) (ListMembersResponseObject, error)
@@ -10673,6 +11496,9 @@ type StrictServerInterface interface {
 	// GetRobot Show a robot
 	// (GET /teams/{team}/robots/{token})
 	GetRobot(ctx context.Context, request GetRobotRequestObject) (GetRobotResponseObject, error)
+	// RotateRobot Give a robot a new secret
+	// (POST /teams/{team}/robots/{token}/rotate)
+	RotateRobot(ctx context.Context, request RotateRobotRequestObject) (RotateRobotResponseObject, error)
 	// DeleteTeamTagPolicy Let a team follow the instance's tag policy
 	// (DELETE /teams/{team}/tag-policy)
 	DeleteTeamTagPolicy(ctx context.Context, request DeleteTeamTagPolicyRequestObject) (DeleteTeamTagPolicyResponseObject, error)
@@ -10742,6 +11568,9 @@ type StrictServerInterface interface {
 	// GetToken Show a personal token
 	// (GET /users/{user}/tokens/{token})
 	GetToken(ctx context.Context, request GetTokenRequestObject) (GetTokenResponseObject, error)
+	// RotateToken Give a personal token a new secret
+	// (POST /users/{user}/tokens/{token}/rotate)
+	RotateToken(ctx context.Context, request RotateTokenRequestObject) (RotateTokenResponseObject, error)
 	// WhoCan List who may do something with a repository
 	// (GET /who-can)
 	WhoCan(ctx context.Context, request WhoCanRequestObject) (WhoCanResponseObject, error)
@@ -10928,6 +11757,32 @@ func (sh *strictHandler) PutAccountRole(w http.ResponseWriter, r *http.Request, 
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(PutAccountRoleResponseObject); ok {
 		if err := validResponse.VisitPutAccountRoleResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListAudit operation middleware
+func (sh *strictHandler) ListAudit(w http.ResponseWriter, r *http.Request, params ListAuditParams) {
+	var request ListAuditRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListAudit(ctx, request.(ListAuditRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListAudit")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListAuditResponseObject); ok {
+		if err := validResponse.VisitListAuditResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -12555,6 +13410,33 @@ func (sh *strictHandler) UpdateTeam(w http.ResponseWriter, r *http.Request, team
 	}
 }
 
+// ListTeamAudit operation middleware
+func (sh *strictHandler) ListTeamAudit(w http.ResponseWriter, r *http.Request, team TeamName, params ListTeamAuditParams) {
+	var request ListTeamAuditRequestObject
+
+	request.Team = team
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListTeamAudit(ctx, request.(ListTeamAuditRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListTeamAudit")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListTeamAuditResponseObject); ok {
+		if err := validResponse.VisitListTeamAuditResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ListMembers operation middleware
 func (sh *strictHandler) ListMembers(w http.ResponseWriter, r *http.Request, team TeamName, params ListMembersParams) {
 	var request ListMembersRequestObject
@@ -12835,6 +13717,40 @@ func (sh *strictHandler) GetRobot(w http.ResponseWriter, r *http.Request, team T
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(GetRobotResponseObject); ok {
 		if err := validResponse.VisitGetRobotResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// RotateRobot operation middleware
+func (sh *strictHandler) RotateRobot(w http.ResponseWriter, r *http.Request, team TeamName, token TokenName) {
+	var request RotateRobotRequestObject
+
+	request.Team = team
+	request.Token = token
+
+	var body RotateRobotJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RotateRobot(ctx, request.(RotateRobotRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RotateRobot")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RotateRobotResponseObject); ok {
+		if err := validResponse.VisitRotateRobotResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -13501,6 +14417,40 @@ func (sh *strictHandler) GetToken(w http.ResponseWriter, r *http.Request, user U
 	}
 }
 
+// RotateToken operation middleware
+func (sh *strictHandler) RotateToken(w http.ResponseWriter, r *http.Request, user UserName, token TokenName) {
+	var request RotateTokenRequestObject
+
+	request.User = user
+	request.Token = token
+
+	var body RotateTokenJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RotateToken(ctx, request.(RotateTokenRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RotateToken")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RotateTokenResponseObject); ok {
+		if err := validResponse.VisitRotateTokenResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // WhoCan operation middleware
 func (sh *strictHandler) WhoCan(w http.ResponseWriter, r *http.Request, params WhoCanParams) {
 	var request WhoCanRequestObject
@@ -13556,283 +14506,307 @@ func (sh *strictHandler) Whoami(w http.ResponseWriter, r *http.Request) {
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7H1rcxu3kuhfQXF3K7bPWJIdOw+pTu0qiZNoEye+srKuuke+GnAGJBHNAAyAEc11+b/fQjcwDxIzHFJD",
-	"ST67X2yRnMGj0d3od38cJTKfS8GE0aPjj6MZoylT8OerCzq1/6dMJ4rPDZdidDz6fkbFlGmymDHBbpgi",
-	"ZsaImXExJQn+dDCKRjqZsZzat81yzkbHI20UF9PRp0/R6FcurtfHvZgxItgHQ+Z0yiJCNYkvi6OjL5NC",
-	"ZfAHOyGKZX+/HNmnLkfxATkdayYMkQLWkFGNL3fP/ykazamiOTNum6dJIgthztLwmnhK5IRQQU7fvSUU",
-	"n43Is+ck5VNuYLPcPjunZjaKRoLmdjr34CgaKfZXwRVLR8dGFay+sjk1hin77v/7x9HTb99/fPb807+O",
-	"ogDE3BLPZcZaAEdz5pZ5dvqaKJkxsuBmJgtDuNHELi4iUhFK3KzHJH4SE64JFUuiCmHfTmZU0cTCJSLx",
-	"v8OvUrCWHdo5OreX0w+/MjE1s9HxVy+iUc6F//gsauz99On/pU//++jpt3/7e3TwH1dP/v3p+7+1wGFi",
-	"mApDILZYEdtdWFywaEDGbCJVtfy/CqaWtROCsVoW/PLZ89D8PzDBafYbDBBaRAq/f6HhPFrghs90Qm59",
-	"4p+ULObt807tz27aiMyZSpgwT5lIZMpSwoWR9iCJZtOcCdOyMBhky3WdTV5Tk8zCq7L8g5gZNTUWkRfa",
-	"EG14lpEZvWGAk/GTuFwSsp9qUWeTpzhDy0E9O3r+IgrymJyb8LJyqS1RsFwTjpyDCr1gKiLPiJHk2dHR",
-	"URvOZDBqfSkpm9AiM3YhR5FdGM+LHD4dAcq7j+USuTBsyhSs8Y2ngdVVnnoitazNTq0tXis2l5obqTjT",
-	"mw+ZPIoTqdi/Pf/xSfy45cQ9EW535ud+Hct2hCzXuuyNleRRbBjN/+35j3Q+b11yNfCWq37L1A1PWPuS",
-	"NT7g1nvs2Ii7KEjsfi45jJHXTBAm0rnk9kKgIoXvk4zynMS0SOOWLbiR+vLO5y9f9mKe7x9Vf5ODq+PD",
-	"/3j6/knt58f/HuapF3TaDhRDpy27MHS65QlcMJp3zMRo3s047RPbTmkPqWNO+/OGSe0jW876h2aqfdJC",
-	"M9U9p31iqyk/2Yf1XArNQKL5kfKsUDB/IoVhAjghnc8znlC7lMO5kuOM5X/7U0vgP9XY/6rYZHQ8+pfD",
-	"Siw8xF/14Rt8C2cMEf1fBdOGLKgmik0KzVLL3ieUZyw9ANC4kWpiFwhCSs6ZMhxXT6sf2qQxS2jt4tgK",
-	"eKIRTewIMDjw/U37PIXn7ZtuKKoUXdrPiWLUsPSKwvImUuX2r1FKDXtqeM5Cs/t3xsvA2UWjOlvfcBUY",
-	"J+mtXQfBXaugtNg+oBccdSlYTyRK94uZlScdsA+CXKRC1n80ZN/a3qpzaMCxAaD35dhy/CdLzKgSflHv",
-	"AARJU24HotmbGuJMaKZZtIJL68B11/XoyWgVhd9ZSSWnSzJmZF5kGUs3ycg005LQREmtSXwY4yXQFJy7",
-	"Gfk6HNt2/yvXAVIpsbknWuO5BPDaCs+bXv/NPrN61jhxx7FZnWWno6sRbeCcLFoCssKJpdJ+odgBiWma",
-	"cwEnYLF3zuQ8Y8ckp8mMC6btk0IakD0JR0l4O46Q0w9n+MaXcJruw7MVmEajQvC/CuZ+thw8SOvt6NiP",
-	"8u8BRZukjocURgDcyccRE1YI/sfIUtUoGs0LPYPtZsxYjglHVhuiYmHfz1hyvY72TCmpgsx0RvXsSlHD",
-	"muxZFuOsxptFkY+tDB6NeBrmyf1HUMzOWRtlLGXGqHCsnXLV+ptUG2kOAHCOj9rr01DVcZVo49bdxCRV",
-	"CMHFNCITLriesTRyd3JEEioSlsGfUpHMakaLGUN8UwzkBdTgFBWEW7rRJOX2Ng+cVjFPt7wcV5lJOvKb",
-	"aOy1MXQJ8hK+7rzqp1/CN4SYAFQvy6whV8oM5VkQvimfMmTDaz9ds+U64H9HSQVnDoLsmouA2SnnWsOB",
-	"pTSnUzgvWQg4o/mMiojkVPCJFbWkIn8VrGBhAQDAw9J2BKzzopIPro2zello/t9N6uDCfPViFNRx68cL",
-	"m408gGvraz2k85JImmc0zuQ4cDOcy4VGdF0wxYilJ6pYCpYwexJcubMAgWnj8qPReGmYvlKMpr32G408",
-	"hTkaWJdfl4wq8owUwvDME5R/qbGoTpES0KH9Pu211ObaHDloMl46SNnTqqFVdTIe+XRohx72lhRXdtS+",
-	"FHcoAQLCH7rOlCi56Huccs4C1pZy6zALVczZp0CiOAZxwWMqcElACnxYimxJKLEXGhnbw9FkTJPrnstx",
-	"SpgOY8qEK23lHFloiifRS1JpMLcQ8Tq2ujOTrg3QxPfIkWV1nnVcaRCTx+AaDNzptLOCQmwpQDZkgVLS",
-	"+urrZ0fffPPVi1UC+A5PVRK7QMIFoUSzRIqUWK1AahM81JrB7+svv37x7JvnL+p2v69evvzyq9DRry3r",
-	"5dFR1Ib8klB9DeJsy7IaZscNdse6xFLO7uC3wk0tIGiWOYS3gqPFt8IwxyHwOqwrn0HZZ9Ms9jmysOSU",
-	"UGGVL09toYFDKtL3MstYYlAkbOLANLmaKpoEhKKf5YJkUkyJljlD27TlxUbaFRRCsQlTTCSW5nWRzMAf",
-	"9fzF7Cg/0nHwts0oigY0y36fjI7/sYFM/Zq9cPc+qI4urBpuRz4hFHVyEM+ExBWnPHVKumKM5FKYmT7w",
-	"i9nKSAFSRH9Vslz+/7HvhfhMIQydTll6ZUzWAX1ayTIZv/F81e9vJrNUn5D4SMfkmrG5djpbN4cqD31l",
-	"FeUu33chkdXYAlJhh+gXluHctiKScXEN90Ymxy1yGnVmuDXxsQLPMdwyFh39niLCRco+2KF10S5i1izm",
-	"QZ2BixB5vLNoxg0Zs4TmjFBLmym3KNRfSrmtnIggd+P4lXaeHWLj2uFlTp1dc2X7PekD8toq0Pby54IU",
-	"mgG7yxi9AWaHQjYBlyF8Bvwic6a47CvkiKBFuLwgq3Mlj67Z3DhBjMxlxpMlSBqPEZd0BKik7cHXxNk1",
-	"8MssZdpc4XWhdzkIWHLkwbc2YudRdInuV3Cj9JRTW2T97wAEjlvU/E2Wi6OVYzGT2itfmkzlQVhiVwyU",
-	"zP4LKhlkgFpTBVaYyN/OlTdxK64KPCjAVOH4O2FB66AQEpgsUxYo4e13CPM/gH0mbXlPqrB/w1KQJgup",
-	"rknGJiYsHLQK/OcslzcsJRMlc0B/baRiEUr7dCyt5EmKeSZp2rIhowqRUMPSkOnbHQ/c9NrI+ZylJJPy",
-	"motpi7BRJ4e6MIsnUYm8NbSuy7917Ooml63F21Qtr1QhQhLWOsBbhKAzQeaZ5WTOp6KZMfbejf0VGtek",
-	"Hyv4kO9lPrdoQXhOp1YqVMz+qOkE/mc3TJ14jagQKVNkQZdgowWTK4hXUyvGTikXK9bHL5+HjEoilVcL",
-	"LlK52GL9tbfiE8QeECJAzFxQTdD4mJKpZI5dJFRYVQ/kT8C6tN/yusScjvVVr8Wb5wlJvT/gof8X13zM",
-	"M26WYTXypvzdMUu2aBiQIWoIvK9kyswJibmYMcUNWIjtmrnQhgpwjDs8s+utTLrjjCfgxzRMCQhsmSt+",
-	"g0Y4N1bQtuvYy2tHVCFDHDywlRjr32kxkHZIcTlLOb3Crz+2yzIhpdEdrmcPPeUBQ6chzZ9OS3OHMIRa",
-	"/t24PzZa58C01CLQ2WVa0iBIGuAEuGGqr0i3wg9LAa0Gu1Jag+1F9UNsnI5f5/sgZjcwYwjX1yqy3Y0L",
-	"zM3qwiiHxu7V85UYTKWYYcJ+eRwDX6NEFVnYQNxBDl5aDTG8O0IvJ32WWHYLVLqg0wGxyJ7nXSEQxAoG",
-	"xKRJoe3ti+43e63am3c5lunSyr052G240cRK6hwfyhkzEdyAELbLMqvlZBnazFl+MOrwwN42bIKnqi3i",
-	"14Cs6HhoQrMMJAg0dnCUKJYLcO52BVcMGJDRivpzxUXC56EDCUfsFZopNJwpOZZGk0cxzThIVRCc97cn",
-	"9i8qpFjmstAY9NbbPOD84FbJsVKYkRnoPPDBhd/0MAhsG3m4H8+fo/UKwlEz0m9z5EhjEe20dNtQhJ2j",
-	"BV5sHy3gqWYlkHoTXtZDCrby7ddRrR4LfXTUA4t2nnWLiAI8wmE4OTDWO+LicIP9LDOfWLFuEdk0488s",
-	"S62Wv+HWVlZ9plmHJ83xWRyj8njRsSyMvUam8gQsyhCToRuS5wpN+FD8fjzX+ceHsxGyZSVr4lpCoF89",
-	"3VandyfwZZZyMa3inkMjd9gdXkvFmjqXCz+y8BcA/4xr0+rwCMrcjZ0Esa5Q1AfgNNfz1mv03x7l9gL6",
-	"+vnRLO6j7L6aTFhi+A079zJmwNZKtblShQh6wJ1VWRO5ECCWavTqQuoOxKdu4wWHAXqfYrnm8yILeixg",
-	"uKuM3bCs91i/wtMBO0An8/Ens/LebnOvIAgCpbmbNT9IYNYQCpXnfUGnb8AOHYjF+sDy+UaO+Qqf+hSN",
-	"yj2uqS+6NHabGdeE67qdwVshLB74OPCSHEPmhVymbNOqLuj0tX1szdBnv4z81vyagxAqd78SU4BSFPLb",
-	"UqW3lJ4Xho4zcDPoOTelacjOuWVOlsf6ejrM8282XvKVTPKsdrN3CSKvPswzKmiY4GkZ5tdPJAKVI8Qm",
-	"382YmTFl+eJCFllKxoykUrAI8y3o1KMHF0lWpGF2GY2ovg6iF3iXZyybh/WIUk/qCDjFPCGSsjkTqT2H",
-	"7SwzaYs2V2WOuVg71O6C65wqWThvzorknrm3p+BGVXw6M5pYvalyRrzs74r4CeYJ7WJG20BkERcPF0NW",
-	"ua45I3YItV2dOWda02lLWoU7GxchIQwTCSNSEbOQQUC6GLsBlNuG+L2d9mavQlqYmVRE06XexX9r+XzL",
-	"6ClLeMpSTGWyzzkuBDo/GIsgOlGwzWhn0IS1QXR3lN3U4xx/WFHoYNnVkSJaVadSIXqDNEMs+MdgzCsA",
-	"YMwS6VTYKspjPcAgYPkI55l6p/hUMt0MyOCGaONOsKfwsl+nf5G1prmhC8JUGKKPiff32HHrwsFB2K/v",
-	"QgZ2UPRhYaFj/EnRUM7PKXIye4QWUQvNFPi9hUt6PSDwoiY0TUkx36sRa3hTE6bctqf0RiV2Vdf+uvrf",
-	"lkb6u9hPzgCJJ1IePonBjQp/f0BTM/xNDz/EEURN2o/xQPaiCLPiWjPqekBqBROr5NcBjEuAhMOmubyi",
-	"ycwyFStp0EwKdgzWPWAImiwA6eN5kWUxMVLeKpNla9vUFjYbgMwQJhtkEHdjsXHSz7rm3LxF6qLWPjlP",
-	"ySa2oP2Jj1MSxt/0kMsaZiFK3vA0RF/fYRTSQqoy8dIlsPLUqqFmSfzLLXGgLfIJT2Ygkxz7lK2IQP73",
-	"05zlY6bsR1g8/iGL+dPyI/qckeVo6cTwdZHFqokbZRYnh3RjsIN+83h3uQ5Srq3yl7YL0LBJlkLQL/GP",
-	"42VAIJ8O89qEHMt0GYZ4u+tuICt9uYsVhrmRR8pivhOPrINto33MPdq+AljylisIB+9BvYjnL18SK++i",
-	"Wl+/R+0dSImeW7nKyt1QLuCAlLe7dhVb1ijJuXASORVcsxRDAXmVM97jlFq3PwwrthRxd6x4/hp4wvqy",
-	"B+FbeLuGackLHd0Qdwn75Wo27GOwI3BguZuDKF0QayufOHrqmgy0tF55cqv+hzbN/aolctmSl8tYUIxc",
-	"C7kQLqo/W83iGCZ6ORphuFjQ4v1jYy+7pNvYZQTPA/xJgXupw5KFbi9njbS6L8Da6sZWf1JMO/2/v02r",
-	"Zo+6pV3Jh9F7i6+vgiHHMhxA1mV3WZX1a/YIF13e276AcA7TLAQnSMHCBkeIsMjpMvKx3I2qOLXAPCef",
-	"1SLtnJZ+3BR23IenitE0riI+IhL76Lu4GQdiJQrNpwLK7WwM26sGD8J7Owbl0POOeBN66OqxhKtmhDLN",
-	"BIJBF54ANKiMgphCiYAIrwyf0MS0xwV2OGO3YYtg1NneJdkVz7YpoBGtR7tM5AIXWxzD7eEzpQdpJQUC",
-	"PSIR4bl3jlimxGjWEsCCNrHbB5vgeurj9XEhNxy9fb21tcPowN/zhql390s24+K65T56V8vu92kCU4nu",
-	"DZ+g1O9+zGvEtiUGdSQdWA3bByqztLGsoQijFUHtjC3RlT/LheUgy5KN6PX17ZhdU80awowzdyf84T0f",
-	"TaxAyWMTUN7CUxCs7DXj/qzmgtEcZ1+D5VpmMCzGTxDazi9sGfYg3rAgup4ZuL90mRAinLrfD0dpNpWK",
-	"m1m+aZO/sOVp+eynaJTY1U24pfMr9mHOFdM72X23eac5zxocbpjiE860qx1gYVEWalrMeMaIkOSaLclE",
-	"YlAn30LYveYt1U/Pf/yefP3Vl98QMyvyMei5YZ+AK2rX4ti36wLbbKO2lCwUkYuw+UbLQuF4XmaZMsEU",
-	"MN5oxPM55AJBCnrDo7CxGgoKUZbjx8eVeiDNDG3fIiWpZBqUd4t6ZMnMAYkB+ksupvGxw0ghSQ65SfYV",
-	"Dnna10yg1jGVmBbYELfslBCzNBXo4irHDCx/LSXSvlqhcwmfql5KwxRTkVQLFZ7WKWMFQK/SH96exuTR",
-	"q/T5y5fPvn3siym54/IblSJbHiPgiGJTbpdeVViykHUo6KHw6u3zl1+NotGrt19+Y/njuf9s5wse4S9s",
-	"OYSybLnOJubVLlz+wpbn0pTRD9vY9ndlPynLaOAWeouJl1X1EMDEk1ql36iZZnTNllcO965gzLhRLuDr",
-	"r7/+qlkw4ChcpwLyea6CuvubV68xhcg9BaT+6M0v378l//IsIm9ffU+eWXkOv/nmscvlg9j0islqwie+",
-	"HAoVywPyrtwSocg9NMlpulqwyhVY2BDxspk5NWFY40uroaw9ErPajFW+Ht+myxaqPG9re4LB37euZrfi",
-	"eVsteNWw3r2gIcj6Ts1fOJme8fntT7afa8LHubUB8je2gPqmAamQJYq1FCCaU63BKmok3m9cAO4fkLcz",
-	"YO4zcKAmYV+z8RN2bhUeWtuOq6TqFhfe0YeQ7q6vXQYnhGX8PcY1+uKUZc34znrwazt54+CwPt83WAX6",
-	"+YuaMb8hSXkQNtkDVqKucaJvOmbdiR6TQikmzNW8dekXZQrNF5q4x8sTPyC/SVSrWIrecirQNmkvDMt3",
-	"8S5HO/lBaHcB/2O1lM7Ksf65dS+8+yGED7UabSsoIQjUACSPrHz67YuXXz9eN94kLgJ0HUTwroWQTLHT",
-	"gKsD/vv3Z+T0zRl5ZHGLfaD5PGMk/uHVb2evfmhJzqmqxYWqt1BNFkqKaVQlHrMPc5YYlroSBRSi7q3M",
-	"xD6YCE3fZM6UbvFqwtK7YhRdRBXEk+F4cyWniua6igNDKaE0ikZgKvThkeRRTPW13S7YpVzYbQsvgRpc",
-	"bmdUXzMwKLeEsUFx4KuQovEjd8WzfQVhdx723gZUzuTUO8HCyoKhpmipo/XzxcUbgg+0VAzgpjWEDksQ",
-	"2HdJzmiLQ8Lb2FYDMhd0qUkMqRXH44yK6/iExBbnYmJYlmnii18ROqeqR2Ebl2GLCy53XauoBygfoqQu",
-	"y9JdptBtSKOmWUZSrg0XiXFFTiyZlEYXZGFcQL6EvlWi9W9QwdPHZ+82cPgaj0Y3jZz8Lr5Yy95vMQ85",
-	"KaA25HbVk6uT73nn5FzUv322ylZ33lzH0oaQBrvTc/YgEVYTthjnyso1PXApk1Oe0GyrQjQNM2qP5zdE",
-	"Erei84Jyq05Wa1vz3o4bxXiq6qSTVVOzlT4gMmJBIIrFgHllB+PpehJIVYulUaelAdfVvfQ41mFRs8WQ",
-	"uif8BIPsOd6pW4fceL9WXQN2toIuXdtFim+Vk/KpffXpVqXY8lYH4EWtQEejAIyR0pnwqtqd63Egaz6v",
-	"jY5xQ69DxUahvsdKwRAkHOgjAlpZGWQIDuTx0pLLNl75VieUh05ZnQMXGUYel2X2A0u4Dib+dFZDZvNw",
-	"1WEsrB+0cb/6QBMAgBVEZaH6W6+3dgj68Ptdsgcxbr8lfzCMeGWKRWb1LEgg2D3LAhuvlIda7d2Bvdpb",
-	"57n+2pWHh6b626TflfNUeYOd3CccDZmxiSFglbM6GtQSYulxVR3MriVCt1D5nV/qukJY5ouuxgYYOsX0",
-	"Da8WLzFdpiw5SU7xC28kFGwBpR2XshBTpq4wj1ekrm/ElX2OC/c+9ZlZ3BDNMpYYfYKkzc2lwGdAEcwZ",
-	"quFLxyByO6/xPbQwXRYHgLmERSt8vapipSW6L2iZaFgin8BmS7CAA3IqLgXL52YJIm+11INL0dfXupZR",
-	"W0WUvzzaXBG0X4rspy4kPi+TaJonDbtpK3vuX+mZNFPzVy0cWlq5pZhDsWB7KJsVN1xPOfn77j2FCye6",
-	"C6u28lBNwu0OrmTuoXgsNjfhyXZMkd5ZxPFJzF2iTh0Tt5R0AK5XZfBJwPlaxqVUqbwVLUNxu6n0SRjt",
-	"8dgrvhzM7HCWjhnXIB830oW5uzCm8phkcsHU04RqZr/D+GLseBSR+CCOSHxl/3m6mse/3nkxEPawCIpM",
-	"vwBL0BIDH6oS7HjjgHm1s/h02JdUZ5DbJMqHtfgyz/pR/CT2eUqPyx5tgeM6afBB4Hh7yqX+FI3q98NW",
-	"LK9XPHcN68WW/MITdzAO19Rq0CkGBTJZSqgJm8925AYbCojan8EyCrs4Bqs2OAN93cgNkVeeZ8BGy3Jh",
-	"IzdvJzQvlMvS3sZVFhYtzuHONpIYtbSkXisGacWsMgz3YC9XbvDqDDYF812TXC8liCFFFcT5UrADWF20",
-	"WgnTbe/h87Zyvg7kHS8LZl1BQ6GuIlYrBgjuC4xXUbJ2y3aYE4LSEOZ0YX4Noa7No5f7EsUge4BmerBq",
-	"ZFzroi2z0TWT5FpD38kqyiQ4e6vVVbGJYnp2he+G5SL4LVzF9Fc+Yc3pIyhfgdEIYa4wVK6Rg059fc04",
-	"mBVkWNvsdjlKDll3y+RshtT4glg+6iXIaq/Zsl4bhKYM+zz0iJsJ0VqIMvw6OhqM2cszatyc+6KYDeEU",
-	"TWrwKx8zZWajaBv6AK8ebgQCk5ZVTD2mUTkQb10fbZWQuptbfJ9xy8ncCbsmHpC7zrBUNwyHa0b9DaJK",
-	"IX6KsbnrQevct2HDVJNs3WK+XO8msoGIiU+0N07HAdMQoQu6JFDsxPfbyRsy3zdfvWjIfF8dBS23bXQ2",
-	"hHHV3y93Y1Sth9LeyuC/i6G/zQJ/hpd0Sg0dU816uq98HlVLgX20BPXMpOpyOuTyptt7IOtdnlaq0WEW",
-	"JRckhvfjnrMWwsXA9/VZNBsI9J0FCtF3b64QvkeSr1u/05ZWELQsO+/cGiv7XQP76mmv4dT6ZkLYH6xk",
-	"vFsi9DSoc/6+Xkp7Q6XuHd7fpjLY7r7sHUqC71QWw70T9MRvqKgcqtvtap+1CU2NCVtQ5NUNC/d1Xu0H",
-	"ipPApDes3hHUla8Nyzi+09P6LwMgYBm34wvveLMfMFjvM4JaZNwl6geRjPftGDhX7IbLoiukpzkdGbOJ",
-	"VD3ywDFk3FdfKg8d4QfQ6jq/Ia7mEhfu5m4eqMr33ZX39lymRhLeCBmNKoNkNMJkuCA5NEozbqGtbFu3",
-	"cbh6ikFIuNiDAW4WlIGv+oeprDfSuJMiGuvr3E5VtSAbKKRnEJh9alvjLvU2Bj7FFVVozZaOaT/OnK7Z",
-	"nEKeERkvS9s6tFZ4GtcaOz3/ZiU+eMeqHBZGg7AtS0J3xLd8LPu6IVExmjIVg4FARyR21XywphjWrrLf",
-	"Ui4M5aL8BW/WMtoPWgt5B2/dFILDg+gCsf9WjvVDhdljmb04bHjWip4vCwEZNxTUCivcg72krlagsZeu",
-	"5eUNF9+lZ1T1VXkw1BsSNbEaNdVkwdAZcpvQR6wV1rYGlK58cdeJYpVLvX7aOwaD9Yn/aqxvBWRBVA9n",
-	"WDzoqoK7JKxC2W4rc4c7V0tUZ7gotmkA2WGQbpZh72OYRBvHFj0pNFNh/v9uJqt6aISCG9CFT/g6QWgj",
-	"XEmROSZl+w57G1is+xuUJ4kP+t765aJWYNCnCGEreu50w95TT4vOJGc84klhCsUaKYDVaZW5uTjQ9rh4",
-	"H6JACOHr/TI6erC04vxti3jesk2HQ+KuunmAm7/ynJsu3RZO1fVcFVQpzFyHDgGQ+uEKWadofNxnlcXV",
-	"M9pQODBMvh2AGEDEw8S6u5HxVKHN941aUmHu0uwV8+z5RidKVwTHzvj82NdYKokFfEP6gJxmWdl7Mqcm",
-	"mR1cit/8Q4JpS934LNie/5RcsBTdHak0+oBARWb0NHnnCIWguQhcORaEvnW4Hx+Jq6FzPQ+pYWGon5U+",
-	"sC51uDVKzS6q2W9yi7LUTdFi2zl6O7fPjCZ/nP/aUkoCBgwXA2lETZV57pKnyZWxsGPpFc7Z6NLeFiVS",
-	"epf9nO+7z2QQIq4d8R2Sclv/juH4Jy1Szlyu4DpeAYX1gk2N6exHPq6Q8lZicFV8BTrykz/lmECz9NWU",
-	"lg1llD5cZXwSlE3EFPvio+eWls5s7zDeFITRW/5efwCq7gVjUuAn5IR/QoJeYght7RqgN/SYw+S7GmdB",
-	"vdnQ6aCFw8PSn+VCGNlkf492E+lLHlLif4ntHo795P4SE25Rh7xG6p9Tp7s662gRFC11UX2NwuE8o8Ye",
-	"PmDMI1NFgtAijR/XVYeoFArwvoKeJI6KqIZeIRA+EJEFlKTmOMFM6tX4kD6izc5cru2e/L26ZyFMX06I",
-	"u952WF2T1TgF5NtAqMg2jIecGSKgoagsTAahQO64vtBVtaBG0Mi3G0NGhlKYvFHpC32vutMu/LQDh32f",
-	"rNUSDT3ilSuO3CMszEGzCgfO6ZKMywBwUJTRI+pDwXy/Vs+/N1fPCUpjJfvs1KoqVjeYWOaEpLsRy/7Q",
-	"m4X825aVP61qyINZyzW5d1YtH3LGwRicUFGvk70WaFqLOsPy5e3dOL7QrsJ5BI1bCmdWcSqar5P9hSZV",
-	"XZJ67n3/LMt2CadHSR5fjkczJrqLZa7XDIfiMjeySGbbdCysitqtWyRxsKqujYXjMYkzmdAsJo9oVbkH",
-	"aoSg4cRB93HZzclziVBZ+dY2Cd0nCU/c8iC7jsHSQZvzaihvK6BDo3NBWT9vG5+rXepQPteOngbboO+n",
-	"tmUO1+bgroyk2xcT2hJQvfyxFnhDXCjA3u/uJglHUOyzscvei55t6KjwX43YgHWG6uPUa0XUty2ZHpHY",
-	"lTWMg+7oYBl1fCHojX43kzTnASMMZM8EOcHWZfEzb3HfaElG23yrb+RUl2mJltwz6UPnq0b9W3nEti08",
-	"XKu4t6nEgavp750SAM32MsRw5SeF4mb51s7lwgGo5glUz4Pv7CnAN+XrM2NgJWNGFVIU/vWjv5X+892F",
-	"vVjK1/G5lfc/QVWtiVyHt6ViHZWCk7t2oSGQ/ehi9ut6TISyOTgufXtU7iopke+YMrNSczu4FGe5D6vI",
-	"NctuXFh3TZjH3EwirTLny6GlUNZ1XNg1Qm00akh8ePP8MD64FJfiyZO3WM6WcHHw5Al5BdK/RW3IZcR6",
-	"L4Q6dDkgb5nVpE6h5SX/b3jmmHwHgCKXxdHRlwnsE/5kMVrh6aVAYQdS/OM3v7+9IIfwTQyV2nIy4SxL",
-	"tWsYBfGsf/d3ib2NvPEFekeV31+KWCdyzv4O6SXHdM6Pn8QoSEHJsO/s6bsVeNYI6A+gKmvqXWAx3DJ2",
-	"HcgPAzW1zNmlcDoMJFSQOVXOYOhT7qwWmkvoKMY0I+7pE/txiZUNMB4mnJZzKeA58DugNF/L3YMaA1Jk",
-	"S5yxenI9OOVR/CR+7E4UnSNcQHk3bU/1tNm5AqCQSAi70URnVM+YPiBnglAsCYdd+H7/7RXRbJozYaJL",
-	"MWcqYcI8ZSKR0JQUuMUhnc8BBvEhnfPDm2eH9S0e2kf+7fmP9iG3uFdQ/+7JE4B1DC3DE0CjQ1dM7W9/",
-	"ainiMl0Favy546mX+Cs0JGZKN6y98P2ozrkgVerqg80Yx4AAHUE9SRB0rtnyuEzpieHUY/AFaVenMsbC",
-	"tSeXIrZXfuzHdY1qH/lwg/hXLq5jMoPIJqi17BLDMAHCauEW8csiNbRe5PJSVFUucSffyZQzv5X/fPv7",
-	"b8ANvBBGXvPvDsgpUoyHCtcklUlhD6ryr2OSlHZdYVM3Ogq/gBSOXWEIkV1bAzkTquDeIPGrCzqNTywP",
-	"gHctfYHVwLIHe0qXIj6bPH1t8TKuTYgn+OLZ8xJ5iWvZSrUbKiXQAuiAvPnjAgx3Kcvn0jBh3Govakzx",
-	"yROi6dIV2qBLMqPzORPYZ62sscE+gOZCYhd6Gx9bXLaP5/IGKX/MLoWzehyQuAzSjdEM6ewqj+E9NIvZ",
-	"N/WJ27NllMZxRTh8HCpGN3d0KdAKCUxZaZLR5Lo8eCmgJ5hlOjEGBOPyrN7udXhYppAKemfjKiOg9oiM",
-	"l5eCCif9+JrlNRYAw0iSSTFl9fcJDm15t/O2ucmhRYcuTUSWFXkQEuosWrkE8q84E8Aa8hyxZj13bViw",
-	"VOVUyvSYTKWdZkyTa2KkXbR0e0sZyahhCiLHNCbyl6VSoLISsDcIxBMkxnjjuBFNVNUIoIpdCnd62JRN",
-	"2HvIUhO2GS+b46627ol89RbtjIvui2YPH3QDu+KSI7yNkZUDoZ2+OcMS8Nr1krOihZwzQed8dDz68uDo",
-	"4MsRNHicgXhySBPs/2c/TNnGVlPlHXyWjo5HViM/9QPYURXNmVXERsf/CEth1SOHXk7c+OAptE3+9N4K",
-	"Z3ouhUbJ6vnRkWtMZVxiSJ1v/+nKsaDYt9nhAJsABQ1kqXXj5RQNIG63J1DlFj84izQTRi29KxmzKVxC",
-	"vsuPtNoHABGZMmzCcum2xbnHDuEZtypnXw2/UILn8EfKs0KheqqLPKdqCcmaGq+r03dvy50gk5UZq1lj",
-	"nSHPV/SCXqzulN/bIUusOfzo/vpU1YboRCHySmA9/zpMoErSOnbhcO5oRmun/6KlYzs+D/uwN44VP8Ei",
-	"n0N6y+2h+HZWQNfFGhChmBTUkAiDbFvScHs+SwHr50U3WZLatq2i7XiFLqMM0a7GVaWD+4s5qmmpyH2g",
-	"2bFvLCaxaRLYeL2ss7Qsbv2w5oWpnxQUB/xOpsuhSdTZyT41dTXn8Ns3fwjxhhrwh8CuX9kaclkMBgXC",
-	"iToLV3rGWyK2IdNDILjDj/a/vjTbTZjnaFPpR5z+zuSaTMHldXuAXVgFCBLKAS5np68dU0FzdR2QOXiK",
-	"h6XPqO/DaLDqQ86/T4i2ZEkzD6+SNVsti8L+0HuXOZ+qFVmg36jr5utFMfwSU4PLfEOMTagBpYuay+Pd",
-	"G0XbGR4kVbv7ehia7sJLLtbI22nVllO3k3eKfTd3Ft1c387PWnLDPWwW3BysoGmmb3h8r3JYWgLfn67/",
-	"pnG4hx/xj1syawTT1id9NgENOnSELRweVzskg/8BNkCoGzoIsGh7ApgyUwJlz9jZxmBw/SuY+MpVQ+jC",
-	"RHhmCEx8O5OLTZDdDmNwx7/RvOdld2acaQZV/tKsKZv+k5xgpTZNqr66UNkUe2CASQQEWIpd6nxJmbVr",
-	"bRBCGP4uxGXdzzXYB0mhnYmrUrq4T4x9DeKeX1V1a3LTzkmhRoHlpPDHp9b78lWJcZox3VKxqryZQbGs",
-	"bKiI0FD5kZwSnKqM7AdzucXPxYwpdikgSEwvmGKphWxZTBfha59BO08TfdmHeUa5+MHXXNgfRsAM2GtZ",
-	"hxDjXb3R8SBKtZffXcVgTHiVqqx14kpmMIGFrln94tRzmrAQr1pLVa3GpbWRdWHFak1iPaPPX351jOa8",
-	"r16QGftAU5bwnGYuLgHCTwR0a4LiYejjrMpgNKk2qsG7HlL34mg9wMQu/9CdcA8MtRhI9bUvalR6307c",
-	"N2XnSYeW4BaQmlUuDGS1rlWTXG3fC1E3YPMEO75gFa2lB22YOdpwAr4AN5Z7Sl3QI8Dzr4JBtwUH0LLA",
-	"SDtA+wQQWxl1naXVYx6rHZ94G7pLBOQYqxtaXaM/RK8j75MJF64gHlhnVb0FLMpcV8VUfb3g0KqxxHsY",
-	"I3s0UwhX8sJEuuNmlBhYjIBiMc4XYlEf1R35j9FqhQ5cK5M7/tG2dhefMBhsLxrLLaPegAnbuVph6NvN",
-	"DQXFH5XMXZA4TVPFtK740bNvnx8cHTw/+LoZtgt8MmVzKKDnCNe9683PhUiZInElK8WthIYvtm1pY6Hn",
-	"vSp3ryxbEb5+cdj0BtfocFcQA6dQ1SzDBSenYEYZL91RYbsz7LVW9TirXUlzpqA0GoQZgxSCERetnP0U",
-	"+bRmIMKerNplfY14GAXjACzPR74unXnXx3iUPeAyzsqsNvSo1kUYrHARNg38hKvdt2UgWs9MyJaV1wSc",
-	"yF3kuJEtbKS/wIQAxrYZ4cfBplzAv94qCvY9kDN53Yfa6xbax3oq9OG6DFILckUMr+u/hn0yDUDdzQYh",
-	"HwHViMvgwhE4kAjUKfftge/VWDT15Oj5i/vCsxYfN7+TGfAnfP1ztgLCFvqcOTLIh2IDpFnm1tQ4WvgC",
-	"1BmpN5tPZhS7xmNcIxmDOlAR83qSAeYxUZy55HoeIE38wDD2nxzT24flA8Z2YeW9DB/Php26TbAob4H7",
-	"snQgTPw5hRCkov3Dj/D/LY3E/pj3bSNGxNuHiRhHLlvB52WsL2rAATZa0touBuSKLvbJ1x4shjrrcSt+",
-	"botJsNvKdAxY1cn93q1LxbRKTUNkcFEuE2gMCQJ12dMLenw73S8gB2PWzhBEsS+ueS/m4s04+WCMxT8g",
-	"KlR3nSJMwDd8PV6ng6065e3wo5OMO/nsKSIbvMLFtJPZgqw66s83qTDDx064cSGGAmgjRNJ0t0iJGklv",
-	"FhRd0Z52x5EDLS11wjX3zgpU90F49L6CkHBbrYQHZ9ggvNsjyE84qiMfVzRr1VZc5oY46uhWU0qacpfz",
-	"7dQWl83z+SsvuJHNKoyD2sPRYaB0jdM9AAv2Ig6048/hR8sMesefvsNcvEaco89WDGU3Y+5ALm8Y5FUo",
-	"dkKwmZir2PXi6Nt19MQXaufam8VDqKXrBeksE+5KHTCC1bF9mAt8Rfs6ts3k9YdmqnewQCvDbwPyXmi0",
-	"jQNXysYQZ/SmMP6IuAC5tlMN9EG/h8mMJdd9ieHMVF14quIrEQEP9I2d2hBVCGdSrvWU5Wh2mMhCBLyB",
-	"iV1J9j2spA/iu2UMAbbvYWpM0bLz+ya3Iuwv3nTxkMrFYKnyxdGLMm9IMWjoANkiDn5mphgjuRRmFtYX",
-	"W0AyHJriBC0ICgCJKu1YQUtYoiWZ0GE8KFYfDIC+LCMBWWVSsLDvfqOx63fhh7ajEmopxPCcnRCfzAOV",
-	"E1eTvY6+bTizNVOWmWvofUqgxzKIM9QwTXQoGlYbqmpnN7xQCWOfF6KfRPn8DtEFyHzMpoUYhDplPqeK",
-	"NdpKVQEJ0Jnf33pjmlxbDgcZ2KvI0uB406SPCEnOLMYXGdMRIP9fBStY3VfGDaKnkfIadKHICrrgDQBW",
-	"qBhAOUzXMsuYa4CyP9ouJ2k7MP/AYLRc0rMfGYNBuJjuSMFvLe0p7Qd0AlgZugKGaO6L1TgbNllYHQQQ",
-	"xM5kyV5CfiawA5plVn671pfCvqVlzohZMGGW/jrzaarHLkPaSlGQEmqpq5k+G+F42A0WfO4kTtXyShUi",
-	"tiKZZSGXAqNgHO7EkJwbO6P6oqpEP5WhEC5ViCay7IGZ+PF7M5Q94KhrN94WOraA3COpKlgNwl0QqaZU",
-	"ja22JOQC5igTdP1kmziKodOn87KwqeMsa0R/5h6vWuXsMxJiMmGJ4Te12Vq4gC/iNuB1XmWf1sKOakD0",
-	"vyMT2BTx+zOEDdaKcjKaNzO9l2X7BupjnFy6oFyIA/KaC5dkXuYMuwJkY3YpsMMkpPkCGynLzGFEV4Am",
-	"ddtZDk+bK6d3d4R5L/jDzLbo0yDDwjdY6XG3E8VoCtG3JOPiOix++1PGzi17hHZzohZAA+sZ9KrOi2Tm",
-	"Lsl6k9oyLd+FANFr1sIBr9mylz2O/F4oyHmGRsMQc7aW8ewqoGpXZpItmDZkwhVGVa6b836xc+/xTH5h",
-	"yzbr2oVrmTxIrpe3iV3jfjyY4WM/IcktB/rV05TBHTblN0xAjLIrBHV1zZYxYD4vQ7z+890vb/Gw8fOb",
-	"V6/JuBBpVgpNKLNoPhX6UkA9EagVQZcxRpVa/ckdJDfkhik+4UyTQhieVRocusyMk5p9WStNUkbTsq4E",
-	"FJlxlrMDq4SB+AWVZTxufKFhn4m0opPzPEx4tl4DPiRISUMN+4Xti1P/wpbndooy9PDuwhLsptqxdBCz",
-	"Pr9hVZFi4A3gC71my3WU9Yzh8OM1T7ews65ih1fKvftVECkiNKY6+8nELgvLoIOXoawnBIpXiUNESNdo",
-	"ymJPiSu4F8DtkEXWcFWiSx9LrKPAoVxt5wxrvcC4jhqD7KErft6t6wtNzn/8nnz91ZffEDMr8vFccWFa",
-	"UhOuoWFnv7yEnaPAAViWFZ2Uohu3Aj5eE21hg+7MtosctOi4WsY5KKLbS+W8WRW9Oz1EZMs1p9atQh8B",
-	"nv3CLxvzYuAWhKeD6alsk8512zLmik34h23jQD8jJ1l5ksvNPrJmMbuH5CgLppP5LIhAPYcGoiMrblQy",
-	"+1jpTBs5c61qedXdEOOiJjXGfe7Y9KMXR98+Rn6LpazAdGrVrbaIhvN6PPK+Y8hqyuI+AslWdFEUn31V",
-	"xHonwJaT6nAtVIatRhaha+C4prScN3ON9k5erdUQGvHo9xxyFjoeUeRjV1rPH5T92jUgbz2n7RC1glOf",
-	"OLV+JNcSeDYYOQ0vHFdLu59ImG2wlVSF/e41mhfTlGmz5mWjTXM7ihY9WYmeuWQgvPEItraqCRCsNmN1",
-	"/zgU9aUja/Yat2n0i12K07XOs1jakKzkM4Mo6DyNz4+OQvobBpY/POYGTl1w794KW4bUB7dZfkT+LLQh",
-	"rvr8QwhfF66JRw3EpamIoUEIMHdHqefQ1ZM8bLQ1HuTyxRI5MPrr2o3/OdfKaWymT9EcrNVZwvZBCNFr",
-	"q0JWlFBBxpYWwI+cRg2bYwO7LCTtVge4/vvhpu+PMzRaXthx/wkw8oJO+yMj9HZ7SHhYuZgeIAq6tUBz",
-	"gFtLuq2m65XSEmX9YSzj4FzpoEZi9AWYkct6zRwS1qVg5BF2kZ+4UaCqRhwRPvGRPWAHfxwRI6eYqe3F",
-	"/0vh2cEXzggFqSBQhcUVwauP7R8Goce39CrPccEEvjU9IKdVHWcrGvjC9lPKxaXIGRWu4rCuFWZOjyHq",
-	"KGS2xuNweD/al3gOk5zj0HcvnCP2tzv/qS5JZBjTKkYO0TpF1mvHtFDeJsLxTw5iV9loMzkv59vBBOJy",
-	"QMs11/3lQxUlrc83kVkmF7Va1dXUrWxul8sPfGEZu2GZdmEc9lFGkxn2POB6g82kA6p7cK5Xs7UK6v6A",
-	"uLDYMaAD2DSGN7UCTaJxdvu6hjrV1F6WR/RlwjFgMwRaiwIkf8rxCTFq6eL2KUkVdlls8SnrdjTYB8d1",
-	"499zdMc9IaDzJ9Ztssh8NrKFnjz4MFXLp6oQD0CMkYUhMQSSlr03IKuUG2KcWV9qVhGgf6heWuvMOJOU",
-	"vhQurNDVQ3Il2as4WKcggwwssmVIpkjV8rwQdRS/A4VgjzR0ocpyhHcptbjZ2yMXK1XEYvKDcCxhzSIo",
-	"WGKF14q6EXM1xkBijPMS780qUF4butS3pMu7oMm+l4ffs29Lg4Xwnh1FR0dHAJ8TH/yr6VKX8StWdsKC",
-	"dOCHS8vwX2iExKtxV7S7WlSM1V7IgovUykQaWl21BP/eiTxS4XIhOqXwdCC32el8ni1XJBDX4bm8EYRc",
-	"7IRrzWDcARycF6WaZ9ksujSBFnq7NzsifnuL6utxrXcjpwcjMAdxXpIYBHVHXa74TA8R/UHGT+9HPq8V",
-	"bawJ6JjS3iKhD+6tvKWQ3hV8TTbEXnfL6P8be70P3GsXzftwgo2seViz9mdvz+5lyH4w0iPWIGt6pA0e",
-	"gccH+H/vRmo7y+FHQ6c9gpi6NLSIUN3GyGb0xjVkK22/IADjd3VbdNkRz+lgl8LQ6Rdl29oDcuqlBhcW",
-	"peohU0ENDVZ5AfV3+wkMbuTB45qwBvDa6W5NwWYtImjthg9ud1BSa2Ojhk4Hu7ZbQXY7gtjMrS7odEva",
-	"OXQIuhNLXjVRYJaWx2xqDMvnBnqboj4pC5PxG1Y2amxl6D+7RX3mbP3VDetTVZTZx+7VPQlYC+mO2IvU",
-	"l0UD31uLP/LBIfXm1K+doyj3nvy1OtV9pH81BD4rlfdql7DLpe7TvHYu4/TWD/A5Mwi3ic38ocqKe0hh",
-	"6bo6gxJJ/FeoBPiPhx/dX70TgS7qmYi+1Y9gC5JknEFlxlo+UJvt5W2ZKbLvuPIyJ2oPwpcfuwxZXskR",
-	"rMF8t3qkFZj2jemtXA1/fgAh4lVyURC82+GR23X/tlbvfGwt+IYyRq2oJAtDpsxoOHvf8IKcAjV43Ch/",
-	"R8dPLVvsgJxilZtLEdNsKhU3szwmueXuhMIg8LQmcZkcGUPn9ZBKMi/MMEQ1vKHGret+QssfPn5DB6yq",
-	"8dUGTLfMG/K+O/PkLuCJz1pEZzTvYXqx+3xYd2+zL4fPBYOk7pOa5TUitJEZhmfaK6G8Jfb+AjMX92Jq",
-	"ZTS/n5LusKk2s4BL47z3gu4uZ3T1KEtSPfxo/+stYa1m7PGMlZgF7qa6ntUmYTls2Ld4BWvai2HLDtxa",
-	"+B2aTukg+bTKWVUHnloHnY1hfVNmSsLaI6t7qDjubWZhDN8Wv+xO955nNwDm74mD3osAtAm7HlY+HRi6",
-	"rOi7nrjvlgsJcMAZerDcXkWpd2MMVsz6Z6hW/c9TqHp4JtWGTj1rVO/IxrDIzu0LTTs0Hq7OdFnzBCZz",
-	"BX4Gh/pQRaZ3hP68MDXQD38T4OD3cxfcZcHr0zT1mIL+CkbzqKbngoNKomirWB9ePnAGB6nC5lyayRii",
-	"fsNhgVYKDYUFdojf22eAlBL+HnM/SiJ2EOoT1X1bqXrHtI8NQPyfkvCB8WQrfPY2uR5NMfyhZXmsn/r/",
-	"5nfsJ78DlfctMjua7Bh18G6nbi8UessSxVyahJVf9MwVGQsUAPOK/2ds2ZTXTPQoegU7fUhxZT4zcM32",
-	"Yjd0e3PAbTMG0JxvMcl3zfatbl3DB1fIEtN6Acd8asApbupS0MS4XjK1RMi6IiqyJQSlYe9zezBxRzUU",
-	"O+i+TLIW6Pdjk/2NLWD2Vp4F7eHLek1wJIPUA/f2VpwgqPN5VGzhVocf4YlP+80BLo+9VyoBbGYvNc/c",
-	"OgJ0eluOXaM1p3O28OwpMy3gGJihdiLjgNGDHUDdn8ILO2yzSTyYhBq7o+1Taeo6zx6TaGAalz7Tp4j5",
-	"UA6F7bJoNoDwf1L+zF5cDg8sWWb9uP83TWZ/Gk4nna+zVVVog4yVsyHUnHBAtZ3ljZ/ks1Zryp30qOgL",
-	"wCUeuA9QyWkusI4v9oeBvQpNVDv8CJ+vEFX3K6rWDu0uggUqoO6nym99guCZDU3C9spugPAuyKvVm1vb",
-	"/UOIGdh0GLeQl9c3D9XVvZ94BRCBKvp1Eussp79Wr/72UsQp+VOOUTSwWpO2sMKm9bh8rnXBVOS6pjFC",
-	"i5QzaPaB4mOSUZ5DgTSTzKBFTiJFyu1CNAELhsuaA10lqkunIXvGAXk3Y4JoK87SrOR5BIbHbi8yS5k2",
-	"lyJlCU9Z1f8RemXCmlCLNd4RWT8NzafiKRcoAD9Cwwk8Hj8+IKDZlFXaFCMzKlIG6Ui+rCj1HdpIZi91",
-	"gKSrCPHsZdleIpeKnfhScHTKciYMOX1zVoaomxnLy9DbcADtcNxwD2JctbZ7iiP5fBiQj6hVbJ5h9swG",
-	"XrR2I2/OV+qn/IGLESu0YFyonkEtILSZGJmlLWIho7lPbPp8RcKVzKmudk0PrsVDexOu1S75cPAtTbhu",
-	"KyWCYIj3wYaAb/vkmXvws1cjcCOb1QgHGUCYP85/fRAhSW5NLgK8oUZAaiMIIC0sqH7chx/xj9uFDTfn",
-	"h2s5lFFZ0wYQ9r3Nd7jIfXRWEm7sPrJj27q+0GRmzFxb7HCF7Ou+ISdLkZhrHUdkzlTChHnKRCKtEAKN",
-	"2qGyFptaeaJFluQVxIaQIus29nIXKdeJhPZZqUwKEG6whfsS3aYTZpKZlZtumMItu7RukS1dpFaaKqZ1",
-	"FU05L8YZTy7FmTBMCWZOKpBjK27Xmc6/6QtrYXtABz/X0o3EkqfJFZwPS68cCsddclYbnu2FlbRdO7jQ",
-	"wazMJfy4aCFxKx3vnlv7h/7c2bvdwWa+DlB6WJGmhQO9P1T83K8B5Luq+y3VeiFVWmlK0N/OUtN46QTF",
-	"nFHhPc3aCh9UW86kpaAZKoqtKUAWunsyI9uh78fdDJtqoV8LwgeRAlToxkXlsaMk+Z4Rw414OaoNYYKO",
-	"oYah/aHmbPAhi1iipkpPBZxyNc2hHE5UFddBpdwXw2kTAhwO7dsW6OOVB7cBwsBYLz7L1hKHVggpSNCd",
-	"RkIYvodZsCTFPTLSh0oVzgDYQhPb4lYz2rs9aWgz7RDBOLDYDCv6ugBkIRWQFNf4PNJUS3bRAOSxJ+Z8",
-	"L1ahTWj40Lp12TVBDFuGfZjdods/EV1KIu/BzQ+nitrZP86psTJ0J3s/Rcc2vMLFtIv9/mSf6a2BwYhD",
-	"stILem1BhePSBfUKxCpYcPe3oujNMukbBG2fKg1RyZfRDFxZ4Cs7DfS/BO0HxyVjNuWi1k/NWcnhrrTD",
-	"UaIzqmdWvQZjIlrWsTxd1VEWQIHzu9oQ9vJBeQ7BhE1LgukmzSMfnjvA2PfDHnBbLfzBIZhrL0eEXAzi",
-	"+cdRkfsoPp0ZqAAYtt05LAgh9Rqxe9l9+/rY/fOV7Ezg5oHGOIhrSaGU1fcr3cHXbOsSQTQzb/yC94NW",
-	"fvhtMKuFhZVbg560w4Trsbq+1YeZO4lwU6BHSADcJoL9wgue//QR7AjQhxTc4W7/diVg52jOJol3hrIH",
-	"EehWwevN/VwKK+qmEnOpIW9Nu27UqSSgJ4L/NGf2ynKt+u1jDfYIdx/ecu0B7hh5+z8uwB299XsMcG8e",
-	"aFt8e4B7bRPf3kuTdY6B8px7hfkAePah22+Gyw7a+1bB7C2QuKNgdtjmgMHsfeC5P9F+Nap9MZNPEyp6",
-	"WMdda+NG6WhkVk7Zl+s9esB2Xise46+lE3cL1OzO2IHFMsyEKrUkGdNWuXB3u73EQ0Hwi5n8nu6/W89a",
-	"9BPY/rjveZI6LQP8VH8VDCr1OkcVgqjTUdWFmqeJy1TcGIBVwf3ECveCsRRAV0ZCh1anmr2j21aY0w+/",
-	"MjE1s9Hx85cvo1HOhf/8LAo52vZGqj/LLO3tzahh3sORiHy53VQSLXMGjat8r81g/4o5UznX2koF7hJa",
-	"zCTNeWtsgvt5j6fwDmdo4ZhYfm0IlvluJpsF3VAH48I3bHIl96qafQAnCyY7DksKxc0SOMKYUcXU6Pgf",
-	"7y0pjanmCXx4H0GlP884CpWNjkeHdM4Pb56BYOnGXucAEnKw9bUzLDmK8ktYJ9g3TM4z5jtJoe9gCb4o",
-	"2BA3s9owqDGtD3KKJhW5EHpdvcawQN/tzMy8Dx0q4Rld4r+PxwTorc/hFSt7X8+VnCqa6wPypinAW97v",
-	"Yh65cjq0Y/L2F3RVc1UW0/Jz4iW3Pul5fSOJzBlGAoyZJQ/naKkanYMd0V4Orkk7mTHFXPDijIr0IMDi",
-	"OAvNC4lXq32WQBDPMpcgUysBbmassRuLGy23g/cE2b+nkunawa9Uu2gstsxND49aZetYgCxmMqsqA9fG",
-	"8ZlWbcNAOWuMsHJLvGZsbrHELxM7A0P11SU0BFOsaunvcR0irgJI+u4toYnvwydScnb6Gsy/HkVzmsy4",
-	"cME5jgIO6ncmvhsY+he2tJJBGeAqJ+RPOdbHbuDfz3743iPoIzkhP3HzczEmeIvqyH7+lY4j8ksxhvgL",
-	"eyzfFTxLr7lhETk4OHjsERs5zEraK6pl9XjmwBp/B9C5U8Fuhg7kRBbKu5NJJbYzkc4lFwaqkDKNRTrG",
-	"TPMU35ALEVV1+awa6sOVqzDljE8YMdxZUK/ZUjeYkqtlGhYjIKIFY6PtWXgbgsWyogqlhlX52q3kjQtU",
-	"KaNhalpybWaozhxiMaYS/nBqZza0Q4E9EAgusvvXQOyC8NTShllapnTDU6a+qO9xqmQxD3IWZ4+cEM3F",
-	"NGM12QDfiTysUbr1JU4bY9MwOno50PV4QFoCQLBMM8tD5EK76C83VsoEp1l4sFIysMOUPQdrL9dlgU/v",
-	"P/3/AAAA//8=",
+	"7H2Nc9u2lu+/gtHuTpNcxnbSpB/23Nl107T1tmnyEncz867zTIiEJNQkoEuAVnQz+d/f4BwAJCWQomTK",
+	"du7d6UxjWxTxdc7B+fydT6NE5nMpmNBqdPxpNGM0ZQX8+PKcTs2/KVNJweeaSzE6Hr2YUTFliixmTLBr",
+	"VhA9Y0TPuJiSBD86GEUjlcxYTs239XLORscjpQsupqPPn6PRb1xcrb/3fMaIYB81mdMpiwhVJL4oj46+",
+	"Tsoigx/YCSlY9teLkXnqYhQfkNOxYkITKWAOGVX45e7xP0ejOS1ozrRd5mmSyFLoszQ8J54SOSFUkNP3",
+	"7wjFZyPy5ClJ+ZRrWCw3z86pno2ikaC5Gc4+OIpGBft7yQuWjo51UbL6zOZUa1aY7/6/vx09/v7DpydP",
+	"P//7KArsmJ3iW5mxlo2jObPTPDt9RQqZMbLgeiZLTbhWxEwuIrIglNhRj0n8KCZcESqWpCiF+XYyowVN",
+	"zL5EJP5P+FQK1rJCM0bn8nL68Tcmpno2Ov7mWTTKuXC/Pokaaz99/H/p438cPf7+L3+NDv7r8tF/Pv7w",
+	"l5Z9mGhWhHcgNlQRm1UYWjBkQMZsIotq+n8vWbGsnRC8q2XCz588DY3/IxOcZr/DC0KTSOHzrxScR8u+",
+	"4TOdO7c+8M+FLOft407Nx3bYiMxZkTChHzORyJSlhAstzUESxaY5E7plYvCSLed1NnlFdTILz8rID6Jn",
+	"VNdERF4qTZTmWUZm9JoBTcaPYj8lFD/VpM4mj3GEloN6cvT0WRSUMTnX4WnlUhmmYLkiHCUHFWrBiog8",
+	"IVqSJ0dHR200k8Fb61NJ2YSWmTYTOYrMxHhe5vDbEZC8/dVPkQvNpqyAOb5xPLA6y1PHpEa0maGVoeuC",
+	"zaXiWhacqc2HTB7EiSzYfzz96VH8sOXEHRNud+Zv3TyW7QTp57rsTZXkQawZzf/j6U90Pm+dcvXiLWf9",
+	"jhXXPGHtU1b4gJ3vsRUj9qIgsf3YSxgtr5ggTKRzyc2FQEUKf08yynMS0zKNW5Zg39RXdj59/ryX8Pzw",
+	"oPqZHFweH/7X4w+Pah8//M+wTD2n0/ZN0XTasgpNp1uewDmjecdIjObdgtM8se2Q5pA6xjQfbxjUPLLl",
+	"qH8oVrQPWipWdI9pnthqyM/mYTWXQjHQaH6iPCsLGD+RQjMBkpDO5xlPqJnK4byQ44zlf/lTSZA/1bv/",
+	"vWCT0fHo3w4rtfAQP1WHb/BbOGKI6f9eMqXJgipSsEmpWGrE+4TyjKUHsDX2TTW1CxShQs5ZoTnOnlYf",
+	"tGljhtHa1bGV7YlGNDFvgJeD3N+0zlN43nzTvooWBV2a35OCUc3SSwrTm8giNz+NUqrZY81zFhrdfWe8",
+	"DJxdNKqL9Q1Xgbaa3tp1EFx1EdQW21/oFEflFeuJRO1+MTP6pN3sg6AUqYj1bw3dt7a26hwa+9jYoA/+",
+	"3XL8J0v0qFJ+0e4AAklTbl5Eszc1wpnQTLFohZbWN9de16NHo1USfm80lZwuyZiReZllLN2kI9NMSUKT",
+	"QipF4sMYL4Gm4twtyNf3sW31v3EVYBVPzT3JGs8lQNdGed709d/NM6tnjQN3HJuxWXY6uhrTBs7JkCUQ",
+	"K5xYKs0fCnZAYprmXMAJGOqdMznP2DHJaTLjginzpJAadE/CURPeTiLk9OMZfuNrOE37y5OVPY1GpeB/",
+	"L5n92EjwIK+3k2M/zr8DEm2yOh5SmABwJZ9GTBgl+G8jw1WjaDQv1QyWmzFtJCYcWe0VlQg7LVOuX16z",
+	"8DXhXr+yb4KYx+Cew7uCK3L65gxMjYWhHXM/pUbzNOKt4CwljqDYlCtdLMOXSJoWTKmgDN/qOjAKoupx",
+	"1V4zQUXC4DvhC/EXuSByopkg3JD0fM4ES0/w7qWZQturYHNmFs2NAUYUS6RIFaEFA+WbXVuD0E+eC/3N",
+	"s9G6wWIOTFOetbMxqikBZjUbjr6hlDyIJ5xlqYojmJKZUMG0An/Po0eP4of2nJZmTXVN4kFclBmLIxLn",
+	"TCk6ZWgjrJFdyqcMZeXa1l+xZVirgF34SpF5RhPmrMJMToOEcMVFwFUUG63NzK6QY6lhmihzYjBxqZBi",
+	"mctSxcF3ylInEjVGxyzyCi5QWLw5H9CiglwyL7hI+JxmIVkp7T7CtjoxgpRBieJT8ZgL2GfkBHMmYW2C",
+	"TVjBDD0GVApNp833ywmyGsuUkbMgoMay1C2v9jZdWEECtfKSp8GPwSwIfWAO5JJOrfDolmOGMoCNnZIy",
+	"qs6kvsGOFYPyzgurQS7rSvTdzn39YsaSq/VZs6KQRXB/Z1TNLguqWVP2yXKc1QSfKPMxio+W89viDQUz",
+	"Y9beMpYyY1RYIqK8aP1MFhv3CzbgLT5qTBVNiw61XWk77yYvFKUQXEwjMuGCqxlLI2v/RCQx0jyDH2VB",
+	"MmkspRkT9uYB28xKbGoFuiIpN5ZTgGfKebqlIbJKCEao4CIaa2282m+53197XvXT9/vbSlXOblwjrupG",
+	"WVvgtmL8NVqFOPIWcjvnSsGBpTSnUzgvWQo4o/mMiojkVPCJMWtlQf5espK1yTCKW9tGgHW9z0uAdWm2",
+	"wuiK/6PJHW3X86pAM4v1V3Ztfq2H9NYzSfOMxpkcB7Twt3JhFYwFKxgx/EQLe4GYk+CFPQvVU7sYLzVT",
+	"lwWjaa/1RiPHYZYH1m/1JaMFeUJKoXnmGMp9qTGpTn0NyKFd6fnUT3Oqz82ygyLjpd0pc1pBZcYRnwqt",
+	"0O29YcWVFbVPxR5KgIHwg64zJYVc9D1OOWcB5dwvHRWQgtlYAFhvx2CaOUoFKQlEgQ9LkS0JJcZ4IGNz",
+	"OIqMaXLVczrW4aXClDLhhTImgCwVxZPodUc3hFuIea1Y3VlI117QpPfIsmV1nnVaaTCTo+DaHtjTaRcF",
+	"pdjSWG/oAt6q/ebbJ0fffffNs1UG+AFPVRIzQaNuU2uXGEMslypskNSCK99+/e2zJ989fVaPsXzz/PnX",
+	"34SOfm1az4+Oojbil4SqK3AdtEyrEeLZEOOpayx+dLt/K9LUbATNMkvwxkg39FZqZiUEXod1R19Q99k0",
+	"inkONfOECjJmnttCLw65o17ILGOJRpWwSQPT5HJa0JCBYOzUTIopUTJnGAc0slhLM4NSeNMijYgqkxnY",
+	"gk+fzY7yoxZzKaOoGtAsez0ZHf9tA5u6OTvl7kPYSmVCQxLBCaHo/wT1TEicccpT6xAtGCO5FHqmDtxk",
+	"tnIIgxbR3xLw0/8/5nshOVMKTadTll5qnXXsPq10mYxfO7nq1jeTWapOSHykYnLF2FxZ/1i3hPKHvjIL",
+	"v8oPXUR0poNaYYfqF9bh7LIiknFxBfdGJsctehpVIa/R60lte47hljHk6NYUES5S9tG8WpXtKuYGS1bx",
+	"oP38foYenDFLjO1MDW+m3JBQfy3lpnoibrl9j5tp59khNa4dXmZdh2tpQ25N6oC8omIJlz8XpFQMxF3G",
+	"6DUIO1SyCaRnwO9AX2TOCi77KjkiGH3zF2R1ruTBFZtrq4iRucx4sgRN4yHSkoqAlJQ5+Jo6u+6/yVKm",
+	"9KX1ru1yEDDlyG3f2hs7j6JLdb+EG6Wnntqi6/8AW2ClRS22b6Q4epQXM6mc8aXIVB6ENfaCgZHZf0Je",
+	"QAa4NS3A4x2527nK3NhKqoIMCghVOP7OvaD1rRAShCwrzKaEl9+hzP8IvvC05XuyCMeSDQcpspDFFcnY",
+	"RIeVg1aF/y3L5TVLyaSQOZC/0rJg1i1Lx9JonqScZ5KmLQvSRSkSqlka8gna44GbXmk5n7OUZFJecTFt",
+	"UTbq7FBXZvEkKpW3RtZ1/bdOXd3ssrV6mxbLy6IUIQ1rfcNblKAzYd3LNn6tmNbm3o3dFRrXtB+j+JAX",
+	"Mp8bsiA8p1OGPnuzmXQC/7JrVpw4i6gUKSvIgi4hHgbhLVCvpkaNnVIuViI9Xz8NOZVEKi8XXKRyscX8",
+	"a9+KT5B6QImoYi1I3GQqmRUXCRXG1AP9E6gu7Te9LjWnY37V1+LN44S03h/x0P+HKz7mGdctYYRr/7kV",
+	"lmzRCNZBhiZkupAp0yck5mLGCq4hGmfmzIXSVEASkqUzM98qfDbOeAI5I5oVAtzR84JfoxPOvisYIbDi",
+	"5ZVlqpAjDh7YSo1132lxkHZocTlLOb3EP39q12VCRqM9XCceeuoDmk5Dlj+deneH0IQa+d24PzZ658C1",
+	"1KLQmWka1iDIGhBwvWZFX5VuRR56Ba22d15bg+VF9UNsnI6b54cgZTcoY4jIxSqx3U74wo5qU9aHpu61",
+	"qBomrhZMM2H+eByDXKOkKLOwg7iDHZy2GhJ4t0ReVvv0VHYDUjqn0wGpyJznbREQ5GUH1KRJqczti6kO",
+	"5lo1N+9yLNOl0Xtz8NtwrYjR1Dk+lDOmI7gBoUQCwqA0y9BnzvKDUUe2y01T1HhatFVXaNAVrQxNaJaB",
+	"BoHODo4axXIBiTRdiWwDJr+1kn5HTDucHV0qVqDjDALwijyIacZBq4JE6L88Mj9VYfiHW7kHbM6RMXKM",
+	"FqZlBjYP/GJj9D0cAttmee8n8md5vR7UbmRVb87Sa0yinZdumva1c2bWs+0zsxzXrBStbKLLevrWVnlU",
+	"dVKr150cHfWgop1H3SJ7C49wGEkOgvWWpDjcYL/IzBWxrXtENo34C8tSY+VvuLULYz7TrCOSZuUsvqOK",
+	"eEEijLlGpvIEPMqQ/6YamucKT7iyp34y18bHh/MRQnKM1TVxLqGtXz3d1qB35+bLLOViWtWYhN7c4Xd4",
+	"JQvWtLlsqqfZfwH7n3GlWwMeQZ27sZIg1ZWYb7g+n3fOov/+KDcX0LdPj2ZxH2P35WTCEs2v2VunYwZ8",
+	"rVTpy6IUwQi49SorIhcC1FKFUV0ok4RagG2i4PCC3qfo5/y2zIIRC3jdZcauWdb7Xb/B0wE/QKfwcSez",
+	"8r3dxl4hENyU5mrW4iCBUUMk5M/7nE7fgB86kIv1keXzjRLzJT71ORr5Na6ZL8o7uyE9lqu6n8F5IUZR",
+	"VXPj2THkXshlyjbN6pxOX5nH1hx95o+RW5qbc3CH/OpXcgpQi0J56016w+l5qek4gzCDmnPtXUNmzC3r",
+	"Xx3V10sPn3638ZKvdJIntZu9SxF5+XGeUUHDDF/lPPdTicDkCInJ9zOmZ6yA3FBZZikZM0iJjrC2jU4d",
+	"eXCRZGUaFpfRiKqrcM5pQgWZsWwetiO8ndSR3I81mSRlcyZScw7beWbSFmuuqtJ12dFg3QXnOS1kaaM5",
+	"K5p7Zr89hTBqwaczrYixm6pgxPP+oYifYZzQKma0bYsM4eLhYnkAV7VgxA5lDasj2xzr8Abas7EZEkIz",
+	"kWAy/UIGN9Lm2A1g3DbU7+2sN3MV0lLPZEEUXaqdMpHLjLW8PWUJT1mKZaPmOSuFwOb3udFSsM1kp9GF",
+	"tUF1t5zdtON87nKzTLaEdFp3pEhW1alUhN5gzZAI/imY8wobMGaJtCZsleWxnmAQ8HyEa/pdUHwqmWom",
+	"ZHBNlLYn2FN52W/Qv8xaS4oxBKErClHHxMV7zHvrysFBOK5vUwZ2MPRhYqFj/LmgoXKSU5Rk5ggNoZaK",
+	"FRD3FhZg4IDAFxWhaUrK+V6dWMO7mhDeoB0+IfLUVV376+Z/W8n+a7Gf+iwST6Q8fBRDGBV+/oiuZviZ",
+	"Hn6MI8iaNL/GA/mLsHSivXq5x06tUGIFNDCAcwmIcNiSwpc0mRmhApVRmRTsGLx7IBAUWQDRx/Myy2Ki",
+	"pbxR1eDWvqktfDawM0O4bFBA3I7Hxmo/65Zz8xapq1r7lDxeTGzB+xOXpyS0u+kBNyAsQgp5zdMQf/2A",
+	"WUgLWfgidwsWwFNjhuolcV9uyQNt0U94MgOd5NiVx0YEsDYe5ywfY9UaTB5/kOX8sf8VY84ocpS0anjf",
+	"GqzQfRRtoGC7+83j3eU6SLkyxl/arkDDIlkKSb/EPY6XAYEyL6whFnIs02V4x9tDdwN56f0qVgTmRhkp",
+	"y/lOMrK+bRv9Y/bR9hnAlLecQTh5D7B5nj5/Toy+i2Z9/R41dyAlam70KqN3AzTLAfG3u7LoWGucZEM4",
+	"iZwKrliKqYC8wufocUqtyx9GFBuOuD1RPH8FMmF92oPILbxdw7zklI7uHbfgKH42G9Yx2BHYbbmdg/Ah",
+	"iLWZTyw/dQ0GVlqvOrnV+EOb5X7Zkrls2MtWLBSMXAm5EDarP1ut4hgmezkaYbpY0OP9U2Mtu5TbmGkE",
+	"zwPiSYF7qcOThWEv6400ti/stbGNiYUSYGo7n1bNH3VDv5JLo3ceX4c4JMdSby4x36Dr1/wRNru8t38B",
+	"9znMs5CcIAULOxwhwyKny8jlcjcQyGqJeVY/q2XaWSv9uKns2F8eF4ymcZXxEZHYZd/FzTwQo1EoPhUA",
+	"bbYxba96eXC/txNQljxvSTZhhK6eS7jqRvBlJpAMunAMoMBkFESXhQio8IXmE5ro9rzAjmDsNmIRnDrb",
+	"hyS78tk2JTSi92iXgWziYktguD19xkeQVkogMCISEZ674IgRSoxmLQks6BO7ebIJzqf+vj4h5Eagt2+0",
+	"tnYYHfT7tuHq3f2Szbi4armP3teq+12ZwFRieMMVKPW7H/Mas21JQR1FB8bCdonKLG1MayjGaCVQM2JL",
+	"duUvcmEkyNKLEbU+vx2ra6pRQ5RxZu+EP1zko0kVqHls2pR38BQkKzvLuL+oOWc0x9HX9nKtMhgm4wYI",
+	"LedXtgxHEK9ZkFzPNNxfyheECGvu96NRmk1lwfUs37TIX9ny1D/7ORolZnYTbvj8kn2c84Kpnfy+23yn",
+	"Oc7aPlyzgk84UxY7wOyFB8VbzHjGiJDkii3JRGJSJ99C2b3iLUjTb396Qb795uvviJ6V+Rjs3HBMwAKI",
+	"tgT2zbzAN9vA8ZNlQeQi7L5RsiySBvjQlAlWgOCNRjyfQy0QlKA3Igob0VBQiTISPz6uzAOpZ+j7FilJ",
+	"JVNgvBvSI0umD0gMu7/kYhofW4oUkuRQm2S+wqFO+4oJtDqmEssCG+qWGRJylqYCQ1z+nYHpr5VEmq9W",
+	"5Oz3p8JLabhiKpZq4cLTOmesbNDL9Md3pzF58DJ9+vz5k+8fOuA6e1xuoVJky2PcOIdSxis0O7OzlgTd",
+	"Lrx89/T5N6No9PLd198Z+fjW/W7GCx7hr2w5hLFspM4m4dWuXP7Klm+l9tkP2/j2dxU/Kcto4BZ6Z4HS",
+	"PHoIUOJJDVU9apYZXbHlpaW9S3hn3IAL+Pbbb79pAgYchXEqoJ7nMmi7v3n5CkuI7FPA6g/e/PriHfm3",
+	"JxF59/IFeWL0OfzLdw9tLR/kpldCVhE+cXAoVCwPyHu/JEJReiiS03QVHNACLGzIeNksnJp7WJNLq6ms",
+	"PQqz2pxVDvt002ULiPrb+p7g5R9aZ7MbUOlWE151rHdPaAi2vlX3Fw6mZnx+85PtF5pweW5tG/k7WwCW",
+	"dEArBPzC8IU+p0qBV1RLvN+4QIA98m4Gwn0GAdQkHGvWbsDOpcJDa8uxqNV2cuEVfQzZ7urKVnBCWsZf",
+	"Y5yjAwL2/Tk6e2+sreSN3Yf18b5DxP2nz2rO/IYm5bawKR4Q9b8mib7rGHUnfkzKomBCX85bp37uS2i+",
+	"UsQ+7k/8gPwu0axiKUbLqUDfpLkwjNzFuxz95Aeh1QXij9VUOqFD3XPrUXj7QYgeahhta3iqgAFIHhj9",
+	"9Ptnz799uO68SWwGaABa03zX7JBMsauLRdd8/eKMnL45Iw8MbbGPNJ9njMQ/vvz97OWPLcU5FVpcC8bo",
+	"opBiGlWFx+zjnCWapRaigELWvdGZ2EcdoeubzFmhWqKaMPWuHEWbUQX5ZPi+eSGnBc1VlQeGWoJ3ikbg",
+	"KnTpkeRBTNWVWS74pWzabYssAQwuuzKqrhg4lFvS2OqImStOcm4bFTi0dnse5t4GUs7k1AXBwsaCprps",
+	"wdH65fz8DcEHWhADuG5NoUMIAvNdkjPaEpBwPrbVhMwFXSoSQ2nF8Tij4io+IbGhuZholmWKOPArQue0",
+	"6AFsYytsccJ+1TVEPSD5Fk5y0L0dqHEB6g7uyHoITVEEwTeElPIUtCgHHLDibXJNKRayuJpkgBZMKHlx",
+	"Rv5swONUc+/yit1m+d+GEnCaZSTlSnORaAvQYpbqHUYofrmAWg91oyLx3wF91OWW7/biNoTa6waeQJdM",
+	"ryEPtLi2rAZTe+V2KPvVyfe8L3Mu6n99snol7Ly4jqkNocl2lxbtQZutBmxxLHrUnR60lMkpT2i2FYhO",
+	"wwXc4/kNWdCt5Lyg3JjC1dzWIs/jBpBQhaw6WRVcRnOCrI4FgQwcDa6hHRy/6wUsFY5MA2Omsa+ra+lx",
+	"rMOSZosTeE/0Cc7kt6gPbJ0u5GJydevd+jm6/AQ2y32reprP7bNPt4KRy1uDl+c1cJEGeI2W0rofK9zR",
+	"9RyWtXjdxqC+plchoFTAJlkBO0HGgX5TYFH6BEkIfo+Xhl22yShoDaC53fHIIjjJMPHYCrkfWcJVsGip",
+	"E8mZzcOIydiAJeiff/mRJrABRomWZdHf8751MNOVDuxS+Yg1By21j2HC8+UhmbERofhh9woRbNDlD7Va",
+	"u932am2d5/pbVw0hhhluUjrox6lqHjulTziTM2MTTcCjaOxLwEFi6XGFbGbmEmFIy//NTXXdmPW1roE2",
+	"B1h64kz6JZb6eLhMcop/cA5OwRYAS7mUpZiy4hJrkEVq+wtd2qYc+H3qqsq4JoplLNHqxDVQuBD4DBix",
+	"OUMXwtIKiNyMq12vRSz1xRfAWMKQFX69QuBSEkMv1BdJeuIT2JQPJnBATsWFYPlcL0HlraZ6cCH6xonX",
+	"qoGrbPjnR5vRTPuV937uIuK3vgCoedKwmjbIdveVngU/tVjbwpKl0VvKOQAdm0PZbHTifPzgH7rXFAZ9",
+	"tBdWbeYhPMXtDs4L91AuGZvr8GA7lnfvrOK4AuwuVadOiVtqOrCvlz5xJhA49jk1VRlyxcsAzDeVroCk",
+	"PZd8JQ6FVSnWSzPjCvTjRqkztxfGVB6TTC5Y8Tihipm/YW40dsaLSHwQRyS+NP97vIpBsN6hN5CysQiq",
+	"TL+CSFASkzYq+Hi8ccA13AmcHY6D1QXkNkX+YSve14g/iB/Frsbqoe/lGTiuk4YcBIm3pzrwz9Gofj9s",
+	"JfJ65aLXqF5sKS8ccwdziHUNP69gAO4JvbTCrr8dpcEG8FPzMXh1YRXH4JGHQKbDvNyQNeZkBizUQ52N",
+	"7Lidu3le2ArzbcJ8YdXiLdzZWhJdLA2r14AsjZrlU4gP9nLlBq/OYPNI113P9tyD/Fc0QWwcCDtF1lWr",
+	"lRTj9l5v76rA8UCRfQ/2dQmN57oAuFYcENyBo1cZvmbJ5jUnBLUhrEfD2iBCbTtgp/clBQO3Lc3UYEhq",
+	"XKmyrSrTNh3mSkF/4ipDJjh6q9e1YJOCqdklfjesF8FnYQTW3/iENYePSNVyLiwVhqqTsrtTn18zh2eF",
+	"GNYWu119lSXW3apQm+lADszLZewERe0VW9ZxTWjKsEdFj5yfEK+FOMPNo6MRpbk8o8bNuS+O2ZAK0uQG",
+	"N/MxK/RsFG3DH1EVNMHWj1U9AJaA2S3eGtttlZG6G3O8yLiRZPaEbQMSqLtnCDMOr8M5o/0GGbGQ+8XY",
+	"3PYqt6HnsGOqybZ2Ml+vd0LZwMTEgQRoa+OAa4jQBV0SAGpxvYLyhs733TfPGjrfN0dBz20bnw3hXHX3",
+	"y+04VetpwDdy+O/i6G/zwJ/hJZ1STcdUsZ7hK1cD1tIcAD1BPavAuoIOubzujh7IeoeqFSQ9rADlgsTw",
+	"/bjnqKWw+ft9YxbN5gd9RwEQ/e7FlcL1d3KY+zstaYVAPWS+DWusrHdt21dPe42m1hcTov4gCvNOjW93",
+	"KvyeBu3U1+vQ4RuQyXf4/jZIaLvHv3eAQN8JBsR+Jxi934AgHcIpt1hvbYpWY8AWstrYDNopQzgIDHrN",
+	"6t2mXUvdoF7kOlvdeofnNqL1uU0OnMi5F0GQu9gU4LVxC2YQJEzet6vivGDXXJZdaU/N4ciYTWTRo1Ye",
+	"0+odQpUnFNxz2OGuMx9CBfD0czs6wEBI6LcHge4kU42NnLMzGlWOz2iEBYNBFmrAV25hFW2LbTkc5mRw",
+	"J2yOwwAwJKhrX/ZPh1lvNnIrQCPr89zOJDZbNlDq0CB79rltjrtgkgx8iism15rPHkujrNtesTmFWiwy",
+	"XnofPrSfeBzXml89/W4lh3pH5BKzR4OILcNCtyS3XL7/usOyYDRlRQyOCBWR2CIeIe4a4ntBq34uNOXC",
+	"f4I3q88qhPZLLpBcd7ng60HdgfoIoy+7V4XFo6/wHDYNbMWfIEsBVUkUzBdjRIBfpm6+oFOZrtUuDpdH",
+	"pma06GtaYTo8FLMiYjdVZMEw6HKTFEvEU2ubA2pXDgB3UrAqdF8/7R2TzvrkmTXmt7JlQVIPV6EM2z5E",
+	"dfYPsQXCC4AV4xr8fGOA/El9WchaM5H+CVF7SDPepap4FSIF6wSwWwbApJgrc57JcFoLILObHQk3J5do",
+	"wXFRbtPjs3qpOYAWaF6ElnFGItTllIptGwdoIvf38Qeja6l/GxMsTQo5qbQi9kOsncBOmNij+5gASDXW",
+	"c/DMZiCRMTPCrpAarkkMmqFZYqVbvxvL8NY7LJkKZupN1YYuLs2oqGUMGweHKx0NNrDiMMJt7nTnC9eu",
+	"LzO0OjefO346tuJb0+lBG15nWLd4P5MVHiGhEMq2KUAOpwv93CslasfEt88xmoaRaH8Buo8P+mqUFvzH",
+	"z22FrupYoI4YtktZh/PaSZ27wyYzoRKDgFytzqwmXmsNIp8cHcB/h9/FVQGvnrF8RSLjO1tk8Xb5H9XS",
+	"aw0rPHd0IiogZ0xKXRasUW9cLdMDAeCLtoFTcOihLg5Uyec1sGdDx1/ZwMYxodgrCkicEhTnLsgykQVJ",
+	"slKBNk1OG58SAV29ElpA3MuDajp0gkZUjBaMxOcvT18dPopJKTIjnaf8mgmsJYGqMXu31IK2XsHcfNfc",
+	"pVHR/67ouiBuDJJcoyi4kuBzt+eTtdPdIaJ3J8K/tqyG/N82aT4gnLtAWEGu/sZzrrucgDBr28Bb0KJA",
+	"GBRoNwN1hLYrQorRoH13vLtTlXWVB3aiHqgu63Pdrxb/hy/VjoMdwLbHqvPbMe7NWDuCgshrVmR03rge",
+	"1iLeDukDM3fd5WtVkkqNJErzLHNK0gk5wng33Lm28GLNTtwO/eNz2+rftWAMnNpZ2r7CeHHVDVj8OFCu",
+	"PTBkkmvWYHYkImOWUGzrj1a9FAwcDZgqYGQE5LftYvgMZk2tkF9tQ4I0WJRKv2iAfbbV9dab+T15uvFe",
+	"6UpT3flCfOhAMP1tiyGpA3KaZb45eE51Mju4EL+7hwRTRiHAZ0Fv+VNywVLM6UilVgcEtChMp3EZIBQq",
+	"AyI4ZsPGeNbV+5EPGg7fpyEfcHjXz3yiTxcJt6bim0k1G4Jv0Tek6VbYdozeGXzG4v3j7W8tZjK8MIzW",
+	"1kgN90BEkqfJpTZ7x9JLHFPFPVJhfQqdG/ND95kMcpHUjviWrhMzYluDteF0ElqmnFkIgB0DxKtCZz++",
+	"sYoobyR2K3Q8Yx5J8qcck4TmbK1udwPO5cfLjE+C5oyALpqZTU+jPmPP3XubMk17e7vWHwAbLKhfwkco",
+	"Cf8EFIJEE9ra1mkbHRAkywavz46dXcIGo5FCmL5tPo928/l4GeLp31N75Tft4xHylHCDRjE1Vv+SWhHX",
+	"RUeL8WW4i6or5ZQpbQ4fKOaBrtJdaZnGD+tWZOSVAryvoGmc5SKqoJkb5EhGzlLCAWZSrSbB9lFtdpZy",
+	"bffk6+qehVpEOSH2etthdk1RY22D7wP5sNsIHnKmrW9IljqDfGd7XF+pCs6xkRn7/ca82JCPpd4Buq/H",
+	"xUW0vlKDOl92yI7eWp520LBrZLq1X6QukXvkvvd38Lh8d+dQCHhtWuANg9qYF5+dln0l6gZTy6ySdDtq",
+	"2R9qs5J/074/p1WTH4h7JFR45Fnu8+o52KwJFfVGJmvVNLXUeuwv094u7StlW9BE0FmvtJ5Ya6I5WKev",
+	"FKmA4+oAQ/3dUO0aTg/MRIeXqBgT3Wjm64hUEGW8lmUy26aldIU6vB6ywpdVwINmH49JnMmEZjF5QCto",
+	"RXDuojPS7u5D327TSYlQ35/WPlbdJwlP3PAgu47B8EFb5sxQqV5ADo3WUh7geJuELzPVoRK+OppObUO+",
+	"n9umOVwfqtuKq2yP9rjlRvVKBjObN8SFAuL99m6ScPrmPjvv7R2VdkPLq/9pJCauC1RXjFfrcrNtT5uI",
+	"xBZ3Og7mwgX73OAXgnHL9zNJcx5wwkCJcFASbN23KHNRrI3RDIx3tYZTT5XHXjDsnklXH6g9DOxWKRPb",
+	"doaoQSJvwnGyeRcu0Ae72d4nAlNxyoLr5Tszls1FpIonAG8MfzOnAH/xX59pDTMZM1ogR+FPP7lb6b/f",
+	"n5uLxX8dn1v5/meAPZ3I9f02XKwirzjZaxc6NppfbWFi3Y6JUDeHzBbXv55buEjyAyv0zFtuBxfiLHc5",
+	"nbli2bWN09eUeRuhlcaYc3i1KeDuj0szRwCvpZrEh9dPD+ODC3EhHj16h/0GCBcHjx6Rl6D9G9KG2BWC",
+	"2hFqyeWAvGPGkjqFnuT8H/DMMfkBNopclEdHXyewTviRxeiFpxcClR0IaMZvXr87J4fwlxigdHMy4SxL",
+	"le3oCQU4f3V3ibmNnPMFmnv6v1+IWCVyzv4KNbTHdM6PH8WoSAGm6w/m9O0MnGgE8oet8qDH59itwBfo",
+	"AfthlYiSObsQ1oaBUBCZ08I6DB2ugLFCcwktX5lixD59Yn5dInwTJuOGa48vBDwHcQfU5msABQCkBLH1",
+	"hVVk7ZPrmbEP4kfxQ3uiGBzhAvB3lTnV02ZrMdiFRELOryIqo2rG1AE5E4QiZi9mqL3+/SVRbJozoaML",
+	"MWdFwoR+zEQioWs8SItDOp/DHsSHdM4Pr58c1pd4aB75j6c/mYfs5F4CQPGjR5hjQufzjCdARocW7fYv",
+	"fyopYl+TCyDM9njqGMylAvQJaV9rLnz3VhtckEVqQVBnjGPGmIoA8BsUnSu2PPZ1yzGcegyxIGWBxGPs",
+	"LHByIWJz5cfuvVSoBSvIA5ePFv/GxVVMZpBWDc0wbPU7VnkaK9wQvkfio3UU8gtRwZDjSn6QKWduKf/9",
+	"7vXvIA2cEkZe8R8OyClyjNsVrkgqk9IcVJWThJXgyrbtT+3bUfkForDiCvOXzdwaxJnQAu4NEr88p9P4",
+	"xMgA+K7hL/AaGPFgTulCxGeTx68MXca1AfEEnz156omX2J76VNlXpQR6NB6QN3+cg+MuZflcaia0ne15",
+	"TSg+ekQUXVo0MbokMzqfM4GNcD2QGPsIlguJbd1PfOxSJ3J5jZw/ZhfCej0OSOwrhGJ0Q1q/ykP4HrrF",
+	"zDfViV2zEZTaSkU4fHxVjKkj0YVALyQI5UKRjCZX/uClgKatRujEWI2E0zN2u7PhYZpCFmTMquQbM42I",
+	"jJcXggqr/aylbS3xNZJkUkxZ/fsEX21kt4222cGhh5ryLiIjitwWEmo9WrkE9q8kE+w1gDn4ZFbok4fZ",
+	"Z1Mp02MylWaYMU2uiJZm0tKuLWUko5oVkLauEK3I48EBfCSIN6gCECTGYqe4kbtbASHRgl0Ie3rYNVeY",
+	"e8hwE3iBSMoSnjKHa14TgJGDqFPWuWj/0GyyiGFgi/49wtsYRTkw2umbM+zRo2yzX6NayDkTdM5Hx6Ov",
+	"D44Ovh5BB+4ZqCeHNMEGzeaXKdvYC9TfwWfp6HhkLPJT9wLz1oLmzBhio+O/hbWw6pFDpydufPDUyL3R",
+	"5w9GOVNzKRRqVk+PjmznUG0rWety+0+LOYdq3+aAAywCDDTQpdadl1N0gNjVnkAbAvzFeqSZ0MXShZJt",
+	"sgsmUFsQCGN9wCaiUIZFGCndNjn72CE8Y2dl/avhL/jtOfyJ8qws0DxVZZ7TYgmIFAqvq9P37/xKUMjK",
+	"jNW8sdaR52BLoVm+PeUP5pWeag4/2Z8+VwBYnSREXgpsuFTfE4CCXKcufJ09mtHa6T9rydvH52Ed5sYx",
+	"6id45HOorb35Lr6bldAWu7aJgJgJQFnhLduWNeyaz1Kg+nnZzZaktmxjaFtZoXwaOvrVeFHZ4O5ijmpW",
+	"KkofyD5ynV8ldrUEH6/TdZZGxK0f1rzU9ZMCBOQfZLocmkWtn+xz01azAb99y4eQbKht/hDU9RtbIy5D",
+	"wWBAWFVnYfH1nCdiGzY9BIY7/GT+6cuz3Yz5Fn0q/ZjT3ZlckSmEvG6+YefGAALUHNiXs9NXVqigu7q+",
+	"kTlEioflz6jvw+iw6sPOrydEGbakmdsvL5qNlUVhfRi9y2xM1ags0BCe4JqcKoZ/RPwTD3aAuQm1Teni",
+	"Zn+8e+NoM8K95Gp7Xw/D0110ycUae1ur2kjqDvYuU/TJbVLciAe/SIFSoOhLwh+sXRRZhGUsDmvR9GC4",
+	"NV5Zw3a23kxufv17yaBTAPoCnR+2Op7VXIM1N+7gamQUcuq67i+yIEY9SWseyLr7MSKxB3yL29ZYb9u+",
+	"1UJXN7IyDtqGajRjuMFYTfKoNoGKmtPNJbqcvjlDv6wxJ13LYrM1xko0Vnnk7M/6h/iXxsc/ZHJsfiuw",
+	"8QD40cosw3/VrHrQ/GR0mTPRuukeDSW4C98867EJ8YRyMEBpwUB1eswFZvMi0N6VkAtI7GqlblnqRIKv",
+	"uJqFc7DLqxpiTjTCsYItVNeK2qSuzAkEiQ8NDk6LxtD94pprEZzNQ0Enz+2H2qsBZ2RTBW/TacMx85ha",
+	"l3h3bpaBPCeZnNZFPghdlPcpE5xmu5vqP9rvf8mWOq5h8yHbvYqgmwfN2Z0fcOo33x2t+0vjcA8/4Q83",
+	"VM5xm7Y+6bMJeExDR9ii0eNsh1Tof4QFQKGhXcP6hkXbM8CUab8pe6bONoUS579CiS8txF8XJcIzQ1Di",
+	"u5lcbNrZ7SgGV/y7uRh6GTdn2qqc6OL1YSzZjJfnBOHHFUl8Riu068CmlOACB4cFxbbxDid1zYwZhBGG",
+	"t31wWndj9vQhUugvaltvLO6SYl+Bee9mVVlJXLdLUgDEM5IUfvjcel++9BSnGFMtMMzeEgNHYhUzQ4KG",
+	"dgbklOBQvpILwqOGPqEG9kJAUrBasIKlZmd9hxjcX6iTBb9+k3zZx3lGufjRAfztjyJghF9kBkccIIz3",
+	"DjcfQY4GEETOX2Pb4CC6kiw8GKfFZ8RqyKlk9YtTzWnCQrIqgFPg3ktrb/bYD2pGnz7/5hjDN988IzP2",
+	"kaYs4TnNbB6aV4HnFBCxrQacVkdS59oW8+PJs6OANmxI1Z5wDwo1FEjVlUPq9dkWJ/YvEMxSkSdL4dBb",
+	"fMgaRa3tnWyTsGsmJvldYiSUV2agDYgetFHmJmeA6yqFGMapTXLvtN/aN7RPwci6OXO+kuNerfjExUwt",
+	"WAZHK2Cjnd3ryDdn74csfk2noXlWUKEQQeSq6hDimuAEnS3QtyxMkT3ADsLw1AhGcNzMCoYIAXAs1nVA",
+	"7cGDuufkIUYpMGHH6ORWfrSamJiPNtjenjem67OcQQibsVr30PV/H2oXf6rgEyzCVCWPnnz/9ODo4OnB",
+	"t80yDZCTKZtDlbxlXIdOZcONpUhZQeJKV2p3lOAXuzwl3Svap3H30ogV4ZryhEMtcI0OdwUxSAKoOkDa",
+	"YpQU3ObjpT0q7D/u/Kau6XjtSpqzAvC+oawEtBDMsGuV7KcopxUDFfZkNQ7nGp/BWzDvC/ARQK5LG85z",
+	"OX2+KXvGma9ixgyaugqDcIph18DPONt9ewai9Uq0bFlFycG/2MWOG8XCRv4LDAjb2DYifDjYkAv4v4uC",
+	"QTwH9EyuBvH23nA+FflwtbMbPziHfQoNIN3NDiGX8drIw+OiAipZYvOtnKZ37yyaOnZ08sX+wYkWVye1",
+	"kxvwZ/z6l+wFhCX0OXMUkPfFB0izzM6pcbTwBzBnpNrsPplRBT2/MY+djMEcqJh5vagM61YpjuylntuQ",
+	"Jn1g2dLPVujtw/MB77ZlRL0cH0+GHbpNsfC3wF15OnBP3DmFCKTi/cNP8O8NncTumPftI0bC24eLGN8M",
+	"Ji7XyvHEjM/RAg6IUc9ruziQK77Yp1y7txRqvcet9LktJcFqK9cxUNXmNIamVkyrUmQkBpvVOJGFC9z6",
+	"RtWCfdTO9gvowVilOQRT7Etq3om7eDNN3htn8Y9ICtVdVxAm4C98PT+zQ6xa4+3wk9WMO+XsKRIbfIWL",
+	"aaewBV111F9uUoRTHDZXzr4XcuaAN0IsTXfLjKux9GZF0YK0tQeO7NZSbxOuhXdWdnUfjEfvKukUl9XK",
+	"eHCGDca7OYH8jG+17GOBR1d9xb4W0HJHt5niecpezjczW2z15pdvvOBCNpswdtfujw0DUGXW9gAq2Is6",
+	"0E4/h5+MMOhdb/Aea68bee2uOj2EZoG1Yrm8Bvh7VrATgh2yLULjs6Pv18kTv1A7194iHlLruXINCnV1",
+	"pQ5YsWDFPowFsaJ9Hdtm9vpDsaJ3skCrwG/b5L3waJsEroyNIc7oTandEXEBem2nGeiKPA6TGUuu+jLD",
+	"ma5ay1ZgWxGBCPS1GVqTohTWpYyhWVdtMKPmMi5FIBqYmJlkL2AmfQjfTmOIbXsBQ2NJrhkfHd5mDcF4",
+	"8cZE6SrEYLjy2dEzXydaMMiQhepAu396VjBGcin0LGwvtmzJcGSKA7QQKGxIVFnH5gIvNFGSTOgwERRj",
+	"Dwa23sMGQRWxFCwcu9/o7Hot3KvNWwk1HKJ5zk4agMhrxb1H3zeC2YoVRpirTC6wjMmqM1QzRVSo+kFp",
+	"WtTObnilEt79thT9NMqnt0guwOZjNi3FINwp8zktWKNXcpWQAFnf7tYb0+TKSDhA3FgllobEmya9Sh7O",
+	"DMWXGVMREP/fS1ayeqyMayRPLeUV2EKRUXQhGgCisGCwy2G+llnGbLfN/fG2H6TtwNwDg/Gy52f3ZkwG",
+	"4WK6Iwe/M7xXKPdCq4D51BVwRHMHTmZ92GRhbBAgEDOSYXsJ9fggDmiWEWhEcCHMt5TMGdELJvTSXWcO",
+	"luDYImIYLQogAAx3NeESInwfeAYw5k7itFheFqWIjUpmRMiFwCwYSzsxgDHE1qm+qNqeTWUohasoRZNY",
+	"9iBM3Pt7C5Q90OhbuFtaU8cWUGsqi2qvBpEuSFRTWoyNtSTkAsbwgAxusE0SRdPp47kHsraSZY3pz+zj",
+	"VV/WfWZCTCYs0fy6NlqLFHCgnQNe5xXaQC3tqLaJ7nMUApsyfn+BtMEaCDOjeRPZY+lbLVCX42TLw+VC",
+	"HJBXXFhQEY8RYQEnx+xCYC8EgHUAMeJhRTGjK8CTqu0sh+fNldO7Pca8E/phelvyabBh6bp59rjbScFo",
+	"Ctm3JOPiKqx+u1PGNqF73O3mQC0bDaJn0Ks6L5OZvSTRQecQqC0Mi00BolesRQJesWUvfxx5XRaAcWG+",
+	"gDlnawgXFvHathrcXE36qxl7j2fyK1u2edfOEQlpmNpe5xO7wvW4bYZf+ylJdjpGRclpyuAOg75mkKNs",
+	"gf8ur9gyBsrnPsXrv9//+g4PG39/8/IVGZcizbzShDqL4lOhLgTgR0FNJV3GmFVq7KeqL881K/iEM0Wg",
+	"wK+y4Gp9tbj2MIaKpIymHkcIQMWs5+zAGGGgfgGSmKONrxSsM5FGdbKRhwnP1nt+hBQpaEn5K9uXpP6V",
+	"LX1rpFtOSzCLaqfSQdz6/JpVoPQgGyAWesWW6yTrBMPhpyuebuFnXaUOZ5S78KsgUkToTLX+k4mZFra9",
+	"gCiDx48Dw8vTEBHSdjU21ONpBdcCtB3yyGpeeHLp44m1HDhUqO0tQ2wveK/lxqB46Mqft/P6SpG3P70g",
+	"337z9XdEz8p8PC+40C2lCVc87V2XsHMWOGyWEUUnXnWD8nm8JlpLlPHMtsscNOS4CtsfVNHNpfK22QWj",
+	"uzxEZMu1oNaNUh9hP/ulXzbGxcQtSE8H15NyPpL2Eux5wSb847Z5oF9QkMyf5HJzjKwJXnqfAmXBcjJX",
+	"BRHA72kQOoriBnLlp8pm2iiZa10qqlb6mBc1qQnut1ZMP3h29P1DlLcIXQiuU2NutWU0vK3nI+87h6xm",
+	"LO4jkWzFFkX12aHg1tvOt5xUR2ihcmw1qghtP+01o+Vts9Zo7+zVin7TyEe/45Sz0PGIMh9bKFV3UObP",
+	"iv+DdZ3TdoRa7VOfPLV+LNeSeDYYOw2vHFdTu5tMmG2olVRArneazYtlyrSJcXxdgct3kWjZU5SomS0G",
+	"whuPYCvDmgLBaiNW948lUQcVXPPX2EVjXOxC1DGI6lC2ZKWeGVRBG2l8enQUst8wsfz+CTcI6mrXqXhn",
+	"ahnSHtxm+hH5s1Sa2G4j9yF9XdimTbUt9q4ihg4hoNwdtZ5Dix98WF3KXQ6sbS5fhMiBt7+q3fhfMlZO",
+	"YzF9QHMQm9nv7b1QotdmVbV4HxtegDjyCoJdg7rMTpqlDnD996NN1w9taLI8N+/9J6DIczrtT4zQy/M+",
+	"0WEVYrqHJGjnAs1gbqzptrquV6AlPN48wjjYUDqYkZh9AW5kj8/PoWBdCkYewDZal16MqBpxRPjEZfaA",
+	"H/xhRLScYqW2U/8vhBMHX1knFJSCAAqLBT2tv9s9DEqPa+Hoz3HBBH5rekBOK9x+oxq4RiZTysWFyBkV",
+	"FmFe1YD402PIOgq5rfE4LN2P9qWewyBv8dW3r5wj9bcH/wFmFB8axrWKmUO0zpF17JgWztvEOO7JQfwq",
+	"G30mb/14O7hAbA2on3M9Xj4UCHV9vInMMrmo9Saohm4Vc7tcfhALy9g1y5RN4zCPMprMsMcNVxt8Jh27",
+	"uofgejVaq6LuDogLQx0DBoB14/W6BtAkGme3r2uo00zt5XnEWCYcAza/obUsQPKnHJ8QXSxt3j4laYFd",
+	"dVtiyqqdDPYhce377zi7444I0MYT6z5ZFD4bxUJPGXyYFsvHRSnugRojS01iSCT1vZagqpRroq1bXypW",
+	"MaB7qA6tdaatS0pdCJtWaPGQbAuOKg/WGsigA4tsGdIp0mL5thR1Er8Fg2CPPHReeDjC29Ra7OjtmYuV",
+	"KWIo+V4ElhCzCABLjPJacTdSrsIcSMxxXuK9WSXKK02X6oZ8eRs82ffycGt2bcgQCO/JUXR0dAT7c+KS",
+	"fxVdKp+/YnQnBKSDOFzq03+h8R2v3rti3dWyYoz1QhZcpEYnUtDasCX591b0kYqWS9GphacDhc1O5/Ns",
+	"uaKB2I7+/kYQcrETrTWTcQcIcJ57Mw+A3SGkCbzQO7zZkfHbW1Vfz2u9HT09mIE5SPCSxKCoW+6y4DM9",
+	"VPR7mT+9H/28BtpYU9CxpL1FQx88WnlDJb0r+ZpsyL3u1tH/N/d6H7TXrpr3kQQbRfOwbu0v3p/dy5F9",
+	"b7RHxCBrRqQ1HoGjB/h3705qM8rhJ02nPZKYuiy0iFDVJshm9No24PS+X1CA8W91X7TvgGptsAuh6fQr",
+	"36b8gJw6rcGmRRX1lKmgheaa3fRWGOybB89rQgzgtdPdmoP1WkbQ2g0fXO6grNYmRjWdDnZtt27ZzRhi",
+	"s7Q6p9MteefQEuhOInnVRYFVWo6yqdYsn2voZY32pCx1xq+Zb8zbKtB/sZP6wsX6Vr2E7tQlYKgWyh2x",
+	"97SDRYPYW0s88t4R9ebSr52zKPde/LU61F2UfzUUPqOV92qXsMul7sq8doZxeude8CULCLuIzfKhqoq7",
+	"T2npqjoDTyTuT2gEuF8PP9mfehcCndcrEV2rH8EWJMk4A2TGWj1Qm+/lna8U2Xdeua+J2oPy5d7tU5ZX",
+	"agRre74bHmm1Tfum9Faphh/fgxTxqrgouL3b0ZFddf+2Vu9dbi3EhjJGjaokS02mTCs4e9fwgpwCNzja",
+	"8J9j4KdWLXZAThHl5kLENJvKgutZHpPcSHdC4SXwtCKxL46MSSpZsH5yXuphmGp4R42d192klt9/+oYO",
+	"WFXjqw2UboQ31H131smdwxNftIrOaN7D9WLWeb/u3mZfDlcLBkXdJzXPa0RoozIMz7RXQXlL7v05Vi7u",
+	"xdXKaH43kO6wqDa3gC3jvHNAd1szunqUnlUPP5l/emtYqxV7PGOesiDcVLez2jQsSw37Vq9gTntxbJkX",
+	"twK/Q9MpFWSfVj2r6sBT66CzMa1vyrRnrD2KuvtK485nFqbwbenLrHTvdXYDUP6eJOidKECbqOt+1dOB",
+	"o8uovuuF+3a6UAAHkqGHyD3E9trdjqdecVIwABKjtxdCNcWHw96sStQ3o+OYU4Ge5rffkuv9TJKUpwjo",
+	"UECSW3pMYprxBDrx17r6RSSmQoplLsv2jnPzgouEz2nWhlbw/MnTXt0Rh+iQ1W+sRsJMbROoIP6oPFrE",
+	"6Zsz2Kh4XqqZq7UyW5NLCAGbH/HOrX/oQ0TVLz9kcmx+swlH5sd5mWX4r5pVD5qfFJ+KMxFv7KfZ2uVv",
+	"4ybEE8oh3g9pM3wqHnMBrGbbalwJuYC8j1asDFnqROZNvA8mytxwpERsVdBkRtEIxxp96DGv3yH3wFYU",
+	"tiNkKC5WoEYmssipNhoQ1eyx5jCzjcP9sHkoSAzbfqh9mkcgO7aKYaxLpTsOU1uhC3n/VsCDtCaZrAfo",
+	"UILfSNdYuxX6tCrYTV00sv2foYfBP0/7guFV1zZy6tm5YEflFqHXbt5+wJLxcN0HPBIWDGZh3wbf9aFa",
+	"D+y4+/NS17Z+ePsAX343FsJttkE4TVNHKRjFZjSPat5PSFuQ6PAoWB8Nf+C6PlLphrb4cAy1IOFkcaP6",
+	"h5LFO5wy29cFer/PHisCPRPbHepT63NTX8uOxYAbNvFfpQwQs4xX5OxNKgCbzpn7Vvu3fur/W/W3n6o/",
+	"dOluUe/XFMfomR3A4/KOJQWzxXNGf1EzCz0ZgIV07uAvON4lr5joAYUIK71P2cauXnzNI28WdHMn8U3r",
+	"yDDIaygJca2rBui2DZCFN0awB6AxVzB2iou6EDTRtsNYrTy+7p4U2RJSldF3Zg4m7sDIMi/dV6DObPrd",
+	"ROp+ZwsYvVVmmWVXKH5wJIN0iXBROBwgaPM5UmyRVoef4InP+0WG8Mfeq8AMFrMXJEw7jwCf3lRi13jN",
+	"2pwtMnvKdMt2DCxQO4lxwJzyjk3dn8ELK2zzSTQp+xAziLYv7d11PgNJbsyk2kl6n4M1UYHfK82zDPzc",
+	"hAtsLgQI+desyOgck+ANyWZSTGt9xJa2y8yMXrMTEuNkVOxDUgCdbwaGoFDeDm2/d7G/Hbz90a0Jftwi",
+	"J/irEx2yGg7vltrLe0n/e1OKbLhs+yLkul9gj+XHMIwtPO7T/mWoVIzt6o83bOG/UuXxXpI17lmZ8fpx",
+	"/2+B8f68AJ18vi5Wi1JpFKycDeEKCGdQmFHeuEG+aNPfr6RHLwTYXOI29x46ApoTrNOL+WDgyFuT1A4/",
+	"we+XSKr7Nedqh3YbaZbVpu6nP0J9gOCZDc3C5spubOFtsFerilpb/X3Ittx0GDew4dYXD31pnDmzshGB",
+	"/kN1FutsRBRIh7mpFnFK/pRjVA3Q5KLWurDT50qVrIiIM+5omXIGbdJQfUwyynOAltXJDJoLJlKk3ExE",
+	"EfDyWbwBMCiiunYa8vkdkPczY/0ZdZZmXuYReD32yZNZypS+EClLeMqqztnQZRzmhLaLdsH6+mnYpCxU",
+	"gB/UE/MeHhCwuTy+bcHIjIqUQSG3s3qp621LMnOpw05aLK0nz31jrlwW7MSB6NIpy5nQ5PTNmS/uM3at",
+	"L1oKlx4NJw33oMZVc7ujDNwvRwC5WqSCzTOsO94gi9Zu5M2V3v2MPwjDI7YdVtSoGaAool9RyyxtT6x1",
+	"JeFfrkq4UnPe1ejy3jXHam9f2szotjZGS/vSm2qJoBjifbChVM48eWYf/OLNCFzIZjPC7gwQzB9vf7sX",
+	"aXt2TrZ2rmFGACgEKCAtIqh+3Ief8IebFVw1x4drOYRFUbMGcO97u+9wkvvoSSnsu/vojm3z+kqRmdZz",
+	"ZajDtgCqe+CtLkVirlQckTkrEib0YyYSaZQQLrRETFI2NfpEiy7Jqx0bQousRw78KlKuEgmNR1OZlKDc",
+	"mLsGOh2bG2XCdDIzetM1K3DJFhBHZEubzZimBVOqqkOZl+OMJxfiTGhWCKZPqi03ehIltqev+6aDJMXG",
+	"ynb/bDNcEkueJpdwPiy9tCQcd+lZbXS2F1HSdu3gRAfzMvv946KFxY12vDsqyR/qSxfvZgWb5Trs0v3K",
+	"xi7t1rtDxd/7tc52AN2UzKlSC1mklaUEnYENN42XVlHMGRUuG0MZ5YMqI5mUFDRDQ7G1eNrs7p7cyObV",
+	"d5OSAYtq4V+zhfeieLpUjYvKUYdn+Z5Z9Y2cUqo0YYKOAf3ZfFALNri0XgT3q4A9gKZsNxgAEowqWEI0",
+	"yh2MYJsSYGlo375Al9M/uA8QXoyddrJsreR6hZGCDN3pJITX93ALelbcoyC9r1xhHYAtPLEtbTUrItrL",
+	"rTfzDhGMg4jNsBeCTdIXsgCW4gqfR55qqcsegD32JJzvxCu0iQzvW59TMyfI88wYeDHtoZsfkVw8k/eQ",
+	"5ofTgprRP82pNjp0p3g/xcA2fIWLaZf4/dk809sCgzcOKUrP6ZXZKnwvXVBnQKxuC67+Rhy9WSd9g1vb",
+	"B98q8nIZ3cCVB77y00DncLB+8L1kzKZc1DrRWi853JXmdZSojKqZMa/BmYiedSxcrnrxw1bg+BZVy1w+",
+	"qM/hNmG7t2BJVvPIh5cO8O67EQ+4rBb5YAnMNuYlQi4GifzjW1H6FHw604CdHPbdWSoIEfUaszvdffv0",
+	"w/41fWYkCPNAS0GktaQsCmPvV7aDQ7vtUkEU02/chPdDVu7121BWiwjzS4Nu/sOktLK6vdVHmFuNcFOi",
+	"R0gB3KbK49wpnv/0VR64ofcpucPe/u1GwM4Zz00W70waDhLQjQo8muu5EEbVTSWi0EBtpxkxp0vzR7AT",
+	"IX6aM3NlmYvPFoU0xCPcfXjLtReBYMbsv1wRSDMXeA9FIM0DbcsCDkivbWpAelmyNjDgz7lXmg9szz5s",
+	"+837soP1vlXBR8tO3FLBByxzwIKPPvu5P9V+tfKjg553rvzYdT47C/F/olqPvUv3f+Fajybn9Sr6WMzk",
+	"44SKHsEjmPpKTxq8y60vTK43/4TQUg2V0mltJ1ZJqoVlsLWj0ScSWhRLkjFlbG+r+hodN1QjspjJF1Tc",
+	"BVAcBbmOzRRTa4R3opG1x3E7wawSS8sb8xOrfT8xfC4YQ0b2hQIbUePaZ1jDT3v6/Hk0yrlwvz+5XXCv",
+	"X2SW9g721Sjv/hgMro9HKomSOYOOuK6Jf7Ax3pwVOVfKKM0V09Kct6bu2I/3eArvcYQWSYe4zkPItfcz",
+	"2USKxvuJC9cJ1mJ5V2DgsE9mm8x7WFIWXC9BIowZLVgxOv7bB8NKY6p4Ar98iABC3AmOsshGx6NDOueH",
+	"10/gyrbvDkFFmvtXXVm/q8Pes1NYZ9g3TM4z5lrUYmht6W5ioIDaa9ChEIKCBI+jXFikzYZ5hVmzro2y",
+	"nrkUE4DY1srTv0tXht1bH8P5HYxuMC/ktKC5OiBvmvatkf02JZgX1sVkhbxZYMrmmVzWn8XcDl543F43",
+	"C7yO1qfxtr60ROYMU2fGzDCMjUzatZZqBo53c12gEZmSGSuc3jOjIj0ICD3OQuNCpeJqS1ewXLPMVpTV",
+	"ug2BtlNbjaGWlvvChU7Nz1PJVI0UViCUGpP1gCfht1blbWZDFjOZVU1Iau9xpYltr4HOOZiSaKd4xdhc",
+	"ARQqTpNhxumMkfESeg8XFoqqTv2Qohgg2/fvCE1cy2+RkrPTVxAvcUSb02TGhc1mszxxUL9F8buBV//K",
+	"lkZX8BnhckL+lGN1bF/8+uzHF44MH8gJ+ZnrX8oxwXtVReb33+g4Ir+WY0hYMsfyQ8mz9IprFpGDg4OH",
+	"jtRR5qxgKaCmWy8ACMzxNWydPRVsnG63nMiycPkXpFITmUjnkgsNDQ+YQuSnMVM8xW/IhYgqCHCj7rv8",
+	"/iqvP+MTRjS3IYcrtlQNMWXbJoQVC0gBw2ICcxbO6WaorKxqD2BWrk0EeWMzu3z6WM0aqY0MjWBCQkdX",
+	"6iAObf3s5lXgQAeGi8z6FTC7IDw1vKGXRkxd85QVX9XXOC1kOQ9KFuvAnxDFxTRjNW0BvxO5vUZ913VT",
+	"aLybhsnRaYYW3xV5CTaCZYoZGWJsJEyXtO9KmeA0Uy14xFZXMK/x7c1rX65rB+2AxvVvS4Bws/Or8xig",
+	"iX7+8Pn/BwAA//8=",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,
