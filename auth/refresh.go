@@ -195,7 +195,9 @@ func (r *Refresher) Current(ctx context.Context, p Principal) (Principal, error)
 		case tooOld(u.SeenAt, r.clock(), r.maxAge):
 			return Principal{}, Wrongf("the identity provider has not vouched for %s for too long, sign in there again", u.Name)
 		}
-		return userPrincipal(u), nil
+		today := userPrincipal(u)
+		today.Claims, today.Expires = p.Claims, p.Expires // how the user signed in has not changed
+		return today, nil
 	}
 	return p, nil
 }

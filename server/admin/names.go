@@ -13,7 +13,7 @@ const maxName = 128
 // reserved are names that mean something else: who has not signed in, and the
 // user names that come with tokens of other identity providers.
 func reserved(name string) bool {
-	return slices.Contains([]string{"anonymous", "oauth2", "token"}, name)
+	return slices.Contains([]string{"anonymous", "oauth2", "oidc", "token"}, name)
 }
 
 // parseName checks the name of a new user, team or token. It has the grammar

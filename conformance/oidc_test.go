@@ -1,0 +1,45 @@
+package conformance
+
+import (
+	"strings"
+	"testing"
+
+	"berth/testenv"
+)
+
+// TestDockerOIDC: docker logs in with the token of a CI job, from a real OpenID
+// provider, and pushes; the job of a fork does not. A person's docker asks Berth
+// as its credential helper in cmd/berth.
+func TestDockerOIDC(t *testing.T) {
+	const audience = "https://registry.example.com"
+	p := testenv.OIDC(t, testenv.OIDCSettings{Jobs: map[string]map[string]any{
+		"ci":   {"repository": "acme/app", "ref": "refs/heads/main", "sha": "c0ffee"},
+		"fork": {"repository": "evil/app", "ref": "refs/heads/main", "sha": "c0ffee"},
+	}})
+	d := &daemons{t: t}
+	b := newBox(t, "DOCKER_HOST="+d.dockerd(t))
+	s := Start(t, Embedded, "BERTH_OIDC_TRUSTED_ISSUERS="+p.Issuer)
+	s.Berth(t, "team", "create", "core")
+	s.Berth(t, "trust", "set", "core", "main", "--issuer", p.Issuer, "--audience", audience,
+		"--claim", "repository=acme/app", "--claim", "ref=refs/heads/main", "--actions", "pull,push", "--robot", "ci")
+
+	docker := testenv.Tool(t, "docker")
+	out, err := b.tryIn(p.JobToken("fork", audience), docker, "login", "-u", "oidc", "--password-stdin", s.Host)
+	b.fails(out, err, "no trust policy|denied|unauthorized")
+	if out, err := b.tryIn(p.JobToken("ci", audience), docker, "login", "-u", "oidc", "--password-stdin", s.Host); err != nil {
+		t.Fatalf("docker login: %v\n%s", err, out)
+	}
+	image := newArchive(t, "example.com/job:1")
+	b.run(docker, "load", "-q", "-i", image.path)
+	ref := s.Host + "/core/app:1.0"
+	b.run(docker, "tag", "example.com/job:1", ref)
+	b.run(docker, "push", ref)
+	b.run(docker, "rmi", "-f", ref, "example.com/job:1")
+	b.run(docker, "pull", ref)
+	if history := s.Berth(t, "tag", "history", "core/app:1.0", "--output", "json"); !strings.Contains(history, "core+ci") {
+		t.Errorf("the tag's history does not say who built it: %s", history)
+	}
+	if strings.Contains(s.Log(), "eyJ") {
+		t.Error("a token stands in the log")
+	}
+}
