@@ -138,7 +138,7 @@ func TestHealth(t *testing.T) {
 
 func TestStartPage(t *testing.T) {
 	w := newWorld(t, func(_ *world, o *Options) { o.URL, o.Version = "https://registry.example:5443", "1.2.3<" })
-	r := w.do("GET", "/", "", nil).want(t, 200)
+	r := w.do("GET", "/", "", nil, "Accept", "text/html,*/*;q=0.8").want(t, 200)
 	if !strings.Contains(string(r.body), "docker login registry.example:5443\n") || !strings.Contains(string(r.body), "1.2.3&lt;") || r.Header.Get("Content-Security-Policy") == "" {
 		t.Errorf("%v %s", r.Header, r.body)
 	}

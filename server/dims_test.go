@@ -5,15 +5,19 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/opencontainers/go-digest"
 
+	"berth/api"
 	"berth/auth"
 	"berth/metadata"
 )
@@ -455,5 +459,138 @@ func TestDimsAudit(t *testing.T) {
 	}
 	if log := w.log.String(); strings.Contains(log, password) || strings.Contains(log, pair) {
 		t.Error("the log has the secret")
+	}
+}
+
+// TestDimsCheck15: GET / leads to the API's page, for programs; and its document is a
+// valid one, has every route, and every status that an operation answers.
+func TestDimsCheck15(t *testing.T) {
+	spec, err := openapi3.NewLoader().LoadFromData(api.DimsYAML())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := spec.Validate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	page := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write([]byte(r.URL.Path)) })
+	down := false
+	w := newWorld(t, func(w *world, o *Options) {
+		o.API = page
+		next := o.Auth
+		o.Auth = authFunc(func(ctx context.Context, c auth.Credentials) (auth.Principal, error) {
+			if down {
+				return auth.Principal{}, errors.New("down")
+			}
+			return next.Authenticate(ctx, c)
+		})
+	})
+	if r := w.do("GET", "/", "", nil); r.StatusCode != http.StatusFound || r.Header.Get("Location") != "/api/" {
+		t.Errorf("GET / led to %d %s", r.StatusCode, r.Header.Get("Location"))
+	}
+	if r := w.do("GET", "/", "", nil, "Accept", "text/html"); !strings.Contains(string(r.body), "docker login") {
+		t.Errorf("a browser gets %s", r.body)
+	}
+	for _, path := range []string{"/swagger.json", "/ui", "/ui/", "/api"} {
+		if r := w.do("GET", path, "", nil).want(t, 200); string(r.body) != path {
+			t.Errorf("%s is answered by %s", path, r.body)
+		}
+	}
+
+	w.user("root", metadata.RoleAdmin)
+	for _, name := range []string{"mia", "mo", "fred"} {
+		w.user(name, metadata.RoleUser)
+	}
+	w.team("carbon", "mia=maintainer", "mo=member")
+	w.user("locked", metadata.RoleUser)
+	w.pushImage("mo", "carbon/redis", "1")
+	w.pushImage("mo", "carbon/sealed", "1")
+	w.update(func(ctx context.Context, tx *metadata.Tx) error {
+		return tx.SetRepositoryTagPolicy(ctx, "carbon/sealed", &metadata.TagPolicy{Mode: metadata.Sealed})
+	})
+	w.accounts["locked"] = "wrong"
+	for range 11 {
+		w.do("GET", "/repository", "locked", nil)
+	}
+	w.token(metadata.Token{Kind: metadata.RobotToken, Name: "robot", Team: "carbon", Actions: []string{"pull"}})
+
+	// What is asked of each operation: everything that makes a difference.
+	values := map[string][]string{
+		"{owner}": {"carbon", "UPPER", "nobody"}, "{name}": {"none", "sealed", "UPPER", "redis"}, "{tag}": {"none", "-x", "1"},
+		"{account}": {"123456789012", "x"}, "{token}": {"none", pairOf(t, w, "fred")},
+	}
+	bodies := map[string][]string{
+		"dimsCreateRepository": {`{"name":"new"}`, `{"name":"redis"}`, `{"name":"a/b"}`, `{`}, "dimsCreateAccount": {`{"account":"123456789012"}`, `{"account":"x"}`, `{`},
+	}
+	answered := map[string]bool{}
+	ids := map[string]bool{}
+	// Reading comes before deleting, and what is inside before what it is in.
+	documented := slices.Sorted(maps.Keys(spec.Paths.Map()))
+	slices.Reverse(documented)
+	for _, method := range []string{"GET", "POST", "DELETE"} {
+		for _, path := range documented {
+			op := spec.Paths.Find(path).GetOperation(method)
+			if op == nil {
+				continue
+			}
+			ids[op.OperationID] = true
+			paths := []string{path}
+			for variable, choices := range values {
+				if !strings.Contains(path, variable) {
+					continue
+				}
+				var more []string
+				for _, p := range paths {
+					for _, choice := range choices {
+						more = append(more, strings.Replace(p, variable, choice, 1))
+					}
+				}
+				paths = more
+			}
+			given := bodies[op.OperationID]
+			if given == nil {
+				given = []string{""}
+			}
+			for _, as := range []string{"", "locked", "token:robot", "fred", "mo", "mia", "root", "down"} {
+				for _, p := range paths {
+					for _, body := range given {
+						who := as
+						if down = as == "down"; down {
+							who = "mo"
+						}
+						var headers []string
+						if body != "" {
+							headers = []string{"Content-Type", "application/json"}
+						}
+						r := w.do(method, p, who, strings.NewReader(body), headers...)
+						down = false
+						if op.Responses.Status(r.StatusCode) == nil {
+							t.Errorf("%s %s as %q: %d, which is not documented: %s", method, p, as, r.StatusCode, r.body)
+						}
+						answered[fmt.Sprintf("%s %d", op.OperationID, r.StatusCode)] = true
+					}
+				}
+			}
+			answered[op.OperationID+" 400"] = answered[op.OperationID+" 400"] || op.OperationID == "dimsCreateToken" // a body that is no form
+		}
+	}
+	// The other way round: what is documented is answered.
+	for _, item := range spec.Paths.Map() {
+		for _, op := range item.Operations() {
+			for status := range op.Responses.Map() {
+				if !answered[op.OperationID+" "+status] && !(status == "403" && (op.OperationID == "dimsListRepositories" || op.OperationID == "dimsListOwner")) {
+					t.Errorf("%s documents %s, which nothing answered", op.OperationID, status)
+				}
+			}
+		}
+	}
+	// Each route of the table is an operation.
+	routesOf := 1 // POST /token
+	for _, rt := range routes() {
+		if strings.HasPrefix(rt.name, "dims_") {
+			routesOf++
+		}
+	}
+	if routesOf != len(ids) {
+		t.Errorf("%d routes, and %d operations are documented", routesOf, len(ids))
 	}
 }

@@ -156,6 +156,14 @@ func routes() []route {
 		{"POST", pathDimsAccounts, administer, (*Server).dimsCreateAccount, "dims_accounts"},
 		{"DELETE", pathDimsAccount, administer, (*Server).dimsDeleteAccount, "dims_account"},
 
+		// What describes the APIs, beside /api/.
+		{"GET", "/swagger.json", open, (*Server).serveAPI, "documents"},
+		{"HEAD", "/swagger.json", open, (*Server).serveAPI, "documents"},
+		{"GET", "/api", open, (*Server).serveAPI, "documents"},
+		{"HEAD", "/api", open, (*Server).serveAPI, "documents"},
+		{"GET", "/ui{slash:/?}", open, (*Server).serveAPI, "documents"},
+		{"HEAD", "/ui{slash:/?}", open, (*Server).serveAPI, "documents"},
+
 		{"GET", "/livez", open, (*Server).getLive, "health"},
 		{"HEAD", "/livez", open, (*Server).getLive, "health"},
 		// What probes of Dockit and of others ask: it fails when the database is down.

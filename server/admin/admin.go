@@ -110,7 +110,7 @@ func New(options Options) (http.Handler, error) {
 		"there is no such path in the management API; repository names are percent-encoded into one segment (team%%2Fapp). See /api/"))
 	router.MethodNotAllowedHandler = h.problem(oci.Errorf(oci.CodeUnsupported,
 		"the management API has no such method on this path. See /api/"))
-	if err := h.documents(router, spec); err != nil {
+	if err := h.documents(router); err != nil {
 		return nil, err
 	}
 

@@ -294,7 +294,7 @@ func TestTokensDoNotGrow(t *testing.T) {
 func TestDocuments(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		page := w.do("", "GET", "/api/", nil)
-		if page.status != 200 || !strings.HasPrefix(page.header.Get("Content-Type"), "text/html") || !strings.Contains(page.body, "/api/v1/teams/{team}/members/{user}") {
+		if page.status != 200 || !strings.HasPrefix(page.header.Get("Content-Type"), "text/html") || !strings.Contains(page.body, `src="swagger-ui-bundle.js"`) {
 			t.Errorf("status %d: %.300s", page.status, page.body)
 		}
 		if got := w.do("", "GET", "/api/openapi.yaml", nil); got.status != 200 || got.body != string(api.SpecYAML()) {
@@ -302,6 +302,24 @@ func TestDocuments(t *testing.T) {
 		}
 		if got := w.do("", "GET", "/api/openapi.json", nil); got.status != 200 || got.json(t)["openapi"] != "3.0.3" {
 			t.Errorf("status %d", got.status)
+		}
+		if got := w.do("", "GET", "/swagger.json", nil); got.status != 200 || got.json(t)["openapi"] != "3.0.3" || got.json(t)["paths"].(map[string]any)["/repository/{owner}"] == nil {
+			t.Errorf("status %d", got.status)
+		}
+		for _, path := range []string{"swagger-ui.css", "swagger-ui-bundle.js", "swagger-ui-standalone-preset.js", "init.js", "favicon-32x32.png"} {
+			plain := w.do("", "GET", "/api/"+path, nil, "Accept-Encoding", "identity")
+			packed := w.do("", "GET", "/api/"+path, nil, "Accept-Encoding", "br, gzip")
+			if plain.status != 200 || plain.header.Get("Content-Encoding") != "" || !strings.Contains(plain.header.Get("Content-Security-Policy"), "script-src 'self';") || plain.header.Get("X-Content-Type-Options") != "nosniff" {
+				t.Errorf("%s: %d %v", path, plain.status, plain.header)
+			}
+			if packed.status != 200 || packed.header.Get("Content-Type") != plain.header.Get("Content-Type") || len(plain.body) < len(packed.body) {
+				t.Errorf("%s: %d %v, %d bytes and %d packed", path, packed.status, packed.header, len(plain.body), len(packed.body))
+			}
+		}
+		for _, path := range []string{"/ui", "/ui/", "/api"} {
+			if got := w.do("", "GET", path, nil); got.header.Get("Location") != "/api/" {
+				t.Errorf("%s: %d %v", path, got.status, got.header)
+			}
 		}
 		root := "root:" + rootPassword
 		w.refused(w.do(root, "GET", "/api/v1/nothing", nil), 404, oci.CodeNotFound, "/api/")

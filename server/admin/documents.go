@@ -1,0 +1,105 @@
+package admin
+
+import (
+	"bytes"
+	"compress/gzip"
+	"embed"
+	"io"
+	"mime"
+	"net/http"
+	"path"
+	"strings"
+
+	"github.com/gorilla/mux"
+	"github.com/swaggest/swgui/v5/static"
+
+	"berth/api"
+)
+
+// ui is the page that shows the documents, and what starts Swagger UI on it.
+//
+//go:embed ui
+var ui embed.FS
+
+// uiPolicy lets the page load what comes from here, and nothing else: no inline
+// script, no other host. Swagger UI sets styles on elements, and has images in its CSS.
+const uiPolicy = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+// document is a file that is served as it is.
+type document struct {
+	contentType string
+	body        []byte
+	gzipped     bool
+}
+
+// documents serves what describes the API: Swagger UI at /api/, the OpenAPI
+// documents as JSON and as YAML, and the names that d.ims.io and Pier One had for
+// them. They hold nothing of this instance, so that everybody may read them.
+func (h *handler) documents(router *mux.Router) error {
+	files, err := uiFiles()
+	if err != nil {
+		return err
+	}
+	asJSON, err := api.GetSpecJSON()
+	if err != nil {
+		return err
+	}
+	dims, err := api.DimsJSON()
+	if err != nil {
+		return err
+	}
+	files["/api/openapi.json"] = document{contentType: "application/json", body: asJSON}
+	files["/api/openapi.yaml"] = document{contentType: "application/yaml", body: api.SpecYAML()}
+	files["/swagger.json"] = document{contentType: "application/json", body: dims}
+	for path, d := range files {
+		router.Handle(path, d).Methods(http.MethodGet, http.MethodHead)
+	}
+	toPage := http.RedirectHandler("/api/", http.StatusMovedPermanently)
+	for _, path := range []string{"/api", "/ui", "/ui/"} {
+		router.Handle(path, toPage).Methods(http.MethodGet, http.MethodHead)
+	}
+	return nil
+}
+
+// uiFiles are the page and those files of Swagger UI that it loads, by path.
+func uiFiles() (map[string]document, error) {
+	files := map[string]document{}
+	for name, from := range map[string]interface {
+		ReadFile(string) ([]byte, error)
+	}{
+		"ui/index.html": ui, "ui/init.js": ui,
+		"swagger-ui.css.gz": static.FS, "swagger-ui-bundle.js.gz": static.FS, "swagger-ui-standalone-preset.js.gz": static.FS,
+		"favicon-32x32.png": static.FS,
+	} {
+		body, err := from.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		plain, gzipped := strings.CutSuffix(path.Base(name), ".gz")
+		contentType := mime.TypeByExtension(path.Ext(plain))
+		if plain == "index.html" {
+			plain = ""
+		}
+		files["/api/"+plain] = document{contentType, body, gzipped}
+	}
+	return files, nil
+}
+
+// ServeHTTP implements http.Handler.
+func (d document) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h.Set("Content-Type", d.contentType)
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Security-Policy", uiPolicy)
+	h.Set("Cache-Control", "no-cache") // a new version has new files under the same names
+	var body io.Reader = bytes.NewReader(d.body)
+	if d.gzipped {
+		h.Set("Vary", "Accept-Encoding")
+		if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+			h.Set("Content-Encoding", "gzip")
+		} else if plain, err := gzip.NewReader(body); err == nil { // else it is what we embedded, and a browser says so
+			body = plain
+		}
+	}
+	_, _ = io.Copy(w, body) // fails only when the client is gone
+}
