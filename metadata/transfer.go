@@ -81,6 +81,14 @@ func (tx *Tx) BlobArrived(ctx context.Context, d digest.Digest, key string) (boo
 	return n > 0, err
 }
 
+// MoveBlob gives a healthy blob another object, if it still has the one given.
+func (tx *Tx) MoveBlob(ctx context.Context, b Blob, key string) (bool, error) {
+	n, err := tx.exec(ctx, `
+		UPDATE blobs SET storage_key = $3 WHERE digest = $1 AND storage_key = $2 AND missing_since IS NULL`,
+		string(b.Digest), b.Key, key)
+	return n > 0, err
+}
+
 // UnfinishedUploads lists sessions, oldest first. In a database that no server
 // works on, they are of a copy that was cut off.
 func (tx *Tx) UnfinishedUploads(ctx context.Context, limit int) ([]Upload, error) {

@@ -238,7 +238,10 @@ func transferLine(r registry.TransferReport) string {
 	for _, n := range r.Rows {
 		rows += n
 	}
-	line := fmt.Sprintf("%s in %s, %s copied (%s)", count(int(rows), "row"), count(len(r.Rows), "table"), count(int(r.Copied), "blob"), showBytes(r.Bytes))
+	line := fmt.Sprintf("%s copied (%s)", count(int(r.Copied), "blob"), showBytes(r.Bytes))
+	if rows > 0 {
+		line = fmt.Sprintf("%s in %s, %s", count(int(rows), "row"), count(len(r.Rows), "table"), line)
+	}
 	if r.Present > 0 {
 		line += fmt.Sprintf(", %s there already", count(int(r.Present), "blob"))
 	}

@@ -24,40 +24,41 @@ import (
 // config is everything an operator can set. It stops in this package: the
 // packages below get small option structs of their own.
 type config struct {
-	Listen            string
-	URL               string
-	TrustProxy        bool
-	ReadOnly          bool
-	DataDir           string
-	DatabaseURL       string
-	DatabaseConns     int
-	StorageURL        string
-	StorageRedirect   bool
-	RedirectTTL       time.Duration
-	PartSize          int64
-	MemoryBudget      int64
-	AdminPassword     string
-	PublicRead        bool
-	Visibility        string
-	TagPolicy         string
-	TagExempt         []string
-	SparseIndex       bool
-	MaxManifestSize   int64
-	UploadTTL         time.Duration
-	GCGrace           time.Duration
-	UntaggedTTL       time.Duration
-	UndoWindow        time.Duration
-	AuditRetention    int // days
-	RetentionInterval time.Duration
-	TokenTTL          time.Duration
-	ExternalMaxAge    time.Duration
-	StallTimeout      time.Duration
-	ShutdownTimeout   time.Duration
-	MetricsListen     string
-	TLSCert           string
-	TLSKey            string
-	LogFormat         string
-	LogLevel          string
+	Listen             string
+	URL                string
+	TrustProxy         bool
+	ReadOnly           bool
+	DataDir            string
+	DatabaseURL        string
+	DatabaseConns      int
+	StorageURL         string
+	StorageFallbackURL string
+	StorageRedirect    bool
+	RedirectTTL        time.Duration
+	PartSize           int64
+	MemoryBudget       int64
+	AdminPassword      string
+	PublicRead         bool
+	Visibility         string
+	TagPolicy          string
+	TagExempt          []string
+	SparseIndex        bool
+	MaxManifestSize    int64
+	UploadTTL          time.Duration
+	GCGrace            time.Duration
+	UntaggedTTL        time.Duration
+	UndoWindow         time.Duration
+	AuditRetention     int // days
+	RetentionInterval  time.Duration
+	TokenTTL           time.Duration
+	ExternalMaxAge     time.Duration
+	StallTimeout       time.Duration
+	ShutdownTimeout    time.Duration
+	MetricsListen      string
+	TLSCert            string
+	TLSKey             string
+	LogFormat          string
+	LogLevel           string
 
 	// Outside providers of identities, each with a file of settings.
 
@@ -109,6 +110,7 @@ func coreSettings() []setting {
 		secret(stringSetting("database_url", "", "postgres://user:password@host:5432/name, or sqlite:/path/to/file", func(c *config) *string { return &c.DatabaseURL }, validDatabase), "`sqlite:` file `berth.db` in the data directory"),
 		intSetting("database_conns", "16", "connections to Postgres at most, per replica; and up to as many again for what may be lost in a power failure, such as the progress of uploads", func(c *config) *int { return &c.DatabaseConns }, 2, 1000),
 		shown(stringSetting("storage_url", "", "file:/path, or s3://bucket/prefix?endpoint=http://host:9000&region=us-east-1&path_style=true; credentials from the AWS chain", func(c *config) *string { return &c.StorageURL }, validStorage), "`file:` directory `blobs` in the data directory"),
+		stringSetting("storage_fallback_url", "", "a second store, as storage_url, that is read for what the first one does not have, and deleted from; while the objects move from one to the other", func(c *config) *string { return &c.StorageFallbackURL }, validStorage),
 		boolSetting("storage_redirect", "false", "answer a GET of a blob with 307 to a presigned URL of the bucket", func(c *config) *bool { return &c.StorageRedirect }),
 		durationSetting("storage_redirect_ttl", "20m", "how long a presigned URL is valid", func(c *config) *time.Duration { return &c.RedirectTTL }, time.Second, 7*24*time.Hour),
 		sizeSetting("storage_part_size", "8MiB", "size of a part of an S3 multipart upload; grows by itself for blobs of more than 8 GiB, up to half of memory_budget; 10,000 parts are the most", func(c *config) *int64 { return &c.PartSize }, 5<<20, 512<<20),
@@ -367,6 +369,9 @@ func loadConfig(flags *pflag.FlagSet, environ []string) (*config, error) {
 		if strings.HasPrefix(name, "BERTH_") && !known[name] && !clientVariable(name) {
 			c.Warnings = append(c.Warnings, "there is no setting "+name+", it is ignored")
 		}
+	}
+	if c.StorageFallbackURL != "" && c.StorageRedirect {
+		problems = append(problems, errors.New("storage_redirect cannot be on while storage_fallback_url is set: a link has to say which store has the object"))
 	}
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		problems = append(problems, errors.New("tls_cert and tls_key have to be set together"))

@@ -16,6 +16,7 @@ import (
 func newMigrateStorageCommand() *cobra.Command {
 	var flags transferFlags
 	var toDatabase, toStorage string
+	var storageOnly bool
 	c := &cobra.Command{
 		Use:   "migrate-storage",
 		Short: "Copy the registry to another database and store, to move there",
@@ -25,15 +26,25 @@ come since, and a last time while the servers run with --read-only; then start t
 database and store. docs/migrate-storage.md has the steps.
 
 Every byte is hashed on the way. One that was killed is run again and goes on. Until servers have been started on it, the
-target can be brought up to date again; after that it is a registry of its own and is not written to.`,
+target can be brought up to date again; after that it is a registry of its own and is not written to.
+
+With --storage-only the database stays, and the objects move from storage_fallback_url to storage_url while servers
+that have both settings go on, pushes too.`,
 		Example: `  berth migrate-storage --to-database postgres://berth@db/berth --to-storage 's3://blobs?region=eu-central-1'
   berth migrate-storage --database-url postgres://berth@db/berth --storage-url s3://blobs \
-    --to-database sqlite:/data/berth.db --to-storage file:/data/blobs --rate 100MiB`,
+    --to-database sqlite:/data/berth.db --to-storage file:/data/blobs --rate 100MiB
+  berth migrate-storage --storage-only --storage-url s3://blobs --storage-fallback-url file:/data/blobs`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			rate, err := flags.parse()
 			if err != nil {
 				return err
+			}
+			if storageOnly {
+				return relocate(cmd, flags.output, rate)
+			}
+			if toDatabase == "" || toStorage == "" {
+				return usagef("--to-database and --to-storage are needed, or --storage-only")
 			}
 			if err := errors.Join(validDatabase(toDatabase), validStorage(toStorage)); err != nil {
 				return usageError{err}
@@ -62,10 +73,9 @@ target can be brought up to date again; after that it is a registry of its own a
 	flags.add(c, "")
 	c.Flags().StringVar(&toDatabase, "to-database", "", "database to fill, as database_url; it has to be empty, or filled by an earlier run")
 	c.Flags().StringVar(&toStorage, "to-storage", "", "store to fill, as storage_url")
+	c.Flags().BoolVar(&storageOnly, "storage-only", false, "move the objects from storage_fallback_url to storage_url; the database stays")
 	for _, name := range []string{"to-database", "to-storage"} {
-		if err := c.MarkFlagRequired(name); err != nil {
-			panic(err) // the flags are defined above
-		}
+		c.MarkFlagsMutuallyExclusive("storage-only", name)
 	}
 	return c
 }
@@ -84,4 +94,27 @@ func openTarget(ctx context.Context, c *config, log *slog.Logger) (registry.Side
 		}
 	}
 	return registry.Side{}, errors.Join(fmt.Errorf("opening the target: %w", err), db.Close())
+}
+
+// relocate moves the objects of the registry from its second store to its first.
+func relocate(cmd *cobra.Command, output *choice, rate float64) error {
+	return runLocal(cmd, false, func(ctx context.Context, l *local) error {
+		c := l.config
+		if c.StorageFallbackURL == "" || c.StorageFallbackURL == c.StorageURL {
+			return usagef("--storage-only moves objects from storage_fallback_url to storage_url: set both, to different stores, here and for the servers")
+		}
+		from, _, err := openBareStore(ctx, c, c.StorageFallbackURL, l.log)
+		if err != nil {
+			return err
+		}
+		to, _, err := openBareStore(ctx, c, c.StorageURL, l.log)
+		if err != nil {
+			return err
+		}
+		report, err := l.registry.Relocate(ctx, from, to, registry.TransferRun{Rate: rate, Logger: l.log, Progress: transferProgress(cmd)})
+		if err != nil {
+			return err
+		}
+		return printTransfer(cmd, output, backup.Manifest{}, report, "moved")
+	})
 }

@@ -112,6 +112,13 @@ func openStore(ctx context.Context, c *config, log *slog.Logger, reg prometheus.
 	if err != nil {
 		return nil, err
 	}
+	if c.StorageFallbackURL != "" {
+		second, _, err := openBareStore(ctx, c, c.StorageFallbackURL, log)
+		if err != nil {
+			return nil, fmt.Errorf("storage_fallback_url: %w", err)
+		}
+		store = storage.Fallback(store, second)
+	}
 	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "registry_storage_action_seconds",
 		Help:    "Time that calls of the blob store took.",
