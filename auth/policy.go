@@ -313,6 +313,12 @@ func (y *Policy) ActionsForService(ctx context.Context, p Principal, service met
 	if err != nil {
 		return nil, fmt.Errorf("for the service %s: %w", service.Name, err)
 	}
+	// The other registry knows nothing of a limit to some tags: what depends on the
+	// tag is not given at all.
+	for name, d := range decisions {
+		d.Actions = p.Limit.OnAllTags(d.Actions)
+		decisions[name] = d
+	}
 	return decisions, nil
 }
 

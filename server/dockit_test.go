@@ -596,6 +596,20 @@ func TestServicesDoNotLeak(t *testing.T) {
 	if got := w.scopesAt("token:narrow", "repository:core/app:pull,push repository:core/other:pull"); got != "repository:core/app:pull" {
 		t.Errorf("a limited token: %q", got)
 	}
+	// The other registry knows nothing of tags, so one for some tags only pulls there.
+	w.token(metadata.Token{Kind: metadata.PersonalToken, Name: "tags", User: "alice", Actions: []string{"pull", "push"}, Tags: "dev-*"})
+	if got := w.scopesAt("token:tags", "repository:core/app:pull,push"); got != "repository:core/app:pull" {
+		t.Errorf("a token for some tags: %q", got)
+	}
+	// What is denied is denied there too.
+	w.update(func(ctx context.Context, tx *metadata.Tx) error {
+		_, _, err := tx.PutDenial(ctx, metadata.Denial{Name: "freeze", Principal: "*", Repository: "core/*", Actions: []string{"push"}, CIDR: "127.0.0.0/8", CreatedBy: "root"})
+		return err
+	})
+	w.clock.forward(time.Minute)
+	if got := w.scopesAt("alice", "repository:core/app:pull,push"); got != "repository:core/app:pull" {
+		t.Errorf("denied: %q", got)
+	}
 }
 
 // A token for another service opens nothing here, whatever that service is called

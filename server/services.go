@@ -48,6 +48,7 @@ func (s *Server) otherService(ctx context.Context, names []string) (*metadata.Se
 // nor the user name that was shown is refused, so that nobody takes the token for
 // somebody else's.
 func (s *Server) grantOther(ex *exchange, r *http.Request, other *metadata.Service, scopes, accounts []string, shown string, refresh bool) error {
+	ex.identity.principal.RemoteAddr = ex.remote
 	p := ex.identity.principal
 	if p.IsAnonymous() && other.AnonymousPull == "" {
 		return s.refuseToken(ex, &errBadCredentials{rule: "not-signed-in", reason: "the service " + other.Name + " needs a sign-in: give a user name and a password or token"})
@@ -76,6 +77,11 @@ func (s *Server) grantOther(ex *exchange, r *http.Request, other *metadata.Servi
 	}
 	access := make([]token.Access, 0, len(asked))
 	for _, sc := range asked {
+		// The other registry takes the token as the last word.
+		d := decisions[sc.name]
+		if sc.kind == "repository" && d.Unsure != nil && !errors.Is(d.Unsure, auth.ErrShowCredential) {
+			return failClosed(d.Unsure)
+		}
 		if granted := sc.grantedAt(decisions); len(granted) > 0 {
 			access = append(access, token.Access{Type: sc.kind, Class: sc.class, Name: sc.name, Actions: granted})
 		}
