@@ -104,21 +104,30 @@ func (s *Server) authorizeNetwork(ex *exchange) error {
 
 // authorizeTags checks the tags that a request is about against the tag pattern of the
 // token, when it has one: the one in the path, and those that a push by digest names.
-// Deleting by digest would take every tag of the manifest.
+// Deleting by digest would take every tag of the manifest, and administration is about
+// all tags.
 func (s *Server) authorizeTags(ex *exchange, r *http.Request, action auth.Actions) error {
 	limit := ex.identity.principal.Limit
-	if limit == nil || limit.Tags == "" || ex.endpoint.pattern != pathManifest && ex.endpoint.pattern != pathDimsImage {
+	if limit == nil || limit.Tags == "" {
 		return nil
 	}
-	ref, err := oci.ParseReference(mux.Vars(r)["reference"])
-	if err != nil {
-		return err
+	var ref oci.Reference
+	switch ex.endpoint.pattern {
+	case pathManifest, pathDimsImage:
+		var err error
+		if ref, err = oci.ParseReference(mux.Vars(r)["reference"]); err != nil {
+			return err
+		}
+	default:
+		if action != auth.Admin {
+			return nil
+		}
 	}
 	var tags []string
 	switch {
 	case ref.Tag != "":
 		tags = []string{ref.Tag}
-	case action == auth.Delete:
+	case action == auth.Delete, action == auth.Admin:
 		tags = []string{""}
 	}
 	if action == auth.Push {
@@ -135,7 +144,7 @@ func (s *Server) authorizeTags(ex *exchange, r *http.Request, action auth.Action
 		s.metrics.refusals.WithLabelValues(action.String()).Inc()
 		what := "the tag " + shorten(tag)
 		if tag == "" {
-			what = "a manifest by its digest, which takes all its tags along"
+			what = "what takes other tags along"
 		}
 		return oci.Errorf(oci.CodeDenied, "the token of %s may %s only tags like %q, and not %s: use or make another token", ex.identity.principal, action, limit.Tags, what).
 			WithDetail(refusal{Rule: string(auth.RuleLimit), Missing: action.Names(), Ask: "a token that carries " + action.String() + " for this tag"})

@@ -341,7 +341,8 @@ func (s *Server) dimsDeleteAccount(ex *exchange, r *http.Request) error {
 
 // dimsCreateToken makes a personal token of the caller in the form of d.ims.io:
 // base64 of a user name and a password, which docker's configuration takes as
-// "auth". It carries what the caller may, for ever.
+// "auth". It carries what the caller may, for as long as the token that the caller
+// uses, and else for ever.
 func (s *Server) dimsCreateToken(ex *exchange, r *http.Request) error {
 	if err := s.authorizeDims(ex, r); err != nil {
 		return err
@@ -358,7 +359,12 @@ func (s *Server) dimsCreateToken(ex *exchange, r *http.Request) error {
 	if p.Limit != nil {
 		t.Repositories, t.Actions, t.Tags, t.CIDRs = p.Limit.Repositories, p.Limit.Actions.Names(), p.Limit.Tags, p.Limit.CIDRs
 	}
-	err := s.db.Update(r.Context(), func(tx *metadata.Tx) error {
+	err := s.db.Update(r.Context(), func(tx *metadata.Tx) (err error) {
+		if p.TokenID != 0 { // what is made with a token lives no longer
+			if t.ExpiresAt, err = tx.TokenEnd(r.Context(), p.TokenID, p.SecretID); err != nil {
+				return err
+			}
+		}
 		if _, err := tx.CreateToken(r.Context(), t, auth.PairHash(user, password)); err != nil {
 			return err
 		}

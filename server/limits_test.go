@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"berth/auth"
+	"berth/auth/token"
 	"berth/metadata"
 )
 
@@ -71,6 +72,10 @@ func TestTagPattern(t *testing.T) {
 		w.do("GET", manifests+m.String(), as, nil).want(t, http.StatusOK)
 		w.do("PUT", manifests+"v9", as, bytes.NewReader(raw), "Content-Type", imageManifest).want(t, http.StatusForbidden)
 	}
+	// Nor does it administer a repository by the API of d.ims.io.
+	w.token(metadata.Token{Kind: metadata.PersonalToken, Name: "tagged", User: "mia", Actions: auth.AllActions.Names(), Tags: "v*"})
+	w.do("DELETE", "/repository/team/app/image/dev", "tagged", nil).want(t, http.StatusForbidden)
+	w.do("DELETE", "/repository/team/app", "tagged", nil).want(t, http.StatusForbidden)
 	w.do("PUT", manifests+"any", "token:stars", bytes.NewReader(raw), "Content-Type", imageManifest).want(t, http.StatusCreated)
 	w.do("GET", manifests+"dev", "mo", nil).want(t, http.StatusOK) // nothing took it
 }
@@ -214,4 +219,40 @@ func TestRobotOfAnotherTenant(t *testing.T) {
 		w.do("POST", "/v2/team/app/blobs/uploads/", as, nil).want(t, http.StatusForbidden)
 		w.do("DELETE", "/v2/team/app/manifests/1.0", as, nil).want(t, http.StatusForbidden)
 	}
+}
+
+// TestProvenance: what the identity provider said of a job travels in its bearer token, and
+// stays with the tag and in the audit log.
+func TestProvenance(t *testing.T) {
+	w := small(t, nil)
+	w.pushImage("mo", "team/app", "1.0")
+	raw := w.do("GET", "/v2/team/app/manifests/1.0", "mo", nil).body
+	job := auth.Principal{
+		Kind: auth.KindRobot, Name: "release", Team: "team", TrustID: 7,
+		Limit:  &auth.Limit{Repositories: "team/*", Actions: auth.Pull | auth.Push, Tags: "v*"},
+		Claims: map[string]string{"repository": "acme/app", "workflow": "release"},
+	}
+	jwt, _, err := w.server.tokens.Issue(t.Context(), job, "registry.test", []token.Access{{Type: "repository", Name: "team/app", Actions: []string{"pull", "push"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(tag string) reply {
+		return w.do("PUT", "/v2/team/app/manifests/"+tag, "jwt:"+jwt, bytes.NewReader(raw), "Content-Type", imageManifest)
+	}
+	put("v1").want(t, http.StatusCreated)
+	put("latest").want(t, http.StatusForbidden)
+	w.update(func(ctx context.Context, tx *metadata.Tx) error {
+		history, err := tx.TagHistory(ctx, "team/app", "v1", 0, 10)
+		if err != nil {
+			return err
+		}
+		if len(history) != 1 || history[0].Actor != "team+release" || history[0].Claims["workflow"] != "release" {
+			t.Errorf("history %+v", history)
+		}
+		events, err := tx.AuditEvents(ctx, metadata.AuditFilter{Principal: "team+release", Limit: 10})
+		if len(events) != 1 || events[0].Actor.Claims["repository"] != "acme/app" || events[0].Actor.Address != "127.0.0.1" {
+			t.Errorf("events %+v", events)
+		}
+		return err
+	})
 }

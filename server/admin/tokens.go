@@ -142,14 +142,12 @@ func mayMint(ctx context.Context, tx *metadata.Tx, t metadata.Token) error {
 	}
 	end := p.Expires
 	if p.TokenID != 0 {
-		used, _, err := tx.TokenBySecretID(ctx, p.TokenID, p.SecretID)
+		at, err := tx.TokenEnd(ctx, p.TokenID, p.SecretID)
 		if err != nil {
 			return err
 		}
-		for _, at := range []*time.Time{used.ExpiresAt, used.Secrets[0].ExpiresAt} {
-			if at != nil && (end.IsZero() || at.Before(end)) {
-				end = *at
-			}
+		if at != nil && (end.IsZero() || at.Before(end)) {
+			end = *at
 		}
 	}
 	if !end.IsZero() && (t.ExpiresAt == nil || t.ExpiresAt.After(end)) {
