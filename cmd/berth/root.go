@@ -71,6 +71,7 @@ BERTH_USERNAME and BERTH_PASSWORD, else as 'docker login' or 'berth login' did.`
 		c.GroupID = groupClient
 		r.addFlags(c)
 		root.AddCommand(c)
+		addCompletion(r, c)
 	}
 	return root
 }
