@@ -435,7 +435,7 @@ type Holder struct {
 	Principal  string
 	Robot      bool
 	Grounds    []Ground
-	Conditions []string // denials that hold for some addresses
+	Conditions []string // what it depends on, in words
 }
 
 // Holders lists the users and robots who may do one thing with a repository,
@@ -484,6 +484,9 @@ func (y *Policy) Holders(ctx context.Context, repository string, action Actions,
 		h := Holder{Principal: row.Principal, Robot: row.Robot, Conditions: []string{}}
 		for _, g := range row.Grounds {
 			h.Grounds = append(h.Grounds, groundOf(g, team))
+			if limits := robotLimits(g); limits != "" && len(row.Grounds) == 1 {
+				h.Conditions = append(h.Conditions, limits)
+			}
 		}
 		if h.denied(f.denials, repository, action) {
 			continue
@@ -491,6 +494,24 @@ func (y *Policy) Holders(ctx context.Context, repository string, action Actions,
 		page = append(page, h)
 	}
 	return page, next, everyone, nil
+}
+
+// robotLimits are what else a robot is bound to, in words.
+func robotLimits(g metadata.Ground) string {
+	var limits []string
+	if g.Trust != "" {
+		limits = append(limits, "as a job of the trust policy "+g.Trust)
+	}
+	if g.Tags != "" {
+		limits = append(limits, "tags like "+g.Tags)
+	}
+	if len(g.CIDRs) > 0 {
+		limits = append(limits, "from "+strings.Join(g.CIDRs, ", "))
+	}
+	if len(limits) == 0 {
+		return ""
+	}
+	return "only " + strings.Join(limits, ", ")
 }
 
 // denied reports whether a denial meets a holder wherever it is, and notes those

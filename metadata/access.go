@@ -112,12 +112,16 @@ func StrongerRole(a, b string) string {
 // Ground is one reason for which somebody may do something with a repository.
 type Ground struct {
 	Admin    bool     // an administrator of the instance
-	Robot    bool     // a token of the team, with Pattern and Actions
+	Robot    bool     // a token of the team, or a trust policy of it, with Pattern and Actions
 	Role     string   // the role in the team, or "" for all else
 	Provider bool     // the role is one that the user's provider gives
 	Group    string   // the group that the grant is made to, or "" for the user
-	Pattern  string   // of the grant
-	Actions  []string // of the grant
+	Pattern  string   // of the grant, or of the robot
+	Actions  []string // of the grant, or of the robot
+
+	Trust string   // the trust policy that makes the robot, or ""
+	Tags  string   // the only tags that the robot writes, a pattern; "" is all
+	CIDRs []string // the only networks from which the robot comes
 }
 
 // Grounds lists what Access sums up, in a fixed order, at most limit: it is for

@@ -428,6 +428,15 @@ func TestHolders(t *testing.T) {
 					return err
 				}
 			}
+			for _, p := range []metadata.TrustPolicy{
+				{Team: "core", Name: "github", Robot: "job", Repositories: "*", Actions: []string{"push"}, Tags: "dev-*"},
+				{Team: "other", Name: "github", Robot: "job", Repositories: "*", Actions: []string{"push"}},
+			} {
+				p.Issuer, p.Audience, p.Claims, p.MaxLife = "https://id.example.com", "berth", map[string]string{"sub": "x"}, time.Minute
+				if _, _, err := tx.PutTrustPolicy(ctx, p); err != nil {
+					return err
+				}
+			}
 			return nil
 		})
 		for _, limit := range []int{1, 3, 100} {
@@ -453,7 +462,7 @@ func TestHolders(t *testing.T) {
 				}
 				f.After = page[len(page)-1].Principal
 			}
-			if want := "boss:1 core+ci:1 granted:2 grouped:1 maintainer:1 member:1 provided:2"; strings.Join(got, " ") != want {
+			if want := "boss:1 core+ci:1 core+job:1 granted:2 grouped:1 maintainer:1 member:1 provided:2"; strings.Join(got, " ") != want {
 				t.Errorf("pages of %d: %q, want %q", limit, got, want)
 			}
 		}

@@ -53,11 +53,11 @@ func (tx *Tx) Holders(ctx context.Context, f HolderFilter) ([]Holder, error) {
 	err := tx.each(ctx, func(rows *sql.Rows) error {
 		var h Holder
 		var g Ground
-		var actions string
-		if err := rows.Scan(&h.Principal, &g.Robot, &g.Admin, &g.Role, &g.Provider, &g.Group, &g.Pattern, &actions); err != nil {
+		var actions, cidrs string
+		if err := rows.Scan(&h.Principal, &g.Robot, &g.Admin, &g.Role, &g.Provider, &g.Group, &g.Pattern, &actions, &g.Trust, &g.Tags, &cidrs); err != nil {
 			return err
 		}
-		g.Actions = splitList(actions)
+		g.Actions, g.CIDRs = splitList(actions), splitList(cidrs)
 		i, ok := found[h.Principal]
 		if !ok {
 			i = len(holders)
@@ -88,18 +88,23 @@ func (tx *Tx) Holders(ctx context.Context, f HolderFilter) ([]Holder, error) {
 		   UNION ALL
 		  SELECT p.user_id, FALSE, '', TRUE, o.name, g.pattern, g.actions
 		    FROM matching g JOIN groups o ON o.id = g.group_id AND NOT o.disabled JOIN provider_groups p ON p.name = o.name),
-		holders (principal, robot, admin, role, provider, via, pattern, actions) AS (
-		  SELECT u.name, FALSE, h.admin, h.role, h.provider, h.via, h.pattern, h.actions
+		holders (principal, robot, admin, role, provider, via, pattern, actions, trust, tags, cidrs) AS (
+		  SELECT u.name, FALSE, h.admin, h.role, h.provider, h.via, h.pattern, h.actions, '', '', ''
 		    FROM rights h CROSS JOIN users u -- in this order, or SQLite walks over all users
 		   WHERE u.id = h.user_id AND NOT u.disabled AND u.name > $4`+fresh+`
 		   UNION ALL
-		  SELECT t.name || '+' || k.name, TRUE, FALSE, '', FALSE, '', k.repositories, k.actions
+		  SELECT t.name || '+' || k.name, TRUE, FALSE, '', FALSE, '', k.repositories, k.actions, '', k.tags, k.cidrs
 		    FROM teams t JOIN tokens k ON k.team_id = t.id
 		   WHERE t.name = $1 AND t.name || '+' || k.name > $4 AND (k.expires_at IS NULL OR k.expires_at > $6)
+		     AND glob(k.repositories, $2) AND ',' || k.actions || ',' LIKE $3
+		   UNION ALL
+		  SELECT t.name || '+' || k.robot, TRUE, FALSE, '', FALSE, '', k.repositories, k.actions, k.name, k.tags, ''
+		    FROM teams t JOIN trust_policies k ON k.team_id = t.id
+		   WHERE t.name = $1 AND t.name || '+' || k.robot > $4
 		     AND glob(k.repositories, $2) AND ',' || k.actions || ',' LIKE $3)
-		SELECT h.principal, h.robot, h.admin, h.role, h.provider, h.via, h.pattern, h.actions
+		SELECT h.principal, h.robot, h.admin, h.role, h.provider, h.via, h.pattern, h.actions, h.trust, h.tags, h.cidrs
 		  FROM holders h
 		 WHERE h.principal IN (SELECT DISTINCT d.principal FROM holders d ORDER BY d.principal LIMIT $5)
-		 ORDER BY h.principal, h.admin DESC, h.role DESC, h.via, h.pattern, h.provider`, args...)
+		 ORDER BY h.principal, h.admin DESC, h.role DESC, h.via, h.pattern, h.provider, h.trust`, args...)
 	return holders, err
 }

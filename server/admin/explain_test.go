@@ -111,6 +111,7 @@ func TestWhoCan(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		populate(w)
 		w.ok("PUT", "/api/v1/denials/abroad", map[string]any{"principal": "member", "cidr": "198.51.100.0/24", "actions": []string{"push"}})
+		w.token("bound", metadata.Token{Kind: metadata.RobotToken, Team: "core", Name: "bound", Repositories: "*", Actions: []string{"push"}, Tags: "dev-*", CIDRs: []string{"10.0.0.0/8"}})
 		var got []string
 		for path := "/api/v1/who-can?action=push&repository=core/app&limit=2"; path != ""; {
 			a := w.ok("GET", path, nil)
@@ -126,11 +127,11 @@ func TestWhoCan(t *testing.T) {
 				path = "/api/v1/who-can?action=push&repository=core/app&limit=2&after=" + strings.ReplaceAll(fmt.Sprint(next), "+", "%2B")
 			}
 		}
-		if want := "boss core+test-robot core+test-robot-app holder maintainer member provided root"; strings.Join(got, " ") != want {
+		if want := "boss core+bound core+test-robot core+test-robot-app holder maintainer member provided root"; strings.Join(got, " ") != want {
 			t.Errorf("%q, want %q", got, want)
 		}
 		a := w.ok("GET", "/api/v1/who-can?action=push&repository=core/app", nil)
-		if !strings.Contains(a.body, "not from 198.51.100.0/24") {
+		if !strings.Contains(a.body, "not from 198.51.100.0/24") || !strings.Contains(a.body, "only tags like dev-*, from 10.0.0.0/8") {
 			t.Errorf("no condition: %s", a.body)
 		}
 		// An admin whom a denial meets still administers.
