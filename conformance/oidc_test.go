@@ -36,10 +36,22 @@ func TestDockerOIDC(t *testing.T) {
 	b.run(docker, "push", ref)
 	b.run(docker, "rmi", "-f", ref, "example.com/job:1")
 	b.run(docker, "pull", ref)
-	if history := s.Berth(t, "tag", "history", "core/app:1.0", "--output", "json"); !strings.Contains(history, "core+ci") {
-		t.Errorf("the tag's history does not say who built it: %s", history)
+	// Where it was built stands in the tag's history and in the audit log; no token does.
+	history := s.Berth(t, "tag", "history", "core/app:1.0", "--output", "json")
+	audit := s.Berth(t, "audit", "export")
+	for name, text := range map[string]string{"the tag's history": history, "the audit log": audit} {
+		for _, want := range []string{"core+ci", "acme/app", "refs/heads/main", "c0ffee", p.Issuer} {
+			if !strings.Contains(text, want) {
+				t.Errorf("%s does not say %s: %s", name, want, text)
+			}
+		}
 	}
-	if strings.Contains(s.Log(), "eyJ") {
-		t.Error("a token stands in the log")
+	if !strings.Contains(audit, "jti") {
+		t.Errorf("the audit log does not say which token: %s", audit)
+	}
+	for name, text := range map[string]string{"the log": s.Log(), "the history": history, "the audit log": audit} {
+		if strings.Contains(text, "eyJ") {
+			t.Errorf("a token stands in %s", name)
+		}
 	}
 }

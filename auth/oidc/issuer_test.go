@@ -41,7 +41,7 @@ const client = "berth"
 // provider never says. Those of a real one are in provider_test.go.
 type hostile struct {
 	*httptest.Server
-	t    *testing.T
+	t    testing.TB
 	key  *rsa.PrivateKey
 	kid  atomic.Pointer[string]
 	hits atomic.Int64 // of the keys
@@ -52,7 +52,7 @@ type hostile struct {
 
 var testKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
 
-func newHostile(t *testing.T) *hostile {
+func newHostile(t testing.TB) *hostile {
 	key, err := testKey()
 	if err != nil {
 		t.Fatal(err)
@@ -129,7 +129,7 @@ func (h *hostile) people() *oidc.People {
 	return &oidc.People{Issuer: h.URL, ClientID: client, UsernameClaim: "preferred_username", GroupsClaim: "groups"}
 }
 
-func open(t *testing.T, db *metadata.DB, o oidc.Options) *oidc.Authenticator {
+func open(t testing.TB, db *metadata.DB, o oidc.Options) *oidc.Authenticator {
 	t.Helper()
 	o.DB = db
 	a, err := oidc.New(o)
@@ -139,7 +139,7 @@ func open(t *testing.T, db *metadata.DB, o oidc.Options) *oidc.Authenticator {
 	return a
 }
 
-func sqlite(t *testing.T) *metadata.DB {
+func sqlite(t testing.TB) *metadata.DB {
 	return metadatatest.Open(t, metadata.Options{URL: metadatatest.SQLite(t)})
 }
 
@@ -226,7 +226,7 @@ func TestForgeries(t *testing.T) {
 		"expired":                            change("exp", time.Now().Add(-time.Second).Unix()),
 		"no expiry":                          h.token(func(c jwt.MapClaims) { delete(c, "exp") }),
 		"not yet valid":                      change("nbf", time.Now().Add(10*time.Minute).Unix()),
-		"another audience":                   change("aud", "https://elsewhere.example.com"),
+		"another audience":                   change("aud", "https://elsewhere.example.com"), // serverless-registry#154
 		"no audience":                        h.token(func(c jwt.MapClaims) { delete(c, "aud") }),
 		"two audiences, no party":            change("aud", []string{client, "other"}),
 		"another party":                      change("azp", "other"),
@@ -431,4 +431,25 @@ func TestHanging(t *testing.T) {
 	if !errors.Is(err, context.DeadlineExceeded) || !p.IsAnonymous() {
 		t.Errorf("%+v, %v", p, err)
 	}
+}
+
+// FuzzAuthenticate: no credential is anybody's but what the issuer signed, and
+// each gets one of the three answers.
+func FuzzAuthenticate(f *testing.F) {
+	h := newHostile(f)
+	a := open(f, sqlite(f), oidc.Options{People: h.people()})
+	good := h.token(nil)
+	f.Add(good)
+	f.Add("..")
+	f.Add("eyJhbGciOiJub25lIn0." + strings.Split(good, ".")[1] + ".")
+	f.Add(h.sign(jwt.SigningMethodRS256, h.key, map[string]any{"kid": "x"}, h.claims(nil)))
+	f.Fuzz(func(t *testing.T, raw string) {
+		p, err := a.Authenticate(t.Context(), bearer(raw))
+		switch {
+		case err == nil && p.Name != "alice", err != nil && !p.IsAnonymous():
+			t.Fatalf("%q is %+v, %v", raw, p, err)
+		case err != nil && !errors.Is(err, auth.ErrWrong) && !errors.Is(err, auth.ErrNotMine):
+			t.Fatalf("%q: %v", raw, err)
+		}
+	})
 }
