@@ -61,6 +61,7 @@ func load(t *testing.T, db *metadata.DB, url string) {
 		        'user', '', '', '', '', 'team' || i % 100, 'team' || i % 100 || '/app' || i % 500, '', '', '', 1 FROM ` + series,
 		`INSERT INTO trust_policies (team_id, name, issuer, audience, claims, robot, repositories, actions, tags, max_seconds, created_at, created_by, updated_at) SELECT t.id, 'ci', 'https://issuer' || i % 10, 'aud' || i % 100, '{}', 'ci', '*', 'pull', '', 900, 1, 'x', 1 FROM ` + series + ` JOIN teams t ON t.name = 'team' || i`,
 		`INSERT INTO web_sessions (secret_hash, user_id, created_at, expires_at) SELECT 'hash' || i, u.id, 1, i FROM ` + series + ` JOIN users u ON u.name = 'user' || i`,
+		`INSERT INTO services (name, issuer, token_ttl, algorithm, anonymous_pull, refresh_tokens, created_at, updated_at) SELECT 'service' || i, 'x', 300, 'ES256', '', FALSE, 1, 1 FROM ` + series,
 		`INSERT INTO garbage (kind, value, enqueued_at, not_before) SELECT 'object', 'key' || i, i, i FROM ` + series,
 		`INSERT INTO manifest_pulls (manifest_id, pulled_at) SELECT id, 1 FROM manifests`,
 		`INSERT INTO retention_policies (team_id, rules, updated_at, updated_by, next_at) SELECT t.id, '[{"name":"few","newest":10}]', 1, 'x', 1 FROM ` + series + ` JOIN teams t ON t.name = 'team' || i`,
@@ -193,6 +194,10 @@ func TestPlans(t *testing.T) {
 		}},
 		{"User", func(ctx context.Context, tx *metadata.Tx, r int64) error {
 			_, err := tx.User(ctx, "user77")
+			return err
+		}},
+		{"Service", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.Service(ctx, "service77")
 			return err
 		}},
 		{"UserByID", func(ctx context.Context, tx *metadata.Tx, r int64) error { _, err := tx.UserByID(ctx, 77); return err }},

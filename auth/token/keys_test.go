@@ -697,3 +697,33 @@ func TestThumbprintExamples(t *testing.T) {
 		t.Errorf("%s, %v", got, err)
 	}
 }
+
+// Whatever a file holds: it is a key that signs, or an error that does not repeat it.
+func FuzzParseMaterial(f *testing.F) {
+	m, err := generate(ES256)
+	if err != nil {
+		f.Fatal(err)
+	}
+	if err := m.certify("fuzz", time.Now(), time.Hour); err != nil {
+		f.Fatal(err)
+	}
+	private, certificates, err := m.encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add([]byte(private), []byte(certificates))
+	f.Add([]byte(certificates+private), []byte(nil))
+	f.Add([]byte("-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----\n"), []byte("x"))
+	f.Fuzz(func(t *testing.T, key, certificates []byte) {
+		m, err := ParseMaterial(key, certificates)
+		if err != nil {
+			return
+		}
+		if signingMethod(m.algorithm) == nil || len(m.kid) != 43 || len(m.chain) > maxChain {
+			t.Errorf("%+v", m)
+		}
+		if _, err := jwt.New(signingMethod(m.algorithm)).SignedString(m.private); err != nil {
+			t.Errorf("the key does not sign: %v", err)
+		}
+	})
+}
