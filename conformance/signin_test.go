@@ -243,6 +243,66 @@ func TestOAuth2Contract(t *testing.T) {
 	}
 }
 
+// TestOAuth2PolicyService: a service that answers about one team at a time is asked
+// in the name of the token that was shown; who comes with our own token to a server that has
+// not seen it is sent for a new one, and not refused.
+func TestOAuth2PolicyService(t *testing.T) {
+	o := newOAuth2Server(t)
+	o.tokens["alice"] = map[string]any{"uid": "alice", "realm": "/employees", "expires_in": 3600}
+	o.teams["alice"] = []string{"core"}
+	s := Start(t, Embedded, "BERTH_OAUTH2_TOKENINFO_URL="+o.URL+"/tokeninfo", "BERTH_OAUTH2_POLICY_URL="+o.URL, "BERTH_DEFAULT_VISIBILITY=internal")
+	raw, _ := s.As(t, "oauth2", "alice").PushImage("core/app", "1.0")
+	s.Admin(t).PushImage("other/app", "1.0")
+	anonymous := s.Anonymous(t)
+	fetch := func(scope string) string {
+		t.Helper()
+		var answer struct{ Token string }
+		if err := json.Unmarshal(s.As(t, "oauth2", "alice").Do("GET", "/token?scope="+scope, nil).Want(200).Body, &answer); err != nil {
+			t.Fatal(err)
+		}
+		return "Authorization: Bearer " + answer.Token
+	}
+	upload := func(team, authorization string, status int) *Response {
+		t.Helper()
+		return anonymous.Do("POST", "/v2/"+team+"/app/blobs/uploads/", nil, authorization).Want(status)
+	}
+	narrow := fetch("repository:core/app:pull")
+	upload("core", narrow, 401)
+	upload("core", fetch("repository:core/app:pull,push"), 202)
+	foreign := fetch("repository:other/app:pull,push")
+	upload("other", foreign, 403)
+
+	s.Kill()
+	s.Restart(t)
+	for team, authorization := range map[string]string{"core": narrow, "other": foreign} {
+		r := upload(team, authorization, 401)
+		if challenge := r.Header.Get("WWW-Authenticate"); !strings.Contains(challenge, "insufficient_scope") || !strings.Contains(challenge, "push") {
+			t.Errorf("%s: %s", team, challenge)
+		}
+	}
+	anonymous.Do("GET", "/v2/core/app/manifests/1.0", nil, narrow).Want(200).WantBody(raw)
+
+	// What is certain without the service holds while it is down; the rest is no refusal.
+	anonymous.Do("GET", "/v2/", nil, "Authorization: Bearer alice").Want(200)
+	o.set(func() { o.down = 500 })
+	anonymous.Do("GET", "/v2/other/app/manifests/1.0", nil, "Authorization: Bearer alice").Want(200)
+	req, err := http.NewRequest("POST", s.URL+"/v2/core/app/blobs/uploads/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer alice")
+	res, err := insecure.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	if res.StatusCode != 503 {
+		t.Errorf("a push while the service is down: %d", res.StatusCode)
+	}
+	o.set(func() { o.down = 0 })
+	upload("core", "Authorization: Bearer alice", 202)
+}
+
 // TestLDAPClients: docker and others with the name and password of a user of a
 // directory. dims.md, works when 1 and 17; and 16, the directory away.
 func TestLDAPClients(t *testing.T) {
