@@ -109,6 +109,11 @@ func TestBackupUnderLoadAndKill(t *testing.T) {
 				}
 			})
 			dest := filepath.Join(t.TempDir(), "backup")
+			to := NewBackend(t, v.other())
+			if v == SQLiteS3 { // one that is kept in a bucket, too
+				dest = b.Bucket.URL("backup")
+				to.Env = append(to.Env, b.Bucket.Env()...)
+			}
 			kills := b.killed(t, bin, "backup", dest, "--rate", "8MiB")
 			sure := pushed.Load() // acknowledged before the next backup begins
 			b.berth(t, bin, "backup", dest)
@@ -116,7 +121,6 @@ func TestBackupUnderLoadAndKill(t *testing.T) {
 			pushing.Wait()
 			b.berth(t, bin, "restore", dest, "--verify")
 
-			to := NewBackend(t, v.other())
 			kills += to.killed(t, bin, "restore", dest, "--rate", "8MiB")
 			t.Logf("%d kills, %d images pushed meanwhile", kills, sure)
 			if kills == 0 || sure == 0 {

@@ -114,14 +114,12 @@ func remoteCheck(cmd *cobra.Command, r *remote, run registry.CheckRun, status, s
 		return err
 	}
 	id := ""
+	if !status && (run.Rate <= 0 || run.HashRate <= 0) {
+		return usagef("a server checks at a limited rate only: give --rate and --hash-rate more than 0")
+	}
 	if !status {
-		body := api.StartCheckJSONRequestBody{Rehash: &run.Rehash, Repair: &run.Repair}
-		if rate := int(run.Rate); rate > 0 {
-			body.Rate = &rate
-		}
-		if rate := int64(run.HashRate); rate > 0 {
-			body.HashRate = &rate
-		}
+		rate, hashRate := int(run.Rate), int64(run.HashRate)
+		body := api.StartCheckJSONRequestBody{Rehash: &run.Rehash, Repair: &run.Repair, Rate: &rate, HashRate: &hashRate}
 		resp, err := s.StartCheckWithResponse(ctx, body)
 		if err := check(resp, err); err != nil {
 			return err
