@@ -51,7 +51,7 @@ var allowedImports = map[string][]string{
 	"conformance/bench":     {"testenv"},
 	"deploy/image":          {},
 	"auth/authtest":         {"auth"},
-	"auth/aws/awstest":      {},
+	"auth/aws/awstest":      {"testenv"},
 	"metadata/metadatatest": {"metadata", "testenv"},
 }
 

@@ -77,6 +77,18 @@ func Stop() {
 	shared.postgres, shared.minio = server{}, server{}
 }
 
+// Dir makes a directory of this test process, for what all its tests share. Main
+// removes it.
+func Dir(name string) (string, error) {
+	shared.mu.Lock()
+	defer shared.mu.Unlock()
+	parent, err := tempDir()
+	if err != nil {
+		return "", err
+	}
+	return os.MkdirTemp(parent, name)
+}
+
 // tempDir is this process's directory. Those of processes that were killed
 // before they could remove theirs are removed now: a living one holds a lock.
 func tempDir() (string, error) {

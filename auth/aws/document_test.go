@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -14,7 +13,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -22,6 +20,7 @@ import (
 	"berth/auth"
 	"berth/auth/authtest"
 	"berth/auth/aws"
+	"berth/auth/aws/awstest"
 	"berth/metadata"
 	"berth/metadata/metadatatest"
 	"berth/oci"
@@ -30,93 +29,9 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(testenv.Main(m)) }
 
-// keys are the signers of the tests, made once by openssl: amazon's, and one that
-// somebody else made. Each NAME has NAME.key and NAME.pem.
-var keys struct {
-	once sync.Once
-	dir  string
-	err  error
-}
+const account = "123456789012"
 
-func keyDir(t testing.TB) string {
-	openssl := testenv.Tool(t, "openssl")
-	keys.once.Do(func() {
-		keys.dir, keys.err = os.MkdirTemp("", "berth-aws-")
-		run := func(args ...string) {
-			if keys.err != nil {
-				return
-			}
-			cmd := exec.Command(openssl, args...)
-			cmd.Dir = keys.dir
-			if out, err := cmd.CombinedOutput(); err != nil {
-				keys.err = fmt.Errorf("openssl %s: %w: %s", args[0], err, out)
-			}
-		}
-		run("dsaparam", "-out", "params", "1024")
-		for _, name := range []string{"dsa", "stranger"} {
-			run("gendsa", "-out", name+".key", "params")
-		}
-		for name, bits := range map[string]string{"rsa": "2048", "short": "1024"} {
-			run("genrsa", "-out", name+".key", bits)
-		}
-		run("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", "ec.key")
-		for _, name := range []string{"dsa", "stranger", "rsa", "short", "ec"} {
-			run("req", "-x509", "-new", "-key", name+".key", "-out", name+".pem", "-days", "30", "-subj", "/O=Amazon Web Services LLC/CN="+name)
-		}
-	})
-	if keys.err != nil {
-		t.Fatal(keys.err)
-	}
-	return keys.dir
-}
-
-// sign makes the text that the instance metadata service would give.
-func sign(t testing.TB, key, document string, more ...string) string {
-	t.Helper()
-	args := append([]string{"smime", "-sign", "-binary", "-nodetach", "-nocerts", "-outform", "DER", "-signer", key + ".pem", "-inkey", key + ".key"}, more...)
-	cmd := exec.Command(testenv.Tool(t, "openssl"), args...)
-	cmd.Dir, cmd.Stdin = keyDir(t), strings.NewReader(document)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	der, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("openssl %v: %v: %s", args, err, stderr.String())
-	}
-	text := base64.StdEncoding.EncodeToString(der)
-	var lines []string
-	for len(text) > 64 {
-		lines, text = append(lines, text[:64]), text[64:]
-	}
-	return strings.Join(append(lines, text), "\n")
-}
-
-const (
-	account  = "123456789012"
-	instance = "i-0123456789abcdef0"
-)
-
-// documentOf is an instance identity document as AWS writes it.
-func documentOf(account, region string, started time.Time) string {
-	return fmt.Sprintf(`{
-  "accountId" : "%s",
-  "architecture" : "x86_64",
-  "availabilityZone" : "%sb",
-  "billingProducts" : null,
-  "devpayProductCodes" : null,
-  "marketplaceProductCodes" : [ "1abc2defghijklm3nopqrs4tu" ],
-  "imageId" : "ami-5fb8c835",
-  "instanceId" : "%s",
-  "instanceType" : "t2.micro",
-  "kernelId" : null,
-  "pendingTime" : "%s",
-  "privateIp" : "10.158.112.84",
-  "ramdiskId" : null,
-  "region" : "%s",
-  "version" : "2017-09-30"
-}`, account, region, instance, started.UTC().Format(time.RFC3339), region)
-}
-
-func good() string { return documentOf(account, "eu-west-1", time.Now().Add(-24*time.Hour)) }
+func good() string { return awstest.Document(account, "eu-west-1", time.Now().Add(-24*time.Hour)) }
 
 // allow opens a database in which some accounts may sign in.
 func allow(t testing.TB, accounts ...metadata.Account) *metadata.DB {
@@ -150,7 +65,7 @@ func certificateDir(t testing.TB, files map[string]string) string {
 	for file, names := range files {
 		var all []byte
 		for name := range strings.FieldsSeq(names) {
-			raw, err := os.ReadFile(filepath.Join(keyDir(t), name+".pem"))
+			raw, err := os.ReadFile(filepath.Join(awstest.Keys(t), name+".pem"))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -199,9 +114,9 @@ func TestDocuments(t *testing.T) {
 		db := allow(t, metadata.Account{Account: account})
 		return authtest.Fixture{
 			Authenticator: documents(t, aws.DocumentOptions{DB: db, Certificates: certificates}),
-			Good:          show(sign(t, "dsa", good())),
+			Good:          show(awstest.Sign(t, "dsa", good())),
 			Who:           "aws:" + account,
-			Wrong:         []auth.Credentials{show(sign(t, "stranger", good())), show("x"), show("")},
+			Wrong:         []auth.Credentials{show(awstest.Sign(t, "stranger", good())), show("x"), show("")},
 			Foreign:       foreign,
 			Break:         func() { db.Close() },
 		}
@@ -212,7 +127,7 @@ func TestDocuments(t *testing.T) {
 func TestDocumentForms(t *testing.T) {
 	db := allow(t, metadata.Account{Account: account, Repositories: "base/*"})
 	a := documents(t, aws.DocumentOptions{DB: db, Certificates: load(t, certificateDir(t, map[string]string{"any.pem": "stranger", "eu-west-1.pem": "dsa rsa"}))})
-	dsa, rsa := sign(t, "dsa", good(), "-md", "sha1"), sign(t, "rsa", good(), "-md", "sha256")
+	dsa, rsa := awstest.Sign(t, "dsa", good(), "-md", "sha1"), awstest.Sign(t, "rsa", good(), "-md", "sha256")
 	for name, password := range map[string]string{
 		"as it is":              dsa,
 		"with a line's end":     dsa + "\n",
@@ -220,19 +135,19 @@ func TestDocumentForms(t *testing.T) {
 		"with spaces":           strings.ReplaceAll(dsa, "\n", " "),
 		"in one line":           strings.ReplaceAll(dsa, "\n", ""),
 		"with armour":           "-----BEGIN PKCS7-----\n" + dsa + "\n-----END PKCS7-----\n",
-		"DSA with SHA-256":      sign(t, "dsa", good(), "-md", "sha256"),
-		"without attributes":    sign(t, "dsa", good(), "-md", "sha1", "-noattr"),
+		"DSA with SHA-256":      awstest.Sign(t, "dsa", good(), "-md", "sha256"),
+		"without attributes":    awstest.Sign(t, "dsa", good(), "-md", "sha1", "-noattr"),
 		"RSA":                   rsa,
-		"RSA, no attributes":    sign(t, "rsa", good(), "-noattr"),
-		"for every region":      sign(t, "stranger", documentOf(account, "ap-southeast-2", time.Now().Add(-time.Hour))),
-		"of a very old machine": sign(t, "dsa", documentOf(account, "eu-west-1", time.Date(2016, 1, 1, 0, 0, 0, 0, time.UTC))),
+		"RSA, no attributes":    awstest.Sign(t, "rsa", good(), "-noattr"),
+		"for every region":      awstest.Sign(t, "stranger", awstest.Document(account, "ap-southeast-2", time.Now().Add(-time.Hour))),
+		"of a very old machine": awstest.Sign(t, "dsa", awstest.Document(account, "eu-west-1", time.Date(2016, 1, 1, 0, 0, 0, 0, time.UTC))),
 	} {
 		p, err := a.Authenticate(t.Context(), show(password))
 		if err != nil || p.Kind != auth.KindMachine || p.Name != "aws:"+account {
 			t.Errorf("%s: %+v, %v", name, p, err)
 			continue
 		}
-		if p.Limit.Repositories != "base/*" || p.Limit.Actions != auth.Pull || p.Claims["aws_account"] != account || p.Claims["aws_instance"] != instance || p.Claims["aws_region"] == "" || p.Expires.IsZero() {
+		if p.Limit.Repositories != "base/*" || p.Limit.Actions != auth.Pull || p.Claims["aws_account"] != account || p.Claims["aws_instance"] != awstest.Instance || p.Claims["aws_region"] == "" || p.Expires.IsZero() {
 			t.Errorf("%s: %+v", name, p)
 		}
 	}
@@ -259,26 +174,26 @@ func TestDocumentsRefused(t *testing.T) {
 		}
 		return base64.StdEncoding.EncodeToString(bytes.Replace(raw, []byte(from), []byte(to), 1))
 	}
-	dsa := sign(t, "dsa", good())
+	dsa := awstest.Sign(t, "dsa", good())
 	flipped := der(dsa)
 	flipped[len(flipped)-1] ^= 1
 
 	for name, tt := range map[string]struct{ password, says string }{
 		"another account":               {altered(dsa, account, "210987654321"), "signature"},
-		"another account, RSA":          {altered(sign(t, "rsa", good()), account, "210987654321"), "signature"},
-		"another account, unattributed": {altered(sign(t, "dsa", good(), "-noattr"), account, "210987654321"), "signature"},
+		"another account, RSA":          {altered(awstest.Sign(t, "rsa", good()), account, "210987654321"), "signature"},
+		"another account, unattributed": {altered(awstest.Sign(t, "dsa", good(), "-noattr"), account, "210987654321"), "signature"},
 		"a flipped bit":                 {base64.StdEncoding.EncodeToString(flipped), "signature"},
-		"a certificate of its own":      {sign(t, "stranger", good(), "-certfile", "stranger.pem"), "not signed by a certificate"},
-		"another region's certificate":  {sign(t, "dsa", documentOf(account, "us-east-1", time.Now())), "not signed by a certificate"},
-		"a region without certificates": {sign(t, "dsa", documentOf(account, "sa-east-1", time.Now())), "not signed by a certificate"},
-		"RSA with SHA-1":                {sign(t, "rsa", good(), "-md", "sha1"), "signature"},
-		"DSA with SHA-224":              {sign(t, "dsa", good(), "-md", "sha224"), "signature"},
-		"too old":                       {sign(t, "dsa", documentOf(account, "eu-west-1", time.Now().Add(-8*24*time.Hour))), "older than"},
-		"from the future":               {sign(t, "dsa", documentOf(account, "eu-west-1", time.Now().Add(time.Hour))), "future"},
-		"two signatures":                {sign(t, "dsa", good(), "-signer", "rsa.pem", "-inkey", "rsa.key"), "2 signatures"},
-		"no document":                   {sign(t, "dsa", "hello"), "not an instance identity document"},
-		"no account":                    {sign(t, "dsa", strings.Replace(good(), account, "12345678901", 1)), "not an instance identity document"},
-		"a region that is a path":       {sign(t, "dsa", documentOf(account, "../eu-west-1", time.Now())), "not an instance identity document"},
+		"a certificate of its own":      {awstest.Sign(t, "stranger", good(), "-certfile", "stranger.pem"), "not signed by a certificate"},
+		"another region's certificate":  {awstest.Sign(t, "dsa", awstest.Document(account, "us-east-1", time.Now())), "not signed by a certificate"},
+		"a region without certificates": {awstest.Sign(t, "dsa", awstest.Document(account, "sa-east-1", time.Now())), "not signed by a certificate"},
+		"RSA with SHA-1":                {awstest.Sign(t, "rsa", good(), "-md", "sha1"), "signature"},
+		"DSA with SHA-224":              {awstest.Sign(t, "dsa", good(), "-md", "sha224"), "signature"},
+		"too old":                       {awstest.Sign(t, "dsa", awstest.Document(account, "eu-west-1", time.Now().Add(-8*24*time.Hour))), "older than"},
+		"from the future":               {awstest.Sign(t, "dsa", awstest.Document(account, "eu-west-1", time.Now().Add(time.Hour))), "future"},
+		"two signatures":                {awstest.Sign(t, "dsa", good(), "-signer", "rsa.pem", "-inkey", "rsa.key"), "2 signatures"},
+		"no document":                   {awstest.Sign(t, "dsa", "hello"), "not an instance identity document"},
+		"no account":                    {awstest.Sign(t, "dsa", strings.Replace(good(), account, "12345678901", 1)), "not an instance identity document"},
+		"a region that is a path":       {awstest.Sign(t, "dsa", awstest.Document(account, "../eu-west-1", time.Now())), "not an instance identity document"},
 		"cut off":                       {dsa[:len(dsa)/2], ""},
 		"not base64":                    {"***", "base64"},
 		"not PKCS7":                     {"aGVsbG8=", "PKCS7"},
@@ -295,7 +210,7 @@ func TestDocumentsRefused(t *testing.T) {
 
 	// Detached: the signature alone, without the document.
 	cmd := exec.Command(testenv.Tool(t, "openssl"), "smime", "-sign", "-binary", "-nocerts", "-outform", "DER", "-signer", "dsa.pem", "-inkey", "dsa.key")
-	cmd.Dir, cmd.Stdin = keyDir(t), strings.NewReader(good())
+	cmd.Dir, cmd.Stdin = awstest.Keys(t), strings.NewReader(good())
 	detached, err := cmd.Output()
 	if err != nil {
 		t.Fatal(err)
@@ -307,7 +222,7 @@ func TestDocumentsRefused(t *testing.T) {
 	// Who is known and has no rights is no liar: 403 and not 401. What a role may is
 	// nothing to an instance.
 	for _, other := range []string{"111111111111", "222222222222"} {
-		_, err := a.Authenticate(t.Context(), show(sign(t, "dsa", documentOf(other, "eu-west-1", time.Now()))))
+		_, err := a.Authenticate(t.Context(), show(awstest.Sign(t, "dsa", awstest.Document(other, "eu-west-1", time.Now()))))
 		if !errors.Is(err, oci.ErrDenied) || !strings.Contains(err.Error(), "berth account add "+other) {
 			t.Errorf("account %s: %v", other, err)
 		}
@@ -331,12 +246,12 @@ func TestCertificates(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	for _, path := range []string{filepath.Join(keyDir(t), "dsa.key"), filepath.Join(t.TempDir(), "nothing"), os.DevNull} {
+	for _, path := range []string{filepath.Join(awstest.Keys(t), "dsa.key"), filepath.Join(t.TempDir(), "nothing"), os.DevNull} {
 		if _, err := aws.LoadCertificates(path); err == nil {
 			t.Errorf("%s was loaded", path)
 		}
 	}
-	load(t, filepath.Join(keyDir(t), "dsa.pem"))
+	load(t, filepath.Join(awstest.Keys(t), "dsa.pem"))
 }
 
 // TestHelper is pierone.md 3.2 and its check 5, with what fails closed here.
@@ -378,7 +293,7 @@ func TestHelper(t *testing.T) {
 
 	// A text that can be read says who it is.
 	set(status(200))
-	if p, err := a.Authenticate(t.Context(), show(sign(t, "stranger", good()))); err != nil || p.Name != "aws:"+account || p.Claims["aws_instance"] != instance {
+	if p, err := a.Authenticate(t.Context(), show(awstest.Sign(t, "stranger", good()))); err != nil || p.Name != "aws:"+account || p.Claims["aws_instance"] != awstest.Instance {
 		t.Errorf("%+v, %v", p, err)
 	}
 
@@ -442,7 +357,7 @@ func TestHelper(t *testing.T) {
 func FuzzDocument(f *testing.F) {
 	a := documents(f, aws.DocumentOptions{DB: allow(f, metadata.Account{Account: account}), Certificates: load(f, certificateDir(f, map[string]string{"any.pem": "rsa"}))})
 	for _, more := range [][]string{{}, {"-noattr"}, {"-md", "sha1"}} {
-		raw, err := base64.StdEncoding.DecodeString(strings.ReplaceAll(sign(f, "stranger", good(), more...), "\n", ""))
+		raw, err := base64.StdEncoding.DecodeString(strings.ReplaceAll(awstest.Sign(f, "stranger", good(), more...), "\n", ""))
 		if err != nil {
 			f.Fatal(err)
 		}
