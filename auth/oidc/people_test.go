@@ -1,7 +1,9 @@
 package oidc_test
 
 import (
+	"crypto/x509"
 	"errors"
+	"net/http/httptest"
 	"reflect"
 	"testing"
 
@@ -11,6 +13,7 @@ import (
 	"berth/auth/oidc"
 	"berth/metadata"
 	"berth/metadata/metadatatest"
+	"berth/oci"
 )
 
 // TestMapping: claims become name, teams, groups and roles as the settings say, and
@@ -117,5 +120,23 @@ func TestOptions(t *testing.T) {
 		if teams, err := oidc.ParseTeams([]string{bad}); err == nil {
 			t.Errorf("%q is taken: %v", bad, teams)
 		}
+	}
+}
+
+// TestOwnAuthority: an issuer whose certificate is of the operator's own authority is
+// asked when that is named, and otherwise is none that can be asked.
+func TestOwnAuthority(t *testing.T) {
+	h := newHostile(t)
+	secure := httptest.NewTLSServer(h.Config.Handler)
+	t.Cleanup(secure.Close)
+	h.Server.URL = secure.URL // what it calls itself
+	roots := x509.NewCertPool()
+	roots.AddCert(secure.Certificate())
+	raw := h.token(nil)
+	if p, err := open(t, sqlite(t), oidc.Options{People: h.people(), Roots: roots}).Authenticate(t.Context(), bearer(raw)); err != nil || p.Name != "alice" {
+		t.Errorf("%+v, %v", p, err)
+	}
+	if p, err := open(t, sqlite(t), oidc.Options{People: h.people()}).Authenticate(t.Context(), bearer(raw)); !errors.Is(err, oci.ErrUnavailable) {
+		t.Errorf("without the authority: %+v, %v", p, err)
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/spf13/pflag"
 
 	"berth/testenv"
 )
@@ -375,5 +376,36 @@ func TestKeylessCI(t *testing.T) {
 	}
 	if out, err := push("core/app:2.0"); err == nil {
 		t.Errorf("a push without a policy: %s", out)
+	}
+}
+
+// TestOIDCSettings: all that is wrong is said at once, and no secret with it.
+func TestOIDCSettings(t *testing.T) {
+	empty := filepath.Join(t.TempDir(), "empty.pem")
+	if err := os.WriteFile(empty, []byte("no certificate"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := loadConfig(pflag.NewFlagSet("", pflag.ContinueOnError), []string{
+		"BERTH_OIDC_ISSUER=http://login.example.com", "BERTH_OIDC_CLIENT_SECRET=hidden-secret", "BERTH_OIDC_TEAMS=dev=core:owner",
+		"BERTH_OIDC_ALGORITHMS=RS256,none", "BERTH_OIDC_TRUSTED_ISSUERS=https://gitlab.example.com,http://10.0.0.1", "BERTH_OIDC_CA_FILE=" + empty,
+		"BERTH_OIDC_SESSION_TTL=1s",
+	})
+	for _, want := range []string{"BERTH_OIDC_ISSUER", "oidc_teams", "oidc_algorithms", "oidc_trusted_issuers", "oidc_ca_file", "BERTH_OIDC_SESSION_TTL"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("nothing is said of %s: %v", want, err)
+		}
+	}
+	if err != nil && strings.Contains(err.Error(), "hidden-secret") {
+		t.Errorf("the secret is shown: %v", err)
+	}
+	if _, err := loadConfig(pflag.NewFlagSet("", pflag.ContinueOnError), []string{"BERTH_OIDC_ISSUER=https://login.example.com"}); err == nil || !strings.Contains(err.Error(), "oidc_client_id") {
+		t.Errorf("an issuer without a client: %v", err)
+	}
+	c, err := loadConfig(pflag.NewFlagSet("", pflag.ContinueOnError), []string{"BERTH_OIDC_ISSUER=https://login.example.com", "BERTH_OIDC_CLIENT_ID=berth", "BERTH_OIDC_TEAMS=dev=core:member"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o, err := c.OIDC.options(); err != nil || o.People == nil || o.People.UsernameClaim != "preferred_username" || len(o.People.Teams["dev"]) != 1 {
+		t.Errorf("%+v, %v", o, err)
 	}
 }
