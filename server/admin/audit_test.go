@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"berth/metadata"
+	"berth/metadata/metadatatest"
 )
 
 // audited gives the audit log, newest first.
@@ -56,4 +57,45 @@ func TestChangesAreAudited(t *testing.T) {
 			t.Errorf("the change is %v", events[1].Detail)
 		}
 	})
+}
+
+// Every operation that changes something and succeeds is in the audit log, under its own
+// name or one that says what it did.
+func TestEveryChangeIsAudited(t *testing.T) {
+	// What is recorded by the registry under the name of what happened, and what
+	// changes nothing that anybody decided.
+	known := map[string]string{"restoreDeleted": "restore", "dryRunRetention": "", "runCollector": "", "startCheck": "", "cancelCheck": ""}
+	w := newWorld(t, metadatatest.Open(t, metadata.Options{URL: metadatatest.SQLite(t)}))
+	populate(w)
+	audited := 0
+	for _, a := range attempts {
+		if a.method == "GET" {
+			continue
+		}
+		before := len(w.audited(metadata.AuditFilter{}))
+		var body any
+		if a.body != "" {
+			body = a.body
+		}
+		got := w.do("admin", a.method, "/api/v1"+strings.ReplaceAll(a.path, "{me}", "boss"), body)
+		action, ok := known[a.operation]
+		if !ok {
+			action = a.operation
+		}
+		if got.status >= 300 || action == "" {
+			continue
+		}
+		events := w.audited(metadata.AuditFilter{})
+		found := false
+		for _, e := range events[:len(events)-before] {
+			found = found || e.Action == action && e.Outcome == metadata.AuditOK && e.Actor.Name == "boss"
+		}
+		if !found {
+			t.Errorf("%s (%s) is not in the audit log", a.operation, a.variant)
+		}
+		audited++
+	}
+	if audited < 30 {
+		t.Errorf("only %d operations succeeded", audited)
+	}
 }

@@ -228,6 +228,10 @@ func (h *handler) DryRunRetention(ctx context.Context, r api.DryRunRetentionRequ
 // RunRetention applies a repository's retention now. Each part of it is in the
 // audit log, as those of the background job are.
 func (h *handler) RunRetention(ctx context.Context, r api.RunRetentionRequestObject) (api.RunRetentionResponseObject, error) {
+	// Its deletions are on record as the rules'; this is who asked for them now.
+	if err := h.change(ctx, nil, func(*metadata.Tx) error { return nil }); err != nil {
+		return nil, err
+	}
 	report, err := h.Registry.RunRetention(ctx, r.Repository, registry.RetentionLimit)
 	if err != nil {
 		return nil, err
