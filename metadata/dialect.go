@@ -34,6 +34,12 @@ type dialect interface {
 	// clock is an expression for the time of the statement, in microseconds. Go's
 	// clock is for all else; this is the one that triggers have.
 	clock() string
+	// drain waits until nobody uses a table, and keeps others from it until the
+	// transaction ends; isLockTimeout tells that this took too long.
+	drain(ctx context.Context, tx *Tx, table string) error
+	isLockTimeout(error) bool
+	// oneSnapshot makes all statements of a transaction, whose first it is, see the same state.
+	oneSnapshot(ctx context.Context, tx *Tx) error
 	// lockTable makes transactions that lock the same table wait for each other.
 	lockTable(ctx context.Context, tx *Tx, table string) error
 
@@ -78,6 +84,18 @@ func (postgresDialect) skipLocked(tables ...string) string {
 	return " FOR UPDATE OF " + strings.Join(tables, ", ") + " SKIP LOCKED"
 }
 func (postgresDialect) clock() string { return "gc_now()" }
+func (postgresDialect) drain(ctx context.Context, tx *Tx, table string) error {
+	if _, err := tx.exec(ctx, "SET LOCAL lock_timeout = '10s'"); err != nil {
+		return err
+	}
+	_, err := tx.exec(ctx, "LOCK TABLE "+table+" IN ACCESS EXCLUSIVE MODE")
+	return err
+}
+func (postgresDialect) isLockTimeout(err error) bool { return pgCode(err) == "55P03" }
+func (postgresDialect) oneSnapshot(ctx context.Context, tx *Tx) error {
+	_, err := tx.exec(ctx, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+	return err
+}
 func (postgresDialect) lockTable(ctx context.Context, tx *Tx, table string) error {
 	_, err := tx.exec(ctx, "LOCK TABLE "+table+" IN SHARE ROW EXCLUSIVE MODE")
 	return err
@@ -128,6 +146,9 @@ func (sqliteDialect) keyShare() string                             { return "" }
 func (sqliteDialect) forUpdate() string                            { return "" }
 func (sqliteDialect) skipLocked(...string) string                  { return "" }
 func (sqliteDialect) clock() string                                { return "CAST(unixepoch('subsec') * 1000000 AS INTEGER)" }
+func (sqliteDialect) drain(context.Context, *Tx, string) error     { return nil }
+func (sqliteDialect) isLockTimeout(error) bool                     { return false }
+func (sqliteDialect) oneSnapshot(context.Context, *Tx) error       { return nil }
 func (sqliteDialect) lockTable(context.Context, *Tx, string) error { return nil }
 
 // connector opens SQLite connections for database/sql. The driver is not

@@ -292,7 +292,8 @@ func TestPlans(t *testing.T) {
 			return tx.UnlinkBlob(ctx, "team2/app", row(2))
 		}},
 		{"CreateUpload", func(ctx context.Context, tx *metadata.Tx, r int64) error {
-			return tx.CreateUpload(ctx, metadata.Upload{ID: "new"})
+			_, err := tx.CreateUpload(ctx, metadata.Upload{ID: "new"})
+			return err
 		}},
 		{"Upload", func(ctx context.Context, tx *metadata.Tx, r int64) error {
 			_, err := tx.Upload(ctx, name, "u77")

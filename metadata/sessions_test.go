@@ -23,7 +23,7 @@ func TestUploads(t *testing.T) {
 		ctx := context.Background()
 		started := clock.Now()
 		u := metadata.Upload{ID: "u1", Repository: "team/app", Principal: "alice", Algorithm: "sha256", HashState: []byte{0, 1, 255}, Session: "s0"}
-		update(t, db, func(ctx context.Context, tx *metadata.Tx) error { return tx.CreateUpload(ctx, u) })
+		update(t, db, func(ctx context.Context, tx *metadata.Tx) error { _, err := tx.CreateUpload(ctx, u); return err })
 		clock.Advance(time.Minute)
 		advance := func(from, to metadata.Upload) (ok bool) {
 			t.Helper()
@@ -62,7 +62,7 @@ func TestUploads(t *testing.T) {
 		clock.Advance(time.Hour)
 		for i := range 3 {
 			fresh := metadata.Upload{ID: fmt.Sprint("f", i), Repository: "team/app", Session: "s"}
-			update(t, db, func(ctx context.Context, tx *metadata.Tx) error { return tx.CreateUpload(ctx, fresh) })
+			update(t, db, func(ctx context.Context, tx *metadata.Tx) error { _, err := tx.CreateUpload(ctx, fresh); return err })
 			clock.Advance(time.Second)
 		}
 		stale := func(before time.Time, limit int) (ids []string) {
@@ -108,7 +108,7 @@ func TestAdvanceUploadRace(t *testing.T) {
 		dbs := []*metadata.DB{metadatatest.Open(t, metadata.Options{URL: url}), metadatatest.Open(t, metadata.Options{URL: url})}
 		ctx := context.Background()
 		u := metadata.Upload{ID: "u", Repository: "team/app", Session: "0"}
-		update(t, dbs[0], func(ctx context.Context, tx *metadata.Tx) error { return tx.CreateUpload(ctx, u) })
+		update(t, dbs[0], func(ctx context.Context, tx *metadata.Tx) error { _, err := tx.CreateUpload(ctx, u); return err })
 		for round := range 10 {
 			var winners atomic.Int32
 			var mu sync.Mutex

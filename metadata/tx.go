@@ -105,7 +105,7 @@ func (db *DB) update(ctx context.Context, durable bool, fn func(*Tx) error) erro
 	pause := firstPause
 	for attempt := 1; ; attempt++ {
 		err := db.transact(ctx, pool, fn)
-		if err == nil || attempt == maxAttempts || !db.dialect.isRetryable(err) {
+		if err == nil || attempt == maxAttempts || !db.dialect.isRetryable(err) && !isContended(err) {
 			return db.classify(ctx, err)
 		}
 		select {

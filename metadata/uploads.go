@@ -20,24 +20,29 @@ type Upload struct {
 	Session    string
 	StartedAt  time.Time
 	UpdatedAt  time.Time
+	QuotaTeam  string // whose quota holds bytes for it, "" for none
+	Reserved   int64  // so many
 }
 
-const uploadColumns = `id, repository, principal, algorithm, size, hash_state, session, started_at, updated_at`
+const uploadColumns = `id, repository, principal, algorithm, size, hash_state, session, started_at, updated_at, COALESCE(quota_team, ''), reserved`
 
 func scanUpload(scan func(...any) error) (Upload, error) {
 	var u Upload
 	var started, updated int64
-	err := scan(&u.ID, &u.Repository, &u.Principal, &u.Algorithm, &u.Size, &u.HashState, &u.Session, &started, &updated)
+	err := scan(&u.ID, &u.Repository, &u.Principal, &u.Algorithm, &u.Size, &u.HashState, &u.Session, &started, &updated, &u.QuotaTeam, &u.Reserved)
 	u.StartedAt, u.UpdatedAt = fromMicros(started), fromMicros(updated)
 	return u, err
 }
 
-// CreateUpload records a new session.
-func (tx *Tx) CreateUpload(ctx context.Context, u Upload) error {
-	_, err := tx.exec(ctx, `
-		INSERT INTO uploads (`+uploadColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8)`,
-		u.ID, u.Repository, u.Principal, u.Algorithm, u.Size, u.HashState, u.Session, micros(tx.now))
-	return err
+// CreateUpload records a new session, and reports whether its team has a quota:
+// then it needs ReserveUpload.
+func (tx *Tx) CreateUpload(ctx context.Context, u Upload) (limited bool, err error) {
+	err = tx.row(ctx, `
+		INSERT INTO uploads (id, repository, principal, algorithm, size, hash_state, session, started_at, updated_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8)
+		RETURNING EXISTS (SELECT 1 FROM team_quotas WHERE team = $9)`,
+		u.ID, u.Repository, u.Principal, u.Algorithm, u.Size, u.HashState, u.Session, micros(tx.now), oci.Team(u.Repository)).Scan(&limited)
+	return limited, err
 }
 
 // Upload finds a session of a repository, or returns BLOB_UPLOAD_UNKNOWN.
@@ -50,11 +55,13 @@ func errUploadUnknown(id string) *oci.Error {
 	return oci.Errorf(oci.CodeBlobUploadUnknown, "there is no upload %.64q here: it was finished, cancelled or given up; start a new one", id)
 }
 
-// AdvanceUpload moves a session from one state to the next. It reports false,
+// AdvanceUpload moves a session from one state to the next; of a quota it holds then
+// what it has. It reports false,
 // and changes nothing, when the session is no longer in the state given.
 func (tx *Tx) AdvanceUpload(ctx context.Context, from, to Upload) (bool, error) {
 	n, err := tx.exec(ctx, `
-		UPDATE uploads SET algorithm = $4, size = $5, hash_state = $6, session = $7, updated_at = $8
+		UPDATE uploads SET algorithm = $4, size = $5, hash_state = $6, session = $7, updated_at = $8,
+		       reserved = CASE WHEN quota_team IS NULL THEN 0 ELSE CAST($5 AS BIGINT) END
 		 WHERE id = $1 AND size = $2 AND session = $3`,
 		from.ID, from.Size, from.Session, to.Algorithm, to.Size, to.HashState, to.Session, micros(tx.now))
 	return n > 0, err

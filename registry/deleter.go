@@ -38,10 +38,18 @@ func (r *Registry) DeleteTag(ctx context.Context, actor metadata.Actor, repo, ta
 }
 
 // Restore brings back a deleted tag, with its manifest if that was deleted as
-// well, or a deleted manifest with the tags that went along (then tag is ""). See [metadata.Tx.Restore] for the errors.
+// well, or a deleted manifest with the tags that went along (then tag is ""). See [metadata.Tx.Restore] for the errors;
+// DENIED when the team's quota does not allow it.
 func (r *Registry) Restore(ctx context.Context, actor metadata.Actor, repo, tag string, d digest.Digest) (restored metadata.Restored, err error) {
 	err = r.db.Update(ctx, func(tx *metadata.Tx) (err error) {
-		if restored, err = tx.Restore(ctx, repo, tag, d, actor); err != nil {
+		if _, err := tx.Repository(ctx, repo); err != nil {
+			return err
+		}
+		err = tx.PushTo(ctx, repo, r.o.DefaultVisibility, actor.Name, metadata.Charge{Unknown: true}, func(int64) (err error) {
+			restored, err = tx.Restore(ctx, repo, tag, d, actor)
+			return err
+		})
+		if err != nil {
 			return err
 		}
 		return tx.InsertAudit(ctx, metadata.AuditEvent{

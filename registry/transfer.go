@@ -338,7 +338,10 @@ func (t *transfer) object(ctx context.Context, b metadata.Blob) error {
 	defer rc.Close()
 	row := metadata.Upload{ID: newID(), Principal: transferLease, Algorithm: string(b.Digest.Algorithm())}
 	row.Session = string(t.to.Store.Begin(row.ID))
-	if err := t.to.DB.UpdateRelaxed(ctx, func(tx *metadata.Tx) error { return tx.CreateUpload(ctx, row) }); err != nil {
+	if err := t.to.DB.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
+		_, err := tx.CreateUpload(ctx, row)
+		return err
+	}); err != nil {
 		return err
 	}
 	sum := t.target.newSum(b.Digest.Algorithm())

@@ -53,9 +53,9 @@ const graceOfSessions = time.Hour
 
 // StartUpload begins an upload of a blob that will be asked for by a digest of
 // the algorithm. It belongs to the principal and the repository. One relaxed insert;
-// the store is not touched.
+// the store is not touched. It returns DENIED when the quota of the team is used up.
 func (r *Registry) StartUpload(ctx context.Context, principal, repo string, algorithm digest.Algorithm) (Upload, error) {
-	row, err := r.start(ctx, principal, repo, algorithm)
+	row, err := r.start(ctx, principal, repo, algorithm, 0)
 	return toUpload(row), err
 }
 
@@ -66,7 +66,9 @@ func newID() string {
 	return hex.EncodeToString(b[:])
 }
 
-func (r *Registry) start(ctx context.Context, principal, repo string, algorithm digest.Algorithm) (metadata.Upload, error) {
+// start begins an upload of so many bytes, as far as that is known: they are
+// reserved when the team has a quota, and refused (DENIED) when it has not so many left.
+func (r *Registry) start(ctx context.Context, principal, repo string, algorithm digest.Algorithm, length int64) (metadata.Upload, error) {
 	id := newID()
 	row := metadata.Upload{
 		ID:         id,
@@ -75,7 +77,15 @@ func (r *Registry) start(ctx context.Context, principal, repo string, algorithm 
 		Algorithm:  algorithm.String(),
 		Session:    string(r.store.Begin(id)),
 	}
-	err := r.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error { return tx.CreateUpload(ctx, row) })
+	err := r.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
+		limited, err := tx.CreateUpload(ctx, row)
+		if err != nil || !limited {
+			row.QuotaTeam = ""
+			return err
+		}
+		row.QuotaTeam = oci.Team(repo)
+		return tx.ReserveUpload(ctx, id, row.QuotaTeam, max(length, 1)) // so that a full quota refuses here
+	})
 	if err != nil {
 		return metadata.Upload{}, fmt.Errorf("starting an upload: %w", err)
 	}
@@ -145,9 +155,13 @@ func (r *Registry) take(ctx context.Context, row metadata.Upload, algorithm dige
 		}
 	}()
 
+	metered, err := r.meter(ctx, row, length, body)
+	if err != nil {
+		return r.overQuota(ctx, row, err)
+	}
 	// The store is not told that the client went away, for what was read until
 	// then is worth keeping; the body's reader fails instead.
-	session, n, err := r.store.Append(context.WithoutCancel(ctx), storage.Session(row.Session), ctxReader{ctx, body}, s)
+	session, n, err := r.store.Append(context.WithoutCancel(ctx), storage.Session(row.Session), ctxReader{ctx, metered}, s)
 	var broken *storage.SourceError
 	if err != nil && !errors.As(err, &broken) {
 		if errors.Is(err, storage.ErrSession) {
@@ -176,6 +190,9 @@ func (r *Registry) take(ctx context.Context, row metadata.Upload, algorithm dige
 			return r.overtaken(ctx, row)
 		}
 		row = next
+	}
+	if broken != nil && errors.Is(broken, oci.ErrDenied) {
+		return r.overQuota(ctx, row, broken)
 	}
 	if broken != nil {
 		return row, nil, oci.Errorf(oci.CodeBlobUploadInvalid, "the body broke off; the upload has %d bytes now: go on from there", row.Size).
@@ -331,7 +348,7 @@ func (r *Registry) committed(ctx context.Context, repo string, d digest.Digest, 
 // leaves nothing that the stale-upload job would not find; nobody is told its id.
 // Errors are those of CommitUpload, but nothing is kept.
 func (r *Registry) PutBlob(ctx context.Context, principal, repo string, d digest.Digest, length int64, body io.Reader) (metadata.Blob, error) {
-	row, err := r.start(ctx, principal, repo, d.Algorithm())
+	row, err := r.start(ctx, principal, repo, d.Algorithm(), length)
 	if err != nil {
 		return metadata.Blob{}, err
 	}
@@ -433,16 +450,15 @@ func (r *Registry) linkExisting(ctx context.Context, row metadata.Upload, d dige
 		if err != nil {
 			return err
 		}
-		id, _, err := tx.EnsureRepository(ctx, row.Repository, r.o.DefaultVisibility, row.Principal)
+		err = tx.PushTo(ctx, row.Repository, r.o.DefaultVisibility, row.Principal, chargeOf(deleted), func(id int64) (err error) {
+			linked := false
+			if b, linked, err = tx.LinkBlob(ctx, id, d); err == nil && !linked {
+				err = errNotThere
+			}
+			return err
+		})
 		if err != nil {
 			return err
-		}
-		linked := false
-		if b, linked, err = tx.LinkBlob(ctx, id, d); err != nil {
-			return err
-		}
-		if !linked {
-			return errNotThere
 		}
 		return tx.EnqueueGarbage(ctx, metadata.GarbageSession, deleted.Session, tx.Now().Add(graceOfSessions))
 	})
@@ -473,22 +489,24 @@ func (r *Registry) insert(ctx context.Context, row metadata.Upload, mine metadat
 		if deleted.Session != row.Session {
 			return oci.Errorf(oci.CodeBlobUploadInvalid, "another request has changed the upload while it was closed: start again with a new upload")
 		}
-		id, _, err := tx.EnsureRepository(ctx, row.Repository, r.o.DefaultVisibility, row.Principal)
+		err = tx.PushTo(ctx, row.Repository, r.o.DefaultVisibility, row.Principal, chargeOf(deleted), func(id int64) (err error) {
+			// The blob that is in the way of InsertBlob may be collected just then.
+			linked := false
+			for attempt := 1; !linked; attempt++ {
+				if attempt > 3 {
+					return fmt.Errorf("the blob %s is deleted by others all the time", mine.Digest)
+				}
+				if _, err := tx.InsertBlob(ctx, mine); err != nil {
+					return err
+				}
+				if b, linked, err = tx.LinkBlob(ctx, id, mine.Digest); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
 		if err != nil {
 			return err
-		}
-		// The blob that is in the way of InsertBlob may be collected just then.
-		linked := false
-		for attempt := 1; !linked; attempt++ {
-			if attempt > 3 {
-				return fmt.Errorf("the blob %s is deleted by others all the time", mine.Digest)
-			}
-			if _, err := tx.InsertBlob(ctx, mine); err != nil {
-				return err
-			}
-			if b, linked, err = tx.LinkBlob(ctx, id, mine.Digest); err != nil {
-				return err
-			}
 		}
 		garbage := r.leftovers(row.Session)
 		if b.Key != mine.Key {
@@ -501,6 +519,9 @@ func (r *Registry) insert(ctx context.Context, row metadata.Upload, mine metadat
 		}
 		return nil
 	})
+	if errors.Is(err, oci.ErrDenied) {
+		return metadata.Blob{}, errors.Join(err, r.refuse(ctx, row, mine.Key))
+	}
 	if err != nil {
 		return r.committed(ctx, row.Repository, mine.Digest, err)
 	}

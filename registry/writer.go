@@ -32,7 +32,8 @@ type Pushed struct {
 //
 // It returns MANIFEST_TOO_LARGE, DIGEST_INVALID, TAG_INVALID, INVALID (tags
 // with a reference by tag, or too many), MANIFEST_INVALID (see manifest.Parse),
-// MANIFEST_BLOB_UNKNOWN with all that is missing, or oci.ErrTagImmutable,
+// MANIFEST_BLOB_UNKNOWN with all that is missing, DENIED when the team's quota does not
+// allow it, or oci.ErrTagImmutable,
 // which is then in the tag's history too.
 func (r *Registry) PushManifest(ctx context.Context, actor metadata.Actor, repo string, ref oci.Reference, tags []string, contentType string, raw []byte) (Pushed, error) {
 	if int64(len(raw)) > r.o.MaxManifestSize {
@@ -68,33 +69,33 @@ func (r *Registry) PushManifest(ctx context.Context, actor metadata.Actor, repo 
 	var refused []refusal
 	err = r.db.Update(ctx, func(tx *metadata.Tx) error {
 		refused = nil
-		id, _, err := tx.EnsureRepository(ctx, repo, r.o.DefaultVisibility, actor.Name)
-		if err != nil {
-			return err
-		}
 		var moved []metadata.AuditEvent
-		blobs, err := withForeign(ctx, tx, repo, m)
-		if err != nil {
-			return err
-		}
-		if created, err = tx.PutManifest(ctx, id, row, blobs, digests(m.Children), r.o.AllowSparse); err != nil {
-			return err
-		}
-		for _, tag := range slices.Sorted(slices.Values(tags)) { // one order for all, so that locks cannot cross
-			change, err := tx.PutTag(ctx, id, tag, d, actor)
-			switch {
-			case errors.Is(err, oci.ErrTagImmutable):
-				refused = append(refused, refusal{tag, err})
-			case err != nil:
+		charge := metadata.Charge{Bytes: row.Size, Tags: len(tags)}
+		err := tx.PushTo(ctx, repo, r.o.DefaultVisibility, actor.Name, charge, func(id int64) error {
+			blobs, err := withForeign(ctx, tx, repo, m)
+			if err != nil {
 				return err
-			case change.Moved:
-				moved = append(moved, metadata.AuditEvent{
-					Action: "moveTag", Actor: actor, Repository: repo, Reference: tag, Digest: d,
-					Detail: map[string]any{"previous": change.Previous},
-				})
 			}
-		}
-		if err := refusals(refused); err != nil {
+			if created, err = tx.PutManifest(ctx, id, row, blobs, digests(m.Children), r.o.AllowSparse); err != nil {
+				return err
+			}
+			for _, tag := range slices.Sorted(slices.Values(tags)) { // one order for all, so that locks cannot cross
+				change, err := tx.PutTag(ctx, id, tag, d, actor)
+				switch {
+				case errors.Is(err, oci.ErrTagImmutable):
+					refused = append(refused, refusal{tag, err})
+				case err != nil:
+					return err
+				case change.Moved:
+					moved = append(moved, metadata.AuditEvent{
+						Action: "moveTag", Actor: actor, Repository: repo, Reference: tag, Digest: d,
+						Detail: map[string]any{"previous": change.Previous},
+					})
+				}
+			}
+			return refusals(refused)
+		})
+		if err != nil {
 			return err
 		}
 		return tx.InsertAudit(ctx, append(moved, pushEvent(actor, repo, tags, m, d, created))...)
@@ -241,22 +242,21 @@ func (r *Registry) record(ctx context.Context, repo string, d digest.Digest, act
 // bytes. The caller has checked that the actor may pull from `from`. It says
 // false when `from` does not have the blob; then the client has to upload it.
 func (r *Registry) MountBlob(ctx context.Context, actor, repo string, d digest.Digest, from string) (bool, error) {
-	if _, err := r.Blob(ctx, from, d); err != nil {
+	b, err := r.Blob(ctx, from, d)
+	if err != nil {
 		if errors.Is(err, oci.ErrBlobUnknown) {
 			return false, nil
 		}
 		return false, err
 	}
 	linked := false
-	err := r.db.Update(ctx, func(tx *metadata.Tx) error {
-		id, _, err := tx.EnsureRepository(ctx, repo, r.o.DefaultVisibility, actor)
-		if err != nil {
+	err = r.db.Update(ctx, func(tx *metadata.Tx) error {
+		return tx.PushTo(ctx, repo, r.o.DefaultVisibility, actor, metadata.Charge{Bytes: b.Size}, func(id int64) (err error) {
+			if _, linked, err = tx.LinkBlob(ctx, id, d); err == nil && !linked {
+				err = errNotThere // and so no repository either
+			}
 			return err
-		}
-		if _, linked, err = tx.LinkBlob(ctx, id, d); err == nil && !linked {
-			err = errNotThere // and so no repository either
-		}
-		return err
+		})
 	})
 	if errors.Is(err, errNotThere) {
 		return false, nil

@@ -94,3 +94,107 @@ CREATE INDEX deleted_tags_name ON deleted_tags (repository_id, name, id);
 CREATE INDEX deleted_tags_digest ON deleted_tags (repository_id, digest);
 CREATE INDEX deleted_tags_at ON deleted_tags (deleted_at, id);
 CREATE INDEX deleted_tags_deletion ON deleted_tags (deletion_id) WHERE deletion_id IS NOT NULL;
+
+-- Quotas. What a team uses is counted only while it has one. used_*: what the ledger
+-- said until it was last folded. counted: FALSE while the first count is made; the quota holds after it.
+CREATE TABLE team_quotas (
+    team              TEXT COLLATE "C" PRIMARY KEY REFERENCES teams (name) ON DELETE CASCADE,
+    max_bytes         BIGINT, -- NULL is no limit, here and below
+    max_repositories  BIGINT,
+    max_tags          BIGINT,
+    counted           BOOLEAN NOT NULL DEFAULT FALSE,
+    used_bytes        BIGINT NOT NULL DEFAULT 0,
+    used_repositories BIGINT NOT NULL DEFAULT 0,
+    used_tags         BIGINT NOT NULL DEFAULT 0,
+    updated_at        BIGINT NOT NULL,
+    updated_by        TEXT NOT NULL
+);
+
+-- The blobs that used_bytes has counted: each once for a team, however many of its repositories have it.
+CREATE TABLE quota_blobs (
+    team   TEXT COLLATE "C" NOT NULL REFERENCES team_quotas (team) ON DELETE CASCADE,
+    digest TEXT COLLATE "C" NOT NULL,
+    size   BIGINT NOT NULL,
+    PRIMARY KEY (team, digest)
+);
+
+-- Append-only: what changed since. With a digest it is a reason to look whether the team has
+-- the blob, and its size until then; else it is added as it is. Folding removes it.
+CREATE TABLE quota_ledger (
+    id           BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    team         TEXT COLLATE "C" NOT NULL,
+    digest       TEXT COLLATE "C" NOT NULL DEFAULT '',
+    bytes        BIGINT NOT NULL DEFAULT 0,
+    repositories BIGINT NOT NULL DEFAULT 0,
+    tags         BIGINT NOT NULL DEFAULT 0
+);
+CREATE INDEX quota_ledger_team ON quota_ledger (team, id);
+
+-- An upload's row is its reservation, when its team has a quota.
+ALTER TABLE uploads ADD COLUMN quota_team TEXT;
+ALTER TABLE uploads ADD COLUMN reserved BIGINT NOT NULL DEFAULT 0;
+CREATE INDEX uploads_quota ON uploads (quota_team) WHERE quota_team IS NOT NULL;
+
+CREATE FUNCTION quota_link() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT 1 FROM team_quotas) THEN
+        RETURN NULL;
+    END IF;
+    IF TG_OP = 'INSERT' THEN
+        INSERT INTO quota_ledger (team, digest, bytes)
+        SELECT q.team, b.digest, b.size FROM repositories r JOIN team_quotas q ON q.team = r.team JOIN blobs b ON b.digest = NEW.digest
+         WHERE r.id = NEW.repository_id;
+    ELSE
+        INSERT INTO quota_ledger (team, digest)
+        SELECT q.team, OLD.digest FROM repositories r JOIN team_quotas q ON q.team = r.team WHERE r.id = OLD.repository_id;
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER quota_link AFTER INSERT OR DELETE ON repository_blobs
+    FOR EACH ROW EXECUTE FUNCTION quota_link();
+
+CREATE FUNCTION quota_manifest() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT 1 FROM team_quotas) THEN
+        RETURN NULL;
+    END IF;
+    IF TG_OP = 'INSERT' THEN
+        INSERT INTO quota_ledger (team, bytes)
+        SELECT q.team, NEW.size FROM repositories r JOIN team_quotas q ON q.team = r.team WHERE r.id = NEW.repository_id;
+    ELSE
+        INSERT INTO quota_ledger (team, bytes)
+        SELECT q.team, -OLD.size FROM repositories r JOIN team_quotas q ON q.team = r.team WHERE r.id = OLD.repository_id;
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER quota_manifest AFTER INSERT OR DELETE ON manifests
+    FOR EACH ROW EXECUTE FUNCTION quota_manifest();
+
+CREATE FUNCTION quota_tag() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT 1 FROM team_quotas) THEN
+        RETURN NULL;
+    END IF;
+    IF TG_OP = 'INSERT' THEN
+        INSERT INTO quota_ledger (team, tags)
+        SELECT q.team, 1 FROM repositories r JOIN team_quotas q ON q.team = r.team WHERE r.id = NEW.repository_id;
+    ELSE
+        INSERT INTO quota_ledger (team, tags)
+        SELECT q.team, -1 FROM repositories r JOIN team_quotas q ON q.team = r.team WHERE r.id = OLD.repository_id;
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER quota_tag AFTER INSERT OR DELETE ON tags
+    FOR EACH ROW EXECUTE FUNCTION quota_tag();
+
+CREATE FUNCTION quota_repository() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        INSERT INTO quota_ledger (team, repositories) SELECT team, 1 FROM team_quotas WHERE team = NEW.team;
+    ELSE
+        INSERT INTO quota_ledger (team, repositories) SELECT team, -1 FROM team_quotas WHERE team = OLD.team;
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER quota_repository AFTER INSERT OR DELETE ON repositories
+    FOR EACH ROW EXECUTE FUNCTION quota_repository();

@@ -94,3 +94,98 @@ CREATE INDEX deleted_tags_name ON deleted_tags (repository_id, name, id);
 CREATE INDEX deleted_tags_digest ON deleted_tags (repository_id, digest);
 CREATE INDEX deleted_tags_at ON deleted_tags (deleted_at, id);
 CREATE INDEX deleted_tags_deletion ON deleted_tags (deletion_id) WHERE deletion_id IS NOT NULL;
+
+-- Quotas. What a team uses is counted only while it has one. used_*: what the ledger
+-- said until it was last folded. counted: FALSE while the first count is made; the quota holds after it.
+CREATE TABLE team_quotas (
+    team              TEXT PRIMARY KEY REFERENCES teams (name) ON DELETE CASCADE,
+    max_bytes         INTEGER, -- NULL is no limit, here and below
+    max_repositories  INTEGER,
+    max_tags          INTEGER,
+    counted           BOOLEAN NOT NULL DEFAULT FALSE,
+    used_bytes        INTEGER NOT NULL DEFAULT 0,
+    used_repositories INTEGER NOT NULL DEFAULT 0,
+    used_tags         INTEGER NOT NULL DEFAULT 0,
+    updated_at        INTEGER NOT NULL,
+    updated_by        TEXT NOT NULL
+);
+
+-- The blobs that used_bytes has counted: each once for a team, however many of its repositories have it.
+CREATE TABLE quota_blobs (
+    team   TEXT NOT NULL REFERENCES team_quotas (team) ON DELETE CASCADE,
+    digest TEXT NOT NULL,
+    size   INTEGER NOT NULL,
+    PRIMARY KEY (team, digest)
+) WITHOUT ROWID;
+
+-- Append-only: what changed since. With a digest it is a reason to look whether the team has
+-- the blob, and its size until then; else it is added as it is. Folding removes it.
+CREATE TABLE quota_ledger (
+    id           INTEGER PRIMARY KEY AUTOINCREMENT,
+    team         TEXT NOT NULL,
+    digest       TEXT NOT NULL DEFAULT '',
+    bytes        INTEGER NOT NULL DEFAULT 0,
+    repositories INTEGER NOT NULL DEFAULT 0,
+    tags         INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX quota_ledger_team ON quota_ledger (team, id);
+
+-- An upload's row is its reservation, when its team has a quota.
+ALTER TABLE uploads ADD COLUMN quota_team TEXT;
+ALTER TABLE uploads ADD COLUMN reserved INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX uploads_quota ON uploads (quota_team) WHERE quota_team IS NOT NULL;
+
+CREATE TRIGGER quota_link_more AFTER INSERT ON repository_blobs
+WHEN EXISTS (SELECT 1 FROM team_quotas)
+BEGIN
+    INSERT INTO quota_ledger (team, digest, bytes)
+    SELECT q.team, b.digest, b.size FROM repositories r JOIN team_quotas q ON q.team = r.team JOIN blobs b ON b.digest = NEW.digest
+     WHERE r.id = NEW.repository_id;
+END;
+
+CREATE TRIGGER quota_link_less AFTER DELETE ON repository_blobs
+WHEN EXISTS (SELECT 1 FROM team_quotas)
+BEGIN
+    INSERT INTO quota_ledger (team, digest)
+    SELECT q.team, OLD.digest FROM repositories r JOIN team_quotas q ON q.team = r.team WHERE r.id = OLD.repository_id;
+END;
+
+CREATE TRIGGER quota_manifest_more AFTER INSERT ON manifests
+WHEN EXISTS (SELECT 1 FROM team_quotas)
+BEGIN
+    INSERT INTO quota_ledger (team, bytes)
+    SELECT q.team, NEW.size FROM repositories r JOIN team_quotas q ON q.team = r.team WHERE r.id = NEW.repository_id;
+END;
+
+CREATE TRIGGER quota_manifest_less AFTER DELETE ON manifests
+WHEN EXISTS (SELECT 1 FROM team_quotas)
+BEGIN
+    INSERT INTO quota_ledger (team, bytes)
+    SELECT q.team, -OLD.size FROM repositories r JOIN team_quotas q ON q.team = r.team WHERE r.id = OLD.repository_id;
+END;
+
+CREATE TRIGGER quota_tag_more AFTER INSERT ON tags
+WHEN EXISTS (SELECT 1 FROM team_quotas)
+BEGIN
+    INSERT INTO quota_ledger (team, tags)
+    SELECT q.team, 1 FROM repositories r JOIN team_quotas q ON q.team = r.team WHERE r.id = NEW.repository_id;
+END;
+
+CREATE TRIGGER quota_tag_less AFTER DELETE ON tags
+WHEN EXISTS (SELECT 1 FROM team_quotas)
+BEGIN
+    INSERT INTO quota_ledger (team, tags)
+    SELECT q.team, -1 FROM repositories r JOIN team_quotas q ON q.team = r.team WHERE r.id = OLD.repository_id;
+END;
+
+CREATE TRIGGER quota_repository_more AFTER INSERT ON repositories
+WHEN EXISTS (SELECT 1 FROM team_quotas)
+BEGIN
+    INSERT INTO quota_ledger (team, repositories) SELECT team, 1 FROM team_quotas WHERE team = NEW.team;
+END;
+
+CREATE TRIGGER quota_repository_less AFTER DELETE ON repositories
+WHEN EXISTS (SELECT 1 FROM team_quotas)
+BEGIN
+    INSERT INTO quota_ledger (team, repositories) SELECT team, -1 FROM team_quotas WHERE team = OLD.team;
+END;

@@ -2,9 +2,11 @@ package admin
 
 import (
 	"context"
+	"errors"
 
 	"berth/api"
 	"berth/metadata"
+	"berth/oci"
 )
 
 func repositoryOf(r metadata.Repository) api.Repository {
@@ -45,11 +47,14 @@ func (h *handler) CreateRepository(ctx context.Context, r api.CreateRepositoryRe
 	var repository metadata.Repository
 	var created bool
 	err := h.change(ctx, nil, func(tx *metadata.Tx) (err error) {
-		if _, created, err = tx.EnsureRepository(ctx, r.Repository, h.DefaultVisibility, callOf(ctx).principal.String()); err != nil {
+		_, err = tx.Repository(ctx, r.Repository)
+		if created = errors.Is(err, oci.ErrNameUnknown); err != nil && !created {
 			return err
 		}
-		repository, err = tx.Repository(ctx, r.Repository)
-		return err
+		return tx.PushTo(ctx, r.Repository, h.DefaultVisibility, callOf(ctx).principal.String(), metadata.Charge{}, func(int64) (err error) {
+			repository, err = tx.Repository(ctx, r.Repository)
+			return err
+		})
 	})
 	if err != nil {
 		return nil, err
