@@ -1203,6 +1203,40 @@ type Problem struct {
 // Provenance What the identity provider said of who did it, such as the repository and the workflow of a CI job.
 type Provenance map[string]string
 
+// Quota defines model for Quota.
+type Quota struct {
+	// Bytes In use. What was pushed in the last seconds may count more than once.
+	Bytes int64 `json:"bytes"`
+
+	// Counted False while what the team has is counted; until then nothing is refused.
+	Counted      bool        `json:"counted"`
+	Limits       QuotaLimits `json:"limits"`
+	Repositories int64       `json:"repositories"`
+
+	// ReservedBytes Held by uploads under way.
+	ReservedBytes int64     `json:"reserved_bytes"`
+	Tags          int64     `json:"tags"`
+	Team          string    `json:"team"`
+	UpdatedAt     time.Time `json:"updated_at"`
+	UpdatedBy     string    `json:"updated_by"`
+}
+
+// QuotaLimits defines model for QuotaLimits.
+type QuotaLimits struct {
+	// Bytes Of blobs, each once for the team, of manifests, and of uploads under way.
+	Bytes        *int64 `json:"bytes,omitempty"`
+	Repositories *int64 `json:"repositories,omitempty"`
+	Tags         *int64 `json:"tags,omitempty"`
+}
+
+// QuotaList defines model for QuotaList.
+type QuotaList struct {
+	Items []Quota `json:"items"`
+
+	// Next Ask with `after=` this for the next page. Absent on the last page.
+	Next *Next `json:"next,omitempty"`
+}
+
 // Repository defines model for Repository.
 type Repository struct {
 	CreatedAt time.Time `json:"created_at"`
@@ -2012,6 +2046,15 @@ type RetireKeyParams struct {
 	Service *string `form:"service,omitempty" json:"service,omitempty"`
 }
 
+// ListQuotasParams defines parameters for ListQuotas.
+type ListQuotasParams struct {
+	// Limit The most items in the answer, 1 to 1000.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// After The `next` of the page before.
+	After *After `form:"after,omitempty" json:"after,omitempty"`
+}
+
 // ListRepositoriesParams defines parameters for ListRepositories.
 type ListRepositoriesParams struct {
 	// Team Only repositories of this team.
@@ -2315,6 +2358,9 @@ type UpdateTeamJSONRequestBody = TeamChange
 // PutMemberJSONRequestBody defines body for PutMember for application/json ContentType.
 type PutMemberJSONRequestBody = MemberChange
 
+// SetTeamQuotaJSONRequestBody defines body for SetTeamQuota for application/json ContentType.
+type SetTeamQuotaJSONRequestBody = QuotaLimits
+
 // SetTeamRetentionJSONRequestBody defines body for SetTeamRetention for application/json ContentType.
 type SetTeamRetentionJSONRequestBody = RetentionPolicy
 
@@ -2452,6 +2498,9 @@ type ServerInterface interface {
 	// RetireKey Remove a key at once
 	// (DELETE /keys/{kid})
 	RetireKey(w http.ResponseWriter, r *http.Request, kid string, params RetireKeyParams)
+	// ListQuotas List the teams that have a quota, and what they use
+	// (GET /quotas)
+	ListQuotas(w http.ResponseWriter, r *http.Request, params ListQuotasParams)
 	// ListRepositories List the repositories that the caller may pull
 	// (GET /repositories)
 	ListRepositories(w http.ResponseWriter, r *http.Request, params ListRepositoriesParams)
@@ -2554,6 +2603,15 @@ type ServerInterface interface {
 	// PutMember Add a user to a team, or change the role there
 	// (PUT /teams/{team}/members/{user})
 	PutMember(w http.ResponseWriter, r *http.Request, team TeamName, user UserName)
+	// DeleteTeamQuota Remove a team's quota
+	// (DELETE /teams/{team}/quota)
+	DeleteTeamQuota(w http.ResponseWriter, r *http.Request, team TeamName)
+	// GetTeamQuota Show a team's quota and what it uses
+	// (GET /teams/{team}/quota)
+	GetTeamQuota(w http.ResponseWriter, r *http.Request, team TeamName)
+	// SetTeamQuota Limit what a team may use
+	// (PUT /teams/{team}/quota)
+	SetTeamQuota(w http.ResponseWriter, r *http.Request, team TeamName)
 	// DeleteTeamRetention Remove a team's own retention
 	// (DELETE /teams/{team}/retention)
 	DeleteTeamRetention(w http.ResponseWriter, r *http.Request, team TeamName)
@@ -3920,6 +3978,52 @@ func (siw *ServerInterfaceWrapper) RetireKey(w http.ResponseWriter, r *http.Requ
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.RetireKey(w, r, kid, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListQuotas operation middleware
+func (siw *ServerInterfaceWrapper) ListQuotas(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListQuotasParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListQuotas(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -5348,6 +5452,84 @@ func (siw *ServerInterfaceWrapper) PutMember(w http.ResponseWriter, r *http.Requ
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.PutMember(w, r, team, user)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteTeamQuota operation middleware
+func (siw *ServerInterfaceWrapper) DeleteTeamQuota(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "team" -------------
+	var team TeamName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "team", mux.Vars(r)["team"], &team, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "team", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteTeamQuota(w, r, team)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetTeamQuota operation middleware
+func (siw *ServerInterfaceWrapper) GetTeamQuota(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "team" -------------
+	var team TeamName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "team", mux.Vars(r)["team"], &team, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "team", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetTeamQuota(w, r, team)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// SetTeamQuota operation middleware
+func (siw *ServerInterfaceWrapper) SetTeamQuota(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "team" -------------
+	var team TeamName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "team", mux.Vars(r)["team"], &team, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "team", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.SetTeamQuota(w, r, team)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -6931,6 +7113,14 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 
 	r.HandleFunc(options.BaseURL+"/teams/{team}/audit", wrapper.ListTeamAudit).Methods(http.MethodGet)
 
+	r.HandleFunc(options.BaseURL+"/quotas", wrapper.ListQuotas).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/teams/{team}/quota", wrapper.DeleteTeamQuota).Methods(http.MethodDelete)
+
+	r.HandleFunc(options.BaseURL+"/teams/{team}/quota", wrapper.GetTeamQuota).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/teams/{team}/quota", wrapper.SetTeamQuota).Methods(http.MethodPut)
+
 	return r
 }
 
@@ -8324,6 +8514,55 @@ type RetireKeydefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response RetireKeydefaultApplicationProblemPlusJSONResponse) VisitRetireKeyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListQuotasRequestObject struct {
+	Params ListQuotasParams
+}
+
+type ListQuotasResponseObject interface {
+	VisitListQuotasResponse(w http.ResponseWriter) error
+}
+
+type ListQuotas200ResponseHeaders struct {
+	Link *string
+}
+
+type ListQuotas200JSONResponse struct {
+	Body    QuotaList
+	Headers ListQuotas200ResponseHeaders
+}
+
+func (response ListQuotas200JSONResponse) VisitListQuotasResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.Link != nil {
+		w.Header().Set("Link", fmt.Sprint(*response.Headers.Link))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListQuotasdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListQuotasdefaultApplicationProblemPlusJSONResponse) VisitListQuotasResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -9838,6 +10077,118 @@ type PutMemberdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response PutMemberdefaultApplicationProblemPlusJSONResponse) VisitPutMemberResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteTeamQuotaRequestObject struct {
+	Team TeamName `json:"team"`
+}
+
+type DeleteTeamQuotaResponseObject interface {
+	VisitDeleteTeamQuotaResponse(w http.ResponseWriter) error
+}
+
+type DeleteTeamQuota204Response struct {
+}
+
+func (response DeleteTeamQuota204Response) VisitDeleteTeamQuotaResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteTeamQuotadefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response DeleteTeamQuotadefaultApplicationProblemPlusJSONResponse) VisitDeleteTeamQuotaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetTeamQuotaRequestObject struct {
+	Team TeamName `json:"team"`
+}
+
+type GetTeamQuotaResponseObject interface {
+	VisitGetTeamQuotaResponse(w http.ResponseWriter) error
+}
+
+type GetTeamQuota200JSONResponse Quota
+
+func (response GetTeamQuota200JSONResponse) VisitGetTeamQuotaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetTeamQuotadefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetTeamQuotadefaultApplicationProblemPlusJSONResponse) VisitGetTeamQuotaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SetTeamQuotaRequestObject struct {
+	Team TeamName `json:"team"`
+	Body *SetTeamQuotaJSONRequestBody
+}
+
+type SetTeamQuotaResponseObject interface {
+	VisitSetTeamQuotaResponse(w http.ResponseWriter) error
+}
+
+type SetTeamQuota200JSONResponse Quota
+
+func (response SetTeamQuota200JSONResponse) VisitSetTeamQuotaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SetTeamQuotadefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response SetTeamQuotadefaultApplicationProblemPlusJSONResponse) VisitSetTeamQuotaResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -11373,6 +11724,9 @@ type StrictServerInterface interface {
 	// RetireKey Remove a key at once
 	// (DELETE /keys/{kid})
 	RetireKey(ctx context.Context, request RetireKeyRequestObject) (RetireKeyResponseObject, error)
+	// ListQuotas List the teams that have a quota, and what they use
+	// (GET /quotas)
+	ListQuotas(ctx context.Context, request ListQuotasRequestObject) (ListQuotasResponseObject, error)
 	// ListRepositories List the repositories that the caller may pull
 	// (GET /repositories)
 	ListRepositories(ctx context.Context, request ListRepositoriesRequestObject) (ListRepositoriesResponseObject, error)
@@ -11475,6 +11829,15 @@ type StrictServerInterface interface {
 	// PutMember Add a user to a team, or change the role there
 	// (PUT /teams/{team}/members/{user})
 	PutMember(ctx context.Context, request PutMemberRequestObject) (PutMemberResponseObject, error)
+	// DeleteTeamQuota Remove a team's quota
+	// (DELETE /teams/{team}/quota)
+	DeleteTeamQuota(ctx context.Context, request DeleteTeamQuotaRequestObject) (DeleteTeamQuotaResponseObject, error)
+	// GetTeamQuota Show a team's quota and what it uses
+	// (GET /teams/{team}/quota)
+	GetTeamQuota(ctx context.Context, request GetTeamQuotaRequestObject) (GetTeamQuotaResponseObject, error)
+	// SetTeamQuota Limit what a team may use
+	// (PUT /teams/{team}/quota)
+	SetTeamQuota(ctx context.Context, request SetTeamQuotaRequestObject) (SetTeamQuotaResponseObject, error)
 	// DeleteTeamRetention Remove a team's own retention
 	// (DELETE /teams/{team}/retention)
 	DeleteTeamRetention(ctx context.Context, request DeleteTeamRetentionRequestObject) (DeleteTeamRetentionResponseObject, error)
@@ -12562,6 +12925,32 @@ func (sh *strictHandler) RetireKey(w http.ResponseWriter, r *http.Request, kid s
 	}
 }
 
+// ListQuotas operation middleware
+func (sh *strictHandler) ListQuotas(w http.ResponseWriter, r *http.Request, params ListQuotasParams) {
+	var request ListQuotasRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListQuotas(ctx, request.(ListQuotasRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListQuotas")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListQuotasResponseObject); ok {
+		if err := validResponse.VisitListQuotasResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ListRepositories operation middleware
 func (sh *strictHandler) ListRepositories(w http.ResponseWriter, r *http.Request, params ListRepositoriesParams) {
 	var request ListRepositoriesRequestObject
@@ -13518,6 +13907,91 @@ func (sh *strictHandler) PutMember(w http.ResponseWriter, r *http.Request, team 
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(PutMemberResponseObject); ok {
 		if err := validResponse.VisitPutMemberResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteTeamQuota operation middleware
+func (sh *strictHandler) DeleteTeamQuota(w http.ResponseWriter, r *http.Request, team TeamName) {
+	var request DeleteTeamQuotaRequestObject
+
+	request.Team = team
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteTeamQuota(ctx, request.(DeleteTeamQuotaRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteTeamQuota")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteTeamQuotaResponseObject); ok {
+		if err := validResponse.VisitDeleteTeamQuotaResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetTeamQuota operation middleware
+func (sh *strictHandler) GetTeamQuota(w http.ResponseWriter, r *http.Request, team TeamName) {
+	var request GetTeamQuotaRequestObject
+
+	request.Team = team
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetTeamQuota(ctx, request.(GetTeamQuotaRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetTeamQuota")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetTeamQuotaResponseObject); ok {
+		if err := validResponse.VisitGetTeamQuotaResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// SetTeamQuota operation middleware
+func (sh *strictHandler) SetTeamQuota(w http.ResponseWriter, r *http.Request, team TeamName) {
+	var request SetTeamQuotaRequestObject
+
+	request.Team = team
+
+	var body SetTeamQuotaJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.SetTeamQuota(ctx, request.(SetTeamQuotaRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "SetTeamQuota")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(SetTeamQuotaResponseObject); ok {
+		if err := validResponse.VisitSetTeamQuotaResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -14506,307 +14980,315 @@ func (sh *strictHandler) Whoami(w http.ResponseWriter, r *http.Request) {
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7H2Nc9u2lu+/gtHuTpNcxnbSpB/23Nl107T1tmnyEncz867zTIiEJNQkoEuAVnQz+d/f4BwAJCWQomTK",
-	"du7d6UxjWxTxdc7B+fydT6NE5nMpmNBqdPxpNGM0ZQX8+PKcTs2/KVNJweeaSzE6Hr2YUTFliixmTLBr",
-	"VhA9Y0TPuJiSBD86GEUjlcxYTs239XLORscjpQsupqPPn6PRb1xcrb/3fMaIYB81mdMpiwhVJL4oj46+",
-	"Tsoigx/YCSlY9teLkXnqYhQfkNOxYkITKWAOGVX45e7xP0ejOS1ozrRd5mmSyFLoszQ8J54SOSFUkNP3",
-	"7wjFZyPy5ClJ+ZRrWCw3z86pno2ikaC5Gc4+OIpGBft7yQuWjo51UbL6zOZUa1aY7/6/vx09/v7DpydP",
-	"P//7KArsmJ3iW5mxlo2jObPTPDt9RQqZMbLgeiZLTbhWxEwuIrIglNhRj0n8KCZcESqWpCiF+XYyowVN",
-	"zL5EJP5P+FQK1rJCM0bn8nL68Tcmpno2Ov7mWTTKuXC/Pokaaz99/H/p438cPf7+L3+NDv7r8tF/Pv7w",
-	"l5Z9mGhWhHcgNlQRm1UYWjBkQMZsIotq+n8vWbGsnRC8q2XCz588DY3/IxOcZr/DC0KTSOHzrxScR8u+",
-	"4TOdO7c+8M+FLOft407Nx3bYiMxZkTChHzORyJSlhAstzUESxaY5E7plYvCSLed1NnlFdTILz8rID6Jn",
-	"VNdERF4qTZTmWUZm9JoBTcaPYj8lFD/VpM4mj3GEloN6cvT0WRSUMTnX4WnlUhmmYLkiHCUHFWrBiog8",
-	"IVqSJ0dHR200k8Fb61NJ2YSWmTYTOYrMxHhe5vDbEZC8/dVPkQvNpqyAOb5xPLA6y1PHpEa0maGVoeuC",
-	"zaXiWhacqc2HTB7EiSzYfzz96VH8sOXEHRNud+Zv3TyW7QTp57rsTZXkQawZzf/j6U90Pm+dcvXiLWf9",
-	"jhXXPGHtU1b4gJ3vsRUj9qIgsf3YSxgtr5ggTKRzyc2FQEUKf08yynMS0zKNW5Zg39RXdj59/ryX8Pzw",
-	"oPqZHFweH/7X4w+Pah8//M+wTD2n0/ZN0XTasgpNp1uewDmjecdIjObdgtM8se2Q5pA6xjQfbxjUPLLl",
-	"qH8oVrQPWipWdI9pnthqyM/mYTWXQjHQaH6iPCsLGD+RQjMBkpDO5xlPqJnK4byQ44zlf/lTSZA/1bv/",
-	"vWCT0fHo3w4rtfAQP1WHb/BbOGKI6f9eMqXJgipSsEmpWGrE+4TyjKUHsDX2TTW1CxShQs5ZoTnOnlYf",
-	"tGljhtHa1bGV7YlGNDFvgJeD3N+0zlN43nzTvooWBV2a35OCUc3SSwrTm8giNz+NUqrZY81zFhrdfWe8",
-	"DJxdNKqL9Q1Xgbaa3tp1EFx1EdQW21/oFEflFeuJRO1+MTP6pN3sg6AUqYj1bw3dt7a26hwa+9jYoA/+",
-	"3XL8J0v0qFJ+0e4AAklTbl5Eszc1wpnQTLFohZbWN9de16NHo1USfm80lZwuyZiReZllLN2kI9NMSUKT",
-	"QipF4sMYL4Gm4twtyNf3sW31v3EVYBVPzT3JGs8lQNdGed709d/NM6tnjQN3HJuxWXY6uhrTBs7JkCUQ",
-	"K5xYKs0fCnZAYprmXMAJGOqdMznP2DHJaTLjginzpJAadE/CURPeTiLk9OMZfuNrOE37y5OVPY1GpeB/",
-	"L5n92EjwIK+3k2M/zr8DEm2yOh5SmABwJZ9GTBgl+G8jw1WjaDQv1QyWmzFtJCYcWe0VlQg7LVOuX16z",
-	"8DXhXr+yb4KYx+Cew7uCK3L65gxMjYWhHXM/pUbzNOKt4CwljqDYlCtdLMOXSJoWTKmgDN/qOjAKoupx",
-	"1V4zQUXC4DvhC/EXuSByopkg3JD0fM4ES0/w7qWZQturYHNmFs2NAUYUS6RIFaEFA+WbXVuD0E+eC/3N",
-	"s9G6wWIOTFOetbMxqikBZjUbjr6hlDyIJ5xlqYojmJKZUMG0An/Po0eP4of2nJZmTXVN4kFclBmLIxLn",
-	"TCk6ZWgjrJFdyqcMZeXa1l+xZVirgF34SpF5RhPmrMJMToOEcMVFwFUUG63NzK6QY6lhmihzYjBxqZBi",
-	"mctSxcF3ylInEjVGxyzyCi5QWLw5H9CiglwyL7hI+JxmIVkp7T7CtjoxgpRBieJT8ZgL2GfkBHMmYW2C",
-	"TVjBDD0GVApNp833ywmyGsuUkbMgoMay1C2v9jZdWEECtfKSp8GPwSwIfWAO5JJOrfDolmOGMoCNnZIy",
-	"qs6kvsGOFYPyzgurQS7rSvTdzn39YsaSq/VZs6KQRXB/Z1TNLguqWVP2yXKc1QSfKPMxio+W89viDQUz",
-	"Y9beMpYyY1RYIqK8aP1MFhv3CzbgLT5qTBVNiw61XWk77yYvFKUQXEwjMuGCqxlLI2v/RCQx0jyDH2VB",
-	"MmkspRkT9uYB28xKbGoFuiIpN5ZTgGfKebqlIbJKCEao4CIaa2282m+53197XvXT9/vbSlXOblwjrupG",
-	"WVvgtmL8NVqFOPIWcjvnSsGBpTSnUzgvWQo4o/mMiojkVPCJMWtlQf5espK1yTCKW9tGgHW9z0uAdWm2",
-	"wuiK/6PJHW3X86pAM4v1V3Ztfq2H9NYzSfOMxpkcB7Twt3JhFYwFKxgx/EQLe4GYk+CFPQvVU7sYLzVT",
-	"lwWjaa/1RiPHYZYH1m/1JaMFeUJKoXnmGMp9qTGpTn0NyKFd6fnUT3Oqz82ygyLjpd0pc1pBZcYRnwqt",
-	"0O29YcWVFbVPxR5KgIHwg64zJYVc9D1OOWcB5dwvHRWQgtlYAFhvx2CaOUoFKQlEgQ9LkS0JJcZ4IGNz",
-	"OIqMaXLVczrW4aXClDLhhTImgCwVxZPodUc3hFuIea1Y3VlI117QpPfIsmV1nnVaaTCTo+DaHtjTaRcF",
-	"pdjSWG/oAt6q/ebbJ0fffffNs1UG+AFPVRIzQaNuU2uXGEMslypskNSCK99+/e2zJ989fVaPsXzz/PnX",
-	"34SOfm1az4+Oojbil4SqK3AdtEyrEeLZEOOpayx+dLt/K9LUbATNMkvwxkg39FZqZiUEXod1R19Q99k0",
-	"inkONfOECjJmnttCLw65o17ILGOJRpWwSQPT5HJa0JCBYOzUTIopUTJnGAc0slhLM4NSeNMijYgqkxnY",
-	"gk+fzY7yoxZzKaOoGtAsez0ZHf9tA5u6OTvl7kPYSmVCQxLBCaHo/wT1TEicccpT6xAtGCO5FHqmDtxk",
-	"tnIIgxbR3xLw0/8/5nshOVMKTadTll5qnXXsPq10mYxfO7nq1jeTWapOSHykYnLF2FxZ/1i3hPKHvjIL",
-	"v8oPXUR0poNaYYfqF9bh7LIiknFxBfdGJsctehpVIa/R60lte47hljHk6NYUES5S9tG8WpXtKuYGS1bx",
-	"oP38foYenDFLjO1MDW+m3JBQfy3lpnoibrl9j5tp59khNa4dXmZdh2tpQ25N6oC8omIJlz8XpFQMxF3G",
-	"6DUIO1SyCaRnwO9AX2TOCi77KjkiGH3zF2R1ruTBFZtrq4iRucx4sgRN4yHSkoqAlJQ5+Jo6u+6/yVKm",
-	"9KX1ru1yEDDlyG3f2hs7j6JLdb+EG6Wnntqi6/8AW2ClRS22b6Q4epQXM6mc8aXIVB6ENfaCgZHZf0Je",
-	"QAa4NS3A4x2527nK3NhKqoIMCghVOP7OvaD1rRAShCwrzKaEl9+hzP8IvvC05XuyCMeSDQcpspDFFcnY",
-	"RIeVg1aF/y3L5TVLyaSQOZC/0rJg1i1Lx9JonqScZ5KmLQvSRSkSqlka8gna44GbXmk5n7OUZFJecTFt",
-	"UTbq7FBXZvEkKpW3RtZ1/bdOXd3ssrV6mxbLy6IUIQ1rfcNblKAzYd3LNn6tmNbm3o3dFRrXtB+j+JAX",
-	"Mp8bsiA8p1OGPnuzmXQC/7JrVpw4i6gUKSvIgi4hHgbhLVCvpkaNnVIuViI9Xz8NOZVEKi8XXKRyscX8",
-	"a9+KT5B6QImoYi1I3GQqmRUXCRXG1AP9E6gu7Te9LjWnY37V1+LN44S03h/x0P+HKz7mGdctYYRr/7kV",
-	"lmzRCNZBhiZkupAp0yck5mLGCq4hGmfmzIXSVEASkqUzM98qfDbOeAI5I5oVAtzR84JfoxPOvisYIbDi",
-	"5ZVlqpAjDh7YSo1132lxkHZocTlLOb3EP39q12VCRqM9XCceeuoDmk5Dlj+deneH0IQa+d24PzZ658C1",
-	"1KLQmWka1iDIGhBwvWZFX5VuRR56Ba22d15bg+VF9UNsnI6b54cgZTcoY4jIxSqx3U74wo5qU9aHpu61",
-	"qBomrhZMM2H+eByDXKOkKLOwg7iDHZy2GhJ4t0ReVvv0VHYDUjqn0wGpyJznbREQ5GUH1KRJqczti6kO",
-	"5lo1N+9yLNOl0Xtz8NtwrYjR1Dk+lDOmI7gBoUQCwqA0y9BnzvKDUUe2y01T1HhatFVXaNAVrQxNaJaB",
-	"BoHODo4axXIBiTRdiWwDJr+1kn5HTDucHV0qVqDjDALwijyIacZBq4JE6L88Mj9VYfiHW7kHbM6RMXKM",
-	"FqZlBjYP/GJj9D0cAttmee8n8md5vR7UbmRVb87Sa0yinZdumva1c2bWs+0zsxzXrBStbKLLevrWVnlU",
-	"dVKr150cHfWgop1H3SJ7C49wGEkOgvWWpDjcYL/IzBWxrXtENo34C8tSY+VvuLULYz7TrCOSZuUsvqOK",
-	"eEEijLlGpvIEPMqQ/6YamucKT7iyp34y18bHh/MRQnKM1TVxLqGtXz3d1qB35+bLLOViWtWYhN7c4Xd4",
-	"JQvWtLlsqqfZfwH7n3GlWwMeQZ27sZIg1ZWYb7g+n3fOov/+KDcX0LdPj2ZxH2P35WTCEs2v2VunYwZ8",
-	"rVTpy6IUwQi49SorIhcC1FKFUV0ok4RagG2i4PCC3qfo5/y2zIIRC3jdZcauWdb7Xb/B0wE/QKfwcSez",
-	"8r3dxl4hENyU5mrW4iCBUUMk5M/7nE7fgB86kIv1keXzjRLzJT71ORr5Na6ZL8o7uyE9lqu6n8F5IUZR",
-	"VXPj2THkXshlyjbN6pxOX5nH1hx95o+RW5qbc3CH/OpXcgpQi0J56016w+l5qek4gzCDmnPtXUNmzC3r",
-	"Xx3V10sPn3638ZKvdJIntZu9SxF5+XGeUUHDDF/lPPdTicDkCInJ9zOmZ6yA3FBZZikZM0iJjrC2jU4d",
-	"eXCRZGUaFpfRiKqrcM5pQgWZsWwetiO8ndSR3I81mSRlcyZScw7beWbSFmuuqtJ12dFg3QXnOS1kaaM5",
-	"K5p7Zr89hTBqwaczrYixm6pgxPP+oYifYZzQKma0bYsM4eLhYnkAV7VgxA5lDasj2xzr8Abas7EZEkIz",
-	"kWAy/UIGN9Lm2A1g3DbU7+2sN3MV0lLPZEEUXaqdMpHLjLW8PWUJT1mKZaPmOSuFwOb3udFSsM1kp9GF",
-	"tUF1t5zdtON87nKzTLaEdFp3pEhW1alUhN5gzZAI/imY8wobMGaJtCZsleWxnmAQ8HyEa/pdUHwqmWom",
-	"ZHBNlLYn2FN52W/Qv8xaS4oxBKErClHHxMV7zHvrysFBOK5vUwZ2MPRhYqFj/LmgoXKSU5Rk5ggNoZaK",
-	"FRD3FhZg4IDAFxWhaUrK+V6dWMO7mhDeoB0+IfLUVV376+Z/W8n+a7Gf+iwST6Q8fBRDGBV+/oiuZviZ",
-	"Hn6MI8iaNL/GA/mLsHSivXq5x06tUGIFNDCAcwmIcNiSwpc0mRmhApVRmRTsGLx7IBAUWQDRx/Myy2Ki",
-	"pbxR1eDWvqktfDawM0O4bFBA3I7Hxmo/65Zz8xapq1r7lDxeTGzB+xOXpyS0u+kBNyAsQgp5zdMQf/2A",
-	"WUgLWfgidwsWwFNjhuolcV9uyQNt0U94MgOd5NiVx0YEsDYe5ywfY9UaTB5/kOX8sf8VY84ocpS0anjf",
-	"GqzQfRRtoGC7+83j3eU6SLkyxl/arkDDIlkKSb/EPY6XAYEyL6whFnIs02V4x9tDdwN56f0qVgTmRhkp",
-	"y/lOMrK+bRv9Y/bR9hnAlLecQTh5D7B5nj5/Toy+i2Z9/R41dyAlam70KqN3AzTLAfG3u7LoWGucZEM4",
-	"iZwKrliKqYC8wufocUqtyx9GFBuOuD1RPH8FMmF92oPILbxdw7zklI7uHbfgKH42G9Yx2BHYbbmdg/Ah",
-	"iLWZTyw/dQ0GVlqvOrnV+EOb5X7Zkrls2MtWLBSMXAm5EDarP1ut4hgmezkaYbpY0OP9U2Mtu5TbmGkE",
-	"zwPiSYF7aZMni+uaB+vYep6sh9LYw7D/xl4mFl6AKe+CM1INI/YY19ZFqbTPUTamK0S6t/OL1XxaN/RN",
-	"uVR85zV2qEVmTpvL1DfYCzWfhs1Q7+2jwLMK8z0kOEjBwk5LyNLI6TJy+eANFLNacp/V8WrZetbSP24q",
-	"TPaXxwWjaVxljUQkdhl8cTOXxGglik8FwKNtTP2rXh7c7+2EnCXxW5JvGOWr5yOuuiJ8qQoklC4cwygw",
-	"OwXRZSECZkCh+YQmuj23sCOgu41oBcfQ9mHNrpy4TUmR6IHaZSCb/NgSXG5PwfFRqJUyCoyqRITnLsBi",
-	"hBijWUsSDPrVbp6wgvOpv69PGLoRLO4b8a0dRgf9vm24i3e/qDMurlrutPc1hABXajCVGCJxRU797ti8",
-	"xmxbUlBH4YKx0l2yM0sb0xqKMVoJ1IzYkqH5i1wYCbL0YkStz2/HCp1q1BBlnNk74Q8XPWlSBWovmzbl",
-	"HTwFCc/Ouu4vas4ZzXH0tb1cqy6GybgBQsv5lS3DUchrFiTXMw33l/JFJcK6DPrRKM2msuB6lm9a5K9s",
-	"eeqf/RyNEjO7CTd8fsk+znnB1E6+422+0xxnbR+uWcEnnCmLP2D2wgPrLWY8Y0RIcsWWZCIxMZRvoTBf",
-	"8Ra06rc/vSDffvP1d0TPynwMtnI4rmBBSFuSA8y8wL/bwAKUZUHkIuwCUrIskgaA0ZQJVoDgjUY8n0M9",
-	"EZSxN6ISGxFVUIkyEj8+rkwMqWfoPxcpSSVT4AAwpEeWTB+QGHZ/ycU0PrYUKSTJob7JfIVDrfcVE2i5",
-	"TCWWFjbULTMk5D1NBYbJ/DsD018rqzRfrcjZ70+FudJw51Qs1cKFp3XOWNmgl+mP705j8uBl+vT58yff",
-	"P3Tgd/a43EKlyJbHuHEO6YxXiHhmZy0Jul14+e7p829G0ejlu6+/M/LxrfvdjBc8wl/ZcgiD20idTcKr",
-	"Xbn8lS3fSu0zKLaJD+wqflKW0cAt9M6CrXkEEqDEkxoye9QsVbpiy0tLe5fwzrgBOfDtt99+0wQdOApj",
-	"XUBN0GXQ/n/z8hUaj/YpYPUHb3598Y7825OIvHv5gjwx+hz+5buHth4Q8tsrIasInzhIFSqWB+S9XxKh",
-	"KD0UyWm6CjBoQRo2ZM1sFk7NPazJpdV02B7FXW0OL4efuumyBVT+bf1X8PIPrbPZDex0qwmvOue7JzQE",
-	"W9+qCw0HUzM+v/nJ9gtvuFy5to38nS0AjzqgFQIGYvhCn1OlwLOqJd5vXCBIH3k3A+E+gyBsEo5Xazdg",
-	"51LhobXlWORrO7nwij6GbHd1ZatAIbXjrzHO0YEJ+x4fnf071lbyxu7D+njfIWr/02e1gEBDk3Jb2BQP",
-	"2DmgJom+6xh1J35MyqJgQl/OW6d+7stwvlLEPu5P/ID8LtGsYilG3KlA/6a5MIzcxbscfe0HodUFYpjV",
-	"VDrhR91z65F8+0GIHmo4b2uYrIAjSB4Y/fT7Z8+/fbjuvElsFmkAntN81+yQTLEzjEXofP3ijJy+OSMP",
-	"DG2xjzSfZ4zEP778/ezljy0FPhXiXAtO6aKQYhpVxcvs45wlmqUW5oBC5r7RmdhHHaH7nMxZoVoiozD1",
-	"rjxHm5UFOWn4vnkhpwXNVZVLhlqCd4pG4Cp0KZbkQUzVlVku+KVs6m6LLAEcL7syqq4YOKBbUuHqqJsr",
-	"jnZumx04xHd7HubeBlLO5NQF0sLGgqa6bMHi+uX8/A3BB1pQB7huTcNDGAPzXZIz2hLUcD621aTOBV0q",
-	"EkN5xvE4o+IqPiGxobmYaJZlijgALULntOgBjmOrdHHCftU1VD4g+RZOcvC/HchzAeoO7sh6GE5RBNI3",
-	"hJTyFLQoBz6w4m1yjS0WsriaZIA4TCh5cUb+bEDsVHPv8ordZgnhhjJymmUk5UpzkWgL8mKW6h1GKH65",
-	"gHoRdaNC898BwdTlp+/24jaU2+sGJkGXTK+hF7S4tqwGU3vldkj91cn3vC9zLup/fbJ6Jey8uI6pDaHJ",
-	"dpcn7UGbrQZscSx65J4etJTJKU9othUQT8MF3OP5DZnUreS8oNyYwtXc1qLX4wYYUYXOOlkVXEZzgsyQ",
-	"BYEsHg2uoR0cv+tFMBUWTQOnprGvq2vpcazDkmaLE3hP9AnO5LeoD2ydcuRicnXr3fo5uvwENlN+q5qc",
-	"z+2zT7eCostbg5fnNYCSBgCOltK6Hyvs0vU8mLV43cagvqZXIbBVwDdZAUxBxoGeVWBR+iRLCH6Pl4Zd",
-	"tskoaA2gud3x6CQ4yTDx2Cq7H1nCVbDwqRMNms3DqMvYxCXon3/5kSawAUaJlmXR3/O+dTDTlR/sUj2J",
-	"dQst9ZNhwvMlJpmxEaGAYvcqE2zy5Q+1Wrvd9mptnef6W1cdIoYZblJ+6Mep6iY7pU84GzRjE03Ao2js",
-	"S8BSYulxhY5m5hJhSMv/zU113Zj19bKBVglYvuJM+iWWC3nITXKKf3AOTsEWAG25lKWYsuIS65hFansU",
-	"XdrGHvh96irTuCaKZSzR6sQ1YbgQ+AwYsTlDF8LSCojcjKtdv0YsF8YXwFjCkBV+vULxUhJDL9QXWnri",
-	"E9jYDyZwQE7FhWD5XC9B5a2menAh+saJ1yqKq4z650ebEVH7lQh/7iLit76IqHnSsJo22Hf3lZ5FQ7VY",
-	"28KSpdFbyjmAJZtD2Wx04nz84B+61xQGjrQXVm3mIUzG7Q7OC/dQLhmb6/BgO5aI76ziuCLuLlWnTolb",
-	"ajqwr5c+cSYQOPY5NVUpc8XLAO43la4IpT0ffSUOhZUt1ksz4wr040a5NLcXxlQek0wuWPE4oYqZv2F+",
-	"NXbXi0h8EEckvjT/e7yKY7De5TeQsrEIqky/gkhQEpM2Kgh6vHHANdwJvh2Og9UF5DZAAWEr3teZP4gf",
-	"xa5O66HvBxo4rpOGHASJt6da8s/RqH4/bCXyeuWz16hebCkvHHMH85B1DYOvYAAQCv24wq6/HaXBBgBV",
-	"8zF4dWEVx+CRh0Cmw83ckDXmZAYs1MOljey4nbt5Xtgq9W3CfGHV4i3c2VoSXSwNq9fAMI2a5VOOD/Zy",
-	"5QavzmADStehz/btg/xXNEFsHAi7TdZVq5UU4/Z+ce+qwPFAkX0PGHYJzeu6QLxWHBDcAaxXGb5myeY1",
-	"JwS1Iaxpw/oiQm1LYaf3JQUDty3N1GBobFypsq2y0zYu5kpBj+MqQyY4eqvXtWCTgqnZJX43rBfBZ2EU",
-	"19/4hDWHj0jVti4sFYaqtbK7U59fM4dnhRjWFrtdjZYl1t0qWZvpQA4QzGXsBEXtFVvWsVFoyrDPRY+c",
-	"nxCvhTjDzaOjmaW5PKPGzbkvjtmQCtLkBjfzMSv0bBRtwx9RFTTB9pFVPQCWkdkt3hofbpWRupt7vMi4",
-	"kWT2hG0TE6jdZwhVDq/DOaP9BhmxkPvF2Nz2O7eh57Bjqsm2djJfr3dT2cDExAENaGvjgGuI0AVdEiiV",
-	"cf2G8obO9903zxo63zdHQc9tG58N4Vx198vtOFXracA3cvjv4uhv88Cf4SWdUk3HVLGe4StXR9bSYAA9",
-	"QT0rybqCDrm87o4eyHqXqxU0Pqwi5YLE8P2456ilsPn7fWMWzQYKfUcBIP7uxZXC9YhyuP07LWmFQD3s",
-	"vg1rrKx3bdtXT3uNptYXE6L+IJLzTs1zdyoenwbt1Nfr8OMb0M13+P42aGq7x793gFHfCUrEficYvd+A",
-	"Qh3COrd4cW2KVmPAFrLa2FDaKUM4CAx6zeodq11b3qBe5Lpj3XqX6Dai9blNDuDIuRdBkLvYFGC+cQuI",
-	"ECRM3rcz47xg11yWXWlPzeHImE1k0aPeHtPqHcqVJxTcc9jhrjMfQgXw9HM7OsBAaOq3B6PuJFONjZyz",
-	"MxpVjs9ohAWDQRZqQGBuYRVti485HG5lcCdsjsMAUCaoa1/2T4dZb1hyK2Al6/PcziQ2WzZQ6tAge/a5",
-	"bY674JoMfIorJteazx5Lo6zbXrE5hVosMl56Hz60sHgc1xpoPf1uJYd6R/QTs0eDiC3DQrckt1y+/7rD",
-	"smA0ZUUMjggVkdiiJiF2G2KEQbt/LjTlwn+CN6vPKoQWTi6QXHe54OtB3YH6CKMvu1eFxaOv8Bw2DWzF",
-	"nyBLAVVJFMwXY0SAX6ZuvqBTma7VLg6XR6ZmtOhrWmE6PBSzIuo3VWTBMOhykxRLxGRrmwNqVw5Ed1Kw",
-	"KnRfP+0dk8765Jk15reyZUFSD1ehDNuCRHX2ILEFwguAJuMa/HxjgA1KfVnIWkOS/glRe0gz3qWqeBUi",
-	"BesEsOMGwKSYK3OeyXBaC6C7mx0JNziXaMFxUW7TJ7R6qTmAFnhfhKJxRiLU5ZSKbRsHaKL/9/EHo2up",
-	"fysULE0KOam0IvZDrJ3AbprY5/uYANA11nPwzGYgkTEzwq6QGq5JDJqhWWKlW78by/DWOyyZCmbqTdWG",
-	"TjDNqKhlDBsHhysdDTaw4jDCbe505wvXrrcztEs3nzt+OrbiW9PpQRvmZ1i3eD+TFaYhoRDKtilADusL",
-	"/dwrJWrHxLfgMZqGkWh/AbqPD/pqlBb8x89tha7qeKKOGLZLWYfz2kmdu8NGNaESg4Bcrc6sJl5rTSaf",
-	"HB3Af4ffxVUBr56xfEUi4ztbZPF2+R/V0mtNLzx3dCIqIGdMSl0WrFFvXC3TAwHgi7aBU3AIpC4OVMnn",
-	"NcBoQ8df2cDGsUPhAhKnBMW5C7JMZEGSrFSgTZPTxqdEQGewhBYQ9/LAnA6doBEVowUj8fnL01eHj2JS",
-	"isxI5ym/ZgJrSaBqzN4ttaCtVzA33zV3aVT0vyu6LogbAy3XKAquJPjc7flk7XR3iOjdifCvLash/7dN",
-	"mg8I5y4gV5Crv/Gc6y4nIMzaNgEXtCgQBgVa1kAdoe2skGI0aN9d8+5UZV3lgZ2oB6rL+lz3q8X/4Uu1",
-	"42AHsO2x6vx2jHsz1o6gIPKaFRmdN66HtYi3Q/rAzF13+VqVpFIjidI8y5ySdEKOMN4Nd64tvFizE7dD",
-	"//jctvp3LRgDp3aWtjcxXlx1AxY/DpRrDwyZ5Bo+mB2JyJgl1EgFV+QuBQNHA6YKGBkB+W27GD6DWVMr",
-	"5FfbkCANFqXSLxqAoW11vfWGgE+ebrxXutJUd74QHzoQTH/bYkjqgJxmmW8wnlOdzA4uxO/uIcGUUQjw",
-	"WdBb/pRcsBRzOlKp1QEBLQrTaVwGCIXKgAiO2bAxnnX1fuSDhsP3acgHHN71M5/o00XCran4ZlLNpuJb",
-	"9B5puhW2HaN3Bp+xeP94+1uLmQwvDKO1NVLDPRCR5GlyCYCzLL3EMVXcIxXWp9C5MT90n8kgF0ntiG/p",
-	"OjEjtjVpG04noWXKmYUA2DFAvCp09uMbq4jyRmK3Qscz5pEkf8oxSWjO1up2N+BcfrzM+CRozgjoxJnZ",
-	"9DTqM/bcvbcp07S3t2v9AbDBgvolfISS8E9AIUg0oa2tobbRAUGybPD67NgdJmwwGimE6dvm82g3n4+X",
-	"IZ7+PbVXftM+HiFPCTdoNlNj9S+pnXFddLQYX4a7qLpSTpnS5vCBYh7oKt2Vlmn8sG5FRl4pwPsKGs9Z",
-	"LqIKGsJBjmTkLCUcYCbVahJsH9VmZynXdk++ru5ZqEWUE2Kvtx1m1xQ11jb4PpAPu43gIWfa+oZkqTPI",
-	"d7bH9ZWq4BwbmbHfb8yLDflY6l2k+3pcXETrKzWo82WH7Oit5WkHDbtmqFv7ReoSuUfue38Hj8t3dw6F",
-	"gNemBd4wqI158dlp2VeibjC1zCpJt6OW/aE2K/k37R10WjUKgrhHQoVHnuU+r56DzZpQUW+GslZNU0ut",
-	"xx417S3XvlK2jU0E3flK64m1JpqDdfpKkQo4rg4w1N8N1a7h9MBMdHiJijHRjWa+jkgFUcZrWSazbdpS",
-	"V6jD6yErfFkFPGj28ZjEmUxoFpMHtIJWBOcuOiPt7j70LTudlAj1DmrthdV9kvDEDQ+y6xgMH7RlzgyV",
-	"6gXk0GhP5QGOt0n4MlMdKuGro3HVNuT7uW2aw/Wyuq24yvZoj1tuVK9kMLN5Q1woIN5v7yYJp2/us3vf",
-	"3lFpN7TN+p9GYuK6QHXFeLUuN9v2tIlIbHGn42AuXLDPDX4hGLd8P5M05wEnDJQIByXB1n2LMhfF2hjN",
-	"wHhXazj1VHnsBcPumXT1gdrDwG6VMrFtZ4gaJPImHCebd+ECfbCb7X0iMBWnLLhevjNj2VxEqngC8Mbw",
-	"N3MK8Bf/9ZnWMJMxowVyFP70k7uV/vv9ublY/NfxuZXvfwbY04lc32/DxSryipO9dqHro/nVFibW7ZgI",
-	"dXPIbHE98LmFiyQ/sELPvOV2cCHOcpfTmSuWXds4fU2ZtxFaaYw5h1ebAu7+uDRzBPBaqkl8eP30MD64",
-	"EBfi0aN32G+AcHHw6BF5Cdq/IW2IXSGoHaGWXA7IO2YsqVPoa87/Ac8ckx9go8hFeXT0dQLrhB9ZjF54",
-	"eiFQ2YGAZvzm9btzcgh/iQFKNycTzrJU2a6gUIDzV3eXmNvIOV+gQaj/+4WIVSLn7K9QQ3tM5/z4UYyK",
-	"FGC6/mBO387AiUYgf9gqD3p8jt0KfIEesB9WiSiZswthbRgIBZE5LazD0OEKGCs0l9A2lilG7NMn5tcl",
-	"wjdhMm649vhCwHMQd0BtvgZQAEBKEFtfWEXWPrmeGfsgfhQ/tCeKwREuAH9XmVM9bbYWg11IJOT8KqIy",
-	"qmZMHZAzQShi9mKG2uvfXxLFpjkTOroQc1YkTOjHTCQSOs+DtDik8znsQXxI5/zw+slhfYmH5pH/ePqT",
-	"echO7iUAFD96hDkmdD7PeAJkdGjRbv/yp5Ii9jW5AMJsj6eOwVwqQJ+Q9rXmwndvtcEFWaQWBHXGOGaM",
-	"qQgAv0HRuWLLY1+3HMOpxxALUhZIPMbOAicXIjZXfuzeS4VasII8cPlo8W9cXMVkBmnV0AzDVr9jlaex",
-	"wg3heyQ+WkchvxAVDDmu5AeZcuaW8t/vXv8O0sApYeQV/+GAnCLHuF3hiqQyKc1BVTlJWAmubOv/1L4d",
-	"lV8gCiuuMH/ZzK1BnAkt4N4g8ctzOo1PjAyA7xr+Aq+BEQ/mlC5EfDZ5/MrQZVwbEE/w2ZOnnniJ7ctP",
-	"lX1VSqDP4wF588c5OO5Sls+lZkLb2Z7XhOKjR0TRpUUTo0syo/M5E9hM1wOJsY9guZDY1v3Exy51IpfX",
-	"yPljdiGs1+OAxL5CKEY3pPWrPITvoVvMfFOd2DUbQamtVITDx1fFmDoSXQj0QoJQLhTJaHLlD14KaPxq",
-	"hE6M1Ug4PWO3OxsepilkQcasSr4x04jIeHkhqLDaz1ra1hJfI0kmxZTVv0/w1UZ222ibHRx6qCnvIjKi",
-	"yG0hodajlUtg/0oywV4DmINPZoU+eZh9NpUyPSZTaYYZ0+SKaGkmLe3aUkYyqlkBaesK0Yo8HhzAR4J4",
-	"gyoAQWIsdoobubsVEBIt2IWwp4edd4W5h6qelSlLeMocrnlNAEYOok5Z56L9Q7PJIoaBLfr3CG9jFOXA",
-	"aKdvzrBHj7INg41qIedM0DkfHY++Pjg6+HoEXbxnoJ4c0gSbPJtfpmxjP1F/B5+lo+ORschP3QvMWwua",
-	"M2OIjY7/FtbCqkcOnZ648cFTI/dGnz8Y5UzNpVCoWT09OrLdR7WtZK3L7T8t5hyqfZsDDrAIMNBAl1p3",
-	"Xk7RAWJXewJtCPAX65FmQhdLF0q2yS6YQG1BIIz1AZuIQhkWYaR02+TsY4fwjJ2V9a+Gv+C35/AnyrOy",
-	"QPNUlXlOiyUgUii8rk7fv/MrQSErM1bzxlpHnoMthYb79pQ/mFd6qjn8ZH/6XAFgdZIQeSmw4VJ9TwAK",
-	"cp268HX2aEZrp/+sJW8fn4d1mBvHqJ/gkc+htvbmu/huVkJr7domAmImAGWFt2xb1rBrPkuB6udlN1uS",
-	"2rKNoW1lhfJp6OhX40Vlg7uLOapZqSh9IPvIdX6V2NUSfLxO11kaEbd+WPNS108KEJB/kOlyaBa1frLP",
-	"TVvNBvz2LR9CsqG2+UNQ129sjbgMBYMBYVWdhcXXc56Ibdj0EBju8JP5py/PdjPmW/Sp9GNOd2dyRaYQ",
-	"8rr5hp0bAwhQc2Bfzk5fWaGC7ur6RuYQKR6WP6O+D6PDqg87v54QZdiSZm6/vGg2VhaF9WH0LrMxVaOy",
-	"QFN5gmtyqhj+EfFPPNgB5ibUNqWLm/3x7o2jzQj3kqvtfT0MT3fRJRdr7G2taiOpO9i7TNEnt0lxIx78",
-	"IgVKgaIvCX+wdlFkEZaxOKxF04Ph1nhlDdvZejO5+fXvJYNOAegLdH7Y6nhWcw3W3LiDq5FRyKnrur/I",
-	"ghj1JK15IOvux4jEHvAtbltjvW37Vgtd3cjKOGgbqtGM4QZjNcmj2gQqak43l+hy+uYM/bLGnHQti83W",
-	"GCvRWOWRsz/rH+JfGh//kMmx+a3AxgPgRyuzDP9Vs+pB85PRZc5E66Z7NJTgLnzzrMcmxBPKwQClBQPV",
-	"6TEXmM2LQHtXQi4gsauVumWpEwm+4moWzsEur2qIOdEIxwq2UF0rapO6MicQJD40ODgtGkP3i2uuRXA2",
-	"DwWdPLcfaq8GnJFNFbxNpw3HzGNqXeLduVkG8pxkcloX+SB0Ud6nTHCa7W6q/2i//yVb6riGzYds9yqC",
-	"bh40Z3d+wKnffHe07i+Nwz38hD/cUDnHbdr6pM8m4DENHWGLRo+zHVKh/xEWAIWGdg3rGxZtzwBTpv2m",
-	"7Jk62xRKnP8KJb60EH9dlAjPDEGJ72ZysWlnt6MYXPHv5mLoZdycaatyoovXh7FkM16eE4QfVyTxGa3Q",
-	"rgObUoILHBwWFNvGO5zUNTNmEEYY3vbBad2N2dOHSKG/qG29sbhLin0F5r2bVWUlcd0uSQEQz0hS+OFz",
-	"63350lOcYky1wDB7SwwciVXMDAka2hmQU4JD+UouCI8a+oQa2AsBScFqwQqWmp31HWJwf6FOFvz6TfJl",
-	"H+cZ5eJHB/C3P4qAEX6RGRxxgDDeO9x8BDkaQBA5f41tg4PoSrLwYJwWnxGrIaeS1S9ONacJC8mqAE6B",
-	"ey+tvdljP6gZffr8m2MM33zzjMzYR5qyhOc0s3loXgWeU0DEthpwWh1JnWtbzI8nz44C2rAhVXvCPSjU",
-	"UCBVVw6p12dbnNi/QDBLRZ4shUNv8SFrFLW2d7JNwq6ZmOR3iZFQXpmBNiB60EaZm5wBrqsUYhinNsm9",
-	"035r39A+BSPr5sz5So57teITFzO1YBkcrYCNdnavI9+cvR+y+DWdhuZZQYVCBJGrqkOIa4ITdLZA37Iw",
-	"RfYAOwjDUyMYwXEzKxgiBMCxWNcBtQcP6p6ThxilwIQdo5Nb+dFqYmI+2mB7e96Yrs9yBiFsxmrdQ9f/",
-	"fahd/KmCT7AIU5U8evL904Ojg6cH3zbLNEBOpmwOVfKWcR06lQ03liJlBYkrXandUYJf7PKUdK9on8bd",
-	"SyNWhGvKEw61wDU63BXEIAmg6gBpi1FScJuPl/aosP+485u6puO1K2nOCsD7hrIS0EIww65Vsp+inFYM",
-	"VNiT1Tica3wGb8G8L8BHALkubTjP5fT5puwZZ76KGTNo6ioMwimGXQM/42z37RmI1ivRsmUVJQf/Yhc7",
-	"bhQLG/kvMCBsY9uI8OFgQy7g/y4KBvEc0DO5GsTbe8P5VOTD1c5u/OAc9ik0gHQ3O4RcxmsjD4+LCqhk",
-	"ic23cprevbNo6tjRyRf7BydaXJ3UTm7An/HrX7IXEJbQ58xRQN4XHyDNMjunxtHCH8CckWqz+2RGFfT8",
-	"xjx2MgZzoGLm9aIyrFulOLKXem5DmvSBZUs/W6G3D88HvNuWEfVyfDwZdug2xcLfAnfl6cA9cecUIpCK",
-	"9w8/wb83dBK7Y963jxgJbx8uYnwzmLhcK8cTMz5HCzggRj2v7eJArvhin3Lt3lKo9R630ue2lASrrVzH",
-	"QFWb0xiaWjGtSpGRGGxW40QWLnDrG1UL9lE72y+gB2OV5hBMsS+peSfu4s00eW+cxT8iKVR3XUGYgL/w",
-	"9fzMDrFqjbfDT1Yz7pSzp0hs8BUupp3CFnTVUX+5SRFOcdhcOfteyJkD3gixNN0tM67G0psVRQvS1h44",
-	"sltLvU24Ft5Z2dV9MB69q6RTXFYr48EZNhjv5gTyM77Vso8FHl31FftaQMsd3WaK5yl7Od/MbLHVm1++",
-	"8YIL2WzC2F27PzYMQJVZ2wOoYC/qQDv9HH4ywqB3vcF7rL1u5LW76vQQmgXWiuXyGuDvWcFOCHbItgiN",
-	"z46+XydP/ELtXHuLeEit58o1KNTVlTpgxYIV+zAWxIr2dWyb2esPxYreyQKtAr9tk/fCo20SuDI2hjij",
-	"N6V2R8QF6LWdZqAr8jhMZiy56ssMZ7pqLVuBbUUEItDXZmhNilJYlzKGZl21wYyay7gUgWhgYmaSvYCZ",
-	"9CF8O40htu0FDI0luWZ8dHibNQTjxRsTpasQg+HKZ0fPfJ1owSBDFqoD7f7pWcEYyaXQs7C92LIlw5Ep",
-	"DtBCoLAhUWUdmwu80ERJMqHDRFCMPRjYeg8bBFXEUrBw7H6js+u1cK82byXUcIjmOTtpACKvFfcefd8I",
-	"ZitWGGGuMrnAMiarzlDNFFGh6gelaVE7u+GVSnj321L00yif3iK5AJuP2bQUg3CnzOe0YI1eyVVCAmR9",
-	"u1tvTJMrI+EAcWOVWBoSb5r0Knk4MxRfZkxFQPx/L1nJ6rEyrpE8tZRXYAtFRtGFaACIwoLBLof5WmYZ",
-	"s90298fbfpC2A3MPDMbLnp/dmzEZhIvpjhz8zvBeodwLrQLmU1fAEc0dOJn1YZOFsUGAQMxIhu0l1OOD",
-	"OKBZRqARwYUw31IyZ0QvmNBLd505WIJji4hhtCiAADDc1YRLiPB94BnAmDuJ02J5WZQiNiqZESEXArNg",
-	"LO3EAMYQW6f6omp7NpWhFK6iFE1i2YMwce/vLVD2QKNv4W5pTR1bQK2pLKq9GkS6IFFNaTE21pKQCxjD",
-	"AzK4wTZJFE2nj+ceyNpKljWmP7OPV31Z95kJMZmwRPPr2mgtUsCBdg54nVdoA7W0o9omus9RCGzK+P0F",
-	"0gZrIMyM5k1kj6VvtUBdjpMtD5cLcUBecWFBRTxGhAWcHLMLgb0QANYBxIiHFcWMrgBPqrazHJ43V07v",
-	"9hjzTuiH6W3Jp8GGpevm2eNuJwWjKWTfkoyLq7D67U4Z24TucbebA7VsNIieQa/qvExm9pJEB51DoLYw",
-	"LDYFiF6xFgl4xZa9/HHkdVkAxoX5AuacrSFcWMRr22pwczXpr2bsPZ7Jr2zZ5l07RySkYWp7nU/sCtfj",
-	"thl+7ack2ekYFSWnKYM7DPqaQY6yBf67vGLLGCif+xSv/37/6zs8bPz9zctXZFyKNPNKE+osik+FuhCA",
-	"HwU1lXQZY1apsZ+qvjzXrOATzhSBAr/Kgqv11eLawxgqkjKaehwhABWznrMDY4SB+gVIYo42vlKwzkQa",
-	"1clGHiY8W+/5EVKkoCXlr2xfkvpXtvStkW45LcEsqp1KB3Hr82tWgdKDbIBY6BVbrpOsEwyHn654uoWf",
-	"dZU6nFHuwq+CSBGhM9X6TyZmWtj2AqIMHj8ODC9PQ0RI29XYUI+nFVwL0HbII6t54cmljyfWcuBQoba3",
-	"DLG94L2WG4PioSt/3s7rK0Xe/vSCfPvN198RPSvz8bzgQreUJlzxtHddws5Z4LBZRhSdeNUNyufxmmgt",
-	"UcYz2y5z0JDjKmx/UEU3l8rbZheM7vIQkS3Xglo3Sn2E/eyXftkYFxO3ID0dXE/K+UjaS7DnBZvwj9vm",
-	"gX5BQTJ/ksvNMbImeOl9CpQFy8lcFUQAv6dB6CiKG8iVnyqbaaNkrnWpqFrpY17UpCa431ox/eDZ0fcP",
-	"Ud4idCG4To251ZbR8Laej7zvHLKasbiPRLIVWxTVZ4eCW28733JSHaGFyrHVqCK0/bTXjJa3zVqjvbNX",
-	"K/pNIx/9jlPOQscjynxsoVTdQZk/K/4P1nVO2xFqtU998tT6sVxL4tlg7DS8clxN7W4yYbahVlIBud5p",
-	"Ni+WKdMmxvF1BS7fRaJlT1GiZrYYCG88gq0MawoEq41Y3T+WRB1UcM1fYxeNcbELUccgqkPZkpV6ZlAF",
-	"baTx6dFRyH7DxPL7J9wgqKtdp+KdqWVIe3Cb6Ufkz1JpYruN3If0dWGbNtW22LuKGDqEgHJ31HoOLX7w",
-	"YXUpdzmwtrl8ESIH3v6qduN/yVg5jcX0Ac1BbGa/t/dCiV6bVdXifWx4AeLIKwh2DeoyO2mWOsD13482",
-	"XT+0ocny3Lz3n4Aiz+m0PzFCL8/7RIdViOkekqCdCzSDubGm2+q6XoGW8HjzCONgQ+lgRmL2BbiRPT4/",
-	"h4J1KRh5ANtoXXoxomrEEeETl9kDfvCHEdFyipXaTv2/EE4cfGWdUFAKAigsFvS0/m73MCg9roWjP8cF",
-	"E/it6QE5rXD7jWrgGplMKRcXImdUWIR5VQPiT48h6yjktsbjsHQ/2pd6DoO8xVffvnKO1N8e/AeYUXxo",
-	"GNcqZg7ROkfWsWNaOG8T47gnB/GrbPSZvPXj7eACsTWgfs71ePlQINT18SYyy+Si1pugGrpVzO1y+UEs",
-	"LGPXLFM2jcM8ymgywx43XG3wmXTs6h6C69VorYq6OyAuDHUMGADWjdfrGkCTaJzdvq6hTjO1l+cRY5lw",
-	"DNj8htayAMmfcnxCdLG0efuUpAV21W2JKat2MtiHxLXvv+PsjjsiQBtPrPtkUfhsFAs9ZfBhWiwfF6W4",
-	"B2qMLDWJIZHU91qCqlKuibZufalYxYDuoTq01pm2Lil1IWxaocVDsi04qjxYayCDDiyyZUinSIvl21LU",
-	"SfwWDII98tB54eEIb1NrsaO3Zy5Wpoih5HsRWELMIgAsMcprxd1IuQpzIDHHeYn3ZpUorzRdqhvy5W3w",
-	"ZN/Lw63ZtSFDILwnR9HR0RHsz4lL/lV0qXz+itGdEJAO4nCpT/+Fxne8eu+KdVfLijHWC1lwkRqdSEFr",
-	"w5bk31vRRypaLkWnFp4OFDY7nc+z5YoGYjv6+xtByMVOtNZMxh0gwHnuzTwAdoeQJvBC7/BmR8Zvb1V9",
-	"Pa/1dvT0YAbmIMFLEoOibrnLgs/0UNHvZf70fvTzGmhjTUHHkvYWDX3waOUNlfSu5GuyIfe6W0f/39zr",
-	"fdBeu2reRxJsFM3DurW/eH92L0f2vdEeEYOsGZHWeASOHuDfvTupzSiHnzSd9khi6rLQIkJVmyCb0Wvb",
-	"gNP7fkEBxr/VfdG+A6q1wS6EptOvfJvyA3LqtAabFlXUU6aCFpprdtNbYbBvHjyvCTGA1053aw7WaxlB",
-	"azd8cLmDslqbGNV0Oti13bplN2OIzdLqnE635J1DS6A7ieRVFwVWaTnKplqzfK6hlzXak7LUGb9mvjFv",
-	"q0D/xU7qCxfrW/USulOXgKFaKHfE3tMOFg1iby3xyHtH1JtLv3bOotx78dfqUHdR/tVQ+IxW3qtdwi6X",
-	"uivz2hnG6Z17wZcsIOwiNsuHqiruPqWlq+oMPJG4P6ER4H49/GR/6l0IdF6vRHStfgRbkCTjDJAZa/VA",
-	"bb6Xd75SZN955b4mag/Kl3u3T1leqRGs7flueKTVNu2b0lulGn58D1LEq+Ki4PZuR0d21f3bWr13ubUQ",
-	"G8oYNaqSLDWZMq3g7F3DC3IK3OBow3+OgZ9atdgBOUWUmwsR02wqC65neUxyI90JhZfA04rEvjgyJqlk",
-	"wfrJeamHYarhHTV2XneTWn7/6Rs6YFWNrzZQuhHeUPfdWSd3Dk980So6o3kP14tZ5/26e5t9OVwtGBR1",
-	"n9Q8rxGhjcowPNNeBeUtuffnWLm4F1cro/ndQLrDotrcAraM884B3W3N6OpRelY9/GT+6a1hrVbs8Yx5",
-	"yoJwU93OatOwLDXsW72COe3FsWVe3Ar8Dk2nVJB9WvWsqgNPrYPOxrS+KdOesfYo6u4rjTufWZjCt6Uv",
-	"s9K919kNQPl7kqB3ogBtoq77VU8Hji6j+q4X7tvpQgEcSIYeIvcQ22t3O556xUnBAEiM3l4I1RQfDnuz",
-	"KlHfjI5jTgV6mt9+S673M0lSniKgQwFJbukxiWnGE+jEX+vqF5GYCimWuSzbO87NCy4SPqdZG1rB8ydP",
-	"e3VHHKJDVr+xGgkztU2ggvij8mgRp2/OYKPiealmrtbKbE0uIQRsfsQ7t/6hDxFVv/yQybH5zSYcmR/n",
-	"ZZbhv2pWPWh+UnwqzkS8sZ9ma5e/jZsQTyiHeD+kzfCpeMwFsJptq3El5ALyPlqxMmSpE5k38T6YKHPD",
-	"kRKxVUGTGUUjHGv0oce8fofcA1tR2I6QobhYgRqZyCKn2mhAVLPHmsPMNg73w+ahIDFs+6H2aR6B7Ngq",
-	"hrEule44TG2FLuT9WwEP0ppksh6gQwl+I11j7Vbo06pgN3XRyPZ/hh4G/zztC4ZXXdvIqWfngh2VW4Re",
-	"u3n7AUvGw3Uf8EhYMJiFfRt814dqPbDj7s9LXdv64e0DfPndWAi32QbhNE0dpWAUm9E8qnk/IW1BosOj",
-	"YH00/IHr+kilG9riwzHUgoSTxY3qH0oW73DKbF8X6P0+e6wI9Exsd6hPrc9NfS07FgNu2MR/lTJAzDJe",
-	"kbM3qQBsOmfuW+3f+qn/b9Xffqr+0KW7Rb1fUxyjZ3YAj8s7lhTMFs8Z/UXNLPRkABbSuYO/4HiXvGKi",
-	"BxQirPQ+ZRu7evE1j7xZ0M2dxDetI8Mgr6EkxLWuGqDbNkAW3hjBHoDGXMHYKS7qQtBE2w5jtfL4untS",
-	"ZEtIVUbfmTmYuAMjy7x0X4E6s+l3E6n7nS1g9FaZZZZdofjBkQzSJcJF4XCAoM3nSLFFWh1+gic+7xcZ",
-	"wh97rwIzWMxekDDtPAJ8elOJXeM1a3O2yOwp0y3bMbBA7STGAXPKOzZ1fwYvrLDNJ9Gk7EPMINq+tHfX",
-	"+QwkuTGTaifpfQ7WRAV+rzTPMvBzEy6wuRAg5F+zIqNzTII3JJtJMa31EVvaLjMzes1OSIyTUbEPSQF0",
-	"vhkYgkJ5O7T93sX+dvD2R7cm+HGLnOCvTnTIaji8W2ov7yX9700psuGy7YuQ636BPZYfwzC28LhP+5eh",
-	"UjG2qz/esIX/SpXHe0nWuGdlxuvH/b8FxvvzAnTy+bpYLUqlUbByNoQrIJxBYUZ54wb5ok1/v5IevRBg",
-	"c4nb3HvoCGhOsE4v5oOBI29NUjv8BL9fIqnu15yrHdptpFlWm7qf/gj1AYJnNjQLmyu7sYW3wV6tKmpt",
-	"9fch23LTYdzAhltfPPSlcebMykYE+g/VWayzEVEgHeamWsQp+VOOUTVAk4ta68JOnytVsiIizrijZcoZ",
-	"tElD9THJKM8BWlYnM2gumEiRcjMRRcDLZ/EGwKCI6tppyOd3QN7PjPVn1FmaeZlH4PXYJ09mKVP6QqQs",
-	"4SmrOmdDl3GYE9ou2gXr66dhk7JQAX5QT8x7eEDA5vL4tgUjMypSBoXczuqlrrctycylDjtpsbSePPeN",
-	"uXJZsBMHokunLGdCk9M3Z764z9i1vmgpXHo0nDTcgxpXze2OMnC/HAHkapEKNs+w7niDLFq7kTdXevcz",
-	"/iAMj9h2WFGjZoCiiH5FLbO0PbHWlYR/uSrhSs15V6PLe9ccq719aTOj29oYLe1Lb6olgmKI98GGUjnz",
-	"5Jl98Is3I3Ahm80IuzNAMH+8/e1epO3ZOdnauYYZAaAQoIC0iKD6cR9+wh9uVnDVHB+u5RAWRc0awL3v",
-	"7b7DSe6jJ6Ww7+6jO7bN6ytFZlrPlaEO2wKo7oG3uhSJuVJxROasSJjQj5lIpFFCuNASMUnZ1OgTLbok",
-	"r3ZsCC2yHjnwq0i5SiQ0Hk1lUoJyY+4a6HRsbpQJ08nM6E3XrMAlW0AckS1tNmOaFkypqg5lXo4znlyI",
-	"M6FZIZg+qbbc6EmU2J6+7psOkhQbK9v9s81wSSx5mlzC+bD00pJw3KVntdHZXkRJ27WDEx3My+z3j4sW",
-	"Fjfa8e6oJH+oL128mxVsluuwS/crG7u0W+8OFX/v1zrbAXRTMqdKLWSRVpYSdAY23DReWkUxZ1S4bAxl",
-	"lA+qjGRSUtAMDcXW4mmzu3tyI5tX301KBiyqhX/NFt6L4ulSNS4qRx2e5Xtm1TdySqnShAk6BvRn80Et",
-	"2ODSehHcrwL2AJqy3WAASDCqYAnRKHcwgm1KgKWhffsCXU7/4D5AeDF22smytZLrFUYKMnSnkxBe38Mt",
-	"6Flxj4L0vnKFdQC28MS2tNWsiGgvt97MO0QwDiI2w14INklfyAJYiit8HnmqpS57APbYk3C+E6/QJjK8",
-	"b31OzZwgzzNj4MW0h25+RHLxTN5Dmh9OC2pG/zSn2ujQneL9FAPb8BUupl3i92fzTG8LDN44pCg9p1dm",
-	"q/C9dEGdAbG6Lbj6G3H0Zp30DW5tH3yryMtldANXHvjKTwOdw8H6wfeSMZtyUetEa73kcFea11GiMqpm",
-	"xrwGZyJ61rFwuerFD1uB41tULXP5oD6H24Tt3oIlWc0jH146wLvvRjzgslrkgyUw25iXCLkYJPKPb0Xp",
-	"U/DpTAN2cth3Z6kgRNRrzO509+3TD/vX9JmRIMwDLQWR1pKyKIy9X9kODu22SwVRTL9xE94PWbnXb0NZ",
-	"LSLMLw26+Q+T0srq9lYfYW41wk2JHiEFcJsqj3OneP7TV3nght6n5A57+7cbATtnPDdZvDNpOEhANyrw",
-	"aK7nQhhVN5WIQgO1nWbEnC7NH8FOhPhpzsyVZS4+WxTSEI9w9+Et114Eghmz/3JFIM1c4D0UgTQPtC0L",
-	"OCC9tqkB6WXJ2sCAP+deaT6wPfuw7Tfvyw7W+1YFHy07cUsFH7DMAQs++uzn/lT71cqPDnreufJj1/ns",
-	"LMT/iWo99i7d/4VrPZqc16voYzGTjxMqegSPYOorPWnwLre+MLne/BNCSzVUSqe1nVglqRaWwdaORp9I",
-	"aFEsScaUsb2t6mt03FCNyGImX1BxF0BxFOQ6NlNMrRHeiUbWHsftBLNKLC1vzE+s9v3E8LlgDBnZFwps",
-	"RI1rn2ENP+3p8+fRKOfC/f7kdsG9fpFZ2jvYV6O8+2MwuD4eqSRK5gw64rom/sHGeHNW5FwpozRXTEtz",
-	"3pq6Yz/e4ym8xxFaJB3iOg8h197PZBMpGu8nLlwnWIvlXYGBwz6ZbTLvYUlZcL0EiTBmtGDF6PhvHwwr",
-	"janiCfzyIQIIcSc4yiIbHY8O6ZwfXj+BK9u+OwQVae5fdWX9rg57z05hnWHfMDnPmGtRi6G1pbuJgQJq",
-	"r0GHQggKEjyOcmGRNhvmFWbNujbKeuZSTABiWytP/y5dGXZvfQzndzC6wbyQ04Lm6oC8adq3RvbblGBe",
-	"WBeTFfJmgSmbZ3JZfxZzO3jhcXvdLPA6Wp/G2/rSEpkzTJ0ZM8MwNjJp11qqGTjezXWBRmRKZqxwes+M",
-	"ivQgIPQ4C40LlYqrLV3Bcs0yW1FW6zYE2k5tNYZaWu4LFzo1P08lUzVSWIFQakzWA56E31qVt5kNWcxk",
-	"VjUhqb3HlSa2vQY652BKop3iFWNzBVCoOE2GGaczRsZL6D1cWCiqOvVDimKAbN+/IzRxLb9FSs5OX0G8",
-	"xBFtTpMZFzabzfLEQf0Wxe8GXv0rWxpdwWeEywn5U47VsX3x67MfXzgyfCAn5GeufynHBO9VFZnff6Pj",
-	"iPxajiFhyRzLDyXP0iuuWUQODg4eOlJHmbOCpYCabr0AIDDH17B19lSwcbrdciLLwuVfkEpNZCKdSy40",
-	"NDxgCpGfxkzxFL8hFyKqIMCNuu/y+6u8/oxPGNHchhyu2FI1xJRtmxBWLCAFDIsJzFk4p5uhsrKqPYBZ",
-	"uTYR5I3N7PLpYzVrpDYyNIIJCR1dqYM4tPWzm1eBAx0YLjLrV8DsgvDU8IZeGjF1zVNWfFVf47SQ5Two",
-	"WawDf0IUF9OM1bQF/E7k9hr1XddNofFuGiZHpxlafFfkJdgIlilmZIixkTBd0r4rZYLTTLXgEVtdwbzG",
-	"tzevfbmuHbQDGte/LQHCzc6vzmOAJvr5w+f/HwAA//8=",
+	"7L0Lc9u2ti/+VTC690yTbMZ20qQPe/ac66Zp69OmyUncm5n/dv4mREISahJQCdCKdibf/Q7WAkBSAilK",
+	"pmxn7zOdaWyLIl5rLaznb30aJTKfS8GEVqPjT6MZoykr4MeX53Rq/k2ZSgo+11yK0fHoxYyKKVNkMWOC",
+	"XbOC6BkjesbFlCT40cEoGqlkxnJqvq2XczY6HildcDEdff4cjX7j4mr9veczRgT7qMmcTllEqCLxRXl0",
+	"9HVSFhn8wE5IwbK/X4zMUxej+ICcjhUTmkgBc8iowi93j/85Gs1pQXOm7TJPk0SWQp+l4TnxlMgJoYKc",
+	"vn9HKD4bkSdPScqnXMNiuXl2TvVsFI0Ezc1w9sFRNCrYXyUvWDo61kXJ6jObU61ZYb77///j6PH3Hz49",
+	"efr5f4+iwI7ZKb6VGWvZOJozO82z01ekkBkjC65nstSEa0XM5CIiC0KJHfWYxI9iwhWhYkmKUphvJzNa",
+	"0MTsS0Ti/4RPpWAtKzRjdC4vpx9/Y2KqZ6Pjb55Fo5wL9+uTqLH208f/H338z6PH3//t79HB/7l89J+P",
+	"P/ytZR8mmhXhHYgNVcRmFYYWDBmQMZvIopr+XyUrlrUTgne1TPj5k6eh8X9kgtPsd3hBaBIpfP6VgvNo",
+	"2Td8pnPn1gf+uZDlvH3cqfnYDhuROSsSJvRjJhKZspRwoaU5SKLYNGdCt0wMXrLlvM4mr6hOZuFZGflB",
+	"9IzqmojIS6WJ0jzLyIxeM6DJ+FHsp4Tip5rU2eQxjtByUE+Onj6LgjIm5zo8rVwqwxQsV4Sj5KBCLVgR",
+	"kSdES/Lk6OiojWYyeGt9Kimb0DLTZiJHkZkYz8scfjsCkre/+ilyodmUFTDHN44HVmd56pjUiDYztDJ0",
+	"XbC5VFzLgjO1+ZDJgziRBfuPpz89ih+2nLhjwu3O/K2bx7KdIP1cl72pkjyINaP5fzz9ic7nrVOuXrzl",
+	"rN+x4ponrH3KCh+w8z22YsReFCS2H3sJo+UVE4SJdC65uRCoSOHvSUZ5TmJapnHLEuyb+srOp8+f9xKe",
+	"Hx5UP5ODy+PD//P4w6Paxw//MyxTz+m0fVM0nbasQtPplidwzmjeMRKjebfgNE9sO6Q5pI4xzccbBjWP",
+	"bDnqH4oV7YOWihXdY5onthrys3lYzaVQDDSanyjPygLGT6TQTIAkpPN5xhNqpnI4L+Q4Y/nf/lQS5E/1",
+	"7v9dsMnoePS/Diu18BA/VYdv8Fs4Yojp/yqZ0mRBFSnYpFQsNeJ9QnnG0gPYGvummtoFilAh56zQHGdP",
+	"qw/atDHDaO3q2Mr2RCOamDfAy0Hub1rnKTxvvmlfRYuCLs3vScGoZuklhelNZJGbn0Yp1eyx5jkLje6+",
+	"M14Gzi4a1cX6hqtAW01v7ToIrroIaovtL3SKo/KK9USidr+YGX3SbvZBUIpUxPqPhu5bW1t1Do19bGzQ",
+	"B/9uOf6TJXpUKb9odwCBpCk3L6LZmxrhTGimWLRCS+uba6/r0aPRKgm/N5pKTpdkzMi8zDKWbtKRaaYk",
+	"oUkhlSLxYYyXQFNx7hbk6/vYtvrfuAqwiqfmnmSN5xKga6M8b/r67+aZ1bPGgTuOzdgsOx1djWkD52TI",
+	"EogVTiyV5g8FOyAxTXMu4AQM9c6ZnGfsmOQ0mXHBlHlSSA26J+GoCW8nEXL68Qy/8TWcpv3lycqeRqNS",
+	"8L9KZj82EjzI6+3k2I/z74BEm6yOhxQmAFzJpxETRgn+x8hw1SgazUs1g+VmTBuJCUdWe0Ulwk7LlOuX",
+	"1yx8TbjXr+ybIOYxuOfwruCKnL45A1NjYWjH3E+p0TyNeCs4S4kjKDblShfL8CWSpgVTKijDt7oOjIKo",
+	"ely110xQkTD4TvhC/EUuiJxoJgg3JD2fM8HSE7x7aabQ9irYnJlFc2OAEcUSKVJFaMFA+WbX1iD0k+dC",
+	"f/NstG6wmAPTlGftbIxqSoBZzYajbyglD+IJZ1mq4gimZCZUMK3A3/Po0aP4oT2npVlTXZN4EBdlxuKI",
+	"xDlTik4Z2ghrZJfyKUNZubb1V2wZ1ipgF75SZJ7RhDmrMJPTICFccRFwFcVGazOzK+RYapgmypwYTFwq",
+	"pFjmslRx8J2y1IlEjdExi7yCCxQWb84HtKggl8wLLhI+p1lIVkq7j7CtTowgZVCi+FQ85gL2GTnBnElY",
+	"m2ATVjBDjwGVQtNp8/1ygqzGMmXkLAiosSx1y6u9TRdWkECtvORp8GMwC0IfmAO5pFMrPLrlmKEMYGOn",
+	"pIyqM6lvsGPFoLzzwmqQy7oSfbdzX7+YseRqfdasKGQR3N8ZVbPLgmrWlH2yHGc1wSfKfIzio+X8tnhD",
+	"wcyYtbeMpcwYFZaIKC9aP5PFxv2CDXiLjxpTRdOiQ21X2s67yQtFKQQX04hMuOBqxtLI2j8RSYw0z+BH",
+	"WZBMGktpxoS9ecA2sxKbWoGuSMqN5RTgmXKebmmIrBKCESq4iMZaG6/2W+73155X/fT9/rZSlbMb14ir",
+	"ulHWFritGH+NViGOvIXczrlScGApzekUzkuWAs5oPqMiIjkVfGLMWlmQv0pWsjYZRnFr2wiwrvd5CbAu",
+	"zVYYXfF/Nrmj7XpeFWhmsf7Krs2v9ZDeeiZpntE4k+OAFv5WLqyCsWAFI4afaGEvEHMSvLBnoXpqF+Ol",
+	"ZuqyYDTttd5o5DjM8sD6rb5ktCBPSCk0zxxDuS81JtWprwE5tCs9n/ppTvW5WXZQZLy0O2VOK6jMOOJT",
+	"oRW6vTesuLKi9qnYQwkwEH7QdaakkIu+xynnLKCc+6WjAlIwGwsA6+0YTDNHqSAlgSjwYSmyJaHEGA9k",
+	"bA5HkTFNrnpOxzq8VJhSJrxQxgSQpaJ4Er3u6IZwCzGvFas7C+naC5r0Hlm2rM6zTisNZnIUXNsDezrt",
+	"oqAUWxrrDV3AW7XffPvk6Lvvvnm2ygA/4KlKYiZo1G1q7RJjiOVShQ2SWnDl26+/ffbku6fP6jGWb54/",
+	"//qb0NGvTev50VHURvySUHUFroOWaTVCPBtiPHWNxY9u929FmpqNoFlmCd4Y6YbeSs2shMDrsO7oC+o+",
+	"m0Yxz6FmnlBBxsxzW+jFIXfUC5llLNGoEjZpYJpcTgsaMhCMnZpJMSVK5gzjgEYWa2lmUApvWqQRUWUy",
+	"A1vw6bPZUX7UYi5lFFUDmmWvJ6Pjf2xgUzdnp9x9CFupTGhIIjghFP2foJ4JiTNOeWodogVjJJdCz9SB",
+	"m8xWDmHQIvpbAn76/22+F5IzpdB0OmXppdZZx+7TSpfJ+LWTq259M5ml6oTERyomV4zNlfWPdUsof+gr",
+	"s/Cr/NBFRGc6qBV2qH5hHc4uKyIZF1dwb2Ry3KKnURXyGr2e1LbnGG4ZQ45uTRHhImUfzatV2a5ibrBk",
+	"FQ/az+9n6MEZs8TYztTwZsoNCfXXUm6qJ+KW2/e4mXaeHVLj2uFl1nW4ljbk1qQOyCsqlnD5c0FKxUDc",
+	"ZYxeg7BDJZtAegb8DvRF5qzgsq+SI4LRN39BVudKHlyxubaKGJnLjCdL0DQeIi2pCEhJmYOvqbPr/pss",
+	"ZUpfWu/aLgcBU47c9q29sfMoulT3S7hReuqpLbr+D7AFVlrUYvtGiqNHeTGTyhlfikzlQVhjLxgYmf0n",
+	"5AVkgFvTAjzekbudq8yNraQqyKCAUIXj79wLWt8KIUHIssJsSnj5Hcr8j+ALT1u+J4twLNlwkCILWVyR",
+	"jE10WDloVfjfslxes5RMCpkD+SstC2bdsnQsjeZJynkmadqyIF2UIqGapSGfoD0euOmVlvM5S0km5RUX",
+	"0xZlo84OdWUWT6JSeWtkXdd/69TVzS5bq7dpsbwsShHSsNY3vEUJOhPWvWzj14ppbe7d2F2hcU37MYoP",
+	"eSHzuSELwnM6ZeizN5tJJ/Avu2bFibOISpGygizoEuJhEN4C9Wpq1Ngp5WIl0vP105BTSaTycsFFKhdb",
+	"zL/2rfgEqQeUiCrWgsRNppJZcZFQYUw90D+B6tJ+0+tSczrmV30t3jxOSOv9EQ/9/3LFxzzjuiWMcO0/",
+	"t8KSLRrBOsjQhEwXMmX6hMRczFjBNUTjzJy5UJoKSEKydGbmW4XPxhlPIGdEs0KAO3pe8Gt0wtl3BSME",
+	"Vry8skwVcsTBA1upse47LQ7SDi0uZymnl/jnT+26TMhotIfrxENPfUDTacjyp1Pv7hCaUCO/G/fHRu8c",
+	"uJZaFDozTcMaBFkDAq7XrOir0q3IQ6+g1fbOa2uwvKh+iI3TcfP8EKTsBmUMEblYJbbbCV/YUW3K+tDU",
+	"vRZVw8TVgmkmzB+PY5BrlBRlFnYQd7CD01ZDAu+WyMtqn57KbkBK53Q6IBWZ87wtAoK87ICaNCmVuX0x",
+	"1cFcq+bmXY5lujR6bw5+G64VMZo6x4dyxnQENyCUSEAYlGYZ+sxZfjDqyHa5aYoaT4u26goNuqKVoQnN",
+	"MtAg0NnBUaNYLiCRpiuRbcDkt1bS74hph7OjS8UKdJxBAF6RBzHNOGhVkAj9t0fmpyoM/3Ar94DNOTJG",
+	"jtHCtMzA5oFfbIy+h0Ng2yzv/UT+LK/Xg9qNrOrNWXqNSbTz0k3TvnbOzHq2fWaW45qVopVNdFlP39oq",
+	"j6pOavW6k6OjHlS086hbZG/hEQ4jyUGw3pIUhxvsF5m5IrZ1j8imEX9hWWqs/A23dmHMZ5p1RNKsnMV3",
+	"VBEvSIQx18hUnoBHGfLfVEPzXOEJV/bUT+ba+PhwPkJIjrG6Js4ltPWrp9sa9O7cfJmlXEyrGpPQmzv8",
+	"Dq9kwZo2l031NPsvYP8zrnRrwCOoczdWEqS6EvMN1+fzzln03x/l5gL69unRLO5j7L6cTFii+TV763TM",
+	"gK+VKn1ZlCIYAbdeZUXkQoBaqjCqC2WSUAuwTRQcXtD7FP2c35ZZMGIBr7vM2DXLer/rN3g64AfoFD7u",
+	"ZFa+t9vYKwSCm9JczVocJDBqiIT8eZ/T6RvwQwdysT6yfL5RYr7Epz5HI7/GNfNFeWc3pMdyVfczOC/E",
+	"KKpqbjw7htwLuUzZplmd0+kr89iao8/8MXJLc3MO7pBf/UpOAWpRKG+9SW84PS81HWcQZlBzrr1ryIy5",
+	"Zf2ro/p66eHT7zZe8pVO8qR2s3cpIi8/zjMqaJjhq5znfioRmBwhMfl+xvSMFZAbKsssJWMGKdER1rbR",
+	"qSMPLpKsTMPiMhpRdRXOOU2oIDOWzcN2hLeTOpL7sSaTpGzORGrOYTvPTNpizVVVui47Gqy74DynhSxt",
+	"NGdFc8/st6cQRi34dKYVMXZTFYx43j8U8TOME1rFjLZtkSFcPFwsD+CqFozYoaxhdWSbYx3eQHs2NkNC",
+	"aCYSTKZfyOBG2hy7AYzbhvq9nfVmrkJa6pksiKJLtVMmcpmxlrenLOEpS7Fs1DxnpRDY/D43Wgq2mew0",
+	"urA2qO6Ws5t2nM9dbpbJlpBO644Uyao6lYrQG6wZEsE/BXNeYQPGLJHWhK2yPNYTDAKej3BNvwuKTyVT",
+	"zYQMronS9gR7Ki/7DfqXWWtJMYYgdEUh6pi4eI95b105OAjH9W3KwA6GPkwsdIw/FzRUTnKKkswcoSHU",
+	"UrEC4t7CAgwcEPiiIjRNSTnfqxNreFcTwhu0wydEnrqqa3/d/G8r2X8t9lOfReKJlIePYgijws8f0dUM",
+	"P9PDj3EEWZPm13ggfxGWTrRXL/fYqRVKrIAGBnAuAREOW1L4kiYzI1SgMiqTgh2Ddw8EgiILIPp4XmZZ",
+	"TLSUN6oa3No3tYXPBnZmCJcNCojb8dhY7Wfdcm7eInVVa5+Sx4uJLXh/4vKUhHY3PeAGhEVIIa95GuKv",
+	"HzALaSELX+RuwQJ4asxQvSTuyy15oC36CU9moJMcu/LYiADWxuOc5WOsWoPJ4w+ynD/2v2LMGUWOklYN",
+	"71uDFbqPog0UbHe/eby7XAcpV8b4S9sVaFgkSyHpl7jH8TIgUOaFNcRCjmW6DO94e+huIC+9X8WKwNwo",
+	"I2U530lG1rdto3/MPto+A5jyljMIJ+8BNs/T58+J0XfRrK/fo+YOpETNjV5l9G6AZjkg/nZXFh1rjZNs",
+	"CCeRU8EVSzEVkFf4HD1OqXX5w4hiwxG3J4rnr0AmrE97ELmFt2uYl5zS0b3jFhzFz2bDOgY7Arstt3MQ",
+	"PgSxNvOJ5aeuwcBK61Untxp/aLPcL1sylw172YqFgpErIRfCZvVnq1Ucw2QvRyNMFwt6vH9qrGWXchsz",
+	"jeB5QDwpcC9t8mRxXfNgHVvPk/VQGnsY9t/Yy8TCCzDlXXBGqmHEHuPauiiV9jnKxnSFSPd2frGaT+uG",
+	"vimXiu+8xg61yMxpc5n6Bnuh5tOwGeq9fRR4VmG+hwQHKVjYaQlZGjldRi4fvIFiVkvuszpeLVvPWvrH",
+	"TYXJ/vK4YDSNq6yRiMQugy9u5pIYrUTxqQB4tI2pf9XLg/u9nZCzJH5L8g2jfPV8xFVXhC9VgYTShWMY",
+	"BWanILosRMAMKDSf0ES35xZ2BHS3Ea3gGNo+rNmVE7cpKRI9ULsMZJMfW4LL7Sk4Pgq1UkaBUZWI8NwF",
+	"WIwQYzRrSYJBv9rNE1ZwPvX39QlDN4LFfSO+tcPooN+3DXfx7hd1xsVVy532voYQ4EoNphJDJK7Iqd8d",
+	"m9eYbUsK6ihcMFa6S3ZmaWNaQzFGK4GaEVsyNH+RCyNBll6MqPX57VihU40aoowzeyf84aInTapA7WXT",
+	"pryDpyDh2VnX/UXNOaM5jr62l2vVxTAZN0BoOb+yZTgKec2C5Hqm4f5SvqhEWJdBPxql2VQWXM/yTYv8",
+	"lS1P/bOfo1FiZjfhhs8v2cc5L5jayXe8zXea46ztwzUr+IQzZfEHzF54YL3FjGeMCEmu2JJMJCaG8i0U",
+	"5iveglb99qcX5Ntvvv6O6FmZj8FWDscVLAhpS3KAmRf4dxtYgLIsiFyEXUBKlkXSADCaMsEKELzRiOdz",
+	"qCeCMvZGVGIjogoqUUbix8eViSH1DP3nIiWpZAocAIb0yJLpAxLD7i+5mMbHliKFJDnUN5mvcKj1vmIC",
+	"LZepxNLChrplhoS8p6nAMJl/Z2D6a2WV5qsVOfv9qTBXGu6ciqVauPC0zhkrG/Qy/fHdaUwevEyfPn/+",
+	"5PuHDvzOHpdbqBTZ8hg3ziGd8QoRz+ysJUG3Cy/fPX3+zSgavXz39XdGPr51v5vxgkf4K1sOYXAbqbNJ",
+	"eLUrl7+y5VupfQbFNvGBXcVPyjIauIXeWbA1j0AClHhSQ2aPmqVKV2x5aWnvEt4ZNyAHvv3222+aoANH",
+	"YawLqAm6DNr/b16+QuPRPgWs/uDNry/ekf/1JCLvXr4gT4w+h3/57qGtB4T89krIKsInDlKFiuUBee+X",
+	"RChKD0Vymq4CDFqQhg1ZM5uFU3MPa3JpNR22R3FXm8PL4aduumwBlX9b/xW8/EPrbHYDO91qwqvO+e4J",
+	"DcHWt+pCw8HUjM9vfrL9whsuV65tI39nC8CjDmiFgIEYvtDnVCnwrGqJ9xsXCNJH3s1AuM8gCJuE49Xa",
+	"Ddi5VHhobTkW+dpOLryijyHbXV3ZKlBI7fh7jHN0YMK+x0dn/461lbyx+7A+3neI2v/0WS0g0NCk3BY2",
+	"xQN2DqhJou86Rt2JH5OyKJjQl/PWqZ/7MpyvFLGP+xM/IL9LNKtYihF3KtC/aS4MI3fxLkdf+0FodYEY",
+	"ZjWVTvhR99x6JN9+EKKHGs7bGiYr4AiSB0Y//f7Z828frjtvEptFGoDnNN81OyRT7AxjETpfvzgjp2/O",
+	"yANDW+wjzecZI/GPL38/e/ljS4FPhTjXglO6KKSYRlXxMvs4Z4lmqYU5oJC5b3Qm9lFH6D4nc1aolsgo",
+	"TL0rz9FmZUFOGr5vXshpQXNV5ZKhluCdohG4Cl2KJXkQU3Vllgt+KZu62yJLAMfLroyqKwYO6JZUuDrq",
+	"5oqjndtmBw7x3Z6HubeBlDM5dYG0sLGgqS5bsLh+OT9/Q/CBFtQBrlvT8BDGwHyX5Iy2BDWcj201qXNB",
+	"l4rEUJ5xPM6ouIpPSGxoLiaaZZkiDkCL0DkteoDj2CpdnLBfdQ2VD0i+hZMc/G8H8lyAuoM7sh6GUxSB",
+	"9A0hpTwFLcqBD6x4m1xji4UsriYZIA4TSl6ckT8bEDvV3P+7lJoGSm8c7Mda2X6p2AHxDIjePQ/Cay4F",
+	"B1qc0yUG5sGSw4oOd/X1CB3BV0MJAT8Z6W2N8oXvV8NoDvotV8R+86Rmy/u0Rq4CFYC1sCb0jNmoG8Gm",
+	"/YaPBmpneqyuYMB+NXyVFZcYyyC6bRE9KsSILWvo+zzaCsm7Sy6a/U4wrS+sgtktr07cAuKN1nZprUWB",
+	"LaVvYKDWZvChjd5/86e8hYLQclKvJwg6FBFGkxlQuNeezAojw4I1MCPDoXLS82C7TceNdNf99VYa6fra",
+	"5/Y9vbnNgcLodkyOrnDAbdZOb8DPoFlGUq40F4m26FaGgjxBod7JBRTKqRshbPwO0M2uMGe3F7fJkusG",
+	"GEvXMdZgW1p8+lZu1F65XYuS6uR7Ggo5F/W/PlmVDDsvrmNqQ7BTd13mXnmqJaLiIct60FImpzyh2VYI",
+	"ZI3YV69ruLOEpJWcF5RrLqaXG+4Ej8JWwVJPVjU2YzJCStyCQPqiBp/4DhGv9eq/CoSrAdDV2NfVtfQ4",
+	"1mFJsyX6tSf6hCjaWzSEts61dMkIdbeldfB2OUhtidBWxYif22efboXBmbdmbZzXkJkayF9aSht3qUCb",
+	"1zXltUSFjdlMml6FUKYB2GkFKQoZB5r1gSvNZ5dD1s94adhlm1Sq1swBtztel8RJhonHlhf/yBKughWf",
+	"nTD4bB6Gm8fuVcHA5MuPNIENoILMZFn0DzluncXh6q52KRvHgq2WwvEw4fnauoxphZVju5fXYXdDf6jV",
+	"2u22V2vrPNffugqwMb56k7prP05VMN4pfcJp8BmbaAKhFEUsiBxLjytYSDQ5wOb1f3NTXffieaCAQI8Y",
+	"rNtzvswl1kl6rGFyin9wkR3BFoDpu5SlmLLiEgEcRGqbs13ajkb4fepKcrkmimUs0erEdZ+5EPgMmPY5",
+	"Q9/p0gqI3IyrXaNaxEnAF8BYwpAVfr2CL1QSY87UV5h74hPY0RQmcEBOxYVg+VwvQeWtpnpwIfomyKxB",
+	"KVSlRM+PNkNB98NG+NxFxG999WTzpGE1bf0u3Fd6VkvWkgwWliyN3lLOASXeHMpmbxvOxw/+oXtNYcRc",
+	"e2HVZh4Co93u4LxwDyXRsrkOD7YjNsbOKo5Dr+hSdeqUuKWmA/t66TMGA35An0xYYThUvAyuv6l01Xft",
+	"hTgrAXgs6bO+xBlXoB83cCK4vTCm8phkcsGKxwlVzPwNC0uwrWhE4oM4IvGl+d/jVQCX9fbmgVy1RVBl",
+	"+hVEgpKYrVb13rBe0Ixu6DoQTgCoC8htEFLCVrwH2HgQP4pdgepD3wg5cFwnDTkIEm9PIBqfo1H9fthK",
+	"5PUq5KlRvdhSXjjmDhZg6Br4aMEAGRkaEYZjHjtKgw3I0ehFl1ZNP4ZQJGRwOMDgDemyTmbAQj1O5MiO",
+	"27mb54WF59gmvyGsWryFO1tLooulYfUaCrBRs3ytxcFertzg1RnsvOtak9qGpZD4jyaIDYBjm926arVS",
+	"W9HeKPNdlTEzUEqTR0q8hK6dXeiFKw4I7jpLVKUNZsnmNScEtSEs5sXCSkJtL3Wn9yUFg3gVzdRgMJRc",
+	"qbKtpN12bOdKQXP3KjUwOHqr17Vgk4Kp2SV+N6wXwWdh+Orf+IQ1h49I1a8zLBWGKjK1u1OfXzN5cYUY",
+	"1ha7XXGqJdbdSvibeZAOCdGlKgZF7RVb1kGhaIrhlD7JjiFeC3GGm0dHF19zeUaNm3NfHLMhB67JDW7m",
+	"Y1bo2Sjahj+iKlqMfXOrQiisn7VbvDUw5iojdXc1epFxI8nsCdvuTQBawrBHA7wO54z2G5QCQNIrY3PM",
+	"rXA5N2HHVJNt7WS+Xm8jtYGJiUNY0dbGAdcQoQu6JFAj6Bqt5Q2d77tvnjV0vm96BtEsnw3hXHX3y+04",
+	"Vev1Dzdy+O/i6L9sT1QANE+q6ZiqvjkHroC2pbMKeoJ6ltB2BR1yed0dPZD19n4rMKRYPs8FieH7cc9R",
+	"S2ELl/rGLJqdY/qOAmHt7sWVwjXHc1HwnZa0QqC+34gNa6ysd23bV097jabWFxOi/iCE/U5dw3dCzZgG",
+	"7dTX630XNrR12OH728BI7h7/3qF/xL7zVlbh90NNHixQZpuitTFN5ZxON3bSd8oQDgKDXrN6q37Xjzyo",
+	"F7m2gLfeHr+NaFdyymxneZvf5WNTAHbJLRJMkDB535a084Jdc1l25Xs2hyNjNpFFD6ARrCdy8H6eUHDP",
+	"YYe7znwIFcDTz+3oAAO1kbi9/hFOMtXYyDk7o1Hl+IxGWCkdZKEG9u8WVtG2wMDDAfYGd8LmOAyA4YS6",
+	"9mX/dJj1Tk23gtK0Ps/tTGKzZQOlDg2yZ5/b5rgLoNPAp7hicq357LEm1LrtFZtTKEIl46X34UPvnsdx",
+	"rXPg0+9Wikd2hH0yezSI2DIsdEtyyxU6rTssC0ZTVsTgiFARiS1cHIJWIjii+SvlQlMu/Cd4s/qsQuhd",
+	"5wLJdZcLvh7UHSgMM/qye1VYPPrS9mHTwFb8CbIUUI5JwXwxRgT4ZermCzqV6VrR9nB5ZGpGi76mFdYB",
+	"QRU/tjugiiwYBl1ulK4NYJRtc0DtyqGHTwpWhe7rp71j0lmfPLPG/Fa2LEjq4fK7YXsvqc7mSxYZYQGY",
+	"jFyDn28MeGmpr4db68TUPyFqD2nGu8AprGJDYYEUthoCfChzZc4zGU5rgbYWZkeCGUznEi04LsptGiRX",
+	"LzUH0IJrjhhczkiE2pNSsW3jAM0U+j7+YHQt9e8BhTWZISeVVsR+iEVj2EaYTHih9DEBhH8sZOOZzUAi",
+	"Y2aEXSE1XJMYNEOzxEq3fjeW4a13WCsazNSbqg0tsJpRUcsYNg4OVzoabGDFYYTb3OnOF65dU3spMnSd",
+	"O346tuJb0+lBG9hxWLd4P5MVmCuhEMq2KUAO5BD93Cu1ucfE9x4zmoaRaH8Duo8P+mqUFvXMz22tUKUC",
+	"UnbEsF3KOpzXTurcHXboCpUYBORqdWY18Vrrrvvk6AD+O/wurpAL9IzlKxIZ39kii7fL/6iWXuv247mj",
+	"E0oGOWNS6rJgDaCFapkeAQVftA2OjINednGgSj6vIeUbOv7KBjaOHfwgkDglKM5dkGUiC5JkpQJtmpw2",
+	"PiUCWiImtIC4l0ckdrAsjagYLRiJz1+evjp8FJNSZEY6T/k1E1hLAuWy9m6pBW29grn5rrlLo6L/XdF1",
+	"QdwYYb5GUXAlweduzydrp7tDRO9OhH9tWQ35v23SfEA4dyFYg1yFasAuJyDMmkPpKxG0KBD/CXp1QQG1",
+	"bSmTYjRo3+1C71RlXeWBnagHqsv6XPerqCfhS7XjYAew7RFu43aMezPWjmhI8poVGZ03roe1iLeDOMLM",
+	"XXf5WpWkUiOJ0jzLnJJ0Qo4w3g13ri28WK8Z3Qr26HPb6t+1gKuc2lnapux4cdUNWPw4gFMxMFac63Rj",
+	"diQiY5ZQIxUcuocUDBwNmCpgZATkt+1i+AxmTa2QX21DgjRYlEq/aCAltwEa1DuhPnm68V7pSlPd+UJ8",
+	"6NB//W2LIakDcppl6F7RkuRUJ7ODC/G7e0gwZRQCfBb0lj8lFyzFnI5UanVAQIvCdBqXAUKhMiCCYzZs",
+	"jGddvR/5oOHwfRryAYd3/cwn+nSRcGsqvpmUtYVdXk9/umu6FbYdo3cGn7F4/3j7W4uZDC8Mw1Q2UsM9",
+	"ApvkaXIJSNssvcQxVdwjFdan0LkxP3SfySAXSe2Ib+k6MSO2daccTiehZcqZxT7ZMUC8KnT24xuriPJG",
+	"YreCBQVcEfKnHJOE5mytbncDwO/Hy4xPguaMgBbEmU1Poz5jz917mzJNe3u71h8AGyyoX8JHKAn/BBSC",
+	"RBPa2hNvGx0QJMsGr8+ObbHCBqORQpi+bT6PdvP5eBni6d9Te+U37eMR8pRwgy5bNVb/kvq410VHi/Fl",
+	"uIuqK+WUKW0OHyjmga7SXWmZxg/rVmTklQK8rwD3x3IRVdAJE3IkI2cp4QAzqVaTYPuoNjtLubZ78nV1",
+	"z0ItopwQe73tMLumqLG2wfeBfNhtBA8509Y3JEudQb6zPa6vVIVj28iM/X5jXmzIx1Jvn9/X4+IiWl+p",
+	"QZ0vO2RHby1PO2jYdYHe2i9Sl8g9ct/7O3hcvrtzKAS8Ni24rkFtzIvPTsu+EnWDqWVWSbodtewPtVnJ",
+	"v2nTtNOqQxrEPRIqPOQ293n1HGzWhIp6F6i1appaaj0252rvNfmVsv27APRKltYTa000h2f3lSIVYmYd",
+	"YKi/G6pdw+kBFuuAYhVjoruNwzoUH0QZr2WZzLbpx1/Bra+HrPBlFeKq2cdjEmcyoVlMHtAKUxacu+iM",
+	"tLv70PcqdlIi1DSttQlg90nCEzc8yK5jMHzQljkzVKoXkEOjL59Hdt8m4ctMdaiEr46OfduQ7+e2aQ7X",
+	"xO+24irbw9xuuVG9ksHM5g1xoYB4v72bJJy+uc+2pXuH497QL/D/NhIT1wWqK8artffatplXRGILuB8H",
+	"c+GCDb7wC8G45fuZpDkPOGGgRDgoCbZu2Ja5KNbGaAbGu1rDqafKYy8Yds+kqw/UHv96q5SJbVvi1LDg",
+	"N+E42bwLF+iD3WxvkIOpOGXB9fKdGcvmIlLFE8B1h7+ZU4C/+K/PtIaZjBktkKPwp5/crfRf78/NxeK/",
+	"js+tfP8z4D1P5Pp+Gy5WkVec7LUL7W7Nr7YwsW7HRKibQ2YLFChkPOEWLpL8wAo985bbwYU4y11OZ65Y",
+	"dm3j9DVl3kZopTHmHFB3Cg1HxqWZI6B2U03iw+unh/HBhbgQjx69w0YrhIuDR4/IS9D+DWlD7ApB7Qi1",
+	"5HJA3jFjSZ2WeiYL/k945pj8ABtFLsqjo68TWCf8yGL0wtMLgcoOBDTjN6/fnZND+EsMGOI5mXCWpcq2",
+	"Q4YCnL+7u8TcRs75Ap2R/d8vRKwSOWd/hxraYzrnx49iVKQAzPoHc/p2Bk40AvnDVnm093Ns0+IL9ID9",
+	"sEpEyZxdCGvDQCiIzGlhHYYOV8BYobmEftlMMWKfPjG/LhG+CZNxw7XHFwKeg7gDavM1gAIAUoLY+sIq",
+	"svbJ9czYB/Gj+KE9UQyOcAHA48qc6mmzpyLsQiIh51cRlVE1Y+qAnAlCEawcM9Re//6SKDbNmdDRhZiz",
+	"ImFCP2YikSlLj1FaHNL5HPYgPqRzfnj95LC+xEPzyH88/ck8ZCf3EpDZHz3CHBM6n2c8ATI6tDDff/tT",
+	"SRH7mlxAn7fHUwefLxWgT0j7WnPhu7fa4IIsUguCOmMcM8ZUBJ0OQNG5YstjX7ccw6nHEAtStoNCjC1V",
+	"Ti5EbK782L2XCrVgBXng8tHi37i4iskM0qqhC5CtfscqT2OFG8L3SHy03n7hQlT9F3AlP8iUM7eU/3r3",
+	"+neQBk4JI6/4DwfkFDnG7QpXJJVJaQ6qyknCSvAKJRvfjsovEIUVV5i/bObWIM6EFnBvkPjlOZ3GJ0YG",
+	"wHcNf4HXwIgHc0oXIj6bPH5l6DKuDYgn+OzJU0+8BKl6RpV9VUqgwe0BefPHOTjuUpbPpWZC29me14Ti",
+	"o0dE0aVFE6NLMqPzORPYRdwDibGPYLmQ2Nb9xMcudSKX18j5Y3YhrNfjgMS+QihGN6T1qzyE76FbzHxT",
+	"ndg1G0GprVSEw8dXxZg6El0I9EKCUC4UyWhy5Q9eCuh4bYROjNVIOD1jtzsbHqYpZEHGrEq+MdOIyHh5",
+	"Iaiw2s9a2tYSXyNJJsWU1b9P8NVGdttomx0cmkcq7yIyoshtIaHWo5VLYP9KMsFeA5iDT2aFBqGYfTaV",
+	"Mj0mU2mGGdPkimhpJi3t2lJGMqpZAWnrCtGKPB4cwEeCeIMqAEFiLHaKG7m7FRASLdiFsKeHLceFuYeq",
+	"Zr0pS3jKXEOHmgCMHESdss5F+4dmd1kMA9u2ByO8jVGUA6OdvjnD5mTKdko3qoWcM0HnfHQ8+vrg6OBr",
+	"o00aGWx0hUOaYHd788uUbWyk7O/gs3R0PDIW+al7gXlrQXNmDLHR8T/CWlj1yKHTEzc+eGrk3ujzBwBs",
+	"n0uhULN6enRk2y5rW8lal9t/Wsw5VPs2BxxgEWCggS617rycogPErvYE+q/gL9YjzYQuli6UbJNdMIHa",
+	"gkAY6wM2EYUyLMJI6bbJ2ccO4Rk7K+tfDX/Bb8/hT5RnZYHmqSrznBZLQKRQeF2dvn/nV4JCVmas5o21",
+	"jjwHW3r8j5Enkw/mlZ5qDj/Znz5XAFidJEReCuw0V98TgIJcpy58nT2a0drpP2vJ209sVwi6hBvHqJ/g",
+	"kc+htvbmu/huVmpz+rVNBMRMAMoKb9m2rGHXfJYC1c/LbrYktWUbQ9vKCuXT0NGvxovKBncXc1SzUlH6",
+	"QPaRa3ktsZ0v+HidrrM0Im79sOalrp8UICD/INPl0Cxq/WSfm7aaDfjtWz6EZENt84egrt/YGnEZCgYD",
+	"wqo6C4uv5zwR27DpITDc4SfzT1+e7WbMt+hT6cec7s7kikwh5HXzDTs3BhCg5sC+nJ2+skIF3dX1jcwh",
+	"Ujwsf0Z9H0aHVR92fj0hyrAlzdx+edFsrCwK68PoXWZjqkZloZn5P67JqWL4R8Q/8WAHmJtQ25QubvbH",
+	"uzeONiPcS6629/UwPN1Fl1yssbe1qo2k7mDvMkWf3CbFrWqolAKlQNGXhD9YuyiyCMtYHNai6cFwa7yy",
+	"hu1svZnc/PpXyaBTAPoCnR+2Op7VXIM1N+7gamQUcuq6tleyIEY9SWseyLr7MSKxB3yL29boW7Ntu9DV",
+	"jayMg7ahGs0YbjBWkzyqTaCi5nRziS6nb87QL2vMSder3WyNsRKNVR45+7P+If6l8fEPmRyb3wpsPAB+",
+	"tDLL8F81qx40Pxld5ky0brpHQwnuwjfPemxCPKEcDFBaMFCdHnOB2bwItHcl5AISu1qpW5Y6keArrmbh",
+	"HOzyqoaYE41wrGDv6LWiNqkrcwJB4kODg9OiMXS/uOZaBGfzUND4bPuh9mrAGdlUwdt02nDMPKbWJd6d",
+	"m2Ugz0kmp3WRD0IX5X3KBKfZ7qb6j/b7X7KljmvYfMh2ryLo5kFzducHnPrNd0fr/tI43MNP+MMNlXPc",
+	"pq1P+mwCHtPQEbZo9DjbIRX6H2EBUGho17C+YdH2DDBl2m/KnqmzTaHE+a9Q4ksL8ddFifDMEJT4biYX",
+	"m3Z2O4rBFf9uLoZexs2Ztionunh9GEs24+U5QfhxRRKf0QrtOrAbL7jAwWFBs8xcyw4ndc2MGYQRhrd9",
+	"cFp3Y/b0IVJorGxbbyzukmJfgXnvZlVZSVy3S1IAxDOSFH743HpfvvQUpxhTLTDM3hIDR2IVM0OChnYG",
+	"5JTgUL6SC8Kjhj6hBvZCQFKwWrCCpWZnfYcY3F+okwW/fpN82cd5Rrn40QH87Y8iYIRfZAZHHCCM9w43",
+	"H0GOBhBEzl9j2+AgupIsPBinxWfEasipZPWLU81pwkKyKoBT4N5La2/22A9qRp8+/+YYwzffPCMz9pGm",
+	"LOE5zWwemleB5xQQsa0GnFZHUufaFvPjybOjgDZsSNWecA8KNRRI1ZVD6vXZFif2LxDMUpEnS+HQW3zI",
+	"GkWtbRpvk7BrJib5veph7MxAGxA9aKPMTc4A11UKMYxTm+Teab+1b2ifgpF1c+Z8Jce9WvGJi5lasAyO",
+	"VsBGO7vXkW/O3g9Z/JpOQ/OsoEIhgshV1SHENcEJOlugb1mYInuAHYThqRGM4LiZFQwRAuBYrOuA2oMH",
+	"dc/JQ4xSYMKO0cmt/Gg1MTEfbbC9PW9M12c5gxA2Y7XuIdTnD7iLP1XwCRZhqpJHT75/enB08PTg22aZ",
+	"BsjJlM2hSt4yrkOnsuFGbPMcV7pSu6MEv9jlKele0T6Nu5dGrAjXlCccaoFrdLgriEESQNUB0hajpOA2",
+	"Hy/tURVl5sGyJOQ0zFg2r11Jc1YA3jeUlYAWghl2rZL9FOW0YqDCnqzG4VzjM3gL5n0BPgLIdWnDeS6n",
+	"D+dFNck481XMmEFTV2EQTjHsGvgZZ7tvz0C0XomWLasoOfgXu9hxo1jYyH+BAWEb20aEDwcbcgH/d1Ew",
+	"iOeAnsnVIN7eG86nIh+udnbjB+ewT6EBpLvZIeQyXht5eFxUQCVLbL6V0/TunUVTx45Ovtg/ONHi6qR2",
+	"cgP+jF//kr2AsIQ+Z44C8r74AGmW2Tk1jhb+AOaMVJvdJzOqoOc35rGTMZgDFTOvF5Vh3SrFkb3UcxvS",
+	"pA8sW/rZCr19eD7g3baMqJfj48mwQ7cpFv4WuCtPB+6JO6cQgVS8f/gJ/r2hk9gd8759xEh4+3AR45vB",
+	"xOVaOZ6Y8TlawAEx6nltFwdyxRf7lGv3lkKt97iVPrelJFht5ToGqtqcxtDUimlViozEYLMaJ7JwgVvf",
+	"qFqwj9rZfgE9GKs0h2CKfUnNO3EXb6bJe+Ms/hFJobrrCsIE/IWv52d2iFVrvB1+sppxp5w9RWKDr3Ax",
+	"7RS2oKuO+stNinCKw+bK2fdCzhzwRoil6W6ZcTWW3qwoWpC29sCR3VrqbcK18M7Kru6D8ehdJZ3isloZ",
+	"D86wwXg3J5Cf8a2WfSzw6Kqv2NcCWu7oNlM8T9nL+WZmi63e/PKNF1zIZhPG7tr9sWEAqszaHkAFe1EH",
+	"2unn8JMRBr3rDd5j7XUjr91Vp4fQLLBWLJfXAH/PCnZCsEO2RWh8dvT9OnniF2rn2lvEQ2o9V65Boa6u",
+	"1AErFqzYh7EgVrSvY9vMXn8oVvROFmgV+G2bvBcebZPAlbExxBm9KbU7Ii5Ar+00A12Rx2EyY8lVX2Y4",
+	"01Vr2QpsKyIQgb42Q2tSlMK6lDE066oNZtRcxqUIRAMTM5PsBcykD+HbaQyxbS9gaCzJNeOjw9usIRgv",
+	"3pgoXYUYDFc+O3rm60QLBhmyUB1o90/PCsZILoWehe3Fli0ZjkxxgBYChQ2JKuvYXOCFJkqSCR0mgmLs",
+	"wcDWe9ggqCKWgoVj9xudXa+Fe7V5K6GGQzTP2UkDEHmtuPfo+0YwW7HCCHOVyQWWMVl1hmqmiApVPyhN",
+	"i9rZDa9UwrvflqKfRvn0FskF2HzMpqUYhDtlPqcFa/RKrhISIOvb3XpjmlwZCQeIG6vE0pB406RXycOZ",
+	"ofgyYyoC4v+rZCWrx8q4RvLUUl6BLRQZRReiASAKCwa7HOZrmWXMdtvcH2/7QdoOzD0wGC97fnZvxmQQ",
+	"LqY7cvA7w3uFci+0CphPXQFHNHfgZNaHTRbGBgECMSMZtpdQjw/igGYZgUYEF8J8S8mcEb1gQi/ddeZg",
+	"CY4tIobRogACwHBXEy4hwveBZwBj7iROi+VlUYrYqGRGhFwIzIKxtBMDGENsneqLqu3ZVIZSuIpSNIll",
+	"D8LEvb+3QNkDjb6Fu6U1dWwBtaayqPZqEOmCRDWlxdhYS0IuYAwPyOAG2yRRNJ0+nnsgaytZ1pj+zD5e",
+	"9WXdZybEZMISza9ro7VIAQfaOeB1XqEN1NKOapvoPkchsCnj9xdIG6yBMDOaN5E9lr7VAnU5TrY8XC7E",
+	"AXnFhQUV8RgRFnByzC4E9kIAWAcQIx5WFDO6Ajyp2s5yeN5cOb3bY8w7oR+mtyWfBhuWrptnj7udFIym",
+	"kH1LMi6uwuq3O2VsE7rH3W4O1LLRIHoGvarzMpnZSxIddA6B2sKw2BQgesVaJOAVW/byx5HXZQEYF+YL",
+	"mHO2hnBhEa9tq8HN1aS/mrH3eCa/smWbd+0ckZCGqe11PrErXI/bZvi1n5Jkp2NUlJymDO4w6GsGOcoW",
+	"+O/yii1joHzuU7z+6/2v7/Cw8fc3L1+RcSnSzCtNqLMoPhXqQgB+FNRU0mWMWaXGfqr68lyzgk84UwQK",
+	"/CoLrtZXi2sPY6hIymjqcYQAVMx6zg6MEQbqFyCJOdr4SsE6E2lUJxt5mPBsvedHSJGClpS/sn1J6l/Z",
+	"0rdGuuW0BLOodiodxK3Pr1kFSg+yAWKhV2y5TrJOMBx+uuLpFn7WVepwRrkLvwoiRYTOVOs/mZhpYdsL",
+	"iDJ4/DgwvDwNESFtV2NDPZ5WcC1A2yGPrOaFJ5c+nljLgUOF2t4yxPaC91puDIqHrvx5O6+vFHn70wvy",
+	"7Tdff0f0rMzH84IL3VKacMXT3nUJO2eBw2YZUXTiVTcon8drorVEGc9su8xBQ45/lVLT3SNH/41f/5Jj",
+	"RrCEzdEi3CgIFrn8zTsPFtUSkbEfOc6y5oqB5MtS1fmjYGbPzPJQIK02bggaaeas3zb7oHQXCIlsuRbW",
+	"vFHyK3BUvwTcxriYugcFCuB8VM5L1l6EPy/YhH/cNhP4CyJ5f5LLzXTfhK+9T6HSYEGhq4MJIDg1CH2d",
+	"9g8/VVbzxru51qfEZf87lPVJ7ep+ay/qB8+Ovn+INy6CV4Lz3BjcbTktb+sZ6fvOIqy5C/aRSrjijUAD",
+	"yuEgu9pB1X5SHcGlyrXZqCO1HdXXzNa3zWqzvbNXK/5RoyLhjpMOQ8cjynxswXTdQZk/K/5P1nVO2xFq",
+	"tU99MhX7sVxL6uFg7DS8eVRN7W5yobahVlJB+d5pPjcWqtMmyvV11V6gi0TLnqJEzWw5GN54BJtZ1hQI",
+	"Vhuxun8siTqw6JrHzi4aI6MXoo5CVQczJisV7WAM2Fjz06OjkAWPpQX3T7hBWF+7XtU7U8uQHoFtph+R",
+	"P0ulie03cx8KGIRt21XbYu8sZOgSBMrdUes5tAjSh9Wl3GUYbnP5IkgSvP1V7cb/ktGSGovpA5uE6Nx+",
+	"b++FEr02q6rJ/9jwAmQSrGAYthiTN77++9Gm64g3NFmem/f+C1DkOZ32J0bo5nqf6LAKMt5DErRzgXZA",
+	"N9Z0W4MXK+AivuMAAnnYZAowIzH/BgIJvkMDB8gCKRh5ANtonbox4qrEEeETl9sFkZCHEdFyirX6Tv2/",
+	"EE4cfGXdkFAMBDg8Fva2/m73MCg9romnP8cFE/it6QE5rTo3GNXAtbKZUi4uRM6osD0GVK0VQ3oMeWeh",
+	"wAUeh6X70b7UcxjkLb769pVzpP729A8AmsWHhnGuY+4YrXNkHT2opydxlXHck4P4VTb6TN768XZwgdgq",
+	"YD/nesbEUDDk9fEmMsvkotadohq6VcztcvlBNDRj1yxTNpHHPMpoMsMuR1xt8Jl07Ooe0iuq0VoVdXdA",
+	"XBjqGDAFQDder2sQXaJxdvu6hjrN1F6eR4xmwzFg+yNaywMlf8rxCdHF0lZuUJIW2Fe5JatAtZPBPiSu",
+	"ff8d5/fcEQHaiHLdJ4vCZ6NY6CmDD9Ni+bgoxT1QY2SpSQypxL7bFtQVc020detLxSoGdA/VwdXOtHVJ",
+	"qQthE0stIpZtwlJlQlsDGXRgkS1DOkVaLN+Wok7it2AQ7JGHzgsPSHmbWosdvT13tTJFDCXfi8ASolYB",
+	"ZI1RXivuRspVmAWLodUl3ptVqYTSdKluyJe3wZN9Lw+3ZteIDqEQnxxFR0dHsD8nLv1b0aXyGUxGd0JI",
+	"QojDpT4BHFof8uq9K9ZdLS/KWC9kwUVqdCIFzS1b0r9vRR+paLkUnVp4OlDY7HQ+z5YrGghi/1U3gpCL",
+	"nWitmY49QIDz3Jt5AO0PIU3ghd7hzY6c796q+npm8+3o6cEc3EGClyQGRd1yl4Uf6qGi38sM+v3o5zXY",
+	"zpqCjqAGLRr64NHKGyrpXen3ZEP2fbeO/j/Z9/ugvXbVvI8k2Ciah3Vrf/H+7F6O7HujPSIKXTMirfEI",
+	"HD3Av3t3UptRDj9pOu2RxNRloUWEqjZBNqPXtgWr9/2CAox/q/uifQ9ca4NdCE2nX/lG9Qfk1GkNNi2q",
+	"qKdMBS001+6ot8Jg3zx4XhOiQK+d7tYcrNcygtZu+OByB2W1NjGq6XSwa7t1y27GEJul1Tmdbsk7h5ZA",
+	"dxLJqy4KrNNzlE21ZvlcQzdztCdlqTN+zXxr5laB/oud1Bcu1rfqJnWnLgFDtQvMr57PmXDAeBB7a4lH",
+	"3jui3lz8t3MW5d7L/1aHuosCwIbCZ7TyXg0zdrnUXaHfzuUY79wLvmQBYRexWT5UdZH3KS1dVWfgicT9",
+	"CY0A9+vhJ/tT71Kw83otqmv2JNiCJBlngM1Zqwhr872887VC+84r91Vxe1C+3Lt9yvJKlWhtz3dDpK22",
+	"ad+U3irV8ON7kCJelZcFt3c7OrKr7t/Y7L3LrYXYUMaoUZVkqcmUaQVn71qekFPgBkcb/nMM/NTqBQ/I",
+	"KeIcXYiYZlNZcD3LY5Ib6U4ovASeViT25bExSSULVtDOSz0MUw3vqLHzupvU8vtP39ADrWp9toHSjfCG",
+	"mrvOOrlzeOKLVtEZzXu4Xsw679fd2+zM4mrBoKz/pOZ5jQhtVIbhmfaCFGjJvT/HysW9uFoZze8G1B8W",
+	"1eYWWK+BvRtIf1szunqUnlUPP5l/emtYqxV7PGOesiDcVLez2jQsSw37Vq9gTntxbJkXt0L/Q9sxFWSf",
+	"Vj2r6sFU66G0Ma1vyrRnrD2KuvtK485nFqbwbenLrHTvdXYDUP6eJOidKECbqOt+1dOBo8uovuuF+3a6",
+	"UAAHkqGHyD3EBuvdjqdecVIwABKjtxdCNcWHQ1+tStQ34yOZU4Gu9rfflO39TJKUpwjpUUCSW3pMYprx",
+	"hMURqfd1jEhMhRTLXJbtPQfnBRcJn0Mb5iBawfMnT3v1xxyiR1q/sRoJM7VNoIL4o/JoEadvzmCj4nmp",
+	"Zq7WymxNLiEEbH7EO7f+oQ8RVb/8kMmx+c0mHJkf52WW4b9qVj1oflJ8Ks5EvLGjamufx42bEE8oh3g/",
+	"pM3wqXjMBbCabaxyJeQC8j5asTJkqROZNxFfmChzw5ES0XVBkxlFIxxr9KHHvH6H3ANbUdiOkKG4WAGb",
+	"mcgip9poQFSzx5rDzDYO98PmoSAxbPuh9mkegezYKoaxLpXuOExthS7k/VsBD9KaZLIeoEMJfiNdY+1W",
+	"6NOsYjd10cj2f4UuFv86DSyGV13byKln74odlVsE37t5AwpLxsP1n/BYaDCYBf4bfNeHaj6x4+7PS13b",
+	"+uHtA3z53VgIt9kI4zRNHaVgFJvRPKp5PyFtQaLDo2B9NHyAG7tZp0RDZQDBNtrK7WEzf2ECgzKSpc+/",
+	"7JS2LL/rdXFVzS+46zkqWKv3o2VzBgbAa6PAwTa45sxw29voGFAqpgYqp2t6OnpFl7giGZtoiCpZkZ0Z",
+	"jYClB+TUgsGgdcxSBdJ7JVft64jEP778/ezlj64hP8accKH+MrRZyojfuqhjxgAhcIVVSyyNfPdkGAeE",
+	"Xmv8Sa1SyvAy0qIk5lyr2xaRt0OfsDakRntUOd0EndiQhQPXOJPKTraF2GOoiwsXznCtgoUzHUJ3+xrp",
+	"uuDdV3X0qhzuU/d4Y3m8W2H0hk38dymJxoqLFZ1z/+L7ruqg10/9fyqg91MBjeGtLWqfm+IYo1QDeJ/f",
+	"saRgtpDYKAZqZoGYAxC5LjT2Bcf+5RUTPWBhYaX3qfLCYWesRSfNgm4eMLtpTS0mvBhKwi4PttWAB/tz",
+	"YP8IfAM05opnT3FRF4Im2vbbrEGF1EM1IltC2QbGEczBxB14geal+0paMJt+N1kLv7MFjN4qs8yyK0RT",
+	"OJJBeia5jAQcIOj/cqTYIq0OP8ETn/eLkuOPvVexLSxmL6jAdh4BPr2pxK7xmjXmWmT2lOmW7RhYoHYS",
+	"44Dmdcem7s/5Byts8882KfsQsym3hznYdT4DSW7MKt1Jep+DNVG1glGaZxnE/AgX2GoP+sVcsyKjcywI",
+	"Av+DFNNaV82l7bk2o9fshMQ4GRX78Dw0kjEDQ4A8b2/0snexv12zl6NbE/y4RU7wVyc6ZGUw3i21l/eS",
+	"/vcGlsFw2faADHW/wB6hGGAYC8LQpxnaUGlp22ExbNjCfycUhr0krt0zyIX14/4fsIX9eQE6+XxdrBal",
+	"0ihYORvCFRDOJjOjvHGDfNGmv19Jj74wsLnEbe49dAQ0J1inF/PBwFkITVI7/AS/XyKp7tecqx3abaSc",
+	"V5u6n14x9QGCZzY0C5sru7GFt8FerSpqbfX3IfN802HcwIZbXzz06HLmzMpGBLrx1Vmssy1fIDXwplrE",
+	"KflTjlE1QJOLWuvCTp8rVbIiIs64o2XKGTQNRfUxySjPAWZbJzNotZtIkXIzEUXAy2exV8CgiOraacjn",
+	"d0Dez4z1Z9RZmnmZR+D12DVWZilT+kKkLOGpkdfO7BTMzgltF+0Sl+qnYRNUUQF+UE9SfnhAwObyWN8F",
+	"IzMqUgagFs7qpa7TO8nMpQ47aXEFnzz3bSpzWbATByhOpyxnQpPTN2e+0NnYtb6AM1yGOZw03IMaV83t",
+	"jqoRvhwB5OoyCzbPEINhgyxau5E3o170M/4gDI84n1hdqGYUsz+M0aBllrYXGTh4jC9XJVzB3+hq+3zv",
+	"GgW2N/NuVrdYG6OlmfdNtURQDPE+2FA2bJ48sw9+8WYELmSzGWF3Bgjmj7e/3YsUZjsnW0fcMCMgKQgU",
+	"kBYRVD/uw0/4w82KT5vjw7UcwuWpWQO4973ddzjJfXRoFvbdfXTHtnl9pchM67ky1GHbodU98FaXIjFX",
+	"Ko7InBUJE/oxE4k0SggXWiI+M5safaJFl+TVjg2hRdYjB34VKVeJhDbcqUxKUG7MXQN9/82NMmE6mRm9",
+	"6ZoVuGQLDiaypc3sTtOCKVXV5M3LccaTC3EmNCsE0yfVlhPIY7Md7t03HTwzbKDbP9sansSSp8klnA9L",
+	"Ly0Jx116Vhud7UWUtF07ONHBvMx+/7hoYXGjHe+O0PSH+tLFu1nBZrkOu3S/KlNKu/XuUPH3XqgPvlkB",
+	"JXOq1EIWaWUpQZ98w03jpVUUc0aFy8ZQRvmgykgmJQXN0FBsBZIwu7snN7J59d2kZMCiWvjXbOG9AJIo",
+	"VeOictThWb5nhVEjp5QqTZigY0DCNx/Ugg0urReBTiuQI6Ap2xkLQFWjCqIVjXIHqdqmBFga2rcv0NU3",
+	"De4DhBdj17EsW4OfWGGkIEN3Ognh9T3cgp4V9yhI7ytXWAdgC09sS1vN6rB26InNvEME4yBiM+wLYwuW",
+	"hCyApbjC55GnWjAqBmCPPQnnO/EKbSLD+9bz2cwJ8jwzBl5Me+jmRyQXz+Q9pPnhtKBm9E9zqo0O3Sne",
+	"TzGwDV/hYtolfn82z/S2wOCNQ4rSc3pltgrfSxfUGRCr24KrvxFHb9ZJ3+DW9qnGirxcRjdw5YGv/DRQ",
+	"OAfWD76XjNmUi1pXbuslh7vSvI4SlVE1M+Y1OBPRs44gDsojTcBW4PgWYdBcPqjP4TZh68tgeWrzyIeX",
+	"DvDuuxEPuKwW+WAJzDYpJ0IuBon841tR+hR8OtOAIx/23VkqCBH1GrM73X379MP+9c1mJAjzQHtVpLWk",
+	"LApj71e2g0P+7lJBFNNv3IT3Q1bu9dtQVosI80vjiqhhcuresbq91UeYW41wU6JHSAHcpsrj3Cme//JV",
+	"Hrih9ym5w97+7UbAzhnPTRbvTBoOEtCNCjya67kQRtVNpSuOVjhiTpfmj2AnQvw0Z+bKMhefLQppiEe4",
+	"+/CWay8CwYzZf7sikGYu8B6KQJoH2pYFHJBe29SA9LJkbWDAn3OvNB/Ynn3Y9pv3ZQfrfauCj5aduKWC",
+	"D1jmgAUfffZzf6r9auVHBz3vXPmx63x2FuL/QrUee5fu/8a1Hk3O61X0sZjJxwkVPYJHMPWV/lx4l1tf",
+	"mFxvhAyhpRpCr9PaTqySVAvLILaI0ScSWhRLkjFlbG+r+hodN1QjspjJF1TcBWgmIrRgY9nUGuGdyIzt",
+	"cdxOYL/E0vLG/MRq308MnwvGkJF9ocBGBM32GdawJJ8+fx6Nci7c709uF+jwF5mlvYN9Ncq7PwaD62mU",
+	"SqJkzqA7uA0thJuEzlmRc6WM0lwxLc15a+qO/XiPp/AeR2iRdIhxP4Rcez+TTdR8vJ+4cFBEtq9B1RgB",
+	"9slsk3kPS8qC6yVIhDGjBStGx//4YFhpTBVP4JcPEbRTcIKjLLLR8eiQzvnh9RO4su27Q7C55v5VV9bv",
+	"6nBI7RTWGfYNk/OMRRXEFFyr9iYGCqi9Bh0KIVhc8DjKhUUdbphXmDXrWsrrmUsxgXYDWnn6d+nKsHvr",
+	"Yzi/g9EN5oWcFjRXB+RN0741st+mBPPCupiskDcLTNk8k8v6s5jbwQuPYe5mgdfR+jTe1peWyJxh6syY",
+	"GYaxkUm71lLNwPFurgs0IlMyY4XTe2ZUpAcBocdZaFyoVFxtbw2Wa5bZirJa5zXQdmqrMdTScl+40Kn5",
+	"eSqZ+3EFPgkJxCcJNpGfGqvwSCjh4aq6N7NTi5nMqk5Ntfe4msW210B7McxVtBO+YmyuAC8aSZlhKuqM",
+	"kfESGrQXFq+vzhaQuxig5/fvCE0AYQwJ5+z0FQRSHDXnNJlxYdPcLLMc1K9X/G7g1b+ypVEifKq4nJA/",
+	"5Vgd2xe/PvvxhaPPB3JCfub6l3JM8MJVkfn9NzqOyK/lGDKZzHn9UPIsveKaReTg4OCh4wEURisgC6gC",
+	"1ysDAnN8DVtnT4Uzl+AHqcZl4RIzSKU/MpHOJRcausIwhZBQY6Z4it+QCxFVfRKMHeAS/6uE/4xPGNHc",
+	"xiKu2FI15JftLRPWOCA3DKsMzFk4b5yhsrIqSoBZuV465I1N+fJ5ZTUzpTYydMsKSSNd6Yk4tHXAm1eB",
+	"Zx04MTLrVyAFBOGp4Q29NPLrmqes+Kq+xmkhy3lQ5FjP/oQoLqYZq6kR+J3I7TUqwq7lTOPdNEyOTmW0",
+	"CH3IS7ARLFPMCBdjPGEepX1XygSnmWoBbbdKhHmN48Q6X9fVhnbU9/q3JWC72fnVeQwglz9/+Pz/AgAA",
+	"//8=",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,

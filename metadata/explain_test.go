@@ -68,6 +68,10 @@ func load(t *testing.T, db *metadata.DB, url string) {
 		`INSERT INTO deleted_tags (repository_id, name, digest, created_at, deleted_at, deleted_by) SELECT r.id, 'd' || i, ` + hex + `, 1, i, 'x' FROM ` + series + ` JOIN repositories r ON r.name = 'team1/app'`,
 		`INSERT INTO deleted_manifests (repository_id, digest, media_type, artifact_type, annotations, size, created_at, created_by, deleted_at, deleted_by, payload) SELECT r.id, 'd' || i, 'm', '', '', 1, 1, 'x', i, 'x', ` + bytes + ` FROM ` + series + ` JOIN repositories r ON r.name = 'team1/app'`,
 		`INSERT INTO deleted_references (deletion_id, kind, repository_id, digest) SELECT id, 'blob', repository_id, digest FROM deleted_manifests`,
+		`INSERT INTO team_quotas (team, max_bytes, counted, updated_at, updated_by) VALUES ('team2', 1000000000, TRUE, 1, 'x')`,
+		`INSERT INTO quota_blobs (team, digest, size) SELECT 'team2', 'x' || ` + hex + `, 1 FROM ` + series,
+		`INSERT INTO quota_ledger (team, digest, bytes) SELECT 'team' || i % 600, ` + hex + `, 1 FROM ` + series,
+		`UPDATE uploads SET quota_team = 'team' || (started_at % 600)`,
 	} {
 		if _, err := raw.Exec(q); err != nil {
 			t.Fatalf("%s: %v", q, err)
@@ -344,6 +348,23 @@ func TestPlans(t *testing.T) {
 			_, err := tx.Restore(ctx, name, "d82", "", by("alice"))
 			return err
 		}},
+		{"PushTo", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			return tx.PushTo(ctx, "team9/app", metadata.Private, "alice", metadata.Charge{Bytes: 1}, func(int64) error { return nil })
+		}},
+		{"PushTo at the limit", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			return tx.PushTo(ctx, "team2/app", metadata.Private, "alice", metadata.Charge{Unknown: true}, func(int64) error { return nil })
+		}},
+		{"ReserveUpload", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			return tx.ReserveUpload(ctx, "u77", "team2", 1)
+		}},
+		{"FoldQuota", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.FoldQuota(ctx, "team2")
+			return err
+		}},
+		{"QuotaWork", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.QuotaWork(ctx, 10)
+			return err
+		}},
 		{"PurgeDeleted", func(ctx context.Context, tx *metadata.Tx, r int64) error {
 			_, err := tx.PurgeDeleted(ctx, time.Hour)
 			return err
@@ -380,7 +401,7 @@ func TestPlans(t *testing.T) {
 		"sqlite":   regexp.MustCompile(`(?m)^(SCAN|SEARCH) (?:\d+ )?(\S+)(?: USING (?:COVERING )?(INDEX \S+|INTEGER PRIMARY KEY|PRIMARY KEY))?`),
 	}
 	// Tables that stay small whatever the registry holds, and what is no table.
-	small := []string{"leases", "retention_state", "trust_issuers", "denials", "d", "v", "denial_version", "denied", "mine", "found", "admins", "h", "asked", "a", "CONSTANT"}
+	small := []string{"leases", "retention_state", "q", "team_quotas", "trust_issuers", "denials", "d", "v", "denial_version", "denied", "mine", "found", "admins", "h", "asked", "a", "CONSTANT"}
 	subquery := regexp.MustCompile(`(?m)^(?:CO-ROUTINE|MATERIALIZE) (\S+)`) // SQLite's word for one it scans later
 	metadatatest.EachURL(t, func(t *testing.T, url string) {
 		e := engine(url)

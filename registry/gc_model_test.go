@@ -503,6 +503,7 @@ func TestGCModel(t *testing.T) {
 				for _, name := range []string{"team/a", "team/b"} {
 					m.repos[name] = &modelRepo{manifests: map[digest.Digest]*modelManifest{}, tags: map[string]digest.Digest{}}
 				}
+				e.limit(1<<50, 0, 0) // so that it is counted
 				for n := range steps {
 					if t.Failed() {
 						t.Fatalf("at step %d of seed %d", n, seed)
@@ -523,10 +524,12 @@ func TestGCModel(t *testing.T) {
 					m.collected()
 					if n%10 == 0 {
 						m.verify()
+						m.balanced(fmt.Sprint("at step ", n))
 					}
 				}
 				m.verify()
 				m.drained()
+				m.balanced("in the end")
 				delete(m.count, "")
 				t.Logf("seed %d: %d steps, %v", seed, steps, m.count)
 			})

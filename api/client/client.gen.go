@@ -449,6 +449,13 @@ type ClientInterface interface {
 	// Corresponds with DELETE /keys/{kid} (the `RetireKey` operationId).
 	RetireKey(ctx context.Context, kid string, params *RetireKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListQuotas List the teams that have a quota, and what they use
+	//
+	// For admins.
+	//
+	// Corresponds with GET /quotas (the `ListQuotas` operationId).
+	ListQuotas(ctx context.Context, params *ListQuotasParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListRepositories List the repositories that the caller may pull
 	//
 	// Corresponds with GET /repositories (the `ListRepositories` operationId).
@@ -792,6 +799,40 @@ type ClientInterface interface {
 	//
 	// Corresponds with PUT /teams/{team}/members/{user} (the `PutMember` operationId).
 	PutMember(ctx context.Context, team TeamName, user UserName, body PutMemberJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeleteTeamQuota Remove a team's quota
+	//
+	// For admins.
+	//
+	// Corresponds with DELETE /teams/{team}/quota (the `DeleteTeamQuota` operationId).
+	DeleteTeamQuota(ctx context.Context, team TeamName, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetTeamQuota Show a team's quota and what it uses
+	//
+	// For everybody in the team and for admins. 404 when it has none.
+	//
+	// Corresponds with GET /teams/{team}/quota (the `GetTeamQuota` operationId).
+	GetTeamQuota(ctx context.Context, team TeamName, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// SetTeamQuotaWithBody Limit what a team may use
+	//
+	// For admins. What is left out is not limited. A push that needs more is refused (403, `DENIED`). The first quota of a team holds when
+	// what the team has is counted, which this request does.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /teams/{team}/quota (the `SetTeamQuota` operationId).
+	SetTeamQuotaWithBody(ctx context.Context, team TeamName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// SetTeamQuota Limit what a team may use
+	//
+	// For admins. What is left out is not limited. A push that needs more is refused (403, `DENIED`). The first quota of a team holds when
+	// what the team has is counted, which this request does.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PUT /teams/{team}/quota (the `SetTeamQuota` operationId).
+	SetTeamQuota(ctx context.Context, team TeamName, body SetTeamQuotaJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// DeleteTeamRetention Remove a team's own retention
 	//
@@ -1961,6 +2002,23 @@ func (c *Client) RetireKey(ctx context.Context, kid string, params *RetireKeyPar
 	return c.Client.Do(req)
 }
 
+// ListQuotas List the teams that have a quota, and what they use
+//
+// For admins.
+//
+// Corresponds with GET /quotas (the `ListQuotas` operationId).
+func (c *Client) ListQuotas(ctx context.Context, params *ListQuotasParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListQuotasRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // ListRepositories List the repositories that the caller may pull
 //
 // Corresponds with GET /repositories (the `ListRepositories` operationId).
@@ -2725,6 +2783,80 @@ func (c *Client) PutMemberWithBody(ctx context.Context, team TeamName, user User
 // Corresponds with PUT /teams/{team}/members/{user} (the `PutMember` operationId).
 func (c *Client) PutMember(ctx context.Context, team TeamName, user UserName, body PutMemberJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewPutMemberRequest(c.Server, team, user, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeleteTeamQuota Remove a team's quota
+//
+// For admins.
+//
+// Corresponds with DELETE /teams/{team}/quota (the `DeleteTeamQuota` operationId).
+func (c *Client) DeleteTeamQuota(ctx context.Context, team TeamName, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteTeamQuotaRequest(c.Server, team)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetTeamQuota Show a team's quota and what it uses
+//
+// For everybody in the team and for admins. 404 when it has none.
+//
+// Corresponds with GET /teams/{team}/quota (the `GetTeamQuota` operationId).
+func (c *Client) GetTeamQuota(ctx context.Context, team TeamName, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetTeamQuotaRequest(c.Server, team)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// SetTeamQuotaWithBody Limit what a team may use
+//
+// For admins. What is left out is not limited. A push that needs more is refused (403, `DENIED`). The first quota of a team holds when
+// what the team has is counted, which this request does.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /teams/{team}/quota (the `SetTeamQuota` operationId).
+func (c *Client) SetTeamQuotaWithBody(ctx context.Context, team TeamName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSetTeamQuotaRequestWithBody(c.Server, team, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// SetTeamQuota Limit what a team may use
+//
+// For admins. What is left out is not limited. A push that needs more is refused (403, `DENIED`). The first quota of a team holds when
+// what the team has is counted, which this request does.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PUT /teams/{team}/quota (the `SetTeamQuota` operationId).
+func (c *Client) SetTeamQuota(ctx context.Context, team TeamName, body SetTeamQuotaJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSetTeamQuotaRequest(c.Server, team, body)
 	if err != nil {
 		return nil, err
 	}
@@ -5296,6 +5428,72 @@ func NewRetireKeyRequest(server string, kid string, params *RetireKeyParams) (*h
 	return req, nil
 }
 
+// NewListQuotasRequest constructs an http.Request for the ListQuotas method
+func NewListQuotasRequest(server string, params *ListQuotasParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/quotas")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.After != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "after", *params.After, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewListRepositoriesRequest constructs an http.Request for the ListRepositories method
 func NewListRepositoriesRequest(server string, params *ListRepositoriesParams) (*http.Request, error) {
 	var err error
@@ -7133,6 +7331,121 @@ func NewPutMemberRequestWithBody(server string, team TeamName, user UserName, co
 	}
 
 	operationPath := fmt.Sprintf("/teams/%s/members/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewDeleteTeamQuotaRequest constructs an http.Request for the DeleteTeamQuota method
+func NewDeleteTeamQuotaRequest(server string, team TeamName) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "team", team, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/teams/%s/quota", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetTeamQuotaRequest constructs an http.Request for the GetTeamQuota method
+func NewGetTeamQuotaRequest(server string, team TeamName) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "team", team, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/teams/%s/quota", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewSetTeamQuotaRequest calls the generic SetTeamQuota builder with application/json body
+func NewSetTeamQuotaRequest(server string, team TeamName, body SetTeamQuotaJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewSetTeamQuotaRequestWithBody(server, team, "application/json", bodyReader)
+}
+
+// NewSetTeamQuotaRequestWithBody constructs an http.Request for the SetTeamQuota method, with any body, and a specified content type
+func NewSetTeamQuotaRequestWithBody(server string, team TeamName, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "team", team, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/teams/%s/quota", pathParam0)
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -9291,6 +9604,15 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with DELETE /keys/{kid} (the `RetireKey` operationId).
 	RetireKeyWithResponse(ctx context.Context, kid string, params *RetireKeyParams, reqEditors ...RequestEditorFn) (*RetireKeyResponse, error)
 
+	// ListQuotasWithResponse List the teams that have a quota, and what they use
+	//
+	// For admins.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /quotas (the `ListQuotas` operationId).
+	ListQuotasWithResponse(ctx context.Context, params *ListQuotasParams, reqEditors ...RequestEditorFn) (*ListQuotasResponse, error)
+
 	// ListRepositoriesWithResponse List the repositories that the caller may pull
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -9684,6 +10006,44 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with PUT /teams/{team}/members/{user} (the `PutMember` operationId).
 	PutMemberWithResponse(ctx context.Context, team TeamName, user UserName, body PutMemberJSONRequestBody, reqEditors ...RequestEditorFn) (*PutMemberResponse, error)
+
+	// DeleteTeamQuotaWithResponse Remove a team's quota
+	//
+	// For admins.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /teams/{team}/quota (the `DeleteTeamQuota` operationId).
+	DeleteTeamQuotaWithResponse(ctx context.Context, team TeamName, reqEditors ...RequestEditorFn) (*DeleteTeamQuotaResponse, error)
+
+	// GetTeamQuotaWithResponse Show a team's quota and what it uses
+	//
+	// For everybody in the team and for admins. 404 when it has none.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /teams/{team}/quota (the `GetTeamQuota` operationId).
+	GetTeamQuotaWithResponse(ctx context.Context, team TeamName, reqEditors ...RequestEditorFn) (*GetTeamQuotaResponse, error)
+
+	// SetTeamQuotaWithBodyWithResponse Limit what a team may use
+	//
+	// For admins. What is left out is not limited. A push that needs more is refused (403, `DENIED`). The first quota of a team holds when
+	// what the team has is counted, which this request does.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /teams/{team}/quota (the `SetTeamQuota` operationId).
+	SetTeamQuotaWithBodyWithResponse(ctx context.Context, team TeamName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*SetTeamQuotaResponse, error)
+
+	// SetTeamQuotaWithResponse Limit what a team may use
+	//
+	// For admins. What is left out is not limited. A push that needs more is refused (403, `DENIED`). The first quota of a team holds when
+	// what the team has is counted, which this request does.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /teams/{team}/quota (the `SetTeamQuota` operationId).
+	SetTeamQuotaWithResponse(ctx context.Context, team TeamName, body SetTeamQuotaJSONRequestBody, reqEditors ...RequestEditorFn) (*SetTeamQuotaResponse, error)
 
 	// DeleteTeamRetentionWithResponse Remove a team's own retention
 	//
@@ -11755,6 +12115,61 @@ func (r RetireKeyResponse) ContentType() string {
 	return ""
 }
 
+// ListQuotasResponse200Headers the declared response headers of an HTTP 200 response for ListQuotas
+type ListQuotasResponse200Headers struct {
+	Link *string
+}
+
+type ListQuotasResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *QuotaList
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *ListQuotasResponse200Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListQuotasResponse) GetJSON200() *QuotaList {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListQuotasResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListQuotasResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListQuotasResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListQuotasResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListQuotasResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // ListRepositoriesResponse200Headers the declared response headers of an HTTP 200 response for ListRepositories
 type ListRepositoriesResponse200Headers struct {
 	Link *string
@@ -13472,6 +13887,143 @@ func (r PutMemberResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r PutMemberResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DeleteTeamQuotaResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DeleteTeamQuotaResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DeleteTeamQuotaResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DeleteTeamQuotaResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeleteTeamQuotaResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DeleteTeamQuotaResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetTeamQuotaResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Quota
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetTeamQuotaResponse) GetJSON200() *Quota {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetTeamQuotaResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetTeamQuotaResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetTeamQuotaResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetTeamQuotaResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetTeamQuotaResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type SetTeamQuotaResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Quota
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r SetTeamQuotaResponse) GetJSON200() *Quota {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r SetTeamQuotaResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r SetTeamQuotaResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r SetTeamQuotaResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r SetTeamQuotaResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r SetTeamQuotaResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -15800,6 +16352,21 @@ func (c *ClientWithResponses) RetireKeyWithResponse(ctx context.Context, kid str
 	return ParseRetireKeyResponse(rsp)
 }
 
+// ListQuotasWithResponse List the teams that have a quota, and what they use
+//
+// For admins.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /quotas (the `ListQuotas` operationId).
+func (c *ClientWithResponses) ListQuotasWithResponse(ctx context.Context, params *ListQuotasParams, reqEditors ...RequestEditorFn) (*ListQuotasResponse, error) {
+	rsp, err := c.ListQuotas(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListQuotasResponse(rsp)
+}
+
 // ListRepositoriesWithResponse List the repositories that the caller may pull
 //
 // Returns a wrapper object for the known response body format(s).
@@ -16450,6 +17017,68 @@ func (c *ClientWithResponses) PutMemberWithResponse(ctx context.Context, team Te
 		return nil, err
 	}
 	return ParsePutMemberResponse(rsp)
+}
+
+// DeleteTeamQuotaWithResponse Remove a team's quota
+//
+// For admins.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /teams/{team}/quota (the `DeleteTeamQuota` operationId).
+func (c *ClientWithResponses) DeleteTeamQuotaWithResponse(ctx context.Context, team TeamName, reqEditors ...RequestEditorFn) (*DeleteTeamQuotaResponse, error) {
+	rsp, err := c.DeleteTeamQuota(ctx, team, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeleteTeamQuotaResponse(rsp)
+}
+
+// GetTeamQuotaWithResponse Show a team's quota and what it uses
+//
+// For everybody in the team and for admins. 404 when it has none.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /teams/{team}/quota (the `GetTeamQuota` operationId).
+func (c *ClientWithResponses) GetTeamQuotaWithResponse(ctx context.Context, team TeamName, reqEditors ...RequestEditorFn) (*GetTeamQuotaResponse, error) {
+	rsp, err := c.GetTeamQuota(ctx, team, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetTeamQuotaResponse(rsp)
+}
+
+// SetTeamQuotaWithBodyWithResponse Limit what a team may use
+//
+// For admins. What is left out is not limited. A push that needs more is refused (403, `DENIED`). The first quota of a team holds when
+// what the team has is counted, which this request does.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /teams/{team}/quota (the `SetTeamQuota` operationId).
+func (c *ClientWithResponses) SetTeamQuotaWithBodyWithResponse(ctx context.Context, team TeamName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*SetTeamQuotaResponse, error) {
+	rsp, err := c.SetTeamQuotaWithBody(ctx, team, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSetTeamQuotaResponse(rsp)
+}
+
+// SetTeamQuotaWithResponse Limit what a team may use
+//
+// For admins. What is left out is not limited. A push that needs more is refused (403, `DENIED`). The first quota of a team holds when
+// what the team has is counted, which this request does.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /teams/{team}/quota (the `SetTeamQuota` operationId).
+func (c *ClientWithResponses) SetTeamQuotaWithResponse(ctx context.Context, team TeamName, body SetTeamQuotaJSONRequestBody, reqEditors ...RequestEditorFn) (*SetTeamQuotaResponse, error) {
+	rsp, err := c.SetTeamQuota(ctx, team, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSetTeamQuotaResponse(rsp)
 }
 
 // DeleteTeamRetentionWithResponse Remove a team's own retention
@@ -18371,6 +19000,52 @@ func ParseRetireKeyResponse(rsp *http.Response) (*RetireKeyResponse, error) {
 	return response, nil
 }
 
+// ParseListQuotasResponse parses an HTTP response from a ListQuotasWithResponse call
+func ParseListQuotasResponse(rsp *http.Response) (*ListQuotasResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListQuotasResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest QuotaList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers ListQuotasResponse200Headers
+		if values := rsp.Header.Values("Link"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Link", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Link = &value
+		}
+		response.Headers200 = &headers
+	}
+
+	return response, nil
+}
+
 // ParseListRepositoriesResponse parses an HTTP response from a ListRepositoriesWithResponse call
 func ParseListRepositoriesResponse(rsp *http.Response) (*ListRepositoriesResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -19699,6 +20374,101 @@ func ParsePutMemberResponse(rsp *http.Response) (*PutMemberResponse, error) {
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest Member
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDeleteTeamQuotaResponse parses an HTTP response from a DeleteTeamQuotaWithResponse call
+func ParseDeleteTeamQuotaResponse(rsp *http.Response) (*DeleteTeamQuotaResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeleteTeamQuotaResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetTeamQuotaResponse parses an HTTP response from a GetTeamQuotaWithResponse call
+func ParseGetTeamQuotaResponse(rsp *http.Response) (*GetTeamQuotaResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetTeamQuotaResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Quota
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseSetTeamQuotaResponse parses an HTTP response from a SetTeamQuotaWithResponse call
+func ParseSetTeamQuotaResponse(rsp *http.Response) (*SetTeamQuotaResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &SetTeamQuotaResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Quota
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}

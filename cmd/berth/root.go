@@ -61,6 +61,7 @@ BERTH_USERNAME and BERTH_PASSWORD, else as 'docker login' or 'berth login' did.`
 		newTagCommand(r),
 		newRetentionCommand(r),
 		newAuditCommand(r),
+		newQuotaCommand(r),
 		newInstanceCommand(r),
 		newServiceCommand(r),
 		newKeyCommand(r),

@@ -284,6 +284,7 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 		{"prune-audit", 10 * time.Minute, a.audit.Prune},
 		{"prune-token-secrets", time.Hour, func(ctx context.Context) (int, error) { return pruneTokenSecrets(ctx, a.db) }},
 		{"maintain-keys", time.Minute, tokens.Keys().Maintain},
+		{"fold-quotas", 5 * time.Second, reg.FoldQuotas},
 		{"retention", time.Minute, gc.counted(func(ctx context.Context) (int, error) { return reg.ApplyRetention(ctx, c.RetentionInterval) })},
 	}
 	a.ownJobs = []job{{"record-pulls", time.Minute, reg.RecordPulls}}

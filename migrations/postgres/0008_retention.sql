@@ -131,7 +131,7 @@ CREATE TABLE quota_ledger (
 CREATE INDEX quota_ledger_team ON quota_ledger (team, id);
 
 -- An upload's row is its reservation, when its team has a quota.
-ALTER TABLE uploads ADD COLUMN quota_team TEXT;
+ALTER TABLE uploads ADD COLUMN quota_team TEXT COLLATE "C";
 ALTER TABLE uploads ADD COLUMN reserved BIGINT NOT NULL DEFAULT 0;
 CREATE INDEX uploads_quota ON uploads (quota_team) WHERE quota_team IS NOT NULL;
 

@@ -151,6 +151,10 @@ func permissions() map[string]rule {
 		"listDeletedTags":           {who: holder, action: auth.Pull},
 		"listDeletedManifests":      {who: holder, action: auth.Pull},
 		"restoreDeleted":            {who: holder, action: auth.Delete},
+		"listQuotas":                {who: adminOnly},
+		"getTeamQuota":              {who: reader},
+		"setTeamQuota":              {who: adminOnly},
+		"deleteTeamQuota":           {who: adminOnly},
 
 		"listAccounts":      {who: adminOnly},
 		"putAccount":        {who: adminOnly},

@@ -1,0 +1,168 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"berth/api"
+)
+
+func newQuotaCommand(r *remote) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "quota",
+		Short: "Limit what teams may use",
+		Long: `Limit how many bytes, repositories and tags a team may have. A blob counts once for a team,
+however many of its repositories have it; uploads under way count too. A push that needs more is refused.`,
+		Example: `  berth quota set core --bytes 100GiB --repositories 50 --tags 10000
+  berth quota show core
+  berth quota list`,
+	}
+	c.AddCommand(newQuotaSetCommand(r), newQuotaShowCommand(r), newQuotaListCommand(r), newQuotaUnsetCommand(r))
+	return c
+}
+
+func newQuotaSetCommand(r *remote) *cobra.Command {
+	var bytes string
+	var repositories, tags int64
+	c := &cobra.Command{
+		Use:   "set TEAM",
+		Short: "Set a team's quota; what is not given is not limited",
+		Example: `  berth quota set core --bytes 100GiB
+  berth quota set core --bytes 1TiB --repositories 50 --tags 10000`,
+		Args: cobra.ExactArgs(1),
+	}
+	c.Flags().StringVar(&bytes, "bytes", "", "most bytes, such as 500MiB or 100GiB")
+	c.Flags().Int64Var(&repositories, "repositories", 0, "most repositories")
+	c.Flags().Int64Var(&tags, "tags", 0, "most tags, of all repositories together")
+	c.MarkFlagsOneRequired("bytes", "repositories", "tags")
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := nameArgument("team", args[0]); err != nil {
+			return err
+		}
+		var body api.QuotaLimits
+		if cmd.Flags().Changed("bytes") {
+			n, err := parseSize(bytes)
+			if err != nil || n < 0 {
+				return usagef("--bytes %q is not a size, such as 500MiB or 100GiB", bytes)
+			}
+			body.Bytes = &n
+		}
+		if cmd.Flags().Changed("repositories") {
+			body.Repositories = &repositories
+		}
+		if cmd.Flags().Changed("tags") {
+			body.Tags = &tags
+		}
+		for _, n := range []int64{repositories, tags} {
+			if n < 0 {
+				return usagef("a limit is negative")
+			}
+		}
+		s, err := r.connect(cmd)
+		if err != nil {
+			return err
+		}
+		q, err := fetched(s.SetTeamQuotaWithResponse(cmd.Context(), args[0], body))
+		if err != nil {
+			return err
+		}
+		return printQuota(r, cmd, q)
+	}
+	return c
+}
+
+func limitText(limit *int64, show func(int64) string) string {
+	if limit == nil {
+		return "no limit"
+	}
+	return "of " + show(*limit)
+}
+
+func number(n int64) string { return fmt.Sprint(n) }
+
+func printQuota(r *remote, cmd *cobra.Command, q *api.Quota) error {
+	facts := []fact{
+		{"Team", q.Team},
+		{"Bytes", showBytes(q.Bytes) + " " + limitText(q.Limits.Bytes, showBytes)},
+		{"Held by uploads", showBytes(q.ReservedBytes)},
+		{"Repositories", number(q.Repositories) + " " + limitText(q.Limits.Repositories, number)},
+		{"Tags", number(q.Tags) + " " + limitText(q.Limits.Tags, number)},
+		{"Set", showTime(q.UpdatedAt) + " by " + q.UpdatedBy},
+	}
+	if !q.Counted {
+		facts = append(facts, fact{"State", "counting what the team has; nothing is refused until then"})
+	}
+	return printFacts(r, cmd, q, facts...)
+}
+
+func newQuotaShowCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:     "show TEAM",
+		Short:   "Show a team's quota and what it uses",
+		Example: `  berth quota show core`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := nameArgument("team", args[0]); err != nil {
+				return err
+			}
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			q, err := fetched(s.GetTeamQuotaWithResponse(cmd.Context(), args[0]))
+			if err != nil {
+				return err
+			}
+			return printQuota(r, cmd, q)
+		},
+	}
+}
+
+func newQuotaListCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:     "list",
+		Short:   "List the teams that have a quota",
+		Example: `  berth quota list`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			quotas := all(func(limit *api.Limit, after *api.After) ([]api.Quota, *api.Next, error) {
+				page, err := fetched(s.ListQuotasWithResponse(cmd.Context(), &api.ListQuotasParams{Limit: limit, After: after}))
+				if err != nil {
+					return nil, nil, err
+				}
+				return page.Items, page.Next, nil
+			})
+			return printList(r, cmd, quotas, []string{"TEAM", "BYTES", "REPOSITORIES", "TAGS"}, func(q api.Quota) []string {
+				return []string{q.Team, showBytes(q.Bytes+q.ReservedBytes) + " " + limitText(q.Limits.Bytes, showBytes),
+					number(q.Repositories) + " " + limitText(q.Limits.Repositories, number), number(q.Tags) + " " + limitText(q.Limits.Tags, number)}
+			})
+		},
+	}
+}
+
+func newQuotaUnsetCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:     "unset TEAM",
+		Short:   "Remove a team's quota",
+		Example: `  berth quota unset core`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := nameArgument("team", args[0]); err != nil {
+				return err
+			}
+			s, err := r.connect(cmd)
+			if err != nil {
+				return err
+			}
+			if err := done(s.DeleteTeamQuotaWithResponse(cmd.Context(), args[0])); err != nil {
+				return err
+			}
+			return printDone(r, cmd, nil, "team %s has no quota", args[0])
+		},
+	}
+}
