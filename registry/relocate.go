@@ -91,7 +91,10 @@ func (m *relocation) blob(ctx context.Context, b metadata.StoredBlob) error {
 	defer rc.Close()
 	row := metadata.Upload{ID: newID(), Principal: transferLease, Algorithm: string(b.Digest.Algorithm())}
 	row.Session = string(m.to.Begin(row.ID))
-	if err := m.r.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error { return tx.CreateUpload(ctx, row) }); err != nil {
+	if err := m.r.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
+		_, err := tx.CreateUpload(ctx, row)
+		return err
+	}); err != nil {
 		return err
 	}
 	sum := m.r.newSum(b.Digest.Algorithm())
