@@ -487,7 +487,7 @@ func TestDimsCheck15(t *testing.T) {
 	if r := w.do("GET", "/", "", nil); r.StatusCode != http.StatusFound || r.Header.Get("Location") != "/api/" {
 		t.Errorf("GET / led to %d %s", r.StatusCode, r.Header.Get("Location"))
 	}
-	if r := w.do("GET", "/", "", nil, "Accept", "text/html"); !strings.Contains(string(r.body), "docker login") {
+	if r := w.do("GET", "/", "", nil, "Accept", "text/html"); !strings.Contains(string(r.body), "docker login") || !strings.Contains(string(r.body), `href="/api/"`) {
 		t.Errorf("a browser gets %s", r.body)
 	}
 	for _, path := range []string{"/swagger.json", "/ui", "/ui/", "/api"} {

@@ -176,6 +176,7 @@ docker tag IMAGE {host}/TEAM/NAME:TAG
 docker push {host}/TEAM/NAME:TAG
 docker pull {host}/TEAM/NAME:TAG</pre>
 <p>The first part of a name is your team. Ask a maintainer of the team, or an administrator of this registry, for access.</p>
+<p>Programs manage it by <a href="/api/">its API</a>.</p>
 </html>
 `
 
