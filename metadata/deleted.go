@@ -92,22 +92,31 @@ func scanDeletedTag(rows *sql.Rows) (d DeletedTag, err error) {
 	return d, err
 }
 
-// DeletedTagsOf lists deleted tags that hold a manifest, newest first.
-func (tx *Tx) DeletedTagsOf(ctx context.Context, repositoryID int64, d digest.Digest, limit int) ([]DeletedTag, error) {
+// DeletedTagsOf lists deleted tags that hold a manifest and whose undo window
+// is not over, newest first.
+func (tx *Tx) DeletedTagsOf(ctx context.Context, repositoryID int64, d digest.Digest, window time.Duration, limit int) ([]DeletedTag, error) {
 	return list(ctx, tx, scanDeletedTag, `
 		SELECT id, name, digest, deleted_at, deleted_by FROM deleted_tags
-		 WHERE repository_id = $1 AND digest = $2 ORDER BY id DESC LIMIT $3`, repositoryID, string(d), limit)
+		 WHERE repository_id = $1 AND digest = $2 AND deleted_at > `+tx.db.dialect.clock()+` - $3
+		 ORDER BY id DESC LIMIT $4`, repositoryID, string(d), window.Microseconds(), limit)
 }
 
-const deletedManifest = `
-	SELECT d.id, d.digest, d.media_type, d.size, d.deleted_at, d.deleted_by,
-	       COALESCE((SELECT string_agg(t.name, ',' ORDER BY t.name) FROM deleted_tags t WHERE t.deletion_id = d.id), '')
+const (
+	deletedManifestColumns = `d.id, d.digest, d.media_type, d.size, d.deleted_at, d.deleted_by,
+	       COALESCE((SELECT string_agg(t.name, ',' ORDER BY t.name) FROM deleted_tags t WHERE t.deletion_id = d.id), '')`
+	deletedManifest = `
+	SELECT ` + deletedManifestColumns + `
 	  FROM deleted_manifests d `
+)
 
-func scanDeletedManifest(rows *sql.Rows) (d DeletedManifest, err error) {
+func scanDeletedManifest(rows *sql.Rows) (DeletedManifest, error) {
+	return scanDeletedManifestAnd(rows)
+}
+
+func scanDeletedManifestAnd(rows *sql.Rows, more ...any) (d DeletedManifest, err error) {
 	var at int64
 	var tags string
-	err = rows.Scan(&d.ID, &d.Digest, &d.MediaType, &d.Size, &at, &d.DeletedBy, &tags)
+	err = rows.Scan(append([]any{&d.ID, &d.Digest, &d.MediaType, &d.Size, &at, &d.DeletedBy, &tags}, more...)...)
 	d.DeletedAt, d.Tags = fromMicros(at), []string{}
 	if tags != "" {
 		d.Tags = strings.Split(tags, ",")
@@ -127,13 +136,15 @@ func (tx *Tx) DeletedManifests(ctx context.Context, repository string, before in
 	return list(ctx, tx, scanDeletedManifest, deletedManifest+`WHERE d.repository_id = $1 AND d.id < $2 ORDER BY d.id DESC LIMIT $3`, id, before, limit)
 }
 
-// DeletedManifestsNeeding lists deleted manifests of a repository that keep a
-// digest: it is theirs, a blob or a child of theirs, or, for a referrer, its subject's.
-func (tx *Tx) DeletedManifestsNeeding(ctx context.Context, repositoryID int64, d, subject digest.Digest, limit int) ([]DeletedManifest, error) {
+// DeletedManifestsNeeding lists deleted manifests that keep a digest of a
+// repository and whose undo window is not over, newest first: kind says whether it is a blob or a child of
+// theirs, and subject, if there is one, is what the manifest of the digest refers to.
+func (tx *Tx) DeletedManifestsNeeding(ctx context.Context, repositoryID int64, kind string, d, subject digest.Digest, window time.Duration, limit int) ([]DeletedManifest, error) {
 	return list(ctx, tx, scanDeletedManifest, deletedManifest+`
-		WHERE d.repository_id = $1 AND (d.digest = $2 OR d.digest = $3
-		   OR d.id IN (SELECT deletion_id FROM deleted_references WHERE repository_id = $1 AND digest = $2 AND kind <> 'waiting'))
-		ORDER BY d.id DESC LIMIT $4`, repositoryID, string(d), string(subject), limit)
+		WHERE d.repository_id = $1 AND d.deleted_at > `+tx.db.dialect.clock()+` - $5
+		  AND d.id IN (SELECT deletion_id FROM deleted_references WHERE repository_id = $1 AND digest = $2 AND kind = $4
+		                UNION ALL SELECT id FROM deleted_manifests WHERE repository_id = $1 AND digest = $3)
+		ORDER BY d.id DESC LIMIT $6`, repositoryID, string(d), string(subject), kind, window.Microseconds(), limit)
 }
 
 // RepositoryDeletedManifest is a deleted manifest and where it was.
@@ -142,18 +153,19 @@ type RepositoryDeletedManifest struct {
 	DeletedManifest
 }
 
-// DeletedManifestsOf lists a deleted manifest wherever it was, by the
-// repositories' names. For people: it reads all deleted manifests.
-func (tx *Tx) DeletedManifestsOf(ctx context.Context, d digest.Digest, limit int) ([]RepositoryDeletedManifest, error) {
+// DeletedManifestsOf lists a deleted manifest whose undo window is not over
+// wherever it was, its last deletion, by the repositories' names, behind one. For people: it
+// reads all that was deleted in the window.
+func (tx *Tx) DeletedManifestsOf(ctx context.Context, d digest.Digest, window time.Duration, after string, limit int) ([]RepositoryDeletedManifest, error) {
 	return list(ctx, tx, func(rows *sql.Rows) (m RepositoryDeletedManifest, err error) {
-		var at int64
-		err = rows.Scan(&m.Repository, &m.ID, &m.Digest, &m.MediaType, &m.Size, &at, &m.DeletedBy)
-		m.DeletedAt = fromMicros(at)
+		m.DeletedManifest, err = scanDeletedManifestAnd(rows, &m.Repository)
 		return m, err
 	}, `
-		SELECT r.name, d.id, d.digest, d.media_type, d.size, d.deleted_at, d.deleted_by
+		SELECT `+deletedManifestColumns+`, r.name
 		  FROM deleted_manifests d JOIN repositories r ON r.id = d.repository_id
-		 WHERE d.digest = $1 ORDER BY r.name, d.id DESC LIMIT $2`, string(d), limit)
+		 WHERE d.digest = $1 AND d.deleted_at > `+tx.db.dialect.clock()+` - $2 AND r.name > $3
+		   AND NOT EXISTS (SELECT 1 FROM deleted_manifests n WHERE n.repository_id = d.repository_id AND n.digest = d.digest AND n.id > d.id)
+		 ORDER BY r.name LIMIT $4`, string(d), window.Microseconds(), after, limit)
 }
 
 // Restored is what Restore has brought back.

@@ -220,6 +220,8 @@ type RetentionReason struct {
 	Rule   string `json:"rule,omitempty"` // "" for what is not up to rules
 	Keeps  bool   `json:"keeps"`
 	Reason string `json:"reason"`
+	// Until is when this ceases to keep the tag, if nobody pushes or pulls it; nil when no time decides.
+	Until *time.Time `json:"until,omitempty"`
 }
 
 // RetentionDecision is what becomes of a tag.
@@ -453,7 +455,7 @@ func (r *RetentionRun) decide(t retentionTag) RetentionDecision {
 	d := RetentionDecision{Tag: t.name, Digest: t.digest, PushedAt: t.pushed, PulledAt: t.pulled}
 	say := func(rule string, keeps bool, format string, args ...any) {
 		d.Keep = d.Keep || keeps
-		d.Reasons = append(d.Reasons, RetentionReason{rule, keeps, fmt.Sprintf(format, args...)})
+		d.Reasons = append(d.Reasons, RetentionReason{Rule: rule, Keeps: keeps, Reason: fmt.Sprintf(format, args...)})
 	}
 	if r.Empty() {
 		say("", true, "there are no retention rules")
@@ -486,7 +488,7 @@ func (r *RetentionRun) decide(t retentionTag) RetentionDecision {
 			say(rule.Name, false, "selected; what it belongs to decides")
 			continue
 		}
-		r.apply(i, t, say)
+		r.apply(i, t, say, &d)
 	}
 	if d.Rule == unmatched {
 		say("", false, "no rule selects it")
@@ -501,7 +503,7 @@ func (r *RetentionRun) decide(t retentionTag) RetentionDecision {
 }
 
 // apply says what one rule that selects a tag says of it.
-func (r *RetentionRun) apply(i int, t retentionTag, say func(rule string, keeps bool, format string, args ...any)) {
+func (r *RetentionRun) apply(i int, t retentionTag, say func(rule string, keeps bool, format string, args ...any), d *RetentionDecision) {
 	rule := r.rules[i]
 	if rule.Newest == nil && rule.YoungerThan == 0 && rule.PulledWithin == 0 {
 		say(rule.Name, true, "keeps all that it selects")
@@ -520,7 +522,11 @@ func (r *RetentionRun) apply(i int, t retentionTag, say func(rule string, keeps 
 		if r.now.Sub(at) < within {
 			word = "within"
 		}
-		say(rule.Name, r.now.Sub(at) < within, "%s %s, %s %s", what, at.Format(time.RFC3339), word, within)
+		keeps, until := r.now.Sub(at) < within, at.Add(within)
+		say(rule.Name, keeps, "%s %s, %s %s", what, at.Format(time.RFC3339), word, within)
+		if keeps {
+			d.Reasons[len(d.Reasons)-1].Until = &until
+		}
 	}
 	if rule.YoungerThan > 0 {
 		age("pushed", t.pushed, rule.YoungerThan)
@@ -536,6 +542,18 @@ func (r *RetentionRun) apply(i int, t retentionTag, say func(rule string, keeps 
 		}
 		age(what, last, rule.PulledWithin+pullPrecision)
 	}
+}
+
+// NextRetention is when the rules that hold in the repository are next applied;
+// in the past, that is due or under way. nil when there are no rules.
+func (tx *Tx) NextRetention(ctx context.Context, r *RetentionRun) (*time.Time, error) {
+	var next sql.NullInt64
+	err := tx.row(ctx, `
+		SELECT p.next_at FROM repositories r
+		  LEFT JOIN teams t ON t.name = r.team
+		  JOIN retention_policies p ON p.rules IS NOT NULL AND (p.repository_id = r.id OR p.team_id = t.id)
+		 WHERE r.id = $1 ORDER BY CASE WHEN p.repository_id IS NULL THEN 1 ELSE 0 END LIMIT 1`, r.id).Scan(&next)
+	return timePtr(next), notFoundIsNil(err)
 }
 
 // ErrRetentionChanged: the rules have changed since the run began.

@@ -14,8 +14,10 @@ import (
 // Bounds of what Why lists, so that a blob that everybody has can be asked about.
 const (
 	whyRepositories = 1000
-	whyHolders      = 20 // tags, indexes, manifests of one thing
+	whyHolders      = 20 // tags, indexes, manifests, deletions of one thing
 	whyDepth        = 8
+	whyRules        = 20  // repositories whose rules are looked at, for that may read all their tags
+	whyDecisions    = 200 // tags whose retention is told
 )
 
 // Why is all that keeps a digest.
@@ -29,6 +31,8 @@ type Why struct {
 	Removals []WhyRemoval `json:"removals,omitempty"`
 	// Truncated: more repositories have it than are listed.
 	Truncated bool `json:"truncated,omitempty"`
+	// RulesTruncated: the retention of some of the tags is not told.
+	RulesTruncated bool `json:"rules_truncated,omitempty"`
 }
 
 // WhyBlob is a blob's bytes.
@@ -58,21 +62,69 @@ type WhyRepository struct {
 	Needed    int64     `json:"needed_by"`
 	// Manifest is set when the digest is a manifest of the repository.
 	Manifest *Holder `json:"manifest,omitempty"`
-	// Fate is set when no manifest needs the blob.
+	// Deleted manifests that keep the blob, newest first.
+	Deleted []*Deletion `json:"deleted,omitempty"`
+	// DeletedManifest is set when the digest is a manifest that was deleted here.
+	DeletedManifest *Deletion `json:"deleted_manifest,omitempty"`
+	// Fate is set when no manifest needs the blob, nor a deleted one.
 	Fate *Fate `json:"fate,omitempty"`
+	// Truncated: more deleted manifests keep it than are listed.
+	Truncated bool `json:"truncated,omitempty"`
 }
 
 // Holder is a manifest with what holds it in turn.
 type Holder struct {
-	Digest       digest.Digest         `json:"digest"`
-	MediaType    string                `json:"media_type"`
-	ArtifactType string                `json:"artifact_type,omitempty"`
-	Tags         []metadata.HoldingTag `json:"tags,omitempty"`
-	Indexes      []*Holder             `json:"indexes,omitempty"`
-	Subject      *Holder               `json:"subject,omitempty"` // a referrer stays while this is there
+	Digest       digest.Digest `json:"digest"`
+	MediaType    string        `json:"media_type"`
+	ArtifactType string        `json:"artifact_type,omitempty"`
+	Tags         []WhyTag      `json:"tags,omitempty"`
+	Deleted      []*Deletion   `json:"deleted,omitempty"` // newest first
+	Indexes      []*Holder     `json:"indexes,omitempty"`
+	Subject      *Holder       `json:"subject,omitempty"` // a referrer stays while this is there
 	// Fate is set when nothing holds it.
 	Fate *Fate `json:"fate,omitempty"`
 	// Truncated: it is held by more than is listed.
+	Truncated bool `json:"truncated,omitempty"`
+}
+
+// WhyTag is a tag that holds a manifest, as long as retention lets it.
+type WhyTag struct {
+	metadata.HoldingTag
+	// Retention is nil where there are no rules, and when it is not told.
+	Retention *TagRetention `json:"retention,omitempty"`
+}
+
+// TagRetention is what the retention rules make of a tag.
+type TagRetention struct {
+	Level string `json:"level"` // whose rules: repository or team
+	Keep  bool   `json:"keep"`
+	// Rule lets the tag go.
+	Rule string `json:"rule,omitempty"`
+	// After is when the rules are next applied, of a tag that goes then.
+	After   *time.Time                 `json:"after,omitempty"`
+	Reasons []metadata.RetentionReason `json:"reasons"`
+}
+
+// What a Deletion was to what it keeps.
+const (
+	DeletedTag      = "tag"
+	DeletedIndex    = "index"
+	DeletedSubject  = "subject"
+	DeletedManifest = "manifest" // that needs the blob, or has the digest
+)
+
+// Deletion is something deleted that keeps what it kept before, while it can
+// be restored: the undo window.
+type Deletion struct {
+	As        string        `json:"as"`
+	Tag       string        `json:"tag,omitempty"`
+	Digest    digest.Digest `json:"digest"` // of the deleted manifest, or the one that the tag named
+	MediaType string        `json:"media_type,omitempty"`
+	Tags      []string      `json:"tags,omitempty"` // that went along with the manifest
+	DeletedAt time.Time     `json:"deleted_at"`
+	DeletedBy string        `json:"deleted_by"` // who, or retention:RULE
+	Until     time.Time     `json:"until"`
+	// Truncated: more tags went along than are listed.
 	Truncated bool `json:"truncated,omitempty"`
 }
 
@@ -88,7 +140,7 @@ type Fate struct {
 	Rule string `json:"rule"`
 }
 
-// Why lists every tag, index, subject, repository and rule that keeps a digest,
+// Why lists every tag, index, subject, deletion that can be undone, repository and rule that keeps a digest,
 // or when it goes. It returns BLOB_UNKNOWN when nothing of the digest is here. An unfinished upload
 // keeps no digest: only its own bytes, which have none yet.
 func (r *Registry) Why(ctx context.Context, d digest.Digest) (w Why, err error) {
@@ -134,6 +186,13 @@ func (r *Registry) WhyVisible(ctx context.Context, d digest.Digest, visible func
 			page, err := tx.ManifestsOf(ctx, d, after, whyRepositories)
 			return page, errors.Join(err, ask(namesOf(page, manifestName)))
 		}, manifestName, nil)
+		if err != nil {
+			return err
+		}
+		_, _, err = paged(func(after string) ([]metadata.RepositoryDeletedManifest, error) {
+			page, err := tx.DeletedManifestsOf(ctx, d, r.o.UndoWindow, after, whyRepositories)
+			return page, errors.Join(err, ask(namesOf(page, deletedName)))
+		}, deletedName, nil)
 		return err
 	})
 	if err != nil {
@@ -160,8 +219,9 @@ func (r *Registry) WhyVisible(ctx context.Context, d digest.Digest, visible func
 	return w, nil
 }
 
-func linkName(l metadata.BlobLink) string         { return l.Repository }
-func manifestName(m metadata.HeldManifest) string { return m.Repository }
+func linkName(l metadata.BlobLink) string                     { return l.Repository }
+func manifestName(m metadata.HeldManifest) string             { return m.Repository }
+func deletedName(m metadata.RepositoryDeletedManifest) string { return m.Repository }
 
 func namesOf[T any](all []T, name func(T) string) []string {
 	names := make([]string, len(all))
@@ -214,7 +274,13 @@ func (r *Registry) why(ctx context.Context, tx *metadata.Tx, d digest.Digest, al
 	if err != nil {
 		return w, err
 	}
-	w.Truncated = more || evenMore
+	deleted, moreDeleted, err := paged(func(after string) ([]metadata.RepositoryDeletedManifest, error) {
+		return tx.DeletedManifestsOf(ctx, d, r.o.UndoWindow, after, whyRepositories)
+	}, deletedName, allowed)
+	if err != nil {
+		return w, err
+	}
+	w.Truncated = more || evenMore || moreDeleted
 	b, stored, err := tx.StoredBlob(ctx, d)
 	if err != nil {
 		return w, err
@@ -233,10 +299,19 @@ func (r *Registry) why(ctx context.Context, tx *metadata.Tx, d digest.Digest, al
 		}
 		return byName[name]
 	}
+	q := question{Registry: r, tx: tx, rules: map[string]*rules{}}
 	for _, l := range links {
 		in := repository(l.Repository)
 		in.Linked, in.Needed = &l.PushedAt, l.Manifests
-		if l.Manifests == 0 {
+		undo, err := tx.DeletedManifestsNeeding(ctx, l.RepositoryID, "blob", d, "", r.o.UndoWindow, whyHolders+1)
+		if err != nil {
+			return w, err
+		}
+		for _, m := range undo[:min(len(undo), whyHolders)] {
+			in.Deleted = append(in.Deleted, r.deletion(DeletedManifest, m))
+		}
+		in.Truncated = len(undo) > whyHolders
+		if l.Manifests == 0 && len(undo) == 0 {
 			in.Fate = r.fate(l.QueuedSince)
 		}
 		needing, err := tx.ManifestsNeeding(ctx, l.RepositoryID, d, whyHolders)
@@ -244,7 +319,7 @@ func (r *Registry) why(ctx context.Context, tx *metadata.Tx, d digest.Digest, al
 			return w, err
 		}
 		for _, m := range needing {
-			h, err := r.holder(ctx, tx, m, whyDepth)
+			h, err := q.holder(ctx, m, whyDepth)
 			if err != nil {
 				return w, err
 			}
@@ -252,10 +327,14 @@ func (r *Registry) why(ctx context.Context, tx *metadata.Tx, d digest.Digest, al
 		}
 	}
 	for _, m := range manifests {
-		if repository(m.Repository).Manifest, err = r.holder(ctx, tx, m, whyDepth); err != nil {
+		if repository(m.Repository).Manifest, err = q.holder(ctx, m, whyDepth); err != nil {
 			return w, err
 		}
 	}
+	for _, m := range deleted {
+		repository(m.Repository).DeletedManifest = r.deletion(DeletedManifest, m.DeletedManifest)
+	}
+	w.RulesTruncated = q.truncated
 	removed, err := tx.RemovedObjects(ctx, d)
 	if err != nil {
 		return w, err
@@ -266,8 +345,100 @@ func (r *Registry) why(ctx context.Context, tx *metadata.Tx, d digest.Digest, al
 	return w, nil
 }
 
+// deletion is a deleted manifest as a holder.
+func (r *Registry) deletion(as string, m metadata.DeletedManifest) *Deletion {
+	d := &Deletion{As: as, Digest: m.Digest, MediaType: m.MediaType, Tags: m.Tags,
+		DeletedAt: m.DeletedAt, DeletedBy: m.DeletedBy, Until: m.DeletedAt.Add(r.o.UndoWindow)}
+	if len(d.Tags) > whyHolders {
+		d.Tags, d.Truncated = d.Tags[:whyHolders], true
+	}
+	return d
+}
+
+// question is what one Why has looked up.
+type question struct {
+	*Registry
+	tx        *metadata.Tx
+	rules     map[string]*rules // by repository
+	read      int               // repositories that have some
+	decisions int
+	truncated bool
+}
+
+// rules are those of a repository, and when they are next applied.
+type rules struct {
+	run  *metadata.RetentionRun
+	next *time.Time
+}
+
+// retention is what rules make of a tag, nil when there are none or too much was asked.
+func (q *question) retention(ctx context.Context, repository, tag string) (*TagRetention, error) {
+	in := q.rules[repository]
+	if in == nil {
+		if q.read == whyRules {
+			q.truncated = true
+			return nil, nil
+		}
+		run, err := q.tx.RetentionRun(ctx, repository, nil)
+		if err != nil {
+			return nil, err
+		}
+		next, err := q.tx.NextRetention(ctx, run)
+		if err != nil {
+			return nil, err
+		}
+		in = &rules{run, next}
+		q.rules[repository] = in
+		if !run.Empty() {
+			q.read++
+		}
+	}
+	if in.run.Empty() {
+		return nil, nil
+	}
+	if q.decisions == whyDecisions {
+		q.truncated = true
+		return nil, nil
+	}
+	q.decisions++
+	d, err := q.tx.DecideRetentionOf(ctx, in.run, tag)
+	if err != nil {
+		return nil, err
+	}
+	t := &TagRetention{Level: in.run.Level, Keep: d.Keep, Rule: d.Rule, Reasons: d.Reasons}
+	if !d.Keep {
+		t.After = in.next
+	}
+	return t, nil
+}
+
+// undo lists what was deleted and still holds a manifest.
+func (q *question) undo(ctx context.Context, m metadata.HeldManifest) (found []*Deletion, more bool, err error) {
+	tags, err := q.tx.DeletedTagsOf(ctx, m.RepositoryID, m.Digest, q.o.UndoWindow, whyHolders+1)
+	if err != nil {
+		return nil, false, err
+	}
+	manifests, err := q.tx.DeletedManifestsNeeding(ctx, m.RepositoryID, "child", m.Digest, m.Subject, q.o.UndoWindow, whyHolders+1)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, t := range tags[:min(len(tags), whyHolders)] {
+		found = append(found, &Deletion{As: DeletedTag, Tag: t.Name, Digest: t.Digest, DeletedAt: t.DeletedAt, DeletedBy: t.DeletedBy,
+			Until: t.DeletedAt.Add(q.o.UndoWindow)})
+	}
+	for _, d := range manifests[:min(len(manifests), whyHolders)] {
+		as := DeletedIndex
+		if d.Digest == m.Subject {
+			as = DeletedSubject
+		}
+		found = append(found, q.deletion(as, d))
+	}
+	return found, len(tags) > whyHolders || len(manifests) > whyHolders, nil
+}
+
 // holder finds what holds a manifest, and what holds that.
-func (r *Registry) holder(ctx context.Context, tx *metadata.Tx, m metadata.HeldManifest, depth int) (*Holder, error) {
+func (q *question) holder(ctx context.Context, m metadata.HeldManifest, depth int) (*Holder, error) {
+	tx := q.tx
 	h := &Holder{Digest: m.Digest, MediaType: m.MediaType, ArtifactType: m.ArtifactType}
 	tags, err := tx.TagsOf(ctx, m.RepositoryID, m.Digest, whyHolders+1)
 	if err != nil {
@@ -281,8 +452,11 @@ func (r *Registry) holder(ctx context.Context, tx *metadata.Tx, m metadata.HeldM
 	if err != nil {
 		return nil, err
 	}
-	if len(tags)+len(indexes)+len(subject) == 0 {
-		h.Fate = r.manifestFate(m)
+	if h.Deleted, h.Truncated, err = q.undo(ctx, m); err != nil {
+		return nil, err
+	}
+	if len(tags)+len(indexes)+len(subject)+len(h.Deleted) == 0 {
+		h.Fate = q.manifestFate(m)
 		return h, nil
 	}
 	if len(tags) > whyHolders {
@@ -291,20 +465,26 @@ func (r *Registry) holder(ctx context.Context, tx *metadata.Tx, m metadata.HeldM
 	if len(indexes) > whyHolders {
 		indexes, h.Truncated = indexes[:whyHolders], true
 	}
-	h.Tags = tags
+	for _, t := range tags {
+		retention, err := q.retention(ctx, m.Repository, t.Name)
+		if err != nil {
+			return nil, err
+		}
+		h.Tags = append(h.Tags, WhyTag{t, retention})
+	}
 	if depth == 0 {
 		h.Truncated = h.Truncated || len(indexes)+len(subject) > 0
 		return h, nil
 	}
 	for _, i := range indexes {
-		parent, err := r.holder(ctx, tx, i, depth-1)
+		parent, err := q.holder(ctx, i, depth-1)
 		if err != nil {
 			return nil, err
 		}
 		h.Indexes = append(h.Indexes, parent)
 	}
 	for _, s := range subject {
-		if h.Subject, err = r.holder(ctx, tx, s, depth-1); err != nil {
+		if h.Subject, err = q.holder(ctx, s, depth-1); err != nil {
 			return nil, err
 		}
 	}

@@ -1,6 +1,9 @@
 package registry
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -89,6 +92,204 @@ func TestWhy(t *testing.T) {
 		e.collect(e.r)
 		_, err = e.r.Why(e.ctx, lone)
 		e.is(err, oci.ErrBlobUnknown)
+	})
+}
+
+// What was deleted holds what it held until its undo window is over, and is
+// named with that time; what has nothing else has no other fate till then.
+func TestWhyUndo(t *testing.T) {
+	withUndo(t, func(t *testing.T, e *env) {
+		why := func(d digest.Digest) *WhyRepository {
+			t.Helper()
+			w, err := e.r.Why(e.ctx, d)
+			e.ok(err)
+			if len(w.Repositories) != 1 || w.Repositories[0].Name != repo {
+				t.Fatalf("%+v", w)
+			}
+			return w.Repositories[0]
+		}
+		holds := func(found []*Deletion, as string, d digest.Digest) *Deletion {
+			t.Helper()
+			if len(found) != 1 || found[0].As != as || found[0].Digest != d || found[0].DeletedBy != alice || found[0].Until.Sub(found[0].DeletedAt) != day {
+				t.Fatalf("%+v is not the deleted %s %s alone", found, as, d)
+			}
+			return found[0]
+		}
+		g := e.graph()
+		config := digest.FromString(`{"name":"child1"}`)
+
+		// A tag.
+		e.ok(e.r.DeleteTag(e.ctx, as(alice), repo, "latest"))
+		m := why(config).Manifests[0].Indexes[0]
+		if d := holds(m.Deleted, DeletedTag, g.index); d.Tag != "latest" || m.Fate != nil || len(m.Tags) > 0 {
+			t.Errorf("%+v %+v", m, d)
+		}
+		e.restore("latest", "")
+
+		// An index and subject, with its tag; it says so of itself, too.
+		_, err := e.r.DeleteManifest(e.ctx, as(alice), repo, g.index)
+		e.ok(err)
+		m = why(config).Manifests[0]
+		if d := holds(m.Deleted, DeletedIndex, g.index); m.Fate != nil || len(m.Indexes) > 0 || len(d.Tags) != 1 || d.Tags[0] != "latest" || d.MediaType != v1.MediaTypeImageIndex {
+			t.Errorf("%+v %+v", m, d)
+		}
+		if m = why(g.sbom).Manifest.Subject; m.Fate != nil {
+			t.Errorf("%+v", m)
+		}
+		holds(m.Deleted, DeletedSubject, g.index)
+		if in := why(g.index); in.Manifest != nil || in.Linked != nil {
+			t.Errorf("%+v", in)
+		} else {
+			holds([]*Deletion{in.DeletedManifest}, DeletedManifest, g.index)
+		}
+
+		// The image itself: its blob is needed, and is no other's.
+		_, err = e.r.DeleteManifest(e.ctx, as(alice), repo, g.child1)
+		e.ok(err)
+		in := why(config)
+		holds(in.Deleted, DeletedManifest, g.child1)
+		if in.Fate != nil || len(in.Manifests) > 0 || in.Needed != 0 || in.Truncated {
+			t.Errorf("%+v", in)
+		}
+		w, err := e.r.WhyVisible(e.ctx, g.index, func(context.Context, []string) ([]string, error) { return []string{repo}, nil })
+		if err != nil || len(w.Repositories) != 1 || w.Repositories[0].DeletedManifest == nil {
+			t.Errorf("%+v %v", w, err)
+		}
+		_, err = e.r.WhyVisible(e.ctx, g.index, func(context.Context, []string) ([]string, error) { return nil, nil })
+		e.is(err, oci.ErrBlobUnknown)
+
+		// Over, even when the collector did not come yet.
+		e.age(day)
+		if in := why(config); len(in.Deleted) > 0 || in.Fate == nil || in.Fate.Rule != "gc_grace" {
+			t.Errorf("%+v", in)
+		}
+		if m := why(g.child2).Manifest; len(m.Deleted) > 0 || m.Fate == nil {
+			t.Errorf("%+v", m)
+		}
+		_, err = e.r.Why(e.ctx, g.index)
+		e.is(err, oci.ErrBlobUnknown)
+	})
+}
+
+// However much was deleted, what is told of it is bounded, and says that there is more.
+func TestWhyUndoBounds(t *testing.T) {
+	withUndo(t, func(t *testing.T, e *env) {
+		raw := e.image(e.r, repo, "many")
+		d := digest.FromBytes(raw)
+		for i := range whyHolders + 1 {
+			tag := fmt.Sprintf("v%02d", i)
+			e.pushManifest(e.r, repo, tagged(tag), nil, v1.MediaTypeImageManifest, raw)
+			e.ok(e.r.DeleteTag(e.ctx, as(alice), repo, tag))
+		}
+		w, err := e.r.Why(e.ctx, d)
+		e.ok(err)
+		if m := w.Repositories[0].Manifest; len(m.Deleted) != whyHolders || !m.Truncated || m.Deleted[0].Tag != "v20" {
+			t.Errorf("%d deleted, %+v", len(m.Deleted), m)
+		}
+		for i := range whyHolders + 1 {
+			e.pushManifest(e.r, repo, tagged(fmt.Sprintf("v%02d", i)), nil, v1.MediaTypeImageManifest, raw)
+		}
+		_, err = e.r.DeleteManifest(e.ctx, as(alice), repo, d)
+		e.ok(err)
+		w, err = e.r.Why(e.ctx, d)
+		e.ok(err)
+		if m := w.Repositories[0].DeletedManifest; len(m.Tags) != whyHolders || !m.Truncated {
+			t.Errorf("%+v", m)
+		}
+	})
+}
+
+// A tag is named with the rules that keep it or let it go, and when.
+func TestWhyRetention(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		tag := func(d digest.Digest) WhyTag {
+			t.Helper()
+			w, err := e.r.Why(e.ctx, d)
+			e.ok(err)
+			m := w.Repositories[0].Manifest
+			if m == nil || len(m.Tags) != 1 || w.RulesTruncated {
+				t.Fatalf("%+v", w)
+			}
+			return m.Tags[0]
+		}
+		e.policy(metadata.Mutable)
+		old, young := e.tagAt(repo, "v1", "one", 3*day), e.tagAt(repo, "v2", "two", time.Hour)
+		other := e.tagAt(repo, "dev-1", "three", time.Hour)
+		if r := tag(old).Retention; r != nil {
+			t.Errorf("without rules there is %+v", r)
+		}
+		one, none := 1, 0
+		e.ok(e.r.db.Update(e.ctx, func(tx *metadata.Tx) error {
+			if _, err := tx.CreateTeam(e.ctx, "team", ""); err != nil && !errors.Is(err, oci.ErrConflict) {
+				return err
+			}
+			return tx.SetTeamRetention(e.ctx, "team", &metadata.RetentionPolicy{Rules: []metadata.RetentionRule{{Name: "nothing", Newest: &none}}}, alice)
+		}))
+		if r := tag(young).Retention; r == nil || r.Keep || r.Rule != "nothing" || r.Level != "team" || r.After == nil {
+			t.Errorf("%+v", r)
+		}
+		e.retain(repo, metadata.RetentionRule{Name: "releases", Tags: []string{"v*"}, Newest: &one, YoungerThan: 2 * day})
+		if r := tag(old).Retention; r == nil || r.Keep || r.Rule != "releases" || r.Level != "repository" || len(r.Reasons) != 2 ||
+			r.After == nil || e.clock.now().Sub(*r.After).Abs() > time.Minute {
+			t.Errorf("%+v", r)
+		}
+		got := tag(young)
+		if r := got.Retention; !r.Keep || r.Rule != "" || r.After != nil || len(r.Reasons) != 2 || r.Reasons[0].Until != nil ||
+			r.Reasons[1].Until == nil || !r.Reasons[1].Until.Equal(got.UpdatedAt.Add(2*day)) {
+			t.Errorf("%+v", r)
+		}
+		if r := tag(other).Retention; r.Keep || r.Rule != "unmatched" {
+			t.Errorf("%+v", r)
+		}
+
+		// The next run is known; the tag it takes can then be restored.
+		n, err := e.r.ApplyRetention(e.ctx, day)
+		if err != nil || n == 0 {
+			t.Fatal(n, err)
+		}
+		for n > 0 {
+			n, err = e.r.ApplyRetention(e.ctx, day)
+			e.ok(err)
+		}
+		again := e.tagAt(repo, "v0", "zero", 4*day)
+		if r := tag(again).Retention; r.Keep || r.After == nil || r.After.Sub(e.clock.now()) < day-time.Minute {
+			t.Errorf("%+v", r)
+		}
+		e.o.UndoWindow = day
+		w, err := e.replica().Why(e.ctx, old)
+		e.ok(err)
+		if m := w.Repositories[0].Manifest; len(m.Deleted) != 1 || m.Deleted[0].DeletedBy != "retention:releases" || m.Fate != nil {
+			t.Errorf("%+v", m)
+		}
+
+		// The rules of many tags are not all told, and it says so.
+		base := []byte("base")
+		for i := range whyDecisions/whyHolders + 1 {
+			raw := e.image(e.r, repo, fmt.Sprint("base", i), func(m *v1.Manifest) {
+				m.Layers = append(m.Layers, v1.Descriptor{MediaType: v1.MediaTypeImageLayerGzip, Digest: e.push(e.r, repo, base), Size: int64(len(base))})
+			})
+			e.pushManifest(e.r, repo, tagged(fmt.Sprintf("base%d", i)), nil, v1.MediaTypeImageManifest, raw)
+			e.ok(e.r.db.Update(e.ctx, func(tx *metadata.Tx) error {
+				r, err := tx.Repository(e.ctx, repo)
+				for n := 0; err == nil && n < whyHolders; n++ {
+					_, err = tx.PutTag(e.ctx, r.ID, fmt.Sprintf("base%d-%d", i, n), digest.FromBytes(raw), as(alice))
+				}
+				return err
+			}))
+		}
+		w, err = e.r.Why(e.ctx, digest.FromBytes(base))
+		e.ok(err)
+		told := 0
+		for _, m := range w.Repositories[0].Manifests {
+			for _, tag := range m.Tags {
+				if tag.Retention != nil {
+					told++
+				}
+			}
+		}
+		if told != whyDecisions || !w.RulesTruncated {
+			t.Errorf("the retention of %d tags is told, truncated %t", told, w.RulesTruncated)
+		}
 	})
 }
 

@@ -197,7 +197,8 @@ type ClientInterface interface {
 
 	// ExplainDigest Say what keeps a blob or manifest, or when it goes
 	//
-	// Everybody sees the repositories that they may pull from, and admins all. A digest that is only elsewhere
+	// It names tags with what their retention rules make of them, indexes, subjects, and what was deleted but can be
+	// restored. Everybody sees the repositories that they may pull from, and admins all. A digest that is only elsewhere
 	// is answered as one that is nowhere.
 	//
 	// Corresponds with GET /digests/{digest} (the `ExplainDigest` operationId).
@@ -1440,7 +1441,8 @@ func (c *Client) PutDenial(ctx context.Context, denial DenialName, params *PutDe
 
 // ExplainDigest Say what keeps a blob or manifest, or when it goes
 //
-// Everybody sees the repositories that they may pull from, and admins all. A digest that is only elsewhere
+// It names tags with what their retention rules make of them, indexes, subjects, and what was deleted but can be
+// restored. Everybody sees the repositories that they may pull from, and admins all. A digest that is only elsewhere
 // is answered as one that is nowhere.
 //
 // Corresponds with GET /digests/{digest} (the `ExplainDigest` operationId).
@@ -9318,7 +9320,8 @@ type ClientWithResponsesInterface interface {
 
 	// ExplainDigestWithResponse Say what keeps a blob or manifest, or when it goes
 	//
-	// Everybody sees the repositories that they may pull from, and admins all. A digest that is only elsewhere
+	// It names tags with what their retention rules make of them, indexes, subjects, and what was deleted but can be
+	// restored. Everybody sees the repositories that they may pull from, and admins all. A digest that is only elsewhere
 	// is answered as one that is nowhere.
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -15880,7 +15883,8 @@ func (c *ClientWithResponses) PutDenialWithResponse(ctx context.Context, denial 
 
 // ExplainDigestWithResponse Say what keeps a blob or manifest, or when it goes
 //
-// Everybody sees the repositories that they may pull from, and admins all. A digest that is only elsewhere
+// It names tags with what their retention rules make of them, indexes, subjects, and what was deleted but can be
+// restored. Everybody sees the repositories that they may pull from, and admins all. A digest that is only elsewhere
 // is answered as one that is nowhere.
 //
 // Returns a wrapper object for the known response body format(s).

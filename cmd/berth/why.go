@@ -24,8 +24,9 @@ func newWhyCommand() *cobra.Command {
 		Use:   "why DIGEST",
 		Short: "Say what keeps a blob or manifest, or when it goes",
 		Long: `Say what keeps a blob or manifest: every repository that has it, the manifests that need it, and the
-tags, indexes and subjects that hold those; or since when nothing does, and which rule
-decides when it goes. A server tells everybody of the repositories that they may pull from, and admins of all.` + whereHelp,
+tags, indexes and subjects that hold those, also deleted ones that can still be restored; or since when nothing
+does, and which rule decides when it goes. Of tags it says which retention rules keep them, or let them go.
+A server tells everybody of the repositories that they may pull from, and admins of all.` + whereHelp,
 		Example: `  berth why sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a
   berth why sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a -o json`,
 		Args: cobra.ExactArgs(1),
@@ -107,12 +108,24 @@ func printWhy(w io.Writer, why registry.Why) {
 		if more := r.Needed - int64(len(r.Manifests)); more > 0 {
 			fmt.Fprintf(w, "  and by %d more\n", more)
 		}
+		for _, d := range r.Deleted {
+			fmt.Fprintf(w, "  needed by the deleted manifest %s (%s), %s\n", d.Digest, d.MediaType, undoText(d))
+		}
+		if r.Truncated {
+			fmt.Fprintln(w, "  and by more deleted ones")
+		}
 		if r.Manifest != nil {
 			printHolder(w, "has the manifest", r.Manifest, "  ")
+		}
+		if d := r.DeletedManifest; d != nil {
+			fmt.Fprintf(w, "  had the manifest (%s), %s\n", d.MediaType, undoText(d))
 		}
 	}
 	if why.Truncated {
 		fmt.Fprintln(w, "more repositories have it")
+	}
+	if why.RulesTruncated {
+		fmt.Fprintln(w, "retention rules of more tags: see berth retention dry-run")
 	}
 	for _, o := range why.Removals {
 		fmt.Fprintf(w, "collected: the object %s (%s) goes after %s\n", o.Key, showBytes(o.Size), showTime(o.After))
@@ -128,6 +141,17 @@ func printHolder(w io.Writer, how string, h *registry.Holder, indent string) {
 	indent += "  "
 	for _, t := range h.Tags {
 		fmt.Fprintf(w, "%stag %s (%s), pushed %s\n", indent, t.Name, t.Mode, showTime(t.UpdatedAt))
+		printTagRetention(w, t.Retention, indent+"  ")
+	}
+	for _, d := range h.Deleted {
+		switch d.As {
+		case registry.DeletedTag:
+			fmt.Fprintf(w, "%sdeleted tag %s, %s\n", indent, d.Tag, undoText(d))
+		case registry.DeletedSubject:
+			fmt.Fprintf(w, "%srefers to the deleted manifest %s (%s), %s\n", indent, d.Digest, d.MediaType, undoText(d))
+		default:
+			fmt.Fprintf(w, "%sin the deleted index %s (%s), %s\n", indent, d.Digest, d.MediaType, undoText(d))
+		}
 	}
 	for _, i := range h.Indexes {
 		printHolder(w, "in the index", i, indent)
@@ -141,6 +165,48 @@ func printHolder(w io.Writer, how string, h *registry.Holder, indent string) {
 	if h.Truncated {
 		fmt.Fprintln(w, indent+"and more")
 	}
+}
+
+// printTagRetention says what keeps a tag, or what lets it go.
+func printTagRetention(w io.Writer, t *registry.TagRetention, indent string) {
+	if t == nil {
+		return
+	}
+	if !t.Keep {
+		when := ""
+		if t.After != nil {
+			when = " after " + showTime(*t.After)
+		}
+		fmt.Fprintf(w, "%sgoes with the next run of retention%s (retention:%s of the %s)\n", indent, when, t.Rule, t.Level)
+	}
+	for _, reason := range t.Reasons {
+		if reason.Keeps != t.Keep {
+			continue
+		}
+		parts := []string{"not kept"}
+		if t.Keep {
+			parts[0] = "kept"
+		}
+		if reason.Rule != "" {
+			parts = append(parts, "by retention:"+reason.Rule)
+		}
+		if reason.Until != nil {
+			parts = append(parts, "until "+showTime(*reason.Until))
+		}
+		fmt.Fprintf(w, "%s%s: %s\n", indent, strings.Join(parts, " "), reason.Reason)
+	}
+}
+
+// undoText is until when a deletion can be undone.
+func undoText(d *registry.Deletion) string {
+	text := "by " + d.DeletedBy + " at " + showTime(d.DeletedAt) + ", can be restored until " + showTime(d.Until) + " (undo_window)"
+	if len(d.Tags) > 0 {
+		text += ", with the tags " + strings.Join(d.Tags, ", ")
+		if d.Truncated {
+			text += " and more"
+		}
+	}
+	return text
 }
 
 // fateText is what becomes of something, and by which rule.

@@ -190,7 +190,7 @@ func decisionOf(d metadata.RetentionDecision) api.RetentionDecision {
 	shown := api.RetentionDecision{
 		Tag: d.Tag, Digest: d.Digest.String(), PushedAt: d.PushedAt, PulledAt: d.PulledAt, Keep: d.Keep,
 		Reasons: each(d.Reasons, func(r metadata.RetentionReason) api.RetentionReason {
-			reason := api.RetentionReason{Keeps: r.Keeps, Reason: r.Reason}
+			reason := api.RetentionReason{Keeps: r.Keeps, Reason: r.Reason, Until: r.Until}
 			if r.Rule != "" {
 				reason.Rule = &r.Rule
 			}

@@ -49,6 +49,35 @@ func TestWhyTellsNothingOfOthers(t *testing.T) {
 		}
 		w.refused(w.do("outsider", "GET", path(both), nil), 404, oci.CodeBlobUnknown)
 
+		// Nor is what was deleted elsewhere, or what rules do there; what can be restored here is, and the rules here are.
+		w.ok("PUT", "/api/v1/teams/secret/retention", map[string]any{"rules": []any{map[string]any{"name": "hidden-rule", "newest": 0}}})
+		w.ok("PUT", "/api/v1/teams/core/retention", map[string]any{"rules": []any{map[string]any{"name": "ours", "younger_than": "48h"}}})
+		gone := w.push("core/app", "gone", "3.0")
+		w.push("secret/app", "gone", "hidden-tag-too")
+		w.update(func(ctx context.Context, tx *metadata.Tx) error {
+			for _, repository := range []string{"core/app", "secret/app"} {
+				if _, err := tx.DeleteManifest(ctx, repository, gone, metadata.Actor{Name: "root"}); err != nil {
+					return err
+				}
+			}
+			_, err := tx.DeleteManifest(ctx, "secret/app", theirs, metadata.Actor{Name: "root"})
+			return err
+		})
+		got = w.do("reader", "GET", path(both), nil)
+		if !strings.Contains(got.body, `"rule":"ours"`) || !strings.Contains(got.body, `"until":`) || strings.Contains(got.body, "hidden") {
+			t.Errorf("the reader is told of the rules %d %s", got.status, got.body)
+		}
+		got = w.do("reader", "GET", path(gone), nil)
+		if got.status != http.StatusOK || !strings.Contains(got.body, `"deleted_manifest":`) || !strings.Contains(got.body, `"3.0"`) ||
+			strings.Contains(got.body, "secret") || strings.Contains(got.body, "hidden") {
+			t.Errorf("the reader is told of the deleted %d %s", got.status, got.body)
+		}
+		if admin := w.ok("GET", path(gone), nil); !strings.Contains(admin.body, "secret/app") || !strings.Contains(admin.body, "hidden-tag-too") {
+			t.Errorf("the admin is told of the deleted %s", admin.body)
+		}
+		w.refused(w.do("reader", "GET", path(theirs), nil), 404, oci.CodeBlobUnknown)
+		w.refused(w.do("outsider", "GET", path(gone), nil), 404, oci.CodeBlobUnknown)
+
 		usage := w.do("reader", "GET", "/api/v1/teams/core/usage", nil)
 		if usage.status != 200 || usage.names(t, "repository") != "core/app" || usage.names(t, "manifests") != "1" || strings.Contains(usage.body, "unique") || strings.Contains(usage.body, "shared") {
 			t.Errorf("the reader's usage is %d %s", usage.status, usage.body)
