@@ -128,6 +128,10 @@ func (c call) event(body any) metadata.AuditEvent {
 	}
 	if fields := fieldsOf(body); len(fields) > 0 {
 		e.Detail["fields"] = fields
+		// What is made has its name in the body and not in the path.
+		if name, ok := fields["name"].(string); ok && e.Reference == "" && name != masked {
+			e.Reference = name
+		}
 	}
 	return e
 }

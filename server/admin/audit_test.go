@@ -49,7 +49,7 @@ func TestChangesAreAudited(t *testing.T) {
 				t.Errorf("%+v", e)
 			}
 		}
-		const want = "setPassword alice  alice\nputMember root core alice\ncreateTeam root  \ncreateUser root  "
+		const want = "setPassword alice  alice\nputMember root core alice\ncreateTeam root  core\ncreateUser root  alice"
 		if got := strings.Join(lines, "\n"); got != want {
 			t.Fatalf("got\n%s\nwant\n%s", got, want)
 		}
