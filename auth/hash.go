@@ -8,11 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/crypto/argon2"
 	"golang.org/x/crypto/bcrypt"
@@ -52,12 +50,7 @@ const maxPasswordLen = 1024
 type Hasher struct {
 	slots chan struct{}
 	runs  atomic.Int64
-	rest  *time.Timer // runs out when no hash was computed for restAfter
 }
-
-// restAfter is how long the memory of hashes is kept for the next one. The
-// runtime by itself would keep 20 MiB for minutes.
-const restAfter = 2 * time.Second
 
 // NewHasher makes a Hasher that runs the given number of hashes at a time; 0
 // is one per processor.
@@ -65,7 +58,7 @@ func NewHasher(concurrent int) *Hasher {
 	if concurrent <= 0 {
 		concurrent = runtime.GOMAXPROCS(0)
 	}
-	return &Hasher{slots: make(chan struct{}, concurrent), rest: time.AfterFunc(restAfter, debug.FreeOSMemory)}
+	return &Hasher{slots: make(chan struct{}, concurrent)}
 }
 
 // acquire waits for a slot. That none became free in time is UNAVAILABLE: it
@@ -74,10 +67,7 @@ func (h *Hasher) acquire(ctx context.Context) (release func(), err error) {
 	select {
 	case h.slots <- struct{}{}:
 		h.runs.Add(1)
-		return func() {
-			<-h.slots
-			h.rest.Reset(restAfter)
-		}, nil
+		return func() { <-h.slots }, nil
 	case <-ctx.Done():
 		return nil, oci.Errorf(oci.CodeUnavailable, "too many sign-ins are being checked at the moment, try again in a few seconds").WithCause(ctx.Err())
 	}

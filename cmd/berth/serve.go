@@ -117,9 +117,7 @@ func serve(ctx context.Context, c *config, stdout io.Writer, log *slog.Logger) e
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(200)
 	}
-	// What starting took (hashing the first password, reading the description of
-	// the API) goes back to the system now rather than with the first collection.
-	debug.FreeOSMemory()
+	group.Go(func() { giveBack(background) })
 
 	select {
 	case <-ctx.Done():
