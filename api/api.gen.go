@@ -550,6 +550,90 @@ type AuditEventList struct {
 	Next *Next `json:"next,omitempty"`
 }
 
+// Backup defines model for Backup.
+type Backup struct {
+	Check *CheckReport `json:"check,omitempty"`
+	Error *string      `json:"error,omitempty"`
+	Id    string       `json:"id"`
+
+	// Kind backup or verify.
+	Kind string `json:"kind"`
+
+	// Manifest The backup.json of a complete backup.
+	Manifest *BackupManifest `json:"manifest,omitempty"`
+
+	// Rate Bytes in a second, 0 for no limit.
+	Rate      float64 `json:"rate"`
+	StartedBy string  `json:"started_by"`
+
+	// State running, finished, failed, cancelled, or lost when the replica that ran it has died.
+	State string `json:"state"`
+
+	// Transfer What a backup has copied.
+	Transfer  *BackupTransfer `json:"transfer,omitempty"`
+	UpdatedAt time.Time       `json:"updated_at"`
+	Verified  *BackupVerified `json:"verified,omitempty"`
+}
+
+// BackupManifest The backup.json of a complete backup.
+type BackupManifest struct {
+	Blobs     int64     `json:"blobs"`
+	CreatedAt time.Time `json:"created_at"`
+	Database  struct {
+		Name   string `json:"name"`
+		Sha256 string `json:"sha256"`
+		Size   int64  `json:"size"`
+	} `json:"database"`
+	Format  int              `json:"format"`
+	Lost    int64            `json:"lost"`
+	Rows    map[string]int64 `json:"rows"`
+	Schema  int              `json:"schema"`
+	Source  string           `json:"source"`
+	Version string           `json:"version"`
+}
+
+// BackupRun defines model for BackupRun.
+type BackupRun struct {
+	// Rate Bytes to read in a second at most; no limit without it.
+	Rate *int64 `json:"rate,omitempty"`
+
+	// Verify Read the backup that is there and write nothing to it, instead of making one.
+	Verify *bool `json:"verify,omitempty"`
+}
+
+// BackupTransfer What a backup has copied.
+type BackupTransfer struct {
+	// Blobs That the backup has the bytes of now.
+	Blobs       int64 `json:"blobs"`
+	Copied      int64 `json:"copied"`
+	CopiedBytes int64 `json:"copied_bytes"`
+
+	// Lost Blobs whose bytes the registry itself does not have.
+	Lost int64 `json:"lost"`
+
+	// Present That it had before.
+	Present int64 `json:"present"`
+
+	// Problems The first thousand.
+	Problems []CheckProblem `json:"problems"`
+
+	// Rows By table.
+	Rows map[string]int64 `json:"rows"`
+}
+
+// BackupVerified defines model for BackupVerified.
+type BackupVerified struct {
+	// Backup The backup.json of a complete backup.
+	Backup BackupManifest `json:"backup"`
+
+	// Bad How much is wrong beside what was lost when the backup was made; 0 when all of it can be restored.
+	Bad   int64       `json:"bad"`
+	Check CheckReport `json:"check"`
+
+	// Problems Sentences about the database.
+	Problems []string `json:"problems"`
+}
+
 // Check defines model for Check.
 type Check struct {
 	Error     *string     `json:"error,omitempty"`
@@ -2378,6 +2462,9 @@ type UpdateGroupJSONRequestBody = GroupChange
 // PutGroupGrantJSONRequestBody defines body for PutGroupGrant for application/json ContentType.
 type PutGroupGrantJSONRequestBody = GrantChange
 
+// StartBackupJSONRequestBody defines body for StartBackup for application/json ContentType.
+type StartBackupJSONRequestBody = BackupRun
+
 // StartCheckJSONRequestBody defines body for StartCheck for application/json ContentType.
 type StartCheckJSONRequestBody = CheckRun
 
@@ -2524,6 +2611,15 @@ type ServerInterface interface {
 	// PutGroupMember Put a user into a group
 	// (PUT /groups/{group}/members/{user})
 	PutGroupMember(w http.ResponseWriter, r *http.Request, group GroupName, user UserName)
+	// CancelBackup Cancel the backup that runs
+	// (DELETE /instance/backup)
+	CancelBackup(w http.ResponseWriter, r *http.Request)
+	// GetBackup Show the backup that runs, or the last one
+	// (GET /instance/backup)
+	GetBackup(w http.ResponseWriter, r *http.Request)
+	// StartBackup Back up the registry in the background, or verify the backup
+	// (POST /instance/backup)
+	StartBackup(w http.ResponseWriter, r *http.Request)
 	// CancelCheck Cancel the check that runs
 	// (DELETE /instance/check)
 	CancelCheck(w http.ResponseWriter, r *http.Request)
@@ -3855,6 +3951,48 @@ func (siw *ServerInterfaceWrapper) PutGroupMember(w http.ResponseWriter, r *http
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.PutGroupMember(w, r, group, user)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CancelBackup operation middleware
+func (siw *ServerInterfaceWrapper) CancelBackup(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CancelBackup(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetBackup operation middleware
+func (siw *ServerInterfaceWrapper) GetBackup(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetBackup(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// StartBackup operation middleware
+func (siw *ServerInterfaceWrapper) StartBackup(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.StartBackup(w, r)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -7134,6 +7272,12 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 
 	r.HandleFunc(options.BaseURL+"/instance/check", wrapper.StartCheck).Methods(http.MethodPost)
 
+	r.HandleFunc(options.BaseURL+"/instance/backup", wrapper.CancelBackup).Methods(http.MethodDelete)
+
+	r.HandleFunc(options.BaseURL+"/instance/backup", wrapper.GetBackup).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/instance/backup", wrapper.StartBackup).Methods(http.MethodPost)
+
 	r.HandleFunc(options.BaseURL+"/instance/usage", wrapper.GetInstanceUsage).Methods(http.MethodGet)
 
 	r.HandleFunc(options.BaseURL+"/teams/{team}/usage", wrapper.ListTeamUsage).Methods(http.MethodGet)
@@ -8161,6 +8305,115 @@ type PutGroupMemberdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response PutGroupMemberdefaultApplicationProblemPlusJSONResponse) VisitPutGroupMemberResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CancelBackupRequestObject struct {
+}
+
+type CancelBackupResponseObject interface {
+	VisitCancelBackupResponse(w http.ResponseWriter) error
+}
+
+type CancelBackup204Response struct {
+}
+
+func (response CancelBackup204Response) VisitCancelBackupResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type CancelBackupdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response CancelBackupdefaultApplicationProblemPlusJSONResponse) VisitCancelBackupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetBackupRequestObject struct {
+}
+
+type GetBackupResponseObject interface {
+	VisitGetBackupResponse(w http.ResponseWriter) error
+}
+
+type GetBackup200JSONResponse Backup
+
+func (response GetBackup200JSONResponse) VisitGetBackupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetBackupdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetBackupdefaultApplicationProblemPlusJSONResponse) VisitGetBackupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StartBackupRequestObject struct {
+	Body *StartBackupJSONRequestBody
+}
+
+type StartBackupResponseObject interface {
+	VisitStartBackupResponse(w http.ResponseWriter) error
+}
+
+type StartBackup202JSONResponse Backup
+
+func (response StartBackup202JSONResponse) VisitStartBackupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StartBackupdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response StartBackupdefaultApplicationProblemPlusJSONResponse) VisitStartBackupResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -11750,6 +12003,15 @@ type StrictServerInterface interface {
 	// PutGroupMember Put a user into a group
 	// (PUT /groups/{group}/members/{user})
 	PutGroupMember(ctx context.Context, request PutGroupMemberRequestObject) (PutGroupMemberResponseObject, error)
+	// CancelBackup Cancel the backup that runs
+	// (DELETE /instance/backup)
+	CancelBackup(ctx context.Context, request CancelBackupRequestObject) (CancelBackupResponseObject, error)
+	// GetBackup Show the backup that runs, or the last one
+	// (GET /instance/backup)
+	GetBackup(ctx context.Context, request GetBackupRequestObject) (GetBackupResponseObject, error)
+	// StartBackup Back up the registry in the background, or verify the backup
+	// (POST /instance/backup)
+	StartBackup(ctx context.Context, request StartBackupRequestObject) (StartBackupResponseObject, error)
 	// CancelCheck Cancel the check that runs
 	// (DELETE /instance/check)
 	CancelCheck(ctx context.Context, request CancelCheckRequestObject) (CancelCheckResponseObject, error)
@@ -12682,6 +12944,85 @@ func (sh *strictHandler) PutGroupMember(w http.ResponseWriter, r *http.Request, 
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(PutGroupMemberResponseObject); ok {
 		if err := validResponse.VisitPutGroupMemberResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CancelBackup operation middleware
+func (sh *strictHandler) CancelBackup(w http.ResponseWriter, r *http.Request) {
+	var request CancelBackupRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CancelBackup(ctx, request.(CancelBackupRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CancelBackup")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CancelBackupResponseObject); ok {
+		if err := validResponse.VisitCancelBackupResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetBackup operation middleware
+func (sh *strictHandler) GetBackup(w http.ResponseWriter, r *http.Request) {
+	var request GetBackupRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetBackup(ctx, request.(GetBackupRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetBackup")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetBackupResponseObject); ok {
+		if err := validResponse.VisitGetBackupResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// StartBackup operation middleware
+func (sh *strictHandler) StartBackup(w http.ResponseWriter, r *http.Request) {
+	var request StartBackupRequestObject
+
+	var body StartBackupJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.StartBackup(ctx, request.(StartBackupRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "StartBackup")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(StartBackupResponseObject); ok {
+		if err := validResponse.VisitStartBackupResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -15039,322 +15380,333 @@ func (sh *strictHandler) Whoami(w http.ResponseWriter, r *http.Request) {
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7L2Pc9u2si/+r2D03p0mOYztpEna2nPmPjdNW982bW7ivsx8j/M1IRGSUFOASoBWdDL5399gFwBJCaAo",
-	"mbKdc+50prEtivi1u9ifn/00GMnZXAomtBocfxpMGc1YAT++OqcT82/G1Kjgc82lGBwPXk6pmDBFFlMm",
-	"2DUriJ4yoqdcTMgIPzoYJAM1mrIZNd/WyzkbHA+ULriYDD5/Tga/cnG1/t7zKSOCfdRkTicsIVSR9KI8",
-	"Ovp6VBY5/MBOSMHyv18MzFMXg/SAnA4VE5pIAXPIqcIvt4//ORnMaUFnTNtlno5GshT6LAvPiWdEjgkV",
-	"5PT9O0Lx2YQ8eUoyPuEaFsvNs3Oqp4NkIOjMDGcfHCSDgv1V8oJlg2NdlKw+sznVmhXmu///P44ef/fh",
-	"05Onn//3IAnsmJ3iW5mzyMbRGbPTPDt9TQqZM7LgeipLTbhWxEwuIbIglNhRj0n6KCVcESqWpCiF+fZo",
-	"Sgs6MvuSkPQ/4VMpWGSFZozW5c3ox1+ZmOjp4PjFs2Qw48L9+iRprP308f9HH//z6PF3f/t7cvB/Lh/9",
-	"5+MPf4vsw1izIrwDqaGK1KzC0IIhAzJkY1lU0/+rZMWydkLwrsiEnz95Ghr/ByY4zX+DF4QmkcHnXyk4",
-	"j8i+4TOtO7c+8E+FLOfxcSfmYztsQuasGDGhHzMxkhnLCBdamoMkik1mTOjIxOAlW87rbPya6tE0PCsj",
-	"P4ieUl0TEbNSaaI0z3MypdcMaDJ9lPopofipJnU2fowjRA7qydHTZ0lQxsy4Dk9rJpVhCjZThKPkoEIt",
-	"WJGQJ0RL8uTo6ChGMzm8tT6VjI1pmWszkaPETIzPyhn8dgQkb3/1U+RCswkrYI5vHA+szvLUMakRbWZo",
-	"Zei6YHOpuJYFZ2rzIZMH6UgW7D+e/vgofRg5cceE2535WzePZZwg/VyXnamSPEg1o7P/ePojnc+jU65e",
-	"vOWs37Himo9YfMoKH7DzPbZixF4UJLUfewmj5RUThIlsLrm5EKjI4O+jnPIZSWmZpZEl2Dd1lZ1Pnz/v",
-	"JDw/PKh+JgeXx4f/5/GHR7WPH/5nWKae00l8UzSdRFah6WTLEzhndNYyEqOzdsFpnth2SHNILWOajzcM",
-	"ah7ZctQ/FCvig5aKFe1jmie2GvKzeVjNpVAMNJofKc/LAsYfSaGZAElI5/Ocj6iZyuG8kMOczf72p5Ig",
-	"f6p3/++CjQfHg/91WKmFh/ipOnyD38IRQ0z/V8mUJguqSMHGpWKZEe9jynOWHcDW2DfV1C5QhAo5Z4Xm",
-	"OHtafRDTxgyjxdWxle1JBnRk3gAvB7m/aZ2n8Lz5pn0VLQq6NL+PCkY1yy4pTG8si5n5aZBRzR5rPmOh",
-	"0d13hsvA2SWDuljfcBVoq+mtXQfBVRdBbTH+Qqc4Kq9YjyVq94up0SftZh8EpUhFrP9o6L61tVXn0NjH",
-	"xgZ98O+Wwz/ZSA8q5RftDiCQLOPmRTR/UyOcMc0VS1ZoaX1z7XU9eDRYJeH3RlOZ0SUZMjIv85xlm3Rk",
-	"mitJ6KiQSpH0MMVLoKk4twvy9X2Mrf5XrgKs4qm5I1njuQTo2ijPm77+m3lm9axx4JZjMzbLTkdXY9rA",
-	"ORmyBGKFE8uk+UPBDkhKsxkXcAKGeudMznN2TGZ0NOWCKfOkkBp0T8JRE95OIszoxzP8xtdwmvaXJyt7",
-	"mgxKwf8qmf3YSPAgr8fJsRvn3wGJNlkdDylMALiSTwMmjBL8j4HhqkEymJdqCsvNmTYSE46s9opKhJ2W",
-	"Gdevrln4mnCvX9k3QcxjcM/hXcEVOX1zBqbGwtCOuZ8yo3ka8VZwlhFHUGzClS6W4UskywqmVFCGb3Ud",
-	"GAVRdbhqr5mgYsTgO+EL8We5IHKsmSDckPR8zgTLTvDupblC26tgc2YWzY0BRhQbSZEpQgsGyje7tgah",
-	"nzwX+sWzwbrBYg5MU57H2RjVlACzmg1H31BGHqRjzvJMpQlMyUyoYFqBv+fRo0fpQ3tOS7OmuibxIC3K",
-	"nKUJSWdMKTphaCOskV3GJwxl5drWX7FlWKuAXfhKkXlOR8xZhbmcBAnhiouAqyg1WpuZXSGHUsM0Ueak",
-	"YOJSIcVyJkuVBt8pSz2SqDE6ZpFXcIHC4s35gBYV5JJ5wcWIz2kekpXS7iNsqxMjSBmUKD4Rj7mAfUZO",
-	"MGcS1ibYmBXM0GNApdB00ny/HCOrsVwZOQsCaihLHXm1t+nCChKolZc8C34MZkHoA3Mgl3RihUe7HDOU",
-	"AWzslJRBdSb1DXasGJR3Xlj1cllXou927uuXUza6Wp81KwpZBPd3StX0sqCaNWWfLId5TfCJcjZE8RE5",
-	"vy3eUDAzZu0tQylzRoUlIsqL6Gey2LhfsAFv8VFjqmhatKjtStt5N3mhKIXgYpKQMRdcTVmWWPsnISMj",
-	"zXP4URYkl8ZSmjJhbx6wzazEplagK5JxYzkFeKacZ1saIquEYIQKLqKx1sar/Zb7/bXnVT99v79RqnJ2",
-	"4xpxVTfK2gK3FeO/o1WII28ht2dcKTiwjM7oBM5LlgLOaD6lIiEzKvjYmLWyIH+VrGQxGUZxa2MEWNf7",
-	"vARYl2YrjK74P5vcEbueVwWaWay/smvzix7SW88kzTMa5nIY0MLfyoVVMBasYMTwEy3sBWJOghf2LFRH",
-	"7WK41ExdFoxmndabDByHWR5Yv9WXjBbkCSmF5rljKPelxqRa9TUgh7jS86mb5lSfm2UHRYZLu1PmtILK",
-	"jCM+FVqh23vDiisrik/FHkqAgfCDtjMlhVx0PU45ZwHl3C8dFZCC2VgAWG/HYJo5SgUpCUSBD0uRLwkl",
-	"xnggQ3M4igzp6KrjdKzDS4UpZcwLZUwAWSqKJ9Hpjm4ItxDzWrG6s5CuvaBJ74lly+o867TSYCZHwbU9",
-	"sKcTFwWl2NJYb+gC3qp98c2To2+/ffFslQG+x1OVxEzQqNvU2iXGEJtJFTZIasGVb77+5tmTb58+q8dY",
-	"Xjx//vWL0NGvTev50VESI35JqLoC10FkWo0Qz4YYT11j8aPb/VuRpmYjaJ5bgjdGuqG3UjMrIfA6rDv6",
-	"grrPplHMc6iZj6ggQ+a5LfTikDvqpcxzNtKoEjZpYDK6nBQ0ZCAYOzWXYkKUnDGMAxpZrKWZQSm8aZEl",
-	"RJWjKdiCT59Nj2ZHEXMpp6ga0Dz/fTw4/scGNnVzdsrdh7CVyoSGJIITQtH/CeqZkDjjjGfWIVowRmZS",
-	"6Kk6cJPZyiEMWkR3S8BP/7/N90JyphSaTiYsu9Q6b9l9WukyOb92ctWtbyrzTJ2Q9Eil5IqxubL+sXYJ",
-	"5Q99ZRZ+lR/aiOhMB7XCFtUvrMPZZSUk5+IK7o1cDiN6GlUhr9Hv49r2HMMtY8jRrSkhXGTso3m1KuMq",
-	"5gZLVvGg/fx+ih6cIRsZ25ka3sy4IaHuWspN9UTccvseN9PWs0NqXDu83LoO19KG3JrUAXlNxRIufy5I",
-	"qRiIu5zRaxB2qGQTSM+A34G+yJwVXHZVckQw+uYvyOpcyYMrNtdWESNzmfPREjSNh0hLKgFSUubga+rs",
-	"uv8mz5jSl9a7tstBwJQTt31rb2w9ijbV/RJulI56akTX/x62wEqLWmzfSHH0KC+mUjnjS5GJPAhr7AUD",
-	"I7P7hLyADHBrVoDHO3G3c5W5sZVUBRkUEKpw/K17QetbISQIWVaYTQkvv0WZ/wF84Vnke7IIx5INBymy",
-	"kMUVydlYh5WDqML/ls3kNcvIuJAzIH+lZcGsW5YOpdE8STnPJc0iC9JFKUZUsyzkE7THAze90nI+ZxnJ",
-	"pbziYhJRNursUFdm8SQqlbdG1nX9t05d7eyytXqbFcvLohQhDWt9wyNK0Jmw7mUbv1ZMa3Pvpu4KTWva",
-	"j1F8yEs5mxuyIHxGJwx99mYz6Rj+ZdesOHEWUSkyVpAFXUI8DMJboF5NjBo7oVysRHq+fhpyKolMXi64",
-	"yORii/nXvpWeIPWAElHFWpC4yUQyKy5GVBhTD/RPoLqs2/Ta1JyW+VVfSzePE9J6f8BD/79c8SHPuY6E",
-	"Ea7951ZYskUjWAcZmpDpQiZMn5CUiykruIZonJkzF0pTAUlIls7MfKvw2TDnI8gZ0awQ4I6eF/wanXD2",
-	"XcEIgRUvry1ThRxx8MBWaqz7TsRB2qLFzVjG6SX++VNclwkZjfZwnXjoqA9oOglZ/nTi3R1CE2rkd+P+",
-	"2OidA9dSRKEz0zSsQZA1IOB6zYquKt2KPPQKWm3vvLYGy0vqh9g4HTfPD0HKblBGH5GLVWK7nfCFHdWm",
-	"rPdN3WtRNUxcLZhmwvzxOAW5RklR5mEHcQs7OG01JPBuibys9ump7AakdE4nPVKROc/bIiDIyw6oSeNS",
-	"mdsXUx3MtWpu3uVQZkuj987Ab8O1IkZT5/jQjDGdwA0IJRIQBqV5jj5zNjsYtGS73DRFjWdFrLpCg65o",
-	"ZeiI5jloEOjs4KhRLBeQSNOWyNZj8luU9Fti2uHs6FKxAh1nEIBX5EFKcw5aFSRC/+2R+akKwz/cyj1g",
-	"c46MkWO0MC1zsHngFxuj7+AQ2DbLez+RP8vr9aB2I6t6c5ZeYxJxXrpp2tfOmVnPts/MclyzUrSyiS7r",
-	"6Vtb5VHVSa1ed3J01IGKdh51i+wtPMJ+JDkI1luS4nCD/SxzV8S27hHZNOLPLM+Mlb/h1i6M+Uzzlkia",
-	"lbP4jiriBYkw5hqZyBPwKEP+m2ponis84cqeuslcGx/vz0cIyTFW18S5hLZ+9XSjQe/WzZd5xsWkqjEJ",
-	"vrnMmbps8T5gNrrVzcw5KDnzhqHRls1tZyxQNZULEfabtLz+tSxY07Cz+aTmkAUccs6VjkZVgop9Y7uC",
-	"pF1iUuP6fN45t8F3RzNzy33z9GiadrGoX43HbKT5NXvrNivg0KVKXxalCIbZretaEbkQoPsqDB1DLSYU",
-	"HGwTaocXdCYVP+e3Zc7iZJKza5Z3ftev8HTA2dAq4dzJrHxvt7FXCAQ3pbmatWBLYNQQCfnzPqeTN+Ds",
-	"DiR8fWSz+Uax/Aqf+pwM/BrXbCTlPeqQg8tV3ZnhXB2DpCrs8Twf8mHMZMY2zeqcTl6bx9a8ieaPiVua",
-	"m3Nwh/zqVxIXUFVDoe79BobTZ6WmwxxiGWrOtRczZswti2wd1dfrG59+u1GTqBSfJzX1oU3befVxnlNB",
-	"wwxfJVZ307vArgmJyfdTpqesgARUWeYZGTLIu06cGHbkwcUoL7OwuEwGVF2FE1tHVJApy+dhY8UbYy0V",
-	"BFj4STI2ZyIz57Cd+yeLmIxVKbBLwQYTMjjPSSFLGzJaMQ9y++0JxGoLPplqRYxxVkU8nnePd/wE44RW",
-	"MaWxLTKEi4eLNQhc1SIeO9ROrI5sE7nDG2jPxqZhCM3ECDP2FzK4kTaRrwcLuqHjb2cimquQlnoqC6Lo",
-	"Uu2U7lzmLPL2jI14xjKsTTXPWSkEjgWfgC0F20x2Gv1kG+wDy9lNY9EnSDdrcUvI2XVHimRVnUpF6A3W",
-	"DIngH4OJtbABQzaS1k6uUknWsxgC7pUwcICLvE8kU82sD66J0vYEOyov+80sKPNo3TLGOXRFIeqYuKCS",
-	"eW9dOTgIJw/YvIQdvAkwsdAx/lTQUM3KKUoyc4SGUEvFCgiuC4ticEDgi4rQLCPlfK+esv79WYihEMdo",
-	"SDx1Vdf+uo8hhgvwu9hPERhJx1IePkohVgs/f0R/NvxMDz+mCVhL5te0J6cU1mfES6Q77NQKJVZoBj14",
-	"sIAI+61bfEVHUyNUoPwql4IdgwsRBIIiCyD6dF7meUq0lDcqTdzaAbaFYwh2pg+/EAqI23ELWe1n3XJu",
-	"3iJ1VWufkseLiS14f+ySoYR2Nz2AE4RFSCGveRbir+8x1WkhC19JbxEJeGbMUL0k7suRZNOIfsJHU9BJ",
-	"jl0NbkIA0OPxjM2GWBoHk8cfZDl/7H/FwDaKHCWtGt610Ct0HyUbKNjufvN4d7kOMq6M8ZfFFWhYJMsg",
-	"s5i4x/EyIFBLhoXKQg5ltgzveDw+2FMowK9iRWBulJGynO8kI+vbttE/Zh+NzwCmvOUMwhmCAAD09Plz",
-	"YvRdNOvr96i5AylRc6NXGb0b8F8OiL/dlYXgWuMkGycayYngimWYb8grEJAOpxRdfj+i2HDE7Yni+WuQ",
-	"CevT7kVu4e0a5iWndLTvuEVg8bPZsI7ejsBuy+0chI9zrM18bPmpbTCw0joV460GOWKW+2UkPdqwly2L",
-	"KBi5EnIhbOlAvloq0k+KdDLAnLSgx/vHxlp2qekx0wieBwStAvfSJk8W1zUP1rH1PFkPpbGHYf8hAmIx",
-	"DJjyLjgj1TAtAIPnuiiV9onQxnSFcPp2frGaT+uGvimX7++8xg4aycxpcy38Bnuh5tOwafCdfRR4VmG+",
-	"hywKKVjYaQmpIDO6TFzSeQMqrZZBaHW8WkqgtfSPmwqT/eVxwWiWVqkpCUldmmDaTFgxWoniEwEYbBvz",
-	"C6uXB/d7OyFnSfyW5BuGEiGRKBw288q/y1AFlsHil4XlLKwPACRJspjyHMJ8vniqSl5dMRVaeHVB1TGh",
-	"iJlglAXn/oGkVXQBraY5WuhOX75js0tZhmmjw1wOzRNQVOUjzgdtaW33IxUueGu4w2gsvuHYdOEDoxiF",
-	"8242ZJiGvZ+xPFFDJ6t5olVNbD0VtbuI3BRdhhhTMy01oMzcWn4g+HJvlB1oubGegrzqGPTkDXu7cNeX",
-	"AieQILosRIDTCs3HdKTjh20nGC26sNcg8KGtvbRsqCqBAIwL7K+nbLkqAMwlujAzh0Lizq6bVQkVCjHF",
-	"E1C20dLs4rZNw2jL4d2UxI1buMtAlgkjyTDxlEEf0F4p+8IAbUL4zMVqjT7EaB4RHuii30pEFvX8iQ0R",
-	"6irXIpaZhwupT6RLvk1DpHTNOqmdYgvXvm2ErILJ1XH28qU8NW7yt9ad8JSVWLOaLNryldvwXs7FVcSY",
-	"eF/Df3GFZBOp/fZ0N262XEud31rK0qqbzygbjWn1JUai7GxGjCgdP8uFoapljbTW5telKmTDHZytEbC7",
-	"CbZP87KsXS0qxG1nVtf/w0XFm5yGfLFpz9/BU1At47ym3eX+OaMzHH3tqNagKWAyboDQcn5hy3B2yTUL",
-	"csOZBrtE+YpEYV3B3ViA5hNZcD2dbVrkL2x56p/9nAxGZnZjbkjhkn2c84KpnWKC23ynOc7aPlyzgo85",
-	"Uxa8xuyFR2VFkSkkuWJLMpZYVcC3cIRc8UjK5NsfX5JvXnz9LdHTcjYEH2g4XmwRrCNJX2ZeELdrAMnK",
-	"siDNZMvaC2VZjBrodxMmWAG8mQz4bA7FqICB0og2b4TjQuPY3KLpceU6knqKcVGRkUwymwrKJ4IsmT4g",
-	"Kez+kotJemwpUkgyg+JY8xUOQCFXTKBHaiKxLr1hRpshIWl2IjD9wb8zMP21mnzz1Yqc/f5UgF0NN33F",
-	"UhEuPK1zxsoGvcp+eHeakgevsqfPnz/57qFDTrXH5RYqRb48xo1zMJm8glM1O2tJ0O3Cq3dPn78YJINX",
-	"777+1ojft+53M17wCH9hyz4cqUbqbBJecafBL2z5VmqfGbdN3HdX8ZOxnAYuuXcWqdPDVwElntTaeiTN",
-	"Otcrtry0tHcJ70wbeDXffPPNiyZizVEYKAkKSi+Dft03r16jU9A+Baz+4M0vL9+R//UkIe9evSRPjHKN",
-	"f/n2oS0mh+KoSsgqwscOj4uK5QF575dEKEoPRWY0W0WntQg/G7IhNwun5h7W5NJqLUWHyuBYIMOBb2+6",
-	"bKGly7ZxCXj5h+hsdkPK3mrCq0HX9gn1wda3GhrBwdSUz29+st3C1i4HOraRv7EFNDMIaIUAoBu+0OdU",
-	"KYiYaYn3GxeI8EreTUG4TyG5ZhT202k3YOtS4aG15di2CXZy4RV9DHmB1JWFEICUvb+nOEeHRO8bRLU2",
-	"f1pbyRu7D+vjfYstX54+qwV6G5qU28KmeMC2MzVJ9G3LqDvx46gsCib05Tw69XNfw/mVIvZxf+IH5DeJ",
-	"VhvLMJPKWCzZDCCgtZG7eJdjDPUgtLpAbko1lVbsavfceoaW/SBEDzWQ0DVAbwChJQ+Mfvrds+ffPFx3",
-	"A45sdUAA29l81+yQzLCtmIV3/v3lGTl9c0YeGNpiH+lsnjOS/vDqt7NXP0SqQyu40gjI9aKQYpJUyBfs",
-	"45yNjAmJGDkUyr6MzsQ+6gTDomTOChXJeIGpt+Wv22xbyDXG980LOSnoTFU5wqgl+GBXAiEglzpPHqRU",
-	"XZnlgpPQlmREZAk4vO3KqLpiEFiMpDjXIZtXAqjcdspx7ULseZh7G0g5lxOXIBE2FjTVZQTI8efz8zcE",
-	"H4hA1nAdTa9GDBzzXTJjNBKsdg7P1WT9BV0qkkJt3/Ewp+IqPSGpobmUaJbnijj0RULntOiArGYhHnDC",
-	"ftU1SFcg+QgnOez4FtjSAHUHd2Q9vUJR7MJiCCnjGWhRDrlmxZnluiItZHE1zgGunlDy8oz82cBnq+b+",
-	"36XUNFC36TCj1jBfSsUOiGdA9Jh6BHdzKTjE+xldYsIVWHLownFXXwdnEXw15Cr60Uhva5QvfHSK0Rno",
-	"t1wR+82Tmi3v09W5CpSP1yI80HBso24Em/YrPhoovOywuoIB+9XAuVY8biyHrCULB1XBDW0JwNLl0Sie",
-	"+y45xvY7wXTtsApmt7w6cYumOljbpbX+NhaHpQGgXZvBhxi9/+pPeQsFIXJSv48RsS4hjI6mQOFeezIr",
-	"TAwL1pDwDIfKcceDbTcdN9Jd+9ejNNL2tc/xPb25zYHC6HZMjrYQy20Cb2wAX6J5TjKuNBcjbaERDQV5",
-	"gkK9kwvwjKsbwTP9Brj/ruBytxfHZMl1A8mr7RhrmF8Rn76VG7VXbtffqjr5jobCjIv6X5+sSoadF9cy",
-	"tT7Yqb2of688FYmoeLzLDrSUywkf0Xwr+MpGaK3TNdxaGhgl5wXlmovJ5YY7wUN4Vj0NxqsaG2QVJUQY",
-	"Xa0A5+6SdYNZi3g06kWCDsGxge7Y2NfVtXQ41n5JMxL92hN9QhTtLRpCW+fQu8yQutvSOnjbHKQ2+Wmr",
-	"IvPP8dlnWwE4z6L5P+e1XKoGbKSW0sZdKsT/AFzHatbI5hQsehVqUQCogCv5d8g40OkVXGk+cRCyOYdL",
-	"wy7b5H9FszHc7nhdEicZJh6bRvIDG3EVrORv7aHC5uFeJdj6MBiYfPWRjmADqCBTWRbdQ447pdRQtU21",
-	"VQUHgoW4EUCQMOH51MKcaYUVwbuXTWNrXH+o1drttldraz3XX9uANTC+ehM8DT9OBQTSKn3C5U05G2sC",
-	"oRRFLAIpy44rTGE0OcDm9X9zU1334nkAmECDMazHdr7MJda/e6B6cop/cJEdzB1KyFKWYsKKS8zYEJnt",
-	"7Hlp2+Hh96mDWuCaKJazkVYnrnXZhajlA88Y+k6XVkDMzLjadTlH/Bt8AYwlDFnh1yvsWyUx5kw9cogn",
-	"PoHtsGECB+RUXAg2m+slqLzVVA8uRNf8mzWInKpE9PnR5j4C3TBvPrcR8VtfFd88aVhNrFmS+0rHKvha",
-	"ksHCkqXRW8o5tBgxhxKuWW7NnuWKjBhV2KfE56xB0jYf23I9V7srCyArQ4irvSOIEW+uLH/H5FvcK78x",
-	"H9r3OwwFX8vSa0FZ346o/MUTKtxgcx0ebEc8pp3VL4eY1KaG1blkSy0M9vXSp5YGfJQ+67TCDarkDLgl",
-	"J9JVfMeLP1eSA7CM3Po5p1yB7t7AJuL2MpvIY5LLBSsej6hi5m9YzIj9shOSHqQJSS/N/x6vgoa9eLZR",
-	"m0RBuz7DX0BcKYmJelVTKeuhzemGdjrh5IS68N4GlSvsYfCgTg/SR6kDRXjYwIlbuxbqMhqk8Z6Amz4n",
-	"g/rdtZU47lQ8WqN6saW8cMwdLN/QNVTtggHkP3TYDcdjdpQGG1oioIdfWhPiGMKkkF3ikPA3ZGs6mQEL",
-	"rSoI7Litu3leWEiobXIvwmrPW9AntCS6WBpWr8HbGxXQ1/cd7EUdCF7rwZbyrue27cQNxWZoHtngPPaP",
-	"r6t9K/V88Q7Q76psnp7SrTwE8CW0o26D5V1xjnDXMqkqpzNLNq85IaipIYCE1Q4oJs95nXRUMIil0Vz1",
-	"hq/MlSpjMCrQaZqkXKnUrKVKWwyOHvUIF2xcMDW9xO+GdTb4LNyX4Vc+Zs3hE1I1og5Lhb6ADezu1OfX",
-	"TKxcIYa1xW4HiGCJdTfYmGaOpoP4dWmUQVF7xZZ1IEKaYainSyJmiNdCnOHm0dKe3lyeSePm3BfHbMjP",
-	"a3KDm/mQFXq6Nv1W/kiqSDY2hK+KbxGzwW7x1ojPq4zU3q7vZc6NJLMnbNsSAlAWw+ZD8DqcM9qWUAUB",
-	"CbnOYPH5QGGnWZNt7WS+Xu+PuIGJiUP10tb+ArcVoQu6JFCX7qolZw2d79sXzxo634uOAT7LZ304ft39",
-	"cjsO33ptxo2CEbsEIS7jSRRQdks1HVLVNR/CgTZEWoahl6ojbENbQGQmr9sjG7JeqrmCr42QLVyQFL6f",
-	"dhy1FLZmq2s8pdkSresoEHJvX1wpXNdXF6HfaUkrBOobadmQy8p617Z99bTXaGp9MSHqD/ZmASG8kU1r",
-	"KU07Kkobis7rVdwbqsl3+P420MW7x+Z3aIy075ya1b4yoe5FFpw5pmhtTKE5p5NX10zoNiRjpwzhIDDo",
-	"NfOWHep9pWJhjAvq+t2uf7JNQsYOhB4j2pV8N0BI8LlnWVXWjiEriKEFCZN37bU+L9g1l2VbLmpzOAuZ",
-	"sTnNEWudHKSsJxTcc9jhtjPvQwXw9HM7OkBP/ZFurzGSk0w1NnLOzmRQOT6TAZbUB1mogTe/hVW0LRh9",
-	"fyDxkZ1oNEqIcELVeQIjQjN6xWzrPzqpBwggDdX836gtwmKWdQcudhneqGFBaYRtuXDih7O4lhIMMbZF",
-	"NW08QNwK+I/z0VOGnZKO66qRLCAcePCFRHujPsGNIdxzm6fTA74k2mSX3VO61ltV3gqC5Po8t3OdmC3r",
-	"Kf2tlz37HJvjLmCTPZ/iimm+FtvBumYb3lFsTqGQmgyXPtYDiE2P01rr5KffrhRA7QhJafaol+vNsNAt",
-	"3W+uWG/dsV0wmrEixehuQlILZYuA2hj8NX+lXGjKhf8ENTCfGQvNe10yRN01h68HtRiKG41d5V4VvkY9",
-	"PEO/qYwrfidZCigppojRwgX67+qyHIMPdA14oL9cSDWlRVcTHGvZAIkCWzFRRRYMg3M3KjkAoOzYHFAL",
-	"d51NxgWr0k/qp71j4mSXXMnG/Fa2LEjq4RLSfptPqtbukxbdYwF40VyDP3gIWK6Zr+lca0XZPalvD6ny",
-	"u0CCrOJWYpEf9loE7EpzZc5zGU7NgpZbZkeCWXjnEi19LkrNuit01UvNAUR6riA+qHMmQP1Uqdi28aJm",
-	"GUiXuAEqs92bYGJdcciZqRWxH2Lho8wzDyJ1TKD7EBZjWihHrsiQGWFXSE0RAxI8l4j4yLsDTwFvvcN6",
-	"52C26URt6AHajJ5bxrD5EnClo2GfuHwjvNNdzAS+NIKithxDLI6fjq341nRyEGvEENYt3k9lBTRPKKQ8",
-	"2DQ2B8CM8ZCV+vJj4puvGk3DSLS/Ad2nB101SovI6ue2VmxVNXlwxLBd2QWc107q3B22KA2VyQTkanVm",
-	"NfFaFWmmT44O4L/Db9MKfUNP2WxFIuM7I7J4uzyhaum1ToSeO1rhkJAzxqUuC9YAC6mW6VF88EXbYCG5",
-	"thAuXljJ57UuPoaOv7IBsGMHjWyxWVGcu2DcWBZklJcKtGly2viUCOgJPaIFxEd9twQHLdSInhrLPj1/",
-	"dfr68FFKSpEb6Tzh10xgPRSUfNu7pRbc9wrm5rvmLo2K7ndF2wVx4+43NYqCKwk+d3s+XjvdHSK/dyL8",
-	"a8tqyP9tCz8CwrmtuwbIVahobXMWw6w5lG8TQYsCMcygjyiAANh2dxlGDffdL/1OVdZVHtiJeqBCsst1",
-	"v4rcE75UWw62B9seIWNux7g3Y+2I6CWvWZHTeeN6WMuMcDBdmH3uLl+rklRqJFGa57lTkk7IEeZFwJ1r",
-	"i4fW6563gu76HFv9uwhA0KmdpfUV48VVN2Dx4wDWSs94h64Ln9mRhAzZiBqp4BBqpGAIbA4pJUZGQB7k",
-	"LoZPb9bUCvnVNiRIg0Wp9MtGF4cYKEe9FfyTpxvvlbZ05p0vxIeuM4G/bTF0eUBO8xzdK1qSGdWj6cGF",
-	"+M09JJgyCgE+C3rLn5ILlmHuTya1OiCgRWHalcsUolDdksAxGzbGs67ej3zQcPg+DfmAw7t+5hPC2kg4",
-	"Wk5iJmVtYZf/1Z3umm6FbcfonOlpLN4/3v4aMZPhhWGo1UYJgUcRlDwbXUIXEJZd4pgq7ZAy7VMt3Zgf",
-	"2s+kl4ukdsS3dJ2YEWOds/vTSWiZcWbxe3ZMJFgVOvvxjVVEeSOxW0HbYtHUn3JIRnTG1mrPN2Bgf7zM",
-	"+ThozogJU5rkNo2R+sxOd+9tykju7O1afwBssKB+CR+hJPwTkDRGmtBov95tdECQLBu8Pju27AwbjEYK",
-	"YZq/+TzZzefjZYinf0/tld+0i0fIU8INOoDWWP2mfUBv00tUFx0R48twF1VXyilT2hw+UMwDXaVF0zJL",
-	"H9atyMQrBXhfAXaV5SKqoEs35NImzlLCAaZSrSZLd1FtdpZysXvy9+qehXpaOSb2etthdk1RY22D7wJ5",
-	"09sIHnKmrW9IljqHvHh7XF+pCou5kUH93cb86ZCPxbm6HrVk9a96XFxE6yvVq/Nlhyz6reVpCw0z2+ps",
-	"a79IXSJ3qJHo7uBxdRHOoRDw2kSwiYPamBefrZZ9Jep6U8usknQ7atkfarOSf9OGrqdV91aIe4yo8LDx",
-	"3NdfcLBZR1TUO1SuVV3VsqmwcWi8D/ZXyvYWBeA2WVpPrDXRHCbjV4pUqK91kKzubqi4htMB8NiBHSvG",
-	"RHunk3U4SYgyXstyNEUUxI7dHH3LgPWQFb6sQg02+3hM0lyOaJ6SB7TCRQbnLjoj7e4+9O3GnJQINXSN",
-	"NihuP0l44oYH2XYMhg9imTN9pXoBOTR6BvvuBNskfJmp9pXw1dJNeBvy/RybZn8Nhm8rrrI9VPOWG9Up",
-	"GcxsXh8XCoj327tJwumb+2ypvndI+Q29jP9vIzFxXaC6os1a69FtG40mJLVNI9JgLlyw+Sh+IRi3fD+V",
-	"dMYDThgoJQ9Kgq2byeYuirUxmoHxrmg49VR5jA7D7rl0daTaY7hvlTKxbVunWj+DTVhkNu/CBfpgN+NN",
-	"njAVpyy4Xr4zY9lcRKr4CHoTwN/MKcBf/NenWsNMhowWyFH404/uVvqv9+fmYvFfx+dWvv8ZMMvHcn2/",
-	"DRerxCtO9tqFVvzmV1vAWrdjEtTNIbMFCllyPuIW8pR8zwo99ZbbwYU4m7mczpli+bWN09eUeRuhlcaY",
-	"c2DzGTTNGZZQGXD65szI8/Tw+ulhenAhLsSjR++wWRDh4uDRI/IKtH9D2hC7su1eqSWXA/KOGUvqtNRT",
-	"WfB/wjPH5HvYKHJRHh19PYJ1wo8sRS88vRCo7EBAM33z+7tzcgh/SQEHf0bGnOWZIinsFRRq/d3dJeY2",
-	"cs4X83P19wuRqpGcs79DrfUxnfPjRykqUgDI/r05fTsDJxqB/GGrfMeCc2w15As5gf2wmkjJGbsQ1oaB",
-	"UBCZ08I6DB3+hLFCZ1JMXPkBPn2C3QUBggyTccM16hcCnoO4A2rzNSALAAOD2PrCKrL2yfXM2Afpo/Sh",
-	"PVEMjnAB4PnKnOpps98z7MJIQs6vIiqnasrUATkThCLgPmao/f7bK6LYZMaETi7EnBUjJvRjJkYyY9kx",
-	"SotDOp/DHqSHdM4Pr58c1pd4aB75j6c/mofs5F5Bd4FHjzDHBCpHRkBGhxaq/m9/KinSqtOtGU1VHXhd",
-	"A4USQbKkfa258N1bbXBBFpkF8p0yjhljKoFuHaDoXLHlsa9vT+HUU4gFKdsFJMW2QCcXIjVXfureS4Va",
-	"sII8cPlo6a9cXKVkCmnV0MnKoiRgNbCxwg3hezRJWm8hciGqHiK4ku9lxplbyn+9+/03kAZOCSOv+fcH",
-	"5BQ5xu0KVySTo9IcVJWThIgBFdI7vh2VXyAKK64wf9nMrUGcI1rAvUHSV+d0kp4YGQDfNfyV2aaUcEoX",
-	"Ij0bP35t6DKtDYgn+OzJU0+8BKl6SpV9VUag+f4BefPHOTjuMjabS82EtrM9rwnFR4+IokuLiEeXZErn",
-	"cwbF3bWSI/YRLBeS2vqw9NilTszkNXL+kF0I6/U4IKmvJEvRDWn9Kg/he+gWM99UJ3bNRlDWm2Cn+KoU",
-	"U0eSC4FeSBDKhSI5HV35g5eCFGwEQifFqjWcnrHbnQ0P0xSyIENWJd+YaSRkuLwQVFjtZy1tCzuZCkly",
-	"KSas/n2Crzay20bb7ODQjVZ5F5ERRW4LCbUerZkE9q8kE+w1gH74ZFZol4zZZxMps2MykWaYIR1dES3N",
-	"pKVdW8ZITjUrIG1dIaqVxzQECFQQb1AFIEiKRXFpI3e3AsyiBbsQ9vQOCGbO0IIZbgIvkMO/O15reJ84",
-	"mEVlnYv2D83O9xgGtq07BngboygHRjt9c4YN9hAFdfDEqBZyzgSd88Hx4OuDo4OvjTZpZLDRFQ7pCLD9",
-	"4ZdJKDXiR1lgsxywrvwdfJYNjgfGIj91LzBvLeiMGUNscPyPsBZWPXLo9MSND55C3d/nD9B0YC6FQs3q",
-	"6dERdrsR2lY81+X2nxY3EdW+zQEHWAQYaKBLrTsvJ+gAsas9gR5C+Iv1SDOhi6ULJdtkF0ygtmAhxvqA",
-	"TUShDIswUjo2OfvYITxjZ2X9q+Ev+O05/JHyvCzQPFXlbEaLJSCXKLyuTt+/8ytBIStzVvPGWkeeg949",
-	"/sfAk8kH80pPNYef7E+fK6C0VhIirwR2S6zvCcCZrlMXvs4ezWDt9J9F8vZHtrMJXcKNY9RP8MjPoAb7",
-	"5rv4blpqc/q1TQTUVwBUC2/Ztqxh13yWAdXPy3a2JLVlG0Pbygrl09DRr8aLygZ3F3NSs1JR+kD2kXXE",
-	"mcMxFyv4eJ2uszQibv2w5qWunxSgeH8vs2XfLGr9ZJ+btpoN+O1bPoRkQ23z+6CuX9kacRkKBgPCqjoL",
-	"i8PoPBHbsOkhMNzhJ/NPV55tZ8y36FPpxpzuzuSKTCDkdfMNOzcGEKArwb6cnb62QgXd1fWNnEGkuF/+",
-	"TLo+jA6rLuz8+5gow5Y0d/vlRbOxsiisD6N3uY2pGpWF5ub/uCaniuEfESfHg2JgbkJtU9q42R/v3jja",
-	"jHAvudre1/3wdBtdcrHG3taqNpK6hb3LDH1ymxS3qilYBpQCRV8S/mDtosSihGNxWETTg+HWeGUNn9x6",
-	"M7n59a+SQbcL9AU6P2x1PKu5Bmtu3N7VyCTk1HWt22RBjHqS1TyQdfdjQlIPDJjG1ujbC2670NWNrIyD",
-	"2FCNhiI3GKtJHtUmUFFzurlEl9M3Z+iXNebka1uRa7bGWInGKk+c/Vn/EP/S+Pj7XA7NbwU2zwA/Wpnn",
-	"+K+aVg+an4wucyaim+5Rc4K78OJZh01Ix5SDAUoLBqrTYy4wmxcBGa+EXEBiV5S6ZalHEnzF1Sycg11e",
-	"1ZCVkgGOFex/vlbUJnVlTmCjg9Dg4LRoDN0trrkWwdk8FKLFbz3UXg04I5sqGKRWG46Zx9S6xLtzswzk",
-	"OcnlpC7yQeiivM+Y4DTf3VT/wX7/S7bUcQ2bD9nuVQIdaeiM3fkBZ37z3dG6vzQO9/AT/nBD5Ry3aeuT",
-	"PhuDxzR0hBGNHmfbp0L/AywACg3tGtY3LNmeASZM+03ZM3XGFEqc/wolvrJQkG2UCM/0QYnvpnKxaWe3",
-	"oxhc8W/mYuhk3Jxpq3Kii9eHsWQzXj4jCFOvyMhntELLGewoDS5wcFjQPDfXssPTXTNjemGE/m0fnNbd",
-	"mD1diBSag9v2MYu7pNjXYN67WVVWEtdxSQrAiUaSwg+fo/flmbY5vRDvhsiQM754EYWuM6SWEC4y9pGp",
-	"hKgSQXeTqrF5vWPbsMRQypBdCKvoZgcY0AZaV4ypCFC4twHBhVlF65CVoOEGOSW4SF9DBoFZwxlQfXsh",
-	"IB1ZLVjBMnOmHu4NTxYqdCGi0GQc9nGeUy5+cBCU+6NFGOFnmQNxBUjyvevsgPBKPYhA5ymyTaQQ10kW",
-	"Hi7WIohiHeZEsvqVreZ0xEJSMoCQ4N5La2/2qBNqSp8+f3GMgaMXz8iUfaQZG/EZzW0GnFe+5xQw263u",
-	"nVVHUpcXEcPnybOjgB5umMSecJQ3XjVQ6qm6cljSPs/jxP4FwmiG/C1ZCocb44PlKOTxAZf+XTNuyW9V",
-	"B3BngNpQ7EGMMje5IVxPNkTZzmx6favlGN/QLqUq64bU+Up2fbXiExettTAdHO2PjRZ+pyPfXDcQ8jVo",
-	"OgnNswKzhdglV1UPG9emKejmga5/YYrsALMQgdMEGITjZj4yxCaAY7GiBKoeHtR9Ng8xPoKpQsYasPIj",
-	"atxiJlxve3vemK7PrwYhbMaK7iEgA/S4iz9WwA0W26qSR0++e3pwdPD04JtmgQjIyYzNoT7fMq7DxbKB",
-	"TmySnlZaWtxFg19s89G0r2ifZuUrI1aEaxsVDvLANdrfFcQg/aDqn2rLYDJw2A+X9qiM7pF4j63RJKYs",
-	"n9eupDkrAJEeClpA/8HcvqhkP0U5rRgozyerEUDXNhDeghlngMwAcl1a3chlE3qVJ+fM109j7k5dhUEg",
-	"x7BT4iec7b59Esl6DVy+rOLz4NlsY8eNYmEj/wUGhG2MjQgf9jbkAv7v4m8QSQI9k6te/Mw3nE9FPlzt",
-	"HEAIzmGfQgNId7MryuXaNjIAuaggUpbYHm5Gs7t3U00cOzr5Yv/gRIur0NrJAfkTfv1L9j/CErqcOQrI",
-	"++J9pHlu59Q4WvgDmDNSbXbcTKmCjvmYQQ+mbZ2Z18vZ0LqmOLKXem5DmvSBBVM/WaG3D58LvNsWMHVy",
-	"uTzpd+iYYuFvgbvyseCeuHMKEUjF+4ef4N8buqfdMe/bO42Etw/nNL4ZTFyuleOJKZ+jBRwQo57XdnFd",
-	"V3yxT7l2bynU+q2j9LktJcFqK6c1UNXmBIqmVkyrImgkBptPOZaFCxn7Nu/QkMLafgE9GOtD+2CKfUnN",
-	"O3FUb6bJe+Om/gFJobrrCsIE/IWvZ4a2iFVrvB1+sppxq5w9RWKDr3AxaRW2oKsOustNikCO/Wbp2fdC",
-	"th7wRoil6W45eTWW3qwoWni4eMjKbi31NuFaYGllV/fBePSu0l1xWVHGgzNsMN7NCeQnfKtlHwt5uuor",
-	"9lWIljvazRTPU/ZyvpnZYutGv3zjBRey2YSxu3Z/bBgASbO2B1DBXtSBOP0cfjLCoHOlw3us+m5k1Lu6",
-	"+BCOBlapzeQ1AO+zgp0Q7OFusSGfHX23Tp74hdq5dhbxkNTPlWuhqasrtcdaCSv2YSyIFe3r2Daz1x+K",
-	"FZ3TFKICP7bJe+HRmASujI0+zuhNqd0RcQF6basZ6MpLDkdTNrrqygxnump+XMF8Jdj57doMrUlRCutS",
-	"xtCsq3OYUnMZlyIQDRyZmeQvYSZdCN9Oo49tewlDYzGwGR8d3mYNwXjxxhTtKsRguPLZ0TNfoVowyCiA",
-	"ukS7f3paMEZmUuhp2F6MbEl/ZIoDRAgUNiSprGNzgReaKEnGtJ8IirEHA1vvAYugflkKFo7db3R2/S7c",
-	"q81bCTUcovmMnTSgmNfKio++awSzFSuMMFe5XGABlVVnqGaKqFDdhdK0qJ1d/0olvPttKbpplE9vkVyA",
-	"zYdsUopeuFPO5hR7Svpu3lVCAqThuFtvSEdXRsIB1scqsTQk3mTUqdjizFB8mTOVAPH/VbKS1WNlXCN5",
-	"aimvwBZKjKIL0QAQhQWDXQ7ztcxzZvvB7o+3/SCxA3MP9MbLnp/dmzEZhIvJjhz8zvBeodwLrQLmU1fA",
-	"Ec0dLJr1YZOFsUGAQMxIhu0lIAGAOKB5TqAFwoUw31JyxoheMKGX7jpzgAjHFovDaFEAPmC4qwnUkOD7",
-	"wDOAMXeSZsXysihFalQyI0IuBGbBWNpJAQYitU71RdVwbSJDKVxFKZrEsgdh4t7fWaDsgUbfwt0STR1b",
-	"QJWrLKq96kW6IFFNaDE01pKQCxjDQ0G4wTZJFE0nj+ceQttKljWmP7OPV52D95kJMR6zkebXtdEiUsDB",
-	"hfZ4nVc4B7W0o9omus9RCGzKNf4Z0gZr8M+MzpqYIkvf5IG6HCdbmC4X4oC85sLCmXh0Cgt1OWQXArsw",
-	"AKAEiBEPaIoZXQGeVLGz7J83V07v9hjzTuiH6W3Jp8GGpesj2uFuJwWjGWTfkpyLq7D67U4ZG5Tucbeb",
-	"A0U2GkRPr1f1rBxN7SWJDjqHfW0BYGwKEL1iEQl4xZad/HHk97IAdA3zBcw5W8PWsFjbtsnh5jrWX8zY",
-	"ezyTX9gy5l07RwymfqqKnU/sCtfjthl+7aYk2ekYFWVGMwZ3GHRUgxxlCzl4ecWWKVA+9yle//X+l3d4",
-	"2Pj7m1evybAUWe6VJtRZFJ8IdSEAuQqqOekyxaxSYz9VHYGuWcHHnCkCpYWVBVfr6MW1B1BUJGM08whG",
-	"AGdmPWcHxggD9QswzBxtfKVgnSNpVCcbeRjzfL3bSEiRgmaYv7B9Sepf2NI3ZbrltASzqDiV9uLW59es",
-	"gsMH2QCx0Cu2XCdZJxgOP13xbAs/6yp1OKPchV8FkSJBZ6r1n4zNtLDhBkQZPHIdGF6ehoiQtp+yoR5P",
-	"K7gWoO2QR1bzwpNLF0+s5cC+Qm1vGaKKwXstNwbFQ1v+vJ3XV4q8/fEl+ebF198SPS1nw3nBhY6UJlzx",
-	"rHNdws5Z4LBZRhSdeNUNCvfxmogWR+OZbZc5aMjxr1Jqunvk6L/x619yzAiWsDlahBsFwSKXv3nnwaJa",
-	"IjJ2QsdZ1lwxkHxZqjp/+LIvK5BWW0YEjTRz1m+bHVjaC4REvlwLa94o+RU4qlsCbmNcTN2DAgVwPirn",
-	"JYuX/88LNuYft80E/oJI3p/kcjPdN4Fz71OoNFhQ6OpgAthRDUJfp/3DT5XVvPFurnVIcdn/Dt99XLu6",
-	"39qL+sGzo+8e4o2LsJngPDcGdyyn5W09I33fWYQ1d8E+UglXvBFoQDkEZlc7qOIn1RJcqlybjTpS28t9",
-	"zWx926w22zt7RZGXGhUJd5x0GDoeUc6GFsbXHZT5s+L/ZG3ntB2hVvvUJVOxG8tFUg97Y6f+zaNqaneT",
-	"C7UNtZIKRPhO87mxRJ428bWvq8YGbSRadhQlamrLwfDGI9hGs6ZAsNqI1f1jSdTBVNc8dnbRGBm9EHX8",
-	"qzqMMlmpaAdjwMaanx4dhSx4LC24f8INwvradcnemVr69AhsM/2E/FkqTWynm/tQwCBsw7DaFntnIUOX",
-	"IFDujlrPoQV1OKwu5TbDcJvLF+GZ4O2vazf+l4zT1FhMF8AmBMzwe3svlOi1WaEoQkQP4gA9mlhiEWPy",
-	"xtd/N9p0vfj6Jstz895/AYo8p5PuxAh9ZO8THVZBxntIgnYu0IjoxppuNHixAi7iex0gkIdNpgAzEvNv",
-	"IJDge0NwgCyQgpEHsI3WqZsirkqaED52uV0QCXmYEC0nWKvv1P8L4cTBV9YNCcVAgMNjAXfr73YPg9Lj",
-	"2of6c1wwgd+aHJDTqmeEUQ1cE50J5eJCzBgVtruBqjWByI4h7ywUuMDjsHQ/2Jd6DoO8xVffvnKO1B9P",
-	"/wCIWwu71ItzHXPHaJ0j6+hBHT2Jq4zjnuzFr7LRZ/LWj7eDC8RWAVfwWLWMib4A0OvjjWWey0WtL0Y1",
-	"dFTM7XL5QTQ0Z9csVzaRxzzK6GiK/ZW42uAzadnVPaRXVKNFFXV3QFwY6ugxBUA3Xq9rEF2icXb7uoZa",
-	"zdROnkeMZsMxYOMlWssDJX/K4QnRxdJWblCSFdjROZJVoOJksA+Ja99/x/k9d0SANqJc98mi8NkoFjrK",
-	"4MOsWD4uSnEP1BhZapJCKrHv8wV1xVwTbd36UrGKAd1DdXC1M21dUupC2MRSi4hl279UmdDWQAYdWOTL",
-	"kE6RFcu3paiT+C0YBHvkofPCQ2HeptZiR4/nrlamiKHkexFYQtQqgKwxymvF3Ui5CrNgMbS6xHuzKpVQ",
-	"mi7VDfnyNniy6+Xh1uxa4CEU4pOj5OjoCPbnxKV/K7pUPoPJ6E4ISQhxuMwngEPTRV69d8W6q+VFGeuF",
-	"LLjIjE6koK1mJP37VvSRipZL0aqFZz2FzU7n83y5ooEg9l91Iwi52InWmunYPQQ4z72ZB00FIKQJvNA5",
-	"vNmS891ZVV/PbL4dPT2Yg9tL8JKkoKhb7rLwQx1U9HuZQb8f/bwG21lT0BHUIKKh9x6tvKGS3pZ+TzZk",
-	"37fr6P+Tfb8P2our5l0kwUbR3K9b+4v3Z3dyZN8b7RFR6JoRaY1H4OgB/t27k9qMcvhJ00mHJKY2Cy0h",
-	"VMUE2ZRe2+av3vcLCjD+re6L9t13rQ12ITSdfOVb5B+QU6c12LSoop4yFbTQXKOlzgqDfXPveU2IAr12",
-	"ultzsF7LCFq74YPL7ZXVYmJU00lv13Z0y27GEJul1TmdbMk7h5ZAdxLJqy4KrNNzlE21ZrO5hj7qaE/K",
-	"Uuf8mvmm0FGB/rOd1Bcu1rfqY3WnLgFDtQvMr57PmXDAeBB7i8Qj7x1Rby7+2zmLcu/lf6tD3UUBYEPh",
-	"M1p5p4YZu1zqrtBv53KMd+4FX7KAsIvYLB+qusj7lJauqjPwROL+hEaA+/Xwk/2pcynYeb0W1bWZEmxB",
-	"RjlngM1ZqwiL+V7e+VqhfeeV+6q4PShf7t0+ZXmlSrS257sh0lbbtG9Kj0o1/PgepIhX5WXB7d2Ojuyq",
-	"u7dUe+9yayE2lDNqVCVZajJhWsHZu5Yn5BS4wdGG/xwDP7V6wQNyijhHFyKl+UQWXE9nKbTAUoTCS+Bp",
-	"RVJfHpuSTLJgBe281P0wVf+OGjuvu0ktv//0Dd3XqqZrGyjdCG+ouWutkzuHJ75oFZ3RWQfXi1nn/bp7",
-	"m51ZXC0YlPWf1DyvCaGNyjA8006QApHc+3OsXNyLq5XR2d2A+sOiYm6B9RrYu4H0tzWjq0fpWfXwk/mn",
-	"s4a1WrHHc+YpC8JNdTsrpmFZati3egVz2otjy7w4Cv0PbcdUkH2ielbVg6nWQ2ljWt+Eac9YexR195XG",
-	"nc8sTOHb0pdZ6d7r7Hqg/D1J0DtRgDZR1/2qpwNHl1F91wv37XShAA4kQweRe4it3dsdT53ipGAAjIze",
-	"XgjVFB8OfbUqUd+Mj2ROBfrp335TtvdTSTKeIaRHAUlu2TFJac5HLE1Iva9jQlIqpFjOZBnvOTgvuBjx",
-	"OTSADqIVPH/ytFN/zD56pHUbq5EwU9sEKog/Ko8WcfrmDDYqnZdq6mqtzNbMJISAzY9459Y/9CGi6pfv",
-	"czk0v9mEI/PjvMxz/FdNqwfNT4pPxJlIN3ZUjfZ53LgJ6ZhyiPdD2gyfiMdcAKvZxipXQi4g7yOKlSFL",
-	"PZKzJuILE+XMcKREdF3QZAbJAMcafOgwr98g98BWFMYRMhQXK2AzY1nMqDYaENXsseYws43Dfb95KEgM",
-	"236ofZpHIDu2imGsS6U7DlNboQt5/1bAg7QmuawH6FCC30jXWLsVujSr2E1dNLL9X6GLxb9OA4v+VdcY",
-	"OXXsXbGjcovgezdvQGHJuL/+Ex4LDQazwH+973pfzSd23P15qWtb3799gC+/GwvhNhthnGaZoxSMYjM6",
-	"S2reT0hbkOjwKFgXDR/gxm7WKdFQGUCwDbZye9jMX5hAr4xk6fMvO6Uty+86XVxV8wvueo4KFvV+RDan",
-	"ZwC8GAX2tsE1Z4bb3kbHgFIx1VM5XdPT0Sm6xBXJ2VhDVMmK7NxoBCw7IKcWDAatY5YpkN4ruWpfJyT9",
-	"4dVvZ69+cA35MeaEC/WXoc1SRvzWRR0zBgiBK6xaYlniuyfDOCD0ovEntUop/ctIi5I441rdtoi8HfqE",
-	"tSE12qOa0U3QiQ1Z2HONM6nsZFuIPYS6uHDhDNcqWDjTInS3r5GuC959VUevyuEudY83lse7FUZv2MR/",
-	"l5JorLhY0Tn3L77vqg56/dT/pwJ6PxXQGN7aova5KY4xStWD9/kdGxXMFhIbxUBNLRBzACLXhca+4Ni/",
-	"vGKiAywsrPQ+VV447Iy16KRZ0M0DZjetqcWEF0NJ2OXBthrwYH8O7B+Bb4DGXPHsKS7qQtCRtv02a1Ah",
-	"9VCNyJdQtoFxBHMwaQteoHnpvpIWzKbfTdbCb2wBo0dllll2hWgKR9JLzySXkYADBP1fjhQj0urwEzzx",
-	"eb8oOf7YOxXbwmL2ggps5xHg05tK7BqvWWMuIrMnTEe2o2eB2kqMPZrXLZu6P+cfrDDmn21S9iFmU24P",
-	"c7DrfHqS3JhVupP0PgdromoFozTPc4j5ES6w1R70i7lmRU7nWBAE/gcpJrWumkvbc21Kr9kJSXEyKvXh",
-	"eWgkYwaGAPks3uhl72J/u2YvR7cm+HGLnOCvTrTPymC8W2ov7yT97w0sg+Gy7QEZ6n6BPUIxwDAWhKFL",
-	"M7S+0tK2w2LYsIX/TigMe0lcu2eQC+vH/T9gC/vzArTy+bpYLUqlUbBy1ocrIJxNZkZ54wb5ok1/v5IO",
-	"fWFgc4nb3HvoCGhOsE4v5oOesxCapHb4CX6/RFLdrzlXO7TbSDmvNnU/vWLqAwTPrG8WNld2Ywtvg72i",
-	"Kmpt9fch83zTYdzAhltfPPTocubMykYEuvHVWay1LV8gNfCmWsQp+VMOUTVAk4ta68JOnytVsiIhzrij",
-	"ZcYZNA1F9XGUUz4DmG09mkKr3ZEUGTcTUQS8fBZ7BQyKpK6dhnx+B+T91Fh/Rp2luZd5BF6PXWNlnjGl",
-	"L0TGRjwz8tqZnYLZOaHtol3iUv00bIIqKsAP6knKDw8I2Fwe67tgZEpFxgDUwlm91HV6J7m51GEnLa7g",
-	"k+e+TeVMFuzEAYrTCZsxocnpmzNf6GzsWl/AGS7D7E8a7kGNq+Z2R9UIX44AcnWZBZvniMGwQRat3cib",
-	"US+6GX8QhkecT6wuVFOK2R/GaNAyz+JFBg4e48tVCVfwN9raPt+7RoHxZt7N6hZrY0Saed9USwTFEO+D",
-	"DWXD5skz++AXb0bgQjabEXZngGD+ePvrvUhhtnOydcQNMwKSgkABiYig+nEffsIfblZ82hwfruUQLk/N",
-	"GsC97+y+w0nuo0OzsO/uojvG5vWVIlOt58pQh22HVvfAW12KpFypNCFzVoyY0I+ZGEmjhHChJeIzs4nR",
-	"JyK6JK92rA8tsh458KvIuBpJaMOdyVEJyo25a6Dvv7lRxkyPpkZvumYFLtmCg4l8aTO7s6xgSlU1efNy",
-	"mPPRhTgTmhWC6ZNqywnksdkO9+6bDp4ZNtDtn20NT1LJs9ElnA/LLi0Jp216VozO9iJKYtcOTrQ3L7Pf",
-	"Py4iLG60490Rmv5QX7p4NyvYLNdhl+5XZUppt94dKv7eCfXBNyugZE6VWsgiqywl6JNvuGm4tIrijFHh",
-	"sjGUUT6oMpJJSUFzNBSjQBJmd/fkRjavvpuUDFhUhH/NFt4LIIlSNS4qRx2e5TtWGDVySqnShAk6BCR8",
-	"80Et2ODSehHotAI5ApqynbEAVDWpIFrRKHeQqjElwNLQvn2Brr6pdx8gvBi7juX5GvzECiMFGbrVSQiv",
-	"7+AW9Ky4R0F6X7nCOgAjPLEtbTWrw+LQE5t5hwjGQcTm2BfGFiwJWQBLcYXPI09FMCp6YI89Cec78Qpt",
-	"IsP71vPZzAnyPHMGXkx76OZHJBfP5B2k+eGkoGb0T3OqjQ7dKt5PMbANX+Fi0iZ+fzLPdLbA4I19itJz",
-	"emW2Ct9LF9QZEKvbgqu/EUdv1knf4NZ2qcZKvFxGN3Dlga/8NFA4B9YPvpcM2YSLWldu6yWHu9K8jhKV",
-	"UzU15jU4E9GzjiAOyiNNwFbg+BZh0Fw+qM/hNmHry2B5avPI+5cO8O67EQ+4rIh8sARmm5QTIRe9RP7x",
-	"rSh9Cj6ZasCRD/vuLBWEiHqN2Z3uvn36Yff6ZjMShHmgvSrS2qgsCmPvV7aDQ/5uU0EU02/chPdDVu71",
-	"21BWRIT5pXFFVD85de9Y3d7qIsytRrgp0SOkAG5T5XHuFM9/+SoP3ND7lNxhb/+4EbBzxnOTxVuThoME",
-	"dKMCj+Z6LoRRdTPpiqMVjjijS/NHsBMhfjpj5soyF58tCmmIR7j78JaLF4Fgxuy/XRFIMxd4D0UgzQON",
-	"ZQEHpNc2NSCdLFkbGPDn3CnNB7ZnH7b95n3ZwXrfquAjshO3VPABy+yx4KPLfu5PtV+t/Gih550rP3ad",
-	"z85C/F+o1mPv0v3fuNajyXmdij4WU/l4REWH4BFMfaU/F97l1hcm1xshQ2iphtDrtLYTqyTVwjKILWL0",
-	"iREtiiXJmTK2t1V9jY4bqhFZTOVLKu4CNBMRWrCxbGaN8FZkxngctxXYb2RpeWN+YrXvJ4bPBWPIyL5Q",
-	"YCOCZnyGNSzJp8+fJ4MZF+73J7cLdPizzLPOwb4a5d0fg8H1NMokUXLGoDu4DS2Em4TOWTHjShmluWJa",
-	"OuPR1B378R5P4T2OEJF0iHHfh1x7P5VN1Hy8n7hwUES2r0HVGAH2yWyTeQ8blQXXS5AIQ0YLVgyO//HB",
-	"sNKQKj6CXz4k0E7BCY6yyAfHg0M654fXT+DKtu8Oweaa+1ddWb+rwyG1U1hn2DdMznOWVBBTcK3amxgo",
-	"oPYadCiEYHHB4ygXFnW4YV5h1qxrKa+nLsUE2g1o5enfpSvD7q2P4fwORjeYF3JS0Jk6IG+a9q2R/TYl",
-	"mBfWxWSFvFlgxua5XNafxdwOXngMczcLvI7Wp/G2vrSRnDFMnRkywzA2MmnXWqopON7NdYFGZEamrHB6",
-	"z5SK7CAg9DgLjQuViqvtrcFyzXNbUVbrvAbaTm01hloi94ULnZqfJ5K5H1fgk5BAfJJgE/mpsQqPhBIe",
-	"rqp7Mzu1mMq86tRUe4+rWYy9BtqLYa6infAVY3MFeNFIygxTUaeMDJfQoL2weH11toDcxQA9v39H6AgQ",
-	"xpBwzk5fQyDFUfOMjqZc2DQ3yywH9esVvxt49S9saZQInyoux+RPOVTH9sW/n/3w0tHnAzkmP3H9czkk",
-	"eOGqxPz+Kx0m5JdyCJlM5ry+L3meXXHNEnJwcPDQ8QAKoxWQBVSB65UBgTn+DltnT4Uzl+AHqcZl4RIz",
-	"SKU/MpHNJRcausIwhZBQQ6Z4ht+QC5FUfRKMHeAS/6uE/5yPGdHcxiKu2FI15JftLRPWOCA3DKsMzFk4",
-	"b5yhsrIqSoBZuV465I1N+fJ5ZTUzpTYydMsKSSNd6Yk4tHXAm1eBZx04MTHrVyAFBOGZ4Q29NPLrmmes",
-	"+Kq+xkkhy3lQ5FjP/pgoLiY5q6kR+J3E7TUqwq7lTOPdNEyOTmW0CH3IS7ARLFfMCBdjPGEepX1XxgSn",
-	"uYqAtlslwrzGcWKdr+tqQxz1vf5tCdhudn51HgPI5c8fPv+/AAAA//8=",
+	"7L0Nc9u2ljf+VTB6np0muYrtpEna2nNn103T1tumzSbuZuZ/nb8JiZCEmgJUArSizeS7P4NzABIUAYqS",
+	"Kdu5d6czjW1RxNs5B+f1dz4NxnK+kIIJrQbHnwYzRlOWw4+vzunU/JsyNc75QnMpBseDlzMqpkyR5YwJ",
+	"ds1yomeM6BkXUzLGjw4Gw4Eaz9icmm/r1YINjgdK51xMB58/Dwe/cnHVfO/5jBHBPmqyoFM2JFSR5KI4",
+	"Ovp6XOQZ/MBOSM6yv18MzFMXg+SAnI4UE5pIAXPIqMIvt4//eThY0JzOmbbLPB2PZSH0WRqeE0+JnBAq",
+	"yOn7d4Tis0Py5ClJ+ZRrWCw3zy6ong2GA0HnZjj74GA4yNlfBc9ZOjjWecH8mS2o1iw33/3//3H0+LsP",
+	"n548/fx/B8PAjtkpvpUZi2wcnTM7zbPT1ySXGSNLrmey0IRrRczkhkTmhBI76jFJHiWEK0LFiuSFMN8e",
+	"z2hOx2ZfhiT5d/hUChZZoRmjdXlz+vFXJqZ6Njh+8Ww4mHPhfn0yrK399PH/Rx//z9Hj7/729+HBf1w+",
+	"+vfHH/4W2YeJZnl4BxJDFYlZhaEFQwZkxCYyr6b/V8HylXdC8K7IhJ8/eRoa/wcmOM1+gxeEJpHC518p",
+	"OI/IvuEzrTvXHPinXBaL+LhT87EddkgWLB8zoR8zMZYpSwkXWpqDJIpN50zoyMTgJVvO62zymurxLDwr",
+	"Iz+InlHtiYh5oTRRmmcZmdFrBjSZPErKKaH4qSZ1NnmMI0QO6snR02fDoIyZcx2e1lwqwxRsrghHyUGF",
+	"WrJ8SJ4QLcmTo6OjGM1k8FZ/Kimb0CLTZiJHQzMxPi/m8NsRkLz9tZwiF5pNWQ5zfON4YH2Wp45JjWgz",
+	"QytD1zlbSMW1zDlTmw+ZPEjGMmf/9vTHR8nDyIk7JtzuzN+6eaziBFnOddWZKsmDRDM6/7enP9LFIjrl",
+	"6sVbzvody6/5mMWnrPABO99jK0bsRUES+3EpYbS8YoIwkS4kNxcCFSn8fZxRPicJLdIksgT7pq6y8+nz",
+	"552E54cH1c/k4PL48D8ef3jkffzw38My9ZxO45ui6TSyCk2nW57AOaPzlpEYnbcLTvPEtkOaQ2oZ03y8",
+	"YVDzyJaj/qFYHh+0UCxvH9M8sdWQn83DaiGFYqDR/Eh5VuQw/lgKzQRIQrpYZHxMzVQOF7kcZWz+tz+V",
+	"BPlTvfv/5mwyOB78n8NKLTzET9XhG/wWjhhi+r8KpjRZUkVyNikUS414n1CesfQAtsa+yVO7QBHK5YLl",
+	"muPsafVBTBszjBZXx9a2ZzigY/MGeDnI/U3rPIXnzTftq2ie05X5fZwzqll6SWF6E5nPzU+DlGr2WPM5",
+	"C43uvjNaBc5uOPDF+oarQFtNr3EdBFedB7XF+Aud4qhKxXoiUbtfzow+aTf7IChFKmL9R0339dZWnUNt",
+	"H2sb9KF8txz9ycZ6UCm/aHcAgaQpNy+i2RuPcCY0U2y4RkvNzbXX9eDRYJ2E3xtNZU5XZMTIosgylm7S",
+	"kWmmJKHjXCpFksMEL4G64twuyJv7GFv9r1wFWKWk5o5kjecSoGujPG/6+m/mmfWzxoFbjs3YLDsdnce0",
+	"gXMyZAnECieWSvOHnB2QhKZzLuAEDPUumFxk7JjM6XjGBVPmSSE16J6Eoya8nUSY049n+I2v4TTtL0/W",
+	"9nQ4KAT/q2D2YyPBg7weJ8dunH8HJFpndTykMAHgSj4NmDBK8D8GhqsGw8GiUDNYbsa0kZhwZN4rKhF2",
+	"WqRcv7pm4WvCvX5t3wQxj8E9h3cFV+T0zRmYGktDO+Z+So3macRbzllKHEGxKVc6X4UvkTTNmVJBGb7V",
+	"dWAURNXhqr1mgooxg++EL8Sf5ZLIiWaCcEPSiwUTLD3Bu5dmCm2vnC2YWTQ3BhhRbCxFqgjNGSjf7Noa",
+	"hOXkudAvng2aBos5ME15FmdjVFMCzGo2HH1DKXmQTDjLUpUMYUpmQjnTCvw9jx49Sh7ac1qZNfmaxIMk",
+	"LzKWDEkyZ0rRKUMboUF2KZ8ylJWNrb9iq7BWAbvwlSKLjI6ZswozOQ0SwhUXAVdRYrQ2M7tcjqSGaaLM",
+	"ScDEpUKK1VwWKgm+UxZ6LFFjdMwir+AChcWb8wEtKsgli5yLMV/QLCQrpd1H2FYnRpAyKFF8Kh5zAfuM",
+	"nGDOJKxNsAnLmaHHgEqh6bT+fjlBVmOZMnIWBNRIFjry6tKmCytIoFZe8jT4MZgFoQ/MgVzSqRUe7XLM",
+	"UAawsVNSBtWZ+BvsWDEo70ph1ctlXYm+27mvv6fjq2LRnPZ4xsZXm8Z6aR56yxYyh3exPJd58FAihxjm",
+	"qRFMyRDWNcv5JCyX51TwieX4tini+l67p82+UB2g5u9XmoFniFphOSRHoEsIScD/U5OWqSxGmSfnRTEf",
+	"obRUmuYtar/SwdHzQggupkMy4YKrGUuH1n4akrG5DTL4UeYkk8bSmjFhby6w7azEp/ZCUCTlxvIK7JrO",
+	"qVATdKZu3rVz97Rhq0W6tQkEx8dZ2m20/3ZPN4jXCEIgFbd/tW2uzc0eb5zSX3t007wRkPQOjH0MfnVi",
+	"Zmv0FffJYF1fHWVypGpbEr9JdzEjU6rpiCrW5FBhfQ1NGpvRp89fhD/i/8M6TXbtCGAs+/VygNAmuxd/",
+	"Cizf0G7HncrlUsU1jk6vaEyt4UjxHlayyMfh3bxmubIaZ/tlYue0ZuW6r5fjl4N5Z2sXPLTUZLcqTsRv",
+	"C7GtRdwi9LQkOaOpL/yMajyXSp+U4s+LKwX1Rs8H/s3X3zx78u3TZzVf+Ivnz79+ETonlPE1s8iuoD7X",
+	"t2aKuuRRlHlcoQUI9s0y55oZOw9CDtqoQEPChdLmm3JC5vTKfGDtHzuTkZQZoyJsha+JwbBNSt2MjOQd",
+	"y4WVvRExsS5zrA3ivQJ+hYOREyLksqOajiN3lUTw8CUM0/ErjnvXKMisiyxnUrlJ+xYV4VqxbEJSyVRp",
+	"gHdczyJnioX9gebgzbtSL9bX6Y3gx1Rh0T/huTJnIQtFRdrZRQAqUOkhbapsPUiydZ4lmo4yFrCC1gTS",
+	"mkxxG1qSyhoZ2CP29ikugP7bu9nXCL3UJ7fTykY0DVu682I8M3y+zKWYkhFTPGWVQV/XhywXmQ/mNGUn",
+	"5Ag/o1lmmIlro02RkSFQpWWOjNqFXXZQhuPU9o4JbUwqaxzBzN1VUKO7pvpWI66147Y772brzQB3N3Sa",
+	"L93C6ocYV+RnVM0u3WXSQR2OKP5bvCFnZkzvLaXEBhOS8jz6mTmJ7Q7tfmvv2+vgIU26gwqNW17urz0v",
+	"//TL/Y1SlZOJDeKq/ElNZXdLJ87vGBPCkbfw2sy5UnBgKZ3TKZyXLASc0WJGxZA469Ic2l8FK1jMg0Fx",
+	"a2ME6Ht9u7L17lq6tZHsBnvzix7S25JJOqkrb+XSuheXRuky/ERz6z4yJ8Fzexaqo2CFm+fSaJ8d70LH",
+	"YZYHmtf4itGcPCGF0DxzDOW+VDfh26wuIIder23LDoqMVnanzGkFXZmO+GL6Iuy9YcXO95c9lAAD4Qdt",
+	"Z0qMGtF1nAULuObLpaP7MWc2Ewg092PQCx2lgpR0eiTVRIpsRShZFGpGRuZwFNzx91nhc2J1ZyHtvaBO",
+	"75Uq587Tp5UaMzkKrikBcDpxUbC1TVnTBUrj7cU3T46+/fbFs+G2tmZns7KLVdmY1nNjjUaIXxKqrsDZ",
+	"F5lWLcFrQ4aXr7F0sGiNaooEb0xYQ2+FZlZC4HWoQtaqr/tsGsU8hxpzqf0it3U1g1/KLGNjjSphnQam",
+	"48tpTkPhAaO7Z0ZlV3LO0CQH61aaGRSiDCykQ6KMik8VSZ4+mx3NjyLBkoyiakCz7PfJ4PgfG9jUzdkp",
+	"dx/CMSomNKQQnxCK2Q+gnjknQspTmw6RM0bmUuiZOnCT2cqPB1pE9zhAOf3/Mt8LyZlCaDqdsvRS66xl",
+	"92mly2T82slVt76ZzFJ1QpIjlZArxhbKunfaJVR56GuzKFf5oY2IznRQK2xR/cI6nF3WkGRcXMG9kclR",
+	"RE+jKhQz/n3ibc8x3DKGHN2ahoSLlH00r1ZFXMXcEMdSPBg9ez/D+O2IjemcEWp4M+WGhLprKTfVE3HL",
+	"K7cuzLT17JAaG4eX2cSBRtGAW5M6IK+pWMHlzwUpFHrsMkavQdihkk0gORt+B/oiC5Zz2VXJEcHcu/KC",
+	"rM6VPLhiC20VMbKQGR+vQNN4iLSkhkBKyhy8p842o7dZypS+tLH1G7jV7fY13th6FG2q+1aOvYiuj549",
+	"Ky28zF4jxTGfBL1+dofIVB6ENfacbelpLAVkgFvTHPJdhu52rvK2t5KqIIMCQhWOv3UvqL8VQoKQZbnZ",
+	"lPDyW5T5HyATJo18T+bhTFLDQYosZX5FMjbRYeUgqvC/ZXN5zVIyyeUcyB/8YDYpg46k0TxJscgkTSML",
+	"0nkhxlSzNJQRYI8Hbnql5WLBUpJJecXFNKJs+OzgK7N4EpXK65G1r//61NXOLlurt2m+uswLEdKwmhse",
+	"UYLOhE0usdmrimlt7t3EXaGJp/0YxYe8dAFHPqdThhk7ZjPpBP5l1yw/cRZRIVKWkyVdQTYcJLeBejU1",
+	"auyUcrGW5/X105BTSaTycslFKpdbzN/7VnKC1ANKRJVphcRNppJZcTGmwph6a97XzdNrU3Na5ld9Ldk8",
+	"Tkjr/QEP/b+54iOecR1JIrouP7fCki1rqXoYR9aMzsmU6ROScDFjOdeJDV5BhIoKKEGwdGbmWyXPjTI+",
+	"hoxxzXIBySiLnF+jE86+K5gfZMWLH/Bed8TBA9uFo+13Ig7SFi1uzlJOL/HPLZHpkNFoD9eJh476gKbT",
+	"kOVPp6W7Q2hCjfzexukOFMmziEJnpmlYgyBrQLrlNcu7qnRr8rBU0Ly9K7U1WN7QP8Ta6bh5fghSdo0y",
+	"+shbWie220lesqPagtW+qbuRU4dlaznTTJg/Hicg1yjJiyzsIG5hh2j2xu2Rl9U+Syq7ASmd02mPVGTO",
+	"87YICKoyA2rSpFDm9sVEZ3Otmpt3NZLpyui9c/DbcK2I0dQ5PjRnTA/hBoQCaUiCpFmGPnM2byYF9Fig",
+	"wtM8VlutQVe0MnRMsww0CHR2cNQoVktIo28rY+mx9CVK+i0ZreHayEKxHB1nkH6ryIOEZhy0KiiD/Nsj",
+	"81OVhPtwK/eArTgwRo7RwrTMwOaBX2yGbgeHwLY1nvuJ/Fle91NaazWVm2t0apOI89JNiz52rst4tn1d",
+	"huOatZL1TXTpF29sVUXhk5pfdX501IGKdh51i9oNPMJ+JDkI1luS4nCD/SwzB2HR9IhsGvFnlqXGyt9w",
+	"a+fGfKZZSyTNyll8RxXxspkekkzlCXiUofpF1TTPNZ5woAfdZK6Nj/fnI4TUeKtr4lxCW99Id4oFvVs3",
+	"X2YpF9Oqwjz45iJj6rLF+4C1qFY3M+eg5Lw0DI22bG47Y4GqmVyKsN+k5fWvZc7qhp2tJjOHLOCQM650",
+	"NKoSVOxr2xUk7QJLmgJZRM5t8N3R3Nxy3zw9miVdLOpXkwkba37N3rrNCjh0qdKXeSGCYXbrulZELgXo",
+	"vgpDx4DEAuXG24Ta4QWdSaWc89siY3Eyydg1yzq/61d4OuBsaJVw7mTWvrfb2Oupe7Ap9dU0gi2BUUMk",
+	"VJ73OZ2+AWd3IOHrI5svNorlV/jU5+GgXGPDRlKlRx0q8LjynRnO1TEYVmX9Jc+HfBhzmbJNszqn09fm",
+	"sYY30fxx6Jbm5hzcoXL1a4kLqKqhUC/9BobT5wXkYBIuiFpwXYoZM+aWEDuO6n10k6ffbtQkKsXniac+",
+	"tGk7rz4uMipomOGrsspuehfYNSEx+X7G9IzlUH4miywlIwZVl0Mnhh15cDHOijQsLocDqq7CZW1jKsiM",
+	"ZYuwsVIaYy31wwj7QlK2YCI157Cd+yeNmIwVEJArwAQTMjjPaS4LGzJaMw8y++0pxGpzPp1pRYxxVkU8",
+	"nnePd/wE44RWMaOxLTKEi4eLFchceRGPHSqn10e2ZZzhDbRnY9MwME0WKgyXMlwFhol8PVjQNR1/OxPR",
+	"XIW00DOZE0VXaqdixyJjkbenbMxTliIyjXnOSiFwLJTll1KwzWSn0U+2wT6wnF03FsvyyDoSTwE5u+5I",
+	"kayqU6kIvcaaIRH8YzCxFjZgxMbS2slVKkkziyHgXgnDhrnI+1QyVc/64JoobU+wo/Ky38yCIouiFmGc",
+	"Q1cUoo6JCyqZ9/rKwUE4ecDmJezgTYCJhY7xp5yGSjZOUZKZIzSEWiiWQ3BdWAyzAwJfVISmKQlV2d1r",
+	"KBdEUIsjtA1L6qqu/aaPIYYK9rvYDwQESSZSHj5KIFYLP39Efzb8TA8/JkOwlsyvSU9OKazOjgMkddip",
+	"NUqssMx68GABEfaLWvKKjmdGqAD4QiYFOwYXIggERZZA9MmiyLKEaClvBEyytQNsC8cQ7EwffiEUELfj",
+	"FrLaT9Nyrt8ivqq1T8lTiokteH/ikqGEdjc9QJOFRUgur3ka4q/vMdVpKfMSR8vikfHUmKF6RdyXI8mm",
+	"Ef2Ej2egkxw7BJ4hATi/x3M2HyEwBkwef5DF4nH5Kwa2UeQoadXwrjAPoftouIGCZRDmYJeSbK6M8ZfG",
+	"FWhYJEshs5i4x/EyIIAkoSy0wEimq/COx+ODPYUCylWsCcyNMlIWi51kpL9tG/1j9tH4DGDKW84gnCEI",
+	"8J9Pnz8nRt9Fs96/R80dSIlaGL3K6N2A/nhAyttdWQDeBifZONFYTgVXLMV8Q15BAHY4pejy+xHFhiNu",
+	"TxQvXoNMaE67F7mFt2uYl5zS0b7jFn+xnM2GdfR2BHZbbucgyjhHY+YTy09tg4GV1qkYbz3IEbPcLyPp",
+	"0edlEbzhoishl8KWDmTrpSL9pEgPB5iTFvR4/1hbyy41PWYawfOAoFXgXtrkyeLa82AdW8+T9VAaexj2",
+	"HyIgFsGMqdIFZ6QapgVg8FznhdJlIrQxXSGcvp1fzPNp3dA35fL9ndfYAaOaOW1GwtpgL3g+DZsG39lH",
+	"gWcV5nvIopCChZ2WkAoyp6uhSzqvASV7GYRWx/NSAq2lf1xXmOwvj3NG06RKTRmSxKUJJvWEFaOVKD4V",
+	"gMC8Mb+wenlwv7cTcpbEb0m+YSgREonCYbNS+XcZqsAyWPyytJyF9QGALUGWM56xCHTAmqnQwqtLqo4J",
+	"RcQ0oyw49w8kraILaD3N0QL3l+U7NruUpRYiJJMj84SDDMGY4kFbWtv9SIUL3hruMGqLrzk2XfjAKEbh",
+	"vJsNGaZh72csT9TQyXqeaFUT66eidheRm6LLEGOqp6UGlJlbyw8EX+6NsgMtN8Yxt04r8oa9XbrrS4ET",
+	"SBBd5CLAabnmEzrW8cO2E4wWXdhrEPjQ1l5aNlSVQADGBfbXM7ZaFwDmEl2amUMhcWfXzbqECoWY4gko",
+	"22hpdnHbpmG05fBuSuLGLdxlIMuEkWSYeMpgGdBeK/vCAO2Q8LmL1Rp9iNEsIjzQRb+ViMz9/IkNEeoq",
+	"1yKWmYcL8SfSJd+mJlK6Zp14p9jCtW9rIatgcnWcvcpSHo+bylvrTnjKSqyuuJGBV27DexkXVxFj4r2H",
+	"/+IKyaZSl9vT3bjZci0+v7WUpVU3n1E2atPqS4xE2dmMGFE6AAuKipVHWo35dakK2XAHpw0CdjfB9mle",
+	"lrWrRYW47czq+n+4qHid05AvNu35O3gKqmWc17S73D9ndI6jb4KYspNxA4SW8wtbhbNLrlmQG8402CWq",
+	"rEgU1hXcjQVoNpU517P5pkX+wlan5bOfh4Oxmd2EG1K4ZB8XPGdqp5jgNt+pj9PYBwuXqix4jdmLsicD",
+	"ikwhyRVbkYnEqgK+hSPkikdSJt/++JJ88+Lrb4meFfMR+EDD8WLbvyaS9GXmBXG7WhsJWeSknmzpvbDE",
+	"3HS26JQJlgNvDgd8voBiVMBAqUWbN8JxoXFsbtHkuHIdST3DuKhIKzxCQ3pkxfQBSRCHkotpcmwpUkgy",
+	"h+JY8xUOQCFXTKBHaiqxLr1mRpshIWl2KjD9oXxnYPqNmnzz1YqcPZhQB9hVc9NXLBXhwlOfM9Y26FX6",
+	"w7vThDx4lT59/vzJdw9d3wR7XG6hUmSrY9w4B+nIq2YKZmctCbpdePXu6fMXg+Hg1buvvzXi96373YwX",
+	"PMJf2KoPR6qROpuEV9xp8AtbvZW6zIzbJu67q/hJWUZXIWhAxOkv4auAEk888NVhvc71iq0uLe1dwjuT",
+	"Gl7NN99886KOWHMUBkqCgtLLoF/3zavX6BS0TwGrP3jzy8t35P88GZJ3r16SJ0a5xr98+9AWk0NxVCVk",
+	"FeETh8dFxeqAvC+XRChKDwRtXEthtgg/G7IhNwun+h56cmm9lqJDZXAskOFa72y6bKGh47ZxCXj5h+hs",
+	"duuTs9WEG/CirRPqg61vNTSCg6kZX9z8ZLuFrV0OdGwjf2NLaGUW0AqhfUb4Ql9QpSBipiXeb1xgfwfy",
+	"bgbCfQbJNeOwn067AVuXCg81lmObptnJhVf0MeQFUlcWQgBS9v6e4BxdH6qyPWxr69fGSt7YfWiO9y02",
+	"fHz6zAv01jQpt4V18YBNJz1J9G3LqDvx47jIcyb05SI69fOyhvMrRezj5YkfkN8kWm0stcC3AuNW5sIw",
+	"chfvcoyhHoRWF8hNqabS2rnGPdfM0LIfhOjBAwlttPMBEFrywOin3z17/s3DphtwbKsDAp1dzHfNDskU",
+	"mwrb5i6/vzwjp2/OyANDW+wjnS8yRpIfXv129uqHSHVoBVcaaXEDwMTDCvmCfVywsTEhESOHQtmX0ZnY",
+	"Rz3EsChZsFxFMl5g6m356zbbFnKN8X2LXE5zOldVjjBqCWWwawghIJc6Tx4kVF2Z5YKT0JZkRGQJOLzt",
+	"yqi6YhBYjKQ4+w1b1gKo3PbJdM0C7XmYextIOZNTlyARNhY01UUEyPHn8/M3BB+IQNZwHU2vRgwc810y",
+	"ZzQSrHYOz/Vk/SVdKZJAbd/xKKPiKjkhiaG5hGiWZYo49EVCFzTvgKxmIR5wwuWqPUhXIPkIJ7nOUS2w",
+	"pQHqDu5IM71CUezBaAgp5SloUQ65Zs2Z5XqiLmV+NcmgWRWh5OUZ+bOGz1bN/b8KqWmgbtNhRjUwXwrF",
+	"DkjJgOgxLfs3mUvB9bua0xUmXIElhy4cd/V1gskvRNBV9KOR3tYoX5bRKUbnoN9yRew3TzxbvkxX5ypQ",
+	"Pu5FeKDfwkbdCDbtV3w0UHjZpckGA/bzwLnWPG4sg6wlCwdVwQ1tCcDS5dFoN6ddcoztd4Lp2mEVzG55",
+	"deIWTXXQ2KVGd0uLw1ID0PZm8CFG77+Wp7yFghA5qd8niFg3JIyOZ0DhpfZkVjjE9hclEp7hUDnpeLDt",
+	"puNGumv/epRG2r72Ob6nN7c5UBjdjsnRFmK5TeCNDeBLNMtIypXmYqwtNKKhoJKgUO/kAjzj6kbwTL8B",
+	"7r8ruNztxTFZcl1D8mo7Rg/zK+LTt3LDe+V23W2rk+9oKMy58P/6ZF0y7Ly4lqn1wU7tRf175alIRGWb",
+	"jl2ZnPIxzbaCr6yF1jpdw62lgVFyXlKuuZhebrgTSgjPqqfBZF1jg6yiIRFGV8vBubti3WDWIh4Nv0jQ",
+	"ITjW0B1r+7q+lg7H2i9pRqJfe6JPiKK9RUNo6xx6lxniuy2tg7fNQWqTn7YqMv8cn326FYDzvLXnXpUB",
+	"5MFGailt3KVC/A/AdaxnjWxOwaJXoRYFgAq4ln+HjLOQXIAFX9WeQjbnaOV6c+3YrqfKxnC7U+qSOMkw",
+	"8dg0kh/YmKtgJX9rDxW2CPcqwcbnwcDkq490DBtABZnJIu8ectwppYaqbaqtKjgQLMSNAIKECa9MLcyY",
+	"VlgRvHvZtHnIy5ar1m63vVpb67n+2gasgfHVm+BplONUQCCt0idc3pSxiSYQSlHEIpCy9LjCFEaTA2ze",
+	"8m9uqk0vXgkAE2gvjPXYzpe5wvr3EqienOIfXGQHc4eGZCULMWX5JWZsiNT29b+0zbDx+9RBLXBNFMvY",
+	"WKsT17j4Qnj5wHOGvtOVFRBzM66ZG9bbA/4NvgDGEoas8OsV9q2SGHOmJXJISXzwvJ3AATkVF4LNF3oF",
+	"Km811YML0TX/pgGRU5WIPj/a3EegG+bN5zYifltWxddPGlYTa5bkvtKxCt5LMlhasjR6S7GAFiPmUMI1",
+	"y63Zs1yRMaMK+5SUOWuQtM0ntlzP1e7KHMjKEOJ67whixJsry98x+Rb3qtyYD+37HYaC97L0WlDWtyOq",
+	"8uIJFW6wRaz16254TDurXw4xqU0N87lkSy0M9vWyTC0N+CjLrNMKN6iSM+CWnEpX8R0v/lxLDsAycuvn",
+	"nHEFunsNm4jby2wqj0kmlyx/PKaKmb9hMWPKp1yrIUkOkiFJLs3/Hq+Dhr14tlGbREHbnOEvIK6UxES9",
+	"qqmU9dBmdEM7nXBygi+8t0HlCnsYSlCnB8mjxIEiPKzhxDWuBV9GgzTeE3DT5+HAv7u2Esedikc9qhdb",
+	"ygvH3MHyDe2haucMIP9ZSqgOx2N2lAYbWiKgh19aE+IYwqSQXeKQ8DdkazqZAQutKgjsuK27eZ5bSKht",
+	"ci/Cas9b0Ce0JNA+twZvb1TAsr7vYC/qQPBalyEJZ+v9QZSlFh0ZzSMbnF/OZFZX+9bq+eAFQS31XZXN",
+	"01O6VQkBfGmkSSss75pzhLuWSVU5nVmyec0JQU0NASSsdkAxea7UScc5g1gazVRv+MpcqSIGozLOKJ+T",
+	"hCuVYMtbl7YYHD3qEc7ZJGdqdonfDets8Fm4L8OvfMLqww8BKw/DcmGp0Bewgd0df371xMo1YmgsdjtA",
+	"BEusu8HG1HM0HcSvS6MMitortvKBCGmKoZ4uiZghXgtxhptHYwoVm5jLc1i7OffFMRvy8+rc4GY+Yjk0",
+	"VNqCP4ZVJBubl1fFt4jZYLd4a8TndUZqb9f3MuNGktkTtm0JASiLYfMheB3OGW1LqIKAhFxnsJT5QGGn",
+	"WZ1t7WS+bvZH3MDExKF6lZ34qTlGuqQrAnXprlpyXtP5vn3xrKbzvegY4LN81ofj190vt+Pw9WszbhSM",
+	"2CUIcRlPolhvO97lrRa0IdIyDL1UHWEb2gIic3ndHtmQfqnmGr42QrZwQRL4ftJx1ELYmq2u8ZR6S7Su",
+	"o0DIvX1xhXBdX12EfqclrbeHd420bMhlbb2NbV8/7QZNNRcTov5gbxYQwhvZ1Etp2lFR2lB07ldxb6gm",
+	"3+H720AX7x6b36Ex0r5zatb7yoS6F1lw5piitTGF5pxOX10zoduQjJ0yhIPAoNestOxQ7ysUC2NcUNfv",
+	"tvnJNgkZOxB6jGjX8t0AIaHMPUursnYMWUEMLUiYvGuv9UXOrrks2nJR68NZyIzNaY5Y6+QgZUtCwT2H",
+	"HW478z5UgJJ+bkcH6Kk/0u01RnKSyWMj5+wcDirH53CAJfVBFqrhzW9hFW0LRt8fSHxkJ2qNEiKcUHWe",
+	"wIjQnF4x2/qPTv0AAaShmv8btUVYzLLuwMUuwxs1LCiNsC0XTsrhLK6lBEOMbVFNGw8QtwL+43z0jGGn",
+	"pGNfNZI5hAMPvpBob9QnuDGEe27zdHrAl0Sb7LJ7SlezVeWtIEg257md68RsWU/pb73s2efYHHcBm+z5",
+	"FNdM80ZsB+uabXhHsQWFQmoyWpWxHkBsepx4rZOffrtWALUjJKXZo16uN8NCt3S/uWK9pmM7ZzRleYLR",
+	"3SFJLJQtAmpj8Nf8lXKhKRflJ6iBlZmx0LzXJUP4rjl8PajFUNxo7Cr3qvA1WsIz9JvKuOZ3koWAkmKK",
+	"GC1coP/Ol+UYfKAN4IH+ciHVjOZdTXCsZQMkCmzFRBVZMgzO3ajkAICyY3NALdx1NpnkrEo/8U97x8TJ",
+	"LrmStfmtbVmQ1MMlpP02n1St3SctuscS8KK5Bn/wCLBc07Kms9GKsntS3x5S5XeBBFnHrcQiP+y1CNiV",
+	"5spcZDKcmgUtt8yOBLPwziVa+lwUmnVX6KqXmgOI9FxBfFDnTID6qUKxbeNF9TKQLnEDVGa7N8HEuuKQ",
+	"M1MrYj/EwkeZpSWI1DGB7kNYjGmhHLkiI2aEXS41RQxI8Fwi4iPvDjwFvPUO652D2aZTtaEHaD16bhnD",
+	"5kvAlY6G/dDlG+Gd7mIm8KUxFLVlGGJx/HRsxbem04NYI4awbvF+JiugeUIh5cGmsTkAZoyHrNWXH5Oy",
+	"+arRNIxE+xvQfXLQVaO0iKzl3BrFVlWTB0cM25VdwHntpM7dYYvSUJlMQK5WZ+aJ16pIM3lydAD/HX6b",
+	"VOgbesbmaxIZ3xmRxdvlCVVL9zoRltzRCoeEnDEpdJGzGlhItcwSxQdftA0WkmsL4eKFlXxudPExdPyV",
+	"DYAdO2hki82K4twF4yYyJ+OsUKBNk9Pap0RAT+gxzSE+WnZLcNBCteipseyT81enrw8fJaQQmZHOU37N",
+	"BNZDQcm3vVu84H6pYG6+a+7SqOh+V7RdEDfufuNRFFxJ8Lnb80njdHeI/N6J8PeWVZP/2xZ+BIRzW3cN",
+	"kKtQ0drmLIZZcyjfJoLmOWKYQR9RAAGw7e5SjBruu1/6naqs6zywE/VAhWSX634duSd8qbYcbA+2PULG",
+	"3I5xb8baEdFLXrM8o4va9dDIjHAwXZh97i5fq5JUaiRRmmeZU5JOyBHmRcCda4uHmnXPW0F3fY6t/l0E",
+	"IOjUztL6ivHi8g1Y/DiAtdIz3qHrwmd2ZEhGbEyNVHAINVIwBDaHlBIjIyAPchfDpzdrao38vA0J0mBe",
+	"KP2y1sUhBsrht4J/8nTjvdKWzrzzhfjQdSYob1sMXR6Q0yxD94qWZE71eHZwIX5zDwmmjEKAz4Le8qfk",
+	"gqWY+5NKrQ4IaFGYduUyhShUtwzhmA0b41lX70c+qDl8n4Z8wOFdPysTwtpIOFpOYiZlbWGX/9Wd7upu",
+	"hW3H6JzpaSzeP97+GjGT4YVhqNVaCUGJIih5Or6ELiAsvcQxVdIhZbpMtXRjfmg/k14uEu+Ib+k6MSPG",
+	"Omf3p5PQIuXM4vfsmEiwLnT24xuriPJGYreCtsWiqT/liIzpnDVqzzdgYH+8zPgkaM6IKVOaZDaNkZaZ",
+	"ne7e25SR3Nnb1XwAbLCgfgkfoST8E5A0xprQaL/ebXRAkCwbvD47tuwMG4xGCmGav/l8uJvPp5QhJf2X",
+	"1F75Tbt4hEpKuEEHUI/Vb9oH9Da9RL7oiBhfhruoulJOmdLm8IFiHugqLZoWafLQtyKHpVKA9xVgV1ku",
+	"ogq6dEMu7dBZSjjATKr1ZOkuqs3OUi52T/5e3bNQTysnxF5vO8yuLmqsbfBdIG96G8FDzrT1DclCZ5AX",
+	"b4/rK1VhMdcyqL/bmD8d8rE4V9ejlqz+dY+Li2h9pXp1vuyQRb+1PG2hYWZbnW3tF/Elcocaie4OHlcX",
+	"4RwKAa9NBJs4qI2V4rPVsq9EXW9qmVWSbkct+0NtVvJv2tD1tOreCnGPMRUlbDwv6y842KxjKvwOlY2q",
+	"Ky+bChuHxvtgf6Vsb1EAbpOF9cRaE81hMn6lSIX66oNkdXdDxTWcDoDHDuxYMSbaO5004SQhyngti/EM",
+	"URA7dnMsWwY0Q1b4sgo12OzjMUkyOaZZQh7QChcZnLvojLS7+7BsN+akRKiha7RBcftJwhM3PMi2YzB8",
+	"EMuc6SvVC8ih1jO47E6wTcKXmWpfCV8t3YS3Id/PsWn212D4tuIq20M1b7lRnZLBzOb1caGAeL+9mySc",
+	"vrnPlup7h5Tf0Mv4v2uJiU2B6oo2vdaj2zYaHZLENo1Igrlwweaj+IVg3PL9TNI5DzhhoJQ8KAm2biab",
+	"uSjWxmgGxrui4dRTVWJ0GHbPpKsj1SWG+1YpE9u2dfL6GWzCIrN5Fy7QB7sZb/KEqThFzvXqnRnL5iJS",
+	"xcfQmwD+Zk4B/lJ+faY1zGTEaI4chT/96G6l/3x/bi6W8uv43Nr3PwNm+UQ299twsRqWipO9dqEVv/nV",
+	"FrD6dswQdXPIbIFCloyPuYU8Jd+zXM9Ky+3gQpzNXU7nXLHs2sbpPWXeRmilMeYc2HwKTXNGBVQGnL45",
+	"M/I8Obx+epgcXIgL8ejRO2wWRLg4ePSIvALt35A2xK5su1dqyeWAvGPGkjot9Ezm/H/gmWPyPWwUuSiO",
+	"jr4ewzrhR5agF55eCFR2IKCZvPn93Tk5hL8kgIM/JxPOslSRBPYKCrX+7u4Scxs554v5ufr7hUjUWC7Y",
+	"36HW+pgu+PGjBBUpAGT/3py+nYETjUD+sFVlx4JzbDVUFnIC+2E1kZJzdiGsDQOhILKguXUYOvwJY4XO",
+	"pZi68gN8+gS7CwIEGSbjhmvULwQ8B3EH1OY9IAsAA4PY+tIqsvbJZmbsg+RR8tCeKAZHuADwfGVO9bTe",
+	"7xl2YSwh51cRlVE1Y+qAnAlCEXAfM9R+/+0VUWw6Z0IPL8SC5WMm9GMmxjJl6TFKi0O6WMAeJId0wQ+v",
+	"nxz6Szw0j/zb0x/NQ3Zyr6C7wKNHmGMClSNjIKNDC1X/tz+VFEnV6daMpqoOvK6BQoEgWdK+1lz47q02",
+	"uCDz1AL5zhjHjDE1hG4doOhcsdVxWd+ewKknEAtStgtIgm2BTi5EYq78xL2XCrVkOXng8tGSX7m4SsgM",
+	"0qqhk5VFScBqYGOFG8Iv0SSp30LkQlQ9RHAl38uUM7eU/3z3+28gDZwSRl7z7w/IKXKM2xWuSCrHhTmo",
+	"KicJEQMqpHd8Oyq/QBRWXGH+splbjTjHNId7gySvzuk0OTEyAL5r+Cu1TSnhlC5EcjZ5/NrQZeINiCf4",
+	"7MnTkngJUvWMKvuqlEDz/QPy5o9zcNylbL6QmgltZ3vuCcVHj4iiK4uIR1dkRhcLBsXdXskR+wiWC0ls",
+	"fVhy7FIn5vIaOX/ELoT1ehyQpKwkS9ANaf0qD+F76BYz31Qnds1GUPpNsBN8VYKpI8MLgV5IEMq5Ihkd",
+	"X5UHLwXJ2RiEToJVazg9Y7c7Gx6mKWRORqxKvjHTGJLR6kJQYbWfRtoWdjIVkmRSTJn/fYKvNrLbRtvs",
+	"4NCNVpUuIiOK3BYSaj1acwnsX0km2GsA/SiTWaFdMmafTaVMj8lUmmFGdHxFtDSTlnZtKSMZ1SyHtHWF",
+	"qFYlpiFAoIJ4gyoAQRIsiktqubsVYBbN2YWwp3dAMHOG5sxwE3iBHP7dcaPh/dDBLCrrXLR/qHe+xzCw",
+	"bd0xwNsYRTkw2umbM2ywhyiogydGtZALJuiCD44HXx8cHXxttEkjg42ucEjHgO0Pv0xDqRE/yhyb5YB1",
+	"Vd7BZ+ngeGAs8lP3AvPWnM6ZMcQGx/8Ia2HVI4dOT9z44CnU/X3+AE0HFlIo1KyeHh1htxuhbcWzL7f/",
+	"tLiJqPZtDjjAIsBAA12q6bycogPErvYEegjhL9YjzYTOVy6UbJNdMIHagoUY6wM2EYUyLMJI6djk7GOH",
+	"8IydlfWvhr9Qbs/hj5RnRY7mqSrmc5qvALlE4XV1+v5duRIUsjJjnjfWOvIc9O7xPwYlmXwwryyp5vCT",
+	"/elzBZTWSkLklcBuif6eAJxpk7rwdfZoBo3TfxbJ2x/bziZ0BTeOUT/BIz+HGuyb7+K7WaHN6XubCKiv",
+	"AKgW3rJtWcOu+SwFql8U7WxJvGUbQ9vKClWmoaNfjeeVDe4u5qFnpaL0gewj64gzh2MuVvDxOl1nZURc",
+	"87AWhfZPClC8v5fpqm8WtX6yz3VbzQb89i0fQrLB2/w+qOtX1iAuQ8FgQFhVZ2lxGJ0nYhs2PQSGO/xk",
+	"/unKs+2M+RZ9Kt2Y092ZXJEphLxuvmHnxgACdCXYl7PT11aooLva38g5RIr75c9h14fRYdWFnX+fEGXY",
+	"kmZuv0rRbKwsCuvD6F1mY6pGZaGZ+T+uyali+EfEySlBMTA3wduUNm4uj3dvHG1GuJdcbe/rfni6jS65",
+	"aLC3taqNpG5h7yJFn9wmxa1qCpYCpUDRl4Q/WLtoaFHCsTgsounBcA1eaeCTW28mN7/+VTDodoG+QOeH",
+	"rY5nPdeg4cbtXY0chpy6rnWbzIlRT1LPA+m7H4ckKYEBk9gay/aC2y50fSMr4yA2VK2hyA3GqpNHtQlU",
+	"eE43l+hy+uYM/bLGnHxtK3LN1hgr0VjlQ2d/+h/iX2off5/Jkfktx+YZ4Ecrsgz/VbPqQfOT0WXORHTT",
+	"S9Sc4C68eNZhE5IJ5WCA0pyB6vSYC8zmRUDGKyGXkNgVpW5Z6LEEX3E1C+dgl1cestJwgGMF+583itqk",
+	"rswJbHQQGhycFrWhu8U1GxGczUMhWvzWQ+3VgDOyqYJBarXhmHlMNSXenZtlIM9JJqe+yAehi/I+ZYLT",
+	"bHdT/Qf7/S/ZUsc1bD5ku1dD6EhD5+zODzgtN98drftL7XAPP+EPN1TOcZu2PumzCXhMQ0cY0ehxtn0q",
+	"9D/AAqDQ0K6huWHD7RlgynS5KXumzphCifNfo8RXFgqyjRLhmT4o8d1MLjft7HYUgyv+zVwMnYybM21V",
+	"TnTxlmEsWY+XzwnC1CsyLjNaoeUMdpQGFzg4LGiWmWvZ4ek2zJheGKF/2wendTdmTxcihebgtn3M8i4p",
+	"9jWY925WlZXEdVySAnCikaTww+fofXmmbU4vxLshMuSML55HoesMqQ0JFyn7yNSQqAJBd4dVY3O/Y9uo",
+	"wFDKiF0Iq+imBxjQBlpXjKkIUHhpA4ILs4rWIStBww1ySnCRZQ0ZBGYNZ0D17YWAdGS1ZDlLzZmWcG94",
+	"slChCxGFOuOwj4uMcvGDg6DcHy3CCD/LDIgrQJLvXWcHhFfqQQQ6T5FtIoW4TjIv4WItgijWYU4l869s",
+	"taBjFpKSAYQE917qvblEnVAz+vT5i2MMHL14RmbsI03ZmM9pZjPgSuV7QQGz3ereaXUkvryIGD5Pnh0F",
+	"9HDDJPaEo7zxqoZST9WVw5Iu8zxO7F8gjGbI35KlcLgxZbAchTw+4NK/PeOW/FZ1AHcGqA3FHsQoc5Mb",
+	"wvVkQ5Tt1KbXt1qO8Q3tUqrSNKTO17LrqxWfuGithengaH9stPA7HfnmuoGQr0HTaWieFZgtxC65qnrY",
+	"uDZNQTcPdP0LU2QHmIUInCbAIBzX85EhNgEcixUlUPXwwPfZPMT4CKYKGWvAyo+ocYuZcL3t7XltumV+",
+	"NQhhM1Z0DwEZoMdd/LECbrDYVpU8evLd04Ojg6cH39QLREBOpmwB9fmWcR0ulg10YpP0pNLS4i4a/GKb",
+	"j6Z9Rfs0K18ZsSJc26hwkAeu0f6uIAbpB1X/VFsGk4LDfrSyR2V0j2HpsTWaxIxlC+9KWrAcEOmhoAX0",
+	"H8zti0r2U5TTioHyfLIeAXRtA+EtmHEGyAwg16XVjVw2YanyZJyV9dOYu+OrMAjkGHZK/ISz3bdPYtis",
+	"gctWVXwePJtt7LhRLGzkv8CAsI2xEeHD3oZcwv9d/A0iSaBnctWLn/mG86nIh6udAwjBOexTaADpbnZF",
+	"uVzbWgYgFxVEygrbw81pevduqqljRydf7B+caHEVWjs5IH/Cr3/J/kdYQpczRwF5X7yPNMvsnGpHC38A",
+	"c0aqzY6bGVXQMR8z6MG09Zm5Wc6G1jXFkUup5zakTh9YMPWTFXr78LnAu20BUyeXy5N+h44pFuUtcFc+",
+	"FtwTd04hAql4//AT/HtD97Q75n17p5Hw9uGcxjeDicu1cjwx4wu0gANitOS1XVzXFV/sU67dWwq1fuso",
+	"fW5LSbDaymkNVLU5gaKuFdOqCBqJweZTTmTuQsZlm3doSGFtv4AejPWhfTDFvqTmnTiqN9PkvXFT/4Ck",
+	"UN11OWEC/sKbmaEtYtUab4efrGbcKmdPkdjgK1xMW4Ut6KqD7nKTIpBjv1l69r2QrQe8EWJpultOnsfS",
+	"mxVFCw8XD1nZraWlTdgILK3t6j4Yj95VuisuK8p4cIY1xrs5gfyEb7XsYyFP133FZRWi5Y52M6XkKXs5",
+	"38xssXWjX77xggvZbMLYXbs/NgyApFnbA6hgL+pAnH4OPxlh0LnS4T1Wfdcy6l1dfAhHA6vU5vIagPdZ",
+	"zk4I9nC32JDPjr5rkid+wTvXziIekvq5ci00dXWl9lgrYcU+jAWxon0d22b2+kOxvHOaQlTgxzZ5Lzwa",
+	"k8CVsdHHGb0ptDsiLkCvbTUDXXnJ4YiOr4pFV24401X34wrna4it367N2JrkhatmwXfXIIPpyuu2APo0",
+	"tH+WDK6JMtaIbXbB+QxOtbFc8FAccWzWkH2Pa+jCM3YBfez4Sxgbp4sLhfma5QdjzRvTu82WXbOcT1Zc",
+	"TJHJ7Iu5Imoml2II4TpSxTHMJ8+OnpVlsDmDtAUofrRnpGc5Y2QuhZ6FjdLY7vXHDHaECB/8KUdDL22D",
+	"o4cKQshKkgntJ1hjTM/QUZXgSFArLQUL5wl0caxhT0KEAQVE56qy3IHR4uiXRZ6hV+2khKfGlI76uX53",
+	"QH4XiG5opkqoYXHN5+ykhiXdqIsOXTFK09w/6v41XXz520J003Of3h55AUGN2LQQfZCSGY4Ui1o7fXf3",
+	"mvM1clZgWwPkZo/uAsRVk8bjGRtf9S2MUeBioozPYhMzz5hMfQkzuTuRCjvRh0TtT1BGtqQ/OYkDROgY",
+	"NmRY+SqNOZXrfYjIta3vS0IaUYav3laY+alFiuVGtVaZXGI5qzUuqVEYVKgKDiRfdXb9Cz549x3Ivc3k",
+	"0q/geynnC4odfklKNR1RPz0MkiKbcnCTxJuOO5W+nRmKLzKmhkD8fxWsYH7mAtdInlrKK/BMDUGfnPHx",
+	"DERhzmCXw3wts4zZ7tz74+1ykNiBuQd64+WSn92bMTWPi+mOHPzO8F6u3AutOVwmEkJYkDuQShtRJEsq",
+	"rA5kRjJsLwGXBcQBzTICDWkuhPmWknNG9JIJvXLXmYOnObbISMamBSgYw1112Jwhvg/8tJgBRZI0X13m",
+	"hUiMgWxEyIXAnERLOwmA8iQ2xLms2l9OZSihNi9EnVj2IEzc+zsLlD3Q6Fu4W6KJvEvAHJB5tVe9SBck",
+	"qinNR3TKiJBLGKME5nGDbZIomk4fL8qGBlayNJj+zD5e9XHfZ17aZMLGml97o0WkgANv7vE6r1BnvCRQ",
+	"bxPd5ygENlV+/AxJ3B4YP6PzOsLTqrRpqMs4tTAhcikOyGsuLLhUiRVkgYdH7EJgTxyA9wExUsJLY35t",
+	"gCdV7Cz7582107s9xrwT+mF6W/KpsWHhujp3uNtJzmgKtRAk4+IqrH67U8Z20Xvc7fpAkY0G0dPrVT0v",
+	"xjN7SdZMSwfHZRMy6RWLSMArtuoUHSG/FzlgHZkvYAZwA+nIdj6wLWc3owr8Ysbe45n8wlaxWMc5IuL1",
+	"g/HgIhRXuB63zfBrNyXJTseoKHOaMrjDoL8lVIxYANjLK7ZKgPJ5mXD7n+9/eYeHjb+/efWajAqRZqXS",
+	"hDqL4lOhLgTgCEJtPV0lmONv7KfK2QrOB84UgULvyoLz+ityXcLZKpIympZ4cgAuaeMYB8YIA/ULECUd",
+	"bXylYJ1jaVQnGwee8KzZ+ymkSEFr4l/YviT1L2xVtsi75SQxs6g4lfYSZOXXrGpOArIBPOlXbNUkWScY",
+	"Dj9d8XSLqNc6dTij3CXDCCLFEENb1n8yMdPC9kfgzC9xRMHwKmmICGm72xvqKWkF1wK0HYqPaZ6X5NIl",
+	"LmY5sK/Eh7cMMR7hvZYbg+KhrZrJzusrRd7++JJ88+Lrb4meFfPRIudCRwrFrnjauUps55oc2Cwjiip3",
+	"NMCo4DURharAM9suj9uQ41+F1HT3OP5/4de/5Ag+LGFz7B43CkL3Lpv+zkP3XlkINE6kOEvPFQOp8IXy",
+	"+aMswrUCab2BT9BIM2f9tt4Pq71cU2SrRpLJjUoRgKO6lUPUxsVEaigXA+ejcl6yOBjLImcT/nHbuowv",
+	"iOTLk1xtpvs6jPl9SlwJlne7qsQAkl+N0Ju0f/ipspo33s1evypXi+W6bUy8q/utvagfPDv67iHeuAhi",
+	"DM5zY3DHMgzf+vVB+87p9twF+0jsXvNGoAHl8PBdJbeKn1RLcKlybdaq+qGwPWC2vq3X/u6dvaI4eLX6",
+	"sDtOAQ8djyjmIwuq7g7K/Fnx/2Ft57QdoVb71CVvvBvLRRLBe2On/s2jamp3k5m6DbWSCtL9TqtrELCE",
+	"1rsdXFdtZtpItOgoStTM5Y/AjUewqbGnQDBvxOr+sSTq0qo8j51dNEZGL4SPRuiD2pM1fBEwBmys+enR",
+	"UciCx0Kv+yfcIKwPAf4bUUufHoFtpj8kfxZKE9t37D6UkwnbvtHb4tJZyNAlCJS7o9ZzaCF2DqtLuc0w",
+	"3ObyRbA8ePtr78b/klHzaovpAp+H8EXl3t4LJboxKxRFiK9EHLxSHdkxYkze+PrvRpuuM2rfZHlu3vtP",
+	"QJHndNqdGKGr932iwyrIeA9J0M4F2sLdWNONBi/WoJ7KzjMIq2STKcCMxPwbCCSUnXo4AMhIwcgD2Ebr",
+	"1E0Q5SoZEj5xuV0QCXk4JFpOETnFqf8XwomDr6wbEkozARXNwp/773YPg9LjmjmX57hkAr81PSCnVQcf",
+	"oxq4lmZTysWFmDMqbK8Z5bXkSY8h7ywUuMDjsHQ/2Jd6DoO8xVffvnKO1B9P/wDAcQuC14tzHXPHqM+R",
+	"PpZbR0/iOuO4J3vxq2z0mbwtx9vBBWIxGSqwQi9joq92FP54E5llcul1KaqGjoq5XS4/iIZm7Jplyiby",
+	"mEcZHc+w2x1XG3wmLbu6h/SKarSoou4OiAtDHT2mAOja67UHmChqZ7eva6jVTO3kecRoNhwDtsGjXh4o",
+	"+VOOTgikymv8LM2xv34kq0DFyWAfEte+/47ze+6IAG1E2ffJovDZKBY6yuDDNF89zgtxD9QYWWiSQCpx",
+	"2XURUB64Jtq69aViFQO6h3yoyzNtXVLqQtjEUotPaJtxVZnQ1kAGHVhkq5BOkeart4XwSfwWDII98tB5",
+	"XgIT36bWYkeP565Wpoih5HsRWEIMQQAQM8prxd1IuQqzYDG0usJ7syqVgGrKG/LlbfBk18vDrdk1JEVg",
+	"2idHw6OjI9ifE5f+rehKlRlMRndCgFiIw6VlAji0wOXVe9esOy8vylgvZMlFanQiBU2OI+nft6KPVLRc",
+	"iFYtPO0pbHa6WGSrNQ0EkVirG0HI5U60Vk/H7iHAeV6aedDiBUKawAudw5stOd+dVfVmZvPt6OnBHNxe",
+	"gpckAUXdcpcFg+ugot/LDPr96OceiLKnoCPETERD7z1aeUMlvS39nmzIvm/X0f83+34ftBdXzbtIgo2i",
+	"uV+39hfvz+7kyL432iNigtYj0hqPwNED/Lt3J7UZ5fCTptMOSUxtFtqQUBUTZDN6bVtxl75fUIDxb74v",
+	"uuyFbm2wC6Hp9CtFZlyh+XbqtAabFpX7KVNBC821veusMNg3957XhJj8jdPdmoN1IyOoccMHl9srq8XE",
+	"qKbT3q7t6JbdjCE2S6tzOt2Sdw4tge4kktddFFin5yibas3mC6NFSon2pCx0xq9Z2aI/KtB/tpP6wsX6",
+	"Vl0F79QlYKh2ifnViwUTDqYUYm+ReOS9I+rNxX87Z1Huvfxvfai7KACsKXxGK+/UvmiXS90V+u1cjvHO",
+	"veBLFhB2EZvlQ1UXeZ/S0lV1BiWRuD+hEeB+Pfxkf+pcCnbu16K6pn+CLck44wyQkr2KsJjv5V1ZK7Tv",
+	"vPKyKm4Pypd7d5myvFYl6u35bvjg1Tbtm9KjUg0/vgcp4lV5WXB7t6Mju+ruDS7fu9xaiA1ljBpVSRaa",
+	"TJlWcPauARU5BW5wtFF+joEfr17wgJwiztGFSGg2lTnXs3kCDQkVofASeFqRpCyPTUgqWbCCdlHofpiq",
+	"f0eNndfdpJbff/qGXphVC8wNlG6EN9TctdbJncMTX7SKzui8g+vFrPN+3b31PlmuFgzK+k88z+uQ0Fpl",
+	"GJ5pJ0iBSO79OVYu7sXVyuj8blqswKJiboFmDezdNFixNaPrR1my6uEn809nDWu9Yo9nrKQsCDf5dlZM",
+	"w7LUsG/1Cua0F8eWeXG0EQs0gVRB9onqWVVHPK+j3ca0vinTJWPtUdTdVxp3PrMwhW9LX2ale6+z64Hy",
+	"9yRB70QB2kRd96ueDhxdRvVtFu7b6UIBHEiGDiL3kBYp1xscT53ipGAAjI3engtVFx8OfbUqUd+Mj2RO",
+	"5RTmdustMt/PJEl5ipAeOSS5pcckoRkfs2RI/C67Q5JQIcVqLot4B9hFzsWYL6AdfxCt4PmTp526FffR",
+	"sbLbWLWEGW8TqCDlUZVoEadvzmCjkkWhZq7WymzNXEII2PyId67/YRkiqn75PpMj85tNODI/Loosw3/V",
+	"rHrQ/KT4VJyJZGN/62jX3Y2bkEwoh3g/pM3wqXjMBbCabXN1JeQS8j6iWBmy0GM5ryO+MFHMDUdKRNcF",
+	"TWYwHOBYgw8d5vUb5B7YisI4QobiYg1sZiLzOdVGA6KaPdYcZrZxuO83DwWJYdsPtU/zCGTHVjGMplS6",
+	"4zC1FbqQ928FPEhrkkk/QIcS/Ea6RuNW6NI6aDd10cj2f4aeQv887YT6V11j5NSxk9COyi2C7928HZAl",
+	"4/66AZVYaDCYBf7rfdf7agW04+4vCu1tff/2Ab78biyE22xLdJqmjlIwis3ofOh5PyFtQaLDI2ddNHyA",
+	"G7tZ31pDZQDBNtjK7WEzf2ECvTKSpc+/7JS2LL/rdHFVzS+46wAtWNT7EdmcngHwYhTY2wZ7zgy3vbWO",
+	"AYViqqdyurqno1N0iSuSsYmGqJIV2ZnRCFh6QE4tGAxaxyxVIL3XctW+HpLkh1e/nb36IXmIcVqMOeFC",
+	"y8vQZikjfuvSx4wBQuAKq5ZYOix72cM4IPSi8Se1Tin9y0iLkjjnWt22iLwd+oS1ITXao5rTTdCJNVnY",
+	"c40zqexkW4g9grq4cOEM1ypYONMidLevkfYF776qo9flcJe6xxvL490Kozds4r9KSTRWXKzpnPsX33dV",
+	"B9089f+tgN5PBTSGt7aofa6LY4xS9eB9fsfGObOFxEYxgO6PYe/DWxca+4Jj//KKiQ6wsLDS+1R54bAz",
+	"GtFJs6CbB8xuWlOLCS+GkrDLg201UIL9ObB/BL4BGnPFs6e4qAtBx9p2P/agQvxQjchWULaBcQRzMEkL",
+	"XqB56b6SFsym303Wwm9sCaNHZZZZdoVoCkfSS88kl5GAAwT9X44UI9Lq8BM88Xm/KDnlsXcqtoXF7AUV",
+	"2M4jwKc3ldger1ljLiKzp0xHtqNngdpKjD2a1y2buj/nH6ww5p+tU/YhZlNuD3Ow63x6ktyYVbqT9D4H",
+	"a8Lvu82zDGJ+hAtstQf9Yq5ZntEFFgSB/0GKqddVc2V7rs3oNTshCU5GJWV4HhrJmIEhQD6PN3rZu9jf",
+	"rtnL0a0JftwiJ/irE+2zMhjvFu/lnaT/vYFlMFy2PSCD7xfYIxQDDGNBGLo0Q+srLW07LIYNW/ivhMKw",
+	"l8S1ewa50Dzu/wVb2J8XoJXPm2I1L5RGwcpZH66AcDaZGeWNG+SLNv3LlXToCwObS9zm3kNHQH2CPr2Y",
+	"D3rOQqiT2uEn+P0SSXW/5px3aLeRcl5t6n56xfgDBM+sbxY2V3ZtC2+DvaIqqrf6+5B5vukwbmDDNRcP",
+	"PbqcObO2EYFufD6LtbblC6QG3lSLOCV/yhGqBmhyUWtd2OlzpQqWD4kz7miRcgZNQ1F9HGeUzwFmW49n",
+	"0Gp3LEXKzUQUAS+fxV4Bg2Loa6chn98BeT8z1p9RZ2lWyjwCr8eusTJLmdIXImVjnhp57cxOweyc0HbR",
+	"LnHJPw2boIoK8AM/SfnhAQGbq8T6zhmZUZEyALVwVi91nd5JZi512EmLK/jkedmmci5zduIAxemUzZnQ",
+	"5PTNWVnobOzasoAzXIbZnzTcgxpXze2OqhG+HAHk6jJztsgQg2GDLGrcyJtRL7oZfxCGR5xPrC5UM4rZ",
+	"H8Zo0DJL40UGDh7jy1UJ1/A32to+37tGgfFm3vXqFmtjRJp531RLBMUQ74MNZcPmyTP74BdvRuBCNpsR",
+	"dmeAYP54++u9SGG2c7J1xDUzApKCQAGJiCD/uA8/4Q83Kz6tjw/XcgiXx7MGcO87u+9wkvvo0Czsu7vo",
+	"jrF5faXITOuFMtRh26H5HnirS5GEK5UMyYLlYyb0YybG0ighXGiJ+MxsavSJiC7Jqx3rQ4v0IwflKlKu",
+	"xhLacKdyXIByY+4a6PtvbpQJ0+OZ0ZuuWY5LtuBgIlvZzO40zZlSVU3eohhlfHwhzoRmuWD6pNpyAnls",
+	"tsO9+6aDZ4YNdPtnW8OTRPJ0fAnnw9JLS8JJm54Vo7O9iJLYtYMT7c3LXO4fFxEWN9rx7ghNf6gvXbyb",
+	"FWyW67BL96sypbBb7w4Vf++E+lA2K6BkQZVayjytLCXok2+4abSyiuKcUeGyMZRRPqgykklJQTM0FKNA",
+	"EmZ39+RGNq++m5QMWFSEf80W3gsgiULVLipHHSXLd6wwquWUUqUJE3QESPjmAy/Y4NJ6Eei0AjkCmrKd",
+	"sQBUdVhBtKJR7iBVY0qApaF9+wJdfVPvPkB4MXYdy7IG/MQaIwUZutVJCK/v4BYsWXGPgvS+coV1AEZ4",
+	"YlvaqleHxaEnNvMOEYyDiM2wL4wtWBIyB5biCp9HnopgVPTAHnsSznfiFdpEhvet57OZE+R5Zgy8mPbQ",
+	"zY9ILiWTd5Dmh9OcmtE/Lag2OnSreD/FwDZ8hYtpm/j9yTzT2QKDN/YpSs/pldkqfC9dUmdArG8Lrv5G",
+	"HL1ZJ32DW9ulGmtYymV0A1ce+MpPA4VzYP3ge8mITbnwunJbLzncleZ1lKiMqpkxr8GZiJ51BHFQJdIE",
+	"bAWObxEGzeWD+hxuE7a+DJan1o+8f+kA774b8YDLisgHS2C2STkRctlL5B/fitIn59OZBhz5sO/OUkGI",
+	"qBvM7nT37dMPu9c3m5EgzAPtVZHWxkWeG3u/sh0c8nebCqKYfuMmvB+ycq/fhrIiIqxcGldE9ZNT9475",
+	"9lYXYW41wk2JHiEFcJsqj3OneP7TV3nght6n5A57+8eNgJ0znuss3po0HCSgGxV41NdzIYyqm0pXHK1w",
+	"xDldmT+CnQjx0zkzV5a5+GxRSE08wt2Ht1y8CAQzZv/likDqucB7KAKpH2gsCzggvbapAelkydrAQHnO",
+	"ndJ8YHv2Ydtv3pcdrPetCj4iO3FLBR+wzB4LPrrs5/5U+/XKjxZ63rnyY9f57CzE/4lqPfYu3f+Faz3q",
+	"nNep6GM5k4/HVHQIHsHU1/pz4V1ufWGy2QgZQkseQq/T2k6skuSFZRBbxOgTY5rnK5IxZWxvq/oaHTdU",
+	"I7KcyZdU3AVoJiK0YGPZ1BrhrciM8ThuK7Df2NLyxvzEat9PDJ8LxpCRy0KBjQia8Rl6WJJPnz8fDuZc",
+	"uN+f3C7Q4c8ySzsH+zzKuz8Gg+tplEqi5JxBd3AbWgg3CV2wfM6VMkpzxbR0zqOpO/bjPZ7CexwhIukQ",
+	"474PufZ+Juuo+Xg/ceGgiGxfg6oxAuyT2SbzHjYucq5XIBFGjOYsHxz/44NhpRFVfAy/fBhCOwUnOIo8",
+	"GxwPDumCH14/gSvbvjsEm2vuX3Vl/a4Oh9ROocmwb5hcZGxYQUzBtWpvYqAA7zXoUAjB4oLHUS4t6nDN",
+	"vMKsWddSXs9cigm0G9CqpH+Xrgy71xzD+R2MbrDI5TSnc3VA3tTtWyP7bUowz62LyQp5s8CULTK58p/F",
+	"3A6elxjmbhZ4HTWn8dZf2ljOGabOjJhhGBuZtGst1Awc7+a6QCMyJTOWO71nRkV6EBB6nIXGhUrF9fbW",
+	"YLlmma0o8zqvgbbjrcZQS+S+cKFT8/NUMvfjGnwSEkiZJFhHfqqtokRCCQ9X1b2ZnVrOZFZ1avLe42oW",
+	"Y6+B9mKYq2gnfMXYQgFeNJIyw1TUGSOjFTRozy1en88WkLsYoOf37wgdA8IYEs7Z6WsIpDhqntPxjAub",
+	"5maZ5cC/XvG7gVf/wlZGiShTxeWE/ClH6ti++PezH146+nwgJ+Qnrn8uRgQvXDU0v/9KR0PySzGCTCZz",
+	"Xt8XPEuvuGZDcnBw8NDxAAqjNZAFVIH9yoDAHH+HrbOnwplL8INU4yJ3iRmk0h+ZSBeSCw1dYZhCSKgR",
+	"UzzFb8ilGFZ9Eowd4BL/q4T/jE8Y0dzGIq7YStXkl+0tE9Y4IDcMqwzMWThvnKGyoipKgFm5XjrkjU35",
+	"KvPKPDPFGxm6ZYWkka70RBzaOuDNq8CzDpw4NOtXIAUE4anhDb0y8uuapyz/yl/jNJfFIihyrGd/QhQX",
+	"04x5agR+Z+j2GhVh13Km9m4aJkenMlqEPuQl2AiWKWaEizGeMI/SvitlgtNMRUDbrRJhXuM40edrX22I",
+	"o77735aA7Wbn5/MYQC5//vD5/wUAAP//",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,

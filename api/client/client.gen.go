@@ -321,6 +321,38 @@ type ClientInterface interface {
 	// Corresponds with PUT /groups/{group}/members/{user} (the `PutGroupMember` operationId).
 	PutGroupMember(ctx context.Context, group GroupName, user UserName, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// CancelBackup Cancel the backup that runs
+	//
+	// For admins. It ends within seconds, wherever it runs. The backup before it stays, and the next one goes on with the bytes that were copied.
+	//
+	// Corresponds with DELETE /instance/backup (the `CancelBackup` operationId).
+	CancelBackup(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetBackup Show the backup that runs, or the last one
+	//
+	// For admins. The verifying of a backup is shown, too. The answer is 404 when there was none within three months.
+	//
+	// Corresponds with GET /instance/backup (the `GetBackup` operationId).
+	GetBackup(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// StartBackupWithBody Back up the registry in the background, or verify the backup
+	//
+	// For admins. It goes to the place that the setting backup_url names; without one the answer is 409. One job runs at a time; another one is refused with 409.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /instance/backup (the `StartBackup` operationId).
+	StartBackupWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// StartBackup Back up the registry in the background, or verify the backup
+	//
+	// For admins. It goes to the place that the setting backup_url names; without one the answer is 409. One job runs at a time; another one is refused with 409.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /instance/backup (the `StartBackup` operationId).
+	StartBackup(ctx context.Context, body StartBackupJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// CancelCheck Cancel the check that runs
 	//
 	// For admins. It ends within seconds, wherever it runs, and keeps what it has found.
@@ -1715,6 +1747,78 @@ func (c *Client) RemoveGroupMember(ctx context.Context, group GroupName, user Us
 // Corresponds with PUT /groups/{group}/members/{user} (the `PutGroupMember` operationId).
 func (c *Client) PutGroupMember(ctx context.Context, group GroupName, user UserName, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewPutGroupMemberRequest(c.Server, group, user)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CancelBackup Cancel the backup that runs
+//
+// For admins. It ends within seconds, wherever it runs. The backup before it stays, and the next one goes on with the bytes that were copied.
+//
+// Corresponds with DELETE /instance/backup (the `CancelBackup` operationId).
+func (c *Client) CancelBackup(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCancelBackupRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetBackup Show the backup that runs, or the last one
+//
+// For admins. The verifying of a backup is shown, too. The answer is 404 when there was none within three months.
+//
+// Corresponds with GET /instance/backup (the `GetBackup` operationId).
+func (c *Client) GetBackup(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetBackupRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// StartBackupWithBody Back up the registry in the background, or verify the backup
+//
+// For admins. It goes to the place that the setting backup_url names; without one the answer is 409. One job runs at a time; another one is refused with 409.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /instance/backup (the `StartBackup` operationId).
+func (c *Client) StartBackupWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewStartBackupRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// StartBackup Back up the registry in the background, or verify the backup
+//
+// For admins. It goes to the place that the setting backup_url names; without one the answer is 409. One job runs at a time; another one is refused with 409.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /instance/backup (the `StartBackup` operationId).
+func (c *Client) StartBackup(ctx context.Context, body StartBackupJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewStartBackupRequest(c.Server, body)
 	if err != nil {
 		return nil, err
 	}
@@ -5043,6 +5147,100 @@ func NewPutGroupMemberRequest(server string, group GroupName, user UserName) (*h
 	if err != nil {
 		return nil, err
 	}
+
+	return req, nil
+}
+
+// NewCancelBackupRequest constructs an http.Request for the CancelBackup method
+func NewCancelBackupRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/instance/backup")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetBackupRequest constructs an http.Request for the GetBackup method
+func NewGetBackupRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/instance/backup")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewStartBackupRequest calls the generic StartBackup builder with application/json body
+func NewStartBackupRequest(server string, body StartBackupJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewStartBackupRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewStartBackupRequestWithBody constructs an http.Request for the StartBackup method, with any body, and a specified content type
+func NewStartBackupRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/instance/backup")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
 
 	return req, nil
 }
@@ -9464,6 +9662,42 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with PUT /groups/{group}/members/{user} (the `PutGroupMember` operationId).
 	PutGroupMemberWithResponse(ctx context.Context, group GroupName, user UserName, reqEditors ...RequestEditorFn) (*PutGroupMemberResponse, error)
 
+	// CancelBackupWithResponse Cancel the backup that runs
+	//
+	// For admins. It ends within seconds, wherever it runs. The backup before it stays, and the next one goes on with the bytes that were copied.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /instance/backup (the `CancelBackup` operationId).
+	CancelBackupWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*CancelBackupResponse, error)
+
+	// GetBackupWithResponse Show the backup that runs, or the last one
+	//
+	// For admins. The verifying of a backup is shown, too. The answer is 404 when there was none within three months.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /instance/backup (the `GetBackup` operationId).
+	GetBackupWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetBackupResponse, error)
+
+	// StartBackupWithBodyWithResponse Back up the registry in the background, or verify the backup
+	//
+	// For admins. It goes to the place that the setting backup_url names; without one the answer is 409. One job runs at a time; another one is refused with 409.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /instance/backup (the `StartBackup` operationId).
+	StartBackupWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StartBackupResponse, error)
+
+	// StartBackupWithResponse Back up the registry in the background, or verify the backup
+	//
+	// For admins. It goes to the place that the setting backup_url names; without one the answer is 409. One job runs at a time; another one is refused with 409.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /instance/backup (the `StartBackup` operationId).
+	StartBackupWithResponse(ctx context.Context, body StartBackupJSONRequestBody, reqEditors ...RequestEditorFn) (*StartBackupResponse, error)
+
 	// CancelCheckWithResponse Cancel the check that runs
 	//
 	// For admins. It ends within seconds, wherever it runs, and keeps what it has found.
@@ -11598,6 +11832,143 @@ func (r PutGroupMemberResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r PutGroupMemberResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CancelBackupResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CancelBackupResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CancelBackupResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CancelBackupResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CancelBackupResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CancelBackupResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetBackupResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Backup
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetBackupResponse) GetJSON200() *Backup {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetBackupResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetBackupResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetBackupResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetBackupResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetBackupResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type StartBackupResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON202 the response for an HTTP 202 `application/json` response
+	JSON202 *Backup
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetJSON202 returns the response for an HTTP 202 `application/json` response
+func (r StartBackupResponse) GetJSON202() *Backup {
+	return r.JSON202
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r StartBackupResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r StartBackupResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r StartBackupResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r StartBackupResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r StartBackupResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -16123,6 +16494,66 @@ func (c *ClientWithResponses) PutGroupMemberWithResponse(ctx context.Context, gr
 	return ParsePutGroupMemberResponse(rsp)
 }
 
+// CancelBackupWithResponse Cancel the backup that runs
+//
+// For admins. It ends within seconds, wherever it runs. The backup before it stays, and the next one goes on with the bytes that were copied.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /instance/backup (the `CancelBackup` operationId).
+func (c *ClientWithResponses) CancelBackupWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*CancelBackupResponse, error) {
+	rsp, err := c.CancelBackup(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCancelBackupResponse(rsp)
+}
+
+// GetBackupWithResponse Show the backup that runs, or the last one
+//
+// For admins. The verifying of a backup is shown, too. The answer is 404 when there was none within three months.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /instance/backup (the `GetBackup` operationId).
+func (c *ClientWithResponses) GetBackupWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetBackupResponse, error) {
+	rsp, err := c.GetBackup(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetBackupResponse(rsp)
+}
+
+// StartBackupWithBodyWithResponse Back up the registry in the background, or verify the backup
+//
+// For admins. It goes to the place that the setting backup_url names; without one the answer is 409. One job runs at a time; another one is refused with 409.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /instance/backup (the `StartBackup` operationId).
+func (c *ClientWithResponses) StartBackupWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StartBackupResponse, error) {
+	rsp, err := c.StartBackupWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseStartBackupResponse(rsp)
+}
+
+// StartBackupWithResponse Back up the registry in the background, or verify the backup
+//
+// For admins. It goes to the place that the setting backup_url names; without one the answer is 409. One job runs at a time; another one is refused with 409.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /instance/backup (the `StartBackup` operationId).
+func (c *ClientWithResponses) StartBackupWithResponse(ctx context.Context, body StartBackupJSONRequestBody, reqEditors ...RequestEditorFn) (*StartBackupResponse, error) {
+	rsp, err := c.StartBackup(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseStartBackupResponse(rsp)
+}
+
 // CancelCheckWithResponse Cancel the check that runs
 //
 // For admins. It ends within seconds, wherever it runs, and keeps what it has found.
@@ -18636,6 +19067,101 @@ func ParsePutGroupMemberResponse(rsp *http.Response) (*PutGroupMemberResponse, e
 			return nil, err
 		}
 		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCancelBackupResponse parses an HTTP response from a CancelBackupWithResponse call
+func ParseCancelBackupResponse(rsp *http.Response) (*CancelBackupResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CancelBackupResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetBackupResponse parses an HTTP response from a GetBackupWithResponse call
+func ParseGetBackupResponse(rsp *http.Response) (*GetBackupResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetBackupResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Backup
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseStartBackupResponse parses an HTTP response from a StartBackupWithResponse call
+func ParseStartBackupResponse(rsp *http.Response) (*StartBackupResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &StartBackupResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 202:
+		var dest Backup
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON202 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Failure

@@ -50,6 +50,7 @@ type config struct {
 	UndoWindow         time.Duration
 	AuditRetention     int // days
 	RetentionInterval  time.Duration
+	BackupURL          string
 	TokenTTL           time.Duration
 	ExternalMaxAge     time.Duration
 	StallTimeout       time.Duration

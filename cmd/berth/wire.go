@@ -23,6 +23,7 @@ import (
 	"berth/auth"
 	"berth/auth/oidc"
 	"berth/auth/token"
+	"berth/backup"
 	"berth/metadata"
 	"berth/registry"
 	"berth/server"
@@ -45,6 +46,7 @@ type app struct {
 	audit    *audit.Log
 	jobs     []job
 	checks   *registry.CheckJobs
+	backups  *backup.Jobs
 	ownJobs  []job // of this replica alone
 	keyFiles *keyFiles
 	holder   string // this process's name in leases
@@ -204,10 +206,23 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	refresher.External(c.ExternalMaxAge, auth.NewDirectory(a.db, log, nil), recheckers(list)...)
 	chain := auth.NewChain(nil, list...)
 	a.checks = registry.NewCheckJobs(reg)
+	a.backups = backup.NewJobs(backup.JobsOptions{
+		From:    registry.Side{DB: a.db, Store: a.store},
+		Source:  describeDatabase(c.DatabaseURL),
+		Version: version,
+		Logger:  log,
+		Open: func(ctx context.Context) (backup.Place, string, error) {
+			if c.BackupURL == "" {
+				return nil, "", nil
+			}
+			return openPlace(ctx, c, c.BackupURL, "", log)
+		},
+	})
 	management, err := admin.New(admin.Options{
 		DB:                a.db,
 		Registry:          reg,
 		Checks:            a.checks,
+		Backups:           a.backups,
 		Policy:            policy,
 		Keys:              tokens.Keys(),
 		Service:           serviceName(c.URL),
@@ -400,6 +415,13 @@ func (a *app) collectors() {
 }
 
 func (a *app) close() (err error) {
+	// What runs in the background notes its end in the database.
+	if a.checks != nil {
+		a.checks.Close()
+	}
+	if a.backups != nil {
+		a.backups.Close()
+	}
 	for _, c := range a.closers {
 		err = errors.Join(err, c.Close())
 	}

@@ -24,6 +24,7 @@ import (
 	"berth/api"
 	"berth/auth"
 	"berth/auth/token"
+	"berth/backup"
 	"berth/metadata"
 	"berth/oci"
 	"berth/registry"
@@ -37,6 +38,8 @@ type Options struct {
 	// Registry collects, retains, restores, checks, measures and explains; Checks runs checks in the background.
 	Registry *registry.Registry
 	Checks   *registry.CheckJobs
+	// Backups makes and verifies backups in the background.
+	Backups *backup.Jobs
 	// Passwords checks the current password of users who change their own. With
 	// the server's auth.Chain, guesses are limited as those at the sign-in are.
 	Passwords auth.Authenticator
@@ -87,7 +90,7 @@ type operation struct {
 // New makes the handler of everything below /api/. It fails when an operation
 // of the document has no row in the permission table, or the other way round.
 func New(options Options) (http.Handler, error) {
-	if options.DB == nil || options.Registry == nil || options.Checks == nil || options.Policy == nil || options.Passwords == nil || options.DefaultVisibility == "" || options.Keys == nil || options.Service == "" ||
+	if options.DB == nil || options.Registry == nil || options.Checks == nil || options.Backups == nil || options.Policy == nil || options.Passwords == nil || options.DefaultVisibility == "" || options.Keys == nil || options.Service == "" ||
 		options.Principal == nil || options.Actor == nil || options.WriteProblem == nil {
 		return nil, errors.New("admin: all options but Hasher, SetRepository and SetOperation are required")
 	}

@@ -17,6 +17,7 @@ import (
 
 	"berth/auth"
 	"berth/auth/token"
+	"berth/backup"
 	"berth/metadata"
 	"berth/metadata/metadatatest"
 	"berth/oci"
@@ -38,6 +39,8 @@ type world struct {
 	db      *metadata.DB
 	url     string
 	secrets map[string]string // of tokens, by the name that as() takes
+	place   backup.Place      // of backups, nil for none; set it before a request
+	work    string            // the work directory of backups
 }
 
 // newWorld starts a server on a database with one admin, root.
@@ -61,11 +64,18 @@ func newWorld(t testing.TB, db *metadata.DB) *world {
 	}
 	policy := auth.NewPolicy(db, auth.PolicyOptions{})
 	chain := auth.NewChain(nil, auth.NewTokens(db, nil, nil), auth.NewPasswords(db, hasher, nil))
-	reg := registry.New(db, mem.New(), registry.Options{UndoWindow: time.Hour})
+	w := &world{t: t, db: db, secrets: map[string]string{}}
+	store := mem.New()
+	reg := registry.New(db, store, registry.Options{UndoWindow: time.Hour})
 	checks := registry.NewCheckJobs(reg)
 	t.Cleanup(checks.Close)
+	backups := backup.NewJobs(backup.JobsOptions{
+		From: registry.Side{DB: db, Store: store}, Source: "test", Version: "test",
+		Open: func(context.Context) (backup.Place, string, error) { return w.place, w.work, nil },
+	})
+	t.Cleanup(backups.Close)
 	management, err := admin.New(admin.Options{
-		Registry: reg, Checks: checks, DB: db, Policy: policy, Passwords: chain, Hasher: hasher, DefaultVisibility: metadata.Private, Keys: issuer.Keys(), Service: "berth",
+		Registry: reg, Checks: checks, Backups: backups, DB: db, Policy: policy, Passwords: chain, Hasher: hasher, DefaultVisibility: metadata.Private, Keys: issuer.Keys(), Service: "berth",
 		TrustedIssuers: []string{"https://jobs.example.com"},
 		Principal:      server.PrincipalOf, Actor: server.ActorOf, WriteProblem: server.WriteProblem,
 	})
@@ -81,7 +91,8 @@ func newWorld(t testing.TB, db *metadata.DB) *world {
 	}
 	ts := httptest.NewServer(s.Handler())
 	t.Cleanup(ts.Close)
-	return &world{t: t, db: db, url: ts.URL, secrets: map[string]string{}}
+	w.url = ts.URL
+	return w
 }
 
 // each runs a test in a fresh world on each engine.

@@ -4,14 +4,17 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
+	"berth/backup"
 	"berth/metadata"
 	"berth/oci"
+	"berth/storage/fs"
 )
 
 // What somebody is told about a digest and about space is only about what they
@@ -182,5 +185,74 @@ func (w *world) checkEnds() map[string]any {
 		time.Sleep(50 * time.Millisecond)
 	}
 	w.t.Fatal("the check does not end")
+	return nil
+}
+
+// slowPlace holds up the first file that is stored until the job ends.
+type slowPlace struct{ backup.Place }
+
+func (slowPlace) PutFile(ctx context.Context, _ string, _ *os.File) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// Backups over the API: one at a time, into the place of the settings, verified, cancelled.
+func TestBackupJob(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		const path = "/api/v1/instance/backup"
+		root := "root:" + rootPassword
+		w.refused(w.do(root, "GET", path, nil), 404, oci.CodeNotFound, "berth backup")
+		w.refused(w.do(root, "DELETE", path, nil), 404, oci.CodeNotFound)
+		w.refused(w.do(root, "POST", path, `{}`), 409, oci.CodeConflict, "no backup_url is set")
+		w.refused(w.do(root, "POST", path, `{"to":"/tmp"}`), 400, oci.CodeInvalid)
+		store, err := fs.New(t.TempDir(), fs.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.place, w.work = slowPlace{store}, t.TempDir()
+		started := w.do(root, "POST", path, `{}`)
+		if now := started.json(t); started.status != http.StatusAccepted || now["state"] != "running" || now["kind"] != "backup" || now["started_by"] != "root" {
+			t.Fatalf("status %d: %s", started.status, started.body)
+		}
+		w.refused(w.do(root, "POST", path, `{"verify":true}`), 409, oci.CodeConflict, "running already")
+		w.ok("DELETE", path, nil)
+		if end := w.backupEnds(); end["state"] != "cancelled" || end["manifest"] != nil {
+			t.Errorf("after it was cancelled the backup is %v", end)
+		}
+		w.place = store
+		w.ok("POST", path, `{"verify":true}`)
+		if end := w.backupEnds(); end["state"] != "failed" || !strings.Contains(end["error"].(string), "no complete backup") {
+			t.Errorf("verifying what is not there ended with %v", end)
+		}
+		w.blobs(2) // whose bytes the registry has lost
+		w.ok("POST", path, `{"rate":1000000}`)
+		end := w.backupEnds()
+		if end["state"] != "finished" || end["manifest"] == nil || end["transfer"].(map[string]any)["lost"] != 2.0 {
+			t.Fatalf("the backup is %v", end)
+		}
+		if _, err := backup.ReadManifest(t.Context(), store); err != nil {
+			t.Error(err)
+		}
+		w.ok("POST", path, `{"verify":true}`)
+		end = w.backupEnds()
+		if verified, _ := end["verified"].(map[string]any); end["state"] != "finished" || end["kind"] != "verify" || verified["bad"] != 0.0 {
+			t.Errorf("verified: %v", end)
+		}
+		if n := len(w.audited(metadata.AuditFilter{Action: "startBackup"})); n != 4 {
+			t.Errorf("%d starts are in the audit log, want 4", n)
+		}
+	})
+}
+
+// backupEnds waits for the end of the job.
+func (w *world) backupEnds() map[string]any {
+	w.t.Helper()
+	for range 600 {
+		if job := w.ok("GET", "/api/v1/instance/backup", nil).json(w.t); job["state"] != "running" && job["state"] != "lost" {
+			return job
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	w.t.Fatal("the backup does not end")
 	return nil
 }
