@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -12,9 +13,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"berth/api"
 	"berth/backup"
 	"berth/registry"
 )
@@ -96,8 +99,9 @@ func describeDatabase(address string) string {
 
 func newBackupCommand() *cobra.Command {
 	var flags transferFlags
+	var server remote
 	c := &cobra.Command{
-		Use:   "backup DEST",
+		Use:   "backup [DEST]",
 		Short: "Copy the registry to a directory or a bucket while it serves",
 		Long: `Copy the registry to a directory or to s3://bucket/prefix, while servers, pushes and pulls go on: the rows as they
 are at one moment, and all bytes that these need, each hashed on the way. What DEST has already is
@@ -106,15 +110,25 @@ not copied again, so the next backup to the same DEST copies only what is new, a
 The backup counts only when all of it is there; until then DEST keeps the one before. Objects are not
 removed from the registry's store meanwhile. A backup holds password hashes and signing keys: keep it secret.
 
+With --server and without DEST, that server makes the backup, to the place that its setting backup_url names, and
+this command waits for the end.
+
 The exit code is 1, after a complete backup, when the registry itself has lost some bytes; berth check tells which.`,
 		Example: `  berth backup /backup/berth
   berth backup /backup/berth --rate 50MiB
+  berth backup --server https://registry.example.com
   berth backup 's3://backups/berth?region=eu-central-1' --database-url postgres://berth@db/berth --storage-url 's3://blobs'`,
-		Args: cobra.ExactArgs(1),
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			rate, err := flags.parse()
 			if err != nil {
 				return err
+			}
+			if (len(args) == 0) != (server.server != "") {
+				return usagef("give either DEST or --server: a server makes its backups where its backup_url says")
+			}
+			if len(args) == 0 {
+				return remoteBackup(cmd, &server, rate, flags.output)
 			}
 			return runLocal(cmd, true, func(ctx context.Context, l *local) error {
 				place, work, err := openPlace(ctx, l.config, args[0], flags.work, l.log)
@@ -133,7 +147,58 @@ The exit code is 1, after a complete backup, when the registry itself has lost s
 		},
 	}
 	flags.add(c, "work in the backup itself; for s3:// one in data_dir")
+	f := c.Flags()
+	f.StringVar(&server.server, "server", "", "let this server make the backup, where its backup_url says")
+	f.StringVarP(&server.username, "username", "u", "", "sign in at the server as this user (default $BERTH_USERNAME, else as docker login did)")
+	f.BoolVar(&server.passwordStdin, "password-stdin", false, "read the password or token to sign in with from stdin")
 	return c
+}
+
+// remoteBackup lets a server make a backup, and waits for the end. When it is interrupted the backup goes on.
+func remoteBackup(cmd *cobra.Command, r *remote, rate float64, output *choice) error {
+	s, err := r.connect(cmd)
+	if err != nil {
+		return err
+	}
+	ctx := cmd.Context()
+	var body api.StartBackupJSONRequestBody
+	if rate > 0 {
+		bytes := int64(rate)
+		body.Rate = &bytes
+	}
+	resp, err := s.StartBackupWithResponse(ctx, body)
+	if err := check(resp, err); err != nil {
+		return err
+	}
+	started, err := present(resp.GetJSON202())
+	if err != nil {
+		return err
+	}
+	for {
+		shown, err := fetched(s.GetBackupWithResponse(ctx))
+		if err != nil {
+			return err
+		}
+		job, err := recast[backup.Job](shown)
+		if err != nil {
+			return err
+		}
+		switch {
+		case job.ID != started.Id:
+			return errors.New("the backup has ended, and somebody has started another one since")
+		case job.State == registry.CheckFinished && job.Manifest != nil && job.Transfer != nil:
+			return printTransfer(cmd, output, *job.Manifest, *job.Transfer, "backed up")
+		case job.State != registry.CheckRunning:
+			return errors.New(cmp.Or(job.Error, "the server that ran it has died"))
+		case job.Transfer != nil:
+			fmt.Fprintln(cmd.ErrOrStderr(), "so far:", transferLine(*job.Transfer))
+		}
+		select {
+		case <-time.After(checkPoll):
+		case <-ctx.Done():
+			return errors.New("interrupted; the backup goes on, see GET /api/v1/instance/backup")
+		}
+	}
 }
 
 func newRestoreCommand() *cobra.Command {

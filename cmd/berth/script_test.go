@@ -77,7 +77,7 @@ func TestScripts(t *testing.T) {
 func startServer(env *testscript.Env) error {
 	dir := env.Getenv("WORK")
 	cmd := exec.Command("berth", "serve", "--listen", "127.0.0.1:0", "--data-dir", filepath.Join(dir, ".server"))
-	cmd.Env = append(os.Environ(), "BERTH_ADMIN_PASSWORD="+adminPassword)
+	cmd.Env = append(os.Environ(), "BERTH_ADMIN_PASSWORD="+adminPassword, "BERTH_BACKUP_URL="+filepath.Join(dir, "server-backup"))
 	var log bytes.Buffer
 	cmd.Stderr = &log
 	stdout, err := cmd.StdoutPipe()
