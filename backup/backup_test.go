@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -352,9 +353,9 @@ func TestOneBackupAtATime(t *testing.T) {
 	place := directory(t, t.TempDir())
 	o := backup.Options{Work: t.TempDir(), Source: "s"}
 	var second error
-	blocking := slowStore{from.side.Store, func() {
+	blocking := slowStore{Store: from.side.Store, first: sync.OnceFunc(func() {
 		_, _, second = backup.Run(t.Context(), from.side, place, o)
-	}}
+	})}
 	_, _, err := backup.Run(t.Context(), registry.Side{DB: from.side.DB, Store: &blocking}, place, o)
 	must(t, err)
 	if !errors.Is(second, registry.ErrBusy) {
@@ -362,17 +363,14 @@ func TestOneBackupAtATime(t *testing.T) {
 	}
 }
 
-// slowStore does something else at the first read.
+// slowStore does something else before the first read; the others wait.
 type slowStore struct {
 	storage.Store
 	first func()
 }
 
 func (s *slowStore) Open(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
-	if f := s.first; f != nil {
-		s.first = nil
-		f()
-	}
+	s.first()
 	return s.Store.Open(ctx, key, offset, length)
 }
 
