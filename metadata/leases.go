@@ -21,3 +21,12 @@ func (tx *Tx) ReleaseLease(ctx context.Context, name, holder string) error {
 	_, err := tx.exec(ctx, `DELETE FROM leases WHERE name = $1 AND holder = $2`, name, holder)
 	return err
 }
+
+// PassLease gives a lease that one holder still has to another, for ttl from now. It
+// reports false when the first does not have it, and then changes nothing.
+func (tx *Tx) PassLease(ctx context.Context, name, from, to string, ttl time.Duration) (bool, error) {
+	n, err := tx.exec(ctx, `
+		UPDATE leases SET holder = $3, expires_at = $4 WHERE name = $1 AND holder = $2 AND expires_at > $5`,
+		name, from, to, micros(tx.now.Add(ttl)), micros(tx.now))
+	return n > 0, err
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"regexp"
 	"time"
 
@@ -81,6 +82,17 @@ func (c *CheckReport) add(p Problem) {
 	if len(c.Problems) < maxProblems {
 		c.Problems = append(c.Problems, p)
 	}
+}
+
+// Noted is a copy for a job's note: it has the first thousand problems, and does not
+// change when the check goes on.
+func (c CheckReport) Noted() CheckReport {
+	found := maps.Clone(c.Found)
+	if found == nil {
+		found = map[string]int64{}
+	}
+	c.Found, c.Problems = found, firstProblems(c.Problems)
+	return c
 }
 
 // Check compares the rows of blobs with the objects of the store, in both

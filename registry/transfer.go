@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,6 +49,17 @@ type TransferReport struct {
 	// Problems names the first ten thousand. The target counts them as missing.
 	Lost     int64     `json:"lost"`
 	Problems []Problem `json:"problems"`
+}
+
+// Noted is a copy for a job's note: it has the first thousand problems, and does not
+// change when the transfer goes on.
+func (r TransferReport) Noted() TransferReport {
+	rows := maps.Clone(r.Rows)
+	if rows == nil {
+		rows = map[string]int64{}
+	}
+	r.Rows, r.Problems = rows, firstProblems(r.Problems)
+	return r
 }
 
 // Terms of a transfer's holds. A process that dies holds up the collector for

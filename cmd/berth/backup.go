@@ -186,9 +186,9 @@ func remoteBackup(cmd *cobra.Command, r *remote, rate float64, output *choice) e
 		switch {
 		case job.ID != started.Id:
 			return errors.New("the backup has ended, and somebody has started another one since")
-		case job.State == registry.CheckFinished && job.Manifest != nil && job.Transfer != nil:
+		case job.State == registry.JobFinished && job.Manifest != nil && job.Transfer != nil:
 			return printTransfer(cmd, output, *job.Manifest, *job.Transfer, "backed up")
-		case job.State != registry.CheckRunning:
+		case job.State != registry.JobRunning:
 			return errors.New(cmp.Or(job.Error, "the server that ran it has died"))
 		case job.Transfer != nil:
 			fmt.Fprintln(cmd.ErrOrStderr(), "so far:", transferLine(*job.Transfer))

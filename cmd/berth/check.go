@@ -142,16 +142,16 @@ func remoteCheck(cmd *cobra.Command, r *remote, run registry.CheckRun, status, s
 		if status && output.value == "json" {
 			return printJSON(cmd.OutOrStdout(), shown)
 		}
-		if status && job.State == registry.CheckRunning {
+		if status && job.State == registry.JobRunning {
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), "running, started by %s at %s: %s\n", job.StartedBy, showTime(job.Report.StartedAt), checkLine(job.Report))
 			return err
 		}
 		if !status && job.ID != id {
 			return errors.New("the check has ended, and somebody has started another one since: see berth check --status")
 		}
-		if job.State != registry.CheckRunning {
+		if job.State != registry.JobRunning {
 			var failed error
-			if job.State != registry.CheckFinished {
+			if job.State != registry.JobFinished {
 				failed = errors.New(cmp.Or(job.Error, "the server that ran it has died"))
 			}
 			return printChecked(cmd, output, job.Report, registry.CheckRun{Repair: job.Repair}, failed)

@@ -25,6 +25,7 @@ import (
 	"berth/auth/token"
 	"berth/backup"
 	"berth/metadata"
+	"berth/oci"
 	"berth/registry"
 	"berth/server"
 	"berth/server/admin"
@@ -213,7 +214,7 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 		Logger:  log,
 		Open: func(ctx context.Context) (backup.Place, string, error) {
 			if c.BackupURL == "" {
-				return nil, "", nil
+				return nil, "", oci.Errorf(oci.CodeConflict, "no backup_url is set: set it, or run berth backup")
 			}
 			return openPlace(ctx, c, c.BackupURL, "", log)
 		},

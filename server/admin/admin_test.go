@@ -71,7 +71,12 @@ func newWorld(t testing.TB, db *metadata.DB) *world {
 	t.Cleanup(checks.Close)
 	backups := backup.NewJobs(backup.JobsOptions{
 		From: registry.Side{DB: db, Store: store}, Source: "test", Version: "test",
-		Open: func(context.Context) (backup.Place, string, error) { return w.place, w.work, nil },
+		Open: func(context.Context) (backup.Place, string, error) {
+			if w.place == nil {
+				return nil, "", oci.Errorf(oci.CodeConflict, "no backup_url is set")
+			}
+			return w.place, w.work, nil
+		},
 	})
 	t.Cleanup(backups.Close)
 	management, err := admin.New(admin.Options{

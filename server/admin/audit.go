@@ -17,13 +17,19 @@ import (
 // something uses it in place of DB.Update. The event names the operation, what its
 // path says, and the fields of body (the request's, or nil), with secrets masked.
 func (h *handler) change(ctx context.Context, body any, fn func(*metadata.Tx) error) error {
-	e := callOf(ctx).event(body)
+	write := record(ctx, body)
 	return h.DB.Update(ctx, func(tx *metadata.Tx) error {
 		if err := fn(tx); err != nil {
 			return err
 		}
-		return tx.InsertAudit(ctx, e)
+		return write(tx)
 	})
+}
+
+// record is what change writes into the audit log, for changes whose transaction is elsewhere.
+func record(ctx context.Context, body any) func(*metadata.Tx) error {
+	e := callOf(ctx).event(body)
+	return func(tx *metadata.Tx) error { return tx.InsertAudit(ctx, e) }
 }
 
 func auditEventOf(e metadata.AuditEvent) api.AuditEvent {

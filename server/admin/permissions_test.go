@@ -171,6 +171,7 @@ var attempts = []attempt{
 	{"getCheck", "", "GET", "/instance/check", ""},
 	{"startCheck", "not valid", "POST", "/instance/check", `{"rate":0}`},
 	{"cancelCheck", "none", "DELETE", "/instance/check", ""},
+	{"startCheck", "", "POST", "/instance/check", `{}`},
 	{"getBackup", "", "GET", "/instance/backup", ""},
 	{"startBackup", "not valid", "POST", "/instance/backup", `{"rate":0}`},
 	{"cancelBackup", "none", "DELETE", "/instance/backup", ""},

@@ -134,11 +134,8 @@ func (h *handler) StartCheck(ctx context.Context, r api.StartCheckRequestObject)
 			run.HashRate = float64(*b.HashRate)
 		}
 	}
-	job, err := h.Checks.Start(ctx, run, callOf(ctx).principal.String())
+	job, err := h.Checks.Start(ctx, run, callOf(ctx).principal.String(), record(ctx, r.Body))
 	if err != nil {
-		return nil, err
-	}
-	if err := h.change(ctx, r.Body, func(*metadata.Tx) error { return nil }); err != nil {
 		return nil, err
 	}
 	shown, err := recast[api.Check](job)
@@ -147,10 +144,7 @@ func (h *handler) StartCheck(ctx context.Context, r api.StartCheckRequestObject)
 
 // CancelCheck ends the check that runs.
 func (h *handler) CancelCheck(ctx context.Context, _ api.CancelCheckRequestObject) (api.CancelCheckResponseObject, error) {
-	if err := h.Checks.Cancel(ctx); err != nil {
-		return nil, err
-	}
-	if err := h.change(ctx, nil, func(*metadata.Tx) error { return nil }); err != nil {
+	if err := h.Checks.Cancel(ctx, record(ctx, nil)); err != nil {
 		return nil, err
 	}
 	return api.CancelCheck204Response{}, nil
@@ -178,11 +172,8 @@ func (h *handler) StartBackup(ctx context.Context, r api.StartBackupRequestObjec
 	if r.Body.Rate != nil {
 		rate = float64(*r.Body.Rate)
 	}
-	job, err := h.Backups.Start(ctx, kind, rate, callOf(ctx).principal.String())
+	job, err := h.Backups.Start(ctx, kind, rate, callOf(ctx).principal.String(), record(ctx, r.Body))
 	if err != nil {
-		return nil, err
-	}
-	if err := h.change(ctx, r.Body, func(*metadata.Tx) error { return nil }); err != nil {
 		return nil, err
 	}
 	shown, err := recast[api.Backup](job)
@@ -191,10 +182,7 @@ func (h *handler) StartBackup(ctx context.Context, r api.StartBackupRequestObjec
 
 // CancelBackup ends the backup that runs.
 func (h *handler) CancelBackup(ctx context.Context, _ api.CancelBackupRequestObject) (api.CancelBackupResponseObject, error) {
-	if err := h.Backups.Cancel(ctx); err != nil {
-		return nil, err
-	}
-	if err := h.change(ctx, nil, func(*metadata.Tx) error { return nil }); err != nil {
+	if err := h.Backups.Cancel(ctx, record(ctx, nil)); err != nil {
 		return nil, err
 	}
 	return api.CancelBackup204Response{}, nil

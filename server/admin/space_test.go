@@ -146,6 +146,7 @@ func TestCheckJob(t *testing.T) {
 			t.Errorf("the check is %v", now)
 		}
 		w.ok("DELETE", "/api/v1/instance/check", nil)
+		w.refused(w.do(root, "POST", "/api/v1/instance/check", `{}`), 409, oci.CodeConflict, "about to end")
 		if end := w.checkEnds(); end["state"] != "cancelled" || end["error"] == nil {
 			t.Errorf("after it was cancelled the check is %v", end)
 		}
@@ -154,6 +155,9 @@ func TestCheckJob(t *testing.T) {
 		report := end["report"].(map[string]any)
 		if end["state"] != "finished" || report["open"] != 40.0 || report["blobs"] != 40.0 || len(report["problems"].([]any)) != 40 {
 			t.Errorf("the check is %.500v", end)
+		}
+		if starts, cancels := w.audited(metadata.AuditFilter{Action: "startCheck"}), w.audited(metadata.AuditFilter{Action: "cancelCheck"}); len(starts) != 2 || len(cancels) != 1 {
+			t.Errorf("%d starts and %d cancels are in the audit log, want those that were not refused", len(starts), len(cancels))
 		}
 	})
 }
@@ -177,10 +181,7 @@ func (w *world) checkEnds() map[string]any {
 	w.t.Helper()
 	for range 600 {
 		if job := w.ok("GET", "/api/v1/instance/check", nil).json(w.t); job["state"] != "running" {
-			// The lease ends with the job, and not just its name.
-			if job["state"] != "lost" {
-				return job
-			}
+			return job
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
@@ -248,7 +249,7 @@ func TestBackupJob(t *testing.T) {
 func (w *world) backupEnds() map[string]any {
 	w.t.Helper()
 	for range 600 {
-		if job := w.ok("GET", "/api/v1/instance/backup", nil).json(w.t); job["state"] != "running" && job["state"] != "lost" {
+		if job := w.ok("GET", "/api/v1/instance/backup", nil).json(w.t); job["state"] != "running" {
 			return job
 		}
 		time.Sleep(50 * time.Millisecond)
