@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -378,7 +379,6 @@ func TestThrottle(t *testing.T) {
 	}
 }
 
-// TestThrottleIsBounded: 100,000 names do not take memory for ever.
 // ticket is an authenticator of tokens that stand in place of a password.
 type ticket struct{ answer }
 
@@ -404,6 +404,73 @@ func TestThrottleLeavesTokensOut(t *testing.T) {
 	t.Error("guesses of a password are not limited")
 }
 
+// gate is an authenticator that takes its time for each password, and knows one.
+type gate struct {
+	asked chan string
+	open  chan struct{}
+}
+
+func (g *gate) Authenticate(_ context.Context, c auth.Credentials) (auth.Principal, error) {
+	g.asked <- c.Password
+	<-g.open
+	if c.Password == "right" {
+		return auth.Principal{Kind: auth.KindUser, ID: 1, Name: c.Username}, nil
+	}
+	return auth.Principal{}, auth.ErrWrong
+}
+
+// TestThrottleCountsWhatIsUnderWay: sending all guesses at the same time, before the
+// first of them has failed, gains nothing; a client that shows one password with many
+// requests at a time is no guesser.
+func TestThrottleCountsWhatIsUnderWay(t *testing.T) {
+	const requests = 100
+	try := func(password func(i int) string) (asked, throttled, right int) {
+		g := &gate{make(chan string, requests), make(chan struct{})}
+		chain := auth.NewChain(nil, g)
+		outcomes := make(chan error, requests)
+		for i := range requests {
+			go func() {
+				p, err := chain.Authenticate(t.Context(), auth.Credentials{Username: "alice", Password: password(i), RemoteAddr: "192.0.2.1:1"})
+				if err == nil && p.Name != "alice" {
+					err = fmt.Errorf("it is %s", p)
+				}
+				outcomes <- err
+			}()
+		}
+		// Each request is either refused by now, or waits at the gate.
+		for range requests {
+			var refused *auth.ThrottledError
+			select {
+			case err := <-outcomes:
+				if throttled++; !errors.As(err, &refused) || refused.RetryAfter <= 0 {
+					t.Fatal(err)
+				}
+			case <-g.asked:
+				asked++
+			}
+		}
+		close(g.open)
+		for range asked {
+			if err := <-outcomes; err == nil {
+				right++
+			} else if !errors.Is(err, auth.ErrWrong) {
+				t.Error(err)
+			}
+		}
+		if n := auth.ThrottleTrying(chain); n != 0 {
+			t.Errorf("%d names are remembered as being tried", n)
+		}
+		return asked, throttled, right
+	}
+	if asked, throttled, _ := try(func(i int) string { return fmt.Sprint("guess ", i) }); asked != 10 || throttled != requests-10 {
+		t.Errorf("%d guesses were looked at and %d refused, want 10 and %d", asked, throttled, requests-10)
+	}
+	if asked, throttled, right := try(func(int) string { return "right" }); asked != requests || throttled != 0 || right != requests {
+		t.Errorf("of %d requests with the right password %d were looked at, %d refused, %d right", requests, asked, throttled, right)
+	}
+}
+
+// TestThrottleIsBounded: 100,000 names do not take memory for ever.
 func TestThrottleIsBounded(t *testing.T) {
 	chain := auth.NewChain(nil, &answer{err: auth.ErrWrong})
 	for i := range 100_000 {
@@ -460,6 +527,15 @@ func TestRecheck(t *testing.T) {
 		if p, err := f(); err != nil || p.IsAdmin() {
 			t.Errorf("demoted: %v, %v", p, err)
 		}
+	}
+	// What a sign-in was limited to, and what it brought along, is not lost on the way.
+	limited := alice
+	limited.Limit = &auth.Limit{Repositories: "core/*", Actions: auth.Pull}
+	limited.Everywhere, limited.AskTeams, limited.Claims = auth.Pull, true, map[string]string{"realm": "services"}
+	want := limited
+	want.Admin = false // since the change above
+	if p, err := r.Current(ctx, limited); err != nil || !reflect.DeepEqual(p, want) {
+		t.Errorf("a limited sign-in is now %+v, %v", p, err)
 	}
 	if _, err := r.Proof(ctx, auth.Anonymous()); err == nil {
 		t.Error("nobody has a proof")

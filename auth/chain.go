@@ -35,7 +35,8 @@ func (c *Chain) Authenticate(ctx context.Context, cred Credentials) (Principal, 
 		return c.ask(ctx, cred)
 	}
 	key := keyOf(cred)
-	if wait := c.throttle.blocked(key); wait > 0 {
+	leave, wait := c.throttle.enter(key, cred)
+	if wait > 0 {
 		for _, a := range c.list {
 			if r, ok := a.(Recaller); ok {
 				if p, err := r.Recall(ctx, cred); err == nil {
@@ -45,6 +46,7 @@ func (c *Chain) Authenticate(ctx context.Context, cred Credentials) (Principal, 
 		}
 		return Principal{}, &ThrottledError{RetryAfter: wait}
 	}
+	defer leave()
 	p, err := c.ask(ctx, cred)
 	switch {
 	case err == nil:

@@ -16,6 +16,13 @@ import (
 // ThrottleEntries is for the tests outside of the package.
 func ThrottleEntries(c *Chain) int { return c.throttle.buckets.Len() }
 
+// ThrottleTrying is the number of names whose credentials are being checked.
+func ThrottleTrying(c *Chain) int {
+	c.throttle.mu.Lock()
+	defer c.throttle.mu.Unlock()
+	return len(c.throttle.trying)
+}
+
 func TestHash(t *testing.T) {
 	ctx := context.Background()
 	h := NewHasher(0)
@@ -139,6 +146,30 @@ func TestTurns(t *testing.T) {
 	for _, f := range append(held, release) {
 		f()
 	}
+	wg.Wait()
+
+	// So many may wait, and no more.
+	crowd := NewTurns(1)
+	waiting, leave := context.WithCancel(ctx)
+	if _, err := crowd.Take(ctx, "flooder"); err != nil {
+		t.Fatal(err)
+	}
+	for range maxWaiting {
+		wg.Go(func() {
+			if _, err := crowd.Take(waiting, "flooder"); !errors.Is(err, oci.ErrUnavailable) {
+				t.Error(err)
+			}
+		})
+	}
+	for n := 0; n < maxWaiting+1; time.Sleep(time.Millisecond) {
+		crowd.mu.Lock()
+		n = crowd.places["flooder"].users
+		crowd.mu.Unlock()
+	}
+	if _, err := crowd.Take(ctx, "flooder"); !errors.Is(err, oci.ErrUnavailable) { // at once
+		t.Errorf("one more than may wait: %v", err)
+	}
+	leave()
 	wg.Wait()
 	if len(turns.places) != 0 {
 		t.Errorf("%d addresses are remembered", len(turns.places))

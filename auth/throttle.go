@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"hash/maphash"
 	"net"
 	"net/netip"
 	"strings"
@@ -30,8 +31,13 @@ const (
 type throttle struct {
 	clock   func() time.Time
 	buckets *lru.Cache[throttleKey, bucket]
+	seed    maphash.Seed
 
 	mu sync.Mutex // makes read-change-write of a bucket one step
+	// trying are the different credentials that are being checked, with the number of
+	// requests that show each. Those who guess would otherwise send all their guesses
+	// before the first of them has failed.
+	trying map[throttleKey]map[uint64]int
 }
 
 type throttleKey struct{ name, address string }
@@ -47,7 +53,7 @@ func newThrottle(clock func() time.Time) *throttle {
 	if err != nil {
 		panic(err) // only for a size that is not positive
 	}
-	return &throttle{clock: clock, buckets: buckets}
+	return &throttle{clock: clock, buckets: buckets, seed: maphash.MakeSeed(), trying: map[throttleKey]map[uint64]int{}}
 }
 
 func keyOf(c Credentials) throttleKey {
@@ -87,17 +93,45 @@ func (b bucket) now(now time.Time) bucket {
 	return bucket{min(throttleBurst, b.left+now.Sub(b.at).Seconds()/throttleRefill.Seconds()), now}
 }
 
-// blocked gives how long this name must wait at this address; 0 is not at all.
-func (t *throttle) blocked(key throttleKey) time.Duration {
-	b, ok := t.buckets.Get(key)
-	if !ok {
-		return 0
+// enter begins the check of credentials, which ends with leave, after the outcome has
+// been counted; or gives how long this name must wait at this address. Every guess under
+// way counts as one that fails. The same credentials count once, for a client that is
+// right may show them with many requests at a time.
+func (t *throttle) enter(key throttleKey, c Credentials) (leave func(), wait time.Duration) {
+	var h maphash.Hash
+	h.SetSeed(t.seed)
+	_, _ = h.WriteString(c.Username)
+	_ = h.WriteByte(0)
+	_, _ = h.WriteString(c.Password) // none of them fails
+	guess := h.Sum64()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	left := float64(throttleBurst)
+	if b, ok := t.buckets.Get(key); ok {
+		left = b.now(t.clock()).left
 	}
-	b = b.now(t.clock())
-	if b.left >= 1 {
-		return 0
+	if left < 1 {
+		return nil, time.Duration((1 - left) * float64(throttleRefill))
 	}
-	return time.Duration((1 - b.left) * float64(throttleRefill))
+	trying := t.trying[key]
+	if trying[guess] == 0 && left-float64(len(trying)) < 1 {
+		return nil, throttleRefill
+	}
+	if trying == nil {
+		trying = map[uint64]int{}
+		t.trying[key] = trying
+	}
+	trying[guess]++
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if trying[guess]--; trying[guess] == 0 {
+			delete(trying, guess)
+		}
+		if len(trying) == 0 {
+			delete(t.trying, key)
+		}
+	}, 0
 }
 
 // failed counts a failure.
@@ -126,9 +160,14 @@ func (t *throttle) succeeded(key throttleKey) {
 // a flooder delays itself and not everybody.
 const hashesPerAddress = 4
 
-// Turns hands out places to addresses, each of which has the same number: a flooder
-// delays itself and not everybody. Addresses without a place in use take no memory.
-// Safe for concurrent use.
+// maxWaiting is how many may wait for a place of one address. Who shows credentials
+// can hang up at once while they are still being checked, so that waiting takes
+// memory which nothing else bounds.
+const maxWaiting = 512
+
+// Turns hands out places to addresses, or other names of one client, each of which has
+// the same number: a flooder delays itself and not everybody. Addresses without a place
+// in use take no memory. Safe for concurrent use.
 type Turns struct {
 	perAddress int
 
@@ -147,14 +186,19 @@ type place struct {
 }
 
 // Take waits for a place of a caller's address, with or without a port, or for the
-// context to end, which is UNAVAILABLE.
+// context to end. That, and that too many wait already, is UNAVAILABLE.
 func (t *Turns) Take(ctx context.Context, remoteAddr string) (release func(), err error) {
 	address := Network(remoteAddr)
+	busy := oci.Errorf(oci.CodeUnavailable, "too many sign-ins from this address are being checked at the moment, try again in a few seconds")
 	t.mu.Lock()
 	p := t.places[address]
 	if p == nil {
 		p = &place{slots: make(chan struct{}, t.perAddress)}
 		t.places[address] = p
+	}
+	if p.users >= t.perAddress+maxWaiting {
+		t.mu.Unlock()
+		return nil, busy
 	}
 	p.users++
 	t.mu.Unlock()
@@ -170,6 +214,6 @@ func (t *Turns) Take(ctx context.Context, remoteAddr string) (release func(), er
 		return func() { <-p.slots; leave() }, nil
 	case <-ctx.Done():
 		leave()
-		return nil, oci.Errorf(oci.CodeUnavailable, "too many sign-ins from this address are being checked at the moment, try again in a few seconds").WithCause(ctx.Err())
+		return nil, busy.WithCause(ctx.Err())
 	}
 }
