@@ -131,35 +131,52 @@ func (a *Authenticator) connectService(ctx context.Context) (*conn, error) {
 // bindAs checks a password by binding with it on a connection of its own, and then
 // lets the user do something there.
 func (a *Authenticator) bindAs(ctx context.Context, dn string, c auth.Credentials, then func(*conn) error) error {
-	account := strings.ToLower(dn)
-	if wait := a.guard.blocked(account, c.RemoteAddr); wait > 0 {
-		return &auth.ThrottledError{RetryAfter: wait}
-	}
-	select {
-	case a.binds <- struct{}{}:
-		defer func() { <-a.binds }()
-	case <-ctx.Done():
-		return fmt.Errorf("waiting to bind: %w", ctx.Err())
-	}
-	s, err := a.dial(ctx)
+	s, err := a.guarded(ctx, dn, c)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	done := s.wire.step(ctx, s.timeout)
-	err = s.Bind(dn, c.Password)
-	done()
-	if err != nil {
-		if err = bindError(dn, err); errors.Is(err, auth.ErrWrong) {
-			a.guard.failed(account, c.RemoteAddr)
-		}
-		return err
-	}
-	a.guard.succeeded(account, c.RemoteAddr)
 	if then == nil {
 		return nil
 	}
 	return then(s)
+}
+
+// guarded binds a user on a new connection, when the guard lets the password pass. Of
+// an account that is guarded one password is tried at a time, so that each counts
+// before the next one is looked at.
+func (a *Authenticator) guarded(ctx context.Context, dn string, c auth.Credentials) (*conn, error) {
+	account, address := strings.ToLower(dn), auth.Network(c.RemoteAddr)
+	leave, wait, err := a.guard.enter(ctx, account, address)
+	if err != nil {
+		return nil, err
+	}
+	if wait > 0 {
+		return nil, &auth.ThrottledError{RetryAfter: wait}
+	}
+	defer leave()
+	select {
+	case a.binds <- struct{}{}:
+		defer func() { <-a.binds }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("waiting to bind: %w", ctx.Err())
+	}
+	s, err := a.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	done := s.wire.step(ctx, s.timeout)
+	err = s.Bind(dn, c.Password)
+	done()
+	if err != nil {
+		s.Close()
+		if err = bindError(dn, err); errors.Is(err, auth.ErrWrong) {
+			a.guard.failed(account, address)
+		}
+		return nil, err
+	}
+	a.guard.succeeded(account, address)
+	return s, nil
 }
 
 // bindError tells a wrong password from a directory that cannot say. Active

@@ -1,10 +1,13 @@
 package ldap
 
 import (
+	"context"
 	"sync"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+
+	"berth/auth"
 )
 
 // guard keeps guesses here from locking accounts there: directories lock an account
@@ -20,7 +23,8 @@ type guard struct {
 	window time.Duration
 	clock  func() time.Time
 
-	mu      sync.Mutex // makes read-change-write of a count one step
+	turns   *auth.Turns // of accounts
+	mu      sync.Mutex  // makes read-change-write of a count one step
 	known   *lru.Cache[[2]string, struct{}]
 	counted *lru.Cache[budget, count]
 }
@@ -39,7 +43,7 @@ type count struct {
 }
 
 func newGuard(limit int, window time.Duration, clock func() time.Time) *guard {
-	g := &guard{limit: limit, window: window, clock: clock}
+	g := &guard{limit: limit, window: window, clock: clock, turns: auth.NewTurns(1)}
 	g.known, _ = lru.New[[2]string, struct{}](guardEntries)
 	g.counted, _ = lru.New[budget, count](guardEntries) // they fail for a size that is not positive
 	return g
@@ -49,11 +53,27 @@ func (g *guard) budget(account, address string) budget {
 	return budget{account, g.known.Contains([2]string{account, address})}
 }
 
+// enter waits for the turn of an account, which leave gives back, or says how long no
+// more passwords are tried. The error is UNAVAILABLE: the turn did not come in time.
+func (g *guard) enter(ctx context.Context, account, address string) (leave func(), wait time.Duration, err error) {
+	if g.limit <= 0 {
+		return func() {}, 0, nil
+	}
+	if wait = g.blocked(account, address); wait > 0 {
+		return nil, wait, nil
+	}
+	if leave, err = g.turns.Take(ctx, account); err != nil {
+		return nil, 0, err
+	}
+	if wait = g.blocked(account, address); wait > 0 { // by those before
+		leave()
+		return nil, wait, nil
+	}
+	return leave, 0, nil
+}
+
 // blocked gives how long no more passwords are tried; 0 is that one may be.
 func (g *guard) blocked(account, address string) time.Duration {
-	if g.limit <= 0 {
-		return 0
-	}
 	c, ok := g.counted.Get(g.budget(account, address))
 	if !ok || c.failures < g.limit {
 		return 0

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -413,6 +414,42 @@ func TestGuard(t *testing.T) {
 	if err := from("198.51.100.1", "alice", "pw-of-alice"); err != nil {
 		t.Errorf("after the window: %v", err)
 	}
+}
+
+// TestGuardAgainstManyAtATime: guesses from everywhere at the same moment, before the
+// first of them has failed, are no more than those one after the other.
+func TestGuardAgainstManyAtATime(t *testing.T) {
+	s := testenv.Slapd(t, people)
+	w := newWorld(t, s, func(o *ldap.Options) { o.MaxFailures, o.FailureWindow = 2, 15*time.Minute })
+	var wrong, refused atomic.Int32
+	var wg sync.WaitGroup
+	for i := range 40 {
+		wg.Go(func() {
+			_, err := w.Authenticate(t.Context(), auth.Credentials{Username: "alice", Password: fmt.Sprint("guess", i), RemoteAddr: fmt.Sprintf("198.51.100.%d", i)})
+			var throttled *auth.ThrottledError
+			switch {
+			case errors.Is(err, auth.ErrWrong):
+				wrong.Add(1)
+			case errors.As(err, &throttled):
+				refused.Add(1)
+			default:
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if wrong.Load() != 2 || refused.Load() != 38 {
+		t.Errorf("%d guesses were passed on and %d refused, want 2 and 38", wrong.Load(), refused.Load())
+	}
+	// One password from everywhere is no guessing.
+	for i := range 40 {
+		wg.Go(func() {
+			if _, err := w.Authenticate(t.Context(), auth.Credentials{Username: "bob", Password: "pw:of:bob", RemoteAddr: fmt.Sprintf("198.51.100.%d", i)}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // TestHostileServer: a server that hangs, sends rubbish or does not end is "cannot
