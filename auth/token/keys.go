@@ -105,6 +105,9 @@ type keyset struct {
 	read   time.Time
 }
 
+// recent reports whether the keys may be used without a look at the database.
+func (s *keyset) recent(now time.Time) bool { return now.Sub(s.read) <= keyringAge }
+
 // find gives the key of our own that has the id.
 func (s *keyset) find(id string, now time.Time) *key {
 	for _, k := range s.rings[0] {
@@ -297,18 +300,23 @@ func (k *Keys) signing(ctx context.Context, s metadata.Service) (*key, error) {
 }
 
 // find gives our own key of an id, or nil when there is none. An error says that
-// it could not be found out.
+// it could not be found out. A key that is known is looked up again when it was read
+// long ago: another replica may have retired it.
 func (k *Keys) find(ctx context.Context, id string) (*key, error) {
 	now := k.clock()
 	set := k.current.Load()
-	if one := set.find(id, now); one != nil || now.Sub(set.read) < keyringRetry {
+	one := set.find(id, now)
+	if one != nil && set.recent(now) || one == nil && now.Sub(set.read) < keyringRetry {
 		return one, nil
 	}
-	set, err := k.load(ctx)
-	if err != nil {
-		return nil, err
+	newer, err := k.load(ctx)
+	switch {
+	case err == nil:
+		return newer.find(id, now), nil
+	case one != nil: // as fresh does
+		return one, nil
 	}
-	return set.find(id, now), nil
+	return nil, err
 }
 
 // Ensure makes the first key of a service that has none: from a file of the

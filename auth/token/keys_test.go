@@ -512,6 +512,46 @@ func TestRetire(t *testing.T) {
 	}
 }
 
+// TestRetiredElsewhere: a replica that issues no tokens of its own, and only checks
+// them, refuses those of a key that another one has retired.
+func TestRetiredElsewhere(t *testing.T) {
+	ctx := t.Context()
+	clock := newTicker()
+	db := openTicking(t, clock)
+	one := newIssuer(t, db, Options{Clock: clock.Now, TTL: time.Hour})
+	other := newIssuer(t, db, Options{Clock: clock.Now, TTL: time.Hour})
+	raw, _, err := one.Issue(ctx, auth.Principal{Kind: auth.KindUser, ID: 1, Name: "alice"}, service, access)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stolen := one.Keys().current.Load().rings[0][0].kid
+	if _, err := one.Keys().Rotate(ctx, "", Rotation{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.Verify(ctx, raw, service); err != nil {
+		t.Fatal(err)
+	}
+	if err := one.Keys().Retire(ctx, "", stolen, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := one.Verify(ctx, raw, service); !errors.Is(err, ErrInvalid) {
+		t.Errorf("where it was retired: %v", err)
+	}
+	clock.forward(keyringAge + time.Second)
+	if _, err := other.Verify(ctx, raw, service); !errors.Is(err, ErrInvalid) {
+		t.Errorf("elsewhere, remembered: %v", err)
+	}
+	// When the database is away, keys that are known go on, as they do for issuing.
+	db.Close()
+	clock.forward(keyringAge + time.Second)
+	if raw, _, err = other.Issue(ctx, auth.Principal{Kind: auth.KindUser, ID: 1, Name: "alice"}, service, access); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.Verify(ctx, raw, service); err != nil {
+		t.Errorf("without the database: %v", err)
+	}
+}
+
 func pointer[T any](v T) *T { return &v }
 
 // A certificate that was made here is replaced, with its key, before it ends.

@@ -375,7 +375,8 @@ const maxForeign = 64 << 10
 func (i *Issuer) Verify(ctx context.Context, raw, service string) (*Claims, error) {
 	now := i.options.Clock()
 	// A key that was retired ends what it signed, remembered or not.
-	if c, ok := i.cache.Get(raw); ok && c.service == service && i.keys.current.Load().find(c.kid, now) != nil {
+	set := i.keys.current.Load()
+	if c, ok := i.cache.Get(raw); ok && c.service == service && set.recent(now) && set.find(c.kid, now) != nil {
 		if err := c.valid(now); err != nil {
 			i.cache.Remove(raw)
 			return nil, err
