@@ -132,6 +132,10 @@ func errDisabled(u metadata.User) error {
 	return Wrongf("the user %s is disabled, ask an administrator of this registry", u.Name)
 }
 
+func errStale(u metadata.User) error {
+	return Wrongf("the identity provider has not vouched for %s for too long, sign in there again", u.Name)
+}
+
 // external checks an identity and brings it into the form that is stored.
 func external(id Identity) (e metadata.ExternalUser, err error) {
 	if id.Provider == "" || id.Provider == metadata.SourceLocal || id.Subject == "" {

@@ -48,6 +48,8 @@ func TestExternalMaxAge(t *testing.T) {
 		policy := NewPolicy(db, PolicyOptions{ExternalMaxAge: maxAge, Clock: clock.Now})
 		refresher := NewRefresher(db, clock.Now)
 		refresher.External(maxAge, directory)
+		sessions := NewWebSessions(db, 100*maxAge, clock.Now)
+		sessions.External(maxAge)
 		alice := Identity{Provider: "ldap", Subject: "uuid-1", Name: "alice", Teams: map[string]string{"core": "member"}}
 		p, err := directory.SignIn(ctx, alice)
 		if err != nil {
@@ -61,8 +63,15 @@ func TestExternalMaxAge(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		session, _, err := sessions.Begin(ctx, p)
+		if err != nil {
+			t.Fatal(err)
+		}
 		expect := func(when string, fresh bool) {
 			t.Helper()
+			if _, err := sessions.Find(ctx, session); fresh != (err == nil) || !fresh && !errors.Is(err, ErrWrong) {
+				t.Errorf("%s: the browser: %v", when, err)
+			}
 			_, err := tokens.Authenticate(ctx, Credentials{Bearer: secret})
 			if fresh && err != nil || !fresh && (!errors.Is(err, ErrWrong) || !strings.Contains(WrongReason(err), "Sign in there")) {
 				t.Errorf("%s: the token: %v", when, err)
@@ -120,6 +129,10 @@ func TestExternalMaxAge(t *testing.T) {
 				return err
 			}
 			p = userPrincipal(u)
+			session = "of local"
+			if err := tx.CreateWebSession(ctx, u.ID, SecretHash(session), clock.Now().Add(100*maxAge)); err != nil {
+				return err
+			}
 			if _, err := tx.CreateTeam(ctx, "core", ""); err != nil {
 				return err
 			}

@@ -193,11 +193,10 @@ func (r *Refresher) Current(ctx context.Context, p Principal) (Principal, error)
 		case u.Disabled:
 			return Principal{}, errDisabled(u)
 		case tooOld(u.SeenAt, r.clock(), r.maxAge):
-			return Principal{}, Wrongf("the identity provider has not vouched for %s for too long, sign in there again", u.Name)
+			return Principal{}, errStale(u)
 		}
-		today := userPrincipal(u)
-		today.Claims, today.Expires = p.Claims, p.Expires // how the user signed in has not changed
-		return today, nil
+		p.Name, p.Admin = u.Name, u.IsAdmin() // how the user signed in, and what that carries, has not changed
+		return p, nil
 	}
 	return p, nil
 }

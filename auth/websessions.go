@@ -15,9 +15,10 @@ import (
 // ends for all replicas at once, and its user's role is that of the moment. Safe
 // for concurrent use.
 type WebSessions struct {
-	db    *metadata.DB
-	ttl   time.Duration
-	clock func() time.Time
+	db     *metadata.DB
+	ttl    time.Duration
+	clock  func() time.Time
+	maxAge time.Duration
 }
 
 // NewWebSessions makes WebSessions that last for ttl. A nil clock is time.Now.
@@ -27,6 +28,11 @@ func NewWebSessions(db *metadata.DB, ttl time.Duration, clock func() time.Time) 
 	}
 	return &WebSessions{db: db, ttl: ttl, clock: clock}
 }
+
+// External says for how long the word of an outside provider about a user keeps
+// the user's sessions alive; 0 is for as long as they last. It is called before the
+// first use.
+func (s *WebSessions) External(maxAge time.Duration) { s.maxAge = maxAge }
 
 // Begin makes a session of a user and gives its secret, for a cookie, and its
 // end. Only the hash of the secret is stored.
@@ -45,7 +51,7 @@ func (s *WebSessions) Begin(ctx context.Context, p Principal) (secret string, ex
 }
 
 // Find gives the user of a session as the user is now. The error is ErrWrong for a
-// session that has ended, or whose user is disabled.
+// session that has ended, or whose user is disabled or not vouched for any more.
 func (s *WebSessions) Find(ctx context.Context, secret string) (Principal, error) {
 	var u metadata.User
 	var expires time.Time
@@ -65,6 +71,8 @@ func (s *WebSessions) Find(ctx context.Context, secret string) (Principal, error
 		return Principal{}, fmt.Errorf("reading the session: %w", err)
 	case u.Disabled:
 		return Principal{}, errDisabled(u)
+	case tooOld(u.SeenAt, s.clock(), s.maxAge):
+		return Principal{}, errStale(u)
 	}
 	p := userPrincipal(u)
 	p.Expires = expires

@@ -280,6 +280,7 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	if provider, ok := openid.SignIn(); ok {
 		o.Provider = (*server.Provider)(&provider)
 		o.Browsers, o.Sessions = openid, auth.NewWebSessions(a.db, c.OIDC.SessionTTL, nil)
+		o.Sessions.External(c.ExternalMaxAge)
 	}
 	if c.StorageRedirect {
 		o.RedirectTTL = c.RedirectTTL
