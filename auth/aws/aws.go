@@ -93,6 +93,11 @@ const maxRolePattern = 64
 // client that shows it with each request does not cause a call each time. What it
 // may do is read afresh.
 const (
+	// perAddress is how many of these questions one address has under way. A signature
+	// cannot be guessed, so that the chain counts no failures; this is what keeps one
+	// address from using up what AWS takes from us.
+	perAddress = 8
+
 	rememberFor = time.Minute
 	rememberMax = 4096
 )

@@ -38,6 +38,7 @@ type Callers struct {
 	options CallerOptions
 	client  *http.Client
 	known   *memory[caller]
+	turns   *auth.Turns
 }
 
 // callerTimeout bounds the question to STS.
@@ -64,7 +65,7 @@ func NewCallers(o CallerOptions) (*Callers, error) {
 	if o.Clock == nil {
 		o.Clock = time.Now
 	}
-	return &Callers{options: o, client: newClient(o.Roots, callerTimeout), known: newMemory[caller](o.Clock)}, nil
+	return &Callers{options: o, client: newClient(o.Roots, callerTimeout), known: newMemory[caller](o.Clock), turns: auth.NewTurns(perAddress)}, nil
 }
 
 // Authenticate asks STS who signed.
@@ -78,7 +79,13 @@ func (a *Callers) Authenticate(ctx context.Context, c auth.Credentials) (auth.Pr
 		if err != nil {
 			return auth.Principal{}, auth.Wrongf("%s", err)
 		}
-		if who, err = a.ask(ctx, request); err != nil {
+		release, err := a.turns.Take(ctx, c.RemoteAddr)
+		if err != nil {
+			return auth.Principal{}, err
+		}
+		who, err = a.ask(ctx, request)
+		release()
+		if err != nil {
 			return auth.Principal{}, err
 		}
 		who.expires = request.expires

@@ -5,9 +5,11 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -229,6 +231,57 @@ func TestCallersRefused(t *testing.T) {
 	}
 	if n := sts.Calls.Load(); n != 3 {
 		t.Errorf("STS was asked %d times", n)
+	}
+}
+
+// TestOneAddressDoesNotUseUpSTS: invented signatures cannot be told from good ones
+// without asking, and one address has only so many questions under way. Another one is
+// answered meanwhile.
+func TestOneAddressDoesNotUseUpSTS(t *testing.T) {
+	sts := awstest.New(t, identities())
+	a := callers(t, sts, allow(t, metadata.Account{Account: account}))
+	asked, answer := make(chan struct{}, 100), make(chan struct{})
+	hang := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- struct{}{}
+		<-answer
+		w.WriteHeader(http.StatusForbidden)
+	})
+	sts.Answer.Store(&hang)
+	invented := func(address string, i int) auth.Credentials {
+		u, err := url.Parse(presign(t, sts, ciKey, nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		q := u.Query()
+		q.Set("X-Amz-Signature", fmt.Sprintf("%064d", i))
+		u.RawQuery = q.Encode()
+		c := caller(aws.Password(u.String()))
+		c.RemoteAddr = address
+		return c
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var clients sync.WaitGroup
+	defer clients.Wait()
+	defer close(answer)
+	for i := range 8 {
+		c := invented("192.0.2.1:1", i)
+		clients.Go(func() { _, _ = a.Authenticate(t.Context(), c) })
+	}
+	for range 8 {
+		<-asked
+	}
+	more := make(chan error)
+	c := invented("192.0.2.1:2", 8)
+	clients.Go(func() { _, err := a.Authenticate(ctx, c); more <- err })
+	c = invented("192.0.2.2:1", 9)
+	clients.Go(func() { _, _ = a.Authenticate(t.Context(), c) })
+	<-asked // by the other address
+	cancel()
+	if err := <-more; !errors.Is(err, oci.ErrUnavailable) || errors.Is(err, auth.ErrWrong) {
+		t.Errorf("the ninth: %v", err)
+	}
+	if n := sts.Calls.Load(); n != 9 {
+		t.Errorf("STS was asked %d times, want 9", n)
 	}
 }
 

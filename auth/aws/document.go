@@ -59,6 +59,7 @@ type Documents struct {
 	options DocumentOptions
 	client  *http.Client
 	vouched *memory[struct{}]
+	turns   *auth.Turns
 }
 
 // helperTimeout is what Pier One gave its helper.
@@ -80,7 +81,7 @@ func NewDocuments(o DocumentOptions) (*Documents, error) {
 	if o.Clock == nil {
 		o.Clock = time.Now
 	}
-	return &Documents{options: o, client: newClient(o.Roots, helperTimeout), vouched: newMemory[struct{}](o.Clock)}, nil
+	return &Documents{options: o, client: newClient(o.Roots, helperTimeout), vouched: newMemory[struct{}](o.Clock), turns: auth.NewTurns(perAddress)}, nil
 }
 
 // ValidHelperURL says what is wrong with the URL of a helper.
@@ -107,7 +108,7 @@ func (a *Documents) Authenticate(ctx context.Context, c auth.Credentials) (auth.
 		return auth.Principal{}, auth.Wrongf("the password is not an instance identity document with a PKCS7 signature")
 	}
 	if a.options.HelperURL != "" {
-		return a.ask(ctx, c.Password)
+		return a.ask(ctx, c)
 	}
 	d, err := a.verify(c.Password)
 	if err != nil {
@@ -279,7 +280,8 @@ func sum(hash crypto.Hash, content []byte) []byte {
 
 // ask has the helper verify a document. Pier One took every trouble with the
 // helper for a refusal; here only its answer is one, and trouble is a 503.
-func (a *Documents) ask(ctx context.Context, password string) (auth.Principal, error) {
+func (a *Documents) ask(ctx context.Context, c auth.Credentials) (auth.Principal, error) {
+	password := c.Password
 	if _, ok := a.vouched.get(password); !ok {
 		body, err := json.Marshal(map[string]string{"iid_signature": password})
 		if err != nil {
@@ -290,6 +292,11 @@ func (a *Documents) ask(ctx context.Context, password string) (auth.Principal, e
 			return auth.Principal{}, err
 		}
 		r.Header.Set("Content-Type", "application/json")
+		release, err := a.turns.Take(ctx, c.RemoteAddr)
+		if err != nil {
+			return auth.Principal{}, err
+		}
+		defer release()
 		status, _, _, err := do(a.client, r, "the service that checks instance identity documents")
 		if err != nil {
 			return auth.Principal{}, err
