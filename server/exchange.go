@@ -30,6 +30,7 @@ type exchange struct {
 
 	status     int
 	written    int64
+	patience   time.Time    // when the client last got time to take the answer
 	body       *requestBody // nil when the request has none
 	endpoint   *endpoint    // nil for a path that no route knows
 	repository string       // name from the path; "" where there is none
@@ -104,16 +105,44 @@ func (ex *exchange) WriteHeader(status int) {
 	if ex.status == 0 && status >= 200 {
 		ex.status = status
 	}
+	ex.wait()
 	ex.rw.WriteHeader(status)
 }
 
-func (ex *exchange) Write(p []byte) (int, error) {
+// writeChunk is how much of an answer that is in memory is given to the client between
+// two renewals of the write deadline.
+const writeChunk = 256 << 10
+
+func (ex *exchange) Write(p []byte) (n int, err error) {
 	if ex.status == 0 {
 		ex.status = http.StatusOK
 	}
-	n, err := ex.rw.Write(p)
-	ex.written += int64(n)
-	return n, err
+	for {
+		ex.wait()
+		chunk := min(len(p), writeChunk)
+		m, err := ex.rw.Write(p[:chunk])
+		ex.written += int64(m)
+		n, p = n+m, p[chunk:]
+		if err != nil || len(p) == 0 {
+			return n, err
+		}
+	}
+}
+
+// wait gives the client Options.StallTimeout to take what is written next. One that asks
+// and does not read would otherwise hold the answer, and its connection, for ever. The
+// deadline is the connection's and stays behind, so that each answer has to set its own.
+func (ex *exchange) wait() {
+	stall := ex.server.stall
+	if stall <= 0 {
+		return
+	}
+	if now := time.Now(); now.Sub(ex.patience) >= min(renewEvery, stall/8) {
+		ex.patience = now
+		// net/http may first drain the request's body, see drainTimeout. Without a
+		// deadline (in tests over a pipe) there is nothing to renew.
+		_ = http.NewResponseController(ex.rw).SetWriteDeadline(now.Add(stall + min(stall, drainTimeout)))
+	}
 }
 
 // ReadFrom lets net/http use sendfile for a file.
@@ -121,6 +150,7 @@ func (ex *exchange) ReadFrom(r io.Reader) (int64, error) {
 	if ex.status == 0 {
 		ex.status = http.StatusOK
 	}
+	ex.wait()
 	n, err := io.Copy(ex.rw, r)
 	ex.written += n
 	return n, err

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
 	"io"
@@ -137,6 +138,65 @@ func TestStalledClient(t *testing.T) {
 	w.do("PATCH", location, "mo", strings.NewReader("x"), "Content-Range", "40-40").want(t, 202)
 	time.Sleep(stall + stall/2)
 	w.do("PUT", location+"?digest="+d.String(), "mo", nil).want(t, 201)
+}
+
+// TestClientThatDoesNotRead: who asks for answers and takes none of them is given up, so
+// that what holds them is free again. Slower than others is not given up.
+func TestClientThatDoesNotRead(t *testing.T) {
+	const stall = time.Second
+	w := small(t, func(_ *world, o *Options) { o.StallTimeout = stall })
+	config, layer := []byte("{}"), []byte("layer")
+	w.pushBlob("mo", "team/app", config)
+	w.pushBlob("mo", "team/app", layer)
+	large := image(config, layer, `,"x":"`+strings.Repeat("x", 3<<20)+`"`)
+	w.do("PUT", "/v2/team/app/manifests/1.0", "mo", bytes.NewReader(large), "Content-Type", imageManifest).want(t, 201)
+	jwt := strings.TrimPrefix(w.jwt("mo", "repository:team/app:pull"), "jwt:")
+
+	conn, err := net.Dial("tcp", w.http.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.(*net.TCPConn).SetReadBuffer(4 << 10); err != nil {
+		t.Fatal(err)
+	}
+	// More than the buffers of both ends take.
+	const asked = 10
+	request := "GET /v2/team/app/manifests/1.0 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + jwt + "\r\n\r\n"
+	if _, err := io.WriteString(conn, strings.Repeat(request, asked)); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(3 * stall)
+	// All that comes now was in the buffers, and then the server has closed.
+	if err := conn.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	n, err := io.Copy(io.Discard, conn)
+	if isTimeout(err) {
+		t.Fatal("the server holds the connection")
+	}
+	if n >= asked*int64(len(large)) {
+		t.Errorf("the client got all %d bytes: the test needs more than the buffers take", n)
+	}
+
+	// A deadline that has passed since the last answer on a connection is not the next one's.
+	if conn, err = net.Dial("tcp", w.http.Listener.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	answers := bufio.NewReader(conn)
+	for range 2 {
+		fmt.Fprint(conn, request)
+		r, err := http.ReadResponse(answers, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(stall / 2)
+		if n, err := io.Copy(io.Discard, r.Body); n != int64(len(large)) {
+			t.Fatalf("%d bytes: %v", n, err)
+		}
+		time.Sleep(stall + stall/2)
+	}
 }
 
 // TestRefusedBody: a client that is refused before its body is read, and then
