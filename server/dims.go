@@ -350,6 +350,9 @@ func (s *Server) dimsCreateToken(ex *exchange, r *http.Request) error {
 	if err := s.authorizeOwnTokens(ex); err != nil {
 		return err
 	}
+	if s.readOnly { // the route itself is open, and does not count as one that writes
+		return errReadOnly()
+	}
 	p := ex.identity.principal
 	user, password := rand.Text(), rand.Text() // 26 letters and digits, 130 bits, each
 	t := metadata.Token{

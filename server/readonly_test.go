@@ -17,6 +17,11 @@ func TestReadOnly(t *testing.T) {
 	manifest, layer := w.pushImage(mo, "team/app", "1.0")
 	w.server.readOnly = true
 
+	// The route is that of the token endpoint, which reads.
+	if got := w.do("POST", "/token", "mo", nil).want(t, http.StatusMethodNotAllowed); !strings.Contains(string(got.body), "read-only") {
+		t.Errorf("a d.ims.io token: %s", got.body)
+	}
+
 	for _, path := range []string{"/v2/", "/v2/team/app/manifests/1.0", "/v2/team/app/blobs/" + layer.String(), "/v2/team/app/tags/list", "/v2/team/app/referrers/" + manifest.String()} {
 		w.do("GET", path, mo, nil).want(t, http.StatusOK)
 	}

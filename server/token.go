@@ -46,7 +46,7 @@ func (s *Server) getToken(ex *exchange, r *http.Request) error {
 	shown := ""
 	if header := r.Header.Get("Authorization"); header != "" {
 		scheme, value, _ := strings.Cut(header, " ")
-		if strings.EqualFold(scheme, "Bearer") && token.LooksLike(value) && !s.tokens.Foreign(strings.TrimSpace(value)) {
+		if bearer := strings.TrimSpace(value); strings.EqualFold(scheme, "Bearer") && token.LooksLike(bearer) && !s.tokens.Foreign(bearer) {
 			// One that ends could otherwise live for ever.
 			return s.refuseToken(ex, &errBadCredentials{rule: "credentials", reason: "a bearer token cannot be exchanged for another one: sign in with name and password, or a refresh token"})
 		}

@@ -13,6 +13,13 @@ func TestTokenExchange(t *testing.T) {
 	w := small(t, nil)
 	foreign := "eyJhbGciOiJub25lIn0." + "eyJpc3MiOiJodHRwczovL2lkLmV4YW1wbGUuY29tIn0" + ".AAAA" // {"iss":"https://id.example.com"}
 	ours := w.jwt("mo", "berth:api:*")
+	bearer := strings.TrimPrefix(ours, "jwt:")
+	for _, header := range []string{"Bearer " + bearer, "bearer  " + bearer, "Bearer " + bearer + " "} {
+		r := w.do(http.MethodGet, "/token", "", nil, "Authorization", header)
+		if r.StatusCode != http.StatusUnauthorized || !strings.Contains(string(r.body), "cannot be exchanged") {
+			t.Errorf("%.10q: %d %s", header, r.StatusCode, r.body)
+		}
+	}
 	for name, tt := range map[string]struct {
 		form   url.Values
 		status int
