@@ -71,11 +71,10 @@ conformance: ## Run the official OCI program: make conformance OCI_CONFORMANCE=/
 	scripts/conformance.sh
 
 .PHONY: bench
-bench: ## Measure Berth beside its peers, an hour on an idle machine; writes docs/performance.md (ARGS=)
+bench: ## Measure Berth beside its peers, half an hour on an idle machine; writes docs/performance.md (ARGS=)
 	scripts/tools.sh minio
 	scripts/tools.sh registry
-	go run ./conformance/bench -json .cache/bench.json -page docs/performance.md $(ARGS)
-	go run ./conformance/bench -json .cache/bench.json -page docs/performance.md -add -growth -targets berth,berth-s3
+	go run ./conformance/bench -all -json .cache/bench.json -page docs/performance.md $(ARGS)
 
 .PHONY: clean
 clean: ## Remove what was built; data and tools stay

@@ -327,6 +327,10 @@ func TestPlans(t *testing.T) {
 			_, err := tx.DecideRetention(ctx, run, "v5", metadata.RetentionPage)
 			return err
 		}},
+		{"DecideRetentionBriefly", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.DecideRetentionBriefly(ctx, run, "v5", metadata.RetentionPage)
+			return err
+		}},
 		{"DeleteByRetention", func(ctx context.Context, tx *metadata.Tx, r int64) error {
 			_, err := tx.DeleteByRetention(ctx, run, []metadata.RetentionDecision{{Tag: "v80", Digest: row(80), PushedAt: time.UnixMicro(1), Rule: "few"}})
 			return err

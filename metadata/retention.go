@@ -378,6 +378,22 @@ type retentionTag struct {
 
 // DecideRetention decides about a page of tags behind a name, in byte order.
 func (tx *Tx) DecideRetention(ctx context.Context, r *RetentionRun, after string, limit int) ([]RetentionDecision, error) {
+	return tx.decideRetention(ctx, r, after, limit, true)
+}
+
+// DecideRetentionBriefly is DecideRetention for those who count or delete: PulledAt
+// stays nil when no rule asks for it. Looking for it is most of the work in a large repository.
+func (tx *Tx) DecideRetentionBriefly(ctx context.Context, r *RetentionRun, after string, limit int) ([]RetentionDecision, error) {
+	asked := slices.ContainsFunc(r.rules, func(rule RetentionRule) bool { return rule.PulledWithin > 0 })
+	return tx.decideRetention(ctx, r, after, limit, asked)
+}
+
+func (tx *Tx) decideRetention(ctx context.Context, r *RetentionRun, after string, limit int, pulls bool) ([]RetentionDecision, error) {
+	pulled := `CAST(NULL AS BIGINT)`
+	if pulls {
+		pulled = `(SELECT p.pulled_at FROM manifests m JOIN manifest_pulls p ON p.manifest_id = m.id
+		         WHERE m.repository_id = t.repository_id AND m.digest = t.digest)`
+	}
 	tags, err := list(ctx, tx, func(rows *sql.Rows) (t retentionTag, err error) {
 		var pushed int64
 		var pulled sql.NullInt64
@@ -385,9 +401,7 @@ func (tx *Tx) DecideRetention(ctx context.Context, r *RetentionRun, after string
 		t.pushed, t.pulled, t.subject = fromMicros(pushed), timePtr(pulled), subjectOf(t.name)
 		return t, err
 	}, `
-		SELECT t.name, t.digest, t.updated_at, t.sealed,
-		       (SELECT p.pulled_at FROM manifests m JOIN manifest_pulls p ON p.manifest_id = m.id
-		         WHERE m.repository_id = t.repository_id AND m.digest = t.digest)
+		SELECT t.name, t.digest, t.updated_at, t.sealed, `+pulled+`
 		  FROM tags t WHERE t.repository_id = $1 AND t.name > $2 ORDER BY t.name LIMIT $3`, r.id, after, limit)
 	if err != nil {
 		return nil, err

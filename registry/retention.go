@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"berth/metadata"
@@ -68,10 +69,10 @@ func (g *RetentionReport) count(page []metadata.RetentionDecision) {
 	}
 }
 
-// eachDecision gives all decisions of a run, page by page.
+// eachDecision gives all decisions of a run, page by page, without what only people want to know.
 func (r *Registry) eachDecision(ctx context.Context, tx *metadata.Tx, run *metadata.RetentionRun, f func([]metadata.RetentionDecision) error) error {
 	for after := ""; ; {
-		page, err := tx.DecideRetention(ctx, run, after, metadata.RetentionPage)
+		page, err := tx.DecideRetentionBriefly(ctx, run, after, metadata.RetentionPage)
 		if err != nil || len(page) == 0 {
 			return err
 		}
@@ -98,6 +99,11 @@ func (r *Registry) RunRetention(ctx context.Context, repo string, limit int) (re
 		return r.eachDecision(ctx, tx, run, func(page []metadata.RetentionDecision) error {
 			if report.Deleted >= limit {
 				return errLimit
+			}
+			// Most pages keep all, and need no transaction that is synced for nothing.
+			if !slices.ContainsFunc(page, func(d metadata.RetentionDecision) bool { return !d.Keep }) {
+				report.Kept += len(page)
+				return nil
 			}
 			var deleted []string
 			err := r.db.Update(ctx, func(tx *metadata.Tx) (err error) {

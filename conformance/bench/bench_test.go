@@ -117,7 +117,7 @@ func TestProcess(t *testing.T) {
 }
 
 func TestReport(t *testing.T) {
-	r := &results{Targets: []resultTarget{{Name: "berth"}, {Name: "distribution"}}}
+	r := &results{Targets: []resultTarget{{Name: "berth"}, {Name: "distribution"}, {Name: "olareg", Without: []string{"tags-push", "push-images"}}}}
 	for round, v := range []float64{10, 1000, 40} {
 		r.add(sample{Workload: "push-images", Target: "berth", Round: round, Value: v, Ops: 1})
 		r.add(sample{Workload: "push-images", Target: "distribution", Round: round, Value: v / 2, Ops: 1})
@@ -125,12 +125,21 @@ func TestReport(t *testing.T) {
 	r.add(sample{Workload: "push-images", Target: "berth", Round: 2, Value: 50, Ops: 1}) // measured again
 	r.add(sample{Workload: "mount", Target: "berth", Error: "status 500"})
 	r.add(sample{Workload: "tags-push", Target: "berth", Value: 9, Ops: 1})
-	r.add(sample{Workload: "tags-push", Target: "distribution", Value: 1, Ops: 1})
+	r.add(sample{Workload: "tags-push", Target: "distribution", Value: 1, Ops: 1, Note: "7 of 10", Peak: 140e6})
+	r.add(sample{Workload: "idle", Target: "berth", Value: 41, Ops: 1, Peak: 90e6})
+	r.add(sample{Workload: "crowd", Target: "berth", Value: 41, Ops: 1, Peak: 900e6})
+	r.add(sample{Workload: "push-stream", Target: "berth-s3", Value: 41, Ops: 1, S3: s3Count{Requests: map[string]float64{"PutObjectPart": 32, "NewMultipartUpload": 1, "CompleteMultipartUpload": 1}}})
 	text := r.markdown()
 	for _, want := range []string{
-		"| push-images, berth | 50.0 /s | distribution: 20.0 /s | 2.50 | >= 3 x the best that syncs | **missed** |",
+		"| push-images | berth | 50.0 /s | distribution: 20.0 /s | 2.50 | >= 3 x the best that syncs | **missed** |",
+		"| push-images | berth | 50.0 /s | distribution: 20.0 /s | 2.50 | as fast as the best of all, synced | open: not measured are zot |",
 		"| push-images | 50.0 /s | 20.0 /s |",
-		"| tags-push, berth | 9.00 /s | distribution: 1.00 /s | 9.00 | >= 2 x | open: not measured are zot, olareg |",
+		"| tags-push | berth | 9.00 /s | distribution: 1.00 /s | 9.00 | >= 2 x | open: not measured are zot |", // olareg cannot
+		"| mount | berth |  |  |  | >= 1 x the best | not measured |",
+		"| idle memory, 10 s after the workloads | berth | 41.0 MB |  |  | <= 40 MB | **missed** |",
+		"| peak memory over the whole run | berth | 90.0 MB | distribution: 140 MB |  | <= 150 MB | reached |",
+		"| S3 requests besides the parts, of a large push | berth-s3 | 2.00 |",
+		"- tags-push, distribution: 7 of 10",
 		"- mount on berth, round 1, failed: status 500",
 	} {
 		if !strings.Contains(text, want) {
@@ -147,6 +156,43 @@ func TestReport(t *testing.T) {
 	}
 	if b, err := os.ReadFile(page); err != nil || string(b) != "above\n"+beginMarker+"new\n"+endMarker+"below\n" {
 		t.Errorf("the page is %q, %v", b, err)
+	}
+}
+
+// A plan counts what is left by what the same step took last.
+func TestPlan(t *testing.T) {
+	var p plan
+	p.add("a", 3, time.Minute)
+	p.add("b", 1, 30*time.Second)
+	p.done("a", 2*time.Minute)
+	if got := p.String(); got != "about 4 min left" {
+		t.Errorf("%s", got)
+	}
+	p.done("a", 0)
+	p.done("a", 0)
+	p.done("b", 0)
+	if got := p.remaining(); got != 0 {
+		t.Errorf("%s are left in the end", got)
+	}
+}
+
+// The part of the page about growth has a line per operation and says what grew.
+func TestGrowthTables(t *testing.T) {
+	r := &results{}
+	for _, s := range []growthSample{{"berth", 1000, 1000, "push a tag", 1, 2}, {"berth", 1_000_000, 100_000, "push a tag", 1.5, 3}, {"berth", 1000, 1000, opDryRun, 10, 10}, {"berth", 1_000_000, 100_000, opDryRun, 9000, 9000}} {
+		r.addGrowth(s)
+		r.addGrowth(s) // a run again replaces it
+	}
+	var b strings.Builder
+	r.growthTables(&b)
+	for _, want := range []string{
+		"| berth | 1,000 tags, 1,000 repositories | 1,000,000 tags, 100,000 repositories | last / first |",
+		"| push a tag | 1.00 (2.00) | 1.50 (3.00) | 1.50 |",
+		"| 10.0 (10.0) | 9,000 (9,000) | (900) |",
+	} {
+		if strings.Count(b.String(), want) != 1 {
+			t.Errorf("the tables lack %q:\n%s", want, b.String())
+		}
 	}
 }
 

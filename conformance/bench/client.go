@@ -27,7 +27,7 @@ import (
 // realm of the challenge, which it keeps for as long as it suffices.
 type client struct {
 	base     *url.URL
-	user     string // "" does not sign in
+	user     string // "" takes what everybody gets
 	password string
 	ctx      context.Context
 
@@ -145,7 +145,7 @@ func (c *client) do(q request) (*response, error) {
 		return nil, err
 	}
 	res, err := c.send(u, q, c.token)
-	if err == nil && res.status == 401 && c.user != "" && res.challenge != "" {
+	if err == nil && res.status == 401 && res.challenge != "" {
 		if err = c.fetchToken(res.challenge); err != nil {
 			return nil, fmt.Errorf("token: %w", err)
 		}
@@ -411,7 +411,10 @@ func discard(k *conn, n int64) error {
 // fetchToken asks the realm of a Bearer challenge with name and password, or
 // takes up Basic when the challenge says so.
 func (c *client) fetchToken(challenge string) error {
-	basic := "Basic " + base64.StdEncoding.EncodeToString([]byte(c.user+":"+c.password))
+	basic := ""
+	if c.user != "" {
+		basic = "Basic " + base64.StdEncoding.EncodeToString([]byte(c.user+":"+c.password))
+	}
 	scheme, rest, _ := strings.Cut(challenge, " ")
 	if strings.EqualFold(scheme, "Basic") {
 		c.token = basic
@@ -423,7 +426,9 @@ func (c *client) fetchToken(challenge string) error {
 		return fmt.Errorf("the challenge %q has no realm", challenge)
 	}
 	v := realm.Query()
-	v.Set("account", c.user)
+	if c.user != "" {
+		v.Set("account", c.user)
+	}
 	if s := params["service"]; s != "" {
 		v.Set("service", s)
 	}
@@ -464,7 +469,7 @@ func (c *client) signIn(scopes ...string) error {
 	if err != nil {
 		return err
 	}
-	if res.status == 401 && c.user != "" {
+	if res.status == 401 {
 		return c.fetchToken(res.challenge + `,scope="` + strings.Join(scopes, " ") + `"`)
 	}
 	if res.status != 200 {

@@ -34,6 +34,7 @@ type sample struct {
 	PeakMinIO   int64   `json:"peak_minio,omitempty"`
 	S3          s3Count `json:"s3"`
 	S3Disk      int64   `json:"s3_disk,omitempty"` // bytes that MinIO wrote to its disk
+	Note        string  `json:"note,omitempty"`    // what is different from the workload's title
 	Error       string  `json:"error,omitempty"`
 }
 
@@ -200,21 +201,32 @@ func together(clients []*client, f func(i int, c *client) error) error {
 	return errors.Join(errs...)
 }
 
-// share lets the clients take the jobs 0..n-1 one after the other.
-func share(clients []*client, n int, f func(job int, c *client) error) error {
+// share lets the clients take the jobs 0..n-1 one after the other, and none
+// any more when the time is over (0: all are done). It returns how many were done.
+func share(clients []*client, n int, most time.Duration, f func(job int, c *client) error) (int, error) {
 	var next atomic.Int64
-	return together(clients, func(_ int, c *client) error {
-		for {
+	begun := time.Now()
+	err := together(clients, func(_ int, c *client) error {
+		for most == 0 || time.Since(begun) < most {
 			job := int(next.Add(1)) - 1
 			if job >= n {
-				return nil
+				break
 			}
 			if err := f(job, c); err != nil {
 				next.Store(int64(n))
 				return err
 			}
 		}
+		return nil
 	})
+	return min(int(next.Load()), n), err
+}
+
+// fewer notes that the time was over before all was done.
+func (x *exam) fewer(done, of int, what string) {
+	if done < of {
+		x.Note = fmt.Sprintf("%s of %s %s, which is what it did in %s", number(float64(done)), number(float64(of)), what, x.most)
+	}
 }
 
 // repeat lets the clients do f for the bench's time and measures it.

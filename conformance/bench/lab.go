@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"debug/buildinfo"
 	"fmt"
 	"net"
 	"net/http"
@@ -290,12 +291,22 @@ func s3URL(addr, bucket string) string {
 	return "s3://" + bucket + "/?" + q.Encode()
 }
 
-// version asks a program for its version: the first line of what it prints.
+// version asks a program for its version: the first line of what it prints. A
+// program that does not know says at least which module it was built from.
 func version(path string, args ...string) string {
 	out, err := exec.Command(path, args...).CombinedOutput()
-	if err != nil && len(out) == 0 {
+	line, _, _ := strings.Cut(string(out), "\n")
+	line = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), path)) // some print their path
+	if info, builtErr := buildinfo.ReadFile(path); builtErr == nil && (err != nil || line == "" || line[0] == '{' || strings.Contains(line, "(devel)")) {
+		line = info.Main.Path + " " + info.Main.Version
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				line += " " + s.Value[:min(7, len(s.Value))]
+			}
+		}
+	}
+	if line == "" {
 		return "unknown"
 	}
-	line, _, _ := strings.Cut(string(out), "\n")
-	return strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), path)) // some print their path
+	return line
 }

@@ -1,15 +1,16 @@
 // Command bench measures registries beside each other: Berth, the peers it
 // finds, and the limits of the machine, all on loopback with fresh data.
 //
-//	go run ./conformance/bench -quick                       three minutes: does everything work
-//	go run ./conformance/bench -json bench.json -page docs/performance.md
+//	go run ./conformance/bench -all -json bench.json -page docs/performance.md    everything, about half an hour
+//	go run ./conformance/bench -quick                                             three minutes: does everything work
 //	go run ./conformance/bench -targets berth,distribution -workloads push-images,mount
+//	go run ./conformance/bench -add -json bench.json -page docs/performance.md -workloads mount    only these rows again
 //	go run ./conformance/bench -url https://registry.example.com -user name:password -workloads pull-small
 //	go run ./conformance/bench -growth -targets berth,berth-s3
 //
 // The targets take turns (A B A B ...) within each workload, so that what else
 // the machine does hits all of them; tables show medians of the rounds. Start
-// reading in workloads.go; targets.go says how each registry is set up, exam.go what is counted.
+// reading in workloads.go; targets.go says how each registry is set up, exam.go what is counted, goals.go what Berth is to reach.
 package main
 
 import (
@@ -26,6 +27,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"berth/testenv"
 )
 
@@ -34,14 +37,16 @@ type bench struct {
 	lab    *lab
 	rounds int
 	time   time.Duration // of workloads that repeat a small request
+	most   time.Duration // that a slow target works at what others end sooner
 	perf   string        // directory for profiles; "" takes none
+	plan   plan
 
 	large, images, mounts, tags, repos, crowd int
 
-	contents   map[string]*content
-	stocks     map[string]*stock
-	pushedTags map[string]int // target -> round whose repository has all tags
-	cataloged  map[string]bool
+	contents  map[string]*content
+	stocks    map[string]*stock
+	tagged    map[string]tagged // target -> its repository with many tags
+	cataloged map[string]int    // target -> repositories for the catalog
 }
 
 // cached makes a large content once for all targets of a round. Only the
@@ -77,7 +82,7 @@ func run(ctx context.Context, args []string) (err error) {
 	f.StringVar(&p.pgbin, "pgbin", "", "directory of initdb and postgres (default: PATH, or the newest in /usr/lib/postgresql)")
 	var (
 		rounds  = f.Int("rounds", 3, "rounds of each workload")
-		seconds = f.Duration("time", 3*time.Second, "how long a small request is repeated in each round")
+		seconds = f.Duration("time", 2*time.Second, "how long a small request is repeated in each round")
 		quick   = f.Bool("quick", false, "one round with a tenth of the work: shows that everything works, measures nothing")
 		only    = f.String("workloads", "", "which workloads, separated by commas (default all)")
 		names   = f.String("targets", strings.Join(targetKinds(), ","), "which targets, separated by commas")
@@ -88,7 +93,8 @@ func run(ctx context.Context, args []string) (err error) {
 		add     = f.Bool("add", false, "keep the samples of the -json file that this run does not replace")
 		render  = f.Bool("render", false, "write the tables of the -json file again and measure nothing")
 		page    = f.String("page", "", "Markdown page whose part between the markers is replaced by the tables")
-		growth  = f.Bool("growth", false, "measure cost against growth instead: up to 1 million tags and 100 thousand repositories")
+		every   = f.Bool("all", false, "after the workloads, measure cost against growth, as -growth does")
+		growth  = f.Bool("growth", false, "measure Berth's cost against growth instead of the workloads: up to 1 million tags and blobs and 100 thousand repositories")
 		rows    = f.Int("growth-max", 1_000_000, "most tags of -growth; at most 100 thousand repositories are made")
 		perf    = f.String("perf", "", "directory for a profile of the server in each workload, taken with perf record (give -berth a binary with symbols)")
 		list    = f.Bool("list", false, "list workloads and targets, and end")
@@ -103,28 +109,39 @@ func run(ctx context.Context, args []string) (err error) {
 		fmt.Println("\ntargets:", strings.Join(targetKinds(), " "))
 		return nil
 	}
-	b := &bench{rounds: *rounds, time: *seconds, perf: *perf, large: 256 * mib, images: 200, mounts: 2400, tags: 10_000, repos: 1_000, crowd: 100,
-		contents: map[string]*content{}, stocks: map[string]*stock{}, pushedTags: map[string]int{}, cataloged: map[string]bool{}}
+	b := &bench{rounds: *rounds, time: *seconds, most: 10 * time.Second, perf: *perf, large: 256 * mib, images: 200, mounts: 2400, tags: 10_000, repos: 1_000, crowd: 100,
+		contents: map[string]*content{}, stocks: map[string]*stock{}, tagged: map[string]tagged{}, cataloged: map[string]int{}}
 	if *quick {
-		b.rounds, b.time, b.large, b.images, b.mounts, b.tags, b.repos, b.crowd = 1, 300*time.Millisecond, 32*mib, 24, 240, 1000, 120, 20
+		b.rounds, b.time, b.most, b.large, b.images, b.mounts, b.tags, b.repos, b.crowd = 1, 300*time.Millisecond, 3*time.Second, 32*mib, 24, 240, 1000, 120, 20
 	}
 	chosen, err := choose(*only)
 	if err != nil {
 		return err
 	}
-	all := &results{Machine: describeMachine(), Command: strings.Join(append([]string{"go run ./conformance/bench"}, publicArgs(args)...), " ")}
-	if *add {
-		if err := all.load(*jsonTo); err != nil {
-			return err
-		}
-	}
-
 	if *render {
 		old := &results{}
 		if err := old.load(*jsonTo); err != nil {
 			return err
 		}
 		return old.write(*page)
+	}
+	all := &results{}
+	if *add {
+		if err := all.load(*jsonTo); err != nil {
+			return err
+		}
+	}
+	machine := describeMachine()
+	if all.Machine != "" && all.Machine != machine {
+		return fmt.Errorf("%s was measured on %s, and this is %s: figures of two machines are no table", *jsonTo, all.Machine, machine)
+	}
+	all.Machine = machine
+	all.Commands = append(all.Commands, strings.Join(append([]string{"go run ./conformance/bench"}, publicArgs(args)...), " "))
+	save := func() error {
+		if *jsonTo == "" {
+			return nil
+		}
+		return all.save(*jsonTo)
 	}
 
 	tmp := *dir
@@ -137,41 +154,73 @@ func run(ctx context.Context, args []string) (err error) {
 			return err
 		}
 	}
-	b.lab = &lab{dir: tmp, programs: p}
-	defer b.lab.close()
+	if err := p.find(filepath.Join(tmp, "bin"), *url == "" && strings.Contains(*names, "berth")); err != nil {
+		return err
+	}
+	kinds := strings.Split(*names, ",")
+	berths := slices.DeleteFunc(slices.Clone(kinds), func(kind string) bool { return !strings.HasPrefix(kind, "berth") })
+	if *every || *growth {
+		b.planGrowth(berths, *rows)
+	}
+	begun := time.Now()
+	// Growth gets servers and data of its own, and no other servers beside it.
+	if !*growth {
+		b.lab = &lab{dir: filepath.Join(tmp, "workloads"), programs: p}
+		err := b.with(ctx, kinds, *url, *user, all, func(targets []*target) (err error) {
+			if all.Limits, err = b.limits(all.Limits); err != nil {
+				return err
+			}
+			return b.measure(ctx, targets, chosen, all, save)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if *every || *growth {
+		b.lab = &lab{dir: filepath.Join(tmp, "growth"), programs: p}
+		err := b.with(ctx, berths, "", "", all, func(targets []*target) error {
+			return b.growth(ctx, targets, *rows, all, save)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	logf("done in %s", time.Since(begun).Round(time.Second))
+	if err := save(); err != nil {
+		return err
+	}
+	return all.write(*page)
+}
+
+// with starts the targets in the lab, or takes the one at the URL, and ends and removes them after f.
+func (b *bench) with(ctx context.Context, kinds []string, url, user string, all *results, f func([]*target) error) (err error) {
+	if err := os.MkdirAll(b.lab.dir, 0o755); err != nil {
+		return err
+	}
+	defer func() {
+		b.lab.close()
+		err = errors.Join(err, os.RemoveAll(b.lab.dir))
+	}()
 	var targets []*target
-	if *url != "" {
-		name, password, _ := strings.Cut(*user, ":")
-		targets = []*target{{name: *url, version: "unknown", access: access{*url, name, password}}}
-	} else if targets, err = b.open(ctx, strings.Split(*names, ",")); err != nil {
+	if url != "" {
+		name, password, _ := strings.Cut(user, ":")
+		targets = []*target{{name: url, version: "unknown", access: access{url, name, password}}}
+	} else if targets, err = b.open(ctx, kinds); err != nil {
 		return err
 	}
 	for _, t := range targets {
 		all.target(t)
 		logf("target %s: %s, %s", t.name, t.version, t.url)
 	}
-	save := func() error {
-		if *jsonTo == "" {
-			return nil
-		}
-		return all.save(*jsonTo)
+	var fs unix.Statfs_t
+	if need := uint64(len(targets)) * perTarget; unix.Statfs(b.lab.dir, &fs) == nil && b.large == 256*mib && fs.Bavail*uint64(fs.Bsize) < need {
+		return fmt.Errorf("%s has %d GB free, and all targets together may need %d GB: give another directory with -dir", b.lab.dir, fs.Bavail*uint64(fs.Bsize)/1e9, need/1e9)
 	}
-	if *growth {
-		err = b.growth(ctx, targets, *rows, all, save)
-	} else {
-		all.Limits, err = b.limits(all.Limits)
-		if err == nil {
-			err = b.measure(ctx, targets, chosen, all, save)
-		}
-	}
-	if err != nil {
-		return err
-	}
-	if err := save(); err != nil {
-		return err
-	}
-	return all.write(*page)
+	return f(targets)
 }
+
+// perTarget is what the data of a target takes at most, in bytes, roughly.
+const perTarget = 3.5e9
 
 // publicArgs leaves out what is private to a machine: paths and passwords.
 func publicArgs(args []string) (list []string) {
@@ -200,19 +249,25 @@ func choose(names string) ([]workload, error) {
 	return slices.DeleteFunc(all, func(w workload) bool { return !slices.Contains(want, w.name) }), nil
 }
 
-// open finds the programs and starts the targets. Those without a program are left out.
-func (b *bench) open(ctx context.Context, kinds []string) ([]*target, error) {
-	p := &b.lab.programs
-	if p.berth == "" && slices.ContainsFunc(kinds, func(k string) bool { return strings.HasPrefix(k, "berth") }) {
+// find looks for the programs that were not given, and builds Berth from this
+// tree into a directory when it is needed.
+func (p *programs) find(bin string, berth bool) error {
+	if p.berth == "" && berth {
 		root, err := testenv.Root()
 		if err != nil {
-			return nil, err
+			return err
 		}
-		p.berth = filepath.Join(b.lab.dir, "berth-binary")
-		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", p.berth, "./cmd/berth")
+		p.berth = filepath.Join(bin, "berth")
+		flags := "-s -w"
+		describe := exec.Command("git", "describe", "--tags", "--always", "--dirty")
+		describe.Dir = root
+		if out, err := describe.Output(); err == nil { // else its version is dev
+			flags += " -X main.version=" + strings.TrimSpace(string(out))
+		}
+		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", flags, "-o", p.berth, "./cmd/berth")
 		cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("building Berth: %w\n%s", err, out)
+			return fmt.Errorf("building Berth: %w\n%s", err, out)
 		}
 	}
 	for name, path := range map[string]*string{"registry": &p.distribution, "zot": &p.zot, "olareg": &p.olareg, "minio": &p.minio, "nginx": &p.nginx} {
@@ -227,18 +282,24 @@ func (b *bench) open(ctx context.Context, kinds []string) ([]*target, error) {
 			p.pgbin = found[len(found)-1]
 		}
 	}
+	return nil
+}
+
+// open starts the targets. Those without a program are left out, and named.
+func (b *bench) open(ctx context.Context, kinds []string) ([]*target, error) {
 	var targets []*target
 	for _, kind := range kinds {
 		if !slices.Contains(targetKinds(), kind) {
 			return nil, fmt.Errorf("there is no target %q, see -list", kind)
 		}
 		t, err := b.lab.open(ctx, kind)
+		var m missing
+		if errors.As(err, &m) {
+			logf("target %s is left out: %s", kind, m)
+			continue
+		}
 		if err != nil {
 			return nil, err
-		}
-		if t == nil {
-			logf("target %s: its program is not installed", kind)
-			continue
 		}
 		targets = append(targets, t)
 	}
@@ -256,22 +317,43 @@ func find(name string) string {
 	return path
 }
 
+// skips reports whether a target has nothing to do in a round of a workload.
+func (t *target) skips(w workload, round int) bool {
+	return w.once && round > 0 || t.files != "" && !w.reads || w.s3only && !t.s3 || slices.Contains(t.without, w.name)
+}
+
 // measure runs the workloads: each one in turn, in rounds, over all targets.
 // What a target fails at is recorded and does not stop the others; all is
 // saved after each sample, so that a run that is interrupted can be gone on with by -add.
 func (b *bench) measure(ctx context.Context, targets []*target, chosen []workload, all *results, save func() error) error {
+	step := func(w workload, t *target) string { return w.name + " " + t.name }
+	for _, w := range chosen {
+		about := time.Duration(w.about) * time.Second
+		if about == 0 {
+			about = b.time + time.Second
+		}
+		for round := range b.rounds {
+			for _, t := range targets {
+				if !t.skips(w, round) {
+					b.plan.add(step(w, t), 1, about)
+				}
+			}
+		}
+	}
 	for _, w := range chosen {
 		for round := range b.rounds {
-			if w.once && round > 0 {
-				break
-			}
 			for _, t := range targets {
-				if t.files != "" && !w.reads || w.s3only && !t.s3 || slices.Contains(t.without, w.name) {
+				if t.skips(w, round) {
 					continue
 				}
 				x := &exam{bench: b, ctx: ctx, t: t, w: &w, round: round}
 				x.Workload, x.Target, x.Round = w.name, t.name, round
+				begun := time.Now()
 				err := w.run(x)
+				b.plan.done(step(w, t), time.Since(begun))
+				if w.unit != unitMB {
+					t.busy = time.Now()
+				}
 				if ctx.Err() != nil {
 					return ctx.Err()
 				}
@@ -280,9 +362,9 @@ func (b *bench) measure(ctx context.Context, targets []*target, chosen []workloa
 				}
 				if err != nil {
 					x.Error = fmt.Sprintf("%.500s", err.Error())
-					logf("%-20s %-16s round %d: %s", w.name, t.name, round+1, x.Error)
+					logf("%-20s %-16s round %d: %s; %s", w.name, t.name, round+1, x.Error, &b.plan)
 				} else {
-					logf("%-20s %-16s round %d: %10.1f %-4s cpu %.2f s, client %.2f s, peak %.0f MB", w.name, t.name, round+1, x.Value, w.unit, x.CPU, x.CPUClient, float64(x.Peak)/1e6)
+					logf("%-20s %-16s round %d: %10.1f %-4s cpu %.2f s, client %.2f s, peak %.0f MB; %s", w.name, t.name, round+1, x.Value, w.unit, x.CPU, x.CPUClient, float64(x.Peak)/1e6, &b.plan)
 				}
 				all.add(x.sample)
 				if err := save(); err != nil {

@@ -12,20 +12,21 @@ import (
 
 // results are all samples of one or several runs.
 type results struct {
-	Date    string         `json:"date"`
-	Machine string         `json:"machine"`
-	Command string         `json:"command"`
-	Targets []resultTarget `json:"targets"`
-	Limits  []limit        `json:"limits"`
-	Samples []sample       `json:"samples"`
-	Growth  []growthSample `json:"growth,omitempty"`
+	Date     string         `json:"date"`
+	Machine  string         `json:"machine"`
+	Commands []string       `json:"commands"`
+	Targets  []resultTarget `json:"targets"`
+	Limits   []limit        `json:"limits"`
+	Samples  []sample       `json:"samples"`
+	Growth   []growthSample `json:"growth,omitempty"`
 }
 
 type resultTarget struct {
-	Name    string `json:"name"`
-	Version string `json:"version"`
-	Durable string `json:"durable"`
-	S3      bool   `json:"s3"`
+	Name    string   `json:"name"`
+	Version string   `json:"version"`
+	Durable string   `json:"durable"`
+	S3      bool     `json:"s3"`
+	Without []string `json:"without,omitempty"` // workloads that it cannot do
 }
 
 func (r *results) load(path string) error {
@@ -49,13 +50,18 @@ func (r *results) save(path string) error {
 
 func (r *results) target(t *target) {
 	r.Date = time.Now().UTC().Format("2006-01-02")
-	rt := resultTarget{t.name, t.version, t.durable, t.s3}
+	rt := resultTarget{t.name, t.version, t.durable, t.s3, t.without}
 	i := slices.IndexFunc(r.Targets, func(have resultTarget) bool { return have.Name == t.name })
 	if i < 0 {
 		r.Targets = append(r.Targets, rt)
 		kinds := targetKinds()
 		slices.SortStableFunc(r.Targets, func(a, b resultTarget) int { return slices.Index(kinds, a.Name) - slices.Index(kinds, b.Name) })
 		return
+	}
+	if had := r.Targets[i].Version; !strings.Contains(had, rt.Version) { // another run is added
+		rt.Version = had + ", some rows " + rt.Version
+	} else {
+		rt.Version = had
 	}
 	r.Targets[i] = rt
 }
@@ -96,51 +102,9 @@ func (r *results) of(workload, target string, f func(sample) float64) float64 {
 
 func value(s sample) float64 { return s.Value }
 
-// goal is what a row asks of Berth: at least times the value of the best of the others.
-type goal struct {
-	workload, berth string
-	times           float64
-	of              []string // the targets to compare with
-	text            string
-}
-
-func goals() []goal {
-	files, bucket := []string{"zot", "olareg", "distribution", "harbor"}, []string{"zot-s3", "distribution-s3"}
-	nginx := []string{"nginx"}
-	return []goal{
-		{"push-stream", "berth", 1.2, files, ">= 1.2 x the best peer, synced"},
-		{"push-stream-8", "berth", 1, files, ">= 1 x"},
-		{"push-images", "berth", 3, []string{"distribution", "harbor"}, ">= 3 x the best that syncs"},
-		{"mount", "berth", 1, files, ">= 1 x"},
-		{"pull-large", "berth", 0.9, nginx, ">= 0.9 x nginx"},
-		{"pull-large-8", "berth", 0.9, nginx, ">= 0.9 x nginx"},
-		{"pull-small", "berth", 1, files, ">= 1 x, signed in"},
-		{"manifest-head", "berth", 1, files, ">= 1 x"},
-		{"manifest-get-tag", "berth", 1, files, ">= 1 x"},
-		{"manifest-get-digest", "berth", 1, files, ">= 1 x"},
-		{"tags-push", "berth", 2, files, ">= 2 x"},
-		{"tags-page", "berth", 20, files, ">= 20 x"},
-		{"catalog", "berth", 20, files, ">= 20 x"},
-		{"push-stream", "berth-s3", 2, bucket, ">= 2 x"},
-		{"push-stream-8", "berth-s3", 2, bucket, ">= 2 x"},
-		{"push-images", "berth-s3", 8, bucket, ">= 8 x"},
-		{"mount", "berth-s3", 2, bucket, ">= 2 x, no S3 request"},
-		{"pull-large", "berth-s3", 1, bucket, ">= 1 x, streamed"},
-		{"pull-large-redirect", "berth-s3", 1, bucket, ">= 1 x, redirected"},
-		{"pull-small", "berth-s3", 2, bucket, ">= 2 x, streamed"},
-		{"pull-small-redirect", "berth-s3", 1, bucket, ">= 1 x, redirected"},
-		{"manifest-head", "berth-s3", 1, files, ">= 1 x that of directories"},
-		{"manifest-get-tag", "berth-s3", 1, files, ">= 1 x that of directories"},
-		{"manifest-get-digest", "berth-s3", 1, files, ">= 1 x that of directories"},
-		{"tags-push", "berth-s3", 2, bucket, ">= 2 x"},
-		{"tags-page", "berth-s3", 20, bucket, ">= 20 x"},
-		{"catalog", "berth-s3", 20, bucket, ">= 20 x"},
-	}
-}
-
 func (r *results) markdown() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Measured on %s on %s.\n\n    %s\n\n", r.Date, r.Machine, r.Command)
+	fmt.Fprintf(&b, "Measured on %s on %s.\n\n    %s\n\n", r.Date, r.Machine, strings.Join(r.Commands, "\n    "))
 	b.WriteString("| target | version | on the disk when a push is acknowledged |\n|---|---|---|\n")
 	for _, t := range r.Targets {
 		fmt.Fprintf(&b, "| %s | %s | %s |\n", t.Name, t.Version, t.Durable)
@@ -159,38 +123,8 @@ func (r *results) markdown() string {
 			fmt.Fprintf(&b, "| %s | %s %s |\n", l.Name, number(median(l.Values)), l.Unit)
 		}
 	}
-	r.growthTable(&b)
+	r.growthTables(&b)
 	return b.String()
-}
-
-func (r *results) goalTable(b *strings.Builder) {
-	b.WriteString("\n### Goals\n\n| workload | Berth | the best to compare with | ratio | goal | |\n|---|---|---|---|---|---|\n")
-	for _, g := range goals() {
-		ours := r.of(g.workload, g.berth, value)
-		best, who := math.NaN(), ""
-		var absent []string
-		for _, t := range g.of {
-			v := r.of(g.workload, t, value)
-			if math.IsNaN(v) && t != "harbor" { // which is a distribution
-				absent = append(absent, t)
-			}
-			if !math.IsNaN(v) && !(v <= best) {
-				best, who = v, t
-			}
-		}
-		if math.IsNaN(ours) || math.IsNaN(best) {
-			continue
-		}
-		unit := unitOf(g.workload)
-		ratio, met := ours/best, "reached"
-		switch {
-		case ratio < g.times:
-			met = "**missed**"
-		case len(absent) > 0:
-			met = "open: not measured are " + strings.Join(absent, ", ")
-		}
-		fmt.Fprintf(b, "| %s, %s | %s %s | %s: %s %s | %.2f | %s | %s |\n", g.workload, g.berth, number(ours), unit, who, number(best), unit, ratio, g.text, met)
-	}
 }
 
 func unitOf(name string) string {
@@ -224,17 +158,31 @@ func (r *results) table(b *strings.Builder, title string, cell func(w workload, 
 
 func (r *results) valueTable(b *strings.Builder) {
 	r.table(b, "Medians", func(w workload, t resultTarget) string {
-		v := r.of(w.name, t.Name, value)
-		if math.IsNaN(v) {
-			return ""
-		}
-		return number(v) + " " + w.unit
+		return quantity(r.of(w.name, t.Name, value), w.unit)
 	})
 	b.WriteString("\n")
 	for _, w := range workloads() {
 		if slices.ContainsFunc(r.Samples, func(s sample) bool { return s.Workload == w.name }) {
 			fmt.Fprintf(b, "- %s: %s\n", w.name, w.title)
 		}
+	}
+	// What the slow ones did not do in full, of the last round.
+	notes := ""
+	for _, w := range workloads() {
+		for _, t := range r.Targets {
+			note := ""
+			for _, s := range r.Samples {
+				if s.Workload == w.name && s.Target == t.Name && s.Note != "" {
+					note = s.Note
+				}
+			}
+			if note != "" {
+				notes += fmt.Sprintf("- %s, %s: %s\n", w.name, t.Name, note)
+			}
+		}
+	}
+	if notes != "" {
+		b.WriteString("\nNot all of it was done by those who are slow at it, which is in their favour:\n\n" + notes)
 	}
 }
 
@@ -275,13 +223,7 @@ func (r *results) memoryTable(b *strings.Builder) {
 	})
 	b.WriteString("| **of all** |")
 	for _, t := range r.Targets {
-		peak := 0.0
-		for _, s := range r.Samples {
-			if s.Target == t.Name && s.Error == "" && s.Workload != "crowd" {
-				peak = max(peak, float64(s.Peak))
-			}
-		}
-		fmt.Fprintf(b, " %s |", number(peak/1e6))
+		fmt.Fprintf(b, " %s |", number(r.peak(t.Name)))
 	}
 	b.WriteString("\n\nThe last line leaves out crowd, whose 100 clients are no ordinary run.\n")
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // access is how to reach a registry.
@@ -19,37 +20,63 @@ type target struct {
 	name    string
 	version string
 	access
-	durable  string // what is on the disk when a push is acknowledged
+	durable  string // what is on the disk when a push is acknowledged: synced, or words that say what is not
 	s3       bool   // bytes are in MinIO
 	bucket   string
-	redirect access   // the same data served by redirects; url "" when there is none
-	server   *serve   // nil for a registry given by URL
-	usesPG   bool     // facts are in Postgres
-	files    string   // nginx: where what is "pushed" is put as a file
-	without  []string // workloads that it cannot do
+	redirect access    // the same data served by redirects; url "" when there is none
+	server   *serve    // nil for a registry given by URL
+	usesPG   bool      // facts are in Postgres
+	files    string    // nginx: where what is "pushed" is put as a file
+	busy     time.Time // when the last workload but idle ended
+	without  []string  // workloads that it cannot do, or that say nothing new of it
 }
+
+// synced is the durable of a target whose acknowledged pushes survive a power failure.
+const synced = "synced"
 
 // targetKinds lists the targets that the program can start, in the order of the tables.
 func targetKinds() []string {
-	return []string{"berth", "berth-s3", "distribution", "distribution-s3", "zot", "zot-s3", "olareg", "harbor", "nginx"}
+	return []string{"berth", "berth-s3", "distribution", "distribution-s3", "zot", "zot-commit", "zot-s3", "olareg", "harbor", "nginx"}
 }
 
-// open starts a target. nil without an error is a target whose program is not there.
+// missing is the error of a target whose program is not here: it says where to get it.
+type missing string
+
+func (m missing) Error() string {
+	switch m {
+	case "minio":
+		return "MinIO was not found: scripts/tools.sh minio builds it from its Go module, or give its path with -minio"
+	case "postgres":
+		return "the Postgres server was not found: install the package postgresql, or give the directory of initdb and postgres with -pgbin"
+	case "distribution":
+		return "registry was not found, CNCF distribution v3: scripts/tools.sh registry builds it from its Go module, or give its path with -distribution"
+	case "zot":
+		return "zot was not found: get a binary or build ./cmd/zot of https://github.com/project-zot/zot, and give its path with -zot"
+	case "olareg":
+		return "olareg was not found: build ./cmd/olareg of https://github.com/olareg/olareg, and give its path with -olareg"
+	case "harbor":
+		return "Harbor's registry is not looked for: give its path with -harbor"
+	}
+	return string(m) + " was not found: install it with the system's packages, or give its path with -" + string(m)
+}
+
+// open starts a target. The error is a missing when a program for it is not there.
 func (l *lab) open(ctx context.Context, kind string) (*target, error) {
 	dir, err := l.mkdir(kind)
 	if err != nil {
 		return nil, err
 	}
-	base, onS3 := strings.CutSuffix(kind, "-s3")
+	base, variant, _ := strings.Cut(kind, "-")
+	onS3 := variant == "s3"
 	path := map[string]string{"berth": l.programs.berth, "distribution": l.programs.distribution, "zot": l.programs.zot,
 		"olareg": l.programs.olareg, "harbor": l.programs.harbor, "nginx": l.programs.nginx}[base]
 	if path == "" {
-		return nil, nil
+		return nil, missing(base)
 	}
 	t := &target{name: kind, s3: onS3}
 	if onS3 {
 		if l.programs.minio == "" {
-			return nil, nil
+			return nil, missing("minio")
 		}
 		if err := l.startMinIO(); err != nil {
 			return nil, err
@@ -65,10 +92,10 @@ func (l *lab) open(ctx context.Context, kind string) (*target, error) {
 	case "distribution", "harbor":
 		err = l.openDistribution(t, path, dir)
 	case "zot":
-		err = l.openZot(t, path, dir)
+		err = l.openZot(t, path, dir, variant == "commit")
 	case "olareg":
 		t.version, t.durable = version(path, "version"), "nothing is synced"
-		t.without = []string{"catalog"}
+		t.without = []string{"catalog", "tricklers", "crowd"}
 		t.server, err = l.serve(kind, "/v2/", func(addr string) *exec.Cmd {
 			_, port, _ := strings.Cut(addr, ":")
 			cmd := exec.Command(path, "serve", "--dir", dir, "--port", port)
@@ -85,20 +112,22 @@ func (l *lab) open(ctx context.Context, kind string) (*target, error) {
 	return t, nil
 }
 
-// The team and the user that pushes and pulls: a member, no administrator.
+// The team and the user that pushes and pulls: a member, no administrator. A
+// guest is in no team and may pull a few repositories.
 const (
 	team          = "bench"
 	benchUser     = "bencher"
 	benchPassword = "bencher-password"
+	guestUser     = "guest"
 	adminPassword = "admin-password"
 )
 
 func (l *lab) openBerth(ctx context.Context, t *target, path, dir string) error {
-	t.version, t.durable = version(path, "version"), "synced"
+	t.version, t.durable = version(path, "version"), synced
 	env := environ("BERTH_DATA_DIR="+dir, "BERTH_ADMIN_PASSWORD="+adminPassword)
 	if t.s3 {
 		if l.programs.pgbin == "" {
-			return fmt.Errorf("there is no Postgres server: install postgresql")
+			return missing("postgres")
 		}
 		if err := l.startPostgres(); err != nil {
 			return err
@@ -135,39 +164,65 @@ func (l *lab) openBerth(ctx context.Context, t *target, path, dir string) error 
 	return nil
 }
 
-// berthPeople makes the team and its member through the management API.
+// berthPeople makes the team, its member and the guest through the management API.
 func berthPeople(ctx context.Context, url string) error {
-	c, err := newClient(ctx, access{url, "admin", adminPassword})
+	c, err := admin(ctx, url)
 	if err != nil {
 		return err
 	}
 	defer c.close()
-	if err := c.signIn("berth:api:*"); err != nil {
-		return err
-	}
 	for _, q := range []struct {
 		method, path string
 		body         any
 	}{
-		{"POST", "/api/v1/users", map[string]string{"name": benchUser, "password": benchPassword}},
-		{"POST", "/api/v1/teams", map[string]string{"name": team}},
-		{"PUT", "/api/v1/teams/" + team + "/members/" + benchUser, map[string]string{"role": "member"}},
+		{"POST", "/users", map[string]string{"name": benchUser, "password": benchPassword}},
+		{"POST", "/teams", map[string]string{"name": team}},
+		{"PUT", "/teams/" + team + "/members/" + benchUser, map[string]string{"role": "member"}},
+		{"POST", "/users", map[string]string{"name": guestUser, "password": benchPassword}},
+		{"PUT", "/users/" + guestUser + "/grants/" + team + "%2Fgrowth-*", map[string][]string{"actions": {"pull"}}},
 	} {
-		raw, err := json.Marshal(q.body)
-		if err != nil {
-			return err
-		}
-		if _, err := c.call(request{method: q.method, target: q.path, header: "Content-Type: application/json\r\n", body: wrap(raw), keep: true}, 200, 201, 204); err != nil {
+		if err := c.manage(q.method, q.path, q.body, nil); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// admin signs the administrator of a Berth in to its management API.
+func admin(ctx context.Context, url string) (*client, error) {
+	c, err := newClient(ctx, access{url, "admin", adminPassword})
+	if err != nil {
+		return nil, err
+	}
+	if err := c.signIn("berth:api:*"); err != nil {
+		c.close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// manage calls Berth's management API, with a JSON body unless it is nil, and
+// decodes the answer into out unless that is nil.
+func (c *client) manage(method, path string, body, out any) error {
+	q := request{method: method, target: "/api/v1" + path, keep: true}
+	if body != nil {
+		raw, err := json.Marshal(body)
+		if err != nil {
+			return err
+		}
+		q.header, q.body = "Content-Type: application/json\r\n", wrap(raw)
+	}
+	res, err := c.call(q, 200, 201, 204)
+	if err != nil || out == nil {
+		return err
+	}
+	return json.Unmarshal(res.body, out)
+}
+
 // openDistribution runs CNCF distribution, or Harbor's registry, which is one,
 // with the settings of its own image.
 func (l *lab) openDistribution(t *target, path, dir string) error {
-	t.version, t.durable = version(path, "--version"), "synced"
+	t.version, t.durable = version(path, "--version"), synced
 	config := func(name, addr string, redirect bool) (string, error) {
 		storage := fmt.Sprintf("  filesystem:\n    rootdirectory: %s\n", filepath.Join(dir, "data"))
 		if t.s3 {
@@ -201,11 +256,24 @@ func (l *lab) openDistribution(t *target, path, dir string) error {
 	return err
 }
 
-func (l *lab) openZot(t *target, path, dir string) error {
-	t.version, t.durable = version(path, "--version"), "nothing is synced"
+// openZot runs zot with its defaults, or, with commit, so that it syncs: then only pushes say something new.
+func (l *lab) openZot(t *target, path, dir string, commit bool) error {
+	t.version, t.durable, t.without = version(path, "--version"), "nothing is synced", []string{"tricklers", "crowd"}
+	if t.s3 {
+		t.durable = synced                     // by MinIO
+		t.without = append(t.without, "mount") // which it refuses without dedupe
+	}
+	if commit {
+		t.durable = synced
+		for _, w := range workloads() {
+			if !slices.Contains([]string{"push-stream", "push-stream-8", "push-images", "mount", "tags-push"}, w.name) {
+				t.without = append(t.without, w.name)
+			}
+		}
+	}
 	command := func(addr string) *exec.Cmd {
 		host, port, _ := strings.Cut(addr, ":")
-		storage := map[string]any{"rootDirectory": filepath.Join(dir, "data")}
+		storage := map[string]any{"rootDirectory": filepath.Join(dir, "data"), "commit": commit}
 		if t.s3 {
 			storage["dedupe"] = false
 			storage["storageDriver"] = map[string]any{"name": "s3", "rootdirectory": "/zot", "region": "us-east-1", "regionendpoint": "http://" + l.s3Addr,
