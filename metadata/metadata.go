@@ -129,13 +129,37 @@ func (db *DB) openSQLite(ctx context.Context, path string) error {
 	// Small caches: the kernel has the file too, and 512 KiB measure like 2 MiB.
 	// No mmap: a fifth faster, but each reader's map counts as resident memory.
 	db.reads = sql.OpenDB(connector{driver: &sqlite.Driver{}, dsn: dsn("query_only(ON)", "cache_size(-512)")})
-	readers := max(4, 2*runtime.GOMAXPROCS(0))
-	db.reads.SetMaxOpenConns(readers)
-	db.reads.SetMaxIdleConns(readers)
+	db.reads.SetMaxOpenConns(readers())
+	db.reads.SetMaxIdleConns(readers())
 	db.reads.SetConnMaxIdleTime(time.Minute)
 	db.stmts.prepare, db.stmts.direct = db.reads.PrepareContext, db.reads
 	db.writer = startWriter(db, writes, conn, path)
 	return nil
+}
+
+// readers is how many connections read an SQLite file at once.
+func readers() int { return max(4, 2*runtime.GOMAXPROCS(0)) }
+
+// Rest gives back the memory that connections hold for the next statements:
+// SQLite's caches of pages and what is prepared, some hundred KiB for each of
+// them, and Postgres's idle connections. It is for a moment without work; the next
+// statements make anew what they need, in about a millisecond.
+func (db *DB) Rest(ctx context.Context) error {
+	if db.closed.Load() {
+		return db.classify(ctx, errClosed)
+	}
+	if db.writer == nil {
+		for _, pool := range db.pools {
+			pool.Reset()
+		}
+		return nil
+	}
+	db.reads.SetMaxIdleConns(-1) // closes those that are idle
+	db.reads.SetMaxIdleConns(readers())
+	return db.UpdateRelaxed(ctx, func(tx *Tx) error {
+		_, err := tx.exec(ctx, `PRAGMA shrink_memory`)
+		return err
+	})
 }
 
 func (db *DB) openPostgres(ctx context.Context, o Options) error {

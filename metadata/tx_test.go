@@ -314,6 +314,7 @@ func TestClosed(t *testing.T) {
 		wantErr(t, db.Update(ctx, run), oci.ErrUnavailable)
 		wantErr(t, db.UpdateRelaxed(ctx, run), oci.ErrUnavailable)
 		wantErr(t, db.Ping(ctx), oci.ErrUnavailable)
+		wantErr(t, db.Rest(ctx), oci.ErrUnavailable)
 		db.Stats()
 		if path, ok := strings.CutPrefix(url, "sqlite:"); ok {
 			if _, err := os.Stat(path + "-wal"); !errors.Is(err, os.ErrNotExist) {
@@ -323,6 +324,68 @@ func TestClosed(t *testing.T) {
 		again := metadatatest.Open(t, metadata.Options{URL: url})
 		if got := names(t, again); !slices.Equal(got, []string{"alice"}) {
 			t.Errorf("users %q", got)
+		}
+	})
+}
+
+// Rest gives back what is idle and disturbs nobody, also in the middle of work.
+func TestRest(t *testing.T) {
+	metadatatest.Each(t, func(t *testing.T, db *metadata.DB) {
+		ctx := t.Context()
+		var want []string
+		for i := range 20 {
+			want = append(want, fmt.Sprintf("user%02d", i))
+		}
+		work, stop := make(chan struct{}), make(chan struct{})
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() {
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+						if err := db.Rest(ctx); err != nil {
+							t.Error(err)
+							return
+						}
+					}
+				}
+			})
+		}
+		go func() {
+			defer close(work)
+			var users sync.WaitGroup
+			for _, name := range want {
+				users.Go(func() {
+					err := db.Update(ctx, func(tx *metadata.Tx) error { return createUser(ctx, tx, name) })
+					if err == nil {
+						err = db.View(ctx, func(tx *metadata.Tx) error { _, err := tx.User(ctx, name); return err })
+					}
+					if err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			users.Wait()
+		}()
+		<-work
+		close(stop)
+		wg.Wait()
+		if got := names(t, db); !slices.Equal(got, want) {
+			t.Errorf("users %q, want %q", got, want)
+		}
+		if db.Stats().OpenConnections == 0 {
+			t.Fatal("no connection is open after a statement: the test proves nothing")
+		}
+		if err := db.Rest(ctx); err != nil {
+			t.Error(err)
+		}
+		for n := 0; db.Stats().OpenConnections > 0; n++ { // pgx closes in the background
+			if n == 1000 {
+				t.Fatalf("%d connections are open at rest", db.Stats().OpenConnections)
+			}
+			time.Sleep(10 * time.Millisecond)
 		}
 	})
 }

@@ -2,41 +2,54 @@ package main
 
 import (
 	"context"
+	"log/slog"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
+
+	"berth/metadata"
 )
 
-// quietFor is how long nothing has to be collected before memory is given back.
-const quietFor = 5 * time.Second
+// Memory is given back when nothing had to be collected for quietFor; that is
+// looked at every quietCheck.
+const (
+	quietFor   = 4 * time.Second
+	quietCheck = time.Second
+)
 
-// giveBack returns the heap's free memory to the system whenever a busy time is
-// over, until the context ends. The runtime by itself keeps it for minutes, which on a
-// machine with other work is most of what an idle registry takes. That a
-// collection ran says that there was work: a registry that is only asked for its
-// health needs none for minutes.
-func giveBack(ctx context.Context) {
+// giveBack returns memory to the system whenever a busy time is over, until the
+// context ends: the heap's free memory, which the runtime by itself keeps for minutes,
+// the caches of idle database connections, and the pages of the program that were
+// needed last at the start. On a machine with other work that is most of what an idle
+// registry takes. That a collection ran says that there was work: a registry that is
+// only asked for its health needs none for minutes.
+func giveBack(ctx context.Context, db *metadata.DB, log *slog.Logger) {
 	sample := []metrics.Sample{{Name: "/gc/cycles/total:gc-cycles"}}
 	cycles := func() uint64 {
 		metrics.Read(sample)
 		return sample[0].Value.Uint64()
 	}
-	tick := time.NewTicker(quietFor)
+	tick := time.NewTicker(quietCheck)
 	defer tick.Stop()
-	for last, busy := cycles(), true; ; {
+	quiet, busy := time.Duration(0), true
+	for last := cycles(); ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		now := cycles()
-		switch {
-		case now != last:
-			busy = true
-		case busy:
-			debug.FreeOSMemory() // a collection too
-			now, busy = cycles(), false
+		if now := cycles(); now != last {
+			last, quiet, busy = now, 0, true
+			continue
 		}
-		last = now
+		if quiet += quietCheck; !busy || quiet < quietFor {
+			continue
+		}
+		if err := db.Rest(ctx); err != nil {
+			log.DebugContext(ctx, "giving back the database's memory", "error", err) // costs memory only
+		}
+		debug.FreeOSMemory() // a collection too
+		dropProgram()
+		last, busy = cycles(), false
 	}
 }

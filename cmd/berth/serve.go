@@ -117,7 +117,7 @@ func serve(ctx context.Context, c *config, stdout io.Writer, log *slog.Logger) e
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(200)
 	}
-	group.Go(func() { giveBack(background) })
+	group.Go(func() { giveBack(background, a.db, log) })
 
 	select {
 	case <-ctx.Done():

@@ -1,0 +1,6 @@
+//go:build !linux
+
+package main
+
+// dropProgram does nothing: other systems do without.
+func dropProgram() {}
