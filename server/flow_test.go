@@ -10,11 +10,19 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"berth/metadata"
+	"berth/metadata/metadatatest"
 )
 
 // small is a world with one team and its people.
 func small(t testing.TB, change func(*world, *Options)) *world {
-	w := newWorld(t, change)
+	t.Helper()
+	return smallOn(t, metadatatest.SQLite(t), change)
+}
+
+// smallOn is small with a database that is empty.
+func smallOn(t testing.TB, url string, change func(*world, *Options)) *world {
+	t.Helper()
+	w := newWorldOn(t, url, change)
 	w.user("root", metadata.RoleAdmin)
 	w.user("mia", metadata.RoleUser)
 	w.user("mo", metadata.RoleUser)

@@ -2,11 +2,13 @@ package server
 
 import (
 	"context"
+	"encoding/base64"
 	"flag"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	neturl "net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +19,7 @@ import (
 
 	"berth/auth"
 	"berth/metadata"
+	"berth/metadata/metadatatest"
 	"berth/oci"
 )
 
@@ -329,6 +332,54 @@ func TestWrongMethodAndPath(t *testing.T) {
 	}
 	// An upload's POST is taken without the slash at the end, which some forget.
 	w.do("POST", "/v2/team/app/blobs/uploads", "mo", nil).want(t, http.StatusAccepted)
+}
+
+// TestNotText: bytes that are no text, wherever a client can put them, are the client's
+// mistake on both engines: Postgres fails on them, which must not look like a failure of ours.
+func TestNotText(t *testing.T) {
+	metadatatest.EachURL(t, func(t *testing.T, url string) {
+		w := smallOn(t, url, nil)
+		w.pushImage("mo", "team/app", "1.0")
+		d := digest.FromString("x").String()
+		for _, bad := range []string{"%00", "%ff", "%ed%a0%80", "a%00b", "%c0%af"} {
+			for _, line := range []string{
+				"GET /v2/team/app/tags/list?last=", "GET /v2/_catalog?last=", "GET /v2/team/app/referrers/" + d + "?artifactType=",
+				"GET /v2/team/app/referrers/" + d + "?last=", "GET /v2/team/app/manifests/", "GET /v2/team/app/blobs/", "GET /v2/team/app/blobs/uploads/",
+				"PATCH /v2/team/app/blobs/uploads/", "DELETE /v2/team/app/blobs/uploads/", "POST /v2/team/app/blobs/uploads/?from=",
+				"POST /v2/team/app/blobs/uploads/?mount=" + d + "&from=", "PUT /v2/team/app/manifests/" + d + "?tag=", "GET /token?service=", "GET /token?scope=",
+				"GET /token?account=", "GET /.well-known/jwks.json?service=", "GET /v2/certs/pem?service=", "GET /repository/", "GET /repository/team/",
+				"GET /repository/team/app/image/", "DELETE /repository/team/app/image/", "PUT /v2/admin/user:mo/", "GET /nowhere/", "GET /v2/",
+			} {
+				method, path, _ := strings.Cut(line, " ")
+				for _, as := range []string{"", "mo", "root"} {
+					if r := w.do(method, path+bad, as, nil); r.StatusCode != http.StatusBadRequest {
+						t.Errorf("%s%s as %q: %d %s", line, bad, as, r.StatusCode, r.body)
+					}
+				}
+			}
+			if r := w.do("GET", "/v2/team/"+bad+"/manifests/1.0", "mo", nil); r.StatusCode != http.StatusBadRequest || r.code() != "NAME_INVALID" {
+				t.Errorf("a name: %d %s", r.StatusCode, r.body)
+			}
+			form := "grant_type=password&username=mo&password=x&service="
+			for _, body := range []string{form + bad, strings.Replace(form, "mo", bad, 1), strings.Replace(form, "x", bad, 1), form + "&scope=" + bad} {
+				if r := w.do("POST", "/token", "", strings.NewReader(body), "Content-Type", "application/x-www-form-urlencoded"); r.StatusCode != http.StatusBadRequest {
+					t.Errorf("%s: %d %s", body, r.StatusCode, r.body)
+				}
+			}
+			// A header takes any bytes; as a name or a password these are wrong ones.
+			raw, err := neturl.PathUnescape(bad)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, userinfo := range []string{raw + ":x", "mo:" + raw, "mo" + raw + ":" + w.accounts["mo"]} {
+				basic := "Basic " + base64.StdEncoding.EncodeToString([]byte(userinfo))
+				if r := w.do("GET", "/v2/team/app/manifests/1.0", "", nil, "Authorization", basic); r.StatusCode != http.StatusUnauthorized {
+					t.Errorf("%q: %d %s", userinfo, r.StatusCode, r.body)
+				}
+			}
+		}
+		w.do("GET", "/v2/team/app/tags/list?last=%C3%A4", "mo", nil).want(t, http.StatusOK)
+	})
 }
 
 // FuzzPath sends any path through the router: it never panics, never redirects,

@@ -8,6 +8,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/gorilla/mux"
 	"github.com/prometheus/client_golang/prometheus"
@@ -259,6 +261,15 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		// Dockit's administration has no repository in its paths, and reads them escaped.
 		ex.dockit = strings.HasPrefix(path, "/v2/admin/user:") || strings.HasPrefix(path, "/v2/admin/group:")
 	}
+	if !isText(path) || !isTextQuery(r.URL.RawQuery) {
+		// Such bytes are in no name that there is, and Postgres fails on them.
+		err := errNoRoute(r)
+		if !errors.Is(err, oci.ErrNameInvalid) {
+			err = errNotText()
+		}
+		ex.fail(r, err)
+		return
+	}
 	// An escaped slash would route like a real one, and two readers of one
 	// path could disagree about the repository.
 	if (ex.oci && !ex.dockit || strings.HasPrefix(path, "/repository/")) && r.URL.RawPath != "" && strings.Count(r.URL.RawPath, "/") != strings.Count(path, "/") {
@@ -266,6 +277,24 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.router.ServeHTTP(ex, r)
+}
+
+// isText reports whether a string is UTF-8 without NUL.
+func isText(s string) bool { return utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 }
+
+// isTextQuery is isText for a query as it stands in a URL. One that is malformed is for
+// the handlers to refuse.
+func isTextQuery(raw string) bool {
+	if strings.IndexByte(raw, '%') >= 0 {
+		if text, err := url.QueryUnescape(raw); err == nil {
+			raw = text
+		}
+	}
+	return isText(raw)
+}
+
+func errNotText() error {
+	return oci.Errorf(oci.CodeInvalid, "the request holds bytes that are not text: names and parameters are UTF-8 without NUL, percent-encoded in a URL")
 }
 
 // fail answers with an error in the form that belongs to the path.

@@ -23,6 +23,7 @@ import (
 	"berth/auth"
 	"berth/auth/token"
 	"berth/metadata"
+	"berth/metadata/metadatatest"
 	"berth/registry"
 	"berth/server/dockit"
 	"berth/storage"
@@ -85,6 +86,12 @@ func (c *clock) forward(d time.Duration) {
 // newWorld makes a server. change may be nil; it sees the options last.
 func newWorld(t testing.TB, change func(*world, *Options)) *world {
 	t.Helper()
+	return newWorldOn(t, metadatatest.SQLite(t), change)
+}
+
+// newWorldOn is newWorld with a database that is empty.
+func newWorldOn(t testing.TB, url string, change func(*world, *Options)) *world {
+	t.Helper()
 	ctx := context.Background()
 	w := &world{t: t, log: &syncBuffer{}, clock: &clock{}, hasher: auth.NewHasher(0), metrics: prometheus.NewRegistry(), dir: t.TempDir(), accounts: map[string]string{}}
 	log := slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -95,7 +102,7 @@ func newWorld(t testing.TB, change func(*world, *Options)) *world {
 			t.Fatal(err)
 		}
 	}
-	w.db, err = metadata.Open(ctx, metadata.Options{URL: "sqlite:" + filepath.Join(w.dir, "berth.db"), Logger: log})
+	w.db, err = metadata.Open(ctx, metadata.Options{URL: url, Logger: log})
 	must(err)
 	t.Cleanup(func() { w.db.Close() })
 	_, err = w.db.Migrate(ctx)

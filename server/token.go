@@ -91,6 +91,11 @@ func (s *Server) postToken(ex *exchange, r *http.Request) error {
 		return oci.Errorf(oci.CodeInvalid, "the form cannot be read: it has to be at most %d bytes of application/x-www-form-urlencoded", maxTokenForm).WithCause(err)
 	}
 	form := r.PostForm // never the query, which ends up in logs
+	for name, values := range form {
+		if !isText(name + strings.Join(values, "")) {
+			return errNotText()
+		}
+	}
 	other, err := s.otherService(r.Context(), form["service"])
 	if err != nil {
 		return err

@@ -38,6 +38,9 @@ func validate(w http.ResponseWriter, r *http.Request, op operation, params map[s
 		if !json.Valid(body) {
 			return oci.Errorf(oci.CodeInvalid, "the body is not JSON: send one JSON object, with the Content-Type application/json")
 		}
+		if hasNUL(body) {
+			return oci.Errorf(oci.CodeInvalid, "a text in the body holds the character NUL (\\u0000), which no text here can: leave it out")
+		}
 		r.Body = io.NopCloser(bytes.NewReader(body))
 	}
 	err := openapi3filter.ValidateRequest(r.Context(), &openapi3filter.RequestValidationInput{
@@ -51,6 +54,25 @@ func validate(w http.ResponseWriter, r *http.Request, op operation, params map[s
 		return nil
 	}
 	return oci.Errorf(oci.CodeInvalid, "%s. See /api/ for what %s takes", complaint(err), op.route.Operation.OperationID)
+}
+
+// hasNUL reports whether a string of a JSON document, which is valid, holds the
+// character NUL: Postgres stores it in no text. Other bytes that are no text become
+// U+FFFD when they are decoded.
+func hasNUL(body []byte) bool {
+	if !bytes.Contains(body, []byte(`\u0000`)) {
+		return false
+	}
+	tokens := json.NewDecoder(bytes.NewReader(body))
+	for {
+		token, err := tokens.Token()
+		if err != nil {
+			return false // the end
+		}
+		if s, ok := token.(string); ok && strings.ContainsRune(s, 0) {
+			return true
+		}
+	}
 }
 
 // complaint says what the document does not allow. Values stay out of it,
