@@ -2,11 +2,11 @@ package main
 
 import (
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"berth/api"
+	"berth/api/client"
 )
 
 func newAccountCommand(r *remote) *cobra.Command {
@@ -42,6 +42,10 @@ account only pulls. Of several patterns that match a role the longest alone coun
 			if role == "" && !slices.Equal(actions, []string{"pull"}) {
 				return usagef("a whole account only pulls: name the roles that may do more with --role")
 			}
+			list, err := parseActions(actions)
+			if err != nil {
+				return err
+			}
 			s, err := r.connect(cmd)
 			if err != nil {
 				return err
@@ -50,10 +54,6 @@ account only pulls. Of several patterns that match a role the longest alone coun
 			if role == "" {
 				a, err = fetched(s.PutAccountWithResponse(cmd.Context(), args[0], api.AccountChange{Repositories: &repositories}))
 			} else {
-				var list []api.Action
-				for _, name := range actions {
-					list = append(list, api.Action(strings.TrimSpace(name)))
-				}
 				a, err = fetched(s.PutAccountRoleWithResponse(cmd.Context(), args[0], role, api.AccountRoleChange{Repositories: &repositories, Actions: list}))
 			}
 			if err != nil {
@@ -81,26 +81,14 @@ func newAccountListCommand(r *remote) *cobra.Command {
 		Short:   "List the AWS accounts and IAM roles that may sign in",
 		Example: `  berth account list --output json`,
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
-			accounts := all(func(limit *api.Limit, after *api.After) ([]api.Account, *api.Next, error) {
-				page, err := fetched(s.ListAccountsWithResponse(cmd.Context(), &api.ListAccountsParams{Limit: limit, After: after}))
-				if err != nil {
-					return nil, nil, err
-				}
-				return page.Items, page.Next, nil
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
+			accounts := all(func(limit *api.Limit, after *api.After) (*client.ListAccountsResponse, error) {
+				return s.ListAccountsWithResponse(cmd.Context(), &api.ListAccountsParams{Limit: limit, After: after})
 			})
 			return printList(r, cmd, accounts, []string{"ACCOUNT", "ROLE", "REPOSITORIES", "ACTIONS", "CREATED"}, func(a api.Account) []string {
-				role := ""
-				if a.Role != nil {
-					role = *a.Role
-				}
-				return []string{a.Account, role, a.Repositories, showList(a.Actions), showTime(a.CreatedAt)}
+				return []string{a.Account, showOr(a.Role, "-"), a.Repositories, showList(a.Actions), showTime(a.CreatedAt)}
 			})
-		},
+		}),
 	}
 }
 
@@ -112,11 +100,8 @@ func newAccountRemoveCommand(r *remote) *cobra.Command {
 		Example: `  berth account remove 123456789012
   berth account remove 123456789012 --role 'ci-*'`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
+			var err error
 			if role == "" {
 				err = done(s.DeleteAccountWithResponse(cmd.Context(), args[0]))
 			} else {
@@ -126,7 +111,7 @@ func newAccountRemoveCommand(r *remote) *cobra.Command {
 				return err
 			}
 			return printDone(r, cmd, nil, "%s is removed", accountName(args[0], role))
-		},
+		}),
 	}
 	c.Flags().StringVar(&role, "role", "", "the name or pattern that was added; without it, the whole account")
 	return c

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/api"
+	"berth/api/client"
 )
 
 func newAuditCommand(r *remote) *cobra.Command {
@@ -77,25 +78,20 @@ func (f auditFilter) events(ctx context.Context, r *remote, cmd *cobra.Command, 
 	if err != nil {
 		return nil, err
 	}
-	events := all(func(page *api.Limit, after *api.After) ([]api.AuditEvent, *api.Next, error) {
-		var list *api.AuditEventList
-		var err error
-		if *f.team != "" {
-			list, err = fetched(s.ListTeamAuditWithResponse(ctx, *f.team, &api.ListTeamAuditParams{
+	events := all(func(page *api.Limit, after *api.After) (*client.ListAuditResponse, error) {
+		return s.ListAuditWithResponse(ctx, &api.ListAuditParams{
+			Limit: page, After: after, Since: since, Until: until, Principal: pointer(*f.principal), Repository: pointer(*f.repository),
+			Action: pointer(*f.action), Outcome: pointer(api.ListAuditParamsOutcome(f.outcome.value)),
+		})
+	})
+	if *f.team != "" {
+		events = all(func(page *api.Limit, after *api.After) (*client.ListTeamAuditResponse, error) {
+			return s.ListTeamAuditWithResponse(ctx, *f.team, &api.ListTeamAuditParams{
 				Limit: page, After: after, Since: since, Until: until, Principal: pointer(*f.principal), Repository: pointer(*f.repository),
 				Action: pointer(*f.action), Outcome: pointer(api.ListTeamAuditParamsOutcome(f.outcome.value)),
-			}))
-		} else {
-			list, err = fetched(s.ListAuditWithResponse(ctx, &api.ListAuditParams{
-				Limit: page, After: after, Since: since, Until: until, Principal: pointer(*f.principal), Repository: pointer(*f.repository),
-				Action: pointer(*f.action), Outcome: pointer(api.ListAuditParamsOutcome(f.outcome.value)),
-			}))
-		}
-		if err != nil {
-			return nil, nil, err
-		}
-		return list.Items, list.Next, nil
-	})
+			})
+		})
+	}
 	return func(yield func(api.AuditEvent, error) bool) {
 		n := 0
 		for e, err := range events {
@@ -135,7 +131,7 @@ concerns the team and its repositories, with --team.`,
 			if e.Count > 1 {
 				outcome = fmt.Sprintf("%s x%d", outcome, e.Count)
 			}
-			return []string{showTime(e.At), showOr(pointer(e.Principal), "-"), showOr(e.Address, "-"), e.Action, outcome, auditTarget(e), auditReason(e)}
+			return []string{showTime(e.At), showOr(&e.Principal, "-"), showOr(e.Address, "-"), e.Action, outcome, auditTarget(e), auditReason(e)}
 		})
 	}
 	return c

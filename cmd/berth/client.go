@@ -119,7 +119,7 @@ func (r *remote) credentials(cmd *cobra.Command, server *url.URL) (credentials, 
 			return c, usagef("--password-stdin needs --username")
 		}
 		var err error
-		c.password, err = readLine(cmd.InOrStdin())
+		c.password, err = readLine(cmd)
 		return c, err
 	}
 	if c.username != "" && c.password != "" {
@@ -238,6 +238,17 @@ func (r *remote) connectAs(cmd *cobra.Command, server *url.URL, from credentials
 	return &connection{ClientWithResponses: c, server: server, from: from}, nil
 }
 
+// signedIn makes what a command runs of what it does with a signed in client.
+func (r *remote) signedIn(run func(cmd *cobra.Command, args []string, s *connection) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		s, err := r.connect(cmd)
+		if err != nil {
+			return err
+		}
+		return run(cmd, args, s)
+	}
+}
+
 // reply is what every generated response has.
 type reply interface {
 	StatusCode() int
@@ -310,13 +321,10 @@ func explain(err error) error {
 		return fmt.Errorf("signing in failed: %s", refusal(refused))
 	}
 	var u *url.Error
-	if errors.As(err, &u) {
+	if errors.As(err, &u) && !errors.Is(err, context.Canceled) {
 		target, perr := url.Parse(u.URL)
 		if perr != nil {
 			return err
-		}
-		if errors.Is(err, context.Canceled) {
-			return errors.New("interrupted")
 		}
 		cause := u.Err
 		var op *net.OpError
@@ -344,18 +352,38 @@ func refusal(e *oauth2.RetrieveError) string {
 	return fmt.Sprintf("%s answered %q, which is not an answer of Berth's token endpoint: is --server right?", e.Response.Request.URL.Redacted(), e.Response.Status)
 }
 
+// found is what a call answered with status 200, and nil where the server has
+// nothing of that name.
+func found[T any](resp interface {
+	reply
+	GetJSON200() *T
+}, err error) (*T, error) {
+	if err == nil && resp.StatusCode() == http.StatusNotFound {
+		return nil, nil
+	}
+	return fetched(resp, err)
+}
+
+// page is an answer that has a page of a list.
+type page[L any] interface {
+	reply
+	GetJSON200() *L
+}
+
 // all reads a list to its end, page by page.
-func all[T any](page func(limit *api.Limit, after *api.After) ([]T, *api.Next, error)) iter.Seq2[T, error] {
+func all[P page[L], L api.List[T], T any](call func(limit *api.Limit, after *api.After) (P, error)) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		limit := pageSize
 		var after *api.After
 		for {
-			items, next, err := page(&limit, after)
+			resp, err := call(&limit, after)
+			list, err := fetched[L](resp, err)
 			if err != nil {
 				var zero T
 				yield(zero, err)
 				return
 			}
+			items, next := (*list).Page()
 			for _, item := range items {
 				if !yield(item, nil) {
 					return
@@ -381,9 +409,43 @@ func (c *connection) self(ctx context.Context) (string, error) {
 	return me.Name, nil
 }
 
-// readLine reads one line, such as a password, without its end.
-func readLine(in io.Reader) (string, error) {
-	line, err := bufio.NewReader(io.LimitReader(in, maxPassword)).ReadString('\n')
+// interruptible is what a read gives that knows no context, such as one of a
+// terminal. When the command is interrupted the read is left behind: the program ends.
+func interruptible[T any](ctx context.Context, read func() (T, error)) (T, error) {
+	type outcome struct {
+		value T
+		err   error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		value, err := read()
+		done <- outcome{value, err}
+	}()
+	select {
+	case o := <-done:
+		return o.value, o.err
+	case <-ctx.Done():
+		var zero T
+		return zero, ctx.Err()
+	}
+}
+
+// stdin is what a command reads; the context's end ends a read.
+type stdin struct {
+	ctx context.Context // the command's; io.Reader has no parameter for it
+	in  io.Reader
+}
+
+func input(cmd *cobra.Command) io.Reader { return stdin{cmd.Context(), cmd.InOrStdin()} }
+
+// Read implements io.Reader.
+func (s stdin) Read(p []byte) (int, error) {
+	return interruptible(s.ctx, func() (int, error) { return s.in.Read(p) })
+}
+
+// readLine reads one line of stdin, such as a password, without its end.
+func readLine(cmd *cobra.Command) (string, error) {
+	line, err := bufio.NewReader(io.LimitReader(input(cmd), maxPassword)).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
 		return "", fmt.Errorf("reading stdin: %w", err)
 	}
@@ -410,13 +472,23 @@ func askPassword(cmd *cobra.Command, prompt string) (string, bool, error) {
 	if !ok {
 		return "", false, nil
 	}
-	fmt.Fprint(cmd.ErrOrStderr(), prompt)
-	password, err := term.ReadPassword(fd)
-	fmt.Fprintln(cmd.ErrOrStderr())
+	before, err := term.MakeRaw(fd)
 	if err != nil {
 		return "", true, fmt.Errorf("reading the password: %w", err)
 	}
-	return string(password), true, nil
+	screen := term.NewTerminal(struct {
+		io.Reader
+		io.Writer
+	}{cmd.InOrStdin(), cmd.ErrOrStderr()}, "")
+	password, err := interruptible(cmd.Context(), func() (string, error) { return screen.ReadPassword(prompt) })
+	if errors.Is(err, io.EOF) { // Ctrl-C, which is no signal in this mode, or Ctrl-D
+		err = context.Canceled
+	}
+	if err = errors.Join(err, term.Restore(fd, before)); err != nil {
+		fmt.Fprintln(cmd.ErrOrStderr())
+		return "", true, fmt.Errorf("reading the password: %w", err)
+	}
+	return password, true, nil
 }
 
 // confirm asks before something that cannot be undone, and gives a usage error
@@ -429,11 +501,35 @@ func (r *remote) confirm(cmd *cobra.Command, question string) error {
 		return usagef("%s Add --yes to do it without a terminal to ask on", question)
 	}
 	fmt.Fprintf(cmd.ErrOrStderr(), "%s [y/N] ", question)
-	answer, err := readLine(cmd.InOrStdin())
+	answer, err := readLine(cmd)
+	if errors.Is(err, context.Canceled) {
+		return err
+	}
 	if err != nil || !strings.EqualFold(answer, "y") && !strings.EqualFold(answer, "yes") {
 		return errors.New("nothing was changed")
 	}
 	return nil
+}
+
+// arguments takes as many arguments as there are checks, each of which refuses what
+// cannot be such a name before it becomes part of a path.
+func arguments(checks ...func(string) error) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := cobra.ExactArgs(len(checks))(cmd, args); err != nil {
+			return err
+		}
+		for i, check := range checks {
+			if err := check(args[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// nameOf checks the name of a team, a token or a repository.
+func nameOf(what string) func(string) error {
+	return func(s string) error { return nameArgument(what, s) }
 }
 
 // nameArgument checks the name of a user, a team, a token or a repository

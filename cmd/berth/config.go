@@ -98,7 +98,7 @@ func (s setting) flag() string { return strings.ReplaceAll(s.key, "_", "-") }
 
 // settings lists every setting in the order of the docs.
 func settings() []setting {
-	return slices.Concat(coreSettings(), peopleSettings(), keySettings(), oauth2Settings(), ldapSettings(), oidcSettings(), awsSettings(), spaceSettings(), auditSettings())
+	return slices.Concat(coreSettings(), keySettings(), oauth2Settings(), ldapSettings(), oidcSettings(), awsSettings())
 }
 
 func coreSettings() []setting {
@@ -116,6 +116,7 @@ func coreSettings() []setting {
 		durationSetting("storage_redirect_ttl", "20m", "how long a presigned URL is valid", func(c *config) *time.Duration { return &c.RedirectTTL }, time.Second, 7*24*time.Hour),
 		sizeSetting("storage_part_size", "8MiB", "size of a part of an S3 multipart upload; grows by itself for blobs of more than 8 GiB, up to half of memory_budget; 10,000 parts are the most", func(c *config) *int64 { return &c.PartSize }, 5<<20, 512<<20),
 		sizeSetting("memory_budget", "64MiB", "buffers of all uploads together; clients wait when it is spent. On S3 it also bounds the largest blob: 64MiB allow 320 GiB, 256MiB 1 TiB", func(c *config) *int64 { return &c.MemoryBudget }, 16<<20, 1<<40),
+		stringSetting("backup_url", "", "where backups go that the management API starts: a directory, or s3://bucket/prefix; without it the API makes none", func(c *config) *string { return &c.BackupURL }, nil),
 		secret(stringSetting("admin_password", "", "password of the user admin, made when the database has no user yet", func(c *config) *string { return &c.AdminPassword }, nil), "made and printed once at the first start"),
 		boolSetting("public_read", "false", "let everybody pull every repository without signing in", func(c *config) *bool { return &c.PublicRead }),
 		enumSetting("default_visibility", "private", "visibility of new repositories whose team sets none", func(c *config) *string { return &c.Visibility }, "public", "internal", "private"),
@@ -126,7 +127,11 @@ func coreSettings() []setting {
 		durationSetting("upload_ttl", "24h", "an upload that rests for so long is given up", func(c *config) *time.Duration { return &c.UploadTTL }, time.Minute, 30*24*time.Hour),
 		durationSetting("gc_grace", "24h", "how long what nothing refers to stays; a push has to be complete within that time", func(c *config) *time.Duration { return &c.GCGrace }, 10*time.Minute, 90*24*time.Hour),
 		durationSetting("untagged_ttl", "0s", "how long a manifest lives that no tag, index or subject holds; 0s keeps it", func(c *config) *time.Duration { return &c.UntaggedTTL }, 0, 10*365*24*time.Hour),
+		durationSetting("undo_window", "24h", "how long a deleted tag or manifest can be restored; 0s: not at all", func(c *config) *time.Duration { return &c.UndoWindow }, 0, 90*24*time.Hour),
+		durationSetting("retention_interval", "24h", "how often the retention rules of teams and repositories are applied", func(c *config) *time.Duration { return &c.RetentionInterval }, 10*time.Minute, 30*24*time.Hour),
+		intSetting("audit_retention", "365", "how many days the audit log is kept; 0 keeps it for ever", func(c *config) *int { return &c.AuditRetention }, 0, 36500),
 		durationSetting("token_ttl", "5m", "life of the tokens that /token hands to clients", func(c *config) *time.Duration { return &c.TokenTTL }, time.Minute, time.Hour),
+		durationSetting("external_max_age", "720h", "how long the word of an identity provider about a user counts; after that the user's tokens are refused until the next sign-in there", func(c *config) *time.Duration { return &c.ExternalMaxAge }, time.Hour, 10*365*24*time.Hour),
 		durationSetting("stall_timeout", "2m", "a client that sends or takes no byte for so long is cut off", func(c *config) *time.Duration { return &c.StallTimeout }, time.Second, time.Hour),
 		durationSetting("shutdown_timeout", "30s", "how long a stopping server waits for what is in flight", func(c *config) *time.Duration { return &c.ShutdownTimeout }, 0, time.Hour),
 		shown(stringSetting("metrics_listen", "", "separate address for /metrics, host:port", func(c *config) *string { return &c.MetricsListen }, validListen), "the same listener, `/metrics`"),

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	dockerconfig "github.com/docker/cli/cli/config"
@@ -34,6 +35,7 @@ func commandLine(args []string) []string {
 }
 
 func newCredentialHelperCommand() *cobra.Command {
+	actions := []string{helpers.ActionGet, helpers.ActionStore, helpers.ActionErase, helpers.ActionList}
 	return &cobra.Command{
 		Use:   "credential-helper get|store|erase|list",
 		Short: "Give docker, podman and others the credentials of 'berth login'",
@@ -45,10 +47,15 @@ docker-credential-berth, which is berth by another name:
 'berth login --oidc' names it in docker's configuration. An ID token that is about to end is
 replaced at the identity provider.`,
 		Example:   `  echo registry.example.com | berth credential-helper get`,
-		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
-		ValidArgs: []string{helpers.ActionGet, helpers.ActionStore, helpers.ActionErase, helpers.ActionList},
+		ValidArgs: actions,
+		Args: arguments(func(s string) error {
+			if !slices.Contains(actions, s) {
+				return usagef("%q is none of %s", s, strings.Join(actions, ", "))
+			}
+			return nil
+		}),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			err := helpers.HandleCommand(helper{cmd.Context()}, args[0], cmd.InOrStdin(), cmd.OutOrStdout())
+			err := helpers.HandleCommand(helper{cmd.Context()}, args[0], input(cmd), cmd.OutOrStdout())
 			if err != nil {
 				// Docker reads the reason from there, and knows some of them by their text.
 				fmt.Fprintln(cmd.OutOrStdout(), err)

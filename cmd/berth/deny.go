@@ -4,6 +4,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/api"
+	"berth/api/client"
 )
 
 func newDenyCommand(r *remote) *cobra.Command {
@@ -30,7 +31,7 @@ func newDenyAddCommand(r *remote) *cobra.Command {
 for those that clients have.`,
 		Example: `  berth deny add freeze --repositories 'core/*' --actions push --reason 'release week'
   berth deny add ci-abroad --principal 'core+*' --from 198.51.100.0/24 --actions pull,push`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(nameOf("denial")),
 	}
 	principal := c.Flags().String("principal", "*", "whom: a pattern on names of users and robots, such as alice or 'core+*'")
 	from := c.Flags().String("from", "", "from which network, such as 192.0.2.0/24 (default everywhere)")
@@ -41,9 +42,6 @@ for those that clients have.`,
 		panic(err) // only for a flag that is not there
 	}
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := nameArgument("denial", args[0]); err != nil {
-			return err
-		}
 		actions, err := read()
 		if err != nil {
 			return err
@@ -75,31 +73,15 @@ func newDenyListCommand(r *remote) *cobra.Command {
 		Short:   "List the denials",
 		Example: `  berth deny list`,
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
-			denials := all(func(limit *api.Limit, after *api.After) ([]api.Denial, *api.Next, error) {
-				page, err := fetched(s.ListDenialsWithResponse(cmd.Context(), &api.ListDenialsParams{Limit: limit, After: after}))
-				if err != nil {
-					return nil, nil, err
-				}
-				return page.Items, page.Next, nil
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
+			denials := all(func(limit *api.Limit, after *api.After) (*client.ListDenialsResponse, error) {
+				return s.ListDenialsWithResponse(cmd.Context(), &api.ListDenialsParams{Limit: limit, After: after})
 			})
 			return printList(r, cmd, denials, []string{"NAME", "PRINCIPAL", "FROM", "REPOSITORIES", "ACTIONS", "REASON"}, func(d api.Denial) []string {
-				return []string{d.Name, d.Principal, orNone(d.Cidr), d.Repository, showList(d.Actions), orNone(d.Reason)}
+				return []string{d.Name, d.Principal, showOr(d.Cidr, "-"), d.Repository, showList(d.Actions), showOr(d.Reason, "-")}
 			})
-		},
+		}),
 	}
-}
-
-// orNone is an optional field, "-" when it is absent.
-func orNone(s *string) string {
-	if s == nil {
-		return "-"
-	}
-	return orDash(*s)
 }
 
 func newDenyShowCommand(r *remote) *cobra.Command {
@@ -107,15 +89,8 @@ func newDenyShowCommand(r *remote) *cobra.Command {
 		Use:     "show NAME",
 		Short:   "Show a denial",
 		Example: `  berth deny show freeze`,
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := nameArgument("denial", args[0]); err != nil {
-				return err
-			}
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
+		Args:    arguments(nameOf("denial")),
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 			d, err := fetched(s.GetDenialWithResponse(cmd.Context(), args[0]))
 			if err != nil {
 				return err
@@ -123,13 +98,13 @@ func newDenyShowCommand(r *remote) *cobra.Command {
 			return printFacts(r, cmd, d,
 				fact{"Name", d.Name},
 				fact{"Principal", d.Principal},
-				fact{"From", orNone(d.Cidr)},
+				fact{"From", showOr(d.Cidr, "-")},
 				fact{"Repositories", d.Repository},
 				fact{"Actions", showList(d.Actions)},
-				fact{"Reason", orNone(d.Reason)},
+				fact{"Reason", showOr(d.Reason, "-")},
 				fact{"Created", showTime(d.CreatedAt) + " by " + d.CreatedBy},
 				fact{"Changed", showTime(d.UpdatedAt)})
-		},
+		}),
 	}
 }
 
@@ -138,19 +113,12 @@ func newDenyRemoveCommand(r *remote) *cobra.Command {
 		Use:     "remove NAME",
 		Short:   "Remove a denial",
 		Example: `  berth deny remove freeze`,
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := nameArgument("denial", args[0]); err != nil {
-				return err
-			}
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
+		Args:    arguments(nameOf("denial")),
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 			if err := done(s.DeleteDenialWithResponse(cmd.Context(), args[0], &api.DeleteDenialParams{})); err != nil {
 				return err
 			}
 			return printDone(r, cmd, nil, "denial %s is removed", args[0])
-		},
+		}),
 	}
 }

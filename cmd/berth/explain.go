@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/api"
+	"berth/api/client"
 )
 
 // actionArgument reads an action of the command line.
@@ -121,13 +122,12 @@ maintainers of the repository's team.`,
 				return err
 			}
 			var everyone *api.HolderListEveryone
-			holders := all(func(limit *api.Limit, after *api.After) ([]api.Holder, *api.Next, error) {
-				page, err := fetched(s.WhoCanWithResponse(cmd.Context(), &api.WhoCanParams{Action: action, Repository: args[1], Limit: limit, After: after}))
-				if err != nil {
-					return nil, nil, err
+			holders := all(func(limit *api.Limit, after *api.After) (*client.WhoCanResponse, error) {
+				resp, err := s.WhoCanWithResponse(cmd.Context(), &api.WhoCanParams{Action: action, Repository: args[1], Limit: limit, After: after})
+				if err == nil && resp.JSON200 != nil {
+					everyone = resp.JSON200.Everyone
 				}
-				everyone = page.Everyone
-				return page.Items, page.Next, nil
+				return resp, err
 			})
 			err = printList(r, cmd, holders, []string{"NAME", "KIND", "BY"}, func(h api.Holder) []string {
 				var by []string

@@ -219,8 +219,8 @@ func remoteGC(cmd *cobra.Command, r *remote, dryRun, status bool, output *choice
 func printRemoteDryRun(cmd *cobra.Command, s *connection, output *choice, shown *api.CollectorReport, report registry.GCReport) error {
 	if shown.Items != nil {
 		for _, i := range *shown.Items {
-			report.Items = append(report.Items, metadata.Collected{Kind: i.Kind, Repository: valueOf(i.Repository), Digest: digest.Digest(i.Digest),
-				Size: i.Size, Reason: valueOf(i.Reason), Since: i.Since})
+			report.Items = append(report.Items, metadata.Collected{Kind: i.Kind, Repository: showOr(i.Repository, ""), Digest: digest.Digest(i.Digest),
+				Size: i.Size, Reason: showOr(i.Reason, ""), Since: i.Since})
 		}
 	}
 	if output.value == "json" {
@@ -241,14 +241,6 @@ func printRemoteDryRun(cmd *cobra.Command, s *connection, output *choice, shown 
 		return err
 	}
 	return printDryRun(cmd.OutOrStdout(), report, run)
-}
-
-// valueOf is "" for a field that is not there.
-func valueOf(s *string) string {
-	if s == nil {
-		return ""
-	}
-	return *s
 }
 
 // collectorOf is what the management API shows.

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/api"
+	"berth/api/client"
 	"berth/metadata"
 )
 
@@ -60,17 +61,19 @@ func patternArgument(s string) error {
 // actionsFlag reads a list of actions.
 func actionsFlag(c *cobra.Command, initial []string, usage string) func() ([]api.Action, error) {
 	words := c.Flags().StringSlice("actions", initial, usage+": pull, push, delete, admin")
-	return func() ([]api.Action, error) {
-		var actions []api.Action
-		for _, word := range *words {
-			action := api.Action(strings.TrimSpace(word))
-			if !action.Valid() {
-				return nil, usagef("the action %q does not exist: use pull, push, delete or admin", word)
-			}
-			actions = append(actions, action)
+	return func() ([]api.Action, error) { return parseActions(*words) }
+}
+
+func parseActions(words []string) ([]api.Action, error) {
+	var actions []api.Action
+	for _, word := range words {
+		action, err := actionArgument(strings.TrimSpace(word))
+		if err != nil {
+			return nil, err
 		}
-		return actions, nil
+		actions = append(actions, action)
 	}
+	return actions, nil
 }
 
 func newGrantAddCommand(r *remote) *cobra.Command {
@@ -125,18 +128,10 @@ func newGrantListCommand(r *remote) *cobra.Command {
 	to := addGrantee(c)
 	repository := c.Flags().String("repository", "", "only those whose pattern matches this repository")
 	team := c.Flags().String("team", "", "only those whose pattern lies in this team")
-	c.RunE = func(cmd *cobra.Command, args []string) error {
-		s, err := r.connect(cmd)
-		if err != nil {
-			return err
-		}
-		grants := all(func(limit *api.Limit, after *api.After) ([]api.Grant, *api.Next, error) {
-			page, err := fetched(s.ListGrantsWithResponse(cmd.Context(), &api.ListGrantsParams{Limit: limit, After: after,
-				User: pointer(*to.user), Group: pointer(*to.group), Repository: pointer(*repository), Team: pointer(*team)}))
-			if err != nil {
-				return nil, nil, err
-			}
-			return page.Items, page.Next, nil
+	c.RunE = r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
+		grants := all(func(limit *api.Limit, after *api.After) (*client.ListGrantsResponse, error) {
+			return s.ListGrantsWithResponse(cmd.Context(), &api.ListGrantsParams{Limit: limit, After: after,
+				User: pointer(*to.user), Group: pointer(*to.group), Repository: pointer(*repository), Team: pointer(*team)})
 		})
 		return printList(r, cmd, grants, []string{"TO", "PATTERN", "ACTIONS", "BY", "CREATED"}, func(g api.Grant) []string {
 			who := ""
@@ -147,7 +142,7 @@ func newGrantListCommand(r *remote) *cobra.Command {
 			}
 			return []string{who, g.Pattern, showList(g.Actions), g.CreatedBy, showTime(g.CreatedAt)}
 		})
-	}
+	})
 	return c
 }
 

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/api"
+	"berth/api/client"
 )
 
 func newGroupCommand(r *remote) *cobra.Command {
@@ -47,29 +48,15 @@ func newGroupCreateCommand(r *remote) *cobra.Command {
 		Short: "Create a group",
 		Example: `  berth group create devs
   berth group create 'CN=devs,OU=Groups,DC=example,DC=org'`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := groupArgument(args[0]); err != nil {
-				return err
-			}
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
+		Args: arguments(groupArgument),
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 			group, err := created(s.CreateGroupWithResponse(cmd.Context(), api.GroupCreate{Name: args[0]}))
 			if err != nil {
 				return err
 			}
 			return printDone(r, cmd, group, "group %s is created", group.Name)
-		},
+		}),
 	}
-}
-
-func groupState(disabled bool) string {
-	if disabled {
-		return "disabled"
-	}
-	return "enabled"
 }
 
 func newGroupListCommand(r *remote) *cobra.Command {
@@ -78,22 +65,14 @@ func newGroupListCommand(r *remote) *cobra.Command {
 		Short:   "List the groups",
 		Example: `  berth group list`,
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
-			groups := all(func(limit *api.Limit, after *api.After) ([]api.Group, *api.Next, error) {
-				page, err := fetched(s.ListGroupsWithResponse(cmd.Context(), &api.ListGroupsParams{Limit: limit, After: after}))
-				if err != nil {
-					return nil, nil, err
-				}
-				return page.Items, page.Next, nil
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
+			groups := all(func(limit *api.Limit, after *api.After) (*client.ListGroupsResponse, error) {
+				return s.ListGroupsWithResponse(cmd.Context(), &api.ListGroupsParams{Limit: limit, After: after})
 			})
 			return printList(r, cmd, groups, []string{"NAME", "STATE", "CREATED"}, func(g api.Group) []string {
-				return []string{g.Name, groupState(g.Disabled), showTime(g.CreatedAt)}
+				return []string{g.Name, showState(g.Disabled), showTime(g.CreatedAt)}
 			})
-		},
+		}),
 	}
 }
 
@@ -102,25 +81,18 @@ func newGroupShowCommand(r *remote) *cobra.Command {
 		Use:     "show NAME",
 		Short:   "Show a group",
 		Example: `  berth group show devs`,
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := groupArgument(args[0]); err != nil {
-				return err
-			}
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
+		Args:    arguments(groupArgument),
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 			g, err := fetched(s.GetGroupWithResponse(cmd.Context(), args[0]))
 			if err != nil {
 				return err
 			}
 			return printFacts(r, cmd, g,
 				fact{"Name", g.Name},
-				fact{"State", groupState(g.Disabled)},
+				fact{"State", showState(g.Disabled)},
 				fact{"Created", showTime(g.CreatedAt)},
 				fact{"Changed", showTime(g.UpdatedAt)})
-		},
+		}),
 	}
 }
 
@@ -130,21 +102,14 @@ func newGroupStateCommand(r *remote, verb, short string, disabled bool) *cobra.C
 		Short:   short,
 		Long:    short + ". It holds from the next token of each member on.",
 		Example: `  berth group ` + verb + ` devs`,
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := groupArgument(args[0]); err != nil {
-				return err
-			}
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
+		Args:    arguments(groupArgument),
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 			g, err := fetched(s.UpdateGroupWithResponse(cmd.Context(), args[0], &api.UpdateGroupParams{}, api.GroupChange{Disabled: disabled}))
 			if err != nil {
 				return err
 			}
-			return printDone(r, cmd, g, "group %s is %s", g.Name, groupState(g.Disabled))
-		},
+			return printDone(r, cmd, g, "group %s is %s", g.Name, showState(g.Disabled))
+		}),
 	}
 }
 
@@ -153,23 +118,16 @@ func newGroupDeleteCommand(r *remote) *cobra.Command {
 		Use:     "delete NAME",
 		Short:   "Delete a group",
 		Example: `  berth group delete devs --yes`,
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := groupArgument(args[0]); err != nil {
-				return err
-			}
+		Args:    arguments(groupArgument),
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 			if err := r.confirm(cmd, "This deletes the group "+args[0]+" with its memberships and all that is granted to it."); err != nil {
-				return err
-			}
-			s, err := r.connect(cmd)
-			if err != nil {
 				return err
 			}
 			if err := done(s.DeleteGroupWithResponse(cmd.Context(), args[0], &api.DeleteGroupParams{})); err != nil {
 				return err
 			}
 			return printDone(r, cmd, nil, "group %s is deleted", args[0])
-		},
+		}),
 	}
 }
 
@@ -178,21 +136,10 @@ func newGroupMembersCommand(r *remote) *cobra.Command {
 		Use:     "members GROUP",
 		Short:   "List the members of a group, ours and the identity provider's",
 		Example: `  berth group members devs`,
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := groupArgument(args[0]); err != nil {
-				return err
-			}
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
-			members := all(func(limit *api.Limit, after *api.After) ([]api.GroupMember, *api.Next, error) {
-				page, err := fetched(s.ListGroupMembersWithResponse(cmd.Context(), args[0], &api.ListGroupMembersParams{Limit: limit, After: after}))
-				if err != nil {
-					return nil, nil, err
-				}
-				return page.Items, page.Next, nil
+		Args:    arguments(groupArgument),
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
+			members := all(func(limit *api.Limit, after *api.After) (*client.ListGroupMembersResponse, error) {
+				return s.ListGroupMembersWithResponse(cmd.Context(), args[0], &api.ListGroupMembersParams{Limit: limit, After: after})
 			})
 			return printList(r, cmd, members, []string{"USER", "BY"}, func(m api.GroupMember) []string {
 				if m.Provider {
@@ -200,7 +147,7 @@ func newGroupMembersCommand(r *remote) *cobra.Command {
 				}
 				return []string{m.User, "berth"}
 			})
-		},
+		}),
 	}
 }
 
@@ -209,21 +156,14 @@ func newGroupAddMemberCommand(r *remote) *cobra.Command {
 		Use:     "add-member GROUP USER",
 		Short:   "Put a user into a group",
 		Example: `  berth group add-member devs alice`,
-		Args:    cobra.ExactArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := groupMemberArguments(args); err != nil {
-				return err
-			}
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
+		Args:    arguments(groupArgument, userArgument),
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 			m, err := fetched(s.PutGroupMemberWithResponse(cmd.Context(), args[0], args[1]))
 			if err != nil {
 				return err
 			}
 			return printDone(r, cmd, m, "%s is in the group %s", m.User, args[0])
-		},
+		}),
 	}
 }
 
@@ -232,26 +172,12 @@ func newGroupRemoveMemberCommand(r *remote) *cobra.Command {
 		Use:     "remove-member GROUP USER",
 		Short:   "Take a user out of a group",
 		Example: `  berth group remove-member devs alice`,
-		Args:    cobra.ExactArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := groupMemberArguments(args); err != nil {
-				return err
-			}
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
+		Args:    arguments(groupArgument, userArgument),
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 			if err := done(s.RemoveGroupMemberWithResponse(cmd.Context(), args[0], args[1])); err != nil {
 				return err
 			}
 			return printDone(r, cmd, nil, "%s is not in the group %s any more", args[1], args[0])
-		},
+		}),
 	}
-}
-
-func groupMemberArguments(args []string) error {
-	if err := groupArgument(args[0]); err != nil {
-		return err
-	}
-	return userArgument(args[1])
 }

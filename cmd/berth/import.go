@@ -150,7 +150,7 @@ const (
 // to S3 are. More than 256 MiB is an error of the reader.
 func openImport(cmd *cobra.Command, name string) (io.Reader, func() error, error) {
 	done := func() error { return nil }
-	var in io.Reader = cmd.InOrStdin()
+	in := input(cmd)
 	if name != "-" {
 		f, err := os.Open(name)
 		if err != nil {

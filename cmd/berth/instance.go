@@ -22,11 +22,7 @@ func newInstanceShowCommand(r *remote) *cobra.Command {
 		Short:   "Show the instance's tag policy",
 		Example: `  berth instance show`,
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 			p, err := fetched(s.GetInstanceTagPolicyWithResponse(cmd.Context()))
 			if err != nil {
 				return err
@@ -35,7 +31,7 @@ func newInstanceShowCommand(r *remote) *cobra.Command {
 				TagPolicy *api.EffectiveTagPolicy `json:"tag_policy"`
 			}{p}
 			return printFacts(r, cmd, shown, policyFacts(*p)...)
-		},
+		}),
 	}
 }
 
@@ -50,12 +46,8 @@ func newInstanceSetCommand(r *remote) *cobra.Command {
 	}
 	policy := addPolicyFlags(c, false)
 	c.MarkFlagsOneRequired("tag-policy", "exempt")
-	c.RunE = func(cmd *cobra.Command, args []string) error {
+	c.RunE = r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 		if err := policy.confirm(r, cmd, "every repository whose team and itself have no policy of their own"); err != nil {
-			return err
-		}
-		s, err := r.connect(cmd)
-		if err != nil {
 			return err
 		}
 		ctx := cmd.Context()
@@ -65,6 +57,6 @@ func newInstanceSetCommand(r *remote) *cobra.Command {
 				return fetched(s.SetInstanceTagPolicyWithResponse(ctx, p))
 			},
 		})
-	}
+	})
 	return c
 }

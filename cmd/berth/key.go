@@ -31,19 +31,15 @@ func newKeyListCommand(r *remote) *cobra.Command {
 		Short:   "List the keys, without what is private of them",
 		Example: `  berth key list --output json`,
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 			list, err := fetched(s.ListKeysWithResponse(cmd.Context()))
 			if err != nil {
 				return err
 			}
 			return printList(r, cmd, items(list.Items), []string{"SERVICE", "KID", "ALGORITHM", "SOURCE", "STATE", "SIGNS FROM", "VERIFIES UNTIL", "CERTIFICATE UNTIL"}, func(k api.Key) []string {
-				return []string{keyService(k), k.Kid, string(k.Algorithm), string(k.Source), string(k.State), showTime(k.ActiveAt), showOptionalTime(k.ExpiresAt), showOptionalTime(k.CertificateExpiresAt)}
+				return []string{keyService(k), k.Kid, string(k.Algorithm), string(k.Source), string(k.State), showTime(k.ActiveAt), showTimeOr(k.ExpiresAt, "-"), showTimeOr(k.CertificateExpiresAt, "-")}
 			})
-		},
+		}),
 	}
 }
 
@@ -63,13 +59,6 @@ func keyService(k api.Key) string {
 		return "(this registry)"
 	}
 	return *k.Service
-}
-
-func showOptionalTime(t *time.Time) string {
-	if t == nil {
-		return "-"
-	}
-	return showTime(*t)
 }
 
 // rotationFlags are what rotate and import have in common.
@@ -137,7 +126,7 @@ have its certificates; they can be in a second file too. - reads standard input.
 			var part []byte
 			var err error
 			if name == "-" {
-				part, err = io.ReadAll(io.LimitReader(cmd.InOrStdin(), maxConfigFile))
+				part, err = io.ReadAll(io.LimitReader(input(cmd), maxConfigFile))
 			} else {
 				part, err = readSmallFile(name)
 			}
@@ -159,19 +148,15 @@ func newKeyRetireCommand(r *remote) *cobra.Command {
 		Long:    "Remove a key at once, with all that it signed. Write -- before a KID that begins with a dash.",
 		Example: `  berth key retire --service registry.example.com --yes NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs`,
 		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 			if err := r.confirm(cmd, "This removes the key "+args[0]+": all tokens that it signed are refused."); err != nil {
-				return err
-			}
-			s, err := r.connect(cmd)
-			if err != nil {
 				return err
 			}
 			if err := done(s.RetireKeyWithResponse(cmd.Context(), args[0], &api.RetireKeyParams{Service: pointer(service)})); err != nil {
 				return err
 			}
 			return printDone(r, cmd, nil, "key %s is retired", args[0])
-		},
+		}),
 	}
 	c.Flags().StringVar(&service, "service", "", "whose key; without it, Berth's own")
 	return c

@@ -114,7 +114,7 @@ func (r *remote) askCredentials(cmd *cobra.Command) (credentials, error) {
 			return credentials{}, usagef("--username is missing")
 		}
 		fmt.Fprint(cmd.ErrOrStderr(), "Username: ")
-		name, err := readLine(cmd.InOrStdin())
+		name, err := readLine(cmd)
 		if err != nil {
 			return credentials{}, err
 		}
@@ -157,11 +157,7 @@ func newWhoamiCommand(r *remote) *cobra.Command {
 		Short:   "Show who you are signed in as, and your teams",
 		Example: `  berth whoami`,
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 			me, err := fetched(s.WhoamiWithResponse(cmd.Context()))
 			if err != nil {
 				return err
@@ -171,7 +167,7 @@ func newWhoamiCommand(r *remote) *cobra.Command {
 				facts = append(facts, fact{"Limited to", me.Limit.Repositories + " (" + showList(me.Limit.Actions) + ")"})
 			}
 			return printFacts(r, cmd, me, facts...)
-		},
+		}),
 	}
 }
 

@@ -19,13 +19,17 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the program where it is
 	code := run(ctx, newRootCommand(), commandLine(os.Args), os.Stderr)
 	stop()
 	os.Exit(code)
 }
 
+// interrupted is the exit code of a command that a signal ended, as shells have it for Ctrl-C.
+const interrupted = 130
+
 // run executes a command line and gives the exit code: 0, 1 when the command
-// failed, 2 when it was not understood. What went wrong goes to stderr.
+// failed, 2 when it was not understood, 130 when it was interrupted. What went wrong goes to stderr.
 func run(ctx context.Context, root *cobra.Command, args []string, stderr io.Writer) int {
 	started := false
 	prepare(root, &started)
@@ -34,7 +38,14 @@ func run(ctx context.Context, root *cobra.Command, args []string, stderr io.Writ
 	if err == nil {
 		return 0
 	}
+	cut := ctx.Err() != nil
+	if errors.Is(err, context.Canceled) {
+		cut, err = true, errors.New("interrupted")
+	}
 	fmt.Fprintf(stderr, "berth: %s\n", strings.TrimSpace(err.Error()))
+	if cut {
+		return interrupted
+	}
 	var usage usageError
 	if started && !errors.As(err, &usage) {
 		return 1
@@ -49,6 +60,16 @@ func run(ctx context.Context, root *cobra.Command, args []string, stderr io.Writ
 func prepare(c *cobra.Command, started *bool) {
 	switch runE := c.RunE; {
 	case runE != nil:
+		if check := c.Args; check != nil {
+			c.Args = func(cmd *cobra.Command, args []string) error {
+				err := check(cmd, args)
+				var usage usageError
+				if err != nil && !errors.As(err, &usage) { // cobra's, who counts
+					return usagef("%s, where the command is '%s %s'", given(args), cmd.Parent().CommandPath(), cmd.Use)
+				}
+				return err
+			}
+		}
 		c.RunE = func(cmd *cobra.Command, args []string) error {
 			*started = true
 			return runE(cmd, args)
@@ -60,6 +81,14 @@ func prepare(c *cobra.Command, started *bool) {
 	for _, child := range c.Commands() {
 		prepare(child, started)
 	}
+}
+
+// given says how many arguments there are.
+func given(args []string) string {
+	if len(args) == 0 {
+		return "there is no argument"
+	}
+	return "there are the arguments " + strings.Join(args, " ")
 }
 
 // usageError is a command line that makes no sense, found after its flags

@@ -9,8 +9,16 @@ import (
 	"berth/metadata"
 )
 
+// schema is what migrate has done and found.
+type schema struct {
+	Applied []string `json:"applied"`
+	Version int      `json:"version"`
+	Newest  int      `json:"newest"` // that this program has
+}
+
 func newMigrateCommand() *cobra.Command {
 	var status bool
+	var output *choice
 	c := &cobra.Command{
 		Use:   "migrate",
 		Short: "Bring the database's schema up to date",
@@ -34,63 +42,87 @@ starts; this is for those who do it by hand, before a new version is rolled out.
 					err = e
 				}
 			}()
+			done := schema{Applied: []string{}}
 			if !status {
 				applied, err := db.Migrate(ctx)
 				for _, name := range applied {
-					fmt.Fprintln(cmd.OutOrStdout(), "applied", name)
+					done.Applied = append(done.Applied, name)
+					if output.value != "json" {
+						fmt.Fprintln(cmd.OutOrStdout(), "applied", name)
+					}
 				}
 				if err != nil {
 					return err
 				}
 			}
-			have, want, err := db.SchemaVersion(ctx)
-			if err != nil {
+			if done.Version, done.Newest, err = db.SchemaVersion(ctx); err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "schema version %d of %d\n", have, want)
-			return nil
+			if output.value == "json" {
+				return printJSON(cmd.OutOrStdout(), done)
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "schema version %d of %d\n", done.Version, done.Newest)
+			return err
 		},
 	}
 	addFlags(c.Flags())
 	c.Flags().BoolVar(&status, "status", false, "only say which version the schema has")
+	output = outputFlag(c)
 	return c
 }
 
 func newConfigCommand() *cobra.Command {
+	var output *choice
 	c := &cobra.Command{
 		Use:   "config",
 		Short: "Print the settings in force, without secrets",
 		Example: `  berth config
-  BERTH_LISTEN=:8080 berth config --config /etc/berth.yaml`,
+  BERTH_LISTEN=:8080 berth config --config /etc/berth.yaml -o json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := loadConfig(cmd.Flags(), os.Environ())
 			if err != nil {
 				return err
 			}
+			values := map[string]string{}
 			for _, s := range settings() {
 				value := s.get(c)
 				if s.secret && value != "" {
 					value = "***"
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "%s: %q\n", s.key, value)
+				values[s.key] = value
+				if output.value != "json" {
+					fmt.Fprintf(cmd.OutOrStdout(), "%s: %q\n", s.key, value)
+				}
+			}
+			if output.value == "json" {
+				return printJSON(cmd.OutOrStdout(), values)
 			}
 			return nil
 		},
 	}
 	addFlags(c.Flags())
+	output = outputFlag(c)
 	return c
 }
 
 func newVersionCommand() *cobra.Command {
-	return &cobra.Command{
+	var output *choice
+	c := &cobra.Command{
 		Use:     "version",
 		Short:   "Print the version",
 		Example: `  berth version`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if output.value == "json" {
+				return printJSON(cmd.OutOrStdout(), struct {
+					Version string `json:"version"`
+				}{version})
+			}
 			_, err := fmt.Fprintln(cmd.OutOrStdout(), "berth", version)
 			return err
 		},
 	}
+	output = outputFlag(c)
+	return c
 }

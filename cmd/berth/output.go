@@ -91,10 +91,18 @@ func showTimeOr(t *time.Time, none string) string {
 
 // showOr is a text, or a word for none.
 func showOr(s *string, none string) string {
-	if s == nil {
+	if s == nil || *s == "" {
 		return none
 	}
 	return *s
+}
+
+// showState is whether a user or a group counts.
+func showState(disabled bool) string {
+	if disabled {
+		return "disabled"
+	}
+	return "enabled"
 }
 
 // showBytes is a size for people, in binary units.

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/api"
+	"berth/api/client"
 )
 
 func newQuotaCommand(r *remote) *cobra.Command {
@@ -30,16 +31,13 @@ func newQuotaSetCommand(r *remote) *cobra.Command {
 		Short: "Set a team's quota; what is not given is not limited",
 		Example: `  berth quota set core --bytes 100GiB
   berth quota set core --bytes 1TiB --repositories 50 --tags 10000`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(nameOf("team")),
 	}
 	c.Flags().StringVar(&bytes, "bytes", "", "most bytes, such as 500MiB or 100GiB")
 	c.Flags().Int64Var(&repositories, "repositories", 0, "most repositories")
 	c.Flags().Int64Var(&tags, "tags", 0, "most tags, of all repositories together")
 	c.MarkFlagsOneRequired("bytes", "repositories", "tags")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := nameArgument("team", args[0]); err != nil {
-			return err
-		}
 		var body api.QuotaLimits
 		if cmd.Flags().Changed("bytes") {
 			n, err := parseSize(bytes)
@@ -101,21 +99,14 @@ func newQuotaShowCommand(r *remote) *cobra.Command {
 		Use:     "show TEAM",
 		Short:   "Show a team's quota and what it uses",
 		Example: `  berth quota show core`,
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := nameArgument("team", args[0]); err != nil {
-				return err
-			}
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
+		Args:    arguments(nameOf("team")),
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 			q, err := fetched(s.GetTeamQuotaWithResponse(cmd.Context(), args[0]))
 			if err != nil {
 				return err
 			}
 			return printQuota(r, cmd, q)
-		},
+		}),
 	}
 }
 
@@ -125,23 +116,15 @@ func newQuotaListCommand(r *remote) *cobra.Command {
 		Short:   "List the teams that have a quota",
 		Example: `  berth quota list`,
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
-			quotas := all(func(limit *api.Limit, after *api.After) ([]api.Quota, *api.Next, error) {
-				page, err := fetched(s.ListQuotasWithResponse(cmd.Context(), &api.ListQuotasParams{Limit: limit, After: after}))
-				if err != nil {
-					return nil, nil, err
-				}
-				return page.Items, page.Next, nil
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
+			quotas := all(func(limit *api.Limit, after *api.After) (*client.ListQuotasResponse, error) {
+				return s.ListQuotasWithResponse(cmd.Context(), &api.ListQuotasParams{Limit: limit, After: after})
 			})
 			return printList(r, cmd, quotas, []string{"TEAM", "BYTES", "REPOSITORIES", "TAGS"}, func(q api.Quota) []string {
 				return []string{q.Team, showBytes(q.Bytes+q.ReservedBytes) + " " + limitText(q.Limits.Bytes, showBytes),
 					number(q.Repositories) + " " + limitText(q.Limits.Repositories, number), number(q.Tags) + " " + limitText(q.Limits.Tags, number)}
 			})
-		},
+		}),
 	}
 }
 
@@ -150,19 +133,12 @@ func newQuotaUnsetCommand(r *remote) *cobra.Command {
 		Use:     "unset TEAM",
 		Short:   "Remove a team's quota",
 		Example: `  berth quota unset core`,
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := nameArgument("team", args[0]); err != nil {
-				return err
-			}
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
+		Args:    arguments(nameOf("team")),
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 			if err := done(s.DeleteTeamQuotaWithResponse(cmd.Context(), args[0])); err != nil {
 				return err
 			}
 			return printDone(r, cmd, nil, "team %s has no quota", args[0])
-		},
+		}),
 	}
 }

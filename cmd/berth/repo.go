@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/api"
+	"berth/api/client"
 )
 
 func newRepoCommand(r *remote) *cobra.Command {
@@ -45,17 +46,10 @@ func newRepoCreateCommand(r *remote) *cobra.Command {
 		Short: "Create an empty repository before the first push",
 		Example: `  berth repo create core/app
   berth repo create core/site --visibility public`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(nameOf("repository")),
 	}
 	visibility := visibilityFlag(c)
-	c.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := nameArgument("repository", args[0]); err != nil {
-			return err
-		}
-		s, err := r.connect(cmd)
-		if err != nil {
-			return err
-		}
+	c.RunE = r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 		resp, err := s.CreateRepositoryWithResponse(cmd.Context(), args[0])
 		if err := check(resp, err); err != nil {
 			return err
@@ -71,7 +65,7 @@ func newRepoCreateCommand(r *remote) *cobra.Command {
 			}
 		}
 		return printDone(r, cmd, repo, "repository %s is created, %s", repo.Name, repo.Visibility)
-	}
+	})
 	return c
 }
 
@@ -86,23 +80,15 @@ func newRepoListCommand(r *remote) *cobra.Command {
 	}
 	team := c.Flags().String("team", "", "only repositories of this team")
 	prefix := c.Flags().String("prefix", "", "only repositories whose name starts with this")
-	c.RunE = func(cmd *cobra.Command, args []string) error {
-		s, err := r.connect(cmd)
-		if err != nil {
-			return err
-		}
-		repos := all(func(limit *api.Limit, after *api.After) ([]api.Repository, *api.Next, error) {
-			page, err := fetched(s.ListRepositoriesWithResponse(cmd.Context(), &api.ListRepositoriesParams{
-				Team: pointer(*team), Prefix: pointer(*prefix), Limit: limit, After: after}))
-			if err != nil {
-				return nil, nil, err
-			}
-			return page.Items, page.Next, nil
+	c.RunE = r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
+		repos := all(func(limit *api.Limit, after *api.After) (*client.ListRepositoriesResponse, error) {
+			return s.ListRepositoriesWithResponse(cmd.Context(), &api.ListRepositoriesParams{
+				Team: pointer(*team), Prefix: pointer(*prefix), Limit: limit, After: after})
 		})
 		return printList(r, cmd, repos, []string{"NAME", "VISIBILITY", "CREATED", "BY"}, func(p api.Repository) []string {
 			return []string{p.Name, string(p.Visibility), showTime(p.CreatedAt), p.CreatedBy}
 		})
-	}
+	})
 	return c
 }
 
@@ -111,15 +97,8 @@ func newRepoShowCommand(r *remote) *cobra.Command {
 		Use:     "show NAME",
 		Short:   "Show a repository and the tag policy that holds for it",
 		Example: `  berth repo show core/app`,
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := nameArgument("repository", args[0]); err != nil {
-				return err
-			}
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
+		Args:    arguments(nameOf("repository")),
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 			repo, err := fetched(s.GetRepositoryWithResponse(cmd.Context(), args[0]))
 			if err != nil {
 				return err
@@ -145,7 +124,7 @@ func newRepoShowCommand(r *remote) *cobra.Command {
 				facts = append(facts, fact{"Size", showBytes(*repo.Size)})
 			}
 			return printFacts(r, cmd, shown, append(facts, policyFacts(*p)...)...)
-		},
+		}),
 	}
 }
 
@@ -157,16 +136,13 @@ func newRepoSetCommand(r *remote) *cobra.Command {
 		Example: `  berth repo set core/app --visibility internal
   berth repo set core/app --tag-policy sealed --exempt latest
   berth repo set core/app --tag-policy inherit`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(nameOf("repository")),
 	}
 	visibility := visibilityFlag(c)
 	policy := addPolicyFlags(c, true)
 	c.MarkFlagsOneRequired("visibility", "tag-policy", "exempt")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		name := args[0]
-		if err := nameArgument("repository", name); err != nil {
-			return err
-		}
 		if err := policy.confirm(r, cmd, name); err != nil {
 			return err
 		}
@@ -202,22 +178,15 @@ func newRepoDeleteCommand(r *remote) *cobra.Command {
 		Use:     "delete NAME",
 		Short:   "Delete a repository with its tags and manifests",
 		Example: `  berth repo delete core/app --yes`,
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := nameArgument("repository", args[0]); err != nil {
-				return err
-			}
+		Args:    arguments(nameOf("repository")),
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 			if err := r.confirm(cmd, "This deletes the repository "+args[0]+" with all its tags and manifests."); err != nil {
-				return err
-			}
-			s, err := r.connect(cmd)
-			if err != nil {
 				return err
 			}
 			if err := done(s.DeleteRepositoryWithResponse(cmd.Context(), args[0], &api.DeleteRepositoryParams{})); err != nil {
 				return err
 			}
 			return printDone(r, cmd, nil, "repository %s is deleted", args[0])
-		},
+		}),
 	}
 }

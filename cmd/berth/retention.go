@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/api"
+	"berth/api/client"
 )
 
 func newRetentionCommand(r *remote) *cobra.Command {
@@ -242,13 +243,10 @@ func newRetentionDryRunCommand(r *remote) *cobra.Command {
 		Short: "Say which tags go now, and why each other one stays",
 		Example: `  berth retention dry-run core/app
   berth retention dry-run core/app --rule 'releases tags=v* newest=10 delete-immutable'`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(nameOf("repository")),
 	}
 	c.Flags().StringArrayVar(&rules, "rule", nil, "a rule to try in place of those that hold; give it again for more")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := nameArgument("repository", args[0]); err != nil {
-			return err
-		}
 		var body api.RetentionTrial
 		if len(rules) > 0 {
 			var err error
@@ -261,15 +259,12 @@ func newRetentionDryRunCommand(r *remote) *cobra.Command {
 			return err
 		}
 		var kept, deleted int
-		tags := all(func(limit *api.Limit, after *api.After) ([]api.RetentionDecision, *api.Next, error) {
-			page, err := fetched(s.DryRunRetentionWithResponse(cmd.Context(), args[0], &api.DryRunRetentionParams{Limit: limit, After: after}, body))
-			if err != nil {
-				return nil, nil, err
+		tags := all(func(limit *api.Limit, after *api.After) (*client.DryRunRetentionResponse, error) {
+			resp, err := s.DryRunRetentionWithResponse(cmd.Context(), args[0], &api.DryRunRetentionParams{Limit: limit, After: after}, body)
+			if err == nil && resp.JSON200 != nil && resp.JSON200.Kept != nil && resp.JSON200.Deleted != nil {
+				kept, deleted = *resp.JSON200.Kept, *resp.JSON200.Deleted
 			}
-			if page.Kept != nil && page.Deleted != nil {
-				kept, deleted = *page.Kept, *page.Deleted
-			}
-			return page.Items, page.Next, nil
+			return resp, err
 		})
 		err = printList(r, cmd, tags, []string{"TAG", "WHAT", "WHY"}, func(d api.RetentionDecision) []string {
 			what := "stays"
@@ -302,16 +297,9 @@ func newRetentionRunCommand(r *remote) *cobra.Command {
 		Use:     "run REPOSITORY",
 		Short:   "Apply the retention of a repository now",
 		Example: `  berth retention run core/app --yes`,
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := nameArgument("repository", args[0]); err != nil {
-				return err
-			}
+		Args:    arguments(nameOf("repository")),
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 			if err := r.confirm(cmd, "This deletes what 'berth retention dry-run "+args[0]+"' shows."); err != nil {
-				return err
-			}
-			s, err := r.connect(cmd)
-			if err != nil {
 				return err
 			}
 			deleted := 0
@@ -326,6 +314,6 @@ func newRetentionRunCommand(r *remote) *cobra.Command {
 					return printDone(r, cmd, run, "%s deleted", count(deleted, "tag"))
 				}
 			}
-		},
+		}),
 	}
 }

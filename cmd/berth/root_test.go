@@ -1,27 +1,259 @@
 package main
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"berth/testenv"
 )
 
-// TestEveryCommandHasAnExample: help without an example sends people to search for one.
-func TestEveryCommandHasAnExample(t *testing.T) {
+// everyCommand walks the command tree as run prepares it, but for the commands that cobra adds.
+func everyCommand(t *testing.T, visit func(t *testing.T, c *cobra.Command)) {
+	t.Helper()
+	root := newRootCommand()
+	prepare(root, new(bool))
 	count := 0
 	var walk func(c *cobra.Command)
 	walk = func(c *cobra.Command) {
-		count++
-		if c.HasParent() && (!strings.Contains(c.Example, "berth ") || c.Short == "") {
-			t.Errorf("%s: Short %q, Example %q", c.CommandPath(), c.Short, c.Example)
+		if c.HasParent() {
+			count++
+			t.Run(strings.ReplaceAll(strings.TrimPrefix(c.CommandPath(), "berth "), " ", "-"), func(t *testing.T) { visit(t, c) })
 		}
 		for _, sub := range c.Commands() {
 			walk(sub)
 		}
 	}
-	walk(newRootCommand())
+	walk(root)
 	if count < 60 {
 		t.Errorf("only %d commands were looked at", count)
 	}
+}
+
+// TestHelp holds the help of all commands to one voice: a sentence without a full stop that
+// says what the command does, and examples that this very command understands.
+func TestHelp(t *testing.T) {
+	everyCommand(t, func(t *testing.T, c *cobra.Command) {
+		if c.Short == "" || !unicode.IsUpper(rune(c.Short[0])) || strings.HasSuffix(c.Short, ".") {
+			t.Errorf("Short %q: begin with a capital letter and end without a full stop", c.Short)
+		}
+		if c.Long != "" && !strings.Contains(c.Long, ".") {
+			t.Errorf("Long %q is not a sentence", c.Long)
+		}
+		examples := commandsOf(c.Example)
+		if len(examples) == 0 {
+			t.Fatalf("Example %q has no command", c.Example)
+		}
+		own := false
+		for _, words := range examples {
+			root := newRootCommand()
+			prepare(root, new(bool))
+			found, rest, err := root.Find(words)
+			if err != nil {
+				t.Errorf("example berth %s: %v", strings.Join(words, " "), err)
+				continue
+			}
+			own = own || strings.HasPrefix(found.CommandPath(), c.CommandPath())
+			if err := found.ParseFlags(rest); err != nil {
+				t.Errorf("example berth %s: %v", strings.Join(words, " "), err)
+				continue
+			}
+			if err := found.ValidateArgs(found.Flags().Args()); err != nil {
+				t.Errorf("example berth %s: %v", strings.Join(words, " "), err)
+			}
+			if err := found.ValidateRequiredFlags(); err != nil {
+				t.Errorf("example berth %s: %v", strings.Join(words, " "), err)
+			}
+			if err := found.ValidateFlagGroups(); err != nil {
+				t.Errorf("example berth %s: %v", strings.Join(words, " "), err)
+			}
+		}
+		if !own {
+			t.Errorf("no example of its own in %q", c.Example)
+		}
+		c.LocalFlags().VisitAll(func(f *pflag.Flag) {
+			if f.Usage == "" || strings.HasSuffix(f.Usage, ".") || unicode.IsUpper(rune(f.Usage[0])) && !unicode.IsUpper(rune(f.Usage[1])) {
+				t.Errorf("--%s: usage %q: begin with a small letter and end without a full stop", f.Name, f.Usage)
+			}
+		})
+	})
+}
+
+// word is a word of a shell's command line, with quotes.
+var word = regexp.MustCompile(`(?:'[^']*'|"[^"]*"|[^\s'"])+`)
+
+// commandsOf gives the arguments of the calls of berth in an example or in the code of a page.
+func commandsOf(text string) [][]string {
+	var commands [][]string
+	for line := range strings.Lines(strings.ReplaceAll(text, "\\\n", " ")) {
+		line, _, _ = strings.Cut(line, "  #")
+		first, ours := true, false // word of a command, which is berth
+		for _, w := range word.FindAllString(line, -1) {
+			last := strings.HasSuffix(w, ";")
+			w = strings.TrimSuffix(w, ";")
+			switch {
+			case w == "|" || w == "&" || w == "&&" || w == "||":
+				last = true
+			case strings.HasPrefix(w, "<") || strings.HasPrefix(w, ">"):
+				ours = false
+			case first && assignment.MatchString(w):
+				continue
+			case first && (w == "berth" || w == "./berth"):
+				ours = true
+				commands = append(commands, []string{})
+			case ours && w != "":
+				n := len(commands) - 1
+				commands[n] = append(commands[n], strings.NewReplacer("'", "", `"`, "").Replace(w))
+			}
+			first = last
+			ours = ours && !last
+		}
+	}
+	return commands
+}
+
+// examplesBelow gives the examples of a command and of those below it.
+func examplesBelow(c *cobra.Command) [][]string {
+	examples := commandsOf(c.Example)
+	for _, sub := range c.Commands() {
+		examples = append(examples, examplesBelow(sub)...)
+	}
+	return examples
+}
+
+var assignment = regexp.MustCompile(`^[A-Za-z_]+=`)
+
+// TestPagesNameCommands: a command in the README or a page is one that there is, with flags that there are.
+func TestPagesNameCommands(t *testing.T) {
+	root, err := testenv.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := 0
+	for _, page := range append(pages, filepath.Join(root, "README.md"), filepath.Join(root, "deploy", "README.md")) {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		inline, blocks := codeOf(string(text))
+		for i, words := range append(commandsOf(blocks), commandsOf(inline)...) {
+			if slices.ContainsFunc(words, func(w string) bool { return strings.HasPrefix(w, "$") }) {
+				continue // a shell variable holds flags
+			}
+			count++
+			tree := newRootCommand()
+			tree.InitDefaultCompletionCmd()
+			prepare(tree, new(bool))
+			found, rest, err := tree.Find(words)
+			if err == nil {
+				err = found.ParseFlags(rest)
+			}
+			if err == nil && i < len(commandsOf(blocks)) { // in a sentence arguments may be left out
+				if err = found.ValidateArgs(found.Flags().Args()); err == nil {
+					err = found.ValidateFlagGroups()
+				}
+			}
+			if err != nil && !errors.Is(err, pflag.ErrHelp) {
+				t.Errorf("%s: berth %s: %v", filepath.Base(page), strings.Join(words, " "), err)
+			}
+		}
+	}
+	if count < 100 {
+		t.Errorf("only %d commands were found in the pages", count)
+	}
+}
+
+// codeOf gives the code of a page: what stands in a sentence between backquotes, and what is indented or fenced.
+func codeOf(text string) (inline, blocks string) {
+	var in, out strings.Builder
+	fenced := false
+	for line := range strings.Lines(text) {
+		switch {
+		case strings.HasPrefix(line, "```"):
+			fenced = !fenced
+		case fenced || strings.HasPrefix(line, "    "):
+			out.WriteString(strings.TrimSpace(line) + "\n")
+		default:
+			for i, part := range strings.Split(line, "`") {
+				if i%2 == 1 && len(strings.Fields(part)) > 1 {
+					in.WriteString(part + "\n")
+				}
+			}
+		}
+	}
+	return in.String(), out.String()
+}
+
+// TestUnknownArguments: what a command does not know is refused, and never passed over.
+func TestUnknownArguments(t *testing.T) {
+	everyCommand(t, func(t *testing.T, c *cobra.Command) {
+		err := c.ValidateArgs([]string{"a", "b", "c", "d", "e"})
+		if err == nil {
+			t.Fatal("takes any number of arguments")
+		}
+		if text := err.Error(); strings.Contains(text, "arg(s)") || strings.Contains(text, "\n") {
+			t.Errorf("says %q: one sentence, please, that says what the command takes", text)
+		}
+	})
+}
+
+// TestFlags: what prints data prints JSON, and a letter stands for one flag everywhere.
+func TestFlags(t *testing.T) {
+	letters := map[string]string{}
+	everyCommand(t, func(t *testing.T, c *cobra.Command) {
+		c.Flags().VisitAll(func(f *pflag.Flag) {
+			if was := letters[f.Shorthand]; f.Shorthand != "" && was != "" && was != f.Name {
+				t.Errorf("-%s is --%s, and --%s elsewhere", f.Shorthand, f.Name, was)
+			}
+			letters[f.Shorthand] = f.Name
+		})
+		if c.HasSubCommands() || slices.Contains(withoutJSON, c.CommandPath()) {
+			return
+		}
+		f := c.Flag("output")
+		if f == nil || f.Shorthand != "o" {
+			t.Fatal("has no --output, -o")
+		}
+		if f.Value.Set("json") != nil || f.Value.Set("xml") == nil {
+			t.Error("--output does not take json, or takes anything")
+		}
+	})
+}
+
+// withoutJSON are the commands that print no data, or in a form that others have fixed.
+var withoutJSON = []string{
+	"berth serve",
+	"berth credential-helper", "berth init-container",
+	"berth rbac grant", "berth rbac revoke", "berth rbac add", "berth rbac remove", "berth rbac enable", "berth rbac disable",
+	"berth rbac permissions", "berth rbac add-member", "berth rbac remove-member", "berth rbac change-password",
+}
+
+// TestCompletion: the shell completes the words of every flag that takes one of a few.
+func TestCompletion(t *testing.T) {
+	everyCommand(t, func(t *testing.T, c *cobra.Command) {
+		c.Flags().VisitAll(func(f *pflag.Flag) {
+			if one, ok := f.Value.(*choice); ok {
+				complete, ok := c.GetFlagCompletionFunc(f.Name)
+				if !ok {
+					t.Errorf("--%s is not completed", f.Name)
+					return
+				}
+				if names, _ := complete(c, nil, ""); !slices.Equal(names, one.values) {
+					t.Errorf("--%s is completed as %q", f.Name, names)
+				}
+			}
+		})
+	})
 }

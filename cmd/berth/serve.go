@@ -10,10 +10,8 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/signal"
 	"runtime/debug"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -125,8 +123,6 @@ func serve(ctx context.Context, c *config, stdout io.Writer, log *slog.Logger) e
 		closeAll(servers)
 		return fmt.Errorf("serving: %w", err)
 	}
-	// A second signal ends the process at once.
-	signal.Reset(os.Interrupt, syscall.SIGTERM)
 	log.Info("stopping: finishing what is in flight", "at_most", c.ShutdownTimeout)
 	a.server.Drain()
 	stop, cancel := context.WithTimeout(context.Background(), c.ShutdownTimeout)

@@ -1,13 +1,13 @@
 package main
 
 import (
-	"net/http"
 	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"berth/api"
+	"berth/api/client"
 )
 
 func newServiceCommand(r *remote) *cobra.Command {
@@ -46,22 +46,14 @@ func newServiceSetCommand(r *remote) *cobra.Command {
 	f.StringVar(&anonymous, "anonymous-pull", "", "the repositories that everybody may pull, * and ? are wildcards; '' is none")
 	f.BoolVar(&refresh, "refresh-tokens", false, "hand out refresh tokens to clients that ask for one")
 	algorithm := choiceFlag(c, "algorithm", "ES256", "of the keys that are made for it", "ES256", "ES384", "RS256")
-	c.RunE = func(cmd *cobra.Command, args []string) error {
-		s, err := r.connect(cmd)
+	c.RunE = r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
+		before, err := s.GetServiceWithResponse(cmd.Context(), args[0])
+		now, err := found(before, err)
 		if err != nil {
 			return err
 		}
-		before, err := s.GetServiceWithResponse(cmd.Context(), args[0])
-		if err != nil {
-			return explain(err)
-		}
 		params, change := &api.PutServiceParams{}, api.ServiceChange{}
-		switch {
-		case before.StatusCode() == http.StatusNotFound: // a new one
-		case check(before, nil) != nil:
-			return check(before, nil)
-		default:
-			now := before.JSON200
+		if now != nil {
 			change = api.ServiceChange{Issuer: &now.Issuer, TokenTtl: &now.TokenTtl, AnonymousPull: &now.AnonymousPull,
 				RefreshTokens: &now.RefreshTokens, Algorithm: pointer(api.ServiceChangeAlgorithm(now.Algorithm))}
 			params.IfMatch = pointer(before.HTTPResponse.Header.Get("ETag"))
@@ -87,7 +79,7 @@ func newServiceSetCommand(r *remote) *cobra.Command {
 			return err
 		}
 		return printDone(r, cmd, service, "service %s: issuer %s, tokens live for %s", service.Name, service.Issuer, seconds(service.TokenTtl))
-	}
+	})
 	return c
 }
 
@@ -99,22 +91,14 @@ func newServiceListCommand(r *remote) *cobra.Command {
 		Short:   "List the services",
 		Example: `  berth service list --output json`,
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
-			services := all(func(limit *api.Limit, after *api.After) ([]api.Service, *api.Next, error) {
-				page, err := fetched(s.ListServicesWithResponse(cmd.Context(), &api.ListServicesParams{Limit: limit, After: after}))
-				if err != nil {
-					return nil, nil, err
-				}
-				return page.Items, page.Next, nil
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
+			services := all(func(limit *api.Limit, after *api.After) (*client.ListServicesResponse, error) {
+				return s.ListServicesWithResponse(cmd.Context(), &api.ListServicesParams{Limit: limit, After: after})
 			})
 			return printList(r, cmd, services, []string{"NAME", "ISSUER", "TOKEN TTL", "ALGORITHM", "ANONYMOUS PULL", "REFRESH TOKENS"}, func(v api.Service) []string {
-				return []string{v.Name, v.Issuer, seconds(v.TokenTtl).String(), string(v.Algorithm), orDash(v.AnonymousPull), strconv.FormatBool(v.RefreshTokens)}
+				return []string{v.Name, v.Issuer, seconds(v.TokenTtl).String(), string(v.Algorithm), showOr(&v.AnonymousPull, "-"), strconv.FormatBool(v.RefreshTokens)}
 			})
-		},
+		}),
 	}
 }
 
@@ -124,11 +108,7 @@ func newServiceShowCommand(r *remote) *cobra.Command {
 		Short:   "Show a service",
 		Example: `  berth service show registry.example.com`,
 		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 			v, err := fetched(s.GetServiceWithResponse(cmd.Context(), args[0]))
 			if err != nil {
 				return err
@@ -138,18 +118,11 @@ func newServiceShowCommand(r *remote) *cobra.Command {
 				fact{"Issuer", v.Issuer},
 				fact{"Token TTL", seconds(v.TokenTtl).String()},
 				fact{"Algorithm", string(v.Algorithm)},
-				fact{"Anonymous pull", orDash(v.AnonymousPull)},
+				fact{"Anonymous pull", showOr(&v.AnonymousPull, "-")},
 				fact{"Refresh tokens", strconv.FormatBool(v.RefreshTokens)},
 				fact{"Created", showTime(v.CreatedAt)})
-		},
+		}),
 	}
-}
-
-func orDash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
 }
 
 func newServiceDeleteCommand(r *remote) *cobra.Command {
@@ -158,18 +131,14 @@ func newServiceDeleteCommand(r *remote) *cobra.Command {
 		Short:   "Delete a service with its keys",
 		Example: `  berth service delete registry.example.com --yes`,
 		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 			if err := r.confirm(cmd, "This deletes the service "+args[0]+" with its keys: its registry gets no tokens any more."); err != nil {
-				return err
-			}
-			s, err := r.connect(cmd)
-			if err != nil {
 				return err
 			}
 			if err := done(s.DeleteServiceWithResponse(cmd.Context(), args[0], &api.DeleteServiceParams{})); err != nil {
 				return err
 			}
 			return printDone(r, cmd, nil, "service %s is deleted", args[0])
-		},
+		}),
 	}
 }

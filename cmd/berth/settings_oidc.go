@@ -36,7 +36,7 @@ type oidcConfig struct {
 func oidcSettings() []setting {
 	issuer := func(v string) error { return auth.CheckIssuer(v, true) }
 	return []setting{
-		stringSetting("oidc_issuer", "", "OpenID provider that vouches for people, as in its tokens' claim iss", func(c *config) *string { return &c.OIDC.Issuer }, issuer),
+		stringSetting("oidc_issuer", "", "the OpenID provider that vouches for people, as in its tokens' claim iss", func(c *config) *string { return &c.OIDC.Issuer }, issuer),
 		stringSetting("oidc_client_id", "", "client of the browser's sign-in at the provider; its ID tokens are accepted", func(c *config) *string { return &c.OIDC.ClientID }, nil),
 		secret(stringSetting("oidc_client_secret", "", "secret of that client; none when it is a public one", func(c *config) *string { return &c.OIDC.ClientSecret }, nil), "none"),
 		shown(stringSetting("oidc_cli_client_id", "", "public client of `berth login`, without a secret, with the redirect http://127.0.0.1/callback at any port", func(c *config) *string { return &c.OIDC.CLIClientID }, nil), "`oidc_client_id`"),

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/api"
+	"berth/api/client"
 	"berth/oci"
 )
 
@@ -45,26 +46,15 @@ func newTagListCommand(r *remote) *cobra.Command {
 		Use:     "list REPOSITORY",
 		Short:   "List a repository's tags",
 		Example: `  berth tag list core/app`,
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := nameArgument("repository", args[0]); err != nil {
-				return err
-			}
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
-			tags := all(func(limit *api.Limit, after *api.After) ([]api.Tag, *api.Next, error) {
-				page, err := fetched(s.ListTagsWithResponse(cmd.Context(), args[0], &api.ListTagsParams{Limit: limit, After: after}))
-				if err != nil {
-					return nil, nil, err
-				}
-				return page.Items, page.Next, nil
+		Args:    arguments(nameOf("repository")),
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
+			tags := all(func(limit *api.Limit, after *api.After) (*client.ListTagsResponse, error) {
+				return s.ListTagsWithResponse(cmd.Context(), args[0], &api.ListTagsParams{Limit: limit, After: after})
 			})
 			return printList(r, cmd, tags, []string{"TAG", "DIGEST", "POLICY", "PUSHED", "BY"}, func(t api.Tag) []string {
 				return []string{t.Name, t.Digest, string(t.Mode), showTime(t.UpdatedAt), t.UpdatedBy}
 			})
-		},
+		}),
 	}
 }
 
@@ -114,12 +104,8 @@ func newTagHistoryCommand(r *remote) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			events := all(func(limit *api.Limit, after *api.After) ([]api.TagEvent, *api.Next, error) {
-				page, err := fetched(s.ListTagHistoryWithResponse(cmd.Context(), repository, tag, &api.ListTagHistoryParams{Limit: limit, After: after}))
-				if err != nil {
-					return nil, nil, err
-				}
-				return page.Items, page.Next, nil
+			events := all(func(limit *api.Limit, after *api.After) (*client.ListTagHistoryResponse, error) {
+				return s.ListTagHistoryWithResponse(cmd.Context(), repository, tag, &api.ListTagHistoryParams{Limit: limit, After: after})
 			})
 			return printList(r, cmd, events, []string{"WHEN", "WHAT", "WHO", "DIGEST", "PROVENANCE"}, func(e api.TagEvent) []string {
 				return []string{showTime(e.At), string(e.Action), e.Actor, e.Digest, showClaims(e.Claims)}
@@ -172,28 +158,13 @@ func newTagDeletedCommand(r *remote) *cobra.Command {
 		Short: "List deleted tags and manifests that can be restored, newest first",
 		Example: `  berth tag deleted core/app
   berth tag deleted core/app -o json`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := nameArgument("repository", args[0]); err != nil {
-				return err
-			}
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
-			tags := all(func(limit *api.Limit, after *api.After) ([]api.DeletedTag, *api.Next, error) {
-				page, err := fetched(s.ListDeletedTagsWithResponse(cmd.Context(), args[0], &api.ListDeletedTagsParams{Limit: limit, After: after}))
-				if err != nil {
-					return nil, nil, err
-				}
-				return page.Items, page.Next, nil
+		Args: arguments(nameOf("repository")),
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
+			tags := all(func(limit *api.Limit, after *api.After) (*client.ListDeletedTagsResponse, error) {
+				return s.ListDeletedTagsWithResponse(cmd.Context(), args[0], &api.ListDeletedTagsParams{Limit: limit, After: after})
 			})
-			manifests := all(func(limit *api.Limit, after *api.After) ([]api.DeletedManifest, *api.Next, error) {
-				page, err := fetched(s.ListDeletedManifestsWithResponse(cmd.Context(), args[0], &api.ListDeletedManifestsParams{Limit: limit, After: after}))
-				if err != nil {
-					return nil, nil, err
-				}
-				return page.Items, page.Next, nil
+			manifests := all(func(limit *api.Limit, after *api.After) (*client.ListDeletedManifestsResponse, error) {
+				return s.ListDeletedManifestsWithResponse(cmd.Context(), args[0], &api.ListDeletedManifestsParams{Limit: limit, After: after})
 			})
 			// A manifest is a line without a tag.
 			rows := func(yield func(api.DeletedTag, error) bool) {
@@ -209,13 +180,9 @@ func newTagDeletedCommand(r *remote) *cobra.Command {
 				}
 			}
 			return printList(r, cmd, rows, []string{"TAG", "DIGEST", "DELETED", "BY", "UNTIL"}, func(t api.DeletedTag) []string {
-				name := t.Name
-				if name == "" {
-					name = "-"
-				}
-				return []string{name, t.Digest, showTime(t.DeletedAt), t.DeletedBy, showTime(t.Until)}
+				return []string{showOr(&t.Name, "-"), t.Digest, showTime(t.DeletedAt), t.DeletedBy, showTime(t.Until)}
 			})
-		},
+		}),
 	}
 }
 

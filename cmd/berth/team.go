@@ -4,6 +4,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/api"
+	"berth/api/client"
 )
 
 func newTeamCommand(r *remote) *cobra.Command {
@@ -36,24 +37,17 @@ func newTeamCreateCommand(r *remote) *cobra.Command {
 		Short: "Create a team",
 		Example: `  berth team create core
   berth team create oss --default-visibility public`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(nameOf("team")),
 	}
 	visibility := defaultVisibilityFlag(c)
-	c.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := nameArgument("team", args[0]); err != nil {
-			return err
-		}
-		s, err := r.connect(cmd)
-		if err != nil {
-			return err
-		}
+	c.RunE = r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 		team, err := created(s.CreateTeamWithResponse(cmd.Context(), api.TeamCreate{
 			Name: args[0], DefaultVisibility: pointer(api.DefaultVisibility(visibility.value))}))
 		if err != nil {
 			return err
 		}
 		return printDone(r, cmd, team, "team %s is created", team.Name)
-	}
+	})
 	return c
 }
 
@@ -67,22 +61,14 @@ func newTeamListCommand(r *remote) *cobra.Command {
 		Short:   "List your teams; for admins, all teams",
 		Example: `  berth team list`,
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
-			teams := all(func(limit *api.Limit, after *api.After) ([]api.Team, *api.Next, error) {
-				page, err := fetched(s.ListTeamsWithResponse(cmd.Context(), &api.ListTeamsParams{Limit: limit, After: after}))
-				if err != nil {
-					return nil, nil, err
-				}
-				return page.Items, page.Next, nil
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
+			teams := all(func(limit *api.Limit, after *api.After) (*client.ListTeamsResponse, error) {
+				return s.ListTeamsWithResponse(cmd.Context(), &api.ListTeamsParams{Limit: limit, After: after})
 			})
 			return printList(r, cmd, teams, []string{"NAME", "DEFAULT VISIBILITY", "CREATED"}, func(t api.Team) []string {
 				return []string{t.Name, string(t.DefaultVisibility), showTime(t.CreatedAt)}
 			})
-		},
+		}),
 	}
 }
 
@@ -91,15 +77,8 @@ func newTeamShowCommand(r *remote) *cobra.Command {
 		Use:     "show NAME",
 		Short:   "Show a team and the tag policy that holds for it",
 		Example: `  berth team show core`,
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := nameArgument("team", args[0]); err != nil {
-				return err
-			}
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
+		Args:    arguments(nameOf("team")),
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 			t, err := fetched(s.GetTeamWithResponse(cmd.Context(), args[0]))
 			if err != nil {
 				return err
@@ -117,7 +96,7 @@ func newTeamShowCommand(r *remote) *cobra.Command {
 				{"Default visibility", string(t.DefaultVisibility)},
 				{"Created", showTime(t.CreatedAt)}},
 				policyFacts(*p)...)...)
-		},
+		}),
 	}
 }
 
@@ -129,16 +108,13 @@ func newTeamSetCommand(r *remote) *cobra.Command {
 		Example: `  berth team set core --default-visibility internal
   berth team set core --tag-policy immutable --exempt latest --exempt 'dev-*'
   berth team set core --tag-policy inherit`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(nameOf("team")),
 	}
 	visibility := defaultVisibilityFlag(c)
 	policy := addPolicyFlags(c, true)
 	c.MarkFlagsOneRequired("default-visibility", "tag-policy", "exempt")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		team := args[0]
-		if err := nameArgument("team", team); err != nil {
-			return err
-		}
 		if err := policy.confirm(r, cmd, "all of team "+team); err != nil {
 			return err
 		}
@@ -173,23 +149,16 @@ func newTeamDeleteCommand(r *remote) *cobra.Command {
 		Use:     "delete NAME",
 		Short:   "Delete a team that has no repositories",
 		Example: `  berth team delete core --yes`,
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := nameArgument("team", args[0]); err != nil {
-				return err
-			}
+		Args:    arguments(nameOf("team")),
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 			if err := r.confirm(cmd, "This deletes the team "+args[0]+" with its memberships and robots."); err != nil {
-				return err
-			}
-			s, err := r.connect(cmd)
-			if err != nil {
 				return err
 			}
 			if err := done(s.DeleteTeamWithResponse(cmd.Context(), args[0], &api.DeleteTeamParams{})); err != nil {
 				return err
 			}
 			return printDone(r, cmd, nil, "team %s is deleted", args[0])
-		},
+		}),
 	}
 }
 
@@ -198,26 +167,15 @@ func newTeamMembersCommand(r *remote) *cobra.Command {
 		Use:     "members TEAM",
 		Short:   "List the members of a team",
 		Example: `  berth team members core`,
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := nameArgument("team", args[0]); err != nil {
-				return err
-			}
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
-			members := all(func(limit *api.Limit, after *api.After) ([]api.Member, *api.Next, error) {
-				page, err := fetched(s.ListMembersWithResponse(cmd.Context(), args[0], &api.ListMembersParams{Limit: limit, After: after}))
-				if err != nil {
-					return nil, nil, err
-				}
-				return page.Items, page.Next, nil
+		Args:    arguments(nameOf("team")),
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
+			members := all(func(limit *api.Limit, after *api.After) (*client.ListMembersResponse, error) {
+				return s.ListMembersWithResponse(cmd.Context(), args[0], &api.ListMembersParams{Limit: limit, After: after})
 			})
 			return printList(r, cmd, members, []string{"USER", "ROLE"}, func(m api.Member) []string {
 				return []string{m.User, string(m.Role)}
 			})
-		},
+		}),
 	}
 }
 
@@ -227,23 +185,16 @@ func newTeamAddMemberCommand(r *remote) *cobra.Command {
 		Short: "Add a user to a team, or change the role there",
 		Example: `  berth team add-member core alice
   berth team add-member core bob --role maintainer`,
-		Args: cobra.ExactArgs(2),
+		Args: arguments(nameOf("team"), userArgument),
 	}
 	role := choiceFlag(c, "role", "member", "what the user may do in the team", "reader", "member", "maintainer")
-	c.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := memberArguments(args); err != nil {
-			return err
-		}
-		s, err := r.connect(cmd)
-		if err != nil {
-			return err
-		}
+	c.RunE = r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 		m, err := fetched(s.PutMemberWithResponse(cmd.Context(), args[0], args[1], api.MemberChange{Role: api.TeamRole(role.value)}))
 		if err != nil {
 			return err
 		}
 		return printDone(r, cmd, m, "%s is %s of %s", m.User, m.Role, args[0])
-	}
+	})
 	return c
 }
 
@@ -252,26 +203,12 @@ func newTeamRemoveMemberCommand(r *remote) *cobra.Command {
 		Use:     "remove-member TEAM USER",
 		Short:   "Remove a user from a team",
 		Example: `  berth team remove-member core alice`,
-		Args:    cobra.ExactArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := memberArguments(args); err != nil {
-				return err
-			}
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
+		Args:    arguments(nameOf("team"), userArgument),
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 			if err := done(s.RemoveMemberWithResponse(cmd.Context(), args[0], args[1])); err != nil {
 				return err
 			}
 			return printDone(r, cmd, nil, "%s is not in %s any more", args[1], args[0])
-		},
+		}),
 	}
-}
-
-func memberArguments(args []string) error {
-	if err := nameArgument("team", args[0]); err != nil {
-		return err
-	}
-	return userArgument(args[1])
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"strconv"
 	"strings"
@@ -10,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/api"
+	"berth/api/client"
 )
 
 func newTokenCommand(r *remote) *cobra.Command {
@@ -42,23 +42,25 @@ func addTokenOwner(c *cobra.Command) tokenOwner {
 	return o
 }
 
-// check refuses names that are none.
-func (o tokenOwner) check() error {
-	if *o.team != "" {
-		return nameArgument("team", *o.team)
+// connect is that of remote. user is whose personal tokens are meant, "" for those
+// of a team.
+func (o tokenOwner) connect(r *remote, cmd *cobra.Command) (s *connection, user string, err error) {
+	switch {
+	case *o.team != "":
+		err = nameArgument("team", *o.team)
+	case *o.user != "":
+		err = userArgument(*o.user)
 	}
-	if *o.user != "" {
-		return userArgument(*o.user)
+	if err != nil {
+		return nil, "", err
 	}
-	return nil
-}
-
-// userName is the user whose personal tokens are meant.
-func (o tokenOwner) userName(ctx context.Context, s *connection) (string, error) {
-	if *o.user != "" {
-		return *o.user, nil
+	if s, err = r.connect(cmd); err != nil || *o.team != "" {
+		return s, "", err
 	}
-	return s.self(ctx)
+	if user = *o.user; user == "" {
+		user, err = s.self(cmd.Context())
+	}
+	return s, user, err
 }
 
 func newTokenCreateCommand(r *remote) *cobra.Command {
@@ -71,19 +73,16 @@ the password, for example in 'docker login'.`,
   berth token create ci --team core --repositories 'core/app*' --actions pull,push
   berth token create release --team core --actions pull,push --tags 'v*' --expires 2030-01-31
   berth token create prod --team core --kind deploy --cidr 10.0.0.0/8 --cidr 2001:db8::/32 --expires 30d`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(nameOf("token")),
 	}
 	owner := addTokenOwner(c)
 	kind := choiceFlag(c, "kind", "robot", "of a team's token", "robot", "deploy")
 	repositories := c.Flags().String("repositories", "", "a pattern (* and ?) on the names of repositories (default \"*\", and \"TEAM/*\" for a deploy token)")
-	actions := c.Flags().StringSlice("actions", []string{"pull"}, "what the token may do: pull, push, delete, admin")
+	actions := actionsFlag(c, []string{"pull"}, "what the token may do")
 	tags := c.Flags().String("tags", "", "a pattern (* and ?) on the tags that may be pushed and deleted, or pulled by a token that can only pull (default every tag)")
 	cidrs := c.Flags().StringSlice("cidr", nil, "a network from which it may be used, such as 10.0.0.0/8; can be repeated (default everywhere)")
 	expires := c.Flags().String("expires", "", "when it ends: after 30d, 12h or 2w, or at 2030-01-31 (default never)")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := owner.check(); err != nil {
-			return err
-		}
 		body := api.TokenCreate{Name: args[0], Repositories: pointer(*repositories), Tags: pointer(*tags)}
 		if len(*cidrs) > 0 {
 			body.Cidrs = cidrs
@@ -94,12 +93,9 @@ the password, for example in 'docker login'.`,
 		case kind.value == "deploy":
 			return usagef("a deploy token belongs to a team: add --team")
 		}
-		for _, a := range *actions {
-			action := api.Action(strings.TrimSpace(a))
-			if !action.Valid() {
-				return usagef("the action %q does not exist: use pull, push, delete or admin", a)
-			}
-			body.Actions = append(body.Actions, action)
+		var err error
+		if body.Actions, err = actions(); err != nil {
+			return err
 		}
 		if *expires != "" {
 			at, err := parseExpiry(*expires, time.Now())
@@ -108,7 +104,7 @@ the password, for example in 'docker login'.`,
 			}
 			body.ExpiresAt = &at
 		}
-		s, err := r.connect(cmd)
+		s, user, err := owner.connect(r, cmd)
 		if err != nil {
 			return err
 		}
@@ -117,10 +113,6 @@ the password, for example in 'docker login'.`,
 		if *owner.team != "" {
 			token, err = created(s.CreateRobotWithResponse(ctx, *owner.team, body))
 		} else {
-			var user string
-			if user, err = owner.userName(ctx, s); err != nil {
-				return err
-			}
 			token, err = created(s.CreateTokenWithResponse(ctx, user, body))
 		}
 		if err != nil {
@@ -168,33 +160,19 @@ func newTokenListCommand(r *remote) *cobra.Command {
 	}
 	owner := addTokenOwner(c)
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := owner.check(); err != nil {
-			return err
-		}
-		s, err := r.connect(cmd)
+		s, user, err := owner.connect(r, cmd)
 		if err != nil {
 			return err
 		}
 		ctx := cmd.Context()
-		var user string
-		if *owner.team == "" {
-			if user, err = owner.userName(ctx, s); err != nil {
-				return err
-			}
-		}
-		tokens := all(func(limit *api.Limit, after *api.After) ([]api.Token, *api.Next, error) {
-			var page *api.TokenList
-			var err error
-			if *owner.team != "" {
-				page, err = fetched(s.ListRobotsWithResponse(ctx, *owner.team, &api.ListRobotsParams{Limit: limit, After: after}))
-			} else {
-				page, err = fetched(s.ListTokensWithResponse(ctx, user, &api.ListTokensParams{Limit: limit, After: after}))
-			}
-			if err != nil {
-				return nil, nil, err
-			}
-			return page.Items, page.Next, nil
+		tokens := all(func(limit *api.Limit, after *api.After) (*client.ListTokensResponse, error) {
+			return s.ListTokensWithResponse(ctx, user, &api.ListTokensParams{Limit: limit, After: after})
 		})
+		if *owner.team != "" {
+			tokens = all(func(limit *api.Limit, after *api.After) (*client.ListRobotsResponse, error) {
+				return s.ListRobotsWithResponse(ctx, *owner.team, &api.ListRobotsParams{Limit: limit, After: after})
+			})
+		}
 		return printList(r, cmd, tokens, []string{"NAME", "KIND", "USERNAME", "REPOSITORIES", "ACTIONS", "EXPIRES", "LAST USED", "SECRETS"}, func(t api.Token) []string {
 			return []string{t.Name, string(t.Kind), t.Username, t.Repositories, showList(t.Actions), showTimeOr(t.ExpiresAt, "never"), showUse(t), strconv.Itoa(len(t.Secrets))}
 		})
@@ -207,17 +185,11 @@ func newTokenShowCommand(r *remote) *cobra.Command {
 		Use:     "show NAME",
 		Short:   "Show a token, without its secret",
 		Example: `  berth token show ci --team core`,
-		Args:    cobra.ExactArgs(1),
+		Args:    arguments(nameOf("token")),
 	}
 	owner := addTokenOwner(c)
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := owner.check(); err != nil {
-			return err
-		}
-		if err := nameArgument("token", args[0]); err != nil {
-			return err
-		}
-		s, err := r.connect(cmd)
+		s, user, err := owner.connect(r, cmd)
 		if err != nil {
 			return err
 		}
@@ -226,10 +198,6 @@ func newTokenShowCommand(r *remote) *cobra.Command {
 		if *owner.team != "" {
 			t, err = fetched(s.GetRobotWithResponse(ctx, *owner.team, args[0]))
 		} else {
-			var user string
-			if user, err = owner.userName(ctx, s); err != nil {
-				return err
-			}
 			t, err = fetched(s.GetTokenWithResponse(ctx, user, args[0]))
 		}
 		if err != nil {
@@ -280,21 +248,15 @@ the new one is brought to where it is needed; without it the old one ends at onc
 'berth token show' tells which secrets there are, and when each was used last.`,
 		Example: `  berth token rotate ci --team core --overlap 24h
   berth token rotate laptop`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(nameOf("token")),
 	}
 	owner := addTokenOwner(c)
 	overlap := c.Flags().Duration("overlap", 0, "how long the old secret still works, such as 24h, at most 2160h")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := owner.check(); err != nil {
-			return err
-		}
-		if err := nameArgument("token", args[0]); err != nil {
-			return err
-		}
 		if *overlap < 0 || *overlap > 90*24*time.Hour {
 			return usagef("--overlap %s is not between 0s and 2160h (90 days)", *overlap)
 		}
-		s, err := r.connect(cmd)
+		s, user, err := owner.connect(r, cmd)
 		if err != nil {
 			return err
 		}
@@ -304,10 +266,6 @@ the new one is brought to where it is needed; without it the old one ends at onc
 		if *owner.team != "" {
 			token, err = fetched(s.RotateRobotWithResponse(ctx, *owner.team, args[0], body))
 		} else {
-			var user string
-			if user, err = owner.userName(ctx, s); err != nil {
-				return err
-			}
 			token, err = fetched(s.RotateTokenWithResponse(ctx, user, args[0], body))
 		}
 		if err != nil {
@@ -327,20 +285,14 @@ func newTokenDeleteCommand(r *remote) *cobra.Command {
 		Short: "Delete a token: what uses it is locked out",
 		Example: `  berth token delete laptop --yes
   berth token delete ci --team core --yes`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(nameOf("token")),
 	}
 	owner := addTokenOwner(c)
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := owner.check(); err != nil {
-			return err
-		}
-		if err := nameArgument("token", args[0]); err != nil {
-			return err
-		}
 		if err := r.confirm(cmd, "This deletes the token "+args[0]+" and locks out what uses it."); err != nil {
 			return err
 		}
-		s, err := r.connect(cmd)
+		s, user, err := owner.connect(r, cmd)
 		if err != nil {
 			return err
 		}
@@ -348,10 +300,6 @@ func newTokenDeleteCommand(r *remote) *cobra.Command {
 		if *owner.team != "" {
 			err = done(s.DeleteRobotWithResponse(ctx, *owner.team, args[0]))
 		} else {
-			var user string
-			if user, err = owner.userName(ctx, s); err != nil {
-				return err
-			}
 			err = done(s.DeleteTokenWithResponse(ctx, user, args[0]))
 		}
 		if err != nil {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"maps"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -10,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/api"
+	"berth/api/client"
 	"berth/auth"
 )
 
@@ -34,7 +34,7 @@ var presets = map[string]string{"github": auth.GitHubIssuer, "gitlab": auth.GitL
 func newTrustSetCommand(r *remote) *cobra.Command {
 	var (
 		issuer, audience, robot, repositories, tags string
-		claims, actions                             []string
+		claims                                      []string
 		maxLife                                     time.Duration
 	)
 	c := &cobra.Command{
@@ -52,7 +52,7 @@ Useful claims, by platform:
 		Example: `  berth trust set core main --preset github --claim repository=acme/app --claim ref=refs/heads/main --actions pull,push
   berth trust set core ci --issuer https://gitlab.example.com --claim project_path=acme/app --claim ref_protected=true --actions push
   berth trust set core deploy --preset buildkite --claim organization_slug=acme --claim pipeline_slug=deploy --repositories 'core/app*' --tags 'v*'`,
-		Args: cobra.ExactArgs(2),
+		Args: arguments(nameOf("team"), nameOf("trust policy")),
 	}
 	f := c.Flags()
 	f.StringVar(&issuer, "issuer", "", "whose tokens: the URL of their claim iss")
@@ -62,33 +62,22 @@ Useful claims, by platform:
 	f.StringArrayVar(&claims, "claim", nil, "a condition, name=pattern; may be repeated")
 	f.StringVar(&robot, "robot", "", "the robot that jobs act as (default the policy's name)")
 	f.StringVar(&repositories, "repositories", "*", "a pattern (* and ?) on the names of the team's repositories")
-	f.StringSliceVar(&actions, "actions", []string{"pull"}, "what the job may do: pull, push, delete, admin")
+	actions := actionsFlag(c, []string{"pull"}, "what the job may do")
 	f.StringVar(&tags, "tags", "", "a pattern (* and ?) on the tags that may be pushed and deleted (default all)")
 	f.DurationVar(&maxLife, "max-life", 15*time.Minute, "longest life of a registry token, 1m to 15m")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		team, name := args[0], args[1]
-		if err := nameArgument("team", team); err != nil {
-			return err
-		}
-		if err := nameArgument("trust policy", name); err != nil {
-			return err
-		}
 		s, err := r.connect(cmd)
 		if err != nil {
 			return err
 		}
 		before, err := s.GetTrustPolicyWithResponse(cmd.Context(), team, name)
+		now, err := found(before, err)
 		if err != nil {
-			return explain(err)
+			return err
 		}
 		params, change := &api.PutTrustPolicyParams{}, api.TrustPolicyChange{}
-		fresh := before.StatusCode() == http.StatusNotFound
-		switch {
-		case fresh:
-		case check(before, nil) != nil:
-			return check(before, nil)
-		default:
-			now := before.JSON200
+		if now != nil {
 			change = api.TrustPolicyChange{Issuer: now.Issuer, Audience: &now.Audience, Claims: now.Claims, Robot: &now.Robot,
 				Repositories: &now.Repositories, Actions: now.Actions, Tags: now.Tags, MaxLife: &now.MaxLife}
 			params.IfMatch = pointer(before.HTTPResponse.Header.Get("ETag"))
@@ -127,14 +116,9 @@ Useful claims, by platform:
 		if f.Changed("repositories") {
 			change.Repositories = &repositories
 		}
-		if fresh || f.Changed("actions") {
-			change.Actions = nil
-			for _, a := range actions {
-				action := api.Action(strings.TrimSpace(a))
-				if !action.Valid() {
-					return usagef("the action %q does not exist: use pull, push, delete or admin", a)
-				}
-				change.Actions = append(change.Actions, action)
+		if now == nil || f.Changed("actions") {
+			if change.Actions, err = actions(); err != nil {
+				return err
 			}
 		}
 		if f.Changed("tags") {
@@ -166,31 +150,16 @@ func newTrustListCommand(r *remote) *cobra.Command {
 		Use:     "list TEAM",
 		Short:   "List the trust policies of a team",
 		Example: `  berth trust list core`,
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
-			policies := all(func(limit *api.Limit, after *api.After) ([]api.TrustPolicy, *api.Next, error) {
-				page, err := fetched(s.ListTrustPoliciesWithResponse(cmd.Context(), args[0], &api.ListTrustPoliciesParams{Limit: limit, After: after}))
-				if err != nil {
-					return nil, nil, err
-				}
-				return page.Items, page.Next, nil
+		Args:    arguments(nameOf("team")),
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
+			policies := all(func(limit *api.Limit, after *api.After) (*client.ListTrustPoliciesResponse, error) {
+				return s.ListTrustPoliciesWithResponse(cmd.Context(), args[0], &api.ListTrustPoliciesParams{Limit: limit, After: after})
 			})
 			return printList(r, cmd, policies, []string{"NAME", "ISSUER", "CLAIMS", "ACTS AS", "REPOSITORIES", "ACTIONS", "LAST USED"}, func(p api.TrustPolicy) []string {
-				return []string{p.Name, p.Issuer, showConditions(p.Claims), p.Username, p.Repositories, showList(p.Actions), showLastUsed(p.LastUsedAt)}
+				return []string{p.Name, p.Issuer, showConditions(p.Claims), p.Username, p.Repositories, showList(p.Actions), showTimeOr(p.LastUsedAt, "never")}
 			})
-		},
+		}),
 	}
-}
-
-func showLastUsed(t *time.Time) string {
-	if t == nil {
-		return "never"
-	}
-	return showTime(*t)
 }
 
 func newTrustShowCommand(r *remote) *cobra.Command {
@@ -198,28 +167,20 @@ func newTrustShowCommand(r *remote) *cobra.Command {
 		Use:     "show TEAM NAME",
 		Short:   "Show a trust policy",
 		Example: `  berth trust show core main`,
-		Args:    cobra.ExactArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
+		Args:    arguments(nameOf("team"), nameOf("trust policy")),
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 			p, err := fetched(s.GetTrustPolicyWithResponse(cmd.Context(), args[0], args[1]))
 			if err != nil {
 				return err
-			}
-			tags := "*"
-			if p.Tags != nil {
-				tags = *p.Tags
 			}
 			facts := []fact{{"Name", p.Name}, {"Issuer", p.Issuer}, {"Audience", p.Audience}}
 			for _, name := range slices.Sorted(maps.Keys(p.Claims)) {
 				facts = append(facts, fact{"Claim " + name, p.Claims[name]})
 			}
 			return printFacts(r, cmd, p, append(facts, fact{"Acts as", p.Username}, fact{"Repositories", p.Repositories}, fact{"Actions", showList(p.Actions)},
-				fact{"Tags", tags}, fact{"Max life", seconds(p.MaxLife).String()}, fact{"Last used", showLastUsed(p.LastUsedAt)},
+				fact{"Tags", showOr(p.Tags, "every")}, fact{"Max life", seconds(p.MaxLife).String()}, fact{"Last used", showTimeOr(p.LastUsedAt, "never")},
 				fact{"Created", showTime(p.CreatedAt) + " by " + p.CreatedBy})...)
-		},
+		}),
 	}
 }
 
@@ -228,20 +189,16 @@ func newTrustDeleteCommand(r *remote) *cobra.Command {
 		Use:     "delete TEAM NAME",
 		Short:   "Delete a trust policy",
 		Example: `  berth trust delete core main --yes`,
-		Args:    cobra.ExactArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		Args:    arguments(nameOf("team"), nameOf("trust policy")),
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 			if err := r.confirm(cmd, "This deletes the trust policy "+args[1]+" of the team "+args[0]+": its jobs cannot sign in any more."); err != nil {
-				return err
-			}
-			s, err := r.connect(cmd)
-			if err != nil {
 				return err
 			}
 			if err := done(s.DeleteTrustPolicyWithResponse(cmd.Context(), args[0], args[1], &api.DeleteTrustPolicyParams{})); err != nil {
 				return err
 			}
 			return printDone(r, cmd, nil, "trust policy %s of %s is deleted", args[1], args[0])
-		},
+		}),
 	}
 }
 
@@ -259,34 +216,22 @@ them. One at a private address has to stand in the setting oidc_trusted_issuers.
 		Short:   "Let an issuer in",
 		Example: `  berth trust issuer add https://gitlab.com`,
 		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 			issuer, err := fetched(s.PutTrustIssuerWithResponse(cmd.Context(), args[0]))
 			if err != nil {
 				return err
 			}
 			return printDone(r, cmd, issuer, "trust policies may name %s", issuer.Issuer)
-		},
+		}),
 	}
 	list := &cobra.Command{
 		Use:     "list",
 		Short:   "List the issuers",
 		Example: `  berth trust issuer list`,
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
-			issuers := all(func(limit *api.Limit, after *api.After) ([]api.TrustIssuer, *api.Next, error) {
-				page, err := fetched(s.ListTrustIssuersWithResponse(cmd.Context(), &api.ListTrustIssuersParams{Limit: limit, After: after}))
-				if err != nil {
-					return nil, nil, err
-				}
-				return page.Items, page.Next, nil
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
+			issuers := all(func(limit *api.Limit, after *api.After) (*client.ListTrustIssuersResponse, error) {
+				return s.ListTrustIssuersWithResponse(cmd.Context(), &api.ListTrustIssuersParams{Limit: limit, After: after})
 			})
 			return printList(r, cmd, issuers, []string{"ISSUER", "FROM"}, func(i api.TrustIssuer) []string {
 				if i.Setting || i.CreatedBy == nil {
@@ -294,23 +239,19 @@ them. One at a private address has to stand in the setting oidc_trusted_issuers.
 				}
 				return []string{i.Issuer, *i.CreatedBy}
 			})
-		},
+		}),
 	}
 	remove := &cobra.Command{
 		Use:     "remove URL",
 		Short:   "Remove an issuer that no trust policy names",
 		Example: `  berth trust issuer remove https://gitlab.com`,
 		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 			if err := done(s.DeleteTrustIssuerWithResponse(cmd.Context(), args[0])); err != nil {
 				return err
 			}
 			return printDone(r, cmd, nil, "trust policies may no longer name %s", args[0])
-		},
+		}),
 	}
 	c.AddCommand(add, list, remove)
 	return c

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/api"
+	"berth/api/client"
 	"berth/auth"
 )
 
@@ -45,16 +46,13 @@ func newUserCreateCommand(r *remote) *cobra.Command {
 		Example: `  berth user create alice
   berth user create alice --new-password-stdin <password.txt
   berth user create bot --no-password`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(userArgument),
 	}
 	role := choiceFlag(c, "role", "user", "what the user may do on the instance", "user", "admin")
 	fromStdin := c.Flags().Bool("new-password-stdin", false, "read the new user's password from stdin")
 	none := c.Flags().Bool("no-password", false, "create the user without a password")
 	c.MarkFlagsMutuallyExclusive("new-password-stdin", "no-password")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := userArgument(args[0]); err != nil {
-			return err
-		}
 		body := api.UserCreate{Name: args[0], Role: pointer(api.Role(role.value))}
 		if !*none {
 			password, err := newPassword(r, cmd, *fromStdin, "or --no-password")
@@ -82,7 +80,7 @@ func newPassword(r *remote, cmd *cobra.Command, fromStdin bool, otherwise string
 		return "", usagef("stdin cannot hold both passwords: give your own in BERTH_PASSWORD instead of --password-stdin")
 	}
 	if fromStdin {
-		return readLine(cmd.InOrStdin())
+		return readLine(cmd)
 	}
 	password, ok, err := askPassword(cmd, "New password: ")
 	if err != nil {
@@ -107,30 +105,15 @@ func newUserListCommand(r *remote) *cobra.Command {
 		Short:   "List the users",
 		Example: `  berth user list --output json`,
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
-			users := all(func(limit *api.Limit, after *api.After) ([]api.User, *api.Next, error) {
-				page, err := fetched(s.ListUsersWithResponse(cmd.Context(), &api.ListUsersParams{Limit: limit, After: after}))
-				if err != nil {
-					return nil, nil, err
-				}
-				return page.Items, page.Next, nil
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
+			users := all(func(limit *api.Limit, after *api.After) (*client.ListUsersResponse, error) {
+				return s.ListUsersWithResponse(cmd.Context(), &api.ListUsersParams{Limit: limit, After: after})
 			})
 			return printList(r, cmd, users, []string{"NAME", "ROLE", "STATE", "SOURCE", "CREATED"}, func(u api.User) []string {
-				return []string{u.Name, string(u.Role), userState(u), u.Source, showTime(u.CreatedAt)}
+				return []string{u.Name, string(u.Role), showState(u.Disabled), u.Source, showTime(u.CreatedAt)}
 			})
-		},
+		}),
 	}
-}
-
-func userState(u api.User) string {
-	if u.Disabled {
-		return "disabled"
-	}
-	return "enabled"
 }
 
 func newUserShowCommand(r *remote) *cobra.Command {
@@ -138,15 +121,8 @@ func newUserShowCommand(r *remote) *cobra.Command {
 		Use:     "show NAME",
 		Short:   "Show a user",
 		Example: `  berth user show alice`,
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := userArgument(args[0]); err != nil {
-				return err
-			}
-			s, err := r.connect(cmd)
-			if err != nil {
-				return err
-			}
+		Args:    arguments(userArgument),
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 			u, err := fetched(s.GetUserWithResponse(cmd.Context(), args[0]))
 			if err != nil {
 				return err
@@ -154,14 +130,14 @@ func newUserShowCommand(r *remote) *cobra.Command {
 			return printFacts(r, cmd, u,
 				fact{"Name", u.Name},
 				fact{"Role", string(u.Role)},
-				fact{"State", userState(*u)},
+				fact{"State", showState(u.Disabled)},
 				fact{"Source", u.Source},
 				fact{"Last vouched for", showTimeOr(u.SeenAt, "-")},
 				fact{"Teams", showUserTeams(u.Teams)},
 				fact{"Groups", showGroups(u.Groups)},
 				fact{"Created", showTime(u.CreatedAt)},
 				fact{"Changed", showTime(u.UpdatedAt)})
-		},
+		}),
 	}
 }
 
@@ -196,7 +172,7 @@ func newUserSetCommand(r *remote) *cobra.Command {
 		Example: `  berth user set alice --role admin
   berth user set bob --disable
   berth user set bob --enable`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(userArgument),
 	}
 	role := choiceFlag(c, "role", "", "what the user may do on the instance", "user", "admin")
 	disable := c.Flags().Bool("disable", false, "refuse the user and the user's tokens")
@@ -204,9 +180,6 @@ func newUserSetCommand(r *remote) *cobra.Command {
 	c.MarkFlagsMutuallyExclusive("disable", "enable")
 	c.MarkFlagsOneRequired("role", "disable", "enable")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := userArgument(args[0]); err != nil {
-			return err
-		}
 		body := api.UserChange{Role: pointer(api.Role(role.value))}
 		if *disable || *enable {
 			body.Disabled = disable
@@ -219,7 +192,7 @@ func newUserSetCommand(r *remote) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return printDone(r, cmd, u, "user %s: role %s, %s", u.Name, u.Role, userState(*u))
+		return printDone(r, cmd, u, "user %s: role %s, %s", u.Name, u.Role, showState(u.Disabled))
 	}
 	return c
 }
@@ -229,23 +202,16 @@ func newUserDeleteCommand(r *remote) *cobra.Command {
 		Use:     "delete NAME",
 		Short:   "Delete a user with all memberships and personal tokens",
 		Example: `  berth user delete alice --yes`,
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := userArgument(args[0]); err != nil {
-				return err
-			}
+		Args:    arguments(userArgument),
+		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 			if err := r.confirm(cmd, "This deletes the user "+args[0]+" with all memberships and personal tokens."); err != nil {
-				return err
-			}
-			s, err := r.connect(cmd)
-			if err != nil {
 				return err
 			}
 			if err := done(s.DeleteUserWithResponse(cmd.Context(), args[0], &api.DeleteUserParams{})); err != nil {
 				return err
 			}
 			return printDone(r, cmd, nil, "user %s is deleted", args[0])
-		},
+		}),
 	}
 }
 
@@ -260,11 +226,7 @@ one, which is asked for on the terminal; without a terminal it is the one you si
 		Args: cobra.MaximumNArgs(1),
 	}
 	fromStdin := c.Flags().Bool("new-password-stdin", false, "read the new password from stdin")
-	c.RunE = func(cmd *cobra.Command, args []string) error {
-		s, err := r.connect(cmd)
-		if err != nil {
-			return err
-		}
+	c.RunE = r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 		me, err := fetched(s.WhoamiWithResponse(cmd.Context()))
 		if err != nil {
 			return err
@@ -294,6 +256,6 @@ one, which is asked for on the terminal; without a terminal it is the one you si
 			return err
 		}
 		return printDone(r, cmd, nil, "the password of %s is set", name)
-	}
+	})
 	return c
 }

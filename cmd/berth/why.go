@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/api"
+	"berth/api/client"
 	"berth/metadata"
 	"berth/oci"
 	"berth/registry"
@@ -303,12 +304,8 @@ func remoteDu(cmd *cobra.Command, r *remote, team string, output *choice) error 
 		return err
 	}
 	repositories := []api.RepositoryUsage{}
-	for one, err := range all(func(limit *api.Limit, after *api.After) ([]api.RepositoryUsage, *api.Next, error) {
-		list, err := fetched(s.ListTeamUsageWithResponse(ctx, team, &api.ListTeamUsageParams{Limit: limit, After: after}))
-		if err != nil {
-			return nil, nil, err
-		}
-		return list.Items, list.Next, nil
+	for one, err := range all(func(limit *api.Limit, after *api.After) (*client.ListTeamUsageResponse, error) {
+		return s.ListTeamUsageWithResponse(ctx, team, &api.ListTeamUsageParams{Limit: limit, After: after})
 	}) {
 		if err != nil {
 			return err
