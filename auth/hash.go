@@ -67,7 +67,14 @@ func (h *Hasher) acquire(ctx context.Context) (release func(), err error) {
 	select {
 	case h.slots <- struct{}{}:
 		h.runs.Add(1)
-		return func() { <-h.slots }, nil
+		return func() {
+			<-h.slots
+			// The runtime would collect the hash's 19 MiB only when the heap has grown to a multiple of
+			// them; and what else came into the heap until then would keep it from shrinking again.
+			if len(h.slots) == 0 {
+				go runtime.GC()
+			}
+		}, nil
 	case <-ctx.Done():
 		return nil, oci.Errorf(oci.CodeUnavailable, "too many sign-ins are being checked at the moment, try again in a few seconds").WithCause(ctx.Err())
 	}

@@ -4,8 +4,9 @@ import (
 	"bytes"
 	"compress/gzip"
 	"embed"
+	"fmt"
 	"io"
-	"mime"
+	"io/fs"
 	"net/http"
 	"path"
 	"strings"
@@ -28,8 +29,13 @@ const uiPolicy = "default-src 'none'; script-src 'self'; style-src 'self' 'unsaf
 // document is a file that is served as it is.
 type document struct {
 	contentType string
-	body        []byte
+	body        *io.SectionReader // what is embedded stays where it is, rather than on the heap
 	gzipped     bool
+}
+
+// inMemory is a document that is no embedded file.
+func inMemory(contentType string, body []byte) document {
+	return document{contentType: contentType, body: io.NewSectionReader(bytes.NewReader(body), 0, int64(len(body)))}
 }
 
 // documents serves what describes the API: Swagger UI at /api/, the OpenAPI
@@ -48,9 +54,9 @@ func (h *handler) documents(router *mux.Router) error {
 	if err != nil {
 		return err
 	}
-	files["/api/openapi.json"] = document{contentType: "application/json", body: asJSON}
-	files["/api/openapi.yaml"] = document{contentType: "application/yaml", body: api.SpecYAML()}
-	files["/swagger.json"] = document{contentType: "application/json", body: dims}
+	files["/api/openapi.json"] = inMemory("application/json", asJSON)
+	files["/api/openapi.yaml"] = inMemory("application/yaml", api.SpecYAML())
+	files["/swagger.json"] = inMemory("application/json", dims)
 	for path, d := range files {
 		router.Handle(path, d).Methods(http.MethodGet, http.MethodHead)
 	}
@@ -61,28 +67,55 @@ func (h *handler) documents(router *mux.Router) error {
 	return nil
 }
 
+// uiTypes are the content types of the page's files. The table of package mime is the
+// machine's, and takes half a MB.
+var uiTypes = map[string]string{
+	".html": "text/html; charset=utf-8",
+	".js":   "text/javascript; charset=utf-8",
+	".css":  "text/css; charset=utf-8",
+	".png":  "image/png",
+}
+
 // uiFiles are the page and those files of Swagger UI that it loads, by path.
 func uiFiles() (map[string]document, error) {
 	files := map[string]document{}
-	for name, from := range map[string]interface {
-		ReadFile(string) ([]byte, error)
-	}{
+	for name, from := range map[string]fs.FS{
 		"ui/index.html": ui, "ui/init.js": ui,
 		"swagger-ui.css.gz": static.FS, "swagger-ui-bundle.js.gz": static.FS, "swagger-ui-standalone-preset.js.gz": static.FS,
 		"favicon-32x32.png": static.FS,
 	} {
-		body, err := from.ReadFile(name)
+		body, err := embedded(from, name)
 		if err != nil {
 			return nil, err
 		}
 		plain, gzipped := strings.CutSuffix(path.Base(name), ".gz")
-		contentType := mime.TypeByExtension(path.Ext(plain))
+		contentType, ok := uiTypes[path.Ext(plain)]
+		if !ok {
+			return nil, fmt.Errorf("%s has no content type here", name)
+		}
 		if plain == "index.html" {
 			plain = ""
 		}
 		files["/api/"+plain] = document{contentType, body, gzipped}
 	}
 	return files, nil
+}
+
+// embedded opens a file of an embed.FS, which needs no closing.
+func embedded(from fs.FS, name string) (*io.SectionReader, error) {
+	f, err := from.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	at, ok := f.(io.ReaderAt)
+	if !ok {
+		return nil, fmt.Errorf("%s is not embedded", name)
+	}
+	return io.NewSectionReader(at, 0, info.Size()), nil
 }
 
 // ServeHTTP implements http.Handler.
@@ -92,7 +125,7 @@ func (d document) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Content-Security-Policy", uiPolicy)
 	h.Set("Cache-Control", "no-cache") // a new version has new files under the same names
-	var body io.Reader = bytes.NewReader(d.body)
+	var body io.Reader = io.NewSectionReader(d.body, 0, d.body.Size())
 	if d.gzipped {
 		h.Set("Vary", "Accept-Encoding")
 		if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
