@@ -550,31 +550,6 @@ type AuditEventList struct {
 	Next *Next `json:"next,omitempty"`
 }
 
-// Backup defines model for Backup.
-type Backup struct {
-	Check *CheckReport `json:"check,omitempty"`
-	Error *string      `json:"error,omitempty"`
-	Id    string       `json:"id"`
-
-	// Kind backup or verify.
-	Kind string `json:"kind"`
-
-	// Manifest The backup.json of a complete backup.
-	Manifest *BackupManifest `json:"manifest,omitempty"`
-
-	// Rate Bytes in a second, 0 for no limit.
-	Rate      float64 `json:"rate"`
-	StartedBy string  `json:"started_by"`
-
-	// State running, finished, failed, cancelled, or lost when the replica that ran it has died.
-	State string `json:"state"`
-
-	// Transfer What a backup has copied.
-	Transfer  *BackupTransfer `json:"transfer,omitempty"`
-	UpdatedAt time.Time       `json:"updated_at"`
-	Verified  *BackupVerified `json:"verified,omitempty"`
-}
-
 // BackupManifest The backup.json of a complete backup.
 type BackupManifest struct {
 	Blobs     int64     `json:"blobs"`
@@ -599,26 +574,6 @@ type BackupRun struct {
 
 	// Verify Read the backup that is there and write nothing to it, instead of making one.
 	Verify *bool `json:"verify,omitempty"`
-}
-
-// BackupTransfer What a backup has copied.
-type BackupTransfer struct {
-	// Blobs That the backup has the bytes of now.
-	Blobs       int64 `json:"blobs"`
-	Copied      int64 `json:"copied"`
-	CopiedBytes int64 `json:"copied_bytes"`
-
-	// Lost Blobs whose bytes the registry itself does not have.
-	Lost int64 `json:"lost"`
-
-	// Present That it had before.
-	Present int64 `json:"present"`
-
-	// Problems The first thousand.
-	Problems []CheckProblem `json:"problems"`
-
-	// Rows By table.
-	Rows map[string]int64 `json:"rows"`
 }
 
 // BackupVerified defines model for BackupVerified.
@@ -785,6 +740,31 @@ type CollectorRun struct {
 
 	// UntaggedTtl In place of the setting `untagged_ttl`.
 	UntaggedTtl *string `json:"untagged_ttl,omitempty"`
+}
+
+// CopyJob A backup, the verifying of one, a restore or a migration.
+type CopyJob struct {
+	Check *CheckReport `json:"check,omitempty"`
+	Error *string      `json:"error,omitempty"`
+	Id    string       `json:"id"`
+
+	// Kind backup, verify, restore, migrate, or storage when only the objects move.
+	Kind string `json:"kind"`
+
+	// Manifest The backup.json of a complete backup.
+	Manifest *BackupManifest `json:"manifest,omitempty"`
+
+	// Rate Bytes in a second, 0 for no limit.
+	Rate      float64 `json:"rate"`
+	StartedBy string  `json:"started_by"`
+
+	// State running, finished, failed, cancelled, or lost when the replica that ran it has died.
+	State string `json:"state"`
+
+	// Transfer What was copied.
+	Transfer  *TransferReport `json:"transfer,omitempty"`
+	UpdatedAt time.Time       `json:"updated_at"`
+	Verified  *BackupVerified `json:"verified,omitempty"`
 }
 
 // DefaultVisibility The visibility that new repositories of a team get; `inherit` is the instance's default.
@@ -1277,6 +1257,15 @@ type Membership struct {
 	Team string   `json:"team"`
 }
 
+// MigrationRun defines model for MigrationRun.
+type MigrationRun struct {
+	// Rate Bytes to read in a second at most; no limit without it.
+	Rate *int64 `json:"rate,omitempty"`
+
+	// StorageOnly Move the objects from storage_fallback_url to storage_url, and nothing else.
+	StorageOnly *bool `json:"storage_only,omitempty"`
+}
+
 // NewToken defines model for NewToken.
 type NewToken struct {
 	// Secret The password to sign in with. Shown this once.
@@ -1418,6 +1407,12 @@ type RepositoryUsageList struct {
 type RestoreRequest struct {
 	Digest *string `json:"digest,omitempty"`
 	Tag    *string `json:"tag,omitempty"`
+}
+
+// RestoreRun defines model for RestoreRun.
+type RestoreRun struct {
+	// Rate Bytes to read in a second at most; no limit without it.
+	Rate *int64 `json:"rate,omitempty"`
 }
 
 // Restored defines model for Restored.
@@ -1826,6 +1821,26 @@ type TokenSecret struct {
 
 	// LastUsedAt To the minute.
 	LastUsedAt *time.Time `json:"last_used_at,omitempty"`
+}
+
+// TransferReport What was copied.
+type TransferReport struct {
+	// Blobs That the copy has the bytes of now.
+	Blobs       int64 `json:"blobs"`
+	Copied      int64 `json:"copied"`
+	CopiedBytes int64 `json:"copied_bytes"`
+
+	// Lost Blobs whose bytes the source itself does not have.
+	Lost int64 `json:"lost"`
+
+	// Present That it had before.
+	Present int64 `json:"present"`
+
+	// Problems The first thousand.
+	Problems []CheckProblem `json:"problems"`
+
+	// Rows By table.
+	Rows map[string]int64 `json:"rows"`
 }
 
 // TrustConditions Patterns (`*` is any run of characters, also across `/`, and `?` is one) by the names of claims. All have to match.
@@ -2471,6 +2486,12 @@ type StartCheckJSONRequestBody = CheckRun
 // RunCollectorJSONRequestBody defines body for RunCollector for application/json ContentType.
 type RunCollectorJSONRequestBody = CollectorRun
 
+// StartMigrationJSONRequestBody defines body for StartMigration for application/json ContentType.
+type StartMigrationJSONRequestBody = MigrationRun
+
+// StartRestoreJSONRequestBody defines body for StartRestore for application/json ContentType.
+type StartRestoreJSONRequestBody = RestoreRun
+
 // SetInstanceTagPolicyJSONRequestBody defines body for SetInstanceTagPolicy for application/json ContentType.
 type SetInstanceTagPolicyJSONRequestBody = TagPolicy
 
@@ -2635,6 +2656,24 @@ type ServerInterface interface {
 	// RunCollector Collect garbage now, or say what would go
 	// (POST /instance/gc)
 	RunCollector(w http.ResponseWriter, r *http.Request)
+	// CancelMigration Cancel the migration that runs
+	// (DELETE /instance/migration)
+	CancelMigration(w http.ResponseWriter, r *http.Request)
+	// GetMigration Show the migration that runs, or the last one
+	// (GET /instance/migration)
+	GetMigration(w http.ResponseWriter, r *http.Request)
+	// StartMigration Copy the registry to another database and store in the background
+	// (POST /instance/migration)
+	StartMigration(w http.ResponseWriter, r *http.Request)
+	// CancelRestore Cancel the restore that runs
+	// (DELETE /instance/restore)
+	CancelRestore(w http.ResponseWriter, r *http.Request)
+	// GetRestore Show the restore that runs, or the last one
+	// (GET /instance/restore)
+	GetRestore(w http.ResponseWriter, r *http.Request)
+	// StartRestore Make another registry of the backup in the background
+	// (POST /instance/restore)
+	StartRestore(w http.ResponseWriter, r *http.Request)
 	// GetInstanceTagPolicy Show the instance's tag policy
 	// (GET /instance/tag-policy)
 	GetInstanceTagPolicy(w http.ResponseWriter, r *http.Request)
@@ -4063,6 +4102,90 @@ func (siw *ServerInterfaceWrapper) RunCollector(w http.ResponseWriter, r *http.R
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.RunCollector(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CancelMigration operation middleware
+func (siw *ServerInterfaceWrapper) CancelMigration(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CancelMigration(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetMigration operation middleware
+func (siw *ServerInterfaceWrapper) GetMigration(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetMigration(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// StartMigration operation middleware
+func (siw *ServerInterfaceWrapper) StartMigration(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.StartMigration(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CancelRestore operation middleware
+func (siw *ServerInterfaceWrapper) CancelRestore(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CancelRestore(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetRestore operation middleware
+func (siw *ServerInterfaceWrapper) GetRestore(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetRestore(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// StartRestore operation middleware
+func (siw *ServerInterfaceWrapper) StartRestore(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.StartRestore(w, r)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -7278,6 +7401,18 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 
 	r.HandleFunc(options.BaseURL+"/instance/backup", wrapper.StartBackup).Methods(http.MethodPost)
 
+	r.HandleFunc(options.BaseURL+"/instance/restore", wrapper.CancelRestore).Methods(http.MethodDelete)
+
+	r.HandleFunc(options.BaseURL+"/instance/restore", wrapper.GetRestore).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/instance/restore", wrapper.StartRestore).Methods(http.MethodPost)
+
+	r.HandleFunc(options.BaseURL+"/instance/migration", wrapper.CancelMigration).Methods(http.MethodDelete)
+
+	r.HandleFunc(options.BaseURL+"/instance/migration", wrapper.GetMigration).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/instance/migration", wrapper.StartMigration).Methods(http.MethodPost)
+
 	r.HandleFunc(options.BaseURL+"/instance/usage", wrapper.GetInstanceUsage).Methods(http.MethodGet)
 
 	r.HandleFunc(options.BaseURL+"/teams/{team}/usage", wrapper.ListTeamUsage).Methods(http.MethodGet)
@@ -8355,7 +8490,7 @@ type GetBackupResponseObject interface {
 	VisitGetBackupResponse(w http.ResponseWriter) error
 }
 
-type GetBackup200JSONResponse Backup
+type GetBackup200JSONResponse CopyJob
 
 func (response GetBackup200JSONResponse) VisitGetBackupResponse(w http.ResponseWriter) error {
 
@@ -8394,7 +8529,7 @@ type StartBackupResponseObject interface {
 	VisitStartBackupResponse(w http.ResponseWriter) error
 }
 
-type StartBackup202JSONResponse Backup
+type StartBackup202JSONResponse CopyJob
 
 func (response StartBackup202JSONResponse) VisitStartBackupResponse(w http.ResponseWriter) error {
 
@@ -8600,6 +8735,224 @@ type RunCollectordefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response RunCollectordefaultApplicationProblemPlusJSONResponse) VisitRunCollectorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CancelMigrationRequestObject struct {
+}
+
+type CancelMigrationResponseObject interface {
+	VisitCancelMigrationResponse(w http.ResponseWriter) error
+}
+
+type CancelMigration204Response struct {
+}
+
+func (response CancelMigration204Response) VisitCancelMigrationResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type CancelMigrationdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response CancelMigrationdefaultApplicationProblemPlusJSONResponse) VisitCancelMigrationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetMigrationRequestObject struct {
+}
+
+type GetMigrationResponseObject interface {
+	VisitGetMigrationResponse(w http.ResponseWriter) error
+}
+
+type GetMigration200JSONResponse CopyJob
+
+func (response GetMigration200JSONResponse) VisitGetMigrationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetMigrationdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetMigrationdefaultApplicationProblemPlusJSONResponse) VisitGetMigrationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StartMigrationRequestObject struct {
+	Body *StartMigrationJSONRequestBody
+}
+
+type StartMigrationResponseObject interface {
+	VisitStartMigrationResponse(w http.ResponseWriter) error
+}
+
+type StartMigration202JSONResponse CopyJob
+
+func (response StartMigration202JSONResponse) VisitStartMigrationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StartMigrationdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response StartMigrationdefaultApplicationProblemPlusJSONResponse) VisitStartMigrationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CancelRestoreRequestObject struct {
+}
+
+type CancelRestoreResponseObject interface {
+	VisitCancelRestoreResponse(w http.ResponseWriter) error
+}
+
+type CancelRestore204Response struct {
+}
+
+func (response CancelRestore204Response) VisitCancelRestoreResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type CancelRestoredefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response CancelRestoredefaultApplicationProblemPlusJSONResponse) VisitCancelRestoreResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetRestoreRequestObject struct {
+}
+
+type GetRestoreResponseObject interface {
+	VisitGetRestoreResponse(w http.ResponseWriter) error
+}
+
+type GetRestore200JSONResponse CopyJob
+
+func (response GetRestore200JSONResponse) VisitGetRestoreResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetRestoredefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetRestoredefaultApplicationProblemPlusJSONResponse) VisitGetRestoreResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StartRestoreRequestObject struct {
+	Body *StartRestoreJSONRequestBody
+}
+
+type StartRestoreResponseObject interface {
+	VisitStartRestoreResponse(w http.ResponseWriter) error
+}
+
+type StartRestore202JSONResponse CopyJob
+
+func (response StartRestore202JSONResponse) VisitStartRestoreResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StartRestoredefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response StartRestoredefaultApplicationProblemPlusJSONResponse) VisitStartRestoreResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -12027,6 +12380,24 @@ type StrictServerInterface interface {
 	// RunCollector Collect garbage now, or say what would go
 	// (POST /instance/gc)
 	RunCollector(ctx context.Context, request RunCollectorRequestObject) (RunCollectorResponseObject, error)
+	// CancelMigration Cancel the migration that runs
+	// (DELETE /instance/migration)
+	CancelMigration(ctx context.Context, request CancelMigrationRequestObject) (CancelMigrationResponseObject, error)
+	// GetMigration Show the migration that runs, or the last one
+	// (GET /instance/migration)
+	GetMigration(ctx context.Context, request GetMigrationRequestObject) (GetMigrationResponseObject, error)
+	// StartMigration Copy the registry to another database and store in the background
+	// (POST /instance/migration)
+	StartMigration(ctx context.Context, request StartMigrationRequestObject) (StartMigrationResponseObject, error)
+	// CancelRestore Cancel the restore that runs
+	// (DELETE /instance/restore)
+	CancelRestore(ctx context.Context, request CancelRestoreRequestObject) (CancelRestoreResponseObject, error)
+	// GetRestore Show the restore that runs, or the last one
+	// (GET /instance/restore)
+	GetRestore(ctx context.Context, request GetRestoreRequestObject) (GetRestoreResponseObject, error)
+	// StartRestore Make another registry of the backup in the background
+	// (POST /instance/restore)
+	StartRestore(ctx context.Context, request StartRestoreRequestObject) (StartRestoreResponseObject, error)
 	// GetInstanceTagPolicy Show the instance's tag policy
 	// (GET /instance/tag-policy)
 	GetInstanceTagPolicy(ctx context.Context, request GetInstanceTagPolicyRequestObject) (GetInstanceTagPolicyResponseObject, error)
@@ -13157,6 +13528,164 @@ func (sh *strictHandler) RunCollector(w http.ResponseWriter, r *http.Request) {
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(RunCollectorResponseObject); ok {
 		if err := validResponse.VisitRunCollectorResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CancelMigration operation middleware
+func (sh *strictHandler) CancelMigration(w http.ResponseWriter, r *http.Request) {
+	var request CancelMigrationRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CancelMigration(ctx, request.(CancelMigrationRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CancelMigration")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CancelMigrationResponseObject); ok {
+		if err := validResponse.VisitCancelMigrationResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetMigration operation middleware
+func (sh *strictHandler) GetMigration(w http.ResponseWriter, r *http.Request) {
+	var request GetMigrationRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetMigration(ctx, request.(GetMigrationRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetMigration")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetMigrationResponseObject); ok {
+		if err := validResponse.VisitGetMigrationResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// StartMigration operation middleware
+func (sh *strictHandler) StartMigration(w http.ResponseWriter, r *http.Request) {
+	var request StartMigrationRequestObject
+
+	var body StartMigrationJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.StartMigration(ctx, request.(StartMigrationRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "StartMigration")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(StartMigrationResponseObject); ok {
+		if err := validResponse.VisitStartMigrationResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CancelRestore operation middleware
+func (sh *strictHandler) CancelRestore(w http.ResponseWriter, r *http.Request) {
+	var request CancelRestoreRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CancelRestore(ctx, request.(CancelRestoreRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CancelRestore")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CancelRestoreResponseObject); ok {
+		if err := validResponse.VisitCancelRestoreResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetRestore operation middleware
+func (sh *strictHandler) GetRestore(w http.ResponseWriter, r *http.Request) {
+	var request GetRestoreRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetRestore(ctx, request.(GetRestoreRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetRestore")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetRestoreResponseObject); ok {
+		if err := validResponse.VisitGetRestoreResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// StartRestore operation middleware
+func (sh *strictHandler) StartRestore(w http.ResponseWriter, r *http.Request) {
+	var request StartRestoreRequestObject
+
+	var body StartRestoreJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.StartRestore(ctx, request.(StartRestoreRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "StartRestore")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(StartRestoreResponseObject); ok {
+		if err := validResponse.VisitStartRestoreResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -15380,333 +15909,341 @@ func (sh *strictHandler) Whoami(w http.ResponseWriter, r *http.Request) {
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7L0Nc9u2ljf+VTB6np0muYrtpEna2nNn103T1tumzSbuZuZ/nb8JiZCEmgJUArSizeS7P4NzABIUAYqS",
-	"Kdu5d6czjW1RxNs5B+f1dz4NxnK+kIIJrQbHnwYzRlOWw4+vzunU/JsyNc75QnMpBseDlzMqpkyR5YwJ",
-	"ds1yomeM6BkXUzLGjw4Gw4Eaz9icmm/r1YINjgdK51xMB58/Dwe/cnHVfO/5jBHBPmqyoFM2JFSR5KI4",
-	"Ovp6XOQZ/MBOSM6yv18MzFMXg+SAnI4UE5pIAXPIqMIvt4//eThY0JzOmbbLPB2PZSH0WRqeE0+JnBAq",
-	"yOn7d4Tis0Py5ClJ+ZRrWCw3zy6ong2GA0HnZjj74GA4yNlfBc9ZOjjWecH8mS2o1iw33/3//3H0+LsP",
-	"n548/fx/B8PAjtkpvpUZi2wcnTM7zbPT1ySXGSNLrmey0IRrRczkhkTmhBI76jFJHiWEK0LFiuSFMN8e",
-	"z2hOx2ZfhiT5d/hUChZZoRmjdXlz+vFXJqZ6Njh+8Ww4mHPhfn0yrK399PH/Rx//z9Hj7/729+HBf1w+",
-	"+vfHH/4W2YeJZnl4BxJDFYlZhaEFQwZkxCYyr6b/V8HylXdC8K7IhJ8/eRoa/wcmOM1+gxeEJpHC518p",
-	"OI/IvuEzrTvXHPinXBaL+LhT87EddkgWLB8zoR8zMZYpSwkXWpqDJIpN50zoyMTgJVvO62zymurxLDwr",
-	"Iz+InlHtiYh5oTRRmmcZmdFrBjSZPErKKaH4qSZ1NnmMI0QO6snR02fDoIyZcx2e1lwqwxRsrghHyUGF",
-	"WrJ8SJ4QLcmTo6OjGM1k8FZ/Kimb0CLTZiJHQzMxPi/m8NsRkLz9tZwiF5pNWQ5zfON4YH2Wp45JjWgz",
-	"QytD1zlbSMW1zDlTmw+ZPEjGMmf/9vTHR8nDyIk7JtzuzN+6eaziBFnOddWZKsmDRDM6/7enP9LFIjrl",
-	"6sVbzvody6/5mMWnrPABO99jK0bsRUES+3EpYbS8YoIwkS4kNxcCFSn8fZxRPicJLdIksgT7pq6y8+nz",
-	"552E54cH1c/k4PL48D8ef3jkffzw38My9ZxO45ui6TSyCk2nW57AOaPzlpEYnbcLTvPEtkOaQ2oZ03y8",
-	"YVDzyJaj/qFYHh+0UCxvH9M8sdWQn83DaiGFYqDR/Eh5VuQw/lgKzQRIQrpYZHxMzVQOF7kcZWz+tz+V",
-	"BPlTvfv/5mwyOB78n8NKLTzET9XhG/wWjhhi+r8KpjRZUkVyNikUS414n1CesfQAtsa+yVO7QBHK5YLl",
-	"muPsafVBTBszjBZXx9a2ZzigY/MGeDnI/U3rPIXnzTftq2ie05X5fZwzqll6SWF6E5nPzU+DlGr2WPM5",
-	"C43uvjNaBc5uOPDF+oarQFtNr3EdBFedB7XF+Aud4qhKxXoiUbtfzow+aTf7IChFKmL9R0339dZWnUNt",
-	"H2sb9KF8txz9ycZ6UCm/aHcAgaQpNy+i2RuPcCY0U2y4RkvNzbXX9eDRYJ2E3xtNZU5XZMTIosgylm7S",
-	"kWmmJKHjXCpFksMEL4G64twuyJv7GFv9r1wFWKWk5o5kjecSoGujPG/6+m/mmfWzxoFbjs3YLDsdnce0",
-	"gXMyZAnECieWSvOHnB2QhKZzLuAEDPUumFxk7JjM6XjGBVPmSSE16J6Eoya8nUSY049n+I2v4TTtL0/W",
-	"9nQ4KAT/q2D2YyPBg7weJ8dunH8HJFpndTykMAHgSj4NmDBK8D8GhqsGw8GiUDNYbsa0kZhwZN4rKhF2",
-	"WqRcv7pm4WvCvX5t3wQxj8E9h3cFV+T0zRmYGktDO+Z+So3macRbzllKHEGxKVc6X4UvkTTNmVJBGb7V",
-	"dWAURNXhqr1mgooxg++EL8Sf5ZLIiWaCcEPSiwUTLD3Bu5dmCm2vnC2YWTQ3BhhRbCxFqgjNGSjf7Noa",
-	"hOXkudAvng2aBos5ME15FmdjVFMCzGo2HH1DKXmQTDjLUpUMYUpmQjnTCvw9jx49Sh7ac1qZNfmaxIMk",
-	"LzKWDEkyZ0rRKUMboUF2KZ8ylJWNrb9iq7BWAbvwlSKLjI6ZswozOQ0SwhUXAVdRYrQ2M7tcjqSGaaLM",
-	"ScDEpUKK1VwWKgm+UxZ6LFFjdMwir+AChcWb8wEtKsgli5yLMV/QLCQrpd1H2FYnRpAyKFF8Kh5zAfuM",
-	"nGDOJKxNsAnLmaHHgEqh6bT+fjlBVmOZMnIWBNRIFjry6tKmCytIoFZe8jT4MZgFoQ/MgVzSqRUe7XLM",
-	"UAawsVNSBtWZ+BvsWDEo70ph1ctlXYm+27mvv6fjq2LRnPZ4xsZXm8Z6aR56yxYyh3exPJd58FAihxjm",
-	"qRFMyRDWNcv5JCyX51TwieX4tini+l67p82+UB2g5u9XmoFniFphOSRHoEsIScD/U5OWqSxGmSfnRTEf",
-	"obRUmuYtar/SwdHzQggupkMy4YKrGUuH1n4akrG5DTL4UeYkk8bSmjFhby6w7azEp/ZCUCTlxvIK7JrO",
-	"qVATdKZu3rVz97Rhq0W6tQkEx8dZ2m20/3ZPN4jXCEIgFbd/tW2uzc0eb5zSX3t007wRkPQOjH0MfnVi",
-	"Zmv0FffJYF1fHWVypGpbEr9JdzEjU6rpiCrW5FBhfQ1NGpvRp89fhD/i/8M6TXbtCGAs+/VygNAmuxd/",
-	"Cizf0G7HncrlUsU1jk6vaEyt4UjxHlayyMfh3bxmubIaZ/tlYue0ZuW6r5fjl4N5Z2sXPLTUZLcqTsRv",
-	"C7GtRdwi9LQkOaOpL/yMajyXSp+U4s+LKwX1Rs8H/s3X3zx78u3TZzVf+Ivnz79+ETonlPE1s8iuoD7X",
-	"t2aKuuRRlHlcoQUI9s0y55oZOw9CDtqoQEPChdLmm3JC5vTKfGDtHzuTkZQZoyJsha+JwbBNSt2MjOQd",
-	"y4WVvRExsS5zrA3ivQJ+hYOREyLksqOajiN3lUTw8CUM0/ErjnvXKMisiyxnUrlJ+xYV4VqxbEJSyVRp",
-	"gHdczyJnioX9gebgzbtSL9bX6Y3gx1Rh0T/huTJnIQtFRdrZRQAqUOkhbapsPUiydZ4lmo4yFrCC1gTS",
-	"mkxxG1qSyhoZ2CP29ikugP7bu9nXCL3UJ7fTykY0DVu682I8M3y+zKWYkhFTPGWVQV/XhywXmQ/mNGUn",
-	"5Ag/o1lmmIlro02RkSFQpWWOjNqFXXZQhuPU9o4JbUwqaxzBzN1VUKO7pvpWI66147Y772brzQB3N3Sa",
-	"L93C6ocYV+RnVM0u3WXSQR2OKP5bvCFnZkzvLaXEBhOS8jz6mTmJ7Q7tfmvv2+vgIU26gwqNW17urz0v",
-	"//TL/Y1SlZOJDeKq/ElNZXdLJ87vGBPCkbfw2sy5UnBgKZ3TKZyXLASc0WJGxZA469Ic2l8FK1jMg0Fx",
-	"a2ME6Ht9u7L17lq6tZHsBnvzix7S25JJOqkrb+XSuheXRuky/ERz6z4yJ8Fzexaqo2CFm+fSaJ8d70LH",
-	"YZYHmtf4itGcPCGF0DxzDOW+VDfh26wuIIder23LDoqMVnanzGkFXZmO+GL6Iuy9YcXO95c9lAAD4Qdt",
-	"Z0qMGtF1nAULuObLpaP7MWc2Ewg092PQCx2lgpR0eiTVRIpsRShZFGpGRuZwFNzx91nhc2J1ZyHtvaBO",
-	"75Uq587Tp5UaMzkKrikBcDpxUbC1TVnTBUrj7cU3T46+/fbFs+G2tmZns7KLVdmY1nNjjUaIXxKqrsDZ",
-	"F5lWLcFrQ4aXr7F0sGiNaooEb0xYQ2+FZlZC4HWoQtaqr/tsGsU8hxpzqf0it3U1g1/KLGNjjSphnQam",
-	"48tpTkPhAaO7Z0ZlV3LO0CQH61aaGRSiDCykQ6KMik8VSZ4+mx3NjyLBkoyiakCz7PfJ4PgfG9jUzdkp",
-	"dx/CMSomNKQQnxCK2Q+gnjknQspTmw6RM0bmUuiZOnCT2cqPB1pE9zhAOf3/Mt8LyZlCaDqdsvRS66xl",
-	"92mly2T82slVt76ZzFJ1QpIjlZArxhbKunfaJVR56GuzKFf5oY2IznRQK2xR/cI6nF3WkGRcXMG9kclR",
-	"RE+jKhQz/n3ibc8x3DKGHN2ahoSLlH00r1ZFXMXcEMdSPBg9ez/D+O2IjemcEWp4M+WGhLprKTfVE3HL",
-	"K7cuzLT17JAaG4eX2cSBRtGAW5M6IK+pWMHlzwUpFHrsMkavQdihkk0gORt+B/oiC5Zz2VXJEcHcu/KC",
-	"rM6VPLhiC20VMbKQGR+vQNN4iLSkhkBKyhy8p842o7dZypS+tLH1G7jV7fY13th6FG2q+1aOvYiuj549",
-	"Ky28zF4jxTGfBL1+dofIVB6ENfacbelpLAVkgFvTHPJdhu52rvK2t5KqIIMCQhWOv3UvqL8VQoKQZbnZ",
-	"lPDyW5T5HyATJo18T+bhTFLDQYosZX5FMjbRYeUgqvC/ZXN5zVIyyeUcyB/8YDYpg46k0TxJscgkTSML",
-	"0nkhxlSzNJQRYI8Hbnql5WLBUpJJecXFNKJs+OzgK7N4EpXK65G1r//61NXOLlurt2m+uswLEdKwmhse",
-	"UYLOhE0usdmrimlt7t3EXaGJp/0YxYe8dAFHPqdThhk7ZjPpBP5l1yw/cRZRIVKWkyVdQTYcJLeBejU1",
-	"auyUcrGW5/X105BTSaTycslFKpdbzN/7VnKC1ANKRJVphcRNppJZcTGmwph6a97XzdNrU3Na5ld9Ldk8",
-	"Tkjr/QEP/b+54iOecR1JIrouP7fCki1rqXoYR9aMzsmU6ROScDFjOdeJDV5BhIoKKEGwdGbmWyXPjTI+",
-	"hoxxzXIBySiLnF+jE86+K5gfZMWLH/Bed8TBA9uFo+13Ig7SFi1uzlJOL/HPLZHpkNFoD9eJh476gKbT",
-	"kOVPp6W7Q2hCjfzexukOFMmziEJnpmlYgyBrQLrlNcu7qnRr8rBU0Ly9K7U1WN7QP8Ta6bh5fghSdo0y",
-	"+shbWie220lesqPagtW+qbuRU4dlaznTTJg/Hicg1yjJiyzsIG5hh2j2xu2Rl9U+Syq7ASmd02mPVGTO",
-	"87YICKoyA2rSpFDm9sVEZ3Otmpt3NZLpyui9c/DbcK2I0dQ5PjRnTA/hBoQCaUiCpFmGPnM2byYF9Fig",
-	"wtM8VlutQVe0MnRMsww0CHR2cNQoVktIo28rY+mx9CVK+i0ZreHayEKxHB1nkH6ryIOEZhy0KiiD/Nsj",
-	"81OVhPtwK/eArTgwRo7RwrTMwOaBX2yGbgeHwLY1nvuJ/Fle91NaazWVm2t0apOI89JNiz52rst4tn1d",
-	"huOatZL1TXTpF29sVUXhk5pfdX501IGKdh51i9oNPMJ+JDkI1luS4nCD/SwzB2HR9IhsGvFnlqXGyt9w",
-	"a+fGfKZZSyTNyll8RxXxspkekkzlCXiUofpF1TTPNZ5woAfdZK6Nj/fnI4TUeKtr4lxCW99Id4oFvVs3",
-	"X2YpF9Oqwjz45iJj6rLF+4C1qFY3M+eg5Lw0DI22bG47Y4GqmVyKsN+k5fWvZc7qhp2tJjOHLOCQM650",
-	"NKoSVOxr2xUk7QJLmgJZRM5t8N3R3Nxy3zw9miVdLOpXkwkba37N3rrNCjh0qdKXeSGCYXbrulZELgXo",
-	"vgpDx4DEAuXG24Ta4QWdSaWc89siY3Eyydg1yzq/61d4OuBsaJVw7mTWvrfb2Oupe7Ap9dU0gi2BUUMk",
-	"VJ73OZ2+AWd3IOHrI5svNorlV/jU5+GgXGPDRlKlRx0q8LjynRnO1TEYVmX9Jc+HfBhzmbJNszqn09fm",
-	"sYY30fxx6Jbm5hzcoXL1a4kLqKqhUC/9BobT5wXkYBIuiFpwXYoZM+aWEDuO6n10k6ffbtQkKsXniac+",
-	"tGk7rz4uMipomOGrsspuehfYNSEx+X7G9IzlUH4miywlIwZVl0Mnhh15cDHOijQsLocDqq7CZW1jKsiM",
-	"ZYuwsVIaYy31wwj7QlK2YCI157Cd+yeNmIwVEJArwAQTMjjPaS4LGzJaMw8y++0pxGpzPp1pRYxxVkU8",
-	"nnePd/wE44RWMaOxLTKEi4eLFchceRGPHSqn10e2ZZzhDbRnY9MwME0WKgyXMlwFhol8PVjQNR1/OxPR",
-	"XIW00DOZE0VXaqdixyJjkbenbMxTliIyjXnOSiFwLJTll1KwzWSn0U+2wT6wnF03FsvyyDoSTwE5u+5I",
-	"kayqU6kIvcaaIRH8YzCxFjZgxMbS2slVKkkziyHgXgnDhrnI+1QyVc/64JoobU+wo/Ky38yCIouiFmGc",
-	"Q1cUoo6JCyqZ9/rKwUE4ecDmJezgTYCJhY7xp5yGSjZOUZKZIzSEWiiWQ3BdWAyzAwJfVISmKQlV2d1r",
-	"KBdEUIsjtA1L6qqu/aaPIYYK9rvYDwQESSZSHj5KIFYLP39Efzb8TA8/JkOwlsyvSU9OKazOjgMkddip",
-	"NUqssMx68GABEfaLWvKKjmdGqAD4QiYFOwYXIggERZZA9MmiyLKEaClvBEyytQNsC8cQ7EwffiEUELfj",
-	"FrLaT9Nyrt8ivqq1T8lTiokteH/ikqGEdjc9QJOFRUgur3ka4q/vMdVpKfMSR8vikfHUmKF6RdyXI8mm",
-	"Ef2Ej2egkxw7BJ4hATi/x3M2HyEwBkwef5DF4nH5Kwa2UeQoadXwrjAPoftouIGCZRDmYJeSbK6M8ZfG",
-	"FWhYJEshs5i4x/EyIIAkoSy0wEimq/COx+ODPYUCylWsCcyNMlIWi51kpL9tG/1j9tH4DGDKW84gnCEI",
-	"8J9Pnz8nRt9Fs96/R80dSIlaGL3K6N2A/nhAyttdWQDeBifZONFYTgVXLMV8Q15BAHY4pejy+xHFhiNu",
-	"TxQvXoNMaE67F7mFt2uYl5zS0b7jFn+xnM2GdfR2BHZbbucgyjhHY+YTy09tg4GV1qkYbz3IEbPcLyPp",
-	"0edlEbzhoishl8KWDmTrpSL9pEgPB5iTFvR4/1hbyy41PWYawfOAoFXgXtrkyeLa82AdW8+T9VAaexj2",
-	"HyIgFsGMqdIFZ6QapgVg8FznhdJlIrQxXSGcvp1fzPNp3dA35fL9ndfYAaOaOW1GwtpgL3g+DZsG39lH",
-	"gWcV5nvIopCChZ2WkAoyp6uhSzqvASV7GYRWx/NSAq2lf1xXmOwvj3NG06RKTRmSxKUJJvWEFaOVKD4V",
-	"gMC8Mb+wenlwv7cTcpbEb0m+YSgREonCYbNS+XcZqsAyWPyytJyF9QGALUGWM56xCHTAmqnQwqtLqo4J",
-	"RcQ0oyw49w8kraILaD3N0QL3l+U7NruUpRYiJJMj84SDDMGY4kFbWtv9SIUL3hruMGqLrzk2XfjAKEbh",
-	"vJsNGaZh72csT9TQyXqeaFUT66eidheRm6LLEGOqp6UGlJlbyw8EX+6NsgMtN8Yxt04r8oa9XbrrS4ET",
-	"SBBd5CLAabnmEzrW8cO2E4wWXdhrEPjQ1l5aNlSVQADGBfbXM7ZaFwDmEl2amUMhcWfXzbqECoWY4gko",
-	"22hpdnHbpmG05fBuSuLGLdxlIMuEkWSYeMpgGdBeK/vCAO2Q8LmL1Rp9iNEsIjzQRb+ViMz9/IkNEeoq",
-	"1yKWmYcL8SfSJd+mJlK6Zp14p9jCtW9rIatgcnWcvcpSHo+bylvrTnjKSqyuuJGBV27DexkXVxFj4r2H",
-	"/+IKyaZSl9vT3bjZci0+v7WUpVU3n1E2atPqS4xE2dmMGFE6AAuKipVHWo35dakK2XAHpw0CdjfB9mle",
-	"lrWrRYW47czq+n+4qHid05AvNu35O3gKqmWc17S73D9ndI6jb4KYspNxA4SW8wtbhbNLrlmQG8402CWq",
-	"rEgU1hXcjQVoNpU517P5pkX+wlan5bOfh4Oxmd2EG1K4ZB8XPGdqp5jgNt+pj9PYBwuXqix4jdmLsicD",
-	"ikwhyRVbkYnEqgK+hSPkikdSJt/++JJ88+Lrb4meFfMR+EDD8WLbvyaS9GXmBXG7WhsJWeSknmzpvbDE",
-	"3HS26JQJlgNvDgd8voBiVMBAqUWbN8JxoXFsbtHkuHIdST3DuKhIKzxCQ3pkxfQBSRCHkotpcmwpUkgy",
-	"h+JY8xUOQCFXTKBHaiqxLr1mRpshIWl2KjD9oXxnYPqNmnzz1YqcPZhQB9hVc9NXLBXhwlOfM9Y26FX6",
-	"w7vThDx4lT59/vzJdw9d3wR7XG6hUmSrY9w4B+nIq2YKZmctCbpdePXu6fMXg+Hg1buvvzXi96373YwX",
-	"PMJf2KoPR6qROpuEV9xp8AtbvZW6zIzbJu67q/hJWUZXIWhAxOkv4auAEk888NVhvc71iq0uLe1dwjuT",
-	"Gl7NN99886KOWHMUBkqCgtLLoF/3zavX6BS0TwGrP3jzy8t35P88GZJ3r16SJ0a5xr98+9AWk0NxVCVk",
-	"FeETh8dFxeqAvC+XRChKDwRtXEthtgg/G7IhNwun+h56cmm9lqJDZXAskOFa72y6bKGh47ZxCXj5h+hs",
-	"duuTs9WEG/CirRPqg61vNTSCg6kZX9z8ZLuFrV0OdGwjf2NLaGUW0AqhfUb4Ql9QpSBipiXeb1xgfwfy",
-	"bgbCfQbJNeOwn067AVuXCg81lmObptnJhVf0MeQFUlcWQgBS9v6e4BxdH6qyPWxr69fGSt7YfWiO9y02",
-	"fHz6zAv01jQpt4V18YBNJz1J9G3LqDvx47jIcyb05SI69fOyhvMrRezj5YkfkN8kWm0stcC3AuNW5sIw",
-	"chfvcoyhHoRWF8hNqabS2rnGPdfM0LIfhOjBAwlttPMBEFrywOin3z17/s3DphtwbKsDAp1dzHfNDskU",
-	"mwrb5i6/vzwjp2/OyANDW+wjnS8yRpIfXv129uqHSHVoBVcaaXEDwMTDCvmCfVywsTEhESOHQtmX0ZnY",
-	"Rz3EsChZsFxFMl5g6m356zbbFnKN8X2LXE5zOldVjjBqCWWwawghIJc6Tx4kVF2Z5YKT0JZkRGQJOLzt",
-	"yqi6YhBYjKQ4+w1b1gKo3PbJdM0C7XmYextIOZNTlyARNhY01UUEyPHn8/M3BB+IQNZwHU2vRgwc810y",
-	"ZzQSrHYOz/Vk/SVdKZJAbd/xKKPiKjkhiaG5hGiWZYo49EVCFzTvgKxmIR5wwuWqPUhXIPkIJ7nOUS2w",
-	"pQHqDu5IM71CUezBaAgp5SloUQ65Zs2Z5XqiLmV+NcmgWRWh5OUZ+bOGz1bN/b8KqWmgbtNhRjUwXwrF",
-	"DkjJgOgxLfs3mUvB9bua0xUmXIElhy4cd/V1gskvRNBV9KOR3tYoX5bRKUbnoN9yRew3TzxbvkxX5ypQ",
-	"Pu5FeKDfwkbdCDbtV3w0UHjZpckGA/bzwLnWPG4sg6wlCwdVwQ1tCcDS5dFoN6ddcoztd4Lp2mEVzG55",
-	"deIWTXXQ2KVGd0uLw1ID0PZm8CFG77+Wp7yFghA5qd8niFg3JIyOZ0DhpfZkVjjE9hclEp7hUDnpeLDt",
-	"puNGumv/epRG2r72Ob6nN7c5UBjdjsnRFmK5TeCNDeBLNMtIypXmYqwtNKKhoJKgUO/kAjzj6kbwTL8B",
-	"7r8ruNztxTFZcl1D8mo7Rg/zK+LTt3LDe+V23W2rk+9oKMy58P/6ZF0y7Ly4lqn1wU7tRf175alIRGWb",
-	"jl2ZnPIxzbaCr6yF1jpdw62lgVFyXlKuuZhebrgTSgjPqqfBZF1jg6yiIRFGV8vBubti3WDWIh4Nv0jQ",
-	"ITjW0B1r+7q+lg7H2i9pRqJfe6JPiKK9RUNo6xx6lxniuy2tg7fNQWqTn7YqMv8cn326FYDzvLXnXpUB",
-	"5MFGailt3KVC/A/AdaxnjWxOwaJXoRYFgAq4ln+HjLOQXIAFX9WeQjbnaOV6c+3YrqfKxnC7U+qSOMkw",
-	"8dg0kh/YmKtgJX9rDxW2CPcqwcbnwcDkq490DBtABZnJIu8ectwppYaqbaqtKjgQLMSNAIKECa9MLcyY",
-	"VlgRvHvZtHnIy5ar1m63vVpb67n+2gasgfHVm+BplONUQCCt0idc3pSxiSYQSlHEIpCy9LjCFEaTA2ze",
-	"8m9uqk0vXgkAE2gvjPXYzpe5wvr3EqienOIfXGQHc4eGZCULMWX5JWZsiNT29b+0zbDx+9RBLXBNFMvY",
-	"WKsT17j4Qnj5wHOGvtOVFRBzM66ZG9bbA/4NvgDGEoas8OsV9q2SGHOmJXJISXzwvJ3AATkVF4LNF3oF",
-	"Km811YML0TX/pgGRU5WIPj/a3EegG+bN5zYifltWxddPGlYTa5bkvtKxCt5LMlhasjR6S7GAFiPmUMI1",
-	"y63Zs1yRMaMK+5SUOWuQtM0ntlzP1e7KHMjKEOJ67whixJsry98x+Rb3qtyYD+37HYaC97L0WlDWtyOq",
-	"8uIJFW6wRaz16254TDurXw4xqU0N87lkSy0M9vWyTC0N+CjLrNMKN6iSM+CWnEpX8R0v/lxLDsAycuvn",
-	"nHEFunsNm4jby2wqj0kmlyx/PKaKmb9hMWPKp1yrIUkOkiFJLs3/Hq+Dhr14tlGbREHbnOEvIK6UxES9",
-	"qqmU9dBmdEM7nXBygi+8t0HlCnsYSlCnB8mjxIEiPKzhxDWuBV9GgzTeE3DT5+HAv7u2Esedikc9qhdb",
-	"ygvH3MHyDe2haucMIP9ZSqgOx2N2lAYbWiKgh19aE+IYwqSQXeKQ8DdkazqZAQutKgjsuK27eZ5bSKht",
-	"ci/Cas9b0Ce0JNA+twZvb1TAsr7vYC/qQPBalyEJZ+v9QZSlFh0ZzSMbnF/OZFZX+9bq+eAFQS31XZXN",
-	"01O6VQkBfGmkSSss75pzhLuWSVU5nVmyec0JQU0NASSsdkAxea7UScc5g1gazVRv+MpcqSIGozLOKJ+T",
-	"hCuVYMtbl7YYHD3qEc7ZJGdqdonfDets8Fm4L8OvfMLqww8BKw/DcmGp0Bewgd0df371xMo1YmgsdjtA",
-	"BEusu8HG1HM0HcSvS6MMitortvKBCGmKoZ4uiZghXgtxhptHYwoVm5jLc1i7OffFMRvy8+rc4GY+Yjk0",
-	"VNqCP4ZVJBubl1fFt4jZYLd4a8TndUZqb9f3MuNGktkTtm0JASiLYfMheB3OGW1LqIKAhFxnsJT5QGGn",
-	"WZ1t7WS+bvZH3MDExKF6lZ34qTlGuqQrAnXprlpyXtP5vn3xrKbzvegY4LN81ofj190vt+Pw9WszbhSM",
-	"2CUIcRlPolhvO97lrRa0IdIyDL1UHWEb2gIic3ndHtmQfqnmGr42QrZwQRL4ftJx1ELYmq2u8ZR6S7Su",
-	"o0DIvX1xhXBdX12EfqclrbeHd420bMhlbb2NbV8/7QZNNRcTov5gbxYQwhvZ1Etp2lFR2lB07ldxb6gm",
-	"3+H720AX7x6b36Ex0r5zatb7yoS6F1lw5piitTGF5pxOX10zoduQjJ0yhIPAoNestOxQ7ysUC2NcUNfv",
-	"tvnJNgkZOxB6jGjX8t0AIaHMPUursnYMWUEMLUiYvGuv9UXOrrks2nJR68NZyIzNaY5Y6+QgZUtCwT2H",
-	"HW478z5UgJJ+bkcH6Kk/0u01RnKSyWMj5+wcDirH53CAJfVBFqrhzW9hFW0LRt8fSHxkJ2qNEiKcUHWe",
-	"wIjQnF4x2/qPTv0AAaShmv8btUVYzLLuwMUuwxs1LCiNsC0XTsrhLK6lBEOMbVFNGw8QtwL+43z0jGGn",
-	"pGNfNZI5hAMPvpBob9QnuDGEe27zdHrAl0Sb7LJ7SlezVeWtIEg257md68RsWU/pb73s2efYHHcBm+z5",
-	"FNdM80ZsB+uabXhHsQWFQmoyWpWxHkBsepx4rZOffrtWALUjJKXZo16uN8NCt3S/uWK9pmM7ZzRleYLR",
-	"3SFJLJQtAmpj8Nf8lXKhKRflJ6iBlZmx0LzXJUP4rjl8PajFUNxo7Cr3qvA1WsIz9JvKuOZ3koWAkmKK",
-	"GC1coP/Ol+UYfKAN4IH+ciHVjOZdTXCsZQMkCmzFRBVZMgzO3ajkAICyY3NALdx1NpnkrEo/8U97x8TJ",
-	"LrmStfmtbVmQ1MMlpP02n1St3SctuscS8KK5Bn/wCLBc07Kms9GKsntS3x5S5XeBBFnHrcQiP+y1CNiV",
-	"5spcZDKcmgUtt8yOBLPwziVa+lwUmnVX6KqXmgOI9FxBfFDnTID6qUKxbeNF9TKQLnEDVGa7N8HEuuKQ",
-	"M1MrYj/EwkeZpSWI1DGB7kNYjGmhHLkiI2aEXS41RQxI8Fwi4iPvDjwFvPUO652D2aZTtaEHaD16bhnD",
-	"5kvAlY6G/dDlG+Gd7mIm8KUxFLVlGGJx/HRsxbem04NYI4awbvF+JiugeUIh5cGmsTkAZoyHrNWXH5Oy",
-	"+arRNIxE+xvQfXLQVaO0iKzl3BrFVlWTB0cM25VdwHntpM7dYYvSUJlMQK5WZ+aJ16pIM3lydAD/HX6b",
-	"VOgbesbmaxIZ3xmRxdvlCVVL9zoRltzRCoeEnDEpdJGzGlhItcwSxQdftA0WkmsL4eKFlXxudPExdPyV",
-	"DYAdO2hki82K4twF4yYyJ+OsUKBNk9Pap0RAT+gxzSE+WnZLcNBCteipseyT81enrw8fJaQQmZHOU37N",
-	"BNZDQcm3vVu84H6pYG6+a+7SqOh+V7RdEDfufuNRFFxJ8Lnb80njdHeI/N6J8PeWVZP/2xZ+BIRzW3cN",
-	"kKtQ0drmLIZZcyjfJoLmOWKYQR9RAAGw7e5SjBruu1/6naqs6zywE/VAhWSX634duSd8qbYcbA+2PULG",
-	"3I5xb8baEdFLXrM8o4va9dDIjHAwXZh97i5fq5JUaiRRmmeZU5JOyBHmRcCda4uHmnXPW0F3fY6t/l0E",
-	"IOjUztL6ivHi8g1Y/DiAtdIz3qHrwmd2ZEhGbEyNVHAINVIwBDaHlBIjIyAPchfDpzdrao38vA0J0mBe",
-	"KP2y1sUhBsrht4J/8nTjvdKWzrzzhfjQdSYob1sMXR6Q0yxD94qWZE71eHZwIX5zDwmmjEKAz4Le8qfk",
-	"gqWY+5NKrQ4IaFGYduUyhShUtwzhmA0b41lX70c+qDl8n4Z8wOFdPysTwtpIOFpOYiZlbWGX/9Wd7upu",
-	"hW3H6JzpaSzeP97+GjGT4YVhqNVaCUGJIih5Or6ELiAsvcQxVdIhZbpMtXRjfmg/k14uEu+Ib+k6MSPG",
-	"Omf3p5PQIuXM4vfsmEiwLnT24xuriPJGYreCtsWiqT/liIzpnDVqzzdgYH+8zPgkaM6IKVOaZDaNkZaZ",
-	"ne7e25SR3Nnb1XwAbLCgfgkfoST8E5A0xprQaL/ebXRAkCwbvD47tuwMG4xGCmGav/l8uJvPp5QhJf2X",
-	"1F75Tbt4hEpKuEEHUI/Vb9oH9Da9RL7oiBhfhruoulJOmdLm8IFiHugqLZoWafLQtyKHpVKA9xVgV1ku",
-	"ogq6dEMu7dBZSjjATKr1ZOkuqs3OUi52T/5e3bNQTysnxF5vO8yuLmqsbfBdIG96G8FDzrT1DclCZ5AX",
-	"b4/rK1VhMdcyqL/bmD8d8rE4V9ejlqz+dY+Li2h9pXp1vuyQRb+1PG2hYWZbnW3tF/Elcocaie4OHlcX",
-	"4RwKAa9NBJs4qI2V4rPVsq9EXW9qmVWSbkct+0NtVvJv2tD1tOreCnGPMRUlbDwv6y842KxjKvwOlY2q",
-	"Ky+bChuHxvtgf6Vsb1EAbpOF9cRaE81hMn6lSIX66oNkdXdDxTWcDoDHDuxYMSbaO5004SQhyngti/EM",
-	"URA7dnMsWwY0Q1b4sgo12OzjMUkyOaZZQh7QChcZnLvojLS7+7BsN+akRKiha7RBcftJwhM3PMi2YzB8",
-	"EMuc6SvVC8ih1jO47E6wTcKXmWpfCV8t3YS3Id/PsWn212D4tuIq20M1b7lRnZLBzOb1caGAeL+9mySc",
-	"vrnPlup7h5Tf0Mv4v2uJiU2B6oo2vdaj2zYaHZLENo1Igrlwweaj+IVg3PL9TNI5DzhhoJQ8KAm2biab",
-	"uSjWxmgGxrui4dRTVWJ0GHbPpKsj1SWG+1YpE9u2dfL6GWzCIrN5Fy7QB7sZb/KEqThFzvXqnRnL5iJS",
-	"xcfQmwD+Zk4B/lJ+faY1zGTEaI4chT/96G6l/3x/bi6W8uv43Nr3PwNm+UQ299twsRqWipO9dqEVv/nV",
-	"FrD6dswQdXPIbIFCloyPuYU8Jd+zXM9Ky+3gQpzNXU7nXLHs2sbpPWXeRmilMeYc2HwKTXNGBVQGnL45",
-	"M/I8Obx+epgcXIgL8ejRO2wWRLg4ePSIvALt35A2xK5su1dqyeWAvGPGkjot9Ezm/H/gmWPyPWwUuSiO",
-	"jr4ewzrhR5agF55eCFR2IKCZvPn93Tk5hL8kgIM/JxPOslSRBPYKCrX+7u4Scxs554v5ufr7hUjUWC7Y",
-	"36HW+pgu+PGjBBUpAGT/3py+nYETjUD+sFVlx4JzbDVUFnIC+2E1kZJzdiGsDQOhILKguXUYOvwJY4XO",
-	"pZi68gN8+gS7CwIEGSbjhmvULwQ8B3EH1OY9IAsAA4PY+tIqsvbJZmbsg+RR8tCeKAZHuADwfGVO9bTe",
-	"7xl2YSwh51cRlVE1Y+qAnAlCEXAfM9R+/+0VUWw6Z0IPL8SC5WMm9GMmxjJl6TFKi0O6WMAeJId0wQ+v",
-	"nxz6Szw0j/zb0x/NQ3Zyr6C7wKNHmGMClSNjIKNDC1X/tz+VFEnV6daMpqoOvK6BQoEgWdK+1lz47q02",
-	"uCDz1AL5zhjHjDE1hG4doOhcsdVxWd+ewKknEAtStgtIgm2BTi5EYq78xL2XCrVkOXng8tGSX7m4SsgM",
-	"0qqhk5VFScBqYGOFG8Iv0SSp30LkQlQ9RHAl38uUM7eU/3z3+28gDZwSRl7z7w/IKXKM2xWuSCrHhTmo",
-	"KicJEQMqpHd8Oyq/QBRWXGH+splbjTjHNId7gySvzuk0OTEyAL5r+Cu1TSnhlC5EcjZ5/NrQZeINiCf4",
-	"7MnTkngJUvWMKvuqlEDz/QPy5o9zcNylbL6QmgltZ3vuCcVHj4iiK4uIR1dkRhcLBsXdXskR+wiWC0ls",
-	"fVhy7FIn5vIaOX/ELoT1ehyQpKwkS9ANaf0qD+F76BYz31Qnds1GUPpNsBN8VYKpI8MLgV5IEMq5Ihkd",
-	"X5UHLwXJ2RiEToJVazg9Y7c7Gx6mKWRORqxKvjHTGJLR6kJQYbWfRtoWdjIVkmRSTJn/fYKvNrLbRtvs",
-	"4NCNVpUuIiOK3BYSaj1acwnsX0km2GsA/SiTWaFdMmafTaVMj8lUmmFGdHxFtDSTlnZtKSMZ1SyHtHWF",
-	"qFYlpiFAoIJ4gyoAQRIsiktqubsVYBbN2YWwp3dAMHOG5sxwE3iBHP7dcaPh/dDBLCrrXLR/qHe+xzCw",
-	"bd0xwNsYRTkw2umbM2ywhyiogydGtZALJuiCD44HXx8cHXxttEkjg42ucEjHgO0Pv0xDqRE/yhyb5YB1",
-	"Vd7BZ+ngeGAs8lP3AvPWnM6ZMcQGx/8Ia2HVI4dOT9z44CnU/X3+AE0HFlIo1KyeHh1htxuhbcWzL7f/",
-	"tLiJqPZtDjjAIsBAA12q6bycogPErvYEegjhL9YjzYTOVy6UbJNdMIHagoUY6wM2EYUyLMJI6djk7GOH",
-	"8IydlfWvhr9Qbs/hj5RnRY7mqSrmc5qvALlE4XV1+v5duRIUsjJjnjfWOvIc9O7xPwYlmXwwryyp5vCT",
-	"/elzBZTWSkLklcBuif6eAJxpk7rwdfZoBo3TfxbJ2x/bziZ0BTeOUT/BIz+HGuyb7+K7WaHN6XubCKiv",
-	"AKgW3rJtWcOu+SwFql8U7WxJvGUbQ9vKClWmoaNfjeeVDe4u5qFnpaL0gewj64gzh2MuVvDxOl1nZURc",
-	"87AWhfZPClC8v5fpqm8WtX6yz3VbzQb89i0fQrLB2/w+qOtX1iAuQ8FgQFhVZ2lxGJ0nYhs2PQSGO/xk",
-	"/unKs+2M+RZ9Kt2Y092ZXJEphLxuvmHnxgACdCXYl7PT11aooLva38g5RIr75c9h14fRYdWFnX+fEGXY",
-	"kmZuv0rRbKwsCuvD6F1mY6pGZaGZ+T+uyali+EfEySlBMTA3wduUNm4uj3dvHG1GuJdcbe/rfni6jS65",
-	"aLC3taqNpG5h7yJFn9wmxa1qCpYCpUDRl4Q/WLtoaFHCsTgsounBcA1eaeCTW28mN7/+VTDodoG+QOeH",
-	"rY5nPdeg4cbtXY0chpy6rnWbzIlRT1LPA+m7H4ckKYEBk9gay/aC2y50fSMr4yA2VK2hyA3GqpNHtQlU",
-	"eE43l+hy+uYM/bLGnHxtK3LN1hgr0VjlQ2d/+h/iX2off5/Jkfktx+YZ4Ecrsgz/VbPqQfOT0WXORHTT",
-	"S9Sc4C68eNZhE5IJ5WCA0pyB6vSYC8zmRUDGKyGXkNgVpW5Z6LEEX3E1C+dgl1cestJwgGMF+583itqk",
-	"rswJbHQQGhycFrWhu8U1GxGczUMhWvzWQ+3VgDOyqYJBarXhmHlMNSXenZtlIM9JJqe+yAehi/I+ZYLT",
-	"bHdT/Qf7/S/ZUsc1bD5ku1dD6EhD5+zODzgtN98drftL7XAPP+EPN1TOcZu2PumzCXhMQ0cY0ehxtn0q",
-	"9D/AAqDQ0K6huWHD7RlgynS5KXumzphCifNfo8RXFgqyjRLhmT4o8d1MLjft7HYUgyv+zVwMnYybM21V",
-	"TnTxlmEsWY+XzwnC1CsyLjNaoeUMdpQGFzg4LGiWmWvZ4ek2zJheGKF/2wendTdmTxcihebgtn3M8i4p",
-	"9jWY925WlZXEdVySAnCikaTww+fofXmmbU4vxLshMuSML55HoesMqQ0JFyn7yNSQqAJBd4dVY3O/Y9uo",
-	"wFDKiF0Iq+imBxjQBlpXjKkIUHhpA4ILs4rWIStBww1ySnCRZQ0ZBGYNZ0D17YWAdGS1ZDlLzZmWcG94",
-	"slChCxGFOuOwj4uMcvGDg6DcHy3CCD/LDIgrQJLvXWcHhFfqQQQ6T5FtIoW4TjIv4WItgijWYU4l869s",
-	"taBjFpKSAYQE917qvblEnVAz+vT5i2MMHL14RmbsI03ZmM9pZjPgSuV7QQGz3ereaXUkvryIGD5Pnh0F",
-	"9HDDJPaEo7zxqoZST9WVw5Iu8zxO7F8gjGbI35KlcLgxZbAchTw+4NK/PeOW/FZ1AHcGqA3FHsQoc5Mb",
-	"wvVkQ5Tt1KbXt1qO8Q3tUqrSNKTO17LrqxWfuGithengaH9stPA7HfnmuoGQr0HTaWieFZgtxC65qnrY",
-	"uDZNQTcPdP0LU2QHmIUInCbAIBzX85EhNgEcixUlUPXwwPfZPMT4CKYKGWvAyo+ocYuZcL3t7XltumV+",
-	"NQhhM1Z0DwEZoMdd/LECbrDYVpU8evLd04Ojg6cH39QLREBOpmwB9fmWcR0ulg10YpP0pNLS4i4a/GKb",
-	"j6Z9Rfs0K18ZsSJc26hwkAeu0f6uIAbpB1X/VFsGk4LDfrSyR2V0j2HpsTWaxIxlC+9KWrAcEOmhoAX0",
-	"H8zti0r2U5TTioHyfLIeAXRtA+EtmHEGyAwg16XVjVw2YanyZJyV9dOYu+OrMAjkGHZK/ISz3bdPYtis",
-	"gctWVXwePJtt7LhRLGzkv8CAsI2xEeHD3oZcwv9d/A0iSaBnctWLn/mG86nIh6udAwjBOexTaADpbnZF",
-	"uVzbWgYgFxVEygrbw81pevduqqljRydf7B+caHEVWjs5IH/Cr3/J/kdYQpczRwF5X7yPNMvsnGpHC38A",
-	"c0aqzY6bGVXQMR8z6MG09Zm5Wc6G1jXFkUup5zakTh9YMPWTFXr78LnAu20BUyeXy5N+h44pFuUtcFc+",
-	"FtwTd04hAql4//AT/HtD97Q75n17p5Hw9uGcxjeDicu1cjwx4wu0gANitOS1XVzXFV/sU67dWwq1fuso",
-	"fW5LSbDaymkNVLU5gaKuFdOqCBqJweZTTmTuQsZlm3doSGFtv4AejPWhfTDFvqTmnTiqN9PkvXFT/4Ck",
-	"UN11OWEC/sKbmaEtYtUab4efrGbcKmdPkdjgK1xMW4Ut6KqD7nKTIpBjv1l69r2QrQe8EWJpultOnsfS",
-	"mxVFCw8XD1nZraWlTdgILK3t6j4Yj95VuisuK8p4cIY1xrs5gfyEb7XsYyFP133FZRWi5Y52M6XkKXs5",
-	"38xssXWjX77xggvZbMLYXbs/NgyApFnbA6hgL+pAnH4OPxlh0LnS4T1Wfdcy6l1dfAhHA6vU5vIagPdZ",
-	"zk4I9nC32JDPjr5rkid+wTvXziIekvq5ci00dXWl9lgrYcU+jAWxon0d22b2+kOxvHOaQlTgxzZ5Lzwa",
-	"k8CVsdHHGb0ptDsiLkCvbTUDXXnJ4YiOr4pFV24401X34wrna4it367N2JrkhatmwXfXIIPpyuu2APo0",
-	"tH+WDK6JMtaIbXbB+QxOtbFc8FAccWzWkH2Pa+jCM3YBfez4Sxgbp4sLhfma5QdjzRvTu82WXbOcT1Zc",
-	"TJHJ7Iu5Imoml2II4TpSxTHMJ8+OnpVlsDmDtAUofrRnpGc5Y2QuhZ6FjdLY7vXHDHaECB/8KUdDL22D",
-	"o4cKQshKkgntJ1hjTM/QUZXgSFArLQUL5wl0caxhT0KEAQVE56qy3IHR4uiXRZ6hV+2khKfGlI76uX53",
-	"QH4XiG5opkqoYXHN5+ykhiXdqIsOXTFK09w/6v41XXz520J003Of3h55AUGN2LQQfZCSGY4Ui1o7fXf3",
-	"mvM1clZgWwPkZo/uAsRVk8bjGRtf9S2MUeBioozPYhMzz5hMfQkzuTuRCjvRh0TtT1BGtqQ/OYkDROgY",
-	"NmRY+SqNOZXrfYjIta3vS0IaUYav3laY+alFiuVGtVaZXGI5qzUuqVEYVKgKDiRfdXb9Cz549x3Ivc3k",
-	"0q/geynnC4odfklKNR1RPz0MkiKbcnCTxJuOO5W+nRmKLzKmhkD8fxWsYH7mAtdInlrKK/BMDUGfnPHx",
-	"DERhzmCXw3wts4zZ7tz74+1ykNiBuQd64+WSn92bMTWPi+mOHPzO8F6u3AutOVwmEkJYkDuQShtRJEsq",
-	"rA5kRjJsLwGXBcQBzTICDWkuhPmWknNG9JIJvXLXmYOnObbISMamBSgYw1112Jwhvg/8tJgBRZI0X13m",
-	"hUiMgWxEyIXAnERLOwmA8iQ2xLms2l9OZSihNi9EnVj2IEzc+zsLlD3Q6Fu4W6KJvEvAHJB5tVe9SBck",
-	"qinNR3TKiJBLGKME5nGDbZIomk4fL8qGBlayNJj+zD5e9XHfZ17aZMLGml97o0WkgANv7vE6r1BnvCRQ",
-	"bxPd5ygENlV+/AxJ3B4YP6PzOsLTqrRpqMs4tTAhcikOyGsuLLhUiRVkgYdH7EJgTxyA9wExUsJLY35t",
-	"gCdV7Cz7582107s9xrwT+mF6W/KpsWHhujp3uNtJzmgKtRAk4+IqrH67U8Z20Xvc7fpAkY0G0dPrVT0v",
-	"xjN7SdZMSwfHZRMy6RWLSMArtuoUHSG/FzlgHZkvYAZwA+nIdj6wLWc3owr8Ysbe45n8wlaxWMc5IuL1",
-	"g/HgIhRXuB63zfBrNyXJTseoKHOaMrjDoL8lVIxYANjLK7ZKgPJ5mXD7n+9/eYeHjb+/efWajAqRZqXS",
-	"hDqL4lOhLgTgCEJtPV0lmONv7KfK2QrOB84UgULvyoLz+ityXcLZKpIympZ4cgAuaeMYB8YIA/ULECUd",
-	"bXylYJ1jaVQnGwee8KzZ+ymkSEFr4l/YviT1L2xVtsi75SQxs6g4lfYSZOXXrGpOArIBPOlXbNUkWScY",
-	"Dj9d8XSLqNc6dTij3CXDCCLFEENb1n8yMdPC9kfgzC9xRMHwKmmICGm72xvqKWkF1wK0HYqPaZ6X5NIl",
-	"LmY5sK/Eh7cMMR7hvZYbg+KhrZrJzusrRd7++JJ88+Lrb4meFfPRIudCRwrFrnjauUps55oc2Cwjiip3",
-	"NMCo4DURharAM9suj9uQ41+F1HT3OP5/4de/5Ag+LGFz7B43CkL3Lpv+zkP3XlkINE6kOEvPFQOp8IXy",
-	"+aMswrUCab2BT9BIM2f9tt4Pq71cU2SrRpLJjUoRgKO6lUPUxsVEaigXA+ejcl6yOBjLImcT/nHbuowv",
-	"iOTLk1xtpvs6jPl9SlwJlne7qsQAkl+N0Ju0f/ipspo33s1evypXi+W6bUy8q/utvagfPDv67iHeuAhi",
-	"DM5zY3DHMgzf+vVB+87p9twF+0jsXvNGoAHl8PBdJbeKn1RLcKlybdaq+qGwPWC2vq3X/u6dvaI4eLX6",
-	"sDtOAQ8djyjmIwuq7g7K/Fnx/2Ft57QdoVb71CVvvBvLRRLBe2On/s2jamp3k5m6DbWSCtL9TqtrELCE",
-	"1rsdXFdtZtpItOgoStTM5Y/AjUewqbGnQDBvxOr+sSTq0qo8j51dNEZGL4SPRuiD2pM1fBEwBmys+enR",
-	"UciCx0Kv+yfcIKwPAf4bUUufHoFtpj8kfxZKE9t37D6UkwnbvtHb4tJZyNAlCJS7o9ZzaCF2DqtLuc0w",
-	"3ObyRbA8ePtr78b/klHzaovpAp+H8EXl3t4LJboxKxRFiK9EHLxSHdkxYkze+PrvRpuuM2rfZHlu3vtP",
-	"QJHndNqdGKGr932iwyrIeA9J0M4F2sLdWNONBi/WoJ7KzjMIq2STKcCMxPwbCCSUnXo4AMhIwcgD2Ebr",
-	"1E0Q5SoZEj5xuV0QCXk4JFpOETnFqf8XwomDr6wbEkozARXNwp/773YPg9LjmjmX57hkAr81PSCnVQcf",
-	"oxq4lmZTysWFmDMqbK8Z5bXkSY8h7ywUuMDjsHQ/2Jd6DoO8xVffvnKO1B9P/wDAcQuC14tzHXPHqM+R",
-	"PpZbR0/iOuO4J3vxq2z0mbwtx9vBBWIxGSqwQi9joq92FP54E5llcul1KaqGjoq5XS4/iIZm7Jplyiby",
-	"mEcZHc+w2x1XG3wmLbu6h/SKarSoou4OiAtDHT2mAOja67UHmChqZ7eva6jVTO3kecRoNhwDtsGjXh4o",
-	"+VOOTgikymv8LM2xv34kq0DFyWAfEte+/47ze+6IAG1E2ffJovDZKBY6yuDDNF89zgtxD9QYWWiSQCpx",
-	"2XURUB64Jtq69aViFQO6h3yoyzNtXVLqQtjEUotPaJtxVZnQ1kAGHVhkq5BOkeart4XwSfwWDII98tB5",
-	"XgIT36bWYkeP565Wpoih5HsRWEIMQQAQM8prxd1IuQqzYDG0usJ7syqVgGrKG/LlbfBk18vDrdk1JEVg",
-	"2idHw6OjI9ifE5f+rehKlRlMRndCgFiIw6VlAji0wOXVe9esOy8vylgvZMlFanQiBU2OI+nft6KPVLRc",
-	"iFYtPO0pbHa6WGSrNQ0EkVirG0HI5U60Vk/H7iHAeV6aedDiBUKawAudw5stOd+dVfVmZvPt6OnBHNxe",
-	"gpckAUXdcpcFg+ugot/LDPr96OceiLKnoCPETERD7z1aeUMlvS39nmzIvm/X0f83+34ftBdXzbtIgo2i",
-	"uV+39hfvz+7kyL432iNigtYj0hqPwNED/Lt3J7UZ5fCTptMOSUxtFtqQUBUTZDN6bVtxl75fUIDxb74v",
-	"uuyFbm2wC6Hp9CtFZlyh+XbqtAabFpX7KVNBC821veusMNg3957XhJj8jdPdmoN1IyOoccMHl9srq8XE",
-	"qKbT3q7t6JbdjCE2S6tzOt2Sdw4tge4kktddFFin5yibas3mC6NFSon2pCx0xq9Z2aI/KtB/tpP6wsX6",
-	"Vl0F79QlYKh2ifnViwUTDqYUYm+ReOS9I+rNxX87Z1Huvfxvfai7KACsKXxGK+/UvmiXS90V+u1cjvHO",
-	"veBLFhB2EZvlQ1UXeZ/S0lV1BiWRuD+hEeB+Pfxkf+pcCnbu16K6pn+CLck44wyQkr2KsJjv5V1ZK7Tv",
-	"vPKyKm4Pypd7d5myvFYl6u35bvjg1Tbtm9KjUg0/vgcp4lV5WXB7t6Mju+ruDS7fu9xaiA1ljBpVSRaa",
-	"TJlWcPauARU5BW5wtFF+joEfr17wgJwiztGFSGg2lTnXs3kCDQkVofASeFqRpCyPTUgqWbCCdlHofpiq",
-	"f0eNndfdpJbff/qGXphVC8wNlG6EN9TctdbJncMTX7SKzui8g+vFrPN+3b31PlmuFgzK+k88z+uQ0Fpl",
-	"GJ5pJ0iBSO79OVYu7sXVyuj8blqswKJiboFmDezdNFixNaPrR1my6uEn809nDWu9Yo9nrKQsCDf5dlZM",
-	"w7LUsG/1Cua0F8eWeXG0EQs0gVRB9onqWVVHPK+j3ca0vinTJWPtUdTdVxp3PrMwhW9LX2ale6+z64Hy",
-	"9yRB70QB2kRd96ueDhxdRvVtFu7b6UIBHEiGDiL3kBYp1xscT53ipGAAjI3engtVFx8OfbUqUd+Mj2RO",
-	"5RTmdustMt/PJEl5ipAeOSS5pcckoRkfs2RI/C67Q5JQIcVqLot4B9hFzsWYL6AdfxCt4PmTp526FffR",
-	"sbLbWLWEGW8TqCDlUZVoEadvzmCjkkWhZq7WymzNXEII2PyId67/YRkiqn75PpMj85tNODI/Loosw3/V",
-	"rHrQ/KT4VJyJZGN/62jX3Y2bkEwoh3g/pM3wqXjMBbCabXN1JeQS8j6iWBmy0GM5ryO+MFHMDUdKRNcF",
-	"TWYwHOBYgw8d5vUb5B7YisI4QobiYg1sZiLzOdVGA6KaPdYcZrZxuO83DwWJYdsPtU/zCGTHVjGMplS6",
-	"4zC1FbqQ928FPEhrkkk/QIcS/Ea6RuNW6NI6aDd10cj2f4aeQv887YT6V11j5NSxk9COyi2C7928HZAl",
-	"4/66AZVYaDCYBf7rfdf7agW04+4vCu1tff/2Ab78biyE22xLdJqmjlIwis3ofOh5PyFtQaLDI2ddNHyA",
-	"G7tZ31pDZQDBNtjK7WEzf2ECvTKSpc+/7JS2LL/rdHFVzS+46wAtWNT7EdmcngHwYhTY2wZ7zgy3vbWO",
-	"AYViqqdyurqno1N0iSuSsYmGqJIV2ZnRCFh6QE4tGAxaxyxVIL3XctW+HpLkh1e/nb36IXmIcVqMOeFC",
-	"y8vQZikjfuvSx4wBQuAKq5ZYOix72cM4IPSi8Se1Tin9y0iLkjjnWt22iLwd+oS1ITXao5rTTdCJNVnY",
-	"c40zqexkW4g9grq4cOEM1ypYONMidLevkfYF776qo9flcJe6xxvL490Kozds4r9KSTRWXKzpnPsX33dV",
-	"B9089f+tgN5PBTSGt7aofa6LY4xS9eB9fsfGObOFxEYxgO6PYe/DWxca+4Jj//KKiQ6wsLDS+1R54bAz",
-	"GtFJs6CbB8xuWlOLCS+GkrDLg201UIL9ObB/BL4BGnPFs6e4qAtBx9p2P/agQvxQjchWULaBcQRzMEkL",
-	"XqB56b6SFsym303Wwm9sCaNHZZZZdoVoCkfSS88kl5GAAwT9X44UI9Lq8BM88Xm/KDnlsXcqtoXF7AUV",
-	"2M4jwKc3ldger1ljLiKzp0xHtqNngdpKjD2a1y2buj/nH6ww5p+tU/YhZlNuD3Ow63x6ktyYVbqT9D4H",
-	"a8Lvu82zDGJ+hAtstQf9Yq5ZntEFFgSB/0GKqddVc2V7rs3oNTshCU5GJWV4HhrJmIEhQD6PN3rZu9jf",
-	"rtnL0a0JftwiJ/irE+2zMhjvFu/lnaT/vYFlMFy2PSCD7xfYIxQDDGNBGLo0Q+srLW07LIYNW/ivhMKw",
-	"l8S1ewa50Dzu/wVb2J8XoJXPm2I1L5RGwcpZH66AcDaZGeWNG+SLNv3LlXToCwObS9zm3kNHQH2CPr2Y",
-	"D3rOQqiT2uEn+P0SSXW/5px3aLeRcl5t6n56xfgDBM+sbxY2V3ZtC2+DvaIqqrf6+5B5vukwbmDDNRcP",
-	"PbqcObO2EYFufD6LtbblC6QG3lSLOCV/yhGqBmhyUWtd2OlzpQqWD4kz7miRcgZNQ1F9HGeUzwFmW49n",
-	"0Gp3LEXKzUQUAS+fxV4Bg2Loa6chn98BeT8z1p9RZ2lWyjwCr8eusTJLmdIXImVjnhp57cxOweyc0HbR",
-	"LnHJPw2boIoK8AM/SfnhAQGbq8T6zhmZUZEyALVwVi91nd5JZi512EmLK/jkedmmci5zduIAxemUzZnQ",
-	"5PTNWVnobOzasoAzXIbZnzTcgxpXze2OqhG+HAHk6jJztsgQg2GDLGrcyJtRL7oZfxCGR5xPrC5UM4rZ",
-	"H8Zo0DJL40UGDh7jy1UJ1/A32to+37tGgfFm3vXqFmtjRJp531RLBMUQ74MNZcPmyTP74BdvRuBCNpsR",
-	"dmeAYP54++u9SGG2c7J1xDUzApKCQAGJiCD/uA8/4Q83Kz6tjw/XcgiXx7MGcO87u+9wkvvo0Czsu7vo",
-	"jrF5faXITOuFMtRh26H5HnirS5GEK5UMyYLlYyb0YybG0ighXGiJ+MxsavSJiC7Jqx3rQ4v0IwflKlKu",
-	"xhLacKdyXIByY+4a6PtvbpQJ0+OZ0ZuuWY5LtuBgIlvZzO40zZlSVU3eohhlfHwhzoRmuWD6pNpyAnls",
-	"tsO9+6aDZ4YNdPtnW8OTRPJ0fAnnw9JLS8JJm54Vo7O9iJLYtYMT7c3LXO4fFxEWN9rx7ghNf6gvXbyb",
-	"FWyW67BL96sypbBb7w4Vf++E+lA2K6BkQZVayjytLCXok2+4abSyiuKcUeGyMZRRPqgykklJQTM0FKNA",
-	"EmZ39+RGNq++m5QMWFSEf80W3gsgiULVLipHHSXLd6wwquWUUqUJE3QESPjmAy/Y4NJ6Eei0AjkCmrKd",
-	"sQBUdVhBtKJR7iBVY0qApaF9+wJdfVPvPkB4MXYdy7IG/MQaIwUZutVJCK/v4BYsWXGPgvS+coV1AEZ4",
-	"YlvaqleHxaEnNvMOEYyDiM2wL4wtWBIyB5biCp9HnopgVPTAHnsSznfiFdpEhvet57OZE+R5Zgy8mPbQ",
-	"zY9ILiWTd5Dmh9OcmtE/Lag2OnSreD/FwDZ8hYtpm/j9yTzT2QKDN/YpSs/pldkqfC9dUmdArG8Lrv5G",
-	"HL1ZJ32DW9ulGmtYymV0A1ce+MpPA4VzYP3ge8mITbnwunJbLzncleZ1lKiMqpkxr8GZiJ51BHFQJdIE",
-	"bAWObxEGzeWD+hxuE7a+DJan1o+8f+kA774b8YDLisgHS2C2STkRctlL5B/fitIn59OZBhz5sO/OUkGI",
-	"qBvM7nT37dMPu9c3m5EgzAPtVZHWxkWeG3u/sh0c8nebCqKYfuMmvB+ycq/fhrIiIqxcGldE9ZNT9475",
-	"9lYXYW41wk2JHiEFcJsqj3OneP7TV3nght6n5A57+8eNgJ0znuss3po0HCSgGxV41NdzIYyqm0pXHK1w",
-	"xDldmT+CnQjx0zkzV5a5+GxRSE08wt2Ht1y8CAQzZv/likDqucB7KAKpH2gsCzggvbapAelkydrAQHnO",
-	"ndJ8YHv2Ydtv3pcdrPetCj4iO3FLBR+wzB4LPrrs5/5U+/XKjxZ63rnyY9f57CzE/4lqPfYu3f+Faz3q",
-	"nNep6GM5k4/HVHQIHsHU1/pz4V1ufWGy2QgZQkseQq/T2k6skuSFZRBbxOgTY5rnK5IxZWxvq/oaHTdU",
-	"I7KcyZdU3AVoJiK0YGPZ1BrhrciM8ThuK7Df2NLyxvzEat9PDJ8LxpCRy0KBjQia8Rl6WJJPnz8fDuZc",
-	"uN+f3C7Q4c8ySzsH+zzKuz8Gg+tplEqi5JxBd3AbWgg3CV2wfM6VMkpzxbR0zqOpO/bjPZ7CexwhIukQ",
-	"474PufZ+Juuo+Xg/ceGgiGxfg6oxAuyT2SbzHjYucq5XIBFGjOYsHxz/44NhpRFVfAy/fBhCOwUnOIo8",
-	"GxwPDumCH14/gSvbvjsEm2vuX3Vl/a4Oh9ROocmwb5hcZGxYQUzBtWpvYqAA7zXoUAjB4oLHUS4t6nDN",
-	"vMKsWddSXs9cigm0G9CqpH+Xrgy71xzD+R2MbrDI5TSnc3VA3tTtWyP7bUowz62LyQp5s8CULTK58p/F",
-	"3A6elxjmbhZ4HTWn8dZf2ljOGabOjJhhGBuZtGst1Awc7+a6QCMyJTOWO71nRkV6EBB6nIXGhUrF9fbW",
-	"YLlmma0o8zqvgbbjrcZQS+S+cKFT8/NUMvfjGnwSEkiZJFhHfqqtokRCCQ9X1b2ZnVrOZFZ1avLe42oW",
-	"Y6+B9mKYq2gnfMXYQgFeNJIyw1TUGSOjFTRozy1en88WkLsYoOf37wgdA8IYEs7Z6WsIpDhqntPxjAub",
-	"5maZ5cC/XvG7gVf/wlZGiShTxeWE/ClH6ti++PezH146+nwgJ+Qnrn8uRgQvXDU0v/9KR0PySzGCTCZz",
-	"Xt8XPEuvuGZDcnBw8NDxAAqjNZAFVIH9yoDAHH+HrbOnwplL8INU4yJ3iRmk0h+ZSBeSCw1dYZhCSKgR",
-	"UzzFb8ilGFZ9Eowd4BL/q4T/jE8Y0dzGIq7YStXkl+0tE9Y4IDcMqwzMWThvnKGyoipKgFm5XjrkjU35",
-	"KvPKPDPFGxm6ZYWkka70RBzaOuDNq8CzDpw4NOtXIAUE4anhDb0y8uuapyz/yl/jNJfFIihyrGd/QhQX",
-	"04x5agR+Z+j2GhVh13Km9m4aJkenMlqEPuQl2AiWKWaEizGeMI/SvitlgtNMRUDbrRJhXuM40edrX22I",
-	"o77735aA7Wbn5/MYQC5//vD5/wUAAP//",
+	"7L0Nc9u2sjf+VTB6njtNchjbSZO+2HPmXjdNW582bW7i3sz8j/M3IRKSUJOASoBWdDL57s9gF+CLBFCU",
+	"TNlOz53ONLZFEW+7i3397cdRIvO5FExoNTr+OJoxmrICfnx5Tqfm35SppOBzzaUYHY9ezKiYMkUWMybY",
+	"NSuInjGiZ1xMSYIfHYyikUpmLKfm23o5Z6PjkdIFF9PRp0/R6Bcurtbfez5jRLAPmszplEWEKhJflEdH",
+	"XyZlkcEP7IQULPv7xcg8dTGKD8jpWDGhiRQwh4wq/HL3+J+i0ZwWNGfaLvM0SWQp9FnqnxNPiZwQKsjp",
+	"u7eE4rMRefKUpHzKNSyWm2fnVM9G0UjQ3AxnHxxFo4L9WfKCpaNjXZSsObM51ZoV5rv//z+PHn/7/uOT",
+	"p5/+7yjy7Jid4huZscDG0ZzZaZ6dviKFzBhZcD2TpSZcK2ImFxFZEErsqMckfhQTrggVS1KUwnw7mdGC",
+	"JmZfIhL/J3wqBQus0IzRubycfviFiamejY6/ehaNci7cr0+i1tpPH/9/9PG/jh5/+7e/Rwf/dfnoPx+/",
+	"/1tgHyaaFf4diA1VxGYVhhYMGZAxm8iinv6fJSuWjROCdwUm/PzJU9/43zPBafYrvMA3iRQ+/0LBeQT2",
+	"DZ/p3Ln1gX8sZDkPjzs1H9thIzJnRcKEfsxEIlOWEi60NAdJFJvmTOjAxOAlW87rbPKK6mTmn5WRH0TP",
+	"qG6IiLxUmijNs4zM6DUDmowfxdWUUPzUkzqbPMYRAgf15Ojps8grY3Ku/dPKpTJMwXJFOEoOKtSCFRF5",
+	"QrQkT46OjkI0k8Fbm1NJ2YSWmTYTOYrMxHhe5vDbEZC8/bWaIheaTVkBc3zteGB1lqeOSY1oM0MrQ9cF",
+	"m0vFtSw4U5sPmTyIE1mw/3j6w6P4YeDEHRNud+Zv3DyWYYKs5rrsTZXkQawZzf/j6Q90Pg9OuX7xlrN+",
+	"y4prnrDwlBU+YOd7bMWIvShIbD+uJIyWV0wQJtK55OZCoCKFvycZ5TmJaZnGgSXYN/WVnU+fP+8lPN8/",
+	"qH8mB5fHh//1+P2jxscP/9MvU8/pNLwpmk4Dq9B0uuUJnDOad4zEaN4tOM0T2w5pDqljTPPxhkHNI1uO",
+	"+rtiRXjQUrGie0zzxFZDfjIPq7kUioFG8wPlWVnA+IkUmgmQhHQ+z3hCzVQO54UcZyz/2x9Kgvyp3/1/",
+	"CzYZHY/+z2GtFh7ip+rwNX4LR/Qx/Z8lU5osqCIFm5SKpUa8TyjPWHoAW2Pf1FC7QBEq5JwVmuPsaf1B",
+	"SBszjBZWx1a2JxrRxLwBXg5yf9M6T+F58037KloUdGl+TwpGNUsvKUxvIovc/DRKqWaPNc+Zb3T3nfHS",
+	"c3bRqCnWN1wF2mp6a9eBd9WFV1sMv9ApjqpSrCcStfvFzOiTdrMPvFKkJtZ/tnTfxtrqc2jtY2uD3lfv",
+	"luM/WKJHtfKLdgcQSJpy8yKavW4QzoRmikUrtLS+ufa6Hj0arZLwO6Op5HRJxozMyyxj6SYdmWZKEpoU",
+	"UikSH8Z4CbQV525Bvr6PodX/wpWHVSpq7knWeC4eujbK86av/2qeWT1rHLjj2IzNstPRNZjWc06GLIFY",
+	"4cRSaf5QsAMS0zTnAk7AUO+cyXnGjklOkxkXTJknhdSgexKOmvB2EiGnH87wG1/CadpfnqzsaTQqBf+z",
+	"ZPZjI8G9vB4mx36cfwck2mZ1PCQ/AeBKPo6YMErwP0eGq0bRaF6qGSw3Y9pITDiyxitqEXZaply/vGb+",
+	"a8K9fmXfBDGPwT2HdwVX5PT1GZgaC0M75n5KjeZpxFvBWUocQbEpV7pY+i+RNC2YUl4ZvtV1YBRE1eOq",
+	"vWaCioTBd/wX4k9yQeREM0G4Ien5nAmWnuDdSzOFtlfB5swsmhsDjCiWSJEqQgsGyje7tgZhNXku9FfP",
+	"RusGizkwTXkWZmNUUzzMajYcfUMpeRBPOMtSFUcwJTOhgmkF/p5Hjx7FD+05Lc2amprEg7goMxZHJM6Z",
+	"UnTK0EZYI7uUTxnKyrWtv2JLv1YBu/CFIvOMJsxZhZmcegnhiguPqyg2WpuZXSHHUsM0UebEYOJSIcUy",
+	"l6WKve+UpU4kaoyOWeQVXKCweHM+oEV5uWRecJHwOc18slLafYRtdWIEKYMSxafiMRewz8gJ5kz82gSb",
+	"sIIZevSoFJpO2++XE2Q1likjZ0FAjWWpA6+ubDq/ggRq5SVPvR+DWeD7wBzIJZ1a4dEtxwxlABs7JWVU",
+	"n0lzgx0reuVdJawGuaxr0Xc79/V3NLkq56+o4BPLP+t8MoZnDozVAN5GYoY1Utx9Mlq9xceZHKuWcAzL",
+	"l12U65RqOqaKrW+3sBbY2lfUjD59/pX/I/4v1muyK7sKY9mvVwP4Ntm9+KNn+ZlUuudOFXKhwnK41yvW",
+	"prZmXjYeVrIsEv9uXrNC2Xu4m8XsnFZ0f/f1avxqsMbZ2gVHlprsVoWJ+E0ptrUTqPYItu+WmimiJSkY",
+	"Tc21QO39aRSGXCp9QoQk4BRseNu9t2nDM/j1l18/e/LN02ctD+FXz59/+ZXvnK5ZwSfLlrJoV9Ce6xsz",
+	"RV3xKEp4rlAvBq1vUXDNjPYLjlhtLoaIcKG0+aackJxemQ+sVmhnMpYyY1T4bRPc7f8xM+QsXWdBnMom",
+	"ObUieD5FozFN/cpOXiYzs6hFIcWUjJniKat1OkMVEJZq7oP5IKcpOyFH+BnNMrNarklChbH1Cqa0LFja",
+	"UwtKZiy52rSmF+ahN2wuC403NDhOPMbMWya0uVXt/Qgzd3Tfsk7W773WlbDCbHbn3WwbM8Dd9fHOC7ew",
+	"9iGyopCFdwYzqmaXjnNqcS3LcdaQ1aLMx7hzgQt8izcUzIzZeEtFnqBFUF4EPzMnsd2hKU2LDr+N0l6Z",
+	"UZRCcDGNyIQLrmYsjawDLDL0lrAMfpTFCrUWDJxzVmWnVqNXJOVImOvazTzd8rJc1QSMVomLaK219epq",
+	"y6v9tefVPP1qf4NU5RyHa8RVmxTrN/uWevxv6BbEkbdQ3HOuFBxYSnM6hfOSpYAzms+oiEhuJZM5tD9L",
+	"VrKQEktxa0ME2DT8+7L17ioJLLay2RrzCx7Sm4pJAircyoUjF9bCXJgbxvATLawFYU6CF/YsVE/BOja3",
+	"7aW5anuqMI7DLA+sq6tLRgvyhJRC88wxlPtSa1KdKiaQww21rfbcLDsoMl7anTKn5bVmHfEp3wrd3htW",
+	"7H1/2UPxMBB+0HWmxOhhfceZM493plo6WqAFs8FgUFOOwTfnKBWk5BhVMPOwFNmSUDIv1YyMzeEouON7",
+	"Tid8BRtKmfBCmctXloriSfQy0lrCzce8VqzuLKQbL2jTe60Lu/Ns0kqLmRwFt5QAOJ2wKNhagW7pApWm",
+	"+tXXT46++earZ9G2inVvHbqPCr02redG9Q4QvyRUXYHvODCtVox/Q5C/qbH0UN+NaooEb/R1Q2+lZlZC",
+	"4HWofKp5U/fZNIp5DjXmSvtFbuur87+QWcYSjSphmwamyeW0oD4PkdHdM6OyK5kztD+MLNbSzKAUlW8p",
+	"jYgyKj5VJH76bHaUHwX8ZRlF1YBm2W+T0fE/N7Cpm7NT7t773ZRMaMgiOyEUA2CgnjmLKeWpjYgVjJFc",
+	"Cj1TB24yWzktQIvo7wqqpv/f5ns+OVMKTadTll5qnXXsPq11mYxfO7nq1jeTWapOSHykYnLF2FxZW7Zb",
+	"QlWHvjKLapXvu4joTHu1wg7Vz6/D2WVFJOPiCu6NTI4DehpVvrDBb5PG9hzDLWPI0a3JWMop+2Bercqw",
+	"irnBlam414H6boYu/DFLaM4INbyZckNC/bWUm+qJuOW1Dwtm2nl2SI1rh5fZ2NFa3qhbkzogr6hYwuXP",
+	"BSkVuicyRq9B2KGSTSA/D34H+iJzVnDZV8kR3vSL6oKsz5U8uGJzbRUxMpcZT5agaTxEWlIRkJIyB99Q",
+	"Z9cd+FnKlL604ZUb+BDt9q29sfMoulT3S7hReuqpAV3/O9gCKy0ayV1GimNIcTGTyhlfikzlgV9jLxgY",
+	"mf0nVAlID7emBYQ8I3c716l7W0lVkEEeoQrH37kXtLkVQoKQZYXZFP/yO5T57yEYmga+Jwt/MpHhIEUW",
+	"srgiGZtov3IQVPjfsFxes5RMCpkD+YMfzMbl6FgazZOU80zSNLAgXZQioZqlvqCQPR646ZWW8zlLSSbl",
+	"FRfTgLLRZIemMosnUau8DbJu6r9N6upml63V27RYXhal8GlY6xseUILOhI0v2gQmxbQ2927srtC4of0Y",
+	"xYe8cNEVntMpw6Ct2Uw6gX/ZNStOnEVUipQVZEGXkBAB+Q2gXk2NGjulXKyE+r986nMqiVReLrhI5WKL",
+	"+Te+FZ8g9YASUQfbkbjJVDIrLhIqjKm34n3dPL0uNadjfvXX4s3j+LXe+fIfcuwjc3S1RjAkOuvBiz4h",
+	"UrAIRAQsEJPvcz7FzIT1SNkufuWwbzbga/WrT24JOP3ITTmy08UsbfMnOmWoE4MtXrvbFDGSxHsx5o2A",
+	"4nZRgK6YTMM2i8gRqOUuEtNWmYKu5Pvt3dUFFWqCtQ5du3Zun6tJYnu/sI0x2QjO5jOq4j1ej7LVJ3s4",
+	"ls0DPjH9PQrY/+GKj3nGdSBn47r63CombNHKjMIAtWY0J1OmT0jMxYwVXMc2KgahL3NmXxgBBUOao6hz",
+	"lcYZTyBBV7NCQOx/XvBrXJZ9lzcdw17lzUj6qtMbHtguzm2/EyDXDospZymnl/jnjpC3j8usIHUs3FP3",
+	"1nTq87LRaeVaFJpQoyttE+AC6c+zgPFkpmmuIYLXEGS3XbOir/m0QsiVMdTYu8oyguVFzUNsnY6bp5+y",
+	"W5QxRJrIKrHdTq6IHdXWBw5N3WspTFglVDDNhPnjcQw6BCVFmfkvnQ52CKaF3B55WUuvorIbkNI5nQ5I",
+	"ReY8b4uAoAjOY5JMSmU0XcwrNSqs0XKXY5kujY2Zg4+Ua0XM1c/xoZwxHYG2CfWokHNGswzjUyxfV7UG",
+	"rAfgaREqZdVgl1kZmtAsA20dHYsctfflArKWu6oGBqw0CJJ+RwKhvxStVKxAJzVkOyryIKYZBwsGqs7+",
+	"9sj8VOc8PtzKFWcTvKU5xsKYMRn4F+AXmxDZw/m2bUndfqLsltebGYStErbNJRGtSYR56aY59junwT/b",
+	"Pg3ecc1KhfAmumzmym+VtN4ktWaR79FRDyraedQtUuXxCIeR5CBYb0mKww32k8wcYsC693HTiD+xLP3O",
+	"PNd9axcsl9c064haWzmL76ijyzarSpKpPAEzEYoNVEvzXOEJV2PeT+baXJTh/PGQiWx1TZyLb+tXTzeY",
+	"YNK5+TJLuZjWBb3eN5cZU5cdnj4s/bO6mTkHJfPKCWO0ZXPbCamJmsmF8PsoO17/ShasbdjZ4h1zyAIO",
+	"OeNKByOYXsW+tV1e0i7RT+PJ2HMuum+PcnPLff30aBb38V69nExYovk1e+M2yxM8oUpfFqXwprTYMJEi",
+	"ciFA91WYpgHAF1DduU1aC7ygN6lUc35TZixMJhm7Zlnvd/0CT3sce50Szp3Myvd2G3uFQHBT2qtZC2x6",
+	"RvWRUHXe53T6GgJLnuTKDyyfbxTLL/GpT9GoWuOajaSq6BUUPHHVdGY4V8coqquoK573+TBymbKNvic6",
+	"fWUeW/Pcmz9Gbmluzt4dqla/kiSEqhoK9cpvYDg9LzUdZxA3VHOuKzFjxtwS0cRRfRNM4uk3GzWJWvF5",
+	"0lAfurSdlx/mGRXUz/B1FVs/vQvsGp+YfDdjesYKqPaRZZaSMYMit8iJYUceXCRZmfrFZTSi6spfRZRQ",
+	"QWYsm/uNlcoY6yjXRJQNkrI5E6k5h+3cP2nAZKxxV1y9G5iQ3nlOC1na8OyKeZDZb08hL6Lg05lWxBhn",
+	"dXTxef/Y4o8wjm8VMxraIkO4eLhY8MlVI7q4Q6Hq6si2as6/gfZsrFsdU9KhoGsh/V59TJodwIJu6fjb",
+	"mYjmKqSlnsmCKLpUO9WWlRkLvD1lCU9ZikAg5jkrhcCxUFW7ScE2k51GP9kG+8BydttYrKrR2sAnJQQ1",
+	"3JEiWdWnUhN6izV9IvgHb5gDNmDMEmnt5Dptaz1jyONe8aM0uSyXqWSqnWHFNVHanmBP5WW/WTxlFgSJ",
+	"wZiirilEHRMXwDXvbSoHB/5EHZsDtIM3ASbmO8YfC+orED5FSWajkeC2gUQWYSGjDgh8URGapsRXvnev",
+	"kTMQsCoMiBVV1FVf++s+hhAI029iPxX3JJ5IefgohgAg/PwB/dnwMz38EEdgLZlf44GcUlgMG8aj6bFT",
+	"K5RYQ0cN4MECIhwWJOIlTWZGqECteyYFOwYXIggERRZA9PG8zLKYaClvhAOxtQNsC8cQ7MwQfiEUELfj",
+	"FrLaz7rl3L5FmqrWPiVPJSa24P2JSzwU2t30gATlFyGFvOapj7++wySJhSwq2CIL/8RTY4bqJXFfDiR2",
+	"B/QTnsxAJzl2gCcRAfS0xznLx4hDAJPHH2Q5f1z9ioFtFDlKWjW8b1W97z6KNlCw3f2VbJddar25MsZf",
+	"GlagYZEshSx+4h7Hy4BA4b6yqSJjmS79Ox6ODw4UCqhWsSIwN8pIWc53kpHNbdvoH7OPhmcAU95yBv5s",
+	"XEBbfPr8OTH6Lpr1zXvU3IGUqLnRq4zeDWB7B6S63ZXFO13jJBsnSuRUcMVSzO3lNeJaj1MKLn8YUWw4",
+	"4vZE8fwVyIT1aQ8it/B29fOSUzq6d9zC3VWz2bCOwY7AbsvtHEQV51ib+cTyU9dgYKX1KnxdDXKELPfL",
+	"QCkCoHxgCVLByJWQC2HLdLLVsqxhyhGiEeZ/ej3eP7TWskv9nJmG9zwgaOW5lzZ5srhueLCOrefJeiiN",
+	"PQz7DxEQCxjFVOWCM1IN0wIweK6LUumq6MCYrhBO384v1vBp3dA35ZJDndfY4VCaOW0GHtpgLzR8GjZF",
+	"sLePAs/Kz/eQRSEF8zstIRUkp8vIFXi0cGkbGYRWx2ukBFpL/7itMNlfHheMpnGdmhKR2KUJxu2EFaOV",
+	"KD4VAHi7Mb+wfrl3v7cTcpbEb0m+YSgREon8YbNK+XfZ4MAyWGi2sJyFtTgA200WM56xAEzHiqnQwasL",
+	"qo4JRYAqoyw49w8kiKMLaDXN0eKkV6VyNruUpZg2Os7k2DwBBYxVxPmgK63tfqTCeW8Ndxitxbccmy58",
+	"YBQjf97NhgxTv/czlCdq6GQ1T7SuP2+movYXkZuiyxBjaqelepSZW8sPBF/ujbIDLTeGwbxOa/KGvV24",
+	"60uBE0gQXRaeGgVaaD6hiQ4ftp1gsMDJXoPAh7bO2bKhqgUCMC6wv56x5aoAMJfowswcivZ7u25WJZQv",
+	"xBROQNlGS7OL2zYNoyuHd1MSN27hLgNZJgwkw4RTBquA9kqJJQZoI8JzF6s1+hCjWUB4oIt+KxFZNPMn",
+	"NkSo61yLUGYeLqQ5kT75Ni2R0jfrpHGKHVz7phWy8iZXh9mrKptrcFN1a90JT1mJ1bcOyPPKbXgv4+Iq",
+	"YEy8a1TjuKLNqdTV9vQ3brZcS5PfOkpA65vPKButaQ0lRoLsbEYMKB2Au0bFskFaa/PrUxWy4Q5O1wjY",
+	"3QTbp3lZ1q4X5eO2M6vr/+6i4m1OQ77YtOdv4SmolnFe0/5y/5zRHEffBOdmJ+MG8C3nZ7b0Z5dcMy83",
+	"nGmwS1RV/SusK7gfC9BsKguuZ/mmRf7MlqfVs5+iUWJmN+GGFC7ZhzkvmNopJrjNd9rjrO2DLX9TFijK",
+	"7EUFgY8iU0hyxZZkIrGqgG/hCLnigZTJNz+8IF9/9eU3RM/KfAw+UH+82LYLCSR9mXlB3K6F2i/LgrST",
+	"LRsvrMA8nS06ZYIVwJvRiOdzKPwGvKFWtHljcSQax+YWjY9r15HUM4yLipSkktlUUD4VZMn0AYmrmtn4",
+	"2FKkkCSH8lPzFQ6gPFdMoEdqKhEDomVGmyEhaXYqMP2heqdn+mv4F+arNTk38EddDWPLTV+zVIALT5uc",
+	"sbJBL9Pv357G5MHL9Onz50++fehg6u1xuYVKkS2PceMcJjmvsevNzloSdLvw8u3T51+NotHLt19+Y8Tv",
+	"G/e7Gc97hD+z5RCOVCN1NgmvsNPgZ7Z8I3WVGbdN3HdX8ZOyjC59MJwIi15BxQElnjRQXaN2TfkVW15a",
+	"2ruEd8YtbKivv/76qzY61JEflAwKSi+9ft3XL1+hU9A+Baz+4PXPL96S//MkIm9fviBPjHKNf/nmoQVu",
+	"gOKoWsgqwieu3JiK5QF5Vy2JUJQeCJC6ksJs0bQ2ZENuFk7tPWzIpdVaih5V+KFAhut0sumyhf5528Yl",
+	"4OXvg7PZrS3JVhNeDbp2T2gItr7V0AgOpmZ8fvOT7Re2djnQwY10KA1/JSBpi99waS6XzUhxr6QFY3IA",
+	"D6AmundMaJaNaXJ1WRaZWZb7e1lkeGu7DEGWqd5o0r+yBfTr8uji0CPCr0bNqVIQpzTTMFoFF9jEgLyd",
+	"wZU6g5SmxO8d1W7ATgKDh9aIyHYGs5N7713RB5/vTV1ZkBRIlPx7jHN0zZaqHqid/U3XVvLa7sP6eN9g",
+	"V8Onzxrh9RZpuS1sC2XsrNiQ/990jLqTFEzKomBCX86DUz+vKme/UMQ+Xp34AflVoq3MUgvtLTBaaK5p",
+	"c9uhBoWR6wPf6jwZQfVUOtuzuOfW8+LsBz56aMAgr/WsASgX8sBYBd8+e/71Qw9AjK3J8LQvMd81OyRT",
+	"7JxrO5j89uKMnL4+Iw8MbbEPNJ9njMTfv/z17OX3gZrcGpA50McFoNejGtuHfZizxBjuiAJGodjOaKrs",
+	"g44wGE3mrFCBPCOYelfVgM1xhgxvfN+8kNOC5qrOzEbdrAoxRhB4cwUL5EFM1ZVZLrhmbSFMQJZAmMGu",
+	"jKorBuHcQGJ5syvJStia22aQriOePQ+jLQEpZ3Lq0lL8JpqmugxA1f50fv6a4AMBUC6ug0ntiPJlvkty",
+	"RgMpAs7NvFoisaBLRWKoqDweZ1RcxSckNjQXE82yTBGHL0vonBY9sCMtsAZOuFp1A7QaSD7ASa49Ugcw",
+	"s4e6vTuyntSiKDYaNISU8hR0V4fNteJCdI0/F7K4mmTQkYlQ8uKM/NFCoKzn/t+l1NRTLetQ8dZQrUrF",
+	"DkjFgOinrpoUmUvBNXXK6RLT3MB+RseZu/r6dDYwX/U56H4w0tu6QhZVTJDRHKwKroj95knDg1KpAFx5",
+	"ivYbcTXQejZqpLBpv+CjnnLXPj1TGLBfA35wxc/JMsgVs4B3NaDalrA3fR4NtizaJbPbfsebJO9XfO2W",
+	"1ydu8aJHa7u01sLRot+0kJwaM3gfovdfqlPeQkEInNRvE8TkjAijyQwovNKezAoj7GZSYX0aDpWTngfb",
+	"bbBvpLvurwdppOtrn8J7enNLD4XR7Rh6XYGt24Q72QB5RbOMpFxpLhJtwV8NBVUEhXonFxCPUDcCxfoV",
+	"4OhcmetuLw7JkusWflrXMTaQ1gKRFCs3Gq/croVrffI9DYWci+Zfn6xKhp0X1zG1IdipG0phrzwViGNt",
+	"04Atk1Oe0GwrgN5WQLPXNdxZkBkk5wXlmovp5YY7oQIprru2TFY1NsjliogwuloBLvUl6wduF/AjNUsz",
+	"HUZtC7+2ta+ra+lxrMOSZiDmuCf6hNjlGzSEtq5ccPk4TWexdXd1uaVtytlWpf2fOmb/l3EDdiwy3QqH",
+	"P+/sE1knlzXQf7WUNqRXN27xIMGsJiRtzu6jV75OMwA4uZLaidJhLrkAN0Vd1gyJwuOlkQk36LpWJ/q4",
+	"3akUZpykn0NshtL3LOHKCxLR2QqLzf0tp7CFuTfm/fIDTWADqCAzWRb9o9k7ZWtRtU0hX400gzXeAawZ",
+	"P+FVWasZ0wqLzXevyDcPNRIx67Xbba/X1nmuv3RhtmDo/iZQLdU4NcZMp6DyV85lbKIJyBtFLLgtS49r",
+	"aHi0q8Cwr/7mprruqqywhTyNgrHU3zlslwitUPUbIaf4Byf+MC0tIktZiikrLjEZSKS2Q/+lbWuN36cO",
+	"xYNroljGEq1OXAviC9FINc8ZOoiXVkDkZlwzN4RyAGglfIGNZgg3xRrCXElMZ6AVKE1FfPC8ncABORUX",
+	"guVzvQS9vp7qwYXom9q1hr5UVx8/P9rcDqYfnNKnLiJ+UwEutE8aVhPqeee+0hNgoZG/srBkaZSzcg5X",
+	"pjkUfzl8Z2I2VyRhVOG9W6VDQj0An9hKUFcWLgsgK0OIqy2AiBFvDvFhx7xu3KtqY95377e/o0cjAbSj",
+	"WcZ2RFVdPL6aIDYPtSveDeprZx3TgXF16ZpNLtlS1YR9vayylj2O2CqhuYakquUM+F6n0oEJhOuKV/JO",
+	"EKHAOnNnXIGB0oK94vYym8pjkskFKx4nVDHzN6yTTfmUaxWR+CCOSHxp/vd4FY/uq2cbVWYUtOsz/BnE",
+	"lZKYA1r3BrRu6Ixu6Irmz3tpCu9tAN/8bpQKL+xB/Ch2eBsPWxCEa9dCU0aDNN4TJtinaNS8u7YSx73q",
+	"khtUL7aUF465vZVBugHYXjDo3MKMoeIPOu0oDTZ0tsEwhrQmxDHEgiFxyTU02ZAI7GQGLLQuTrHjdu7m",
+	"eWHRxrax+vxqzxvQJ7QkulgaVm90KTEqYFU6erAXdcB7rUufhLNQEiDKUgu8jeaRzUBYzGTWVvtWSkXh",
+	"BV4t9W2dKDZQJl+FLn1ppEkn4vOKB4i7znd1paZZsnnNCUFNDbFJrHZAMS+z0kmTgkHAkGZqMOhurlQZ",
+	"QuhJMspzEnOlYuxc7jJivaMH3d4FmxRMzS7xu36dDT7zt9f5hU9Ye/gIYBgx9uiXCkNhZtjdac6vnbO7",
+	"Qgxri90Oa8MS626IRO30X4ce7TJ0vaL2ii2bGJc0xXhWnxxfH6/5OMPNY20KNZuYyzNq3Zz74pgNqZ9t",
+	"bnAzH7MC+uJtwR9RHa6HJOplXdeNcCB2i7cGE19lpO5cuhcZN5LMnrDtLgsYbAx7yMHrcM42fY6xFHO9",
+	"ncFSJT35nWZttrWT+XK9ze0GJiYOME5b+wvcVoQu6JIA5IErxM1bOt83X604H3tGMS2fDeHddvfL7Xi1",
+	"m2U/N4q47BJpuQxnikBFN9V0TFXfpA+HBxLo/Iheqp6IIF1Rn1xed4dvZLMKeAW6HdGAuCAxfD/uOWop",
+	"bDlg36BRu7Nl31Egr6B7caVwDcNcGsJOS1oh0Kofoo0rrax3bdtXT3uNptYX46N+b9sfEMIb2bSRt7Wj",
+	"orQBz6AJELABqGCH72+Dir17AsIOPbf2nTi02rLI1xjL4n6HFK2NeULndPrymgndBZLtlCEcBAa9ZpVl",
+	"h3pfqZgfPoW6tuXrn2yTdbIDoYeIdiWpD8A3qgS7tEZMwJAVxNC8hIlJqD3oZF6way7LroTb9nAWjWVz",
+	"LieW0Tm04opQcM9hh7vOfAgVoKKf29EBBmq9dXs9t5xkarCRc3ZGo9rxGY0QrcHLQq1WBltYRdv2ORiu",
+	"/0BgJ1o9OAKcUDc1wYhQTq+Y7SpJp80AAeTamv8btUVYOLz+mNgujR01LKj/sN08TqrhLGSqBEOMbVGo",
+	"HQ4Qd/aSwPnoGcMmXMdN1UgWEA48+EyivUGf4MYQ7rlNRhoAuhRtssv+eWvrXVBvBZx0fZ7buU7Mlg2U",
+	"4zfInn0KzXEXHNOBT3HFNF+L7WDJvA3vKDanUKNPxssq1gNgYI/jRgf8p9+sVHntiHZq9miQ682w0C3d",
+	"b64OdN2xXTCasiLG6G5EYouSjFjtGPw1f6VcaMpF9QlqYFX6L/Rgd8kQTdccvh7UYqibNXaVe5X/Gq2Q",
+	"P4bN11zxO8lSQLU6RfgfLtB/15TlGHygKpRndvOETzWjRV8THAv2AOQEu3xRRRYMg3M3qqsADPbQHFAL",
+	"d01zJgWr00+ap71jdmifhNDW/Fa2zEvq/jrZYfuaqs7GprYieAFQ5FyDP3gMMMFpVbi61uW0f1LfHuoB",
+	"dkGbWYVExUpGbOMJsKjmypxn0p+aBd3czI54s/DOJVr6XJSa9Vfo6peaAwi080HoWedMgCKxUrFt40Xt",
+	"Wpc+cQNUZvv3V8XiaZ8zUytiP8TqTpmlFT7ZMYHGVlhxalFCuSJjZoRdITVFeFHwXCKYKO+PaQa89RaL",
+	"ur3ZplO1ob1sO3puGcPmS8CVjoZ95PKN8E53MRP4UgKVexmGWBw/HVvxren0INTjw69bvJvJuocBoZDy",
+	"YNPYHLY3xkNWiuiPSdXX12gaRqL9Deg+PuirUVqw32puaxVldf8QRwzb1ZbAee2kzt1h91tfLZBHrtZn",
+	"1hCvdSVq/OToAP47/CaugV30jOUrEhnfGZDF2+UJ1UtvNLmsuKMTaQs5Y1LqsmAtHJp6mRVAFL5oG5gt",
+	"13HExQtr+bzWIMrQ8Rc2AHbsULct7C+KcxeMm8iCJFmpQJsmp61PiYB24wktID5aNeJwqFWt6Kmx7OPz",
+	"l6evDh/FpBSZkc5Tfs0EFn1BXbu9WxrB/UrB3HzX3KVR0f+u6LogbtxYqUFRcCXB527PJ2unu0Pk906E",
+	"f2NZLfm/bXWLRzh3NW4BuQplu13OYpg1hxp1ImhRIDwetKgFpAPbSTHFqOG+W/Hfqcq6ygM7UQ+Ugfa5",
+	"7ldBofyXasfBDmDbIy7O7Rj3ZqwdweLkNSsyOm9dD2uZEQ4BDrPP3eVrVZJajSRK8yxzStIJOcK8CLhz",
+	"bfFQuFarFyrcp9Dq3wZQkE7tLK2vGC+upgGLH3sAZQaG0nQNHs2ORGTMEmqkgoPhkYIhZj6klBgZAXmQ",
+	"uxg+g1lTK+TX2BAvDRZUqAkr6tz8QDQvkXPua1QQyLE4d9I0kfNl1Vdg7MLBIbLyAXiYcXv6ZfDhrWp9",
+	"M+kLYn4H/ptFI1EEiA5QNM05s2xS63Uzet03M2VeMMWEDuwXQBqmjfBkrzciPo3/lgDT0piNpaKifzLu",
+	"ixlLrhyyk+9akAvVBVLTY97rzZnouNXuwdHoGlLgQjU8UG5DK0JZIQJ7wI198nNBqfSLVpuc0NIaGsrz",
+	"J083alddSf07q4UPXeuXSufEAP4BOc0ydDJqSXKqk9nBhfjVPSSYMmoxPgva+x+SC5ZiBlwqtTogYEtg",
+	"8qHLl6NQ4xWBsDPUg9xcvx9vg1bY46kvEuLf9bMqLbJLkAeLqsykrEfIZUH2l75t59q2Y/TOdz7Tivz+",
+	"5peAswhe6MeybhXSVDCtkqfJJbRZYukljqniHoUDVcKxG/N995kMok41jviWlCozYh3P35dmTsuUMwvV",
+	"tWM6zarQ2Y+HuCbKGykfNXY4lg7+IcckoTlbg5nY0GTgw2XGJ16jXkyZ0iSzyby0ym922t+mvPzePt/1",
+	"B8AT4b0/4SOUhH8AaE6iCQ02RN/GEgLJssH3uWNPZL/bxEghLHYxn0e7eT4rGVLRf0XtdfSgj1+0ooQb",
+	"tFhusPpNGy3fpq+0KToCLgjDXVRdKWdSaHP4QDEPdF0cQMs0ftj0pUSVUoD3FcDUWS6iCpA5IKM8cv4C",
+	"HGAm1WrJQB/VZmcpF7onf6vvWagqlxNir7cdZtcWNdZC/tZTPbCN4CFn2npIZakzqA6xx/WFqsHuW3UE",
+	"326sIvB5Gp3D91FHbcuq39HFdb9Qg7ogd6gl2VqedtAws70kt/YONiVyj0qh/m5OVx3k3Goe32UA/N2r",
+	"jVXis9O/VYu6wdQyqyTdjlr2u9qs5N+0Y/Zp3R4bon8JFVVfDl5VIXHw3CRUNFsAr9UeNnIKsTOzn57t",
+	"1/ERwGiUpY1HWBPNwa9+oUgN8NzEw+vvjA1rOD0Q5R2avGJMdLeSWkeOhVj7tSyTGXqAerbLrXqyrAdu",
+	"8WU1QLjZx2MSZzKhWUwe0BoCHUIc6JK3u/uw6ufopISvY3awA3z3ScITNzzIrmMwfBDKHxsq4RHIodWU",
+	"vWr/sk3ao5nqUGmPHe3atyHfT6FpDtfB/baii9ujsm+5Ub1SIs3mDXGhgHi/vZvEn8Q8SO93/x2w/54d",
+	"G5rF/08rPXddoLrS5UZv5207OUcktl15Ym9GqLe7M37BG71/N5M05x4nDAAqeCXB1t26MxfL3RjTw6hv",
+	"MKngVFVINYbdM+mqqXXVrmGrxKFt++Y1GsZsQuSz2Ucu3A27Ge6ihwlpZcH18q0Zy0ZtqOIJtCGBv5lT",
+	"gL9UX59pDTMZM1ogR+FPP7hb6R/vzs3FUn0dn1v5/idoTzCR6/ttuFhFleJkr91pQQUkx9ky7qYdE6Fu",
+	"DvldUM6V8YRbdGPyHSv0rLLcDi7EWe4ym3PFsmubrdJQ5m2egjTGnOsrkUJXsnEJ9TGnr8+MPI8Pr58e",
+	"xgcX4kI8evQWu7ERLg4ePSIvQfs3pA0RXNtPm1pyOSBvmbGkTks9kwX/FzxzTL6DjSIX5dHRlwmsE35k",
+	"MXrh6YVAZQfC+vHr396ek0P4SwwtL3Iy4SxLFYlhr6Bc8e/uLjG3kXO+mJ/rv1+IWCVyzv4OiAPHdM6P",
+	"H8WoSEHvhe/M6dsZONEI5A9bVTUnOcdeblU5M7Af1tQpmbMLYW0YCIiSOS2sw9ChsBgrNJdi6opw8OkT",
+	"bN8KQHyYku5HargQ8BzEHVCbb8C5ACQeZJgsrCJrn1zPD38QP4of2hPF4AgX0CdDmVM9bTfUh11IJGS+",
+	"K6IyqmZMHZAzQSj21sA8zd9+fUkUm+ZM6OhCzFmRMKEfM5HIlKXHKC0O6XwOexAf0jk/vH5y2FzioXnk",
+	"P57+YB6yk3sJjUQePcJMK6ifSoCMDm00629/KCniupW4GU3VLc5dr5QSoeKkfa258N1bbXBBFqnF7J4x",
+	"jnmTKoLGPKDoXLHlcYXyEMOpxxALUrbhT4x9104uRGyu/Ni9lwq1YAV54LIy41+4uIrJDIoLoFWgxQrB",
+	"mnhjhRvCrzBVabNb0IWo2wXhSr6TKWduKf94+9uvIA2cEkZe8e8OyClyjNsVrkgqk9IcVB3BRdyMuqkD",
+	"vh2VXyAKK64wi9/MrUWcCS3g3iDxy3M6jU+MDIDvGv5KbddfOKULEZ9NHr8ydBk3BsQTfPbkaUW8BKl6",
+	"RpV9VUoUFwk7IK9/PwfHXcryudRMaDvb84ZQfPSIKLq0uJB0SWZ0PmcAcdAovGMfwHIhsa2SjI9dAlEu",
+	"r5Hzx+xCWK/HAYmresoY3ZDWr/IQvoduMfNNdWLXbASltlIRDh9fFWMCVXQh0AsJQrlQJKPJVXXwUpCC",
+	"JSB0YqzdxOkZu93Z8DBNIQsyZnUKmplGRMbLC0GF1X7WkhexVbSQJJNiyprfJ/hqI7tttM0ODu2+VeUi",
+	"MqLIbSGh1qOVS2D/WjLBXgP0TZXSDf3oMQdzKmV6TKbSDDOmyRXR0kxa2rWljGRUswKKNxRiu1XIngAE",
+	"DOINamEEibE0NG5lsNewcbRgF8Ke3gHB/DFaMMNN4AVyKJDHK7jiX6jIgY0q61y0f2iCpX6hMAxsu/SM",
+	"8DZGUQ6Mdvr6DDuYIhbw6IlRLeScCTrno+PRlwdHB18abdLIYKMrHNIE2njAL1NfgtAPssC+WGBdVXfw",
+	"WTo6HhmL/NS9wLy1oDkzhtjo+J9+Lax+5NDpiRsfPIXq10/vob/IXAqFmtXToyNsbCW0TfRoyu0/LHoo",
+	"qn2bAw6wCDDQQJdad15O0QFiV3sC7cLwF+uRZkIXSxdKtilfWEZgIXOM9QGbiEIZFmGkdGhy9rFDeMbO",
+	"yvpX/V+otufwB8qzskDzVJV5Tosl4PcovK5O372tVoJCVmas4Y21jjwHQH38z1FFJu/NKyuqOfxof/pU",
+	"wwV2khB5KbAdbXNPANR3nbrwdfZoRmun/yxQvZLYJkZ0CTeOUT/BI59Dqs/Nd/HtrNTm9BubCNjHACvo",
+	"37JtWcOu+SwFqp+X3WxJGss2hraVFaoqxkC/Gi9qG9xdzFHDSkXpAzl41hFnDsdcrODjdbrO0oi49cOa",
+	"l7p5UgDY/51Ml0OzqPWTfWrbajbgt2/54JMNjc0fgrp+YWvEZSgYDAir6ixsBpvzRGzDpofAcIcfzT99",
+	"ebabMd+gT6Ufc7o7kysyhZDXzTfs3BhAgDEG+3J2+soKFXRXNzcyh0jxsPwZ9X0YHVZ92Pm3CVGGLWnm",
+	"9qsSzcbKorA+jN5lNqZqVBaamf/jmpwqhn9EtKgKGgZzExqb0sXN1fHujaPNCPeSq+19PQxPd9ElF2vs",
+	"ba1qI6k72LtM0Se3SXGr+/+lQClQ+ijhD9YuiixWPuaxBjQ9GG6NV9ZQ+q03k5tf/ywZNLZBX6Dzw9bH",
+	"s5prsObGHVyNjHxOXdelURbEqCdpwwPZdD9GJK7gMePQGqtOotsudHUja+MgNFSrd9ANxmqTR70JVDSc",
+	"bi7R5fT1GfpljTn5ytalm60xVqKxyiNnfzY/xL+0Pv4uk2PzW4EtZMCPVmYZ/qtm9YPmJ6PLnIngplfY",
+	"Ud5d+OpZj02IJ5SDAUoLBqrTYy5sCj3oR1dCLiCxK0jdstSJBF9xPQvnYJdXDXyxaIRjeTzt6/P6Vera",
+	"nMB2H77BwWnRGrpfXHMtgrN5KOyZsPVQezXgjGyqwcA6bThmHlPrEu/OzTKQ5yST06bIB6GL8j5lgtNs",
+	"d1P9e/v9z9lSxzVsPmS7VxH0ZaI5u/MDTqvNd0fr/tI63MOP+MMNlXPcpq1P+mwCHlPfEQY0epztkAr9",
+	"97AAKLe1a1jfsGh7BpgyXW3KnqkzpFDi/Fco8aUFRO2iRHhmCEp8O5OLTTu7HcXgin81F0Mv4+ZMW5UT",
+	"XbxVGEu24+U5wWYNiiRVRis0XsLm8eACB4cFzTJzLTtU6TUzZhBGGN72wWndjdnTh0gJgDphE6XFXVLs",
+	"KzDv3axqK4nrsCQF+FAjSeGHT8H78kzbnF6Id0NkyBlfvAgCOBpSiwgXKfvAVERUidDTDlGGtvsWjksM",
+	"pYzZhbCKbnqAAW2gdcWYCsDlVzYguDDraB2yErSdIacEF1nVkEFg1nAG1KBfCEhHVgtWsNScaQV6iCcL",
+	"deoQUWgzDvswzygX3zsg1v3RIozwk8yAuDwk+c71N0GQsQFEoPMU2VZqiG4miwo02eLoYjXyVLLmla3m",
+	"NGE+KenBCXHvpY03V9grakafPv/qGANHXz0jM/aBpizhOc1sBlylfM8pdC6wundaH0lTXgQMnyfPjjx6",
+	"uGESe8JB3njZ6tVA1ZVDVK/yPE7sXyCMZsjfkqVw6ElVsByFPD7g0r8bxi35tW727wxQG4o9CFHmJjeE",
+	"60yIWPOpTa/vtBzDG9qnVGXdkDpfya6vV3ziorUWrIaj/bHRwu915JvrBny+Bk2nvnnWkM4Qu+Sq7uTk",
+	"mpV53TzQ+9JPkT3ARgKgsgAGctzOR4bYBHAsVpRA1cODps/mIcZHMFXIWANWfgSNW8yEG2xvz1vTrfKr",
+	"QQibsYJ7CPgYA+7iDzV8iUV4q+XRk2+fHhwdPD34ul0gAnIyZXNAqbCM69DhbKCzFCkrSFxraWEXDX6x",
+	"y0fTvaJ9mpUvjVgRrnmaP8gD1+hwVxCD9IO6i7Atg0nBYT9e2qMyukdUeWyNJjFj2bxxJc1ZAX0ZoKAF",
+	"9B/M7QtK9lOU04qB8nyyGgF0zTPhLZhxBvgkINel1Y1cNmGl8mScVfXTmLvTVGEQztTvlPgRZ7tvn0S0",
+	"XgOXLev4PHg2u9hxo1jYyH+eAWEbQyPCh4MNiQgbLv4GkSTQM7kaxM98w/nU5MPVzgEE7xz2KTSAdDe7",
+	"olyubSsDkIsaKGiJTRJzmt69m2rq2NHJF/sHJ1pchdZODsgf8eufs/8RltDnzFFA3hfvI80yO6fW0cIf",
+	"wJzxgvOsOG5m1BiNBHGqFZi2TWZeL2dD65riyJXUcxvSpg8smPrRCr19+Fzg3baAqZfL5cmwQ4cUi+oW",
+	"uCsfC+6JOycfgdS8f/gR/r2he9od876900h4+3BO45vBxOVaOZ6Y8TlawB4xWvHaLq7rmi/2KdfuLYVa",
+	"v3WQPrelJFht7bQGqtqcQNHWimldBI3EYPMpJ7JwIWMoLQF7lX3Qzvbz6MFYHzoEU+xLat6Jo3ozTd4b",
+	"N/X3SAr1XVcQJuAvfD0ztEOsWuPt8KPVjDvl7CkSG3yFi2mnsAVdddRfblKEMx02S8++F7L1gDd8LE13",
+	"y8lrsPRmRdHCw4VDVnZraWUTrgWWVnZ1H4xH7yrdFZcVZDw4wxbj3ZxAfsS3WvaxwL+rvuKqCtFyR7eZ",
+	"UvGUvZxvZrbYutHP33jBhWw2Yeyu3R8bBkDSrO0BVLAXdSBMP4cfjTDoXenwDqu+Wxn1ri7eh6OBVWq5",
+	"vIb2E6xgJwTawnGLDfns6Nt18sQvNM61t4iHpH6uXCNZXV+pA9ZKWLEPY0GsaF/Htpm9fles6J2mEBT4",
+	"oU3eC4+GJHBtbAxxRq9L7Y6IC9BrO81AV15yOKbJVTnvyw1nuu4BXuN8RdgA8dqMrUlRumoWfHcLOJsu",
+	"Gz1HQJ+GJuiSwTVRxRodhjDV6FSr0ZRX3A1mDdl3uIY+PGMXMMSOv4Cxcbq4UJivWb431rwxvdts2TUr",
+	"+GTJxRSZzL6YK6JmciEiCNeROo5hPnl29Kwqgy0YpC1A8aM9Iz0rGCO5FHrmN0pDuzccM7yQ8+U/5DjE",
+	"CH/IcdTI2+DoooIYspJkQoeJ1hjb03dWFToSFEtLwfyJAn08a9iaE3FAAdi8Li13aLQ4+mVZZOhWO6lQ",
+	"2jGno32w3x6Q3wTCG5qpEmp4XPOcnbQg1dcKo313jNK0aJ718KouvvxNKfopuk9vkb6AosZsWoohaMks",
+	"lAANsRr90N6+5oCNpBXY3gP5uUF4HupqyeNkxpKrocUxilxMlWny2MTMMyRVAdT8DoUq7MQQMnU4URnY",
+	"kgElJQwQoGPYkKj2VhbQg2AfMnJl64cSkUaW4au3lWbN5CLFCqNcq0wusKDVmpfUqAzKVwcHoq8+u+El",
+	"H7z7LgTfRnIZVvC9kPmcYqdrklJNx7SZIAZpketycJPEmya9it/ODMWXGVMREP+fJStZM3eBayRPLeUV",
+	"+KYi0ChnPJmBKCwY7LKfr2WWMdulfo9akBskdGDugcF4ueJn92ZMzuNiuiMHvzW8Vyj3QmsQV6mEEBjk",
+	"DqbSxhTJggqrBJmRDNtLQGYBcUCzjEBjpgthvqVkzoheMKGX7jpzADXHFhvJWLUABmO4qw2cE+H7wFOL",
+	"OVAkTovlZVGK2JjIRoRcCMxKtLQTAyxPbIOci7oN7FT6UmqLUrSJZQ/CxL2/t0DZA43a/jahVN4FoA7I",
+	"ot6rQaQLEtWUFmM6ZUTIBYxRQfO4wTZJlJxPC1o39h/arPWbrYv1zj8+repVNbe706yq/blf2lXH1vxF",
+	"bVHPQQxojnJHi84mra5s54DBG3ulVwvRtJgyfemeBmMVYQTh7+ZLdAp/jmqgJssLJyh8IzMktLJauObi",
+	"iZHsUN4aESg9tfj6RoejV66rOgyBHqxS2X6OxI0oMfGMEQRrVIhoBSEo98iEZplRPWDSWpLGZFvdUVVz",
+	"vatWd1THRXB9zhETEVv8AZUG1eGBaPBrnW2aHv6yqN7/b2B2m/HaNreWleXQou0dNVF7uLd5a2zv7Hxj",
+	"J3l314fjgXt1eQS35S96dawdwlAXx/mKj7TLe4m2OpbDodDecM1sd7Mks6o525hhFwlY5YxmEzLhVeNc",
+	"QRgtMg5GXjUW13ci8Jt0OLy4t2//NxD2WDFqhXsl8K2q4sIi2wp4TaeP51WvMyuh1kTJmX38nE5tz499",
+	"lqxMJizR/LoxWmCLXV+XAYVIDUjZqA9rbKL7HEXHpqLwn6C+s9Gni9G8Df66rKId1BWjWQRBuRAH5BUX",
+	"Fne2ghG1PUnG7EJg01hA/gT/QtV5BkvvPMa6Cp3l8Iy5cnq3Z7HfCf0wvS35tNiwVBSbZPRw+pGC0RTK",
+	"pEnGxZX/8nen/Du8eI+73R4osNEgegb14eVlMrPes5b+65B6ba0WvWIBCXjFlr0Sp8hvZQEwqOYLWBy4",
+	"BoJqm6Ip23lqI+DYz2bsPZ7Jz2wZSoM6R7DsYeDfXPLSFa7HbTP82l+1umJQgJvTlIEuM+XXTEAxue0N",
+	"cXnFlrGz3+0N9493P7/Fw8bfX798RcalSLPKm4rOTMWnQl0IgBgH2C26jLH812ihdR4GRCU5U9YQr7RG",
+	"zG3WVn11nS4USRlNK6hpwJ23KU4HRnsCvR3A5h1tfKFgncbkVy5FdGL0qtW2sD4Pq9RUs5/ZviT1z2xZ",
+	"9ZC/5foRs6gwlQ6Sf8mvWd23EGQD2J1XbLlOsk4wHH684ukWCXGr1OGidS5PXhApIsx6s9bbxEwLO6OC",
+	"6Vu1GICITEVDREjEIQDqqWgF1wK07Uud07yoyKVPypzlwKFyot8whH+H91pu9IqHLqADO68vFHnzwwvy",
+	"9VdffkP0rMzH84ILHcCQuOJpbwCJncv1YbOMKKoTVQBhEa+JIIodntl2JZ6GHP8spaa7p/j+N379c07u",
+	"hSVsTuvFjYKsXldoe+dZvY2KcTDbKc6yEaOFKtlSNfmjwuexAmm1t6fXSDNn/abdKrcbyUVky7X88xtV",
+	"KQNH9auUbo2LNZaAJAHuAuXcgGGcxnnBJvzDtiXbnxHJVye53Ez37Q5H9ymn3Yv85ABLPCDfLUJfp/3D",
+	"j7XVvPFubrSydTANrhHfpHF1v7EX9YNnR98+xBsX+5tAVo0xuEPFR2+a0AH7LvdsuAv2UfO54o1AA8q1",
+	"ynIgTyp8Uh2u7TrnoQX4BZhXXp91CxZo7+wVhMhuQUfccXWo73hEmY9tvyV3UObPiv+LdZ3TdoRa71Of",
+	"ktJ+LBeoER2MnfbhYXZTu5uitW2oldTdnu608B6xDGm7Edp13YGyi0TLnqJEzVwUH248cqZXFAjWGLG+",
+	"fyyJukhMw2NnF40pkxeiCVTe7HdFVqAHwRiwca6nR0c+Cx4xIO6fcIOgIoQXb0QtQ3oEtpl+RP4olSa2",
+	"JfF9QJoQtrN7Y4srZyFDlyBQ7o5az6FF3zysL+Uuw3CbyxdxtOHtrxo3/ucMqN1aTB9kbUQ2rfb2XijR",
+	"a7NCUYTQq1WouQ36HjAmb3z996NNHHp4sjw37/0LUOQ5nfYnRrOZ94oO6yDjPSTBRrrSzTXdYPBiBQW2",
+	"akqJiKs2Qw/MSEzMh0BC1cSTA7akFIw8gG20Tt0YAXDjiPCJK/qASMjDiGg5RVBFp/5fCCcOvrBuSEBt",
+	"AcBk2xmp+W73MCg99m/1OS6YwG9ND8hp3dzTqAau2/GUcnEhckaFzW5UjW6d6TEUpPgCF3gclu73nACC",
+	"r7595RypP5wXTuuEoGGc65h9Q5sc2YR57ulJXGUc9+QgfpWNPpM31Xg7uEAsXFuNY97ImBiqU11zvInM",
+	"MrloNDCthw6KuV0uP4iGZuyaZcpm+JtHGU1m2Aibqw0+k45d3UN6RT1aUFF3B8SFoY4BUwB06/W6gaUu",
+	"Wme3r2uo00zt5XnEaDYcg83Za2RtkT/k+IRADa3Gz9JiSYpShLIKVJgM9iFx7fvvOL/njgjQRpSbPlkU",
+	"PhvFQk8ZfJgWy8dFKe6BGiNLTWKoMawasgMAHNdEW7e+VKxmQPdQEwX/TFuXlLoQtuLMQpfbPr11Yro1",
+	"kEEHFtnSp1OkxfJNKZokfgsGwR556LyoepbcptZiRw8XtdWmiKHkexFYQnhxwBY2ymvN3Ui5CsvjMLS6",
+	"xHuzrqEGoJUb8uVt8GTfy8Ot2ZaC2p4VT46io6Mj2J8TVxeq6FJVGUxGd8LkcYjDpVVl6IzqC8Hr965Y",
+	"d428KGO9kAUXqdGJFJHXrAjUhd6KPlLTcik6tfB0oLDZ6XyeLVc0EGzSUN8IQi52orV2OvYAAc7zysyD",
+	"7o8Q0gRe6B3e7Mj57q2qr2c2346e7s3BHSR4SWJQ1C13WZzoHir6vcyg349+3uiv0lDQEX0yoKEPHq28",
+	"oZLelX5PNmTfd+vo/5t9vw/aC6vmfSTBRtE8rFv7s/dn93Jk3xvtEdsFtCPSGo/A0QP8u3cntRnl8KOm",
+	"0x5JTF0WGpToBQTZjF4zNLIq3y8owPi3pi9aGrM1kYUz3S6EptMvFJlxhebbqdMabFpU0UyZ8lporiN2",
+	"b4XBvnnwvCZs17V2ultzsF7LCFq74b3LHZTVQmJU0+lg13Zwy27GEJul1Tmdbsk7h5ZAdxLJqy4KrNNz",
+	"lE21ZvncaJFSoj0pS53x6wqRYRoU6D/ZSX3mYn2rhuN36hIwVGsBNeZzJlwHA4i9BeKR946oNxf/7ZxF",
+	"uffyv9Wh7qIAsKXwAXJKn86mu1zqrtBv53KMt+4Fn7OAsIvYLB/qusj7lJau6jOoiMT9CY0A9+vhR/tT",
+	"71Kw82YtqusHLtiCJBln0ESlUREW8r28rWqF9p1XXlXF7UH5cu+uUpZXqkQbe75b66B6m/ZN6UGphh/f",
+	"gxTxurzMu73b0ZFddf/e9+9cbi3EhjJGjaokS02mTCs4e9eblpwCNzjaqD7HwE+jXvCAnCLSxYWIaTaV",
+	"BdezPIZe5YpQeAk8rUhclcfGJJXMW0E7L/UwTDW8o8bO625Sy+8/fQPoSd0dfwOlG+ENNXeddXLn8MRn",
+	"raIzmvdwvZh13q+7t91C19WCQVn/ScPzGhHaqgzDM+0FKRDIvT/HysW9uFoZze+m+yIsKuQWWK+BvZve",
+	"i7ZmdPUoK1Y9/Gj+6a1hrVbs8YxVlAXhpqadFdKwLDXsW72COe3FsWVeHOzRCP3hlZd9gnpW3Sy70ex6",
+	"Y1rflOmKsfYo6u4rjTufmZ/Ct6Uvs9K919kNQPl7kqB3ogBtoq77VU8Hji6j+q4X7tvpQgEcSIYeIveQ",
+	"linXGxxPveKkYAAkRm8vhGqLD9eWoS5R34yPZE7lFOZ2693z380kSXmKkB4FJLmlxySmGU9YHJHYrOtv",
+	"IGDNb1RIscxlqeIwVAEXCZ/TLIRW8PzJ0x6wCaeDNLPvN1YrYaaxCVSQ6qgqtIjT12ewUfG8VDNXa2W2",
+	"JpcQAjY/4p3b/LAKEdW/fJfJsfnNJhyZH+dlluG/alY/aH5SfCrORHDTMT4W2oWvnvXYhHhCOcT7IW2G",
+	"T8VjLoDVbAfcKyEXkPcRxMqQpU5k3kZ8YaLMDUdKbLsBmswoGuFYo/c95vUr5B7YisIwQgagSreGnsgi",
+	"p9poQFSzx5rDzDYO993moSAxbPuh9mkegezYKoaxLpXuOExthS7k/VsBD9KaZLIZoEMJfiNdY+1W6NNV",
+	"dDd10cj2v0K70b9Op9HhVdcQOfVsMrqjcovgezfvFGrJeLhGoRUWGgxmgf8G3/WhuoTuuPvzUje2fg+Q",
+	"/vDyu7EQbrNj6WmaOkrBKDajedTwfkLagkSHR8H6aPgAN9bTtdLhKwEIttFWbg+b+QsTGJSRLH3+aae0",
+	"Zfldr4urht63GfMCHDgB70dgcwYGwAtR4GAb3HBmuO1ttRIrFVMDldO1PR29oktckYxNNESVrMjOjEbA",
+	"0gNyasFg0DpmqQLpvZKr9mVE4u9f/nr28vv4IcZpMeaEC60uQ5uljPitiyZmDBACNJAphWapg+MHK8gK",
+	"vWD8Sa1SyvAy0qIk5lyr2xaRt0OfsDakRntUOd0EndiShQPXOJPaTraF2GOoi/MXznCtvIUzHUJ3+xrp",
+	"puDdV3X0qhzuU/d4Y3m8W2H0hk38dymJxoqLFZ1z/+L7ruqg10/9fyug91MBjeGtLWqf2+IYo1QDeJ/f",
+	"sqRgtpDYKAbQGN7vfXjjQmOfcexfXjHRAxYWVnqfKi8cdsZadNIs6OYBs5vW1GLCi6Ek7PJgWw1UYH8O",
+	"7B+Bb4DGXPHsKS7qQtBEw9daUCHNUI3IllC2gXEEczBxB16geem+khbMpt9N1sKvbAGjB2WWWXaNaApH",
+	"Mki/NpeRgAN4/V+OFAPS6vAjPPFpvyg51bH3KraFxewFFdjOw8OnN5XYDV6zxlxAZk+ZDmzHwAK1kxgH",
+	"NK87NnV/zj9YYcg/26bsQ8ym3B7mYNf5DCS5Mat0J+l9DtZE3QpGaZ5lEPMjXGAPbugXc82KjM6xIAj8",
+	"D1JMG+32l7YZ84xesxMS42RUXIXnoZGMGRgC5Hm40cvexf52zV6Obk3w4xY5wV+f6JCVwXi3NF7eS/rf",
+	"G1gGw2XbAzI0/QJ7hGKAYSwIQ59maEOlpW2HxbBhC/+dUBj2krh2zyAX1o/7f8EW9ucF6OTzdbFalEqj",
+	"YOVsCFeAP5vMjPLaDfJZm/7VSnr0hYHNJW5z76EjoD3BJr2YDwbOQmiT2uFH+P0SSXW/5lzj0G4j5bze",
+	"1P30imkO4D2zoVnYXNmtLbwN9gqqqI3V34fM802HcQMbbn3x0KPLmTMrG+Hpxtdksc62fJ7UwJtqEafQ",
+	"fhtUAzS5qLUu7PS5UiUrIuKMO1qmnEHTUFQfk4zyHGC2dTKDVruJFCk3E1EEvHwWewUMiqipnfp8fgfk",
+	"3cxYf0adpVkl8wi8HrvGyixlSl+IlCU8ZXXveuj4D3NC20W7xKXmadgEVVSAHzSTlB8eELC5KqzvgpEZ",
+	"FSkDUAtn9dILYVNMMnOpw05aXMEnz6s2lbks2IkDFKdTljOhyenrs6rQ2di1VQGnvwxzOGm4BzWuntsd",
+	"VSN8PgLI1WUWbJ4hBsMGWbR2I29Gvehn/EEYHnE+sbpQzShmfxijQcssDRcZOHiMz1clXMHf6Gr7fO8a",
+	"BYabeberW6yNEWjmfVMtERRDvA82lA2bJ8/sg5+9GYEL2WxG2J0Bgvn9zS/3IoXZzsnWEbfMCEgKAgUk",
+	"IIKax334EX+4WfFpe3y4ln24PA1rAPe+t/sOJ7mPDs3CvruP7hia1xeKzLSeK0Mdth1a0wNvdSkSc6Xi",
+	"iMxZkTChHzORSKOEcKEl4jOzqdEnArokr3dsCC2yGTmoVpFylUhow53KpATlxtw10Pff3CgTppOZ0Zuu",
+	"WYFLtuBgIlvazO40LZhSdU3evBxnPLkQZ0KzQjB9Um85gTw22+HefdPBM8MGuv2zreFJLHmaXML5sPTS",
+	"knDcpWeF6GwvoiR07eBEB/MyV/vHRYDFjXa8O0LT7+pzF+9mBZvlOuzS/apMKe3Wu0PF33uhPlTNCiiZ",
+	"U6UWskhrSwn65BtuGi+topgzKlw2hjLKB1VGMikpaIaGYhBIwuzuntzI5tV3k5IBiwrwr9nCewEkUarW",
+	"ReWoo2L5nhVGrZxSqjRhgo4BCd980Ag2uLReBDqtQY6ApmxnLABVjWqIVjTKHaRqSAmwNLRvX6Crbxrc",
+	"Bwgvxq5jWbYGP7HCSF6G7nQSwut7uAUrVtyjIL2vXGEdgAGe2Ja22tVhYeiJzbxDBOMgYjPsC2MLloQs",
+	"gKW4wueRpwIYFQOwx56E8514hTaR4X3r+WzmBHmeGQMvpj108yOSS8XkPaT54bSgZvSPc6qNDt0p3k8x",
+	"sA1f4WLaJX5/NM/0tsDgjUOK0nN6ZbYK30sX1BkQq9uCq78RR2/WSV/j1vapxooquYxu4NoDX/tpoHAO",
+	"rB98LxmzKReNrtzWSw53pXkdJSqjambMa3AmomcdQRxUhTQBW4HjW4RBc/mgPofbhK0vveWp7SMfXjrA",
+	"u+9GPOCyAvLBEphtUk6EXAwS+ce3ovQp+HSmAUfe77uzVOAj6jVmd7r79umH/eubzUgQ5oH2qkhrSVkU",
+	"xt6vbQeH/N2lgiimX7sJ74es3Ou3oayACKuWxhVRw+TUvWVNe6uPMLca4aZED58CuE2Vx7lTPP/yVR64",
+	"ofcpucPe/mEjYOeM5zaLdyYNewnoRgUe7fVcCKPqptIVRyscMadL80ewEyF+mjNzZZmLzxaFtMQj3H14",
+	"y4WLQDBj9t+uCKSdC7yHIpD2gYaygD3Sa5sakF6WrA0MVOfcK80Htmcftv3mfdnBet+q4COwE7dU8AHL",
+	"HLDgo89+7k+1X6386KDnnSs/dp3PzkL8L1TrsXfp/m9c69HmvF5FH4uZfJxQ0SN4BFNf6c+Fd7n1hcn1",
+	"RsgQWmog9Dqt7cQqSY2wDGKLGH0ioUWxJBlTxva2qq/RcX01IouZfEHFXYBmIkILNpZNrRHeicwYjuN2",
+	"AvsllpY35ifW+35i+FwwhoxcFQpsRNAMz7CBJfn0+fNolHPhfn9yu0CHP8ks7R3sa1De/TEYXE+jVBIl",
+	"cwbdwW1owd8kdM6KnCtllOaaaWnOg6k79uM9nsI7HCEg6RDjfgi59m4m26j5eD9x4aCIbF+DujEC7JPZ",
+	"JvMelpQF10uQCGNGC1aMjv/53rDSmCqewC/vI2in4ARHWWSj49EhnfPD6ydwZdt3+2Bzzf2rrqzf1eGQ",
+	"2imsM+xrJucZi2qIKbhW7U0MFNB4DToUfLC44HGUC4s63DKvMGvWtZTXM5diAu0GtKro36Urw+6tj+H8",
+	"DkY3mBdyWtBcHZDXbfvWyH6bEswL62KyQt4sMGXzTC6bz2JuBy8qDHM3C7yO1qfxprm0ROYMU2fGzDCM",
+	"jUzatZZqBo53c12gEZmSGSuc3jOjIj3wCD3OfONCpeJqe2uwXLPMVpQ1Oq+BttNYjaGWwH3hQqfm56lk",
+	"7scV+CQkkCpJsI381FpFhYTiH66uezM7tZjJrO7U1HiPq1kMvQbai2Guop3wFWNzBXjRSMoMU1FnjIyX",
+	"0KC9sHh9TbaA3EUPPb97S2gCCGNIOGenryCQ4qg5p8mMC5vmZpnloHm94nc9r/6ZLY0SUaWKywn5Q47V",
+	"sX3xb2ffv3D0+UBOyI9c/1SOCV64KjK//0LHEfm5HEMmkzmv70qepVdcs4gcHBw8dDyAwmgFZAFV4GZl",
+	"gGeOv8HW2VPhzCX4QapxWbjEDFLrj0ykc8mFhq4wTCEk1JgpnuI35EJEdZ8EYwe4xP864T/jE0Y0t7GI",
+	"K7ZULflle8v4NQ7IDcMqA3MWzhtnqKysixJgVq6XDnltU76qvLKGmdIYGbpl+aSRrvVEHNo64M2rwLMO",
+	"nBiZ9SuQAoLw1PCGXhr5dc1TVnzRXOO0kOXcK3KsZ39CFBfTjDXUCPxO5PYaFWHXcqb1buonR6cyWoQ+",
+	"5CXYCJYpZoSLMZ4wj9K+K2WC00wFQNutEmFe4zixyddNtSGM+t78tgRsNzu/Jo8B5PKn95/+XwAAAP//",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,

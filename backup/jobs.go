@@ -2,51 +2,67 @@ package backup
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"time"
 
 	"berth/metadata"
 	"berth/registry"
+	"berth/storage"
 )
 
 // Kinds of jobs.
 const (
-	KindBackup = "backup"
-	KindVerify = "verify"
+	KindBackup  = "backup"
+	KindVerify  = "verify"  // of the backup that is there
+	KindRestore = "restore" // of the backup, into the target
+	KindMigrate = "migrate" // of the registry, into the target
+	KindStorage = "storage" // of the registry's objects, from its second store to its first
 )
 
-// Job is a backup, or the verifying of one, that a server runs in the background,
-// as all replicas see it.
+// Job is something that copies a registry, which a server does in the background, as all
+// replicas see it.
 type Job struct {
 	registry.JobHead
 	Kind string  `json:"kind"`
 	Rate float64 `json:"rate"` // bytes a second, 0 for no limit
-	// Transfer is what a backup has copied so far, Check what a verifying has read so far.
+	// Transfer is what has been copied so far. Check is what a verifying has read so far, or, after
+	// a copy into the target, how far its rows are compared with its objects.
 	Transfer *registry.TransferReport `json:"transfer,omitempty"`
 	Check    *registry.CheckReport    `json:"check,omitempty"`
-	// Manifest is that of a backup that is complete, Verified the result of verifying.
+	// Manifest is that of a backup that is complete or was restored, Verified the result of verifying.
 	Manifest *Manifest `json:"manifest,omitempty"`
 	Verified *Verified `json:"verified,omitempty"`
 }
 
-// JobsOptions say what is backed up, and where to.
+// JobsOptions say what is copied, and where to. The functions open what a job works
+// on, as the settings say. Their errors are for who starts a job: CONFLICT when the settings name nothing.
 type JobsOptions struct {
-	From registry.Side
-	// Open gives the place and the work directory of backups. Its errors are for who
-	// starts a job: CONFLICT when the settings name no place.
-	Open func(context.Context) (Place, string, error)
+	From     registry.Side
+	Registry *registry.Registry
+	// Place gives where backups are, and their work directory.
+	Place func(context.Context) (Place, string, error)
+	// Target opens where another registry is made; the job closes its database.
+	Target func(context.Context) (registry.Side, error)
+	// Stores opens the registry's second store and its first.
+	Stores func(context.Context) (from, to storage.Store, err error)
 	// Source and Version are as in Options.
 	Source  string
 	Version string
 	// Logger gets why a job failed; nil discards it.
 	Logger *slog.Logger
+	// Renew is as in registry.JobOptions.
+	Renew time.Duration
 }
 
-// Jobs makes backups in the background, one at a time over all replicas. Close it.
+// Jobs copies registries in the background: makes, verifies and restores backups, and
+// migrates. One such job runs at a time over all replicas, for they read the same stores, and a restore
+// must not read what a backup writes. Close it.
 type Jobs struct {
-	*registry.JobRunner[*Job]
-	o JobsOptions
+	o                             JobsOptions
+	backups, restores, migrations *registry.JobRunner[*Job]
 }
 
 // NewJobs makes one for a registry.
@@ -54,53 +70,174 @@ func NewJobs(o JobsOptions) *Jobs {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Jobs{o: o, JobRunner: registry.NewJobRunner[*Job](registry.JobOptions{DB: o.From.DB, Name: "backup", Noun: "backup", Logger: o.Logger})}
+	runner := func(noun string) *registry.JobRunner[*Job] {
+		return registry.NewJobRunner[*Job](registry.JobOptions{
+			DB: o.From.DB, Name: noun, Lease: "backup", Noun: noun, Excludes: "backup, restore or migration", Logger: o.Logger, Renew: o.Renew})
+	}
+	return &Jobs{o: o, backups: runner("backup"), restores: runner("restore"), migrations: runner("migration")}
 }
+
+// Close ends a job that runs here, and waits for its end.
+func (j *Jobs) Close() {
+	j.backups.Close()
+	j.restores.Close()
+	j.migrations.Close()
+}
+
+// Of gives what shows and cancels jobs of a kind, and of those that are seen as the
+// same: a backup and its verifying, a migration and that of the store alone.
+func (j *Jobs) Of(kind string) *registry.JobRunner[*Job] {
+	switch kind {
+	case KindRestore:
+		return j.restores
+	case KindMigrate, KindStorage:
+		return j.migrations
+	}
+	return j.backups
+}
+
+// openTime bounds the opening of what a job works on, which the caller waits for.
+const openTime = 20 * time.Second
 
 // Start begins a job of a kind that reads so many bytes a second, 0 for no
 // limit; the rest is as registry.JobRunner.Start.
 func (j *Jobs) Start(ctx context.Context, kind string, rate float64, by string, also func(*metadata.Tx) error) (*Job, error) {
-	place, work, err := j.o.Open(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("opening the place of the backups: %w", err)
+	run := &running{Job: &Job{Kind: kind, Rate: rate}, o: j.o}
+	if err := j.Of(kind).Free(ctx); err != nil { // before anything is opened, and perhaps migrated
+		return nil, err
 	}
-	job := &Job{Kind: kind, Rate: rate}
-	return j.JobRunner.Start(ctx, job, by, also, func(ctx context.Context, change func(func())) error {
-		o := Options{
-			Work: work, Source: j.o.Source, Version: j.o.Version, Rate: rate, Logger: j.o.Logger,
-			Progress: func(r registry.TransferReport) {
-				r = r.Noted()
-				change(func() { job.Transfer = &r })
-			},
-			CheckProgress: func(r registry.CheckReport) {
-				r = r.Noted()
-				change(func() { job.Check = &r })
-			},
-		}
-		if kind == KindVerify {
-			return verify(ctx, job, place, o, change)
-		}
-		m, report, err := Run(ctx, j.o.From, place, o)
-		o.Progress(report)
-		if err == nil {
-			change(func() { job.Manifest = &m })
-		}
-		return err
+	opening, cancel := context.WithTimeout(ctx, openTime)
+	defer cancel()
+	work, err := run.open(opening)
+	if err != nil {
+		return nil, errors.Join(err, run.close())
+	}
+	started, err := j.Of(kind).Start(ctx, run.Job, by, also, func(ctx context.Context, change func(func())) (err error) {
+		defer func() { err = errors.Join(err, run.close()) }()
+		run.change = change
+		return work(ctx)
 	})
+	if err != nil {
+		err = errors.Join(err, run.close())
+	}
+	return started, err
 }
 
-// verify only reads the place.
-func verify(ctx context.Context, job *Job, place Place, o Options, change func(func())) error {
-	dir, err := os.MkdirTemp("", "berth-verify-")
+// running is a job with what it works on.
+type running struct {
+	*Job
+	o      JobsOptions
+	change func(func()) // of the job
+	place  Place
+	work   string // directory for databases
+	target registry.Side
+	closer []func() error
+}
+
+func (r *running) close() (err error) {
+	for _, c := range r.closer {
+		err = errors.Join(err, c())
+	}
+	return err
+}
+
+// open opens what a job of the kind works on, and gives what it does.
+func (r *running) open(ctx context.Context) (work func(context.Context) error, err error) {
+	if r.Kind == KindStorage {
+		from, to, err := r.o.Stores(ctx)
+		return func(ctx context.Context) error { return r.relocate(ctx, from, to) }, err
+	}
+	if r.Kind != KindMigrate {
+		if r.place, r.work, err = r.o.Place(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if r.Kind == KindVerify || r.Kind == KindRestore { // the place is only read
+		if r.work, err = os.MkdirTemp("", "berth-"+r.Kind+"-"); err != nil {
+			return nil, err
+		}
+		r.closer = append(r.closer, func() error { return os.RemoveAll(r.work) })
+	}
+	if r.Kind == KindMigrate || r.Kind == KindRestore {
+		if r.target, err = r.o.Target(ctx); err != nil {
+			return nil, err
+		}
+		r.closer = append(r.closer, r.target.DB.Close)
+	}
+	return map[string]func(context.Context) error{
+		KindBackup: r.backup, KindVerify: r.verify, KindRestore: r.restore, KindMigrate: r.migrate,
+	}[r.Kind], nil
+}
+
+func (r *running) options() Options {
+	return Options{Work: r.work, Source: r.o.Source, Version: r.o.Version, Rate: r.Rate, Logger: r.o.Logger, Progress: r.copied, CheckProgress: r.checked}
+}
+
+// copied and checked note how far it is.
+func (r *running) copied(report registry.TransferReport) {
+	report = report.Noted()
+	r.change(func() { r.Transfer = &report })
+}
+
+func (r *running) checked(report registry.CheckReport) {
+	report = report.Noted()
+	r.change(func() { r.Check = &report })
+}
+
+func (r *running) backup(ctx context.Context) error {
+	m, report, err := Run(ctx, r.o.From, r.place, r.options())
+	r.copied(report)
+	if err == nil {
+		r.change(func() { r.Manifest = &m })
+	}
+	return err
+}
+
+func (r *running) verify(ctx context.Context) error {
+	v, err := Verify(ctx, r.place, r.options())
+	if err == nil {
+		v.Check = v.Check.Noted()
+		r.change(func() { r.Check, r.Verified = nil, &v })
+	}
+	return err
+}
+
+func (r *running) restore(ctx context.Context) error {
+	m, report, err := Restore(ctx, r.place, r.target, r.options())
+	r.copied(report)
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	o.Work = dir
-	v, err := Verify(ctx, place, o)
-	if err == nil {
-		v.Check = v.Check.Noted()
-		change(func() { job.Check, job.Verified = nil, &v })
+	r.change(func() { r.Manifest = &m })
+	return r.compare(ctx)
+}
+
+func (r *running) migrate(ctx context.Context) error {
+	report, err := registry.Transfer(ctx, r.o.From, r.target, r.options().transfer(r.o.Source))
+	r.copied(report)
+	if err != nil {
+		return err
 	}
+	return r.compare(ctx)
+}
+
+func (r *running) relocate(ctx context.Context, from, to storage.Store) error {
+	report, err := r.o.Registry.Relocate(ctx, from, to, r.options().transfer(""))
+	r.copied(report)
 	return err
+}
+
+func (r *running) compare(ctx context.Context) error {
+	report, err := Compare(ctx, r.target, r.options())
+	r.checked(report)
+	return err
+}
+
+// Compare compares the rows of a copy with its objects, at its end.
+func Compare(ctx context.Context, copied registry.Side, o Options) (registry.CheckReport, error) {
+	report, err := registry.New(copied.DB, copied.Store, registry.Options{Logger: o.Logger}).Check(ctx, registry.CheckRun{Progress: o.CheckProgress})
+	if err != nil {
+		err = fmt.Errorf("the copy is complete, but could not be checked: %w", err)
+	}
+	return report, err
 }

@@ -64,6 +64,8 @@ const (
 	jobRenew    = 5 * time.Second
 	jobLeaseTTL = time.Minute
 	jobNoteTTL  = 90 * 24 * time.Hour
+	// maxJobError bounds the error in a note, in characters.
+	maxJobError = 4000
 	// cancelling is before the job's ID in the lease when somebody wants it to end. So nothing
 	// else begins before it has ended.
 	cancelling = "cancelling:"
@@ -146,7 +148,7 @@ func (r *JobRunner[T]) Start(ctx context.Context, job T, by string, also func(*m
 				return err
 			}
 			if !mine {
-				return oci.Errorf(oci.CodeConflict, "a %s is running already, or is about to end: look at it, cancel it or wait for its end", r.o.Excludes)
+				return r.conflict()
 			}
 			if err := tx.PutNote(ctx, r.o.Name, string(text), jobNoteTTL); err != nil {
 				return err
@@ -160,6 +162,23 @@ func (r *JobRunner[T]) Start(ctx context.Context, job T, by string, also func(*m
 	}
 	go r.run(job, work)
 	return started, nil
+}
+
+// conflict says that another job runs.
+func (r *JobRunner[T]) conflict() error {
+	return oci.Errorf(oci.CodeConflict, "a %s is running already, or is about to end: look at it, cancel it or wait for its end", r.o.Excludes)
+}
+
+// Free returns CONFLICT while a job runs, for those who want to know before they prepare
+// one. Start decides.
+func (r *JobRunner[T]) Free(ctx context.Context) error {
+	return r.o.DB.View(ctx, func(tx *metadata.Tx) error {
+		holder, err := tx.LeaseHolder(ctx, r.o.Lease)
+		if err == nil && holder != "" {
+			err = r.conflict()
+		}
+		return err
+	})
 }
 
 // Current gives the job that runs, or the last one; nil when there was none
@@ -259,7 +278,7 @@ func (r *JobRunner[T]) run(job T, work func(context.Context, func(func())) error
 		case r.ctx.Err() != nil:
 			err = errJobStopped
 		}
-		h.Error = err.Error()
+		h.Error = fmt.Sprintf("%.*s", maxJobError, err)
 		level := slog.LevelInfo
 		if h.State == JobFailed {
 			level = slog.LevelError

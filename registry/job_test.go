@@ -147,12 +147,18 @@ func TestJobIsTheOnlyOne(t *testing.T) {
 		}
 		j.refused(a, oci.ErrConflict)
 		j.refused(b, oci.ErrConflict)
+		if err := b.Free(j.Context()); !errors.Is(err, oci.ErrConflict) {
+			j.Errorf("while a job runs, Free gives %v", err)
+		}
 		if now := j.current(b, "noted", func(job *counting) bool { return job.Count == 7 }); now.State != JobRunning || now.ID != job.ID {
 			j.Errorf("the other replica sees %+v", now)
 		}
 		close(release)
 		if end := j.ends(b, JobFinished); end.Count != 8 || end.Error != "" || end.ID != job.ID {
 			j.Errorf("the job ends as %+v", end)
+		}
+		if err := b.Free(j.Context()); err != nil {
+			j.Error(err)
 		}
 		j.start(b, func(context.Context, *counting, func(func())) error { return nil })
 	})

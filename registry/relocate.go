@@ -36,7 +36,7 @@ func (r *Registry) Relocate(ctx context.Context, from, to storage.Store, run Tra
 		}
 		for _, b := range page {
 			if err := m.blob(ctx, b); err != nil {
-				return m.report, fmt.Errorf("moving the blob %s: %w", b.Digest, err)
+				return m.report, goesOn(fmt.Errorf("moving the blob %s: %w", b.Digest, err))
 			}
 			if run.Progress != nil && time.Since(m.told) > time.Second {
 				m.told = time.Now()

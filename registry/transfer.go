@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -75,7 +77,39 @@ const (
 // ErrBusy says that another transfer into the same database is under way.
 var ErrBusy = errors.New("another backup, restore or migration into the same place is under way, or has died within the last seconds")
 
-var errHoldLost = errors.New("the hold on the source's objects could not be renewed in time, so the collector may have removed some: run the same command again, it goes on where it stopped")
+var errHoldLost = errors.New("the hold on the source's objects could not be renewed in time, so the collector may have removed some: start it again, it goes on where it stopped")
+
+// ErrInUse says that a database cannot be the target of a transfer.
+var ErrInUse = errors.New("the target database holds a registry already: give an empty one")
+
+var errSameStore = errors.New("the target's store is the source's own, under another name: give another place, for objects of two registries must not share one")
+
+// Receives reports nil when a database may be the target of a transfer as far as it tells
+// by itself: it is empty, or a copy that nobody has taken into use. Else it returns ErrInUse. Ask before migrating
+// one, so that a registry that somebody named by mistake is left as it is.
+func Receives(ctx context.Context, db *metadata.DB) error {
+	have, _, err := db.SchemaVersion(ctx)
+	if err != nil || have == 0 {
+		return err
+	}
+	return db.View(ctx, func(tx *metadata.Tx) error {
+		_, err := receives(ctx, tx)
+		return err
+	})
+}
+
+// receives also gives whose copy the database is.
+func receives(ctx context.Context, tx *metadata.Tx) (*metadata.Transfer, error) {
+	was, err := tx.Transfer(ctx)
+	if err != nil || was != nil {
+		return was, err
+	}
+	empty, err := tx.IsEmpty(ctx)
+	if err == nil && !empty {
+		err = ErrInUse
+	}
+	return nil, err
+}
 
 // Transfer makes to a copy of from: all rows as they are at one moment, and
 // their bytes, hashed on the way. Pushes to from, pulls and its collector go on meanwhile; no object that
@@ -84,7 +118,7 @@ var errHoldLost = errors.New("the hold on the source's objects could not be rene
 // and one that is made again after a while copies what is new.
 //
 // to has to be empty, or a copy of the same source that nobody has taken into
-// use. Memory is bounded by Parallel and the buffers of the stores.
+// use, and its store a place of its own. Memory is bounded by Parallel and the buffers of the stores.
 func Transfer(ctx context.Context, from, to Side, run TransferRun) (report TransferReport, err error) {
 	if run.Parallel <= 0 {
 		run.Parallel = 4
@@ -99,15 +133,24 @@ func Transfer(ctx context.Context, from, to Side, run TransferRun) (report Trans
 		return t.report, err
 	}
 	defer func() { err = errors.Join(err, release()) }()
-	for _, step := range []func(context.Context) error{t.sweep, t.rows, t.objects, t.ready} {
-		if err := step(ctx); err != nil {
-			if cause := context.Cause(ctx); cause != nil {
-				err = cause
-			}
+	for _, step := range []func(context.Context) error{t.sweep, t.apart, t.rows, t.objects, t.ready} {
+		err := step(ctx)
+		if cause := context.Cause(ctx); err != nil && cause != nil {
+			return t.snapshot(), cause
+		}
+		if err != nil && !errors.Is(err, errSameStore) {
+			err = goesOn(err)
+		}
+		if err != nil {
 			return t.snapshot(), err
 		}
 	}
 	return t.snapshot(), nil
+}
+
+// goesOn tells what to do about what stopped a transfer on its way.
+func goesOn(err error) error {
+	return fmt.Errorf("%w. When that is mended, start it again: it goes on where it stopped", err)
 }
 
 // transfer is one that is under way.
@@ -134,19 +177,11 @@ func (t *transfer) begin(ctx context.Context) (context.Context, func() error, er
 		if !mine {
 			return ErrBusy
 		}
-		was, err := tx.Transfer(ctx)
+		was, err := receives(ctx, tx)
 		if err != nil {
 			return err
 		}
-		if was == nil {
-			empty, err := tx.IsEmpty(ctx)
-			if err != nil {
-				return err
-			}
-			if !empty {
-				return errors.New("the target database holds a registry already: give an empty one")
-			}
-		} else if was.Source != t.run.Source {
+		if was != nil && was.Source != t.run.Source {
 			return fmt.Errorf("the target is a copy of %s, not of %s: give another target", was.Source, t.run.Source)
 		}
 		return tx.SetTransfer(ctx, &metadata.Transfer{Source: t.run.Source})
@@ -254,6 +289,40 @@ func (t *transfer) sweep(ctx context.Context) error {
 	}
 }
 
+// apart makes sure that the stores are two, however they are named: what is put into
+// one must not be in the other. Else a check of either would take the objects of both for its own.
+func (t *transfer) apart(ctx context.Context) error {
+	row, err := t.open(ctx, digest.SHA256)
+	if err != nil {
+		return err
+	}
+	session, _, err := t.to.Store.Append(ctx, storage.Session(row.Session), strings.NewReader("one store or two?"), io.Discard)
+	var key string
+	if err == nil {
+		key, err = t.to.Store.Commit(ctx, session)
+	}
+	if err == nil {
+		if _, err = t.from.Store.Stat(ctx, key); err == nil {
+			err = errSameStore
+		} else if errors.Is(err, storage.ErrNotFound) {
+			err = nil
+		}
+	}
+	return errors.Join(err, t.drop(ctx, row, session))
+}
+
+// open begins a session in the target's store. The row of an upload goes before it and ends
+// with it, so that what a killed process leaves has an owner.
+func (t *transfer) open(ctx context.Context, algorithm digest.Algorithm) (metadata.Upload, error) {
+	row := metadata.Upload{ID: newID(), Principal: transferLease, Algorithm: string(algorithm)}
+	row.Session = string(t.to.Store.Begin(row.ID))
+	err := t.to.DB.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
+		_, err := tx.CreateUpload(ctx, row)
+		return err
+	})
+	return row, err
+}
+
 func (t *transfer) rows(ctx context.Context) error {
 	counts, err := metadata.CopyRows(ctx, t.from.DB, t.to.DB)
 	if err != nil {
@@ -332,8 +401,7 @@ func (t *transfer) source(ctx context.Context, d digest.Digest) (key string, err
 	return key, err
 }
 
-// object copies one. The row of an upload goes before it and ends with it, so
-// that what a killed process leaves has an owner.
+// object copies one.
 func (t *transfer) object(ctx context.Context, b metadata.Blob) error {
 	key, err := t.source(ctx, b.Digest)
 	if err != nil {
@@ -348,12 +416,8 @@ func (t *transfer) object(ctx context.Context, b metadata.Blob) error {
 		return fmt.Errorf("opening the object %s: %w", key, err)
 	}
 	defer rc.Close()
-	row := metadata.Upload{ID: newID(), Principal: transferLease, Algorithm: string(b.Digest.Algorithm())}
-	row.Session = string(t.to.Store.Begin(row.ID))
-	if err := t.to.DB.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
-		_, err := tx.CreateUpload(ctx, row)
-		return err
-	}); err != nil {
+	row, err := t.open(ctx, b.Digest.Algorithm())
+	if err != nil {
 		return err
 	}
 	sum := t.target.newSum(b.Digest.Algorithm())

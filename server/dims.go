@@ -351,7 +351,7 @@ func (s *Server) dimsCreateToken(ex *exchange, r *http.Request) error {
 		return err
 	}
 	if s.readOnly { // the route itself is open, and does not count as one that writes
-		return errReadOnly()
+		return ErrReadOnly()
 	}
 	p := ex.identity.principal
 	user, password := rand.Text(), rand.Text() // 26 letters and digits, 130 bits, each

@@ -47,14 +47,11 @@ func TestReadOnly(t *testing.T) {
 			t.Errorf("%s %s of a stranger: %s", write.method, write.path, got.Status)
 		}
 	}
-	w.do("GET", "/api/v1/whoami", "root", nil).want(t, http.StatusNoContent)
-	for _, method := range []string{"POST", "PUT", "PATCH", "DELETE"} {
-		got := w.do(method, "/api/v1/users", "root", nil).want(t, http.StatusMethodNotAllowed)
-		if ct := got.Header.Get("Content-Type"); !strings.HasPrefix(ct, "application/problem+json") {
-			t.Errorf("%s of the API: %s %s", method, ct, got.body)
-		}
+	// The management API has a table of its own.
+	for _, method := range []string{"GET", "POST", "PUT", "PATCH", "DELETE"} {
+		w.do(method, "/api/v1/users", "root", nil).want(t, http.StatusNoContent)
 	}
-	if api != 1 {
+	if api != 5 {
 		t.Errorf("the API was called %d times", api)
 	}
 

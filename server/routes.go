@@ -284,9 +284,9 @@ func (ep *endpoint) writes(method string) bool {
 	return method != http.MethodGet && method != http.MethodHead && method != http.MethodOptions
 }
 
-// errReadOnly is UNSUPPORTED, as CNCF distribution answers in its read-only mode: clients do
+// ErrReadOnly is UNSUPPORTED, as CNCF distribution answers in its read-only mode: clients do
 // not try it again, and show the sentence.
-func errReadOnly() error {
+func ErrReadOnly() error {
 	return oci.Errorf(oci.CodeUnsupported, "this registry is read-only now: pulling works, and pushing, deleting and changing settings do not. "+
 		"Try again later, or ask its operator when the maintenance ends (the setting read_only)")
 }
@@ -304,8 +304,8 @@ func (s *Server) run(ex *exchange, r *http.Request, ep *endpoint) {
 		ex.repository = name
 	}
 	err := s.authorize(ex, r)
-	if err == nil && s.readOnly && ep.writes(r.Method) {
-		err = errReadOnly()
+	if err == nil && s.readOnly && ep.pattern != apiRoute.pattern && ep.writes(r.Method) {
+		err = ErrReadOnly()
 	}
 	if err == nil {
 		err = ep.handler(s, ex, r)

@@ -67,7 +67,7 @@ type Options struct {
 	// only when nobody but your proxy can reach the server.
 	TrustProxy bool
 	// ReadOnly refuses everything that changes something, after the permission is
-	// checked. Signing in and pulling go on.
+	// checked. Signing in and pulling go on. API decides for itself; its answer should be ErrReadOnly.
 	ReadOnly bool
 	// RedirectTTL makes blob GETs redirect to the store for this long, when the
 	// store can hand out links; 0 streams the bytes through the server.

@@ -414,6 +414,70 @@ type ClientInterface interface {
 	// Corresponds with POST /instance/gc (the `RunCollector` operationId).
 	RunCollector(ctx context.Context, body RunCollectorJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// CancelMigration Cancel the migration that runs
+	//
+	// For admins. It ends within seconds, wherever it runs. The next one goes on with what was copied.
+	//
+	// Corresponds with DELETE /instance/migration (the `CancelMigration` operationId).
+	CancelMigration(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetMigration Show the migration that runs, or the last one
+	//
+	// For admins. The answer is 404 when there was none within three months.
+	//
+	// Corresponds with GET /instance/migration (the `GetMigration` operationId).
+	GetMigration(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// StartMigrationWithBody Copy the registry to another database and store in the background
+	//
+	// For admins. It is copied to the database and the store of the settings target_database_url and target_storage_url, while it goes on; again, to copy what has come since, until a server takes the target into use. With storage_only the objects move from storage_fallback_url to storage_url. Without these settings the answer is 409, as it is while a backup, restore or migration runs.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /instance/migration (the `StartMigration` operationId).
+	StartMigrationWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// StartMigration Copy the registry to another database and store in the background
+	//
+	// For admins. It is copied to the database and the store of the settings target_database_url and target_storage_url, while it goes on; again, to copy what has come since, until a server takes the target into use. With storage_only the objects move from storage_fallback_url to storage_url. Without these settings the answer is 409, as it is while a backup, restore or migration runs.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /instance/migration (the `StartMigration` operationId).
+	StartMigration(ctx context.Context, body StartMigrationJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CancelRestore Cancel the restore that runs
+	//
+	// For admins. It ends within seconds, wherever it runs. The next one goes on with the bytes that were copied.
+	//
+	// Corresponds with DELETE /instance/restore (the `CancelRestore` operationId).
+	CancelRestore(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetRestore Show the restore that runs, or the last one
+	//
+	// For admins. The answer is 404 when there was none within three months.
+	//
+	// Corresponds with GET /instance/restore (the `GetRestore` operationId).
+	GetRestore(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// StartRestoreWithBody Make another registry of the backup in the background
+	//
+	// For admins. The backup that the setting backup_url names is restored into the database and the store of target_database_url and target_storage_url, which have to be empty, or half filled by an earlier restore of it. Without these settings the answer is 409, as it is while a backup, restore or migration runs.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /instance/restore (the `StartRestore` operationId).
+	StartRestoreWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// StartRestore Make another registry of the backup in the background
+	//
+	// For admins. The backup that the setting backup_url names is restored into the database and the store of target_database_url and target_storage_url, which have to be empty, or half filled by an earlier restore of it. Without these settings the answer is 409, as it is while a backup, restore or migration runs.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /instance/restore (the `StartRestore` operationId).
+	StartRestore(ctx context.Context, body StartRestoreJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// GetInstanceTagPolicy Show the instance's tag policy
 	//
 	// Corresponds with GET /instance/tag-policy (the `GetInstanceTagPolicy` operationId).
@@ -1950,6 +2014,150 @@ func (c *Client) RunCollectorWithBody(ctx context.Context, contentType string, b
 // Corresponds with POST /instance/gc (the `RunCollector` operationId).
 func (c *Client) RunCollector(ctx context.Context, body RunCollectorJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewRunCollectorRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CancelMigration Cancel the migration that runs
+//
+// For admins. It ends within seconds, wherever it runs. The next one goes on with what was copied.
+//
+// Corresponds with DELETE /instance/migration (the `CancelMigration` operationId).
+func (c *Client) CancelMigration(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCancelMigrationRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetMigration Show the migration that runs, or the last one
+//
+// For admins. The answer is 404 when there was none within three months.
+//
+// Corresponds with GET /instance/migration (the `GetMigration` operationId).
+func (c *Client) GetMigration(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetMigrationRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// StartMigrationWithBody Copy the registry to another database and store in the background
+//
+// For admins. It is copied to the database and the store of the settings target_database_url and target_storage_url, while it goes on; again, to copy what has come since, until a server takes the target into use. With storage_only the objects move from storage_fallback_url to storage_url. Without these settings the answer is 409, as it is while a backup, restore or migration runs.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /instance/migration (the `StartMigration` operationId).
+func (c *Client) StartMigrationWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewStartMigrationRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// StartMigration Copy the registry to another database and store in the background
+//
+// For admins. It is copied to the database and the store of the settings target_database_url and target_storage_url, while it goes on; again, to copy what has come since, until a server takes the target into use. With storage_only the objects move from storage_fallback_url to storage_url. Without these settings the answer is 409, as it is while a backup, restore or migration runs.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /instance/migration (the `StartMigration` operationId).
+func (c *Client) StartMigration(ctx context.Context, body StartMigrationJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewStartMigrationRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CancelRestore Cancel the restore that runs
+//
+// For admins. It ends within seconds, wherever it runs. The next one goes on with the bytes that were copied.
+//
+// Corresponds with DELETE /instance/restore (the `CancelRestore` operationId).
+func (c *Client) CancelRestore(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCancelRestoreRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetRestore Show the restore that runs, or the last one
+//
+// For admins. The answer is 404 when there was none within three months.
+//
+// Corresponds with GET /instance/restore (the `GetRestore` operationId).
+func (c *Client) GetRestore(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetRestoreRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// StartRestoreWithBody Make another registry of the backup in the background
+//
+// For admins. The backup that the setting backup_url names is restored into the database and the store of target_database_url and target_storage_url, which have to be empty, or half filled by an earlier restore of it. Without these settings the answer is 409, as it is while a backup, restore or migration runs.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /instance/restore (the `StartRestore` operationId).
+func (c *Client) StartRestoreWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewStartRestoreRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// StartRestore Make another registry of the backup in the background
+//
+// For admins. The backup that the setting backup_url names is restored into the database and the store of target_database_url and target_storage_url, which have to be empty, or half filled by an earlier restore of it. Without these settings the answer is 409, as it is while a backup, restore or migration runs.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /instance/restore (the `StartRestore` operationId).
+func (c *Client) StartRestore(ctx context.Context, body StartRestoreJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewStartRestoreRequest(c.Server, body)
 	if err != nil {
 		return nil, err
 	}
@@ -5387,6 +5595,194 @@ func NewRunCollectorRequestWithBody(server string, contentType string, body io.R
 	}
 
 	operationPath := fmt.Sprintf("/instance/gc")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewCancelMigrationRequest constructs an http.Request for the CancelMigration method
+func NewCancelMigrationRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/instance/migration")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetMigrationRequest constructs an http.Request for the GetMigration method
+func NewGetMigrationRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/instance/migration")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewStartMigrationRequest calls the generic StartMigration builder with application/json body
+func NewStartMigrationRequest(server string, body StartMigrationJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewStartMigrationRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewStartMigrationRequestWithBody constructs an http.Request for the StartMigration method, with any body, and a specified content type
+func NewStartMigrationRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/instance/migration")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewCancelRestoreRequest constructs an http.Request for the CancelRestore method
+func NewCancelRestoreRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/instance/restore")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetRestoreRequest constructs an http.Request for the GetRestore method
+func NewGetRestoreRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/instance/restore")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewStartRestoreRequest calls the generic StartRestore builder with application/json body
+func NewStartRestoreRequest(server string, body StartRestoreJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewStartRestoreRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewStartRestoreRequestWithBody constructs an http.Request for the StartRestore method, with any body, and a specified content type
+func NewStartRestoreRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/instance/restore")
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -9765,6 +10161,78 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /instance/gc (the `RunCollector` operationId).
 	RunCollectorWithResponse(ctx context.Context, body RunCollectorJSONRequestBody, reqEditors ...RequestEditorFn) (*RunCollectorResponse, error)
 
+	// CancelMigrationWithResponse Cancel the migration that runs
+	//
+	// For admins. It ends within seconds, wherever it runs. The next one goes on with what was copied.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /instance/migration (the `CancelMigration` operationId).
+	CancelMigrationWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*CancelMigrationResponse, error)
+
+	// GetMigrationWithResponse Show the migration that runs, or the last one
+	//
+	// For admins. The answer is 404 when there was none within three months.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /instance/migration (the `GetMigration` operationId).
+	GetMigrationWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetMigrationResponse, error)
+
+	// StartMigrationWithBodyWithResponse Copy the registry to another database and store in the background
+	//
+	// For admins. It is copied to the database and the store of the settings target_database_url and target_storage_url, while it goes on; again, to copy what has come since, until a server takes the target into use. With storage_only the objects move from storage_fallback_url to storage_url. Without these settings the answer is 409, as it is while a backup, restore or migration runs.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /instance/migration (the `StartMigration` operationId).
+	StartMigrationWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StartMigrationResponse, error)
+
+	// StartMigrationWithResponse Copy the registry to another database and store in the background
+	//
+	// For admins. It is copied to the database and the store of the settings target_database_url and target_storage_url, while it goes on; again, to copy what has come since, until a server takes the target into use. With storage_only the objects move from storage_fallback_url to storage_url. Without these settings the answer is 409, as it is while a backup, restore or migration runs.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /instance/migration (the `StartMigration` operationId).
+	StartMigrationWithResponse(ctx context.Context, body StartMigrationJSONRequestBody, reqEditors ...RequestEditorFn) (*StartMigrationResponse, error)
+
+	// CancelRestoreWithResponse Cancel the restore that runs
+	//
+	// For admins. It ends within seconds, wherever it runs. The next one goes on with the bytes that were copied.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /instance/restore (the `CancelRestore` operationId).
+	CancelRestoreWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*CancelRestoreResponse, error)
+
+	// GetRestoreWithResponse Show the restore that runs, or the last one
+	//
+	// For admins. The answer is 404 when there was none within three months.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /instance/restore (the `GetRestore` operationId).
+	GetRestoreWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetRestoreResponse, error)
+
+	// StartRestoreWithBodyWithResponse Make another registry of the backup in the background
+	//
+	// For admins. The backup that the setting backup_url names is restored into the database and the store of target_database_url and target_storage_url, which have to be empty, or half filled by an earlier restore of it. Without these settings the answer is 409, as it is while a backup, restore or migration runs.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /instance/restore (the `StartRestore` operationId).
+	StartRestoreWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StartRestoreResponse, error)
+
+	// StartRestoreWithResponse Make another registry of the backup in the background
+	//
+	// For admins. The backup that the setting backup_url names is restored into the database and the store of target_database_url and target_storage_url, which have to be empty, or half filled by an earlier restore of it. Without these settings the answer is 409, as it is while a backup, restore or migration runs.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /instance/restore (the `StartRestore` operationId).
+	StartRestoreWithResponse(ctx context.Context, body StartRestoreJSONRequestBody, reqEditors ...RequestEditorFn) (*StartRestoreResponse, error)
+
 	// GetInstanceTagPolicyWithResponse Show the instance's tag policy
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -11883,13 +12351,13 @@ type GetBackupResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
 	// JSON200 the response for an HTTP 200 `application/json` response
-	JSON200 *Backup
+	JSON200 *CopyJob
 	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationproblemJSONDefault *Failure
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
-func (r GetBackupResponse) GetJSON200() *Backup {
+func (r GetBackupResponse) GetJSON200() *CopyJob {
 	return r.JSON200
 }
 
@@ -11931,13 +12399,13 @@ type StartBackupResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
 	// JSON202 the response for an HTTP 202 `application/json` response
-	JSON202 *Backup
+	JSON202 *CopyJob
 	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationproblemJSONDefault *Failure
 }
 
 // GetJSON202 returns the response for an HTTP 202 `application/json` response
-func (r StartBackupResponse) GetJSON202() *Backup {
+func (r StartBackupResponse) GetJSON202() *CopyJob {
 	return r.JSON202
 }
 
@@ -12202,6 +12670,280 @@ func (r RunCollectorResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r RunCollectorResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CancelMigrationResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CancelMigrationResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CancelMigrationResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CancelMigrationResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CancelMigrationResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CancelMigrationResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetMigrationResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *CopyJob
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetMigrationResponse) GetJSON200() *CopyJob {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetMigrationResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetMigrationResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetMigrationResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetMigrationResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetMigrationResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type StartMigrationResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON202 the response for an HTTP 202 `application/json` response
+	JSON202 *CopyJob
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetJSON202 returns the response for an HTTP 202 `application/json` response
+func (r StartMigrationResponse) GetJSON202() *CopyJob {
+	return r.JSON202
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r StartMigrationResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r StartMigrationResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r StartMigrationResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r StartMigrationResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r StartMigrationResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CancelRestoreResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CancelRestoreResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CancelRestoreResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CancelRestoreResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CancelRestoreResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CancelRestoreResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetRestoreResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *CopyJob
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetRestoreResponse) GetJSON200() *CopyJob {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetRestoreResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetRestoreResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetRestoreResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetRestoreResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetRestoreResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type StartRestoreResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON202 the response for an HTTP 202 `application/json` response
+	JSON202 *CopyJob
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetJSON202 returns the response for an HTTP 202 `application/json` response
+func (r StartRestoreResponse) GetJSON202() *CopyJob {
+	return r.JSON202
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r StartRestoreResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r StartRestoreResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r StartRestoreResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r StartRestoreResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r StartRestoreResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -16663,6 +17405,126 @@ func (c *ClientWithResponses) RunCollectorWithResponse(ctx context.Context, body
 	return ParseRunCollectorResponse(rsp)
 }
 
+// CancelMigrationWithResponse Cancel the migration that runs
+//
+// For admins. It ends within seconds, wherever it runs. The next one goes on with what was copied.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /instance/migration (the `CancelMigration` operationId).
+func (c *ClientWithResponses) CancelMigrationWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*CancelMigrationResponse, error) {
+	rsp, err := c.CancelMigration(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCancelMigrationResponse(rsp)
+}
+
+// GetMigrationWithResponse Show the migration that runs, or the last one
+//
+// For admins. The answer is 404 when there was none within three months.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /instance/migration (the `GetMigration` operationId).
+func (c *ClientWithResponses) GetMigrationWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetMigrationResponse, error) {
+	rsp, err := c.GetMigration(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetMigrationResponse(rsp)
+}
+
+// StartMigrationWithBodyWithResponse Copy the registry to another database and store in the background
+//
+// For admins. It is copied to the database and the store of the settings target_database_url and target_storage_url, while it goes on; again, to copy what has come since, until a server takes the target into use. With storage_only the objects move from storage_fallback_url to storage_url. Without these settings the answer is 409, as it is while a backup, restore or migration runs.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /instance/migration (the `StartMigration` operationId).
+func (c *ClientWithResponses) StartMigrationWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StartMigrationResponse, error) {
+	rsp, err := c.StartMigrationWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseStartMigrationResponse(rsp)
+}
+
+// StartMigrationWithResponse Copy the registry to another database and store in the background
+//
+// For admins. It is copied to the database and the store of the settings target_database_url and target_storage_url, while it goes on; again, to copy what has come since, until a server takes the target into use. With storage_only the objects move from storage_fallback_url to storage_url. Without these settings the answer is 409, as it is while a backup, restore or migration runs.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /instance/migration (the `StartMigration` operationId).
+func (c *ClientWithResponses) StartMigrationWithResponse(ctx context.Context, body StartMigrationJSONRequestBody, reqEditors ...RequestEditorFn) (*StartMigrationResponse, error) {
+	rsp, err := c.StartMigration(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseStartMigrationResponse(rsp)
+}
+
+// CancelRestoreWithResponse Cancel the restore that runs
+//
+// For admins. It ends within seconds, wherever it runs. The next one goes on with the bytes that were copied.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /instance/restore (the `CancelRestore` operationId).
+func (c *ClientWithResponses) CancelRestoreWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*CancelRestoreResponse, error) {
+	rsp, err := c.CancelRestore(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCancelRestoreResponse(rsp)
+}
+
+// GetRestoreWithResponse Show the restore that runs, or the last one
+//
+// For admins. The answer is 404 when there was none within three months.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /instance/restore (the `GetRestore` operationId).
+func (c *ClientWithResponses) GetRestoreWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetRestoreResponse, error) {
+	rsp, err := c.GetRestore(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetRestoreResponse(rsp)
+}
+
+// StartRestoreWithBodyWithResponse Make another registry of the backup in the background
+//
+// For admins. The backup that the setting backup_url names is restored into the database and the store of target_database_url and target_storage_url, which have to be empty, or half filled by an earlier restore of it. Without these settings the answer is 409, as it is while a backup, restore or migration runs.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /instance/restore (the `StartRestore` operationId).
+func (c *ClientWithResponses) StartRestoreWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StartRestoreResponse, error) {
+	rsp, err := c.StartRestoreWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseStartRestoreResponse(rsp)
+}
+
+// StartRestoreWithResponse Make another registry of the backup in the background
+//
+// For admins. The backup that the setting backup_url names is restored into the database and the store of target_database_url and target_storage_url, which have to be empty, or half filled by an earlier restore of it. Without these settings the answer is 409, as it is while a backup, restore or migration runs.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /instance/restore (the `StartRestore` operationId).
+func (c *ClientWithResponses) StartRestoreWithResponse(ctx context.Context, body StartRestoreJSONRequestBody, reqEditors ...RequestEditorFn) (*StartRestoreResponse, error) {
+	rsp, err := c.StartRestore(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseStartRestoreResponse(rsp)
+}
+
 // GetInstanceTagPolicyWithResponse Show the instance's tag policy
 //
 // Returns a wrapper object for the known response body format(s).
@@ -19124,7 +19986,7 @@ func ParseGetBackupResponse(rsp *http.Response) (*GetBackupResponse, error) {
 
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
-		var dest Backup
+		var dest CopyJob
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -19157,7 +20019,7 @@ func ParseStartBackupResponse(rsp *http.Response) (*StartBackupResponse, error) 
 
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 202:
-		var dest Backup
+		var dest CopyJob
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -19323,6 +20185,196 @@ func ParseRunCollectorResponse(rsp *http.Response) (*RunCollectorResponse, error
 			return nil, err
 		}
 		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCancelMigrationResponse parses an HTTP response from a CancelMigrationWithResponse call
+func ParseCancelMigrationResponse(rsp *http.Response) (*CancelMigrationResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CancelMigrationResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetMigrationResponse parses an HTTP response from a GetMigrationWithResponse call
+func ParseGetMigrationResponse(rsp *http.Response) (*GetMigrationResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetMigrationResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest CopyJob
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseStartMigrationResponse parses an HTTP response from a StartMigrationWithResponse call
+func ParseStartMigrationResponse(rsp *http.Response) (*StartMigrationResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &StartMigrationResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 202:
+		var dest CopyJob
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON202 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCancelRestoreResponse parses an HTTP response from a CancelRestoreWithResponse call
+func ParseCancelRestoreResponse(rsp *http.Response) (*CancelRestoreResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CancelRestoreResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetRestoreResponse parses an HTTP response from a GetRestoreWithResponse call
+func ParseGetRestoreResponse(rsp *http.Response) (*GetRestoreResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetRestoreResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest CopyJob
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseStartRestoreResponse parses an HTTP response from a StartRestoreWithResponse call
+func ParseStartRestoreResponse(rsp *http.Response) (*StartRestoreResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &StartRestoreResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 202:
+		var dest CopyJob
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON202 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Failure

@@ -1,14 +1,11 @@
 package main
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -22,7 +19,7 @@ func newCheckCommand() *cobra.Command {
 	var hashRate string
 	var output *choice
 	var where place
-	var status, stop bool
+	var job jobFlags
 	c := &cobra.Command{
 		Use:   "check",
 		Short: "Compare the database with the store, and repair what can be",
@@ -51,25 +48,27 @@ The exit code is 0 when nothing is wrong, or nothing any more, else 1.` + whereH
 			if remote, err := where.remote(cmd); err != nil {
 				return err
 			} else if remote {
-				return remoteCheck(cmd, &where.server, run, status, stop, output)
+				return remoteCheck(cmd, &where.server, run, job, output)
 			}
-			if status || stop {
-				return usagef("--status and --cancel are for the check of a server: give --server")
+			if err := job.local(); err != nil {
+				return err
 			}
 			return runLocal(cmd, true, func(ctx context.Context, l *local) error {
-				run.Progress = func(r registry.CheckReport) {
-					fmt.Fprintln(cmd.ErrOrStderr(), "so far:", checkLine(r))
-				}
+				run.Progress = checkProgress(cmd)
 				report, err := l.registry.Check(ctx, run)
-				return printChecked(cmd, output, report, run, err)
+				if perr := printCheck(cmd, output, report); perr != nil {
+					return perr
+				}
+				if err != nil {
+					return fmt.Errorf("the check could not be finished: %w", err)
+				}
+				return wrongCheck(report, run)
 			})
 		},
 	}
 	addFlags(c.Flags())
 	where.addFlags(c)
-	c.Flags().BoolVar(&status, "status", false, "of a server: only show the check that runs, or the last one")
-	c.Flags().BoolVar(&stop, "cancel", false, "of a server: end the check that runs")
-	c.MarkFlagsMutuallyExclusive("status", "cancel")
+	job.add(c, "check")
 	c.Flags().BoolVar(&run.Rehash, "rehash", false, "read all bytes and compute their digests")
 	c.Flags().BoolVar(&run.Repair, "repair", false, "repair what can be repaired")
 	c.Flags().IntVar(&rate, "rate", 500, "objects to ask for per second at most; 0 for no limit")
@@ -78,91 +77,44 @@ The exit code is 0 when nothing is wrong, or nothing any more, else 1.` + whereH
 	return c
 }
 
-// printChecked prints a report, and makes an error of what is left.
-func printChecked(cmd *cobra.Command, output *choice, report registry.CheckReport, run registry.CheckRun, err error) error {
-	if output.value == "json" {
-		if perr := printJSON(cmd.OutOrStdout(), report); err == nil {
-			err = perr
-		}
-	} else {
-		printCheck(cmd, report)
+// remoteCheck lets a server check.
+func remoteCheck(cmd *cobra.Command, r *remote, run registry.CheckRun, flags jobFlags, output *choice) error {
+	if starts := flags == (jobFlags{}); starts && (run.Rate <= 0 || run.HashRate <= 0) {
+		return usagef("a server checks at a limited rate only: give --rate and --hash-rate more than 0")
 	}
-	switch {
-	case err != nil:
-		return fmt.Errorf("the check could not be finished: %w", err)
-	case report.Open > 0:
-		return errors.New(problemsLeft(report, run))
-	}
-	return nil
-}
-
-// checkPoll is how often a server is asked how far its check is.
-const checkPoll = time.Second
-
-// remoteCheck lets a server check, and waits for the end. When it is interrupted the check goes on.
-func remoteCheck(cmd *cobra.Command, r *remote, run registry.CheckRun, status, stop bool, output *choice) error {
 	s, err := r.connect(cmd)
 	if err != nil {
 		return err
 	}
-	ctx := cmd.Context()
-	if stop {
-		if err := done(s.CancelCheckWithResponse(ctx)); err != nil {
-			return err
-		}
-		_, err := fmt.Fprintln(cmd.OutOrStdout(), "The check ends within seconds; berth check --status shows what it has found.")
-		return err
-	}
-	id := ""
-	if !status && (run.Rate <= 0 || run.HashRate <= 0) {
-		return usagef("a server checks at a limited rate only: give --rate and --hash-rate more than 0")
-	}
-	if !status {
-		rate, hashRate := int(run.Rate), int64(run.HashRate)
-		body := api.StartCheckJSONRequestBody{Rehash: &run.Rehash, Repair: &run.Repair, Rate: &rate, HashRate: &hashRate}
-		resp, err := s.StartCheckWithResponse(ctx, body)
-		if err := check(resp, err); err != nil {
-			return err
-		}
-		started, err := present(resp.GetJSON202())
-		if err != nil {
-			return err
-		}
-		id = started.Id
-	}
-	for {
-		shown, err := fetched(s.GetCheckWithResponse(ctx))
-		if err != nil {
-			return err
-		}
-		job, err := recast[registry.CheckJob](shown)
-		if err != nil {
-			return err
-		}
-		if status && output.value == "json" {
-			return printJSON(cmd.OutOrStdout(), shown)
-		}
-		if status && job.State == registry.JobRunning {
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "running, started by %s at %s: %s\n", job.StartedBy, showTime(job.Report.StartedAt), checkLine(job.Report))
-			return err
-		}
-		if !status && job.ID != id {
-			return errors.New("the check has ended, and somebody has started another one since: see berth check --status")
-		}
-		if job.State != registry.JobRunning {
-			var failed error
-			if job.State != registry.JobFinished {
-				failed = errors.New(cmp.Or(job.Error, "the server that ran it has died"))
+	return serverJob[*registry.CheckJob]{
+		noun: "check", command: "berth check --server",
+		start: func(ctx context.Context) (string, error) {
+			rate, hashRate := int(run.Rate), int64(run.HashRate)
+			body := api.StartCheckJSONRequestBody{Rehash: &run.Rehash, Repair: &run.Repair, Rate: &rate, HashRate: &hashRate}
+			job, err := accepted(s.StartCheckWithResponse(ctx, body))
+			if err != nil {
+				return "", err
 			}
-			return printChecked(cmd, output, job.Report, registry.CheckRun{Repair: job.Repair}, failed)
-		}
-		fmt.Fprintln(cmd.ErrOrStderr(), "so far:", checkLine(job.Report))
-		select {
-		case <-time.After(checkPoll):
-		case <-ctx.Done():
-			return errors.New("interrupted; the check goes on, see berth check --status, or end it with --cancel")
-		}
-	}
+			return job.Id, nil
+		},
+		get: func(ctx context.Context) (*registry.CheckJob, error) {
+			job, err := fetched(s.GetCheckWithResponse(ctx))
+			if err != nil {
+				return nil, err
+			}
+			return recast[*registry.CheckJob](job)
+		},
+		cancel: func(ctx context.Context) error { return done(s.CancelCheckWithResponse(ctx)) },
+		line:   func(job *registry.CheckJob) string { return checkLine(job.Report) },
+		print:  func(job *registry.CheckJob) error { return printCheck(cmd, output, job.Report) },
+		wrong: func(job *registry.CheckJob) error {
+			return wrongCheck(job.Report, registry.CheckRun{Repair: job.Repair})
+		},
+	}.run(cmd, flags, output)
+}
+
+func checkProgress(cmd *cobra.Command) func(registry.CheckReport) {
+	return func(r registry.CheckReport) { fmt.Fprintln(cmd.ErrOrStderr(), "so far:", checkLine(r)) }
 }
 
 func checkLine(r registry.CheckReport) string {
@@ -176,8 +128,11 @@ func checkLine(r registry.CheckReport) string {
 	return line
 }
 
-func printCheck(cmd *cobra.Command, r registry.CheckReport) {
+func printCheck(cmd *cobra.Command, output *choice, r registry.CheckReport) error {
 	w := cmd.OutOrStdout()
+	if output.value == "json" {
+		return printJSON(w, r)
+	}
 	for _, p := range r.Problems {
 		state := ""
 		if p.Repaired {
@@ -196,14 +151,17 @@ func printCheck(cmd *cobra.Command, r registry.CheckReport) {
 		}
 		fmt.Fprintln(w)
 	}
-	fmt.Fprintln(w, checkLine(r))
+	_, err := fmt.Fprintln(w, checkLine(r))
+	return err
 }
 
-// problemsLeft says what to do about what is still wrong.
-func problemsLeft(r registry.CheckReport, run registry.CheckRun) string {
-	text := fmt.Sprintf("%s left", count(int(r.Open), "problem"))
-	if !run.Repair {
-		return text + ": run berth check --repair"
+// wrongCheck makes an error of what is still wrong, and says what to do about it.
+func wrongCheck(r registry.CheckReport, run registry.CheckRun) error {
+	switch {
+	case r.Open == 0:
+		return nil
+	case run.Repair:
+		return fmt.Errorf("%s left: push the missing blobs again, or restore a backup of the store and run berth check --repair", count(int(r.Open), "problem"))
 	}
-	return text + ": push the missing blobs again, or restore a backup of the store and run berth check --repair"
+	return fmt.Errorf("%s left: run berth check --repair", count(int(r.Open), "problem"))
 }

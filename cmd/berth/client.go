@@ -60,6 +60,15 @@ func (r *remote) addFlags(c *cobra.Command) {
 	}
 }
 
+// addConnectFlags gives a command that does not always ask a server the flags that say which
+// one, and who signs in there.
+func (r *remote) addConnectFlags(c *cobra.Command, help string) {
+	f := c.Flags()
+	f.StringVar(&r.server, "server", "", help)
+	f.StringVarP(&r.username, "username", "u", "", "sign in at the server as this user (default $BERTH_USERNAME, else as docker login did)")
+	f.BoolVar(&r.passwordStdin, "password-stdin", false, "read the password or token to sign in with from stdin")
+}
+
 // address is the server's URL, without a path.
 func (r *remote) address() (*url.URL, error) {
 	s := r.server
@@ -295,6 +304,17 @@ func created[T any](resp interface {
 		return nil, err
 	}
 	return present(resp.GetJSON201())
+}
+
+// accepted is what a call answered with status 202.
+func accepted[T any](resp interface {
+	reply
+	GetJSON202() *T
+}, err error) (*T, error) {
+	if err := check(resp, err); err != nil {
+		return nil, err
+	}
+	return present(resp.GetJSON202())
 }
 
 func present[T any](v *T) (*T, error) {

@@ -51,6 +51,8 @@ type config struct {
 	AuditRetention     int // days
 	RetentionInterval  time.Duration
 	BackupURL          string
+	TargetDatabaseURL  string
+	TargetStorageURL   string
 	TokenTTL           time.Duration
 	ExternalMaxAge     time.Duration
 	StallTimeout       time.Duration
@@ -117,6 +119,8 @@ func coreSettings() []setting {
 		sizeSetting("storage_part_size", "8MiB", "size of a part of an S3 multipart upload; grows by itself for blobs of more than 8 GiB, up to half of memory_budget; 10,000 parts are the most", func(c *config) *int64 { return &c.PartSize }, 5<<20, 512<<20),
 		sizeSetting("memory_budget", "64MiB", "buffers of all uploads together; clients wait when it is spent. On S3 it also bounds the largest blob: 64MiB allow 320 GiB, 256MiB 1 TiB", func(c *config) *int64 { return &c.MemoryBudget }, 16<<20, 1<<40),
 		stringSetting("backup_url", "", "where backups go that the management API starts: a directory, or s3://bucket/prefix; without it the API makes none", func(c *config) *string { return &c.BackupURL }, nil),
+		secret(stringSetting("target_database_url", "", "empty database, as database_url, in which the management API makes another registry by migrating this one or restoring its backup; without it the API does neither", func(c *config) *string { return &c.TargetDatabaseURL }, validDatabase), ""),
+		stringSetting("target_storage_url", "", "store of that registry, as storage_url", func(c *config) *string { return &c.TargetStorageURL }, validStorage),
 		secret(stringSetting("admin_password", "", "password of the user admin, made when the database has no user yet", func(c *config) *string { return &c.AdminPassword }, nil), "made and printed once at the first start"),
 		boolSetting("public_read", "false", "let everybody pull every repository without signing in", func(c *config) *bool { return &c.PublicRead }),
 		enumSetting("default_visibility", "private", "visibility of new repositories whose team sets none", func(c *config) *string { return &c.Visibility }, "public", "internal", "private"),
@@ -299,7 +303,7 @@ func validStorage(v string) error {
 	if strings.HasPrefix(v, "file:") || strings.HasPrefix(v, "s3://") {
 		return nil
 	}
-	return fmt.Errorf("%q does not start with file: or s3://", v)
+	return errors.New("the URL has to start with file: or s3://, see docs/config.md") // the value may be a database's, with a password
 }
 
 // addFlags gives a command the flags of all settings and --config.
@@ -378,6 +382,9 @@ func loadConfig(flags *pflag.FlagSet, environ []string) (*config, error) {
 	}
 	if c.StorageFallbackURL != "" && c.StorageRedirect {
 		problems = append(problems, errors.New("storage_redirect cannot be on while storage_fallback_url is set: a link has to say which store has the object"))
+	}
+	if (c.TargetDatabaseURL == "") != (c.TargetStorageURL == "") {
+		problems = append(problems, errors.New("target_database_url and target_storage_url have to be set together"))
 	}
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		problems = append(problems, errors.New("tls_cert and tls_key have to be set together"))

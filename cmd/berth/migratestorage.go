@@ -3,14 +3,13 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 
 	"github.com/spf13/cobra"
 
 	"berth/backup"
-	"berth/metadata"
 	"berth/registry"
+	"berth/storage"
 )
 
 func newMigrateStorageCommand() *cobra.Command {
@@ -29,92 +28,98 @@ Every byte is hashed on the way. One that was killed is run again and goes on. U
 target can be brought up to date again; after that it is a registry of its own and is not written to.
 
 With --storage-only the database stays, and the objects move from storage_fallback_url to storage_url while servers
-that have both settings go on, pushes too.`,
+that have both settings go on, pushes too.
+
+With --server and without a target, that server does it in the background: it copies itself to its settings target_database_url and
+target_storage_url, or with --storage-only moves its objects. This command waits for the end, --status shows how far it is or
+how the last one ended, and --cancel ends it.
+
+The exit code is 1 when the registry itself has lost some bytes, or the target lacks any.`,
 		Example: `  berth migrate-storage --to-database postgres://berth@db/berth --to-storage 's3://blobs?region=eu-central-1'
   berth migrate-storage --database-url postgres://berth@db/berth --storage-url s3://blobs \
     --to-database sqlite:/data/berth.db --to-storage file:/data/blobs --rate 100MiB
-  berth migrate-storage --storage-only --storage-url s3://blobs --storage-fallback-url file:/data/blobs`,
+  berth migrate-storage --storage-only --storage-url s3://blobs --storage-fallback-url file:/data/blobs
+  berth migrate-storage --server https://registry.example.com --rate 100MiB
+  berth migrate-storage --server https://registry.example.com --status`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			rate, err := flags.parse()
 			if err != nil {
 				return err
 			}
+			remote, err := flags.remote()
+			if err != nil {
+				return err
+			}
+			if remote && storageOnly {
+				return remoteCopy(cmd, &flags, backup.KindStorage, rate)
+			}
+			if remote {
+				return remoteCopy(cmd, &flags, backup.KindMigrate, rate)
+			}
 			if storageOnly {
 				return relocate(cmd, flags.output, rate)
 			}
 			if toDatabase == "" || toStorage == "" {
-				return usagef("--to-database and --to-storage are needed, or --storage-only")
+				return usagef("--to-database and --to-storage are needed, or --storage-only, or --server")
 			}
 			if err := errors.Join(validDatabase(toDatabase), validStorage(toStorage)); err != nil {
 				return usageError{err}
 			}
 			return runLocal(cmd, true, func(ctx context.Context, l *local) error {
-				if toStorage == l.config.StorageURL || describeDatabase(toDatabase) == describeDatabase(l.config.DatabaseURL) {
-					return usagef("the target has to be another database and another store: objects of two registries must not share a place")
+				target, err := l.config.target(toDatabase, toStorage)
+				if err != nil {
+					return usageError{err}
 				}
-				target := *l.config
-				target.DatabaseURL, target.StorageURL = toDatabase, toStorage
-				return withTarget(ctx, &target, l.log, func(to registry.Side) error {
+				return withTarget(ctx, target, l.log, func(to registry.Side) error {
 					report, err := registry.Transfer(ctx, registry.Side{DB: l.db, Store: l.store}, to, registry.TransferRun{
 						Source: describeDatabase(l.config.DatabaseURL), Rate: rate, Logger: l.log, Progress: transferProgress(cmd),
 					})
 					if err != nil {
 						return err
 					}
-					if err := printTransfer(cmd, flags.output, backup.Manifest{}, report, "copied"); err != nil {
+					check, err := backup.Compare(ctx, to, backup.Options{Logger: l.log, CheckProgress: checkProgress(cmd)})
+					if err != nil {
 						return err
 					}
-					return checkTarget(ctx, cmd, to, registryOptions(l.config))
+					return endCopy(cmd, flags.output, &backup.Job{Kind: backup.KindMigrate, Transfer: &report, Check: &check})
 				})
 			})
 		},
 	}
-	flags.add(c, "")
+	flags.add(c, "migration", "")
 	c.Flags().StringVar(&toDatabase, "to-database", "", "database to fill, as database_url; it has to be empty, or filled by an earlier run")
 	c.Flags().StringVar(&toStorage, "to-storage", "", "store to fill, as storage_url")
 	c.Flags().BoolVar(&storageOnly, "storage-only", false, "move the objects from storage_fallback_url to storage_url; the database stays")
 	for _, name := range []string{"to-database", "to-storage"} {
 		c.MarkFlagsMutuallyExclusive("storage-only", name)
+		c.MarkFlagsMutuallyExclusive("server", name)
 	}
 	return c
 }
 
-// openTarget opens the database and the store of the settings to be filled. It
-// migrates, and does not take the database into use as a server does.
-func openTarget(ctx context.Context, c *config, log *slog.Logger) (registry.Side, error) {
-	db, err := metadata.Open(ctx, metadata.Options{URL: c.DatabaseURL, MaxConns: 8, Logger: log})
-	if err != nil {
-		return registry.Side{}, fmt.Errorf("opening the target: %w", err)
+// openStores opens the registry's second store and its first, between which objects move.
+func openStores(ctx context.Context, c *config, log *slog.Logger) (from, to storage.Store, err error) {
+	if c.StorageFallbackURL == "" || c.StorageFallbackURL == c.StorageURL {
+		return nil, nil, errors.New("objects move from storage_fallback_url to storage_url: set both, to different stores, for all servers and here")
 	}
-	if _, err = db.Migrate(ctx); err == nil {
-		side := registry.Side{DB: db}
-		if side.Store, _, err = openBareStore(ctx, c, c.StorageURL, log); err == nil {
-			return side, nil
-		}
+	if from, _, err = openBareStore(ctx, c, c.StorageFallbackURL, log); err == nil {
+		to, _, err = openBareStore(ctx, c, c.StorageURL, log)
 	}
-	return registry.Side{}, errors.Join(fmt.Errorf("opening the target: %w", err), db.Close())
+	return from, to, err
 }
 
 // relocate moves the objects of the registry from its second store to its first.
 func relocate(cmd *cobra.Command, output *choice, rate float64) error {
 	return runLocal(cmd, false, func(ctx context.Context, l *local) error {
-		c := l.config
-		if c.StorageFallbackURL == "" || c.StorageFallbackURL == c.StorageURL {
-			return usagef("--storage-only moves objects from storage_fallback_url to storage_url: set both, to different stores, here and for the servers")
-		}
-		from, _, err := openBareStore(ctx, c, c.StorageFallbackURL, l.log)
+		from, to, err := openStores(ctx, l.config, l.log)
 		if err != nil {
-			return err
-		}
-		to, _, err := openBareStore(ctx, c, c.StorageURL, l.log)
-		if err != nil {
-			return err
+			return usageError{err}
 		}
 		report, err := l.registry.Relocate(ctx, from, to, registry.TransferRun{Rate: rate, Logger: l.log, Progress: transferProgress(cmd)})
 		if err != nil {
 			return err
 		}
-		return printTransfer(cmd, output, backup.Manifest{}, report, "moved")
+		return endCopy(cmd, output, &backup.Job{Kind: backup.KindStorage, Transfer: &report})
 	})
 }

@@ -77,7 +77,8 @@ func TestScripts(t *testing.T) {
 func startServer(env *testscript.Env) error {
 	dir := env.Getenv("WORK")
 	cmd := exec.Command("berth", "serve", "--listen", "127.0.0.1:0", "--data-dir", filepath.Join(dir, ".server"))
-	cmd.Env = append(os.Environ(), "BERTH_ADMIN_PASSWORD="+adminPassword, "BERTH_BACKUP_URL="+filepath.Join(dir, "server-backup"))
+	cmd.Env = append(os.Environ(), "BERTH_ADMIN_PASSWORD="+adminPassword, "BERTH_BACKUP_URL="+filepath.Join(dir, "server-backup"),
+		"BERTH_TARGET_DATABASE_URL=sqlite:"+filepath.Join(dir, "target", "berth.db"), "BERTH_TARGET_STORAGE_URL=file:"+filepath.Join(dir, "target", "blobs"))
 	var log bytes.Buffer
 	cmd.Stderr = &log
 	stdout, err := cmd.StdoutPipe()

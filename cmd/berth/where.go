@@ -22,11 +22,8 @@ It works on the configured database and store, unless --server says otherwise, o
 
 // addFlags adds --server and what signs in there, and --local.
 func (p *place) addFlags(c *cobra.Command) {
-	f := c.Flags()
-	f.StringVar(&p.server.server, "server", "", "ask this server instead of the configured database and store (default $BERTH_SERVER, where no setting says where those are)")
-	f.StringVarP(&p.server.username, "username", "u", "", "sign in at the server as this user (default $BERTH_USERNAME, else as docker login did)")
-	f.BoolVar(&p.server.passwordStdin, "password-stdin", false, "read the password or token to sign in with from stdin")
-	f.BoolVar(&p.local, "local", false, "work on the configured database and store, whatever BERTH_SERVER says")
+	p.server.addConnectFlags(c, "ask this server instead of the configured database and store (default $BERTH_SERVER, where no setting says where those are)")
+	c.Flags().BoolVar(&p.local, "local", false, "work on the configured database and store, whatever BERTH_SERVER says")
 	c.MarkFlagsMutuallyExclusive("server", "local")
 }
 

@@ -47,7 +47,7 @@ type app struct {
 	audit    *audit.Log
 	jobs     []job
 	checks   *registry.CheckJobs
-	backups  *backup.Jobs
+	copies   *backup.Jobs
 	ownJobs  []job // of this replica alone
 	keyFiles *keyFiles
 	holder   string // this process's name in leases
@@ -207,23 +207,13 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	refresher.External(c.ExternalMaxAge, auth.NewDirectory(a.db, log, nil), recheckers(list)...)
 	chain := auth.NewChain(nil, list...)
 	a.checks = registry.NewCheckJobs(reg)
-	a.backups = backup.NewJobs(backup.JobsOptions{
-		From:    registry.Side{DB: a.db, Store: a.store},
-		Source:  describeDatabase(c.DatabaseURL),
-		Version: version,
-		Logger:  log,
-		Open: func(ctx context.Context) (backup.Place, string, error) {
-			if c.BackupURL == "" {
-				return nil, "", oci.Errorf(oci.CodeConflict, "no backup_url is set: set it, or run berth backup")
-			}
-			return openPlace(ctx, c, c.BackupURL, "", log)
-		},
-	})
+	a.copies = newCopies(c, registry.Side{DB: a.db, Store: a.store}, reg, log)
 	management, err := admin.New(admin.Options{
+		ReadOnly:          readOnly(c),
 		DB:                a.db,
 		Registry:          reg,
 		Checks:            a.checks,
-		Backups:           a.backups,
+		Copies:            a.copies,
 		Policy:            policy,
 		Keys:              tokens.Keys(),
 		Service:           serviceName(c.URL),
@@ -306,6 +296,61 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	}
 	a.ownJobs = []job{{"record-pulls", time.Minute, reg.RecordPulls}}
 	return a, nil
+}
+
+// readOnly is what the management API answers to changes; nil lets them through.
+func readOnly(c *config) error {
+	if c.ReadOnly {
+		return server.ErrReadOnly()
+	}
+	return nil
+}
+
+// newCopies makes what copies the registry in the background, to and from the places that the settings name.
+func newCopies(c *config, from registry.Side, reg *registry.Registry, log *slog.Logger) *backup.Jobs {
+	unset := func(format string, args ...any) error { return oci.Errorf(oci.CodeConflict, format, args...) }
+	return backup.NewJobs(backup.JobsOptions{
+		From: from, Registry: reg, Source: describeDatabase(c.DatabaseURL), Version: version, Logger: log,
+		Place: func(ctx context.Context) (backup.Place, string, error) {
+			if c.BackupURL == "" {
+				return nil, "", unset("no backup_url is set: set it, or run berth backup or berth restore")
+			}
+			place, work, err := openPlace(ctx, c, c.BackupURL, "", log)
+			if err != nil {
+				err = unusable(oci.CodeUnavailable, "backup_url", err)
+			}
+			return place, work, err
+		},
+		Target: func(ctx context.Context) (side registry.Side, err error) {
+			if c.TargetDatabaseURL == "" {
+				return side, unset("no target_database_url and target_storage_url are set: set them to an empty database and a store, or run berth migrate-storage or berth restore")
+			}
+			const names = "target_database_url and target_storage_url"
+			target, err := c.target(c.TargetDatabaseURL, c.TargetStorageURL)
+			if err != nil {
+				return side, unusable(oci.CodeConflict, names, err)
+			}
+			switch side, err = openTarget(ctx, target, log); {
+			case errors.Is(err, registry.ErrInUse):
+				err = unusable(oci.CodeConflict, names, err)
+			case err != nil:
+				err = unusable(oci.CodeUnavailable, names, err)
+			}
+			return side, err
+		},
+		Stores: func(ctx context.Context) (from, to storage.Store, err error) {
+			if from, to, err = openStores(ctx, c, log); err != nil {
+				err = unusable(oci.CodeConflict, "storage_fallback_url and storage_url", err)
+			}
+			return from, to, err
+		},
+	})
+}
+
+// unusable tells an admin which settings lead to a place that a job cannot work with, and why. The
+// errors of databases and stores have no secrets.
+func unusable(code oci.Code, settings string, err error) error {
+	return oci.Errorf(code, "%s: %s", settings, strings.Join(strings.Fields(err.Error()), " "))
 }
 
 // endedSecrets is how long the hash of a token's old secret is kept after its end, so
@@ -421,8 +466,8 @@ func (a *app) close() (err error) {
 	if a.checks != nil {
 		a.checks.Close()
 	}
-	if a.backups != nil {
-		a.backups.Close()
+	if a.copies != nil {
+		a.copies.Close()
 	}
 	for _, c := range a.closers {
 		err = errors.Join(err, c.Close())

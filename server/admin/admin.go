@@ -30,7 +30,7 @@ import (
 	"berth/registry"
 )
 
-// Options are what the handlers need. All fields but TrustedIssuers, Hasher,
+// Options are what the handlers need. All fields but ReadOnly, TrustedIssuers, Hasher,
 // SetRepository and SetOperation are required.
 type Options struct {
 	DB     *metadata.DB
@@ -38,8 +38,11 @@ type Options struct {
 	// Registry collects, retains, restores, checks, measures and explains; Checks runs checks in the background.
 	Registry *registry.Registry
 	Checks   *registry.CheckJobs
-	// Backups makes and verifies backups in the background.
-	Backups *backup.Jobs
+	// Copies makes, verifies and restores backups, and migrates, in the background.
+	Copies *backup.Jobs
+	// ReadOnly is the answer to what changes something, but for the jobs that only copy the
+	// registry; nil lets everything through.
+	ReadOnly error
 	// Passwords checks the current password of users who change their own. With
 	// the server's auth.Chain, guesses are limited as those at the sign-in are.
 	Passwords auth.Authenticator
@@ -90,9 +93,9 @@ type operation struct {
 // New makes the handler of everything below /api/. It fails when an operation
 // of the document has no row in the permission table, or the other way round.
 func New(options Options) (http.Handler, error) {
-	if options.DB == nil || options.Registry == nil || options.Checks == nil || options.Backups == nil || options.Policy == nil || options.Passwords == nil || options.DefaultVisibility == "" || options.Keys == nil || options.Service == "" ||
+	if options.DB == nil || options.Registry == nil || options.Checks == nil || options.Copies == nil || options.Policy == nil || options.Passwords == nil || options.DefaultVisibility == "" || options.Keys == nil || options.Service == "" ||
 		options.Principal == nil || options.Actor == nil || options.WriteProblem == nil {
-		return nil, errors.New("admin: all options but Hasher, SetRepository and SetOperation are required")
+		return nil, errors.New("admin: all options but ReadOnly, TrustedIssuers, Hasher, SetRepository and SetOperation are required")
 	}
 	if options.Hasher == nil {
 		options.Hasher = auth.NewHasher(0)
@@ -190,6 +193,9 @@ func (h *handler) check(w http.ResponseWriter, r *http.Request) (call, error) {
 	}
 	if err := h.permit(r.Context(), p, op, params); err != nil {
 		return c, err
+	}
+	if h.ReadOnly != nil && r.Method != http.MethodGet && !op.rule.whileReadOnly {
+		return c, h.ReadOnly
 	}
 	return c, validate(w, r, op, params)
 }

@@ -24,6 +24,7 @@ import (
 	"berth/registry"
 	"berth/server"
 	"berth/server/admin"
+	"berth/storage"
 	"berth/storage/mem"
 	"berth/testenv"
 )
@@ -38,9 +39,11 @@ type world struct {
 	t       testing.TB
 	db      *metadata.DB
 	url     string
-	secrets map[string]string // of tokens, by the name that as() takes
-	place   backup.Place      // of backups, nil for none; set it before a request
-	work    string            // the work directory of backups
+	secrets map[string]string             // of tokens, by the name that as() takes
+	place   backup.Place                  // of backups, nil for none; set it before a request
+	work    string                        // the work directory of backups
+	target  func() (registry.Side, error) // where another registry is made, nil for nowhere
+	second  storage.Store                 // the registry's second store, nil for none
 }
 
 // newWorld starts a server on a database with one admin, root.
@@ -69,18 +72,31 @@ func newWorld(t testing.TB, db *metadata.DB) *world {
 	reg := registry.New(db, store, registry.Options{UndoWindow: time.Hour})
 	checks := registry.NewCheckJobs(reg)
 	t.Cleanup(checks.Close)
-	backups := backup.NewJobs(backup.JobsOptions{
-		From: registry.Side{DB: db, Store: store}, Source: "test", Version: "test",
-		Open: func(context.Context) (backup.Place, string, error) {
+	unset := oci.Errorf(oci.CodeConflict, "it is not set")
+	copies := backup.NewJobs(backup.JobsOptions{
+		From: registry.Side{DB: db, Store: store}, Registry: reg, Source: "test", Version: "test", Renew: 50 * time.Millisecond,
+		Place: func(context.Context) (backup.Place, string, error) {
 			if w.place == nil {
-				return nil, "", oci.Errorf(oci.CodeConflict, "no backup_url is set")
+				return nil, "", unset
 			}
 			return w.place, w.work, nil
 		},
+		Target: func(ctx context.Context) (registry.Side, error) {
+			if w.target == nil {
+				return registry.Side{}, unset
+			}
+			return w.target()
+		},
+		Stores: func(context.Context) (from, to storage.Store, err error) {
+			if w.second == nil {
+				return nil, nil, unset
+			}
+			return w.second, store, nil
+		},
 	})
-	t.Cleanup(backups.Close)
+	t.Cleanup(copies.Close)
 	management, err := admin.New(admin.Options{
-		Registry: reg, Checks: checks, Backups: backups, DB: db, Policy: policy, Passwords: chain, Hasher: hasher, DefaultVisibility: metadata.Private, Keys: issuer.Keys(), Service: "berth",
+		Registry: reg, Checks: checks, Copies: copies, DB: db, Policy: policy, Passwords: chain, Hasher: hasher, DefaultVisibility: metadata.Private, Keys: issuer.Keys(), Service: "berth",
 		TrustedIssuers: []string{"https://jobs.example.com"},
 		Principal:      server.PrincipalOf, Actor: server.ActorOf, WriteProblem: server.WriteProblem,
 	})

@@ -18,6 +18,9 @@ type rule struct {
 	who who
 	// action on the repository of the path, when who is "holder".
 	action auth.Actions
+	// whileReadOnly is for what leaves the registry as it is, and is needed to move it
+	// while nobody pushes.
+	whileReadOnly bool
 }
 
 type who int
@@ -136,8 +139,14 @@ func permissions() map[string]rule {
 		"startCheck":         {who: adminOnly},
 		"cancelCheck":        {who: adminOnly},
 		"getBackup":          {who: adminOnly},
-		"startBackup":        {who: adminOnly},
-		"cancelBackup":       {who: adminOnly},
+		"startBackup":        {who: adminOnly, whileReadOnly: true},
+		"cancelBackup":       {who: adminOnly, whileReadOnly: true},
+		"getRestore":         {who: adminOnly},
+		"startRestore":       {who: adminOnly, whileReadOnly: true},
+		"cancelRestore":      {who: adminOnly, whileReadOnly: true},
+		"getMigration":       {who: adminOnly},
+		"startMigration":     {who: adminOnly, whileReadOnly: true},
+		"cancelMigration":    {who: adminOnly, whileReadOnly: true},
 		"getInstanceUsage":   {who: adminOnly},
 		"listTeamUsage":      {who: reader},
 		"getRepositoryUsage": {who: holder, action: auth.Pull},

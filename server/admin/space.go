@@ -8,7 +8,6 @@ import (
 
 	"berth/api"
 	"berth/auth"
-	"berth/backup"
 	"berth/metadata"
 	"berth/oci"
 	"berth/registry"
@@ -148,44 +147,6 @@ func (h *handler) CancelCheck(ctx context.Context, _ api.CancelCheckRequestObjec
 		return nil, err
 	}
 	return api.CancelCheck204Response{}, nil
-}
-
-// GetBackup shows the backup that runs, or the last one.
-func (h *handler) GetBackup(ctx context.Context, _ api.GetBackupRequestObject) (api.GetBackupResponseObject, error) {
-	job, err := h.Backups.Current(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if job == nil {
-		return nil, oci.Errorf(oci.CodeNotFound, "no backup was started here within three months: POST /instance/backup, or berth backup --server, starts one")
-	}
-	shown, err := recast[api.Backup](job)
-	return api.GetBackup200JSONResponse(shown), err
-}
-
-// StartBackup starts a backup, or the verifying of one, in the background.
-func (h *handler) StartBackup(ctx context.Context, r api.StartBackupRequestObject) (api.StartBackupResponseObject, error) {
-	kind, rate := backup.KindBackup, 0.0
-	if r.Body.Verify != nil && *r.Body.Verify {
-		kind = backup.KindVerify
-	}
-	if r.Body.Rate != nil {
-		rate = float64(*r.Body.Rate)
-	}
-	job, err := h.Backups.Start(ctx, kind, rate, callOf(ctx).principal.String(), record(ctx, r.Body))
-	if err != nil {
-		return nil, err
-	}
-	shown, err := recast[api.Backup](job)
-	return api.StartBackup202JSONResponse(shown), err
-}
-
-// CancelBackup ends the backup that runs.
-func (h *handler) CancelBackup(ctx context.Context, _ api.CancelBackupRequestObject) (api.CancelBackupResponseObject, error) {
-	if err := h.Backups.Cancel(ctx, record(ctx, nil)); err != nil {
-		return nil, err
-	}
-	return api.CancelBackup204Response{}, nil
 }
 
 // GetInstanceUsage measures the instance and its teams.

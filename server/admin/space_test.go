@@ -204,7 +204,7 @@ func TestBackupJob(t *testing.T) {
 		root := "root:" + rootPassword
 		w.refused(w.do(root, "GET", path, nil), 404, oci.CodeNotFound, "berth backup")
 		w.refused(w.do(root, "DELETE", path, nil), 404, oci.CodeNotFound)
-		w.refused(w.do(root, "POST", path, `{}`), 409, oci.CodeConflict, "no backup_url is set")
+		w.refused(w.do(root, "POST", path, `{}`), 409, oci.CodeConflict, "not set")
 		w.refused(w.do(root, "POST", path, `{"to":"/tmp"}`), 400, oci.CodeInvalid)
 		store, err := fs.New(t.TempDir(), fs.Options{})
 		if err != nil {

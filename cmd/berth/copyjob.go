@@ -1,0 +1,144 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"berth/api"
+	"berth/backup"
+	"berth/registry"
+)
+
+// copied are the words for what was done by a job of a kind.
+var copied = map[string]string{
+	backup.KindBackup: "backed up", backup.KindRestore: "restored", backup.KindMigrate: "copied", backup.KindStorage: "moved",
+}
+
+// remoteCopy lets a server make, verify or restore a backup, or migrate.
+func remoteCopy(cmd *cobra.Command, f *transferFlags, kind string, rate float64) error {
+	s, err := f.server.connect(cmd)
+	if err != nil {
+		return err
+	}
+	limit := pointer(int64(rate))
+	j := serverJob[*backup.Job]{
+		line:  copyLine,
+		print: func(job *backup.Job) error { return printCopy(cmd, f.output, job) },
+		wrong: wrongCopy,
+	}
+	id := func(job *api.CopyJob, err error) (string, error) {
+		if err != nil {
+			return "", err
+		}
+		return job.Id, nil
+	}
+	read := func(job *api.CopyJob, err error) (*backup.Job, error) {
+		if err != nil {
+			return nil, err
+		}
+		return recast[*backup.Job](job)
+	}
+	switch kind {
+	case backup.KindRestore:
+		j.noun, j.command = "restore", "berth restore --server"
+		j.start = func(ctx context.Context) (string, error) {
+			return id(accepted(s.StartRestoreWithResponse(ctx, api.StartRestoreJSONRequestBody{Rate: limit})))
+		}
+		j.get = func(ctx context.Context) (*backup.Job, error) { return read(fetched(s.GetRestoreWithResponse(ctx))) }
+		j.cancel = func(ctx context.Context) error { return done(s.CancelRestoreWithResponse(ctx)) }
+	case backup.KindMigrate, backup.KindStorage:
+		j.noun, j.command = "migration", "berth migrate-storage --server"
+		j.start = func(ctx context.Context) (string, error) {
+			body := api.StartMigrationJSONRequestBody{Rate: limit, StorageOnly: pointer(kind == backup.KindStorage)}
+			return id(accepted(s.StartMigrationWithResponse(ctx, body)))
+		}
+		j.get = func(ctx context.Context) (*backup.Job, error) { return read(fetched(s.GetMigrationWithResponse(ctx))) }
+		j.cancel = func(ctx context.Context) error { return done(s.CancelMigrationWithResponse(ctx)) }
+	default:
+		j.noun, j.command = "backup", "berth backup --server"
+		j.start = func(ctx context.Context) (string, error) {
+			body := api.StartBackupJSONRequestBody{Rate: limit, Verify: pointer(kind == backup.KindVerify)}
+			return id(accepted(s.StartBackupWithResponse(ctx, body)))
+		}
+		j.get = func(ctx context.Context) (*backup.Job, error) { return read(fetched(s.GetBackupWithResponse(ctx))) }
+		j.cancel = func(ctx context.Context) error { return done(s.CancelBackupWithResponse(ctx)) }
+	}
+	return j.run(cmd, f.job, f.output)
+}
+
+// endCopy prints what a command has copied by itself, and makes an error of what is wrong.
+func endCopy(cmd *cobra.Command, output *choice, job *backup.Job) error {
+	if err := printCopy(cmd, output, job); err != nil {
+		return err
+	}
+	return wrongCopy(job)
+}
+
+// copyLine says how far a job is.
+func copyLine(job *backup.Job) string {
+	switch {
+	case job.Check != nil:
+		return checkLine(*job.Check)
+	case job.Transfer != nil:
+		return transferLine(*job.Transfer)
+	}
+	return "it has begun"
+}
+
+// printCopy prints what a job has done, also when it was not finished.
+func printCopy(cmd *cobra.Command, output *choice, job *backup.Job) error {
+	w := cmd.OutOrStdout()
+	switch v := job.Verified; {
+	case v != nil && output.value == "json":
+		return printJSON(w, v)
+	case v != nil:
+		for _, p := range v.Problems {
+			fmt.Fprintln(w, p)
+		}
+		printLost(w, v.Check.Problems)
+		_, err := fmt.Fprintf(w, "backup of %s, made %s by version %s: %s\n", v.Backup.Source, showTime(v.Backup.CreatedAt), v.Backup.Version, checkLine(v.Check))
+		return err
+	case job.Transfer == nil:
+		return nil
+	case output.value == "json":
+		return printJSON(w, struct {
+			*registry.TransferReport
+			Backup *backup.Manifest      `json:"backup,omitempty"`
+			Check  *registry.CheckReport `json:"check,omitempty"`
+		}{job.Transfer, job.Manifest, job.Check})
+	}
+	printLost(w, job.Transfer.Problems)
+	what := copied[job.Kind]
+	if job.State != "" && job.State != registry.JobFinished {
+		what += " before it ended"
+	}
+	_, err := fmt.Fprintf(w, "%s: %s\n", what, transferLine(*job.Transfer))
+	if job.Check != nil {
+		fmt.Fprintln(cmd.ErrOrStderr(), "checked:", checkLine(*job.Check))
+	}
+	return err
+}
+
+// wrongCopy makes an error of bytes that are lost, and of what else is wrong with the result of a job.
+func wrongCopy(job *backup.Job) error {
+	switch {
+	case job.Verified != nil && job.Verified.Bad > 0:
+		return fmt.Errorf("the backup has %s: make a new one to another place, and keep this one until that is verified", count(int(job.Verified.Bad), "problem"))
+	case job.Transfer != nil && job.Transfer.Lost > 0:
+		return fmt.Errorf("everything else is %s, but the bytes of %s are not in the source: run berth check --repair there and push them again",
+			copied[job.Kind], count(int(job.Transfer.Lost), "blob"))
+	case job.Check != nil:
+		return wrongCheck(*job.Check, registry.CheckRun{})
+	}
+	return nil
+}
+
+func printLost(w io.Writer, problems []registry.Problem) {
+	for _, p := range problems {
+		fmt.Fprintf(w, "%s: %s: %s\n", p.Kind, cmp.Or(p.Digest.String(), p.Key), p.Detail)
+	}
+}

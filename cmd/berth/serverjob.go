@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"berth/registry"
+)
+
+// jobFlags are those of commands that a server can do in the background.
+type jobFlags struct{ status, cancel bool }
+
+func (f *jobFlags) add(c *cobra.Command, noun string) {
+	c.Flags().BoolVar(&f.status, "status", false, "of a server: only show the "+noun+" that runs, or the last one")
+	c.Flags().BoolVar(&f.cancel, "cancel", false, "of a server: end the "+noun+" that runs")
+	c.MarkFlagsMutuallyExclusive("status", "cancel")
+}
+
+// local refuses the flags where no server is asked.
+func (f *jobFlags) local() error {
+	if f.status || f.cancel {
+		return usagef("--status and --cancel are for what a server does in the background: give --server")
+	}
+	return nil
+}
+
+// serverJob is a job that a server does in the background, as a command starts, shows,
+// awaits and cancels it.
+type serverJob[T registry.Job] struct {
+	noun    string // "backup"
+	command string // that shows and cancels it, "berth backup --server"
+	start   func(context.Context) (id string, err error)
+	get     func(context.Context) (T, error)
+	cancel  func(context.Context) error
+	line    func(T) string // how far it is
+	print   func(T) error  // what it has done, as the command prints what it does by itself
+	wrong   func(T) error  // what is wrong with the result of a job that has finished
+}
+
+// jobPoll is how often a server is asked how far its job is.
+const jobPoll = time.Second
+
+// run does what the flags say. Without any it starts the job and waits for the end; when it
+// is interrupted the job goes on.
+func (j serverJob[T]) run(cmd *cobra.Command, flags jobFlags, output *choice) error {
+	ctx := cmd.Context()
+	switch {
+	case flags.cancel:
+		if err := j.cancel(ctx); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintf(cmd.OutOrStdout(), "The %s ends within seconds; %s with --status shows what it has done.\n", j.noun, j.command)
+		return err
+	case flags.status:
+		return j.status(cmd, output)
+	}
+	id, err := j.start(ctx)
+	if err != nil {
+		return err
+	}
+	for {
+		job, err := j.get(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return j.interrupted()
+		case err != nil:
+			return fmt.Errorf("the %s was started, but how far it is cannot be asked, see %s with --status: %w", j.noun, j.command, err)
+		case job.Head().ID != id:
+			return fmt.Errorf("the %s has ended, and somebody has started another one since, see %s with --status", j.noun, j.command)
+		case job.Head().State != registry.JobRunning:
+			if err := j.print(job); err != nil {
+				return err
+			}
+			return j.outcome(job)
+		}
+		fmt.Fprintln(cmd.ErrOrStderr(), "so far:", j.line(job))
+		select {
+		case <-time.After(jobPoll):
+		case <-ctx.Done():
+			return j.interrupted()
+		}
+	}
+}
+
+func (j serverJob[T]) interrupted() error {
+	return fmt.Errorf("interrupted; the %s goes on, see %s with --status, or end it with --cancel", j.noun, j.command)
+}
+
+// status shows the job that runs, or how the last one ended.
+func (j serverJob[T]) status(cmd *cobra.Command, output *choice) error {
+	job, err := j.get(cmd.Context())
+	if err != nil {
+		return err
+	}
+	h := job.Head()
+	running := h.State == registry.JobRunning
+	if output.value == "json" {
+		err = printJSON(cmd.OutOrStdout(), job)
+	} else {
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s, started by %s, last heard of at %s\n", h.State, h.StartedBy, showTime(h.UpdatedAt))
+		if err == nil && running {
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), j.line(job))
+		} else if err == nil {
+			err = j.print(job)
+		}
+	}
+	if err != nil || running {
+		return err
+	}
+	return j.outcome(job)
+}
+
+// outcome makes an error of what is not right in the end.
+func (j serverJob[T]) outcome(job T) error {
+	if h := job.Head(); h.State != registry.JobFinished {
+		return errors.New("the " + j.noun + " was not finished: " + h.Error)
+	}
+	return j.wrong(job)
+}

@@ -1,0 +1,93 @@
+package admin
+
+import (
+	"context"
+
+	"berth/api"
+	"berth/backup"
+	"berth/oci"
+)
+
+// copyJob gives the job of a kind that runs, or the last one.
+func (h *handler) copyJob(ctx context.Context, kind, noun, starts string) (shown api.CopyJob, err error) {
+	job, err := h.Copies.Of(kind).Current(ctx)
+	if err == nil && job == nil {
+		err = oci.Errorf(oci.CodeNotFound, "no %s was started here within three months: %s --server, starts one", noun, starts)
+	}
+	if err != nil {
+		return shown, err
+	}
+	return recast[api.CopyJob](job)
+}
+
+// startCopy starts a job in the background, at so many bytes a second. body is the request's.
+func (h *handler) startCopy(ctx context.Context, kind string, rate *int64, body any) (shown api.CopyJob, err error) {
+	limit := 0.0
+	if rate != nil {
+		limit = float64(*rate)
+	}
+	job, err := h.Copies.Start(ctx, kind, limit, callOf(ctx).principal.String(), record(ctx, body))
+	if err != nil {
+		return shown, err
+	}
+	return recast[api.CopyJob](job)
+}
+
+// GetBackup shows the backup, or the verifying of one, that runs, or the last one.
+func (h *handler) GetBackup(ctx context.Context, _ api.GetBackupRequestObject) (api.GetBackupResponseObject, error) {
+	job, err := h.copyJob(ctx, backup.KindBackup, "backup", "POST /instance/backup, or berth backup")
+	return api.GetBackup200JSONResponse(job), err
+}
+
+// StartBackup starts a backup, or the verifying of one.
+func (h *handler) StartBackup(ctx context.Context, r api.StartBackupRequestObject) (api.StartBackupResponseObject, error) {
+	kind := backup.KindBackup
+	if r.Body.Verify != nil && *r.Body.Verify {
+		kind = backup.KindVerify
+	}
+	job, err := h.startCopy(ctx, kind, r.Body.Rate, r.Body)
+	return api.StartBackup202JSONResponse(job), err
+}
+
+// CancelBackup ends the backup that runs.
+func (h *handler) CancelBackup(ctx context.Context, _ api.CancelBackupRequestObject) (api.CancelBackupResponseObject, error) {
+	return api.CancelBackup204Response{}, h.Copies.Of(backup.KindBackup).Cancel(ctx, record(ctx, nil))
+}
+
+// GetRestore shows the restore that runs, or the last one.
+func (h *handler) GetRestore(ctx context.Context, _ api.GetRestoreRequestObject) (api.GetRestoreResponseObject, error) {
+	job, err := h.copyJob(ctx, backup.KindRestore, "restore", "POST /instance/restore, or berth restore")
+	return api.GetRestore200JSONResponse(job), err
+}
+
+// StartRestore makes another registry of the backup.
+func (h *handler) StartRestore(ctx context.Context, r api.StartRestoreRequestObject) (api.StartRestoreResponseObject, error) {
+	job, err := h.startCopy(ctx, backup.KindRestore, r.Body.Rate, r.Body)
+	return api.StartRestore202JSONResponse(job), err
+}
+
+// CancelRestore ends the restore that runs.
+func (h *handler) CancelRestore(ctx context.Context, _ api.CancelRestoreRequestObject) (api.CancelRestoreResponseObject, error) {
+	return api.CancelRestore204Response{}, h.Copies.Of(backup.KindRestore).Cancel(ctx, record(ctx, nil))
+}
+
+// GetMigration shows the migration that runs, or the last one.
+func (h *handler) GetMigration(ctx context.Context, _ api.GetMigrationRequestObject) (api.GetMigrationResponseObject, error) {
+	job, err := h.copyJob(ctx, backup.KindMigrate, "migration", "POST /instance/migration, or berth migrate-storage")
+	return api.GetMigration200JSONResponse(job), err
+}
+
+// StartMigration copies the registry to the target, or moves its objects alone.
+func (h *handler) StartMigration(ctx context.Context, r api.StartMigrationRequestObject) (api.StartMigrationResponseObject, error) {
+	kind := backup.KindMigrate
+	if r.Body.StorageOnly != nil && *r.Body.StorageOnly {
+		kind = backup.KindStorage
+	}
+	job, err := h.startCopy(ctx, kind, r.Body.Rate, r.Body)
+	return api.StartMigration202JSONResponse(job), err
+}
+
+// CancelMigration ends the migration that runs.
+func (h *handler) CancelMigration(ctx context.Context, _ api.CancelMigrationRequestObject) (api.CancelMigrationResponseObject, error) {
+	return api.CancelMigration204Response{}, h.Copies.Of(backup.KindMigrate).Cancel(ctx, record(ctx, nil))
+}
