@@ -40,6 +40,11 @@ type dialect interface {
 	isLockTimeout(error) bool
 	// oneSnapshot makes all statements of a transaction, whose first it is, see the same state.
 	oneSnapshot(ctx context.Context, tx *Tx) error
+	// preferIndexes lets the rest of a transaction read tables by their indexes: Postgres
+	// knows how many rows a repository has on average, not how few this one has.
+	preferIndexes(ctx context.Context, tx *Tx) error
+	// lateral reports whether a subquery in FROM may refer to the tables before it.
+	lateral() bool
 	// lockTable makes transactions that lock the same table wait for each other.
 	lockTable(ctx context.Context, tx *Tx, table string) error
 
@@ -96,6 +101,11 @@ func (postgresDialect) oneSnapshot(ctx context.Context, tx *Tx) error {
 	_, err := tx.exec(ctx, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
 	return err
 }
+func (postgresDialect) preferIndexes(ctx context.Context, tx *Tx) error {
+	_, err := tx.exec(ctx, "SET LOCAL enable_seqscan = off")
+	return err
+}
+func (postgresDialect) lateral() bool { return true }
 func (postgresDialect) lockTable(ctx context.Context, tx *Tx, table string) error {
 	_, err := tx.exec(ctx, "LOCK TABLE "+table+" IN SHARE ROW EXCLUSIVE MODE")
 	return err
@@ -149,6 +159,8 @@ func (sqliteDialect) clock() string                                { return "CAS
 func (sqliteDialect) drain(context.Context, *Tx, string) error     { return nil }
 func (sqliteDialect) isLockTimeout(error) bool                     { return false }
 func (sqliteDialect) oneSnapshot(context.Context, *Tx) error       { return nil }
+func (sqliteDialect) preferIndexes(context.Context, *Tx) error     { return nil }
+func (sqliteDialect) lateral() bool                                { return false }
 func (sqliteDialect) lockTable(context.Context, *Tx, string) error { return nil }
 
 // connector opens SQLite connections for database/sql. The driver is not

@@ -251,6 +251,22 @@ func TestPlans(t *testing.T) {
 			_, err := tx.RepositoryNames(ctx, metadata.RepositoryFilter{Viewer: metadata.Viewer{Signed: true, UserID: 77}, Limit: 100})
 			return err
 		}},
+		{"RepositoryNames of a robot", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.RepositoryNames(ctx, metadata.RepositoryFilter{Viewer: metadata.Viewer{Team: team, Glob: "team1/a*"}, Limit: 100})
+			return err
+		}},
+		{"UsageOfRepository", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.UsageOfRepository(ctx, "team2/app")
+			return err
+		}},
+		{"UsageOfTeam", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.UsageOfTeam(ctx, "team2", "", 100)
+			return err
+		}},
+		{"BlobLinks", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.BlobLinks(ctx, present, "", 100)
+			return err
+		}},
 		{"BlobRepositories", func(ctx context.Context, tx *metadata.Tx, r int64) error {
 			_, err := tx.BlobRepositories(ctx, present, 3)
 			return err

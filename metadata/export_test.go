@@ -45,6 +45,9 @@ type explainer struct {
 }
 
 func (e explainer) explain(ctx context.Context, query string, args []any) error {
+	if strings.HasPrefix(query, "SET ") { // has no plan
+		return nil
+	}
 	if e.engine == "sqlite" {
 		return e.plan(ctx, query, 4, "EXPLAIN QUERY PLAN "+query, args...)
 	}

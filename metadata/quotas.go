@@ -131,8 +131,8 @@ func (tx *Tx) DeleteQuota(ctx context.Context, team string) error {
 }
 
 // CountQuota counts what a team has, all of it: for a quota that is new. It has to
-// be the first thing in its transaction. On SQLite other writes wait for it, about three
-// seconds per million blobs.
+// be the first thing in its transaction. On SQLite other writes wait for it, about ten
+// seconds per million images.
 func (tx *Tx) CountQuota(ctx context.Context, team string) error {
 	if err := tx.db.dialect.oneSnapshot(ctx, tx); err != nil {
 		return err

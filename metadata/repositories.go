@@ -108,7 +108,7 @@ type RepositoryFilter struct {
 // Repositories lists repositories in the order of their names (bytes).
 func (tx *Tx) Repositories(ctx context.Context, f RepositoryFilter) ([]Repository, error) {
 	return inChunks(f, func(r Repository) string { return r.Name }, func(f RepositoryFilter) ([]Repository, error) {
-		page, args := f.page("*")
+		page, args := f.page("*", tx.db.dialect.lateral())
 		return list(ctx, tx, func(rows *sql.Rows) (Repository, error) { return scanRepository(rows.Scan) },
 			`SELECT `+repositoryColumns+` FROM `+page+` AS r ORDER BY r.name`, args...)
 	})
@@ -117,7 +117,7 @@ func (tx *Tx) Repositories(ctx context.Context, f RepositoryFilter) ([]Repositor
 // RepositoryNames is Repositories for the names alone.
 func (tx *Tx) RepositoryNames(ctx context.Context, f RepositoryFilter) ([]string, error) {
 	return inChunks(f, func(name string) string { return name }, func(f RepositoryFilter) ([]string, error) {
-		page, args := f.page("name")
+		page, args := f.page("name", tx.db.dialect.lateral())
 		return tx.names(ctx, `SELECT string_agg(r.name, ',') FROM `+page+` AS r`, args...)
 	})
 }
@@ -145,7 +145,7 @@ func inChunks[T any](f RepositoryFilter, name func(T) string, read func(Reposito
 }
 
 // page is the list as a table expression, with the given columns, one of which is name.
-func (f RepositoryFilter) page(columns string) (from string, args []any) {
+func (f RepositoryFilter) page(columns string, lateral bool) (from string, args []any) {
 	var where []string
 	arg := func(v any) string {
 		args = append(args, v)
@@ -160,6 +160,10 @@ func (f RepositoryFilter) page(columns string) (from string, args []any) {
 		where = append(where, "r.name >= "+arg(f.Prefix), "r.name < "+arg(f.Prefix+"{"))
 	}
 	if f.Viewer.Glob != "" && f.Viewer.Glob != "*" {
+		// The part before the first wildcard is a range of the index.
+		if literal := literalOf(f.Viewer.Glob); literal != "" {
+			where = append(where, "r.name >= "+arg(literal), "r.name < "+arg(literal+"{"))
+		}
 		where = append(where, "glob("+arg(f.Viewer.Glob)+", r.name)")
 	}
 	if denied := padded(f.Viewer.Denied); len(denied) > 0 {
@@ -178,6 +182,7 @@ func (f RepositoryFilter) page(columns string) (from string, args []any) {
 	}
 	may := []string{"r.visibility = 'public'"}
 	known := ""
+	var pages []string
 	if f.Viewer.UserID != 0 {
 		user := arg(f.Viewer.UserID)
 		known = ` AND EXISTS (SELECT 1 FROM users u WHERE u.id = ` + user + ` AND NOT u.disabled`
@@ -185,8 +190,15 @@ func (f RepositoryFilter) page(columns string) (from string, args []any) {
 			known += ` AND (u.seen_at IS NULL OR u.seen_at >= ` + arg(micros(f.Viewer.Fresh)) + `)`
 		}
 		known += `)`
-		may = append(may, `r.team IN (SELECT t.name FROM team_members m JOIN teams t ON t.id = m.team_id WHERE m.user_id = `+user+`
-		                               UNION ALL SELECT p.team FROM provider_teams p WHERE p.user_id = `+user+`)`+known)
+		teams := `(SELECT t.name FROM team_members m JOIN teams t ON t.id = m.team_id WHERE m.user_id = ` + user + `
+		            UNION ALL SELECT p.team FROM provider_teams p WHERE p.user_id = ` + user + `)`
+		if lateral {
+			// A page of each team: of teams in a condition, Postgres may walk over all
+			// repositories by name until it has found enough, or none.
+			pages = append(pages, `SELECT page.`+columns+` FROM `+teams+` AS mine (team) CROSS JOIN LATERAL `+page(` AND r.team = mine.team`+known)+` AS page`)
+		} else {
+			may = append(may, `r.team IN `+teams+known)
+		}
 	}
 	if f.Viewer.Signed {
 		may = append(may, "r.visibility = 'internal'"+known)
@@ -195,21 +207,24 @@ func (f RepositoryFilter) page(columns string) (from string, args []any) {
 		may = append(may, "r.team = "+arg(f.Viewer.Team))
 	}
 	for _, pattern := range padded(f.Viewer.Patterns) {
-		// The part before the first wildcard is a range of the index.
-		literal := pattern
-		if i := strings.IndexAny(pattern, "*?"); i >= 0 {
-			literal = pattern[:i]
-		}
+		literal := literalOf(pattern) // a range of the index
 		may = append(may, "r.name >= "+arg(literal)+" AND r.name < "+arg(literal+"{")+" AND glob("+arg(pattern)+", r.name)"+known)
 	}
 	// Each reason has an index in the order of names, so a page is read
 	// from each and merged. One condition with OR would walk over all that
 	// somebody may not see, which is nearly everything in a large instance.
-	pages := make([]string, len(may))
-	for i, m := range may {
-		pages[i] = `SELECT ` + columns + ` FROM ` + page(" AND "+m) + ` AS page`
+	for _, m := range may {
+		pages = append(pages, `SELECT `+columns+` FROM `+page(" AND "+m)+` AS page`)
 	}
 	return `(SELECT ` + columns + ` FROM (` + strings.Join(pages, ` UNION `) + `) AS seen ORDER BY name LIMIT ` + limit + `)`, args
+}
+
+// literalOf is what all names that match a pattern begin with.
+func literalOf(pattern string) string {
+	if i := strings.IndexAny(pattern, "*?"); i >= 0 {
+		return pattern[:i]
+	}
+	return pattern
 }
 
 // padded repeats the last of a list up to a power of two, so that the number of

@@ -62,8 +62,10 @@ func (b *bench) load(ctx context.Context, t *target, tags, repos, want int) erro
 		return err
 	}
 	const turned = "'sha256:' || substr(digest, 40) || substr(digest, 8, 32)"
+	// In the order of digests, for indexes that are filled from one end are filled much faster.
 	first := "CASE WHEN created_at = 0 THEN '" + loadedBlob(tags) + "' ELSE " + turned + " END"
 	of := fmt.Sprint(" FROM manifests WHERE repository_id = ", repo)
+	sorted := of + " ORDER BY " + first
 	key := fmt.Sprint("'growth/", tags, "/' || created_at")
 	for _, s := range []struct {
 		text string
@@ -71,10 +73,10 @@ func (b *bench) load(ctx context.Context, t *target, tags, repos, want int) erro
 	}{
 		// Their number stands in created_at.
 		{rows + " INSERT INTO manifests (repository_id, digest, media_type, size, created_at, created_by, payload) SELECT " + fmt.Sprint(repo) +
-			", 'sha256:' || " + digest + ", '" + typeManifest + "', 700, n, 'bench', " + fmt.Sprintf(payload, pad) + " FROM g", []any{0, tags - 1}},
-		{"INSERT INTO blobs (digest, storage_key, size, created_at) SELECT " + first + ", " + key + ", 1000, created_at" + of, nil},
-		{"INSERT INTO repository_blobs (repository_id, digest, created_at) SELECT repository_id, " + first + ", created_at" + of, nil},
-		{"INSERT INTO manifest_blobs (manifest_id, repository_id, digest) SELECT id, repository_id, " + first + of, nil},
+			", 'sha256:' || " + digest + ", '" + typeManifest + "', 700, n, 'bench', " + fmt.Sprintf(payload, pad) + " FROM g ORDER BY 2", []any{0, tags - 1}},
+		{"INSERT INTO blobs (digest, storage_key, size, created_at) SELECT " + first + ", " + key + ", 1000, created_at" + sorted, nil},
+		{"INSERT INTO repository_blobs (repository_id, digest, created_at) SELECT repository_id, " + first + ", created_at" + sorted, nil},
+		{"INSERT INTO manifest_blobs (manifest_id, repository_id, digest) SELECT id, repository_id, " + first + sorted, nil},
 		{"INSERT INTO tags (repository_id, name, digest, created_at, updated_at, updated_by) SELECT repository_id, " +
 			fmt.Sprintf(name, "v", "created_at") + fmt.Sprintf(", digest, %d, %[1]d, 'bench'", now) + of, nil},
 		{"INSERT INTO tag_history (repository, tag, action, digest, actor, at) SELECT '" + growthRepo(tags) + "', name, 'create', digest, 'bench', updated_at FROM tags" +
