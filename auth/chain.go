@@ -58,7 +58,7 @@ func (c *Chain) Authenticate(ctx context.Context, cred Credentials) (Principal, 
 }
 
 func (c *Chain) unguessable(cred Credentials) bool {
-	if cred.Bearer != "" || looksLikeSecret(cred.Password) || LooksLikeJWT(cred.Password) {
+	if cred.Bearer != "" || LooksLikeSecret(cred.Password) || LooksLikeJWT(cred.Password) {
 		return true
 	}
 	for _, a := range c.list {

@@ -86,7 +86,7 @@ func (a *Passwords) Recall(ctx context.Context, c Credentials) (Principal, error
 
 // Decoy takes the time of checking a password.
 func (a *Passwords) Decoy(ctx context.Context, c Credentials) {
-	if c.Bearer != "" || looksLikeSecret(c.Password) {
+	if c.Bearer != "" || LooksLikeSecret(c.Password) {
 		return // names play no part in these
 	}
 	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
@@ -101,7 +101,7 @@ func (a *Passwords) Decoy(ctx context.Context, c Credentials) {
 
 // user reads the user of the credentials, who has not been verified yet.
 func (a *Passwords) user(ctx context.Context, c Credentials) (u metadata.User, err error) {
-	if c.Bearer != "" || c.Username == "" || looksLikeSecret(c.Password) {
+	if c.Bearer != "" || c.Username == "" || LooksLikeSecret(c.Password) {
 		return u, ErrNotMine
 	}
 	if _, err := ParseUserName(c.Username); err != nil {

@@ -85,8 +85,10 @@ func IsSecret(s string) bool {
 // three parts, of which the first is a JSON object in base64url (RFC 7515).
 func LooksLikeJWT(s string) bool { return strings.HasPrefix(s, "ey") && strings.Count(s, ".") == 2 }
 
-// looksLikeSecret reports whether somebody meant to show a token.
-func looksLikeSecret(s string) bool {
+// LooksLikeSecret reports whether a credential begins like the secret of a token: somebody
+// meant to show one, so that it is nobody's password. Whether it can be one is for
+// IsSecret.
+func LooksLikeSecret(s string) bool {
 	_, ok := cutPrefix(s)
 	return ok
 }

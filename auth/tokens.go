@@ -56,7 +56,7 @@ func (a *Tokens) External(maxAge time.Duration) { a.maxAge = maxAge }
 // a d.ims.io token.
 func (a *Tokens) Authenticate(ctx context.Context, c Credentials) (Principal, error) {
 	secret := c.secret()
-	ours := looksLikeSecret(secret)
+	ours := LooksLikeSecret(secret)
 	var hash string
 	switch {
 	case ours && !IsSecret(secret):

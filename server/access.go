@@ -35,13 +35,7 @@ func (s *Server) authorize(ex *exchange, r *http.Request) error {
 	if need == open {
 		return nil
 	}
-	id, err := s.identify(ex, r)
-	if err != nil {
-		return s.refuseSignIn(ex, r, err)
-	}
-	id.principal.RemoteAddr = ex.remote
-	ex.identity = id
-	if err := s.authorizeNetwork(ex); err != nil {
+	if err := s.authorizeIdentity(ex, r); err != nil {
 		return err
 	}
 	if ex.dims {
@@ -49,6 +43,7 @@ func (s *Server) authorize(ex *exchange, r *http.Request) error {
 			return err
 		}
 	}
+	id := ex.identity
 	switch need {
 	case signedIn:
 		if !id.shown {
@@ -68,7 +63,7 @@ func (s *Server) authorize(ex *exchange, r *http.Request) error {
 		}
 		return s.authorizeTags(ex, r, need.action())
 	case known:
-		if id = ex.identity; id.principal.IsAnonymous() {
+		if id.principal.IsAnonymous() {
 			return s.challenge(ex, r, insufficient(id), "this needs a sign-in: give a user name and password, or a token", refusal{Rule: "not-signed-in"})
 		}
 		return nil
@@ -89,6 +84,17 @@ func (s *Server) authorize(ex *exchange, r *http.Request) error {
 		return nil
 	}
 	return oci.Errorf(oci.CodeDenied, "this endpoint has no permission declared and is closed to everybody: tell the operator of this registry")
+}
+
+// authorizeIdentity finds out who asks, and refuses credentials that do not hold here.
+func (s *Server) authorizeIdentity(ex *exchange, r *http.Request) error {
+	id, err := s.identify(ex, r)
+	if err != nil {
+		return s.refuseSignIn(ex, r, err)
+	}
+	id.principal.RemoteAddr = ex.remote
+	ex.identity = id
+	return s.authorizeNetwork(ex)
 }
 
 // authorizeNetwork refuses a credential that is used outside of its networks, whatever
@@ -244,13 +250,7 @@ func (s *Server) authorizeToday(ex *exchange, r *http.Request) error {
 // and not by what it carries for images.
 func (s *Server) authorizeDims(ex *exchange, r *http.Request) error {
 	if !ex.identity.known { // POST /token is open to OAuth2
-		id, err := s.identify(ex, r)
-		if err != nil {
-			return s.refuseSignIn(ex, r, err)
-		}
-		id.principal.RemoteAddr = ex.remote
-		ex.identity = id
-		if err := s.authorizeNetwork(ex); err != nil {
+		if err := s.authorizeIdentity(ex, r); err != nil {
 			return err
 		}
 	}
@@ -440,7 +440,9 @@ func credentials(scheme, value string) (auth.Credentials, error) {
 // too often, cannot say now.
 func (s *Server) signIn(ex *exchange, r *http.Request, cred auth.Credentials) (identity, error) {
 	cred.RemoteAddr = ex.remote
-	ex.tried = cred.Username
+	if ex.tried = cred.Username; auth.LooksLikeSecret(ex.tried) || auth.LooksLikeJWT(ex.tried) {
+		ex.tried = "***" // a token in the wrong place, as some programs put it, is a secret all the same
+	}
 	p, err := s.auth.Authenticate(r.Context(), cred)
 	if whose := auth.WrongWhose(err); whose != "" {
 		ex.tried = whose

@@ -1,12 +1,15 @@
 package server
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
 
+	"berth/auth"
 	"berth/metadata"
 )
 
@@ -80,6 +83,22 @@ func TestRefusalsAreRecorded(t *testing.T) {
 		}
 		if got != tt.want {
 			t.Errorf("%s: recorded %q, want %q", tt.name, got, tt.want)
+		}
+	}
+	// A token where the user name belongs, as some programs put it, is no name.
+	pat, _ := auth.NewSecret(auth.PersonalPrefix)
+	for _, secret := range []string{w.accounts["cluster"], pat, strings.TrimPrefix(w.jwt("mo"), "jwt:")} {
+		log.take()
+		for _, path := range []string{"/v2/", "/token"} {
+			w.do("GET", path, "", nil, "Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(secret+":x-oauth-basic"))).want(t, http.StatusUnauthorized)
+		}
+		w.do("POST", "/token", "", strings.NewReader(url.Values{"grant_type": {"password"}, "username": {secret}, "password": {"x"}}.Encode()), "Content-Type", "application/x-www-form-urlencoded").want(t, http.StatusUnauthorized)
+		events := log.take()
+		if raw, err := json.Marshal(events); len(events) != 3 || err != nil || strings.Contains(string(raw), secret) || events[0].Actor.Name != "***" {
+			t.Errorf("%d events, %v: %s", len(events), err, raw)
+		}
+		if strings.Contains(w.log.String(), secret) {
+			t.Error("the secret is in the log")
 		}
 	}
 	// Throttled.

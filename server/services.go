@@ -102,15 +102,7 @@ const everyRepository = "*"
 // grantedAt is what of a scope is allowed at another service, in a fixed order.
 // Such a token says nothing about administration, which is ours alone.
 func (sc scope) grantedAt(decisions map[string]auth.Decision) []string {
-	var asked auth.Actions
-	all := false
-	for _, name := range sc.actions {
-		if name == "*" {
-			all = true
-		} else if a, ok := auth.ParseAction(name); ok {
-			asked |= a
-		}
-	}
+	asked, all := sc.asked()
 	const every = auth.Pull | auth.Push | auth.Delete
 	switch {
 	case sc.kind == "repository":

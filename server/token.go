@@ -279,17 +279,20 @@ type scope struct {
 	actions           []string
 }
 
+// asked reads the actions of a scope; all is that "*" is among them. A word that is no
+// action asks for nothing.
+func (sc scope) asked() (asked auth.Actions, all bool) {
+	for _, name := range sc.actions {
+		action, _ := auth.ParseAction(name)
+		asked |= action
+		all = all || name == "*"
+	}
+	return asked, all
+}
+
 // granted is what of a scope is allowed, in a fixed order.
 func (sc scope) granted(p auth.Principal, decisions map[string]auth.Decision) []string {
-	var asked auth.Actions
-	all := false
-	for _, name := range sc.actions {
-		if name == "*" {
-			all = true
-		} else if a, ok := auth.ParseAction(name); ok {
-			asked |= a
-		}
-	}
+	asked, all := sc.asked()
 	switch {
 	case sc.kind == "repository":
 		allowed := decisions[sc.name].Actions

@@ -254,7 +254,7 @@ func login(c auth.Credentials) bool {
 	if c.Bearer != "" || c.Username == "" || len(c.Username) > maxName || c.Password == "" || len(c.Password) > maxPassword {
 		return false
 	}
-	if strings.HasPrefix(c.Password, auth.PersonalPrefix) || strings.HasPrefix(c.Password, auth.RobotPrefix) || auth.LooksLikeJWT(c.Password) {
+	if auth.LooksLikeSecret(c.Password) || auth.LooksLikeJWT(c.Password) {
 		return false // a secret that is nobody's password
 	}
 	return utf8.ValidString(c.Username) && utf8.ValidString(c.Password) && strings.IndexFunc(c.Username, unicode.IsControl) < 0 && !strings.ContainsRune(c.Password, 0)

@@ -16,7 +16,6 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -175,7 +174,7 @@ func New(directory *auth.Directory, o Options) (*Authenticator, error) {
 // this authenticator; a token "" among those is none.
 func tokenOf(c auth.Credentials) (token string, ours bool) {
 	if c.Bearer == "" {
-		if c.Username != Username || isBerth(c.Password) {
+		if c.Username != Username || auth.LooksLikeSecret(c.Password) {
 			return "", false
 		}
 		if !isToken(c.Password) {
@@ -183,12 +182,7 @@ func tokenOf(c auth.Credentials) (token string, ours bool) {
 		}
 		return c.Password, true
 	}
-	return c.Bearer, isToken(c.Bearer) && !isBerth(c.Bearer)
-}
-
-// isBerth reports whether a string is meant to be an opaque token of ours.
-func isBerth(s string) bool {
-	return strings.HasPrefix(s, auth.PersonalPrefix) || strings.HasPrefix(s, auth.RobotPrefix)
+	return c.Bearer, isToken(c.Bearer) && !auth.LooksLikeSecret(c.Bearer)
 }
 
 // isToken reports whether a string can be an access token: visible ASCII, as a
