@@ -17,7 +17,6 @@ import (
 // are opened. Refusals are recognised by code, never by text.
 type dialect interface {
 	name() string
-	isUnique(error) bool
 	isForeignKey(error) bool
 	isPolicy(error) bool // a trigger of the tag policy refused the change
 	// isRetryable: the transaction lost against another one and may win next time.
@@ -63,7 +62,6 @@ func pgCode(err error) string {
 	return ""
 }
 
-func (postgresDialect) isUnique(err error) bool     { return pgCode(err) == "23505" }
 func (postgresDialect) isForeignKey(err error) bool { return pgCode(err) == "23503" }
 func (postgresDialect) isPolicy(err error) bool     { return pgCode(err) == "BT001" } // ours, see the schema
 
@@ -123,11 +121,6 @@ func sqliteCode(err error) int {
 		return e.Code()
 	}
 	return -1
-}
-
-func (sqliteDialect) isUnique(err error) bool {
-	code := sqliteCode(err)
-	return code == sqlite3.SQLITE_CONSTRAINT_UNIQUE || code == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY
 }
 
 func (sqliteDialect) isForeignKey(err error) bool {

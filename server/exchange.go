@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -123,6 +124,9 @@ func (ex *exchange) Write(p []byte) (n int, err error) {
 		m, err := ex.rw.Write(p[:chunk])
 		ex.written += int64(m)
 		n, p = n+m, p[chunk:]
+		if err != nil && ex.cause == nil {
+			ex.cause = fmt.Errorf("sending the answer: %w", err) // for the log line; handlers can do nothing about it
+		}
 		if err != nil || len(p) == 0 {
 			return n, err
 		}

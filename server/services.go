@@ -70,11 +70,6 @@ func (s *Server) grantOther(ex *exchange, r *http.Request, other *metadata.Servi
 	if err != nil {
 		return failClosed(err)
 	}
-	for name, d := range decisions {
-		// The other registry knows no tag patterns: what has one here is not allowed there.
-		d.Actions = p.Limit.OnAllTags(d.Actions)
-		decisions[name] = d
-	}
 	access := make([]token.Access, 0, len(asked))
 	for _, sc := range asked {
 		// The other registry takes the token as the last word.

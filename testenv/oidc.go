@@ -115,14 +115,6 @@ func (p *OIDCProvider) Stop() {
 	}
 }
 
-// Set changes what the provider knows, and starts it again.
-func (p *OIDCProvider) Set(s OIDCSettings) {
-	p.t.Helper()
-	p.Stop()
-	p.settings = s
-	p.Start()
-}
-
 // JobToken is a token of a job, for an audience, which has to be a URL (RFC 8707).
 func (p *OIDCProvider) JobToken(job, audience string) string {
 	p.t.Helper()
