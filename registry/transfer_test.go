@@ -273,3 +273,37 @@ func TestHold(t *testing.T) {
 		}
 	})
 }
+
+// Whatever the names say, a target that is the source's own database or store, or another
+// registry's, is refused, and is as it was afterwards.
+func TestTransferIntoItself(t *testing.T) {
+	onTransfers(t, func(t *testing.T, from, to *env) {
+		d := from.push(from.r, repo, []byte("mine"))
+		before := from.keys()
+		run := TransferRun{Source: "the source"}
+		for name, target := range map[string]Side{"the same database": {DB: from.openDB(), Store: to.store()}, "both": from.side()} {
+			if _, err := Transfer(from.ctx, from.side(), target, run); !errors.Is(err, ErrInUse) {
+				t.Errorf("a transfer into %s gives %v", name, err)
+			}
+		}
+		if err := Receives(from.ctx, from.openDB()); !errors.Is(err, ErrInUse) {
+			t.Errorf("a database in use receives: %v", err)
+		}
+		_, err := Transfer(from.ctx, from.side(), Side{DB: to.openDB(), Store: from.store()}, run)
+		if !errors.Is(err, errSameStore) || strings.Contains(err.Error(), "goes on") {
+			t.Errorf("a transfer into the same store gives %v", err)
+		}
+		if after := from.keys(); !slices.Equal(after, before) {
+			t.Errorf("the store has %v, want %v", after, before)
+		}
+		if err := Receives(to.ctx, to.openDB()); err != nil {
+			t.Errorf("after that the target receives no more: %v", err)
+		}
+		_, err = Transfer(from.ctx, from.side(), to.side(), run)
+		to.ok(err)
+		to.read(to.replica(), repo, d)
+		if left := to.strings(`SELECT id FROM uploads`); len(left) > 0 {
+			t.Errorf("the transfer leaves the uploads %v", left)
+		}
+	})
+}

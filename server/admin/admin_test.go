@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -46,8 +47,9 @@ type world struct {
 	second  storage.Store                 // the registry's second store, nil for none
 }
 
-// newWorld starts a server on a database with one admin, root.
-func newWorld(t testing.TB, db *metadata.DB) *world {
+// newWorld starts a server on a database with one admin, root. One that is to be read-only gets
+// the error that it answers to changes.
+func newWorld(t testing.TB, db *metadata.DB, readOnly ...error) *world {
 	t.Helper()
 	hasher := auth.NewHasher(0)
 	hash, err := hasher.Hash(t.Context(), rootPassword)
@@ -96,6 +98,7 @@ func newWorld(t testing.TB, db *metadata.DB) *world {
 	})
 	t.Cleanup(copies.Close)
 	management, err := admin.New(admin.Options{
+		ReadOnly: errors.Join(readOnly...),
 		Registry: reg, Checks: checks, Copies: copies, DB: db, Policy: policy, Passwords: chain, Hasher: hasher, DefaultVisibility: metadata.Private, Keys: issuer.Keys(), Service: "berth",
 		TrustedIssuers: []string{"https://jobs.example.com"},
 		Principal:      server.PrincipalOf, Actor: server.ActorOf, WriteProblem: server.WriteProblem,

@@ -2,9 +2,12 @@ package admin_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,7 +16,11 @@ import (
 
 	"berth/backup"
 	"berth/metadata"
+	"berth/metadata/metadatatest"
 	"berth/oci"
+	"berth/registry"
+	"berth/server"
+	"berth/storage"
 	"berth/storage/fs"
 )
 
@@ -147,11 +154,11 @@ func TestCheckJob(t *testing.T) {
 		}
 		w.ok("DELETE", "/api/v1/instance/check", nil)
 		w.refused(w.do(root, "POST", "/api/v1/instance/check", `{}`), 409, oci.CodeConflict, "about to end")
-		if end := w.checkEnds(); end["state"] != "cancelled" || end["error"] == nil {
+		if end := w.jobEnds("/api/v1/instance/check"); end["state"] != "cancelled" || end["error"] == nil {
 			t.Errorf("after it was cancelled the check is %v", end)
 		}
 		w.ok("POST", "/api/v1/instance/check", `{"rate":10000}`)
-		end := w.checkEnds()
+		end := w.jobEnds("/api/v1/instance/check")
 		report := end["report"].(map[string]any)
 		if end["state"] != "finished" || report["open"] != 40.0 || report["blobs"] != 40.0 || len(report["problems"].([]any)) != 40 {
 			t.Errorf("the check is %.500v", end)
@@ -176,16 +183,16 @@ func (w *world) blobs(n int) {
 	})
 }
 
-// checkEnds waits for the end of the check.
-func (w *world) checkEnds() map[string]any {
+// jobEnds waits for the end of a job.
+func (w *world) jobEnds(path string) map[string]any {
 	w.t.Helper()
-	for range 600 {
-		if job := w.ok("GET", "/api/v1/instance/check", nil).json(w.t); job["state"] != "running" {
+	for range 1200 {
+		if job := w.ok("GET", path, nil).json(w.t); job["state"] != "running" {
 			return job
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	w.t.Fatal("the check does not end")
+	w.t.Fatal("the job does not end")
 	return nil
 }
 
@@ -217,17 +224,17 @@ func TestBackupJob(t *testing.T) {
 		}
 		w.refused(w.do(root, "POST", path, `{"verify":true}`), 409, oci.CodeConflict, "running already")
 		w.ok("DELETE", path, nil)
-		if end := w.backupEnds(); end["state"] != "cancelled" || end["manifest"] != nil {
+		if end := w.jobEnds(path); end["state"] != "cancelled" || end["manifest"] != nil {
 			t.Errorf("after it was cancelled the backup is %v", end)
 		}
 		w.place = store
 		w.ok("POST", path, `{"verify":true}`)
-		if end := w.backupEnds(); end["state"] != "failed" || !strings.Contains(end["error"].(string), "no complete backup") {
+		if end := w.jobEnds(path); end["state"] != "failed" || !strings.Contains(end["error"].(string), "no complete backup") {
 			t.Errorf("verifying what is not there ended with %v", end)
 		}
 		w.blobs(2) // whose bytes the registry has lost
 		w.ok("POST", path, `{"rate":1000000}`)
-		end := w.backupEnds()
+		end := w.jobEnds(path)
 		if end["state"] != "finished" || end["manifest"] == nil || end["transfer"].(map[string]any)["lost"] != 2.0 {
 			t.Fatalf("the backup is %v", end)
 		}
@@ -235,7 +242,7 @@ func TestBackupJob(t *testing.T) {
 			t.Error(err)
 		}
 		w.ok("POST", path, `{"verify":true}`)
-		end = w.backupEnds()
+		end = w.jobEnds(path)
 		if verified, _ := end["verified"].(map[string]any); end["state"] != "finished" || end["kind"] != "verify" || verified["bad"] != 0.0 {
 			t.Errorf("verified: %v", end)
 		}
@@ -245,15 +252,157 @@ func TestBackupJob(t *testing.T) {
 	})
 }
 
-// backupEnds waits for the end of the job.
-func (w *world) backupEnds() map[string]any {
-	w.t.Helper()
-	for range 600 {
-		if job := w.ok("GET", "/api/v1/instance/backup", nil).json(w.t); job["state"] != "running" {
-			return job
+// slowStore holds up whatever is stored until the job ends.
+type slowStore struct{ storage.Store }
+
+func (slowStore) Commit(ctx context.Context, _ storage.Session) (string, error) {
+	<-ctx.Done()
+	return "", ctx.Err()
+}
+
+// A backup is restored, and the registry migrated, to the target of the settings: one at a
+// time, cancelled, gone on with, until the target is in use.
+func TestRestoreAndMigrationJobs(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		const backups, restores, migrations = "/api/v1/instance/backup", "/api/v1/instance/restore", "/api/v1/instance/migration"
+		root := "root:" + rootPassword
+		for _, path := range []string{restores, migrations} {
+			w.refused(w.do(root, "GET", path, nil), 404, oci.CodeNotFound, "berth")
+			w.refused(w.do(root, "DELETE", path, nil), 404, oci.CodeNotFound)
+			w.refused(w.do(root, "POST", path, `{}`), 409, oci.CodeConflict, "not set")
+			// Nobody names a place over the API.
+			for _, body := range []string{`{"to":"/tmp"}`, `{"target_database_url":"postgres://elsewhere/db"}`, `{"rate":1}`} {
+				w.refused(w.do(root, "POST", path, body), 400, oci.CodeInvalid)
+			}
 		}
-		time.Sleep(50 * time.Millisecond)
+		w.refused(w.do(root, "POST", migrations, `{"storage_only":true}`), 409, oci.CodeConflict, "not set")
+		pushed := w.push("core/app", "migrated", "1.0")
+		const layer = `{"some":"bytes"}`
+		w.ok("POST", "/v2/core/app/blobs/uploads/?digest="+digest.FromString(layer).String(), layer)
+		place, err := fs.New(t.TempDir(), fs.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.place, w.work = place, t.TempDir()
+		w.ok("POST", backups, `{}`)
+		if end := w.jobEnds(backups); end["state"] != "finished" {
+			t.Fatalf("the backup is %v", end)
+		}
+
+		// target makes a place for another registry; it stands still when slow.
+		slow, url, dir := true, "", ""
+		w.target = func() (registry.Side, error) {
+			store, err := fs.New(dir, fs.Options{})
+			if err != nil {
+				return registry.Side{}, err
+			}
+			db, err := metadata.Open(context.Background(), metadata.Options{URL: url})
+			if err != nil {
+				return registry.Side{}, err
+			}
+			if _, err := db.Migrate(context.Background()); err != nil {
+				return registry.Side{}, errors.Join(err, db.Close())
+			}
+			if slow {
+				return registry.Side{DB: db, Store: slowStore{store}}, nil
+			}
+			return registry.Side{DB: db, Store: store}, nil
+		}
+		for _, c := range []struct{ path, kind, operation string }{{restores, "restore", "Restore"}, {migrations, "migrate", "Migration"}} {
+			slow, url, dir = true, metadatatest.SQLite(t), t.TempDir()
+			started := w.do(root, "POST", c.path, `{}`)
+			if now := started.json(t); started.status != http.StatusAccepted || now["state"] != "running" || now["kind"] != c.kind || now["started_by"] != "root" {
+				t.Fatalf("status %d: %s", started.status, started.body)
+			}
+			for _, other := range []string{backups, restores, migrations} {
+				w.refused(w.do(root, "POST", other, `{}`), 409, oci.CodeConflict, "backup, restore or migration is running already")
+			}
+			w.refused(w.do(root, "DELETE", backups, nil), 404, oci.CodeNotFound)
+			w.ok("DELETE", c.path, nil)
+			if end := w.jobEnds(c.path); end["state"] != "cancelled" {
+				t.Errorf("after it was cancelled the %s is %v", c.kind, end)
+			}
+
+			slow = false
+			for run := range 2 {
+				w.ok("POST", c.path, `{"rate":100000000}`)
+				end := w.jobEnds(c.path)
+				transfer, _ := end["transfer"].(map[string]any)
+				check, _ := end["check"].(map[string]any)
+				if end["state"] != "finished" || transfer["lost"] != 0.0 || transfer["present"] != float64(run) || check["open"] != 0.0 || check["blobs"] != 1.0 {
+					t.Fatalf("run %d of the %s is %v", run, c.kind, end)
+				}
+			}
+			side, err := w.target()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m, err := registry.New(side.DB, side.Store, registry.Options{}).Manifest(t.Context(), "core/app", oci.Reference{Tag: "1.0"}); err != nil || m.Digest != pushed {
+				t.Errorf("the copy has %v %v, want %s", m.Digest, err, pushed)
+			}
+			if err := errors.Join(side.DB.Update(t.Context(), func(tx *metadata.Tx) error { return tx.TakeIntoUse(t.Context()) }), side.DB.Close()); err != nil {
+				t.Fatal(err)
+			}
+			w.ok("POST", c.path, `{}`)
+			if end := w.jobEnds(c.path); end["state"] != "failed" || !strings.Contains(end["error"].(string), "holds a registry already") {
+				t.Errorf("into a target in use the %s ends as %v", c.kind, end)
+			}
+			for operation, want := range map[string]int{"start" + c.operation: 4, "cancel" + c.operation: 1} {
+				if events := w.audited(metadata.AuditFilter{Action: operation}); len(events) != want || events[0].Actor.Name != "root" {
+					t.Errorf("%s is %d times in the audit log, want %d: %+v", operation, len(events), want, events)
+				}
+			}
+		}
+	})
+}
+
+// The objects alone move from the registry's second store to its first.
+func TestStorageJob(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		const path = "/api/v1/instance/migration"
+		w.blobs(3)
+		second, err := fs.New(t.TempDir(), fs.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.second = second
+		w.ok("POST", path, `{"storage_only":true}`)
+		end := w.jobEnds(path)
+		if transfer, _ := end["transfer"].(map[string]any); end["state"] != "finished" || end["kind"] != "storage" || transfer["lost"] != 3.0 {
+			t.Errorf("the job is %v, want one that has found none of three objects", end)
+		}
+	})
+}
+
+// A read-only server refuses each change, but for the jobs that it is read-only for.
+func TestReadOnly(t *testing.T) {
+	db := metadatatest.Open(t, metadata.Options{URL: metadatatest.SQLite(t)})
+	before := newWorld(t, db)
+	populate(before)
+	w := newWorld(t, db, server.ErrReadOnly())
+	w.secrets = before.secrets
+	let := map[string]bool{}
+	for _, a := range attempts {
+		if a.method == "GET" {
+			continue
+		}
+		var body any
+		if a.body != "" {
+			body = a.body
+		}
+		path := "/api/v1" + strings.ReplaceAll(a.path, "{me}", "boss")
+		got := w.do("admin", a.method, path, body)
+		if got.status != http.StatusMethodNotAllowed {
+			let[a.operation] = true
+		} else if !strings.Contains(got.body, "read-only") {
+			t.Errorf("%s is refused with %s", a.operation, got.body)
+		}
+		if got := w.do("", a.method, path, body); got.status != http.StatusUnauthorized {
+			t.Errorf("%s of a stranger gives %d", a.operation, got.status)
+		}
 	}
-	w.t.Fatal("the backup does not end")
-	return nil
+	want := "cancelBackup cancelMigration cancelRestore startBackup startMigration startRestore"
+	if got := strings.Join(slices.Sorted(maps.Keys(let)), " "); got != want {
+		t.Errorf("a read-only server lets through %s, want %s", got, want)
+	}
 }
