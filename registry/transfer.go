@@ -329,8 +329,11 @@ func (t *transfer) rows(ctx context.Context) error {
 		return fmt.Errorf("copying the rows: %w", err)
 	}
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.report.Rows, t.report.Blobs = counts, counts["blobs"]
-	t.mu.Unlock()
+	if t.run.Progress != nil {
+		t.run.Progress(t.report)
+	}
 	return nil
 }
 
@@ -375,9 +378,13 @@ func (t *transfer) objects(ctx context.Context) error {
 	err := group.Wait()
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if err != nil {
+		t.report.Blobs = t.report.Copied // those that are known to be there: not all were looked at
+		return err
+	}
 	t.report.Present = t.report.Blobs - waiting.Load()
 	t.report.Blobs -= t.report.Lost
-	return err
+	return nil
 }
 
 // source finds the object of a blob. When the blob was collected after the

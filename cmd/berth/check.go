@@ -87,7 +87,7 @@ func remoteCheck(cmd *cobra.Command, r *remote, run registry.CheckRun, flags job
 		return err
 	}
 	return serverJob[*registry.CheckJob]{
-		noun: "check", command: "berth check --server",
+		noun: "check", command: "berth check",
 		start: func(ctx context.Context) (string, error) {
 			rate, hashRate := int(run.Rate), int64(run.HashRate)
 			body := api.StartCheckJSONRequestBody{Rehash: &run.Rehash, Repair: &run.Repair, Rate: &rate, HashRate: &hashRate}

@@ -44,14 +44,14 @@ func remoteCopy(cmd *cobra.Command, f *transferFlags, kind string, rate float64)
 	}
 	switch kind {
 	case backup.KindRestore:
-		j.noun, j.command = "restore", "berth restore --server"
+		j.noun, j.command = "restore", "berth restore"
 		j.start = func(ctx context.Context) (string, error) {
 			return id(accepted(s.StartRestoreWithResponse(ctx, api.StartRestoreJSONRequestBody{Rate: limit})))
 		}
 		j.get = func(ctx context.Context) (*backup.Job, error) { return read(fetched(s.GetRestoreWithResponse(ctx))) }
 		j.cancel = func(ctx context.Context) error { return done(s.CancelRestoreWithResponse(ctx)) }
 	case backup.KindMigrate, backup.KindStorage:
-		j.noun, j.command = "migration", "berth migrate-storage --server"
+		j.noun, j.command = "migration", "berth migrate-storage"
 		j.start = func(ctx context.Context) (string, error) {
 			body := api.StartMigrationJSONRequestBody{Rate: limit, StorageOnly: pointer(kind == backup.KindStorage)}
 			return id(accepted(s.StartMigrationWithResponse(ctx, body)))
@@ -59,7 +59,7 @@ func remoteCopy(cmd *cobra.Command, f *transferFlags, kind string, rate float64)
 		j.get = func(ctx context.Context) (*backup.Job, error) { return read(fetched(s.GetMigrationWithResponse(ctx))) }
 		j.cancel = func(ctx context.Context) error { return done(s.CancelMigrationWithResponse(ctx)) }
 	default:
-		j.noun, j.command = "backup", "berth backup --server"
+		j.noun, j.command = "backup", "berth backup"
 		j.start = func(ctx context.Context) (string, error) {
 			body := api.StartBackupJSONRequestBody{Rate: limit, Verify: pointer(kind == backup.KindVerify)}
 			return id(accepted(s.StartBackupWithResponse(ctx, body)))
@@ -102,8 +102,8 @@ func printCopy(cmd *cobra.Command, output *choice, job *backup.Job) error {
 		printLost(w, v.Check.Problems)
 		_, err := fmt.Fprintf(w, "backup of %s, made %s by version %s: %s\n", v.Backup.Source, showTime(v.Backup.CreatedAt), v.Backup.Version, checkLine(v.Check))
 		return err
-	case job.Transfer == nil:
-		return nil
+	case job.Transfer == nil, job.State == registry.JobFailed && len(job.Transfer.Rows) == 0 && job.Transfer.Copied == 0:
+		return nil // it has not come so far
 	case output.value == "json":
 		return printJSON(w, struct {
 			*registry.TransferReport

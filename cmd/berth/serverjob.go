@@ -32,7 +32,7 @@ func (f *jobFlags) local() error {
 // awaits and cancels it.
 type serverJob[T registry.Job] struct {
 	noun    string // "backup"
-	command string // that shows and cancels it, "berth backup --server"
+	command string // that shows and cancels it, "berth backup"
 	start   func(context.Context) (id string, err error)
 	get     func(context.Context) (T, error)
 	cancel  func(context.Context) error
@@ -44,6 +44,16 @@ type serverJob[T registry.Job] struct {
 // jobPoll is how often a server is asked how far its job is.
 const jobPoll = time.Second
 
+// jobPatience is for how long a server may not answer: behind a balancer another replica
+// answers when one has died.
+const jobPatience = time.Minute
+
+// passing reports whether an error of asking may be another one, or none, in a moment.
+func passing(err error) bool {
+	var refused problemError
+	return !errors.As(err, &refused) || refused.Status >= 500
+}
+
 // run does what the flags say. Without any it starts the job and waits for the end; when it
 // is interrupted the job goes on.
 func (j serverJob[T]) run(cmd *cobra.Command, flags jobFlags, output *choice) error {
@@ -53,7 +63,7 @@ func (j serverJob[T]) run(cmd *cobra.Command, flags jobFlags, output *choice) er
 		if err := j.cancel(ctx); err != nil {
 			return err
 		}
-		_, err := fmt.Fprintf(cmd.OutOrStdout(), "The %s ends within seconds; %s with --status shows what it has done.\n", j.noun, j.command)
+		_, err := fmt.Fprintf(cmd.OutOrStdout(), "The %s ends within seconds; %s --status shows what it has done.\n", j.noun, j.command)
 		return err
 	case flags.status:
 		return j.status(cmd, output)
@@ -62,22 +72,26 @@ func (j serverJob[T]) run(cmd *cobra.Command, flags jobFlags, output *choice) er
 	if err != nil {
 		return err
 	}
-	for {
+	for heard := time.Now(); ; {
 		job, err := j.get(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return j.interrupted()
+		case err != nil && passing(err) && time.Since(heard) < jobPatience:
+			fmt.Fprintln(cmd.ErrOrStderr(), "asking again:", err)
 		case err != nil:
-			return fmt.Errorf("the %s was started, but how far it is cannot be asked, see %s with --status: %w", j.noun, j.command, err)
+			return fmt.Errorf("the %s was started, but how far it is cannot be asked, see %s --status: %w", j.noun, j.command, err)
 		case job.Head().ID != id:
-			return fmt.Errorf("the %s has ended, and somebody has started another one since, see %s with --status", j.noun, j.command)
+			return fmt.Errorf("the %s has ended, and somebody has started another one since, see %s --status", j.noun, j.command)
 		case job.Head().State != registry.JobRunning:
 			if err := j.print(job); err != nil {
 				return err
 			}
 			return j.outcome(job)
+		default:
+			heard = time.Now()
+			fmt.Fprintln(cmd.ErrOrStderr(), "so far:", j.line(job))
 		}
-		fmt.Fprintln(cmd.ErrOrStderr(), "so far:", j.line(job))
 		select {
 		case <-time.After(jobPoll):
 		case <-ctx.Done():
@@ -87,7 +101,7 @@ func (j serverJob[T]) run(cmd *cobra.Command, flags jobFlags, output *choice) er
 }
 
 func (j serverJob[T]) interrupted() error {
-	return fmt.Errorf("interrupted; the %s goes on, see %s with --status, or end it with --cancel", j.noun, j.command)
+	return fmt.Errorf("interrupted; the %s goes on, see %s --status, or end it with --cancel", j.noun, j.command)
 }
 
 // status shows the job that runs, or how the last one ended.
