@@ -152,6 +152,20 @@ func TestTokensContract(t *testing.T) {
 	})
 }
 
+// TestDeployTokenIsNotForManagement: whatever its row says.
+func TestDeployTokenIsNotForManagement(t *testing.T) {
+	db := open(t)
+	update(t, db, func(ctx context.Context, tx *metadata.Tx) error {
+		_, err := tx.CreateTeam(ctx, "team", "")
+		return err
+	})
+	secret := addToken(t, db, metadata.Token{Kind: metadata.DeployToken, Name: "prod", Team: "team", Repositories: "*", Actions: []string{"pull", "admin"}})
+	p, err := auth.NewTokens(db, nil, nil).Authenticate(t.Context(), auth.Credentials{Bearer: secret})
+	if err != nil || p.Limit.Actions != auth.Pull || p.MayManage() {
+		t.Errorf("%+v, %v", p, err)
+	}
+}
+
 // TestPasswordTakesEffectAtOnce: what is remembered of a verified password
 // gives nothing to somebody whose password or state has changed since.
 func TestPasswordTakesEffectAtOnce(t *testing.T) {

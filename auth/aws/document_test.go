@@ -229,6 +229,21 @@ func TestDocumentsRefused(t *testing.T) {
 	}
 }
 
+// TestDocumentsHoldWhileTheirCertificateDoes: AWS's certificate has a beginning and an end.
+func TestDocumentsHoldWhileTheirCertificateDoes(t *testing.T) {
+	shown := show(awstest.Sign(t, "dsa", good()))
+	for away, holds := range map[time.Duration]bool{0: true, 60 * 24 * time.Hour: false, -60 * 24 * time.Hour: false} {
+		a := documents(t, aws.DocumentOptions{
+			DB: allow(t, metadata.Account{Account: account}), Certificates: load(t, awstest.Certificate(t, "dsa")),
+			Clock: func() time.Time { return time.Now().Add(away) },
+		})
+		_, err := a.Authenticate(t.Context(), shown)
+		if holds != (err == nil) || !holds && (!errors.Is(err, auth.ErrWrong) || !strings.Contains(auth.WrongReason(err), "certificate")) {
+			t.Errorf("%s away: %v", away, err)
+		}
+	}
+}
+
 // TestCertificates: what operators may put there.
 func TestCertificates(t *testing.T) {
 	for name, tt := range map[string]struct {

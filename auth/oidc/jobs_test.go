@@ -119,6 +119,16 @@ func TestJobs(t *testing.T) {
 				t.Errorf("%d claims are kept", len(p.Claims))
 			}
 		}
+		// The policy's bound counts when it is shorter than the token's life, and the
+		// other way round.
+		tr.policy("core", "main", conditions, func(p *metadata.TrustPolicy) { p.MaxLife = 2 * time.Minute })
+		for life, most := range map[time.Duration]time.Duration{10 * time.Minute: 2 * time.Minute, 30 * time.Second: 30 * time.Second} {
+			p, err := a.Authenticate(ctx, bearer(tr.h.token(func(c jwt.MapClaims) { github(c); c["exp"] = time.Now().Add(life).Unix() })))
+			if left := time.Until(p.Expires); err != nil || left > most {
+				t.Errorf("a token of %s ends in %s, %v", life, left, err)
+			}
+		}
+		tr.policy("core", "main", conditions, nil)
 		for name, change := range map[string]func(c jwt.MapClaims){
 			"another repository":          func(c jwt.MapClaims) { c["repository"] = "evil/app" },
 			"another branch":              func(c jwt.MapClaims) { c["ref"] = "refs/heads/main2" },

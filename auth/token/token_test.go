@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha512"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -107,6 +108,25 @@ func (f forge) sign(method jwt.SigningMethod, key any, header map[string]any, c 
 	return raw
 }
 
+// otherAlgorithm signs with a key of the curve P-256 as if it were one for ES384, which
+// the library takes for good.
+func (f forge) otherAlgorithm(key *ecdsa.PrivateKey) string {
+	f.t.Helper()
+	t := jwt.NewWithClaims(jwt.SigningMethodES384, f.claims(nil))
+	t.Header["kid"] = f.issuer.keys.current.Load().rings[0][0].kid
+	text, err := t.SigningString()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	sum := sha512.Sum384([]byte(text))
+	r, s, err := ecdsa.Sign(rand.Reader, key, sum[:])
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	signature := append(r.FillBytes(make([]byte, 48)), s.FillBytes(make([]byte, 48))...)
+	return text + "." + base64.RawURLEncoding.EncodeToString(signature)
+}
+
 func TestForgeries(t *testing.T) {
 	ctx := context.Background()
 	i := newIssuer(t, openDB(t), Options{})
@@ -142,28 +162,29 @@ func TestForgeries(t *testing.T) {
 
 	for name, raw := range map[string]string{
 		// CVE-2025-24976: a key that the token brings itself, under our key's id.
-		"jwk in the header":         f.sign(es256, theirs, map[string]any{"jwk": jwk}, f.claims(nil)),
-		"jwk, no kid":               f.sign(es256, theirs, map[string]any{"jwk": jwk, "kid": ""}, f.claims(nil)),
-		"jku in the header":         f.sign(es256, theirs, map[string]any{"jku": "http://127.0.0.1:1/jwks"}, f.claims(nil)),
-		"x5c in the header":         f.sign(es256, theirs, map[string]any{"x5c": []string{base64.StdEncoding.EncodeToString(public)}}, f.claims(nil)),
-		"x5u in the header":         f.sign(es256, theirs, map[string]any{"x5u": "http://127.0.0.1:1/cert"}, f.claims(nil)),
-		"another key, our kid":      f.sign(es256, theirs, nil, f.claims(nil)),
-		"our key, an unknown kid":   f.sign(es256, ours, map[string]any{"kid": "unknown"}, f.claims(nil)),
-		"our key, a kid of a list":  f.sign(es256, ours, map[string]any{"kid": []string{"a"}}, f.claims(nil)),
-		"alg none":                  f.sign(jwt.SigningMethodNone, none, nil, f.claims(nil)),
-		"alg None":                  f.sign(jwt.SigningMethodNone, none, map[string]any{"alg": "None"}, f.claims(nil)),
-		"HS256 with our public key": f.sign(jwt.SigningMethodHS256, public, nil, f.claims(nil)),
-		"ES384":                     f.sign(jwt.SigningMethodES384, p384, nil, f.claims(nil)),
-		"critical extension":        f.sign(es256, ours, map[string]any{"crit": []string{"x"}}, f.claims(nil)),
-		"another issuer":            f.sign(es256, ours, nil, f.claims(func(c jwt.MapClaims) { c["iss"] = "other" })),
-		"no issuer":                 f.sign(es256, ours, nil, f.claims(func(c jwt.MapClaims) { delete(c, "iss") })),
-		"another audience":          f.sign(es256, ours, nil, f.claims(func(c jwt.MapClaims) { c["aud"] = "other" })),
-		"no audience":               f.sign(es256, ours, nil, f.claims(func(c jwt.MapClaims) { delete(c, "aud") })),
-		"two audiences":             f.sign(es256, ours, nil, f.claims(func(c jwt.MapClaims) { c["aud"] = []string{service, "other"} })),
-		"no expiry":                 f.sign(es256, ours, nil, f.claims(func(c jwt.MapClaims) { delete(c, "exp") })),
-		"no nbf":                    f.sign(es256, ours, nil, f.claims(func(c jwt.MapClaims) { delete(c, "nbf") })),
-		"not yet valid":             f.sign(es256, ours, nil, f.claims(func(c jwt.MapClaims) { c["nbf"] = time.Now().Add(2 * time.Minute).Unix() })),
-		"no principal":              f.sign(es256, ours, nil, f.claims(func(c jwt.MapClaims) { delete(c, "berth") })),
+		"jwk in the header":          f.sign(es256, theirs, map[string]any{"jwk": jwk}, f.claims(nil)),
+		"jwk, no kid":                f.sign(es256, theirs, map[string]any{"jwk": jwk, "kid": ""}, f.claims(nil)),
+		"jku in the header":          f.sign(es256, theirs, map[string]any{"jku": "http://127.0.0.1:1/jwks"}, f.claims(nil)),
+		"x5c in the header":          f.sign(es256, theirs, map[string]any{"x5c": []string{base64.StdEncoding.EncodeToString(public)}}, f.claims(nil)),
+		"x5u in the header":          f.sign(es256, theirs, map[string]any{"x5u": "http://127.0.0.1:1/cert"}, f.claims(nil)),
+		"our key, another algorithm": f.otherAlgorithm(ours),
+		"another key, our kid":       f.sign(es256, theirs, nil, f.claims(nil)),
+		"our key, an unknown kid":    f.sign(es256, ours, map[string]any{"kid": "unknown"}, f.claims(nil)),
+		"our key, a kid of a list":   f.sign(es256, ours, map[string]any{"kid": []string{"a"}}, f.claims(nil)),
+		"alg none":                   f.sign(jwt.SigningMethodNone, none, nil, f.claims(nil)),
+		"alg None":                   f.sign(jwt.SigningMethodNone, none, map[string]any{"alg": "None"}, f.claims(nil)),
+		"HS256 with our public key":  f.sign(jwt.SigningMethodHS256, public, nil, f.claims(nil)),
+		"ES384":                      f.sign(jwt.SigningMethodES384, p384, nil, f.claims(nil)),
+		"critical extension":         f.sign(es256, ours, map[string]any{"crit": []string{"x"}}, f.claims(nil)),
+		"another issuer":             f.sign(es256, ours, nil, f.claims(func(c jwt.MapClaims) { c["iss"] = "other" })),
+		"no issuer":                  f.sign(es256, ours, nil, f.claims(func(c jwt.MapClaims) { delete(c, "iss") })),
+		"another audience":           f.sign(es256, ours, nil, f.claims(func(c jwt.MapClaims) { c["aud"] = "other" })),
+		"no audience":                f.sign(es256, ours, nil, f.claims(func(c jwt.MapClaims) { delete(c, "aud") })),
+		"two audiences":              f.sign(es256, ours, nil, f.claims(func(c jwt.MapClaims) { c["aud"] = []string{service, "other"} })),
+		"no expiry":                  f.sign(es256, ours, nil, f.claims(func(c jwt.MapClaims) { delete(c, "exp") })),
+		"no nbf":                     f.sign(es256, ours, nil, f.claims(func(c jwt.MapClaims) { delete(c, "nbf") })),
+		"not yet valid":              f.sign(es256, ours, nil, f.claims(func(c jwt.MapClaims) { c["nbf"] = time.Now().Add(2 * time.Minute).Unix() })),
+		"no principal":               f.sign(es256, ours, nil, f.claims(func(c jwt.MapClaims) { delete(c, "berth") })),
 		"an unknown limit": f.sign(es256, ours, nil, f.claims(func(c jwt.MapClaims) {
 			c["berth"] = map[string]any{"kind": "user", "limit": map[string]any{"repositories": "*", "actions": []string{"pull", "fly"}}}
 		})),
