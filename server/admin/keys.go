@@ -7,7 +7,6 @@ import (
 
 	"berth/api"
 	"berth/auth/token"
-	"berth/metadata"
 	"berth/oci"
 )
 
@@ -36,7 +35,7 @@ func (h *handler) ListKeys(ctx context.Context, _ api.ListKeysRequestObject) (ap
 
 // RotateKey gives a service, or the registry itself, its next key.
 func (h *handler) RotateKey(ctx context.Context, r api.RotateKeyRequestObject) (api.RotateKeyResponseObject, error) {
-	rotation := token.Rotation{Also: h.told(ctx, r.Body)}
+	rotation := token.Rotation{Also: record(ctx, r.Body)}
 	if r.Body.Delay != nil {
 		delay := time.Duration(*r.Body.Delay) * time.Second
 		rotation.Delay = &delay
@@ -62,16 +61,10 @@ func (h *handler) RotateKey(ctx context.Context, r api.RotateKeyRequestObject) (
 
 // RetireKey removes a key at once.
 func (h *handler) RetireKey(ctx context.Context, r api.RetireKeyRequestObject) (api.RetireKeyResponseObject, error) {
-	if err := h.Keys.Retire(ctx, valueOf(r.Params.Service), r.Kid, h.told(ctx, r.Params)); err != nil {
+	if err := h.Keys.Retire(ctx, valueOf(r.Params.Service), r.Kid, record(ctx, r.Params)); err != nil {
 		return nil, err
 	}
 	return api.RetireKey204Response{}, nil
-}
-
-// told writes the audit log in a transaction that somebody else runs.
-func (h *handler) told(ctx context.Context, body any) func(*metadata.Tx) error {
-	e := callOf(ctx).event(body)
-	return func(tx *metadata.Tx) error { return tx.InsertAudit(ctx, e) }
 }
 
 func valueOf(s *string) string {
