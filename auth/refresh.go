@@ -203,7 +203,8 @@ func (r *Refresher) Current(ctx context.Context, p Principal) (Principal, error)
 
 // trusted gives the robot of a trust policy with the policy's rights of today. A
 // policy with other conditions than before holds for claims that are known, those
-// by which the workload signed in.
+// by which the workload signed in. One for another issuer is another policy, and so
+// is that of another team, which on SQLite may have got the number of a deleted one.
 func (r *Refresher) trusted(ctx context.Context, p Principal) (Principal, error) {
 	var policy metadata.TrustPolicy
 	err := r.db.View(ctx, func(tx *metadata.Tx) (err error) {
@@ -219,7 +220,7 @@ func (r *Refresher) trusted(ctx context.Context, p Principal) (Principal, error)
 		}
 		return nil
 	})
-	if err != nil || !ok {
+	if err != nil || !ok || policy.Issuer != p.Claims["iss"] || policy.TeamID != p.TeamID {
 		return Principal{}, Wrongf("the trust policy that was signed in by has been deleted or changed, sign in again")
 	}
 	today.Claims, today.Expires = p.Claims, p.Expires

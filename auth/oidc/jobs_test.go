@@ -179,6 +179,17 @@ func TestJobs(t *testing.T) {
 		if now, err := refresher.Current(ctx, p); !errors.Is(err, auth.ErrWrong) {
 			t.Errorf("without the policy: %+v, %v", now, err)
 		}
+		tr.policy("web", "main", conditions, nil)
+		if now, err := refresher.Current(ctx, p); !errors.Is(err, auth.ErrWrong) {
+			t.Errorf("with the policy of another team: %+v, %v", now, err)
+		}
+		tr.update(func(ctx context.Context, tx *metadata.Tx) error { return tx.DeleteTrustPolicy(ctx, "web", "main") })
+		elsewhere := tr.policy("core", "main", conditions, func(p *metadata.TrustPolicy) { p.Issuer = "https://elsewhere.example.com" })
+		p.TrustID = elsewhere.ID
+		if now, err := refresher.Current(ctx, p); !errors.Is(err, auth.ErrWrong) {
+			t.Errorf("with the policy for another issuer: %+v, %v", now, err)
+		}
+		tr.update(func(ctx context.Context, tx *metadata.Tx) error { return tx.DeleteTrustPolicy(ctx, "core", "main") })
 		if p, err := a.Authenticate(ctx, bearer(raw)); !errors.Is(err, auth.ErrWrong) {
 			t.Errorf("without the policy: %+v, %v", p, err)
 		}
