@@ -17,6 +17,8 @@ ARGS ?=
 # What runs under the race detector: the packages in which goroutines meet, with all that
 # they use. Of the others it would only make the tests three times slower; ARGS=-race does it.
 RACE = ./audit ./auth ./auth/ldap ./auth/oidc ./auth/token ./backup ./registry ./server ./storage/...
+# Of these, what takes so long under it that a short form runs there (-short), and the whole without it.
+LONG = ./registry
 
 .PHONY: help
 help: ## Show this list
@@ -34,9 +36,9 @@ build: ## Build the static binary ./berth
 test: tools ## Everything: tools, checks, all tests with real servers and clients (PKG=, ARGS=)
 	@failed=; \
 	scripts/check.sh || failed="$$failed checks"; \
-	race=$$(go list $(RACE)); packages=$$(go list $(PKG)); \
-	watched=$$(grep -xF "$$race" <<<"$$packages" || true); others=$$(grep -vxF "$$race" <<<"$$packages" || true); \
-	if [ -n "$$watched" ]; then go run ./testenv/withservers go test -race -p 2 -timeout 25m $(ARGS) $$watched || failed="$$failed race-tests"; fi; \
+	race=$$(go list $(RACE)); once=$$(grep -vxF "$$(go list $(LONG))" <<<"$$race"); packages=$$(go list $(PKG)); \
+	watched=$$(grep -xF "$$race" <<<"$$packages" || true); others=$$(grep -vxF "$$once" <<<"$$packages" || true); \
+	if [ -n "$$watched" ]; then go run ./testenv/withservers go test -race -short -p 2 -timeout 25m $(ARGS) $$watched || failed="$$failed race-tests"; fi; \
 	if [ -n "$$others" ]; then go run ./testenv/withservers go test -p 2 -timeout 25m $(ARGS) $$others || failed="$$failed tests"; fi; \
 	if [ -n "$$failed" ]; then echo "FAILED:$$failed"; exit 1; fi; echo "all checks and tests passed"
 
