@@ -101,6 +101,9 @@ func (postgresDialect) oneSnapshot(ctx context.Context, tx *Tx) error {
 }
 func (postgresDialect) preferIndexes(ctx context.Context, tx *Tx) error {
 	_, err := tx.exec(ctx, "SET LOCAL enable_seqscan = off")
+	if err == nil { // for so many rows it would compile the statement, which takes longer than to run it
+		_, err = tx.exec(ctx, "SET LOCAL jit = off")
+	}
 	return err
 }
 func (postgresDialect) lateral() bool { return true }

@@ -192,16 +192,17 @@ func (tx *Tx) RepositoryUsage(ctx context.Context) ([]Usage, error) {
 }
 
 // smallUsage measures repositories without looking at others: what it costs is
-// what these hold, and it does not tell who else has a blob.
+// what these hold, and it does not tell who else has a blob. Subqueries for a value look up each blob; as a join
+// Postgres may read all blobs of the instance.
 const smallUsage = `
 	SELECT r.team, r.name,
 	       (SELECT COUNT(*) FROM repository_blobs l WHERE l.repository_id = r.id),
 	       (SELECT COUNT(*) FROM manifests m WHERE m.repository_id = r.id),
-	       (SELECT CAST(COALESCE(SUM(b.size), 0) AS BIGINT) FROM repository_blobs l JOIN blobs b ON b.digest = l.digest WHERE l.repository_id = r.id)
+	       (SELECT CAST(COALESCE(SUM((SELECT b.size FROM blobs b WHERE b.digest = l.digest)), 0) AS BIGINT) FROM repository_blobs l WHERE l.repository_id = r.id)
 	     + (SELECT CAST(COALESCE(SUM(m.size), 0) AS BIGINT) FROM manifests m WHERE m.repository_id = r.id), 0, 0,
-	       (SELECT CAST(COALESCE(SUM(b.size), 0) AS BIGINT) FROM repository_blobs l JOIN blobs b ON b.digest = l.digest
-	         WHERE l.repository_id = r.id
-	           AND NOT EXISTS (SELECT 1 FROM manifest_blobs n WHERE n.repository_id = l.repository_id AND n.digest = l.digest))
+	       (SELECT CAST(COALESCE(SUM(CASE WHEN (SELECT 1 FROM manifest_blobs n WHERE n.repository_id = l.repository_id AND n.digest = l.digest LIMIT 1) IS NULL
+	                                      THEN (SELECT b.size FROM blobs b WHERE b.digest = l.digest) END), 0) AS BIGINT)
+	          FROM repository_blobs l WHERE l.repository_id = r.id)
 	  FROM `
 
 // UsageOfTeam measures the repositories of a team, by name, behind one. Unique
