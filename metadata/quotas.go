@@ -130,15 +130,23 @@ func (tx *Tx) DeleteQuota(ctx context.Context, team string) error {
 	return err
 }
 
-// CountQuota counts what a team has, all of it: for a quota that is new. It has to
+// CountQuota counts what a team has, all of it: for a quota that is new, and does nothing
+// when somebody else has counted meanwhile. It has to
 // be the first thing in its transaction. On SQLite other writes wait for it, about ten
 // seconds per million images.
 func (tx *Tx) CountQuota(ctx context.Context, team string) error {
 	if err := tx.db.dialect.oneSnapshot(ctx, tx); err != nil {
 		return err
 	}
+	// Millions of blobs take longer than a statement may, and the quota would never begin to hold.
+	if err := tx.db.dialect.patient(ctx, tx); err != nil {
+		return err
+	}
+	// Who counts at the same time waits here, and begins again when that is done.
+	if n, err := tx.exec(ctx, `UPDATE team_quotas SET counted = FALSE WHERE team = $1 AND NOT counted`, team); err != nil || n == 0 {
+		return err
+	}
 	for _, statement := range []string{
-		`UPDATE team_quotas SET counted = FALSE WHERE team = $1`,
 		`DELETE FROM quota_blobs WHERE team = $1`,
 		`DELETE FROM quota_ledger WHERE team = $1`,
 		`INSERT INTO quota_blobs (team, digest, size)
