@@ -274,6 +274,13 @@ func TestCacheForgetsNothing(t *testing.T) {
 	if _, err := i.Verify(ctx, raw, service); err != nil {
 		t.Fatal(err)
 	}
+	i.Rest()
+	if i.cache.Len() != 0 {
+		t.Errorf("%d tokens are remembered at rest", i.cache.Len())
+	}
+	if _, err := i.Verify(ctx, raw, service); err != nil {
+		t.Errorf("after a rest: %v", err)
+	}
 	if _, err := i.Verify(ctx, raw, "other"); !errors.Is(err, ErrInvalid) {
 		t.Errorf("for another service: %v", err)
 	}

@@ -6,8 +6,6 @@ import (
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
-
-	"berth/metadata"
 )
 
 // Memory is given back when nothing had to be collected for quietFor; that is
@@ -18,12 +16,11 @@ const (
 )
 
 // giveBack returns memory to the system whenever a busy time is over, until the
-// context ends: the heap's free memory, which the runtime by itself keeps for minutes,
-// the caches of idle database connections, and the pages of the program that were
-// needed last at the start. On a machine with other work that is most of what an idle
+// context ends: what rest lets go of, the heap's free memory, which the runtime by itself keeps
+// for minutes, and the pages of the program that were needed last at the start. On a machine with other work that is most of what an idle
 // registry takes. That a collection ran says that there was work: a registry that is
 // only asked for its health needs none for minutes.
-func giveBack(ctx context.Context, db *metadata.DB, log *slog.Logger) {
+func giveBack(ctx context.Context, rest func(context.Context) error, log *slog.Logger) {
 	sample := []metrics.Sample{{Name: "/gc/cycles/total:gc-cycles"}}
 	cycles := func() uint64 {
 		metrics.Read(sample)
@@ -45,8 +42,8 @@ func giveBack(ctx context.Context, db *metadata.DB, log *slog.Logger) {
 		if quiet += quietCheck; !busy || quiet < quietFor {
 			continue
 		}
-		if err := db.Rest(ctx); err != nil {
-			log.DebugContext(ctx, "giving back the database's memory", "error", err) // costs memory only
+		if err := rest(ctx); err != nil {
+			log.DebugContext(ctx, "giving back memory", "error", err) // costs memory only
 		}
 		debug.FreeOSMemory() // a collection too
 		dropProgram()

@@ -115,7 +115,7 @@ func serve(ctx context.Context, c *config, stdout io.Writer, log *slog.Logger) e
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(200)
 	}
-	group.Go(func() { giveBack(background, a.db, log) })
+	group.Go(func() { giveBack(background, a.rest, log) })
 
 	select {
 	case <-ctx.Done():

@@ -44,6 +44,7 @@ type app struct {
 	db       *metadata.DB
 	store    storage.Store
 	server   *server.Server
+	tokens   *token.Issuer
 	audit    *audit.Log
 	jobs     []job
 	checks   *registry.CheckJobs
@@ -181,6 +182,7 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	if err != nil {
 		return a, err
 	}
+	a.tokens = tokens
 	if a.keyFiles, err = newKeyFiles(tokens.Keys(), a.metrics, log); err != nil {
 		return a, err
 	}
@@ -356,6 +358,13 @@ func unusable(code oci.Code, settings string, err error) error {
 // endedSecrets is how long the hash of a token's old secret is kept after its end, so
 // that who still uses it is told that there is another one.
 const endedSecrets = 30 * 24 * time.Hour
+
+// rest lets go of memory that only makes the next requests faster. Small things that live
+// long, such as known tokens, also keep the heap's memory around them from going back.
+func (a *app) rest(ctx context.Context) error {
+	a.tokens.Rest()
+	return a.db.Rest(ctx)
+}
 
 // pruneTokenSecrets forgets secrets of tokens that ended long ago, some hundreds at a time.
 func pruneTokenSecrets(ctx context.Context, db *metadata.DB) (n int, err error) {
