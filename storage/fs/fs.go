@@ -185,6 +185,7 @@ func (s *Store) Append(ctx context.Context, session storage.Session, r io.Reader
 	if n == 0 {
 		return session, 0, err
 	}
+	writeback(f, out.from, out.at-out.from) // a Commit is likely to follow
 	return state{ID: st.ID, Size: st.Size + n, Turn: turn, Boot: s.boot}.session(), n, err
 }
 
@@ -341,7 +342,7 @@ func (o *output) write(p []byte) error {
 	return err
 }
 
-// Commit implements [storage.Store]: two fsyncs, of the file and of its directory, the
+// Commit implements [storage.Store]: two fsyncs at once, of the file and of its directory, the
 // latter shared with all commits that come at the same time.
 func (s *Store) Commit(ctx context.Context, session storage.Session) (string, error) {
 	st, err := s.parse(session)
@@ -384,10 +385,11 @@ func (s *Store) commit(ctx context.Context, st state) error {
 			return err
 		}
 	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	return s.syncs.sync(s.dir, filepath.Dir(name))
+	// The entry is there since the first Append: neither has to wait for the other.
+	entry := make(chan error, 1)
+	go func() { entry <- s.syncs.sync(s.dir, filepath.Dir(name)) }()
+	err = f.Sync()
+	return errors.Join(err, <-entry)
 }
 
 // Abort implements [storage.Store].
