@@ -1,9 +1,12 @@
 package admin_test
 
 import (
+	"database/sql"
 	"encoding/json"
 	"strings"
 	"testing"
+
+	_ "github.com/jackc/pgx/v5/stdlib"
 
 	"berth/metadata"
 	"berth/metadata/metadatatest"
@@ -98,4 +101,63 @@ func TestEveryChangeIsAudited(t *testing.T) {
 	if audited < 30 {
 		t.Errorf("only %d operations succeeded", audited)
 	}
+}
+
+// TestNoChangeWithoutItsRecord: when the audit log cannot be written, nothing is changed.
+func TestNoChangeWithoutItsRecord(t *testing.T) {
+	metadatatest.EachURL(t, func(t *testing.T, url string) {
+		w := newWorld(t, metadatatest.Open(t, metadata.Options{URL: url}))
+		refuse := []string{
+			`CREATE FUNCTION no_record() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no record'; END $$`,
+			`CREATE TRIGGER no_record BEFORE INSERT ON audit_events FOR EACH ROW EXECUTE FUNCTION no_record()`,
+		}
+		driver, source := "pgx", url
+		if path, ok := strings.CutPrefix(url, "sqlite:"); ok {
+			driver, source = "sqlite", path
+			refuse = []string{`CREATE TRIGGER no_record BEFORE INSERT ON audit_events BEGIN SELECT RAISE(ABORT, 'no record'); END`}
+		}
+		shell, err := sql.Open(driver, source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { shell.Close() })
+		root := "root:" + rootPassword
+		w.ok("POST", "/api/v1/teams", map[string]string{"name": "core"})
+		w.ok("POST", "/api/v1/groups", map[string]string{"name": "devs"})
+		for _, statement := range refuse {
+			if _, err := shell.ExecContext(t.Context(), statement); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, change := range []struct {
+			method, path string
+			body         any
+		}{
+			{"POST", "/api/v1/teams", map[string]string{"name": "other"}},
+			{"DELETE", "/api/v1/teams/core", nil},
+			{"POST", "/api/v1/users", map[string]string{"name": "alice"}},
+			{"PUT", "/api/v1/teams/core/members/root", map[string]string{"role": "maintainer"}},
+			{"PUT", "/api/v1/groups/devs/members/root", nil},
+			{"PUT", "/api/v1/users/root/grants/core%2F%2A", map[string]any{"actions": []string{"pull"}}},
+			{"PUT", "/api/v1/denials/d", map[string]any{"principal": "x", "repository": "*", "actions": []string{"pull"}}},
+			{"POST", "/api/v1/teams/core/robots", map[string]any{"name": "ci", "actions": []string{"pull"}}},
+			{"POST", "/api/v1/keys", map[string]any{}},
+		} {
+			if got := w.do(root, change.method, change.path, change.body); got.status < 500 {
+				t.Errorf("%s %s: %d %s", change.method, change.path, got.status, got.body)
+			}
+		}
+		if got := w.ok("GET", "/api/v1/teams", nil).names(t, "name"); got != "core" {
+			t.Errorf("the teams are %q", got)
+		}
+		for path, key := range map[string]string{"users": "name", "teams/core/members": "user", "groups/devs/members": "user", "grants": "pattern", "denials": "name", "teams/core/robots": "name"} {
+			want := map[string]string{"users": "root"}[path]
+			if got := w.ok("GET", "/api/v1/"+path, nil).names(t, key); got != want {
+				t.Errorf("%s: %q, want %q", path, got, want)
+			}
+		}
+		if got := strings.Count(string(w.ok("GET", "/api/v1/keys", nil).body), `"kid"`); got != 1 {
+			t.Errorf("there are %d keys", got)
+		}
+	})
 }
