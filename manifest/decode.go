@@ -65,6 +65,7 @@ type decoder struct {
 	raw         []byte
 	at          string // pointer to the text in the body, "" when it is the body
 	descriptors int
+	tokens      int
 }
 
 // pointer tells where in the body the decoder is.
@@ -212,7 +213,9 @@ func (d *decoder) descriptor() (*Descriptor, error) {
 		case "urls":
 			err = d.list(func() error {
 				u, err := d.string()
-				desc.URLs = append(desc.URLs, u)
+				if desc.URLs = append(desc.URLs, u); err == nil && len(desc.URLs) > MaxURLs {
+					return refuse("too-many-urls", d.pointer(), "a descriptor has more than %d urls", MaxURLs)
+				}
 				return err
 			})
 		default:
@@ -258,7 +261,9 @@ func (d *decoder) annotations() (map[string]string, error) {
 		if m == nil {
 			m = make(map[string]string)
 		}
-		m[name] = value
+		if m[name] = value; len(m) > MaxAnnotations {
+			return nil, refuse("too-many-annotations", "/annotations", "the manifest has more than %d annotations: put large data in blobs", MaxAnnotations)
+		}
 	}
 }
 
@@ -346,6 +351,9 @@ func (d *decoder) token() (jsontext.Token, error) {
 	if err == nil {
 		if d.StackDepth() > MaxDepth {
 			return t, refuse("depth", "", "the manifest is nested deeper than %d levels", MaxDepth)
+		}
+		if d.tokens++; d.tokens > MaxTokens {
+			return t, refuse("too-many-values", "", "the manifest has more than %d names and values: put large data in blobs", MaxTokens)
 		}
 		return t, nil
 	}

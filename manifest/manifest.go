@@ -19,6 +19,14 @@ const (
 	// MaxDescriptors bounds the descriptors of one manifest: config, layers,
 	// manifests and subject together.
 	MaxDescriptors = 10_000
+	// MaxAnnotations bounds the manifest's own annotations, and MaxURLs those of one
+	// descriptor. They are kept in memory, where short ones take many times their size.
+	MaxAnnotations = 10_000
+	MaxURLs        = 1_000
+	// MaxTokens bounds the names, values and brackets of a manifest, in unknown fields
+	// too: what looks for repeated names remembers them. It is far beyond what
+	// MaxDescriptors with ten annotations each need.
+	MaxTokens = 500_000
 	// MaxForeign bounds the layers that need not be in the repository. Each may
 	// cost the pusher's transaction a query; Docker's own limit of layers is 127.
 	MaxForeign = 128
@@ -116,8 +124,9 @@ func blobInIndex(d Descriptor) bool {
 // Every refusal is a MANIFEST_INVALID whose detail has the "rule" that was
 // broken and, where there is one, the "field" as a JSON pointer (RFC 6901).
 //
-// The time and memory it takes are in proportion to len(raw). The result
-// does not share memory with raw.
+// The time it takes is in proportion to len(raw), and so is the memory, until the
+// bounds above end it: some 40 MB for a body of 4 MiB that was made to take much.
+// The result does not share memory with raw.
 func Parse(contentType string, raw []byte) (*Manifest, error) {
 	mediaType, err := parseContentType(contentType)
 	if err != nil {

@@ -133,6 +133,15 @@ func TestParseAccepts(t *testing.T) {
 	}
 }
 
+// members are n different members of an object.
+func members(n int, value string) string {
+	all := make([]string, n)
+	for i := range all {
+		all[i] = fmt.Sprintf(`"%x":%s`, i, value)
+	}
+	return strings.Join(all, ",")
+}
+
 func TestParseRefuses(t *testing.T) {
 	const image, index = oci.MediaTypeImageManifest, oci.MediaTypeImageIndex
 	d := fmt.Sprintf(`{"mediaType":"x/y","digest":%q,"size":1}`, sum("x"))
@@ -240,6 +249,10 @@ func TestParseRefuses(t *testing.T) {
 		{"too many descriptors", index, img(`"manifests":[` + strings.Repeat(d+",", MaxDescriptors) + d + `]`), "too-many-descriptors", "/manifests/10000"},
 		{"too many in all", "application/vnd.oci.artifact.manifest.v1+json",
 			`{"layers":[` + strings.Repeat(d+",", MaxDescriptors-1) + d + `],"blobs":[` + d + `]}`, "too-many-descriptors", "/blobs/0"},
+		{"too many urls", image, img(`"config":{"urls":[` + strings.Repeat(`"",`, MaxURLs) + `""]}`), "too-many-urls", "/config/urls/1000"},
+		{"too many annotations", image, img(`"annotations":{` + members(MaxAnnotations+1, `""`) + `}`), "too-many-annotations", "/annotations"},
+		{"too many names in an unknown field", image, img(`"x":{` + members(MaxTokens/2, "0") + `}`), "too-many-values", ""},
+		{"too many values in an unknown field", image, img(`"x":[` + strings.Repeat("0,", MaxTokens) + `0]`), "too-many-values", ""},
 		{"too many foreign layers", image, img(`"config":` + d + `,"layers":[` + foreignLayers(MaxForeign+1) + `]`), "too-many-foreign-layers", "/layers"},
 	}
 	messages := map[string]string{} // of each rule, with the variable parts
