@@ -161,14 +161,15 @@ func stringSetting(key, initial, help string, field func(*config) *string, check
 }
 
 func enumSetting(key, initial, help string, field func(*config) *string, values ...string) setting {
-	return stringSetting(key, initial, help+"; one of "+strings.Join(values, ", "), field, func(v string) error {
-		for _, ok := range values {
-			if v == ok {
-				return nil
-			}
+	s := stringSetting(key, initial, help+"; one of "+strings.Join(values, ", "), field, nil)
+	s.set = func(c *config, v string) error {
+		if v != initial && !slices.Contains(values, v) {
+			return fmt.Errorf("%q is not one of %s", v, strings.Join(values, ", "))
 		}
-		return fmt.Errorf("%q is not one of %s", v, strings.Join(values, ", "))
-	})
+		*field(c) = v
+		return nil
+	}
+	return s
 }
 
 func listSetting(key, initial, help string, field func(*config) *[]string) setting {
@@ -395,8 +396,8 @@ func loadConfig(flags *pflag.FlagSet, environ []string) (*config, error) {
 	problems = append(problems, c.OAuth2.problems()...)
 	problems = append(problems, c.LDAP.problems()...)
 	policy := metadata.TagPolicy{Mode: c.TagPolicy, Exempt: c.TagExempt}
-	if err := policy.Validate(); err != nil {
-		problems = append(problems, fmt.Errorf("tag_policy, tag_exempt: %w", err))
+	if err := policy.Validate(); err != nil && c.TagPolicy != "" { // "" is one that was refused above
+		problems = append(problems, fmt.Errorf("tag_exempt: %w", err))
 	}
 	problems = append(problems, c.OIDC.check()...)
 	problems = append(problems, c.AWS.check(c)...)

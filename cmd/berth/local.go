@@ -35,7 +35,7 @@ func runLocal(cmd *cobra.Command, withStore bool, run func(context.Context, *loc
 	ctx, log := cmd.Context(), newLogger(c, cmd.ErrOrStderr())
 	l := &local{config: c, log: log}
 	if l.db, err = metadata.Open(ctx, metadata.Options{URL: c.DatabaseURL, MaxConns: 4, Logger: log}); err != nil {
-		return err
+		return databaseError(err)
 	}
 	defer func() { err = errors.Join(err, l.db.Close()) }()
 	have, want, err := l.db.SchemaVersion(ctx)

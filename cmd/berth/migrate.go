@@ -35,7 +35,7 @@ starts; this is for those who do it by hand, before a new version is rolled out.
 			ctx := cmd.Context()
 			db, err := metadata.Open(ctx, metadata.Options{URL: c.DatabaseURL, MaxConns: 2, Logger: newLogger(c, cmd.ErrOrStderr())})
 			if err != nil {
-				return err
+				return databaseError(err)
 			}
 			defer func() {
 				if e := db.Close(); err == nil {

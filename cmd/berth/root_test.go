@@ -175,6 +175,48 @@ func TestPagesNameCommands(t *testing.T) {
 	}
 }
 
+// TestPagesNameSettings: a setting in a page, or in what deploys Berth, is one that there is.
+func TestPagesNameSettings(t *testing.T) {
+	root, err := testenv.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := map[string]bool{
+		"BERTH_CONFIG": true, // the settings file
+		"BERTH_IMAGE":  true, // of compose.yaml
+		"BERTH_TOKEN":  true, // of a job of GitLab
+	}
+	for _, s := range settings() {
+		known[s.env()] = true
+		if s.secret {
+			known[s.env()+"_FILE"] = true
+		}
+	}
+	variable := regexp.MustCompile(`\bBERTH_[A-Z0-9_]*[A-Z0-9]\b`)
+	count := 0
+	for _, pattern := range []string{"README.md", "docs/*.md", "docs/decisions/*.md", "deploy/*.md", "deploy/*/*", "deploy/*/*/*", "Dockerfile"} {
+		files, err := filepath.Glob(filepath.Join(root, filepath.FromSlash(pattern)))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %d files, %v", pattern, len(files), err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				continue // a directory
+			}
+			for _, name := range variable.FindAllString(string(text), -1) {
+				count++
+				if !known[name] && !clientVariable(name) {
+					t.Errorf("%s: there is no setting %s", filepath.Base(file), name)
+				}
+			}
+		}
+	}
+	if count < 100 {
+		t.Errorf("only %d settings were found", count)
+	}
+}
+
 // codeOf gives the code of a page: what stands in a sentence between backquotes, and what is indented or fenced.
 func codeOf(text string) (inline, blocks string) {
 	var in, out strings.Builder

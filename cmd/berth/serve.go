@@ -11,7 +11,9 @@ import (
 	"net/url"
 	"os"
 	"runtime/debug"
+	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -68,23 +70,41 @@ func serve(ctx context.Context, c *config, stdout io.Writer, log *slog.Logger) e
 	defer group.Wait()
 	defer stopBackground()
 
-	listener, err := net.Listen("tcp", c.Listen)
+	listener, err := listen("listen", c.Listen)
 	if err != nil {
-		return fmt.Errorf("listening on %s: %w", c.Listen, err)
+		return err
 	}
+	defer listener.Close() // the server does it too, where one came to be
 	main := &http.Server{}
 	a.server.Configure(main)
 	scheme := "http"
 	if c.TLSCert != "" {
 		cert, err := newCertificate(c.TLSCert, c.TLSKey, log)
 		if err != nil {
-			return errors.Join(err, listener.Close())
+			return err
 		}
 		group.Go(func() { cert.watch(background, certificateInterval) })
 		main.TLSConfig = cert.config()
 		scheme = "https"
 	}
+	servers := []*http.Server{main}
 	failed := make(chan error, 2)
+	if c.MetricsListen != "" {
+		l, err := listen("metrics_listen", c.MetricsListen)
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		metrics := &http.Server{Handler: a.metricsHandler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: time.Minute}
+		group.Go(func() { failed <- metrics.Serve(l) })
+		servers = append(servers, metrics)
+	}
+	// Whatever can stop the start has been done: the password that this makes is printed.
+	password, err := firstStart(ctx, a.db, a.hasher, c)
+	if err != nil {
+		closeAll(servers)
+		return err
+	}
 	group.Go(func() {
 		if main.TLSConfig != nil {
 			failed <- main.ServeTLS(listener, "", "")
@@ -92,16 +112,6 @@ func serve(ctx context.Context, c *config, stdout io.Writer, log *slog.Logger) e
 			failed <- main.Serve(listener)
 		}
 	})
-	servers := []*http.Server{main}
-	if c.MetricsListen != "" {
-		l, err := net.Listen("tcp", c.MetricsListen)
-		if err != nil {
-			return errors.Join(fmt.Errorf("listening on %s for metrics: %w", c.MetricsListen, err), main.Close())
-		}
-		metrics := &http.Server{Handler: a.metricsHandler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: time.Minute}
-		group.Go(func() { failed <- metrics.Serve(l) })
-		servers = append(servers, metrics)
-	}
 	group.Go(func() { a.keyFiles.watch(background, keyFileInterval) })
 	group.Go(func() { a.audit.Run(background) })
 	group.Go(func() { runJobs(background, a.db, a.holder, log, a.jobs) })
@@ -109,7 +119,8 @@ func serve(ctx context.Context, c *config, stdout io.Writer, log *slog.Logger) e
 
 	address := clientAddress(c, listener.Addr())
 	log.Info("serving", "address", listener.Addr().String(), "tls", c.TLSCert != "", "version", version, "database", a.db.Engine())
-	greet(stdout, scheme, address, a.password)
+	greet(stdout, scheme, address, password)
+	group.Go(func() { a.askStore(background) })
 	// A request makes little garbage and the heap is small: collecting half as often
 	// costs 5 MB and saves a tenth of the processor time of a pull. GOGC still wins.
 	if os.Getenv("GOGC") == "" {
@@ -141,6 +152,31 @@ func closeAll(servers []*http.Server) {
 	for _, s := range servers {
 		_ = s.Close() // connections are being thrown away, there is nobody to tell
 	}
+}
+
+// storeTimeout is how long the store may take for its first answer.
+const storeTimeout = 15 * time.Second
+
+// askStore warns when the store does not answer, such as one of wrong credentials: the
+// server runs on, and what needs the store fails until it does.
+func (a *app) askStore(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	if err := a.store.Ping(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		a.log.Warn("the store does not answer: pushes and pulls fail until it does; look at storage_url and its credentials", "error", err)
+	}
+}
+
+// listen opens a listener at the address of a setting.
+func listen(setting, address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("the address %s is in use: stop what listens there, or give another one with --%s", address, strings.ReplaceAll(setting, "_", "-"))
+	case err != nil:
+		return nil, fmt.Errorf("the setting %s: %w", setting, err)
+	}
+	return l, nil
 }
 
 // clientAddress is what clients on this machine type: localhost and the port,

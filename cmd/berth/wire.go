@@ -8,14 +8,17 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
@@ -53,8 +56,7 @@ type app struct {
 	keyFiles *keyFiles
 	holder   string // this process's name in leases
 	closers  []io.Closer
-	// password is that of the user admin, when it was made just now.
-	password string
+	hasher   *auth.Hasher
 }
 
 func newLogger(c *config, w io.Writer) *slog.Logger {
@@ -74,7 +76,7 @@ func newLogger(c *config, w io.Writer) *slog.Logger {
 func openDatabase(ctx context.Context, c *config, log *slog.Logger) (*metadata.DB, error) {
 	db, err := metadata.Open(ctx, metadata.Options{URL: c.DatabaseURL, MaxConns: c.DatabaseConns, Logger: log})
 	if err != nil {
-		return nil, err
+		return nil, databaseError(err)
 	}
 	applied, err := db.Migrate(ctx)
 	if err != nil {
@@ -88,6 +90,33 @@ func openDatabase(ctx context.Context, c *config, log *slog.Logger) (*metadata.D
 		return nil, errors.Join(err, db.Close())
 	}
 	return db, nil
+}
+
+// databaseError says in one sentence why the database could not be opened, and which setting to look at.
+func databaseError(err error) error {
+	var file *os.PathError
+	if errors.As(err, &file) {
+		return fmt.Errorf("%w: give a directory that can be written with --data-dir (BERTH_DATA_DIR)", err)
+	}
+	var connect *pgconn.ConnectError
+	if !errors.As(err, &connect) {
+		return err
+	}
+	// The driver tells each address that it tried, in lines.
+	text, _, _ := strings.Cut(connect.Error(), "\n")
+	var refused *pgconn.PgError
+	var name *net.DNSError
+	var op *net.OpError
+	switch {
+	case errors.As(err, &refused):
+		text = refused.Message
+	case errors.As(err, &name):
+		text = name.Error()
+	case errors.As(err, &op):
+		text = op.Err.Error()
+	}
+	return fmt.Errorf("the database at %s cannot be used: %s: does Postgres run there, and is the setting database_url right?",
+		net.JoinHostPort(connect.Config.Host, strconv.Itoa(int(connect.Config.Port))), text)
 }
 
 // openBareStore opens the store of a URL as it is in the settings.
@@ -168,10 +197,7 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	if a.store, err = openStore(ctx, c, log, a.metrics); err != nil {
 		return a, err
 	}
-	hasher := auth.NewHasher(runtime.GOMAXPROCS(0))
-	if a.password, err = firstStart(ctx, a.db, hasher, c); err != nil {
-		return a, err
-	}
+	a.hasher = auth.NewHasher(runtime.GOMAXPROCS(0))
 	if err := applyTagPolicy(ctx, a.db, c); err != nil {
 		return a, err
 	}
@@ -195,7 +221,7 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	if err != nil {
 		return a, err
 	}
-	list, err := authenticators(ctx, c, a.db, hasher, openid, log, newProviderMetrics(a.metrics))
+	list, err := authenticators(ctx, c, a.db, a.hasher, openid, log, newProviderMetrics(a.metrics))
 	if err != nil {
 		return a, err
 	}
@@ -220,7 +246,7 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 		Keys:              tokens.Keys(),
 		Service:           serviceName(c.URL),
 		Passwords:         chain,
-		Hasher:            hasher,
+		Hasher:            a.hasher,
 		SetRepository:     server.SetRepository,
 		TrustedIssuers:    c.OIDC.TrustedIssuers,
 		SetOperation:      server.SetOperation,
@@ -232,7 +258,7 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	if err != nil {
 		return a, err
 	}
-	dockitAPI, err := dockit.New(dockit.Options{DB: a.db, Hasher: hasher, Actor: server.ActorOf})
+	dockitAPI, err := dockit.New(dockit.Options{DB: a.db, Hasher: a.hasher, Actor: server.ActorOf})
 	if err != nil {
 		return a, err
 	}
