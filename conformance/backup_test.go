@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -244,4 +245,138 @@ func (b *Backend) target() []string {
 		}
 	}
 	return []string{"--to-database", database, "--to-storage", store}
+}
+
+// settings names the backend as the target of another one, with what its bucket needs.
+func (b *Backend) settings() []string {
+	t := b.target()
+	env := []string{"BERTH_TARGET_DATABASE_URL=" + t[1], "BERTH_TARGET_STORAGE_URL=" + t[3]}
+	if b.Variant.Storage == "s3" {
+		env = append(env, b.Bucket.Env()...)
+	}
+	return env
+}
+
+// job is what the management API tells of one.
+type job struct {
+	State    string
+	Error    string
+	Transfer struct{ Copied, Present, Lost int64 }
+	Check    struct{ Open, Blobs int64 }
+}
+
+// start starts a job, once the lease of one that was killed has run out.
+func (s *Server) start(t testing.TB, path, body string) {
+	t.Helper()
+	deadline := time.Now().Add(2 * time.Minute)
+	for {
+		got := s.Admin(t).Do("POST", path, []byte(body), "Content-Type: application/json")
+		if !strings.Contains(string(got.Body), "running already") || time.Now().After(deadline) {
+			got.Want(202)
+			return
+		}
+		time.Sleep(time.Second)
+	}
+}
+
+// ends waits until the job does not run any more.
+func (s *Server) ends(t testing.TB, path string) (j job) {
+	t.Helper()
+	for deadline := time.Now().Add(3 * time.Minute); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
+		j = job{}
+		s.Admin(t).Do("GET", path, nil).Want(200).JSON(&j)
+		if j.State != "running" {
+			return j
+		}
+	}
+	t.Fatalf("the job does not end: %+v", j)
+	return j
+}
+
+// A registry is migrated over the management API while pushes go on, with a cancel, and
+// with kill -9 of the replica that does it, after which another one goes on; the last time by a server that is
+// read-only. A backup is restored alike. What was acknowledged is served by the other registry, to the tokens of before.
+func TestMigrateAndRestoreOverTheAPI(t *testing.T) {
+	t.Parallel()
+	const backups, restores, migrations = "/api/v1/instance/backup", "/api/v1/instance/restore", "/api/v1/instance/migration"
+	for _, v := range []Variant{Embedded, Distributed} {
+		t.Run(v.String()+" to "+v.other().String(), func(t *testing.T) {
+			t.Parallel()
+			b, to, restored := NewBackend(t, v), NewBackend(t, v.other()), NewBackend(t, v.other())
+			env := append(to.settings(), "BERTH_BACKUP_URL="+filepath.Join(t.TempDir(), "backup"))
+			s := b.Start(t, env...)
+			c := s.Admin(t)
+			s.Berth(t, "team", "create", "core")
+			var robot struct{ Secret string }
+			if err := json.Unmarshal([]byte(s.Berth(t, "token", "create", "ci", "--team", "core", "--actions", "pull,push", "-o", "json")), &robot); err != nil || robot.Secret == "" {
+				t.Fatal("there is no secret of the robot: ", err)
+			}
+			digests := map[string]string{}
+			push := func(n int) {
+				for range n {
+					tag := fmt.Sprint("v", len(digests))
+					_, digests[tag] = c.PushImage("core/app", tag)
+				}
+			}
+			push(4)
+			c.PushBlob("core/app", random(3<<20))
+
+			slow := `{"rate":262144}` // 12 seconds for the large blob
+			s.start(t, migrations, slow)
+			push(2)
+			c.Do("POST", backups, []byte(`{}`), "Content-Type: application/json").Want(409)
+			c.Do("DELETE", migrations, nil).Want(204)
+			if j := s.ends(t, migrations); j.State != "cancelled" {
+				t.Errorf("a cancelled migration is %+v", j)
+			}
+			s.start(t, migrations, slow)
+			time.Sleep(time.Second) // some of it is copied
+			s.Kill()
+			s.Restart(t)
+			c = s.Admin(t)
+			push(2)
+			s.start(t, migrations, `{}`)
+			if j := s.ends(t, migrations); j.State != "finished" || j.Transfer.Lost != 0 || j.Check.Open != 0 || j.Transfer.Present == 0 {
+				t.Errorf("the migration that goes on is %+v", j)
+			}
+			push(2)
+			s.start(t, backups, `{}`)
+			if j := s.ends(t, backups); j.State != "finished" {
+				t.Errorf("the backup is %+v", j)
+			}
+			s.Terminate()
+			_ = s.Wait()
+
+			ro := b.Start(t, append(env, "BERTH_READ_ONLY=true")...)
+			ro.start(t, migrations, `{}`)
+			if j := ro.ends(t, migrations); j.State != "finished" || j.Transfer.Copied == 0 || j.Transfer.Present == 0 || j.Check.Open != 0 {
+				t.Errorf("the last migration is %+v", j)
+			}
+			moved := to.Start(t)
+			refused := ro.Admin(t).Do("POST", migrations, []byte(`{}`), "Content-Type: application/json").Want(409)
+			if !strings.Contains(string(refused.Body), "holds a registry already") {
+				t.Errorf("a migration into a registry in use is refused with %s", refused.Body)
+			}
+			ro.Terminate()
+			_ = ro.Wait()
+
+			// The backup, into another target.
+			s = b.Start(t, append(restored.settings(), env[len(env)-1])...)
+			s.Admin(t).Do("POST", migrations, []byte(`{"target_database_url":"sqlite:/tmp/x"}`), "Content-Type: application/json").Want(400)
+			if out, err := s.TryBerth(t, "restore", "--server", s.URL); err != nil {
+				t.Errorf("berth restore --server: %v %s", err, out)
+			}
+			for _, r := range []*Server{moved, restored.Start(t)} {
+				rc := r.Admin(t) // the password is that of before
+				for tag, d := range digests {
+					pullWhole(t, rc, "core/app", tag, d)
+				}
+				crane := testenv.Tool(t, "crane")
+				box := newBox(t)
+				box.run(crane, "auth", "login", r.Host, "-u", "robot", "-p", robot.Secret)
+				box.run(crane, "pull", "--insecure", r.Host+"/core/app:v0", filepath.Join(t.TempDir(), "image.tar"))
+				rc.PushImage("core/app", "after")
+			}
+		})
+	}
 }
