@@ -271,10 +271,9 @@ func TestOneAddressDoesNotUseUpSTS(t *testing.T) {
 		<-asked
 	}
 	more := make(chan error)
-	c := invented("192.0.2.1:2", 8)
-	clients.Go(func() { _, err := a.Authenticate(ctx, c); more <- err })
-	c = invented("192.0.2.2:1", 9)
-	clients.Go(func() { _, _ = a.Authenticate(t.Context(), c) })
+	ninth, other := invented("192.0.2.1:2", 8), invented("192.0.2.2:1", 9)
+	clients.Go(func() { _, err := a.Authenticate(ctx, ninth); more <- err })
+	clients.Go(func() { _, _ = a.Authenticate(t.Context(), other) })
 	<-asked // by the other address
 	cancel()
 	if err := <-more; !errors.Is(err, oci.ErrUnavailable) || errors.Is(err, auth.ErrWrong) {

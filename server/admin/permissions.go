@@ -211,8 +211,8 @@ func (h *handler) permit(ctx context.Context, p auth.Principal, op operation, pa
 		if err := metadata.ParsePattern(params["pattern"]); err != nil {
 			return err
 		}
-		// The pattern has to lie inside of the team: core/* does, core* does not.
-		if team := metadata.PatternTeam(params["pattern"]); team != "" && strings.HasPrefix(params["pattern"], team+"/") {
+		// The pattern has to lie inside of the team: core/* and core do, core* does not.
+		if team := metadata.PatternTeam(params["pattern"]); team != "" {
 			return h.permitTeam(ctx, p, maintainer, team)
 		}
 		return denied(p, "admin-only", anAdmin, "%s may not do this: %s reaches beyond one team, and only admins may grant there", p, params["pattern"])

@@ -124,6 +124,8 @@ var attempts = []attempt{
 	{"putUserGrant", "of the team", "PUT", "/users/victim/grants/core%2F*", `{"actions":["pull"]}`},
 	{"putUserGrant", "to oneself", "PUT", "/users/{me}/grants/core%2Fx", `{"actions":["admin"]}`},
 	{"putUserGrant", "other team", "PUT", "/users/victim/grants/other%2F*", `{"actions":["pull"]}`},
+	{"putUserGrant", "named like the team", "PUT", "/users/victim/grants/core", `{"actions":["pull"]}`},
+	{"putUserGrant", "named like another team", "PUT", "/users/victim/grants/other", `{"actions":["pull"]}`},
 	{"putUserGrant", "all teams like it", "PUT", "/users/victim/grants/core*", `{"actions":["pull"]}`},
 	{"putUserGrant", "everything", "PUT", "/users/victim/grants/*", `{"actions":["pull"]}`},
 	{"deleteUserGrant", "of the team", "DELETE", "/users/holder/grants/core%2Fspare", ""},
