@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -31,8 +32,12 @@ type AccessFacts struct {
 	DenialVersion int64
 }
 
-// maxAccessNames bounds how many repositories are asked about at once.
-const maxAccessNames = 256
+const (
+	// maxAccessNames bounds how many repositories are asked about at once.
+	maxAccessNames = 256
+	// accessCost is about what the facts of one take in memory, beside their texts.
+	accessCost = 200
+)
 
 // userGrants are the grants that reach the user $1, as the table mine.
 const userGrants = `
@@ -52,11 +57,10 @@ const userGrants = `
 		   WHERE m.user_id = $1)`
 
 // Access gives the facts about a user (0 for nobody) and repositories, which
-// need not exist. One statement; at most 256 names.
+// need not exist. One statement; at most 256 names. Nobody may change the map.
 func (tx *Tx) Access(ctx context.Context, userID int64, repositories []string) (map[string]AccessFacts, error) {
-	facts := make(map[string]AccessFacts, len(repositories))
 	if len(repositories) == 0 {
-		return facts, nil
+		return nil, nil
 	}
 	if len(repositories) > maxAccessNames {
 		return nil, fmt.Errorf("access: %d repositories asked for at once, at most %d are allowed", len(repositories), maxAccessNames)
@@ -72,18 +76,23 @@ func (tx *Tx) Access(ctx context.Context, userID int64, repositories []string) (
 		args = append(args, name, oci.Team(name))
 		rows[i] = "(CAST($" + strconv.Itoa(len(args)-1) + " AS TEXT), CAST($" + strconv.Itoa(len(args)) + " AS TEXT))"
 	}
-	err := tx.each(ctx, func(rows *sql.Rows) error {
-		var name string
-		var f AccessFacts
-		var provided string
-		var seen sql.NullInt64
-		err := rows.Scan(&name, &f.Visibility, &f.Role, &provided, &f.Granted, &f.GroupGranted, &f.Gone, &seen, &f.DenialVersion)
-		f.Role = StrongerRole(f.Role, provided)
-		f.Gone = f.Gone && userID != 0
-		f.Exists = f.Visibility != ""
-		f.SeenAt = timePtr(seen)
-		facts[name] = f
-		return err
+	return remember(tx, func(query string, args []any) (facts map[string]AccessFacts, size int, err error) {
+		facts = make(map[string]AccessFacts, len(repositories))
+		err = tx.each(ctx, func(rows *sql.Rows) error {
+			var name string
+			var f AccessFacts
+			var provided string
+			var seen sql.NullInt64
+			err := rows.Scan(&name, &f.Visibility, &f.Role, &provided, &f.Granted, &f.GroupGranted, &f.Gone, &seen, &f.DenialVersion)
+			f.Role = StrongerRole(f.Role, provided)
+			f.Gone = f.Gone && userID != 0
+			f.Exists = f.Visibility != ""
+			f.SeenAt = timePtr(seen)
+			facts[name] = f
+			size += len(name) + len(f.Granted) + len(f.GroupGranted) + accessCost
+			return err
+		}, query, args...)
+		return facts, size, err
 	}, `
 		WITH asked (name, team) AS (VALUES `+strings.Join(rows, ", ")+`),`+userGrants+`
 		SELECT a.name, COALESCE(r.visibility, ''), COALESCE(m.role, ''), COALESCE(p.role, ''),
@@ -97,7 +106,6 @@ func (tx *Tx) Access(ctx context.Context, userID int64, repositories []string) (
 		  LEFT JOIN teams t ON t.name = a.team
 		  LEFT JOIN team_members m ON m.team_id = t.id AND m.user_id = $1
 		  LEFT JOIN provider_teams p ON p.user_id = $1 AND p.team = a.team`, args...)
-	return facts, err
 }
 
 // StrongerRole is the one of two roles in a team that allows more; "" is none.
@@ -159,11 +167,14 @@ const maxPullPatterns = 5000
 // PullPatterns gives the different patterns of the grants that let a user pull,
 // in byte order. The error is an UNAVAILABLE for a user with more than 5,000.
 func (tx *Tx) PullPatterns(ctx context.Context, userID int64) ([]string, error) {
-	patterns, err := list(ctx, tx, scanString, `
+	patterns, err := remember(tx, func(query string, args []any) ([]string, int, error) {
+		found, err := list(ctx, tx, scanString, query, args...)
+		return found, sizeOf(found), err
+	}, `
 		WITH`+userGrants+`
 		SELECT DISTINCT mine.pattern FROM mine WHERE ',' || mine.actions || ',' LIKE '%,pull,%' ORDER BY mine.pattern LIMIT $2`, userID, maxPullPatterns+1)
 	if err == nil && len(patterns) > maxPullPatterns {
 		return nil, oci.Errorf(oci.CodeUnavailable, "your repositories cannot be listed: more than %d patterns are granted to you. Ask an administrator for fewer and wider ones", maxPullPatterns)
 	}
-	return patterns, err
+	return slices.Clone(patterns), err
 }

@@ -22,13 +22,16 @@ type Blob struct {
 // also when its bytes are known to be lost: so that the client pushes them
 // again. One statement.
 func (tx *Tx) Blob(ctx context.Context, repository string, d digest.Digest) (Blob, error) {
-	b := Blob{Digest: d}
-	err := tx.row(ctx, `
+	b, err := remember(tx, func(query string, args []any) (Blob, int, error) {
+		b := Blob{Digest: digest.Digest(strings.Clone(string(d)))} // the request's buffer is not kept alive
+		err := tx.row(ctx, query, args...).Scan(&b.Key, &b.Size)
+		return b, len(b.Digest) + len(b.Key), err
+	}, `
 		SELECT b.storage_key, b.size
 		  FROM repositories r
 		  JOIN repository_blobs l ON l.repository_id = r.id
 		  JOIN blobs b ON b.digest = l.digest
-		 WHERE r.name = $1 AND l.digest = $2 AND b.missing_since IS NULL`, repository, string(d)).Scan(&b.Key, &b.Size)
+		 WHERE r.name = $1 AND l.digest = $2 AND b.missing_since IS NULL`, repository, string(d))
 	return b, notFound(err, oci.Errorf(oci.CodeBlobUnknown, "the blob %s is not in the repository %s", d, repository))
 }
 

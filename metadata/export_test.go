@@ -5,8 +5,27 @@ import (
 	"database/sql"
 	"errors"
 	"io/fs"
+	"runtime"
 	"strings"
 )
+
+// RemembersReads says whether there is a read cache on this system.
+const RemembersReads = runtime.GOOS == "linux"
+
+// ReadCacheHits counts the reads that were answered from memory.
+func (db *DB) ReadCacheHits() int64 {
+	if db.cache == nil {
+		return 0
+	}
+	return db.cache.hits.Load()
+}
+
+// ReadCacheBytes is what the read cache holds.
+func (db *DB) ReadCacheBytes() int {
+	db.cache.mu.RLock()
+	defer db.cache.mu.RUnlock()
+	return db.cache.bytes
+}
 
 // Exec runs any statement, for tests.
 func (tx *Tx) Exec(ctx context.Context, query string, args ...any) error {

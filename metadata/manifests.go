@@ -71,16 +71,17 @@ func (tx *Tx) ManifestHeadByTag(ctx context.Context, repository, tag string) (Ma
 }
 
 func (tx *Tx) manifest(ctx context.Context, query string, payload bool, repository, reference string) (Manifest, error) {
-	var m Manifest
-	var err error
-	var bytes []byte
-	row := tx.row(ctx, query, repository, reference)
-	if payload {
-		m, err = scanManifest(row.Scan, &bytes)
-		m.Payload = bytes
-	} else {
-		m, err = scanManifest(row.Scan)
-	}
+	m, err := remember(tx, func(query string, args []any) (m Manifest, size int, err error) {
+		row := tx.row(ctx, query, args...)
+		if payload {
+			var bytes []byte
+			m, err = scanManifest(row.Scan, &bytes)
+			m.Payload = bytes
+		} else {
+			m, err = scanManifest(row.Scan)
+		}
+		return m, 2*len(m.Digest) + len(m.MediaType) + len(m.ArtifactType) + len(m.CreatedBy) + len(m.Payload), err
+	}, query, repository, reference)
 	if errors.Is(err, sql.ErrNoRows) {
 		return Manifest{}, tx.errManifestUnknown(ctx, repository, reference)
 	}

@@ -38,6 +38,10 @@ type Options struct {
 	// MaxConns bounds the connections to Postgres; 0 means 16. UpdateRelaxed has
 	// a second pool of the same size.
 	MaxConns int
+	// ReadCache is how many bytes of what was read from SQLite are remembered while the
+	// database does not change; 0 is none. It takes a file descriptor until the process ends. Postgres
+	// takes no notice.
+	ReadCache int
 	// Logger gets what no caller can be told; nil discards it.
 	Logger *slog.Logger
 	// Clock gives the time of transactions; nil means time.Now.
@@ -54,8 +58,9 @@ type DB struct {
 	relaxed *sql.DB // Postgres only: synchronous_commit = off
 	stmts   stmtCache
 	pools   []*pgxpool.Pool
-	writer  *writer // SQLite only
-	files   fs.FS   // the migrations of this engine
+	writer  *writer    // SQLite only
+	cache   *readCache // SQLite only, and only where it is possible
+	files   fs.FS      // the migrations of this engine
 	closed  atomic.Bool
 }
 
@@ -72,7 +77,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	var err error
 	if path, ok := strings.CutPrefix(o.URL, "sqlite:"); ok {
 		if db.files, err = fs.Sub(migrations.SQLite, "sqlite"); err == nil {
-			err = db.openSQLite(ctx, path)
+			err = db.openSQLite(ctx, path, o.ReadCache)
 		}
 	} else if strings.HasPrefix(o.URL, "postgres://") || strings.HasPrefix(o.URL, "postgresql://") {
 		if db.files, err = fs.Sub(migrations.Postgres, "postgres"); err == nil {
@@ -87,7 +92,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	return db, nil
 }
 
-func (db *DB) openSQLite(ctx context.Context, path string) error {
+func (db *DB) openSQLite(ctx context.Context, path string, readCache int) error {
 	db.dialect = sqliteDialect{}
 	if path == "" {
 		return errors.New("the database URL sqlite: needs a path behind it")
@@ -133,6 +138,11 @@ func (db *DB) openSQLite(ctx context.Context, path string) error {
 	db.reads.SetMaxIdleConns(readers())
 	db.reads.SetConnMaxIdleTime(time.Minute)
 	db.stmts.prepare, db.stmts.direct = db.reads.PrepareContext, db.reads
+	if readCache > 0 {
+		if db.cache, err = openReadCache(ctx, conn, path, readCache); err != nil {
+			db.log.Warn("the database is read without a cache, which is slower", "error", err)
+		}
+	}
 	db.writer = startWriter(db, writes, conn, path)
 	return nil
 }
@@ -141,8 +151,8 @@ func (db *DB) openSQLite(ctx context.Context, path string) error {
 func readers() int { return max(4, 2*runtime.GOMAXPROCS(0)) }
 
 // Rest gives back the memory that connections hold for the next statements:
-// SQLite's caches of pages and what is prepared, some hundred KiB for each of
-// them, and Postgres's idle connections. It is for a moment without work; the next
+// what is remembered of reads, SQLite's caches of pages and what is prepared, some
+// hundred KiB for each of them, and Postgres's idle connections. It is for a moment without work; the next
 // statements make anew what they need, in about a millisecond.
 func (db *DB) Rest(ctx context.Context) error {
 	if db.closed.Load() {
@@ -153,6 +163,9 @@ func (db *DB) Rest(ctx context.Context) error {
 			pool.Reset()
 		}
 		return nil
+	}
+	if db.cache != nil {
+		db.cache.forget()
 	}
 	db.reads.SetMaxIdleConns(-1) // closes those that are idle
 	db.reads.SetMaxIdleConns(readers())
@@ -239,6 +252,9 @@ func (db *DB) Close() error {
 		db.writer.stop()
 	}
 	db.stmts.closeAll()
+	if db.cache != nil {
+		err = errors.Join(err, db.cache.close())
+	}
 	for _, pool := range []*sql.DB{db.reads, db.relaxed} {
 		if pool != nil {
 			err = errors.Join(err, pool.Close())

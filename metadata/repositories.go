@@ -118,7 +118,7 @@ func (tx *Tx) Repositories(ctx context.Context, f RepositoryFilter) ([]Repositor
 func (tx *Tx) RepositoryNames(ctx context.Context, f RepositoryFilter) ([]string, error) {
 	return inChunks(f, func(name string) string { return name }, func(f RepositoryFilter) ([]string, error) {
 		page, args := f.page("name", tx.db.dialect.lateral())
-		return tx.names(ctx, `SELECT string_agg(r.name, ',') FROM `+page+` AS r`, args...)
+		return tx.rememberNames(ctx, `SELECT string_agg(r.name, ',') FROM `+page+` AS r`, args...)
 	})
 }
 
@@ -135,7 +135,7 @@ func inChunks[T any](f RepositoryFilter, name func(T) string, read func(Reposito
 		f.Viewer.Patterns = rest[:min(len(rest), patternsAtOnce)]
 		var more []T
 		if more, err = read(f); err == nil {
-			page = append(page, more...)
+			page = slices.Concat(page, more) // a new one: what was read may be remembered
 			slices.SortFunc(page, func(a, b T) int { return strings.Compare(name(a), name(b)) })
 			page = slices.CompactFunc(page, func(a, b T) bool { return name(a) == name(b) })
 			page = page[:min(len(page), f.Limit)]

@@ -220,7 +220,7 @@ func (tx *Tx) Tags(ctx context.Context, repository, after string, limit int) ([]
 
 // TagNames is Tags for the names alone.
 func (tx *Tx) TagNames(ctx context.Context, repository, after string, limit int) ([]string, error) {
-	names, err := tx.names(ctx, `
+	names, err := tx.rememberNames(ctx, `
 		SELECT COALESCE((SELECT string_agg(page.name, ',')
 		                   FROM (SELECT g.name FROM tags g WHERE g.repository_id = r.id AND g.name > $2
 		                          ORDER BY g.name LIMIT $3) AS page), '')

@@ -21,6 +21,8 @@ type Tx struct {
 	db  *DB
 	q   querier
 	now time.Time
+
+	cache *readCache // nil where nothing is remembered
 }
 
 // Now is the one timestamp of the transaction, UTC, in microseconds.
@@ -48,7 +50,9 @@ func (db *DB) View(ctx context.Context, fn func(*Tx) error) error {
 	if db.writer != nil {
 		q = preparedPool{&db.stmts}
 	}
-	return db.classify(ctx, fn(db.newTx(q)))
+	tx := db.newTx(q)
+	tx.cache = db.cache
+	return db.classify(ctx, fn(tx))
 }
 
 // Snapshot runs several reads that all see the same state.

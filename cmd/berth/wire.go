@@ -72,9 +72,12 @@ func newLogger(c *config, w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, opts))
 }
 
+// readCache is how many bytes of what was read from SQLite are remembered. At rest they are given back.
+const readCache = 4 << 20
+
 // openDatabase connects and brings the schema up to date.
 func openDatabase(ctx context.Context, c *config, log *slog.Logger) (*metadata.DB, error) {
-	db, err := metadata.Open(ctx, metadata.Options{URL: c.DatabaseURL, MaxConns: c.DatabaseConns, Logger: log})
+	db, err := metadata.Open(ctx, metadata.Options{URL: c.DatabaseURL, MaxConns: c.DatabaseConns, ReadCache: readCache, Logger: log})
 	if err != nil {
 		return nil, databaseError(err)
 	}

@@ -34,9 +34,11 @@ func SQLite(t testing.TB) string {
 	return "sqlite:" + filepath.Join(t.TempDir(), "berth.db")
 }
 
-// Open opens and migrates a database, which is closed when the test ends.
+// Open opens and migrates a database, which is closed when the test ends. Like that of
+// the server, it remembers what it has read.
 func Open(t testing.TB, o metadata.Options) *metadata.DB {
 	t.Helper()
+	o.ReadCache = 1 << 20
 	db, err := metadata.Open(t.Context(), o)
 	if err != nil {
 		t.Fatalf("opening %s: %v", strings.SplitN(o.URL, ":", 2)[0], err)
