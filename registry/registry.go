@@ -59,7 +59,7 @@ type Options struct {
 }
 
 // Registry is a registry on a database and a store. It has no state of its
-// own but a note of recent pulls: any number of them, in any number of processes, work on the same two.
+// own but a note of recent pulls and bytes of small blobs: any number of them, in any number of processes, work on the same two.
 // Its methods may be called concurrently.
 type Registry struct {
 	db     *metadata.DB
@@ -68,6 +68,7 @@ type Registry struct {
 	sha256 hashPool
 	sha512 hashPool
 	pulls  pulls
+	small  smallBlobs
 }
 
 // New makes a Registry. The database has to be migrated.

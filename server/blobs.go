@@ -41,6 +41,13 @@ func (s *Server) getBlob(ex *exchange, r *http.Request) error {
 			return err
 		}
 	}
+	if small := s.registry.SmallBlob(r.Context(), b); small != nil {
+		s.blobPart(ex, b, part, partial)
+		if err := s.write(ex, small[part.start:part.start+part.length]); err != nil {
+			ex.cause = fmt.Errorf("sending blob %s: %w", b.Digest, err)
+		}
+		return nil
+	}
 	length := part.length
 	if part.start+part.length == b.Size {
 		length = -1 // to the end: a directory gives the file itself then, for sendfile
@@ -50,19 +57,25 @@ func (s *Server) getBlob(ex *exchange, r *http.Request) error {
 		return err
 	}
 	defer rc.Close()
-	set(h, "Content-Length", strconv.FormatInt(part.length, 10))
-	if partial {
-		set(h, "Content-Range", part.contentRange(b.Size))
-		ex.WriteHeader(http.StatusPartialContent)
-	} else {
-		ex.WriteHeader(http.StatusOK)
-	}
+	s.blobPart(ex, b, part, partial)
 	if err := s.stream(ex, rc, part.length); err != nil {
 		// Too late for an error body. The length is not reached, so net/http closes
 		// the connection and the client knows that it has not got all.
 		ex.cause = fmt.Errorf("sending blob %s: %w", b.Digest, err)
 	}
 	return nil
+}
+
+// blobPart begins the answer with a blob or a part of it.
+func (s *Server) blobPart(ex *exchange, b metadata.Blob, part byteRange, partial bool) {
+	h := ex.Header()
+	set(h, "Content-Length", strconv.FormatInt(part.length, 10))
+	if partial {
+		set(h, "Content-Range", part.contentRange(b.Size))
+		ex.WriteHeader(http.StatusPartialContent)
+		return
+	}
+	ex.WriteHeader(http.StatusOK)
 }
 
 func (s *Server) headBlob(ex *exchange, r *http.Request) error {
@@ -132,6 +145,21 @@ func (s *Server) stream(ex *exchange, r io.Reader, n int64) error {
 		_ = control.SetWriteDeadline(time.Time{}) // the connection lives on
 	}
 	return nil
+}
+
+// write is stream for a few bytes.
+func (s *Server) write(ex *exchange, p []byte) error {
+	if s.stall <= 0 {
+		_, err := ex.Write(p)
+		return err
+	}
+	control := http.NewResponseController(ex.rw)
+	_ = control.SetWriteDeadline(time.Now().Add(s.stall))
+	_, err := ex.Write(p)
+	if err == nil {
+		_ = control.SetWriteDeadline(time.Time{}) // the connection lives on
+	}
+	return err
 }
 
 func (s *Server) deleteBlob(ex *exchange, r *http.Request) error {

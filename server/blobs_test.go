@@ -18,14 +18,16 @@ import (
 
 func TestBlobRanges(t *testing.T) {
 	for name, make := range map[string]func(w *world){
-		"directory": func(w *world) {},
-		"memory":    func(w *world) { w.store = mem.New() },
+		"directory":  func(w *world) {},
+		"memory":     func(w *world) { w.store = mem.New() },
+		"remembered": func(w *world) {},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := small(t, func(w *world, _ *Options) { make(w) })
 			content := []byte("0123456789abcdef")
 			d := w.pushBlob("mo", "team/app", content)
 			path := "/v2/team/app/blobs/" + d.String()
+			w.do("GET", path, "mo", nil).want(t, 200)
 			for _, tt := range []struct {
 				rng, ifRange string
 				status       int
@@ -44,6 +46,9 @@ func TestBlobRanges(t *testing.T) {
 				{"bytes=0-3", "Wed, 21 Oct 2015 07:28:00 GMT", 200, string(content), ""},
 			} {
 				headers := []string{"Range", tt.rng}
+				if name != "remembered" {
+					w.registry.Rest()
+				}
 				if tt.ifRange != "" {
 					headers = append(headers, "If-Range", tt.ifRange)
 				}
@@ -59,6 +64,8 @@ func TestBlobRanges(t *testing.T) {
 			if head.ContentLength != 16 || head.Header.Get("Etag") != etag(d) || head.Header.Get("Content-Type") != "application/octet-stream" {
 				t.Errorf("HEAD: %v", head.Header)
 			}
+			w.do("DELETE", path, "mia", nil).want(t, 202)
+			w.do("GET", path, "mo", nil).want(t, 404)
 		})
 	}
 }

@@ -46,6 +46,7 @@ type app struct {
 	metrics  *prometheus.Registry
 	db       *metadata.DB
 	store    storage.Store
+	registry *registry.Registry
 	server   *server.Server
 	tokens   *token.Issuer
 	audit    *audit.Log
@@ -219,6 +220,7 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	options := registryOptions(c)
 	options.Collected, options.Logger = gc.collected, log
 	reg := registry.New(a.db, a.store, options)
+	a.registry = reg
 	a.metrics.MustRegister(newQueueCollector(reg.Queues, log))
 	openid, err := newOIDC(c, a.db, log)
 	if err != nil {
@@ -392,6 +394,7 @@ const endedSecrets = 30 * 24 * time.Hour
 // long, such as known tokens, also keep the heap's memory around them from going back.
 func (a *app) rest(ctx context.Context) error {
 	a.tokens.Rest()
+	a.registry.Rest()
 	return a.db.Rest(ctx)
 }
 
