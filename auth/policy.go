@@ -480,9 +480,7 @@ func (y *Policy) allowed(ctx context.Context, p Principal) (v metadata.Viewer, e
 		}
 		v.UserID = p.ID
 		if y.externalMaxAge > 0 {
-			// To the next full second, so that what is asked within a second is the same
-			// question, whose answer may be remembered.
-			v.Fresh = y.clock().Add(-y.externalMaxAge).Truncate(time.Second).Add(time.Second)
+			v.Fresh = y.clock().Add(-y.externalMaxAge)
 		}
 		err = y.db.View(ctx, func(tx *metadata.Tx) (err error) {
 			v.Patterns, err = tx.PullPatterns(ctx, p.ID)

@@ -116,10 +116,33 @@ func (tx *Tx) Repositories(ctx context.Context, f RepositoryFilter) ([]Repositor
 
 // RepositoryNames is Repositories for the names alone.
 func (tx *Tx) RepositoryNames(ctx context.Context, f RepositoryFilter) ([]string, error) {
+	if tx.cache != nil && !f.Viewer.Fresh.IsZero() {
+		// With a moment in it, no question would be asked twice. For nearly everybody it
+		// makes no difference, which is a question without one.
+		fresh, err := tx.isFresh(ctx, f.Viewer)
+		if err != nil {
+			return nil, err
+		}
+		if fresh {
+			f.Viewer.Fresh = time.Time{}
+		}
+	}
 	return inChunks(f, func(name string) string { return name }, func(f RepositoryFilter) ([]string, error) {
 		page, args := f.page("name", tx.db.dialect.lateral())
 		return tx.rememberNames(ctx, `SELECT string_agg(r.name, ',') FROM `+page+` AS r`, args...)
 	})
+}
+
+// isFresh reports whether the viewer's provider has vouched since Viewer.Fresh, or
+// there is none.
+func (tx *Tx) isFresh(ctx context.Context, v Viewer) (bool, error) {
+	seen, err := remember(tx, func(query string, args []any) (seen sql.NullInt64, _ int, err error) {
+		return seen, 0, tx.row(ctx, query, args...).Scan(&seen)
+	}, `SELECT seen_at FROM users WHERE id = $1`, v.UserID)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	}
+	return err == nil && (!seen.Valid || seen.Int64 >= micros(v.Fresh)), err
 }
 
 // patternsAtOnce is how many patterns of grants one statement looks for.

@@ -18,20 +18,48 @@ const (
 	TagPattern  = `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`
 )
 
-var (
-	nameRE = regexp.MustCompile(`^` + NamePattern + `$`)
-	tagRE  = regexp.MustCompile(`^` + TagPattern + `$`)
-)
+var tagRE = regexp.MustCompile(`^` + TagPattern + `$`)
 
 // ParseName checks a repository name. The error is a NAME_INVALID.
 func ParseName(s string) (string, error) {
 	if len(s) > MaxNameLength {
 		return "", Errorf(CodeNameInvalid, "the repository name has %d characters, at most %d are allowed", len(s), MaxNameLength)
 	}
-	if !nameRE.MatchString(s) {
+	if !IsName(s) {
 		return "", Errorf(CodeNameInvalid, "the repository name %.80q is not valid: use lower-case letters and digits, separated by '.', '_', '-' or '/'", s)
 	}
 	return s, nil
+}
+
+// IsName reports whether a text of any length follows NamePattern. Every request on a
+// repository asks this, and a regular expression takes ten times as long.
+func IsName(s string) bool {
+	for i := 0; ; {
+		from := i
+		for i < len(s) && (s[i] >= 'a' && s[i] <= 'z' || s[i] >= '0' && s[i] <= '9') {
+			i++
+		}
+		if i == from {
+			return false
+		}
+		if i == len(s) {
+			return true
+		}
+		switch separator := s[i]; separator {
+		case '/', '.':
+			i++
+		case '_':
+			if i++; i < len(s) && s[i] == '_' {
+				i++
+			}
+		case '-':
+			for i < len(s) && s[i] == '-' {
+				i++
+			}
+		default:
+			return false
+		}
+	}
 }
 
 // ParseTag checks a tag. The error is a TAG_INVALID with status 400.

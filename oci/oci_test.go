@@ -3,6 +3,7 @@ package oci
 import (
 	"errors"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -123,10 +124,14 @@ func FuzzParseReference(f *testing.F) {
 }
 
 func FuzzParseName(f *testing.F) {
-	for _, s := range []string{"a", "team/app", "a/../b", "a//b", "a__b"} {
+	for _, s := range []string{"a", "team/app", "a/../b", "a//b", "a__b", "a___b", "a_", "a---b", "a-", "-a", "a._b", "a/-b", "A", "a\n", ""} {
 		f.Add(s)
 	}
+	grammar := regexp.MustCompile(`^` + NamePattern + `$`)
 	f.Fuzz(func(t *testing.T, s string) {
+		if got, want := IsName(s), grammar.MatchString(s); got != want {
+			t.Errorf("IsName(%q) = %v, the grammar says %v", s, got, want)
+		}
 		name, err := ParseName(s)
 		if err != nil {
 			return

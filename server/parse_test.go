@@ -1,12 +1,15 @@
 package server
 
 import (
+	"maps"
+	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/gorilla/mux"
 	"github.com/opencontainers/go-digest"
 
 	"berth/oci"
@@ -313,6 +316,32 @@ func FuzzScope(f *testing.F) {
 		}
 		if again := kind + ":" + sc.name + ":" + strings.Join(sc.actions, ","); again != text {
 			t.Fatalf("%q is written as %q", text, again)
+		}
+	})
+}
+
+// What is read by hand is what the regular expressions of the patterns say.
+func FuzzSplitPath(f *testing.F) {
+	for _, path := range []string{
+		"/v2/a/manifests/latest", "/v2/a/b/manifests/", "/v2/a/manifests/b/manifests/c", "/v2/manifests/x", "/v2//manifests/x",
+		"/v2/a/blobs/uploads", "/v2/a/blobs/uploads/", "/v2/a/blobs/uploads//", "/v2/a/blobs/uploads/id", "/v2/a/blobs/uploads/id/", "/v2/a/blobs/sha256:0",
+		"/v2/a.b_c__d--e/f/tags/list", "/v2/a_/tags/list", "/v2/a___b/tags/list", "/v2/a-/tags/list", "/v2/-a/tags/list", "/v2/a..b/tags/list", "/v2/A/tags/list", "/v2/a/tags/list/",
+		"/v2/a/referrers/sha256:0", "/v2/a/referrers/\n", "/v2/a\n/tags/list", "/v2/\xff/tags/list", "/v2", "/v2/", "", "/v2/a/tags/list\n",
+	} {
+		f.Add(path)
+	}
+	byHand, byExpression := map[string]*mux.Route{}, map[string]*mux.Route{}
+	for _, pattern := range []string{pathManifest, pathUploads, pathUpload, pathBlob, pathTags, pathReferrers} {
+		byHand[pattern], byExpression[pattern] = newRoute(mux.NewRouter().SkipClean(true), pattern), mux.NewRouter().SkipClean(true).Path(pattern)
+	}
+	f.Fuzz(func(t *testing.T, path string) {
+		r := &http.Request{URL: &url.URL{Path: path}}
+		for pattern := range byHand {
+			var hand, expression mux.RouteMatch
+			got, want := byHand[pattern].Match(r, &hand), byExpression[pattern].Match(r, &expression)
+			if got != want || want && !maps.Equal(hand.Vars, expression.Vars) {
+				t.Errorf("%q as %s: %v %q, want %v %q", path, pattern, got, hand.Vars, want, expression.Vars)
+			}
 		}
 	})
 }

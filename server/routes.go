@@ -208,10 +208,7 @@ func (s *Server) newRouter(table []route) *mux.Router {
 		}
 		slices.Sort(allow)
 		allowed := strings.Join(allow, ", ")
-		// Looking for the words between the variables costs a tenth of the regular
-		// expression, and tells most of the patterns under /v2/ apart.
-		words := fixedParts(pattern)
-		router.MatcherFunc(func(r *http.Request, _ *mux.RouteMatch) bool { return hasInOrder(r.URL.Path, words) }).Path(pattern).HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		newRoute(router, pattern).HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			ex := w.(*exchange)
 			ep := byMethod[r.Method]
 			if ep == nil {
@@ -235,6 +232,55 @@ func (s *Server) newRouter(table []route) *mux.Router {
 		w.(*exchange).fail(r, errNoRoute(r))
 	})
 	return router
+}
+
+// newRoute makes the mux route of a pattern.
+func newRoute(router *mux.Router, pattern string) *mux.Route {
+	if rest, ok := strings.CutPrefix(pattern, "/v2/"+varName); ok {
+		fixed, variable := rest, ""
+		if i := strings.IndexByte(rest, '{'); i >= 0 {
+			fixed = rest[:i]
+			variable, _, _ = strings.Cut(rest[i+1:], ":")
+		}
+		return router.MatcherFunc(func(r *http.Request, m *mux.RouteMatch) bool {
+			name, value, ok := splitPath(r.URL.Path, fixed, variable)
+			if ok {
+				m.Vars = map[string]string{"name": name}
+				if variable != "" {
+					m.Vars[variable] = value
+				}
+			}
+			return ok
+		})
+	}
+	// Looking for the words between the variables costs a tenth of the regular
+	// expression.
+	words := fixedParts(pattern)
+	return router.MatcherFunc(func(r *http.Request, _ *mux.RouteMatch) bool { return hasInOrder(r.URL.Path, words) }).Path(pattern)
+}
+
+// splitPath reads a path of a repository, /v2/<name><fixed><value>, as the pattern
+// with this variable says: "" for no value, "slash" for a slash that may be there,
+// else one segment. It is those patterns' regular expressions by hand, which were 5 % of a small pull.
+func splitPath(path, fixed, variable string) (name, value string, ok bool) {
+	rest, ok := strings.CutPrefix(path, "/v2/")
+	if !ok {
+		return "", "", false
+	}
+	switch variable {
+	case "":
+	case "slash":
+		if strings.HasSuffix(rest, "/") {
+			rest, value = rest[:len(rest)-1], "/"
+		}
+	default:
+		i := strings.LastIndexByte(rest, '/') + 1
+		if rest, value = rest[:i], rest[i:]; value == "" {
+			return "", "", false
+		}
+	}
+	name, ok = strings.CutSuffix(rest, fixed)
+	return name, value, ok && oci.IsName(name)
 }
 
 // fixedParts gives what of a pattern stands between its variables.

@@ -276,7 +276,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		ex.fail(r, errNoRoute(r))
 		return
 	}
-	s.router.ServeHTTP(ex, r)
+	// As the router's ServeHTTP does, without a second copy of the request for the route.
+	var match mux.RouteMatch
+	s.router.Match(r, &match)
+	match.Handler.ServeHTTP(ex, mux.SetURLVars(r, match.Vars))
 }
 
 // isText reports whether a string is UTF-8 without NUL.
