@@ -13,16 +13,16 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# name, Go package, version, and how much the compiler does: what runs for a moment only is
-# compiled without optimizing, which takes a third less of the longest part of a first run
+# name, Go package, version
 built='
-minio   github.com/minio/minio                          v0.0.0-20260212201848-7aac2a2c5b7c fast
-crane   github.com/google/go-containerregistry/cmd/crane v0.22.1 plain
-regctl  github.com/regclient/regclient/cmd/regctl       v0.11.7 plain
-helm    helm.sh/helm/v3/cmd/helm                        v3.22.0 plain
-registry github.com/distribution/distribution/v3/cmd/registry v3.1.2 fast
-cosign  github.com/sigstore/cosign/v3/cmd/cosign        v3.1.3 plain
-staticcheck honnef.co/go/tools/cmd/staticcheck          v0.8.2 fast
+minio   github.com/minio/minio                          v0.0.0-20260212201848-7aac2a2c5b7c
+crane   github.com/google/go-containerregistry/cmd/crane v0.22.1
+regctl  github.com/regclient/regclient/cmd/regctl       v0.11.7
+helm    helm.sh/helm/v3/cmd/helm                        v3.22.0
+registry github.com/distribution/distribution/v3/cmd/registry v3.1.2
+cosign  github.com/sigstore/cosign/v3/cmd/cosign        v3.1.3
+kustomize sigs.k8s.io/kustomize/kustomize/v5          v5.7.1
+staticcheck honnef.co/go/tools/cmd/staticcheck          v0.8.2
 '
 
 # program, Debian package that has it
@@ -43,6 +43,7 @@ openssl    openssl
 slapd      slapd
 ldapadd    ldap-utils
 chromium   chromium
+nginx      nginx
 '
 
 # name, directory of its package.json and package-lock.json
@@ -52,17 +53,14 @@ oidc-provider testenv/oidcprovider
 
 say() { printf 'tools: %s\n' "$*" >&2; }
 
-build() { # name package version fast|plain
-	local dir=.cache/tools flags=()
+build() { # name package version
+	local dir=.cache/tools
 	if [ -x "$dir/$1" ] && [ "$(cat "$dir/.$1.version" 2>/dev/null)" = "$2@$3" ]; then
 		return
 	fi
 	say "building $1 $3 from its Go module"
 	mkdir -p "$dir"
-	if [ "$4" = plain ]; then
-		flags=(-gcflags='all=-N -l')
-	fi
-	if ! (cd / && GOBIN="$OLDPWD/$dir" GOFLAGS='' CGO_ENABLED=0 go install -trimpath -ldflags='-s -w' ${flags[@]+"${flags[@]}"} "$2@$3" 2> >(grep -v '^go: downloading' >&2)); then
+	if ! (cd / && GOBIN="$OLDPWD/$dir" GOFLAGS='' CGO_ENABLED=0 go install -trimpath -ldflags='-s -w' "$2@$3" 2> >(grep -v '^go: downloading' >&2)); then
 		say "could not build $1 ($2@$3). Is the Go module proxy reachable (go env GOPROXY)?"
 		exit 1
 	fi
@@ -131,9 +129,9 @@ if [ -z "$only" ]; then
 	install_packages
 fi
 found=
-while read -r name package version speed; do
+while read -r name package version; do
 	if [ -n "$name" ] && { [ -z "$only" ] || [ "$only" = "$name" ]; }; then
-		build "$name" "$package" "$version" "$speed"
+		build "$name" "$package" "$version"
 		found=1
 	fi
 done <<<"$built"

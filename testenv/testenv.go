@@ -157,7 +157,7 @@ var hints = map[string]string{
 }
 
 // builtTools are those that scripts/tools.sh builds from their Go modules.
-var builtTools = map[string]bool{"minio": true, "crane": true, "regctl": true, "cosign": true, "helm": true, "registry": true}
+var builtTools = map[string]bool{"minio": true, "crane": true, "regctl": true, "cosign": true, "helm": true, "registry": true, "kustomize": true}
 
 // Tool finds an executable: $BERTH_TEST_<NAME>, then .cache/tools of the
 // project (where `make tools` puts what it builds), then PATH. When there is
