@@ -365,11 +365,19 @@ func TestStorageJob(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		const layer = "in the second store"
+		d := digest.FromString(layer)
+		if _, err := registry.New(w.db, second, registry.Options{}).PutBlob(t.Context(), "root", "core/app", d, int64(len(layer)), strings.NewReader(layer)); err != nil {
+			t.Fatal(err)
+		}
 		w.second = second
 		w.ok("POST", path, `{"storage_only":true}`)
 		end := w.jobEnds(path)
-		if transfer, _ := end["transfer"].(map[string]any); end["state"] != "finished" || end["kind"] != "storage" || transfer["lost"] != 3.0 {
-			t.Errorf("the job is %v, want one that has found none of three objects", end)
+		if transfer, _ := end["transfer"].(map[string]any); end["state"] != "finished" || end["kind"] != "storage" || transfer["lost"] != 3.0 || transfer["copied"] != 1.0 {
+			t.Errorf("the job is %v, want one that has found one of four objects", end)
+		}
+		if got := w.ok("GET", "/v2/core/app/blobs/"+d.String(), nil); got.body != layer {
+			t.Errorf("after that the blob is %q", got.body)
 		}
 	})
 }

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+
+	"berth/registry"
+)
+
+// How a command waits for a job, whatever the server answers meanwhile.
+func TestServerJob(t *testing.T) {
+	head := func(id, state, why string) *registry.CheckJob {
+		return &registry.CheckJob{JobHead: registry.JobHead{ID: id, State: state, Error: why}}
+	}
+	type answer struct {
+		job *registry.CheckJob
+		err error
+	}
+	away := errors.New("connection refused")
+	for name, c := range map[string]struct {
+		flags   jobFlags
+		answers []answer
+		wrong   error
+		want    string // in the error, "" for none
+		printed int
+	}{
+		"it finishes":              {answers: []answer{{job: head("a", registry.JobRunning, "")}, {job: head("a", registry.JobFinished, "")}}, printed: 1},
+		"a replica dies meanwhile": {answers: []answer{{err: away}, {err: problemError{Status: 503}}, {job: head("a", registry.JobFinished, "")}}, printed: 1},
+		"it is refused":            {answers: []answer{{err: problemError{Status: 403, Detail: "only admins may"}}}, want: "only admins may"},
+		"it fails":                 {answers: []answer{{job: head("a", registry.JobFailed, "the disk is full")}}, want: "the check was not finished: the disk is full", printed: 1},
+		"another one":              {answers: []answer{{job: head("b", registry.JobFinished, "")}}, want: "somebody has started another one"},
+		"bytes are lost":           {answers: []answer{{job: head("a", registry.JobFinished, "")}}, wrong: errors.New("bytes are lost"), want: "bytes are lost", printed: 1},
+		"status, running":          {flags: jobFlags{status: true}, answers: []answer{{job: head("b", registry.JobRunning, "")}}},
+		"status, lost":             {flags: jobFlags{status: true}, answers: []answer{{job: head("b", registry.JobLost, "it has died")}}, want: "it has died", printed: 1},
+		"status, away":             {flags: jobFlags{status: true}, answers: []answer{{err: away}}, want: "connection refused"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cmd, printed := &cobra.Command{}, 0
+			cmd.SetContext(t.Context())
+			var out bytes.Buffer
+			cmd.SetOut(&out)
+			cmd.SetErr(&out)
+			answers := c.answers
+			err := serverJob[*registry.CheckJob]{
+				noun: "check", command: "berth check",
+				start: func(context.Context) (string, error) { return "a", nil },
+				get: func(context.Context) (*registry.CheckJob, error) {
+					if len(answers) == 0 {
+						t.Fatal("the server is asked once more")
+					}
+					next := answers[0]
+					answers = answers[1:]
+					return next.job, next.err
+				},
+				line:  func(*registry.CheckJob) string { return "so far" },
+				print: func(*registry.CheckJob) error { printed++; return nil },
+				wrong: func(*registry.CheckJob) error { return c.wrong },
+			}.run(cmd, c.flags, &choice{value: "text"})
+			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+				t.Errorf("it ends with %v, want %q", err, c.want)
+			}
+			if printed != c.printed || len(answers) > 0 {
+				t.Errorf("printed %d times, want %d; %d answers are left\n%s", printed, c.printed, len(answers), out.String())
+			}
+		})
+	}
+}
