@@ -43,6 +43,7 @@ func (s *Server) getBlob(ex *exchange, r *http.Request) error {
 	}
 	if small := s.registry.SmallBlob(r.Context(), b); small != nil {
 		s.blobPart(ex, b, part, partial)
+		writeTogether(r, int(part.length))
 		if err := s.write(ex, small[part.start:part.start+part.length]); err != nil {
 			ex.cause = fmt.Errorf("sending blob %s: %w", b.Digest, err)
 		}

@@ -214,6 +214,7 @@ func (s *Server) Configure(h *http.Server) {
 	h.IdleTimeout = 2 * time.Minute
 	h.MaxHeaderBytes = 64 << 10
 	h.ReadTimeout, h.WriteTimeout = 0, 0
+	h.ConnContext = withConn
 	h.ErrorLog = slog.NewLogLogger(s.log.Handler(), slog.LevelWarn)
 }
 

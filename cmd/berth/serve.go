@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"berth/server"
 )
 
 // version is set by the linker.
@@ -109,7 +111,7 @@ func serve(ctx context.Context, c *config, stdout io.Writer, log *slog.Logger) e
 		if main.TLSConfig != nil {
 			failed <- main.ServeTLS(listener, "", "")
 		} else {
-			failed <- main.Serve(listener)
+			failed <- main.Serve(server.Listen(listener))
 		}
 	})
 	group.Go(func() { a.keyFiles.watch(background, keyFileInterval) })
