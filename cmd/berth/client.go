@@ -485,6 +485,12 @@ func terminal(cmd *cobra.Command) (int, bool) {
 	return int(f.Fd()), true
 }
 
+// byteReader reads no more than is asked for at the moment: what is typed ahead is for
+// the question after this one.
+type byteReader struct{ r io.Reader }
+
+func (b byteReader) Read(p []byte) (int, error) { return b.r.Read(p[:min(len(p), 1)]) }
+
 // askPassword asks on the terminal, without echo. It reports false when there
 // is no terminal.
 func askPassword(cmd *cobra.Command, prompt string) (string, bool, error) {
@@ -499,7 +505,7 @@ func askPassword(cmd *cobra.Command, prompt string) (string, bool, error) {
 	screen := term.NewTerminal(struct {
 		io.Reader
 		io.Writer
-	}{cmd.InOrStdin(), cmd.ErrOrStderr()}, "")
+	}{byteReader{cmd.InOrStdin()}, cmd.ErrOrStderr()}, "")
 	password, err := interruptible(cmd.Context(), func() (string, error) { return screen.ReadPassword(prompt) })
 	if errors.Is(err, io.EOF) { // Ctrl-C, which is no signal in this mode, or Ctrl-D
 		err = context.Canceled
