@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -182,7 +183,7 @@ func (r *results) valueTable(b *strings.Builder) {
 		}
 	}
 	if notes != "" {
-		b.WriteString("\nNot all of it was done by those who are slow at it, which is in their favour:\n\n" + notes)
+		b.WriteString("\nNot all of it was done by those who are slow at it:\n\n" + notes)
 	}
 }
 
@@ -257,6 +258,14 @@ func (r *results) errorList(b *strings.Builder) {
 		}
 	}
 	b.WriteString("\n")
+}
+
+// count writes how many there are of something.
+func count(n int) string {
+	if n < 1000 {
+		return strconv.Itoa(n)
+	}
+	return number(float64(n))
 }
 
 // number writes a figure with three digits that matter.
