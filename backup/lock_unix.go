@@ -25,5 +25,10 @@ func lockFile(path string) (unlock func(), err error) {
 		}
 		return nil, fmt.Errorf("locking %s: %w", path, err)
 	}
-	return func() { _ = f.Close() }, nil // and with it the lock
+	return func() {
+		// Closing is not enough: a program that another goroutine starts at this moment has the
+		// file too, until it is replaced, and the lock with it.
+		_ = unix.Flock(int(f.Fd()), unix.LOCK_UN)
+		_ = f.Close()
+	}, nil
 }
