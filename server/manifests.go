@@ -102,6 +102,10 @@ func (s *Server) putManifest(ex *exchange, r *http.Request) error {
 	return nil
 }
 
+// usualManifest is how many bytes are taken for a manifest because its length was announced;
+// hardly any has more, and those that do take more as they come.
+const usualManifest = 32 << 10
+
 // readManifest reads a body up to the limit, and no further: what a client
 // announces or sends beyond it takes no memory (CVE-2017-11468).
 func (s *Server) readManifest(r *http.Request) ([]byte, error) {
@@ -111,7 +115,7 @@ func (s *Server) readManifest(r *http.Request) ([]byte, error) {
 	}
 	var buf bytes.Buffer
 	if r.ContentLength > 0 {
-		buf.Grow(int(r.ContentLength) + bytes.MinRead)
+		buf.Grow(int(min(r.ContentLength, usualManifest)) + bytes.MinRead)
 	}
 	if _, err := buf.ReadFrom(io.LimitReader(r.Body, s.maxManifestSize+1)); err != nil {
 		return nil, oci.Errorf(oci.CodeManifestInvalid, "the manifest ended before its announced length: push it again").WithCause(err)

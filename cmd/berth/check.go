@@ -102,7 +102,7 @@ func remoteCheck(cmd *cobra.Command, r *remote, run registry.CheckRun, flags job
 			if err != nil {
 				return nil, err
 			}
-			return recast[*registry.CheckJob](job)
+			return api.Recast[*registry.CheckJob](job)
 		},
 		cancel: func(ctx context.Context) error { return done(s.CancelCheckWithResponse(ctx)) },
 		line:   func(job *registry.CheckJob) string { return checkLine(job.Report) },

@@ -40,7 +40,7 @@ func remoteCopy(cmd *cobra.Command, f *transferFlags, kind string, rate float64)
 		if err != nil {
 			return nil, err
 		}
-		return recast[*backup.Job](job)
+		return api.Recast[*backup.Job](job)
 	}
 	switch kind {
 	case backup.KindRestore:

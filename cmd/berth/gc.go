@@ -196,7 +196,7 @@ func remoteGC(cmd *cobra.Command, r *remote, dryRun, status bool, output *choice
 		if err != nil {
 			return err
 		}
-		report, err := recast[registry.GCReport](shown)
+		report, err := api.Recast[registry.GCReport](shown)
 		if err != nil {
 			return err
 		}
@@ -275,7 +275,7 @@ func printCollector(cmd *cobra.Command, output *choice, c api.Collector) error {
 		_, err := fmt.Fprintln(w, "\nNothing was collected yet.")
 		return err
 	}
-	last, err := recast[registry.GCReport](c.Last)
+	last, err := api.Recast[registry.GCReport](c.Last)
 	if err == nil {
 		_, err = fmt.Fprintf(w, "\nLast, at %s: %s\n", showTime(*c.LastAt), gcLine(last))
 	}

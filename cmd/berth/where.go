@@ -1,8 +1,6 @@
 package main
 
 import (
-	"encoding/json"
-	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -41,18 +39,4 @@ func (p *place) remote(cmd *cobra.Command) (bool, error) {
 		return false, err
 	}
 	return !c.Explicit["database_url"] && !c.Explicit["storage_url"] && !c.Explicit["data_dir"], nil
-}
-
-// recast gives an answer of the management API in the registry's own type, which
-// has the same JSON, so that both ways print alike.
-func recast[T any](v any) (T, error) {
-	var out T
-	text, err := json.Marshal(v)
-	if err == nil {
-		err = json.Unmarshal(text, &out)
-	}
-	if err != nil {
-		err = fmt.Errorf("the server's answer cannot be read: is it of another version? %w", err)
-	}
-	return out, err
 }

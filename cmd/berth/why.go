@@ -54,7 +54,7 @@ A server tells everybody of the repositories that they may pull from, and admins
 				if err != nil {
 					return err
 				}
-				why, err := recast[registry.Why](shown)
+				why, err := api.Recast[registry.Why](shown)
 				if err != nil {
 					return err
 				}
@@ -294,7 +294,7 @@ func remoteDu(cmd *cobra.Command, r *remote, team string, output *choice) error 
 		if output.value == "json" {
 			return printJSON(w, shown)
 		}
-		usage, err := recast[registry.Usage](shown)
+		usage, err := api.Recast[registry.Usage](shown)
 		if err != nil {
 			return err
 		}

@@ -17,7 +17,7 @@ func (h *handler) copyJob(ctx context.Context, kind, noun, starts string) (shown
 	if err != nil {
 		return shown, err
 	}
-	return recast[api.CopyJob](job)
+	return api.Recast[api.CopyJob](job)
 }
 
 // startCopy starts a job in the background, at so many bytes a second. body is the request's.
@@ -30,7 +30,7 @@ func (h *handler) startCopy(ctx context.Context, kind string, rate *int64, body 
 	if err != nil {
 		return shown, err
 	}
-	return recast[api.CopyJob](job)
+	return api.Recast[api.CopyJob](job)
 }
 
 // GetBackup shows the backup, or the verifying of one, that runs, or the last one.

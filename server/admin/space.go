@@ -2,8 +2,6 @@ package admin
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"time"
 
 	"berth/api"
@@ -12,20 +10,6 @@ import (
 	"berth/oci"
 	"berth/registry"
 )
-
-// recast gives a value of the registry in the API's type: the document uses the
-// registry's own JSON, which the command line prints from both.
-func recast[T any](v any) (T, error) {
-	var out T
-	text, err := json.Marshal(v)
-	if err == nil {
-		err = json.Unmarshal(text, &out)
-	}
-	if err != nil {
-		err = fmt.Errorf("writing the answer: %w", err)
-	}
-	return out, err
-}
 
 // collectLimit is how long one call of the collector works: less than clients
 // and proxies wait.
@@ -45,7 +29,7 @@ func (h *handler) GetCollector(ctx context.Context, _ api.GetCollectorRequestObj
 		return api.CollectorQueue{Name: q.Name, Length: q.Length, OldestSeconds: int64(q.Oldest / time.Second)}
 	})
 	if s.Last != nil {
-		report, err := recast[api.CollectorReport](s.Last.GCReport)
+		report, err := api.Recast[api.CollectorReport](s.Last.GCReport)
 		if err != nil {
 			return nil, err
 		}
@@ -91,7 +75,7 @@ func (h *handler) RunCollector(ctx context.Context, r api.RunCollectorRequestObj
 }
 
 func collectorReport(report registry.GCReport) (api.RunCollectorResponseObject, error) {
-	shown, err := recast[api.CollectorReport](report)
+	shown, err := api.Recast[api.CollectorReport](report)
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +101,7 @@ func (h *handler) GetCheck(ctx context.Context, _ api.GetCheckRequestObject) (ap
 	if job == nil {
 		return nil, oci.Errorf(oci.CodeNotFound, "no check was started within three months: POST /instance/check, or berth check, starts one")
 	}
-	shown, err := recast[api.Check](job)
+	shown, err := api.Recast[api.Check](job)
 	return api.GetCheck200JSONResponse(shown), err
 }
 
@@ -137,7 +121,7 @@ func (h *handler) StartCheck(ctx context.Context, r api.StartCheckRequestObject)
 	if err != nil {
 		return nil, err
 	}
-	shown, err := recast[api.Check](job)
+	shown, err := api.Recast[api.Check](job)
 	return api.StartCheck202JSONResponse(shown), err
 }
 
@@ -155,7 +139,7 @@ func (h *handler) GetInstanceUsage(ctx context.Context, _ api.GetInstanceUsageRe
 	if err != nil {
 		return nil, err
 	}
-	shown, err := recast[api.InstanceUsage](usage)
+	shown, err := api.Recast[api.InstanceUsage](usage)
 	return api.GetInstanceUsage200JSONResponse(shown), err
 }
 
@@ -219,6 +203,6 @@ func (h *handler) ExplainDigest(ctx context.Context, r api.ExplainDigestRequestO
 	if err != nil {
 		return nil, err
 	}
-	shown, err := recast[api.DigestHolders](why)
+	shown, err := api.Recast[api.DigestHolders](why)
 	return api.ExplainDigest200JSONResponse(shown), err
 }
