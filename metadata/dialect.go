@@ -23,6 +23,8 @@ type dialect interface {
 	isRetryable(error) bool
 	// isUnavailable: the database, not the statement, is the trouble.
 	isUnavailable(error) bool
+	// isFull: it is, because its disk has no room.
+	isFull(error) bool
 
 	// keyShare ends a SELECT that keeps the row's key until the transaction ends.
 	keyShare() string
@@ -80,6 +82,8 @@ func (postgresDialect) isUnavailable(err error) bool {
 	return errors.As(err, &connect) || errors.As(err, &network) || errors.Is(err, driver.ErrBadConn) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || pgconn.SafeToRetry(err)
 }
+
+func (postgresDialect) isFull(err error) bool { return pgCode(err) == "53100" }
 
 func (postgresDialect) keyShare() string  { return " FOR KEY SHARE" }
 func (postgresDialect) forUpdate() string { return " FOR UPDATE" }
@@ -147,6 +151,8 @@ func (sqliteDialect) isUnavailable(err error) bool {
 	}
 	return false
 }
+
+func (sqliteDialect) isFull(err error) bool { return sqliteCode(err)&0xff == sqlite3.SQLITE_FULL }
 
 func (sqliteDialect) keyShare() string                             { return "" }
 func (sqliteDialect) forUpdate() string                            { return "" }

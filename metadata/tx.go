@@ -149,6 +149,9 @@ func (db *DB) classify(ctx context.Context, err error) error {
 		}
 		return fmt.Errorf("%w: %w", ended, err)
 	}
+	if db.dialect.isFull(err) {
+		return oci.Errorf(oci.CodeUnavailable, "the disk of this registry's database is full: nothing was changed, try again when its operator has made room").WithCause(err)
+	}
 	// A deadline that is not the caller's is one of ours, for connecting.
 	if db.closed.Load() || errors.Is(err, sql.ErrConnDone) || errors.Is(err, errClosed) || errors.Is(err, context.DeadlineExceeded) || db.dialect.isUnavailable(err) {
 		return oci.Errorf(oci.CodeUnavailable, "the database cannot be reached now, try again later").WithCause(err)

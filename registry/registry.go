@@ -120,5 +120,8 @@ func storeError(err error) error {
 	case errors.Is(err, storage.ErrSession):
 		return oci.Errorf(oci.CodeBlobUploadInvalid, "the upload cannot be continued, because its bytes were lost or another request wrote to it: start again with a new upload").WithCause(err)
 	}
+	if storage.Full(err) {
+		return oci.Errorf(oci.CodeUnavailable, "the storage of this registry is full: nothing was stored, push again when its operator has made room").WithCause(err)
+	}
 	return oci.Errorf(oci.CodeUnavailable, "the storage cannot take or give bytes now, try again later").WithCause(err)
 }

@@ -28,6 +28,7 @@ import (
 	"iter"
 	"os"
 	"regexp"
+	"syscall"
 	"time"
 )
 
@@ -41,6 +42,15 @@ var ErrSession = errors.New("storage: the session cannot be continued")
 
 // ErrOutOfRange says that an offset lies beyond the end of an object.
 var ErrOutOfRange = errors.New("storage: out of range")
+
+// ErrFull says that the place where the bytes are kept has no room; see Full.
+var ErrFull = errors.New("storage: full")
+
+// Full reports whether a store failed because there is no room left, on the disk, in a
+// quota of it, or in the bucket: whoever runs the registry has to make some.
+func Full(err error) bool {
+	return errors.Is(err, ErrFull) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
 
 // Session is the state of an unfinished object, at most 1 MiB of text. It is
 // opaque: only the store that made it reads it.

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/minio/minio-go/v7"
+
 	"berth/storage"
 )
 
@@ -173,5 +175,17 @@ func TestJoin(t *testing.T) {
 		if err != nil || got.size != int64(len(data)) || got.crc != crc32.Checksum(data, castagnoli) {
 			t.Errorf("cut at %v: %+v, %v", cuts, got, err)
 		}
+	}
+}
+
+// What S3 says is told in the contract's words, so that people read what to do.
+func TestTranslate(t *testing.T) {
+	for code, full := range map[string]bool{"XMinioStorageFull": true, "XMinioAdminBucketQuotaExceeded": true, "SlowDown": false} {
+		if err := translate(minio.ErrorResponse{Code: code}); storage.Full(err) != full || !strings.Contains(err.Error(), code) && full {
+			t.Errorf("%s: %v", code, err)
+		}
+	}
+	if err := translate(minio.ErrorResponse{Code: minio.NoSuchUpload}); !errors.Is(err, storage.ErrSession) {
+		t.Error(err)
 	}
 }

@@ -529,6 +529,8 @@ func translate(err error) error {
 	switch code(err) {
 	case minio.NoSuchUpload, minio.InvalidPart, minio.InvalidPartOrder, "EntityTooSmall":
 		return fmt.Errorf("%w: S3 answers %s: %w", storage.ErrSession, code(err), err)
+	case "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded":
+		return fmt.Errorf("%w: S3 answers %s: %w", storage.ErrFull, code(err), err)
 	case minio.AccessDenied:
 		return fmt.Errorf("S3 denies access; check the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role) and the bucket's policy: %w", err)
 	}
