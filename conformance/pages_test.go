@@ -253,12 +253,17 @@ func TestPages(t *testing.T) {
 			"https://registry.example.com", "$BERTH_SERVER",
 			"aws dynamodb scan --table-name d.ims.io.tokens --output json", "echo '{\"Items\":[]}'"},
 			says: []string{`{"token":"`}},
-		"docs/backup.md": {edits: []string{"/backup/berth", "$PWD/backup", "-u admin", "-fsS -u admin:" + AdminPassword, "https://registry.example.com", "$BERTH_SERVER",
-			"curl -fsS -u admin:" + AdminPassword + " -H 'Content-Type: application/json' -d '{\"verify\":true}'",
-			"while curl -fsS -u admin:" + AdminPassword + " $BERTH_SERVER/api/v1/instance/backup | grep '\"running\"'; do sleep 0.1; done\n" +
-				"curl -fsS -u admin:" + AdminPassword + " -H 'Content-Type: application/json' -d '{\"verify\":true}'",
-			"-fsS -u admin:" + AdminPassword + " -X DELETE", "-sS -u admin:" + AdminPassword + " -X DELETE"}, // it may have ended
-			says: []string{"backed up", "checked: "}},
+		"docs/backup.md": {edits: []string{
+			"/backup/berth", "$PWD/backup",
+			"export BERTH_TARGET_DATABASE_URL=sqlite:/var/lib/berth-restored/berth.db BERTH_TARGET_STORAGE_URL=file:/var/lib/berth-restored/blobs\nberth serve\n", "", // it runs
+			"http://localhost:5000", "$BERTH_SERVER",
+			"$SERVER --cancel", "$SERVER --cancel || true", // it has ended
+			"curl -u admin", "curl -fsS -u admin:" + AdminPassword,
+			"-fsS -u admin:" + AdminPassword + " -X DELETE", "-sS -u admin:" + AdminPassword + " -X DELETE", // it may have ended
+			"curl -fsS -u admin:" + AdminPassword + " -H 'Content-Type: application/json' -d '{}' $SERVER/api/v1/instance/restore",
+			"while curl -fsS -u admin:" + AdminPassword + " $SERVER/api/v1/instance/backup | grep '\"running\"'; do sleep 0.1; done\n" +
+				"curl -fsS -u admin:" + AdminPassword + " -H 'Content-Type: application/json' -d '{}' $SERVER/api/v1/instance/restore"},
+			says: []string{"backed up", "checked: ", `"kind":"restore"`}},
 		"docs/sign-in-aws.md": {section: "Let an account in", says: []string{"role ci-* of account 123456789012 may pull, push"}},
 		"docs/keyless-ci.md": {until: "Try it without a platform", edits: []string{"https://registry.example.com", "$BERTH_SERVER"},
 			says: []string{"act as core+ci"}},
@@ -289,6 +294,7 @@ func TestPages(t *testing.T) {
 			}
 			backend := NewBackend(t, Embedded)
 			s := backend.Start(t, "BERTH_BACKUP_URL="+filepath.Join(b.home, "backups"),
+				"BERTH_TARGET_DATABASE_URL=sqlite:"+filepath.Join(b.home, "restored.db"), "BERTH_TARGET_STORAGE_URL=file:"+filepath.Join(b.home, "restored"),
 				"BERTH_OIDC_TRUSTED_ISSUERS=https://kubernetes.default.svc.cluster.local")
 			if !p.empty {
 				newWorld(t, s)
