@@ -34,6 +34,7 @@ run: build ## Build Berth and start it on port 5000, data in ./berth-data
 build: ## Build the static binary ./berth
 	$(GO_BUILD) -o $(BIN) ./cmd/berth
 
+# -parallel 4: tests with real clients wait more than they compute, also on two cores.
 .PHONY: test
 test: tools ## Everything: tools, checks, all tests with real servers and clients (PKG=, ARGS=)
 	@failed=; \
@@ -41,7 +42,7 @@ test: tools ## Everything: tools, checks, all tests with real servers and client
 	race=$$(go list $(RACE)); once=$$(grep -vxF "$$(go list $(LONG))" <<<"$$race"); packages=$$(go list $(PKG)); \
 	watched=$$(grep -xF "$$race" <<<"$$packages" || true); others=$$(grep -vxF "$$once" <<<"$$packages" || true); \
 	if [ -n "$$watched" ]; then go run ./testenv/withservers go test $(RACE_FLAGS) -short -p 2 -timeout 25m $(ARGS) $$watched || failed="$$failed race-tests"; fi; \
-	if [ -n "$$others" ]; then go run ./testenv/withservers go test -p 2 -timeout 25m $(ARGS) $$others || failed="$$failed tests"; fi; \
+	if [ -n "$$others" ]; then go run ./testenv/withservers go test -p 2 -parallel 4 -timeout 25m $(ARGS) $$others || failed="$$failed tests"; fi; \
 	if [ -n "$$failed" ]; then echo "FAILED:$$failed"; exit 1; fi; echo "all checks and tests passed"
 
 .PHONY: verify
