@@ -220,7 +220,7 @@ func (b *bench) with(ctx context.Context, kinds []string, url, user string, all 
 }
 
 // perTarget is what the data of a target takes at most, in bytes, roughly.
-const perTarget = 2.8e9
+const perTarget = 4.5e9
 
 // publicArgs leaves out what is private to a machine: paths and passwords.
 func publicArgs(args []string) (list []string) {

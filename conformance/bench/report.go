@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -46,7 +47,12 @@ func (r *results) save(path string) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(path, append(b, '\n'), 0o644)
+	// An hour's samples are not lost to a disk that is full by now.
+	fresh := path + ".new"
+	if err := os.WriteFile(fresh, append(b, '\n'), 0o644); err != nil {
+		return errors.Join(err, os.Remove(fresh))
+	}
+	return os.Rename(fresh, path)
 }
 
 func (r *results) target(t *target) {
