@@ -198,7 +198,8 @@ func testOwnImage(t *testing.T, w *world, d *daemons) {
 		t.Fatal(err)
 	}
 	file := filepath.Join(b.home, "berth.tar")
-	cmd := exec.Command("go", "run", "./deploy/image", "-binary", PlainBinary(t), "-tag", "berth:own", "-o", file)
+	local := unique("berth") + ":own" // the world of the other backend has the same daemon
+	cmd := exec.Command("go", "run", "./deploy/image", "-binary", PlainBinary(t), "-tag", local, "-o", file)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "GOPROXY=off") // offline
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -209,9 +210,9 @@ func testOwnImage(t *testing.T, w *world, d *daemons) {
 	}
 	ref := w.Host + "/" + unique("core/berth") + ":own"
 	b.run(docker, "load", "-q", "-i", file)
-	b.run(docker, "tag", "berth:own", ref)
+	b.run(docker, "tag", local, ref)
 	b.run(docker, "push", ref)
-	b.run(docker, "rmi", "-f", "berth:own", ref)
+	b.run(docker, "rmi", "-f", local, ref)
 	b.run(docker, "pull", ref)
 	if out := b.run(docker, "inspect", "--format", "{{.Config.User}} {{json .Config.Entrypoint}}", ref); !strings.Contains(out, `65532:65532 ["/berth"]`) {
 		t.Errorf("the pulled image runs as %s", out)
