@@ -76,7 +76,7 @@ func (tx *Tx) Access(ctx context.Context, userID int64, repositories []string) (
 		args = append(args, name, oci.Team(name))
 		rows[i] = "(CAST($" + strconv.Itoa(len(args)-1) + " AS TEXT), CAST($" + strconv.Itoa(len(args)) + " AS TEXT))"
 	}
-	return remember(tx, func(query string, args []any) (facts map[string]AccessFacts, size int, err error) {
+	return remember(ctx, tx, func(query string, args []any) (facts map[string]AccessFacts, size int, err error) {
 		facts = make(map[string]AccessFacts, len(repositories))
 		err = tx.each(ctx, func(rows *sql.Rows) error {
 			var name string
@@ -167,7 +167,7 @@ const maxPullPatterns = 5000
 // PullPatterns gives the different patterns of the grants that let a user pull,
 // in byte order. The error is an UNAVAILABLE for a user with more than 5,000.
 func (tx *Tx) PullPatterns(ctx context.Context, userID int64) ([]string, error) {
-	patterns, err := remember(tx, func(query string, args []any) ([]string, int, error) {
+	patterns, err := remember(ctx, tx, func(query string, args []any) ([]string, int, error) {
 		found, err := list(ctx, tx, scanString, query, args...)
 		return found, sizeOf(found), err
 	}, `

@@ -22,7 +22,7 @@ type Blob struct {
 // also when its bytes are known to be lost: so that the client pushes them
 // again. One statement.
 func (tx *Tx) Blob(ctx context.Context, repository string, d digest.Digest) (Blob, error) {
-	b, err := remember(tx, func(query string, args []any) (Blob, int, error) {
+	b, err := remember(ctx, tx, func(query string, args []any) (Blob, int, error) {
 		b := Blob{Digest: digest.Digest(strings.Clone(string(d)))} // the request's buffer is not kept alive
 		err := tx.row(ctx, query, args...).Scan(&b.Key, &b.Size)
 		return b, len(b.Digest) + len(b.Key), err

@@ -71,7 +71,7 @@ func (tx *Tx) ManifestHeadByTag(ctx context.Context, repository, tag string) (Ma
 }
 
 func (tx *Tx) manifest(ctx context.Context, query string, payload bool, repository, reference string) (Manifest, error) {
-	m, err := remember(tx, func(query string, args []any) (m Manifest, size int, err error) {
+	m, err := remember(ctx, tx, func(query string, args []any) (m Manifest, size int, err error) {
 		row := tx.row(ctx, query, args...)
 		if payload {
 			var bytes []byte

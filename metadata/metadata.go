@@ -38,9 +38,8 @@ type Options struct {
 	// MaxConns bounds the connections to Postgres; 0 means 16. UpdateRelaxed has
 	// a second pool of the same size.
 	MaxConns int
-	// ReadCache is how many bytes of what was read from SQLite are remembered while the
-	// database does not change; 0 is none. It takes a file descriptor until the process ends. Postgres
-	// takes no notice.
+	// ReadCache is how many bytes of what was read are remembered while the database
+	// does not change; 0 is none. On SQLite it takes a file descriptor until the process ends.
 	ReadCache int
 	// Logger gets what no caller can be told; nil discards it.
 	Logger *slog.Logger
@@ -59,7 +58,7 @@ type DB struct {
 	stmts   stmtCache
 	pools   []*pgxpool.Pool
 	writer  *writer    // SQLite only
-	cache   *readCache // SQLite only, and only where it is possible
+	cache   *readCache // nil without one, and where it is not possible
 	files   fs.FS      // the migrations of this engine
 	closed  atomic.Bool
 }
@@ -92,7 +91,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	return db, nil
 }
 
-func (db *DB) openSQLite(ctx context.Context, path string, readCache int) error {
+func (db *DB) openSQLite(ctx context.Context, path string, cacheSize int) error {
 	db.dialect = sqliteDialect{}
 	if path == "" {
 		return errors.New("the database URL sqlite: needs a path behind it")
@@ -138,9 +137,12 @@ func (db *DB) openSQLite(ctx context.Context, path string, readCache int) error 
 	db.reads.SetMaxIdleConns(readers())
 	db.reads.SetConnMaxIdleTime(time.Minute)
 	db.stmts.prepare, db.stmts.direct = db.reads.PrepareContext, db.reads
-	if readCache > 0 {
-		if db.cache, err = openReadCache(ctx, conn, path, readCache); err != nil {
+	if cacheSize > 0 {
+		states, err := openSQLiteStates(ctx, conn, path)
+		if err != nil {
 			db.log.Warn("the database is read without a cache, which is slower", "error", err)
+		} else {
+			db.cache = &readCache{max: cacheSize, states: states}
 		}
 	}
 	db.writer = startWriter(db, writes, conn, path)
@@ -158,14 +160,14 @@ func (db *DB) Rest(ctx context.Context) error {
 	if db.closed.Load() {
 		return db.classify(ctx, errClosed)
 	}
+	if db.cache != nil {
+		db.cache.forget()
+	}
 	if db.writer == nil {
 		for _, pool := range db.pools {
 			pool.Reset()
 		}
 		return nil
-	}
-	if db.cache != nil {
-		db.cache.forget()
 	}
 	db.reads.SetMaxIdleConns(-1) // closes those that are idle
 	db.reads.SetMaxIdleConns(readers())
@@ -180,6 +182,7 @@ func (db *DB) openPostgres(ctx context.Context, o Options) error {
 	if o.MaxConns <= 0 {
 		o.MaxConns = 16
 	}
+	var states snapshots
 	open := func(params map[string]string) (*sql.DB, error) {
 		config, err := pgxpool.ParseConfig(o.URL)
 		if err != nil {
@@ -196,6 +199,7 @@ func (db *DB) openPostgres(ctx context.Context, o Options) error {
 		for k, v := range params {
 			config.ConnConfig.RuntimeParams[k] = v
 		}
+		config.AfterConnect = states.connected
 		pool, err := pgxpool.NewWithConfig(ctx, config)
 		if err != nil {
 			return nil, err
@@ -209,6 +213,10 @@ func (db *DB) openPostgres(ctx context.Context, o Options) error {
 	}
 	if db.relaxed, err = open(map[string]string{"synchronous_commit": "off"}); err != nil {
 		return err
+	}
+	if o.ReadCache > 0 {
+		states.ask = askPostgres(db.pools[0])
+		db.cache = &readCache{max: o.ReadCache, states: &states}
 	}
 	return db.Ping(ctx)
 }

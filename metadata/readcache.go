@@ -10,28 +10,44 @@ import (
 	"sync/atomic"
 )
 
-// readCache remembers what single statements have found in SQLite, for exactly as
-// long as the database is as it was. Losing it changes nothing but speed.
+// readCache remembers what single statements have found, for exactly as long as the
+// database is as it was. Losing it changes nothing but speed.
 //
-// It rests on the rule by which SQLite keeps its own cache of pages: the header of
-// the wal-index, which all processes that use the database share, changes with each
-// commit before that commit returns, and two reads that begin under the same header
-// see the same state (https://sqlite.org/walformat.html, "The WAL-Index Header"). So an answer that was found
-// while the header did not change is what the statement would find now, as long as the
-// header is the same, whoever writes, also another process.
+// It rests on something that names the state of the database: two reads under the same name
+// see the same, and a name that is gone does not come back. On SQLite that is the header
+// of the wal-index (walindex_linux.go), on Postgres the transactions that a statement sees
+// (snapshot.go). An answer is put under a name that was read before the statement ran,
+// and counts when the same name is read after somebody asked again. Nothing was committed in
+// between, by nobody, so it is what the statement would find now.
 //
 // It knows nothing of time: statements that compare with the clock get it as an
 // argument, and arguments are part of what is asked.
 type readCache struct {
-	max int // bytes of all answers together
+	max    int // bytes of all answers together
+	states stateReader
 
 	mu      sync.RWMutex
-	index   *walIndex // nil when closed
-	at      walHeader // under which all answers were found
+	at      dbState // under which all answers are; zero is none
 	answers map[question]any
 	bytes   int
 
 	hits atomic.Int64
+}
+
+// dbState names a state of the database.
+type dbState struct {
+	header   walHeader // SQLite
+	snapshot string    // Postgres
+}
+
+// stateReader reads the state of a database.
+type stateReader interface {
+	// state gives the state at some moment after it was called, or reports that it is
+	// not to be had now.
+	state(ctx context.Context) (dbState, bool)
+	// free reports whether state costs next to nothing.
+	free() bool
+	close() error
 }
 
 // question is a statement with its arguments.
@@ -46,9 +62,9 @@ const (
 	answerShare = 16
 )
 
-// openReadCache makes the cache of a database. The connection stays open for as long as
-// the cache is used, so that nobody can take the wal-index away.
-func openReadCache(ctx context.Context, conn *sql.Conn, path string, max int) (*readCache, error) {
+// openSQLiteStates reads the states of a database. The connection stays open for as long as
+// they are read, so that nobody can take the wal-index away.
+func openSQLiteStates(ctx context.Context, conn *sql.Conn, path string) (*walIndex, error) {
 	var mode string
 	if err := conn.QueryRowContext(ctx, `PRAGMA journal_mode`).Scan(&mode); err != nil {
 		return nil, err
@@ -65,41 +81,65 @@ func openReadCache(ctx context.Context, conn *sql.Conn, path string, max int) (*
 	if err != nil {
 		return nil, err
 	}
-	index, err := openWALIndex(path)
-	if err != nil {
-		return nil, err
-	}
-	return &readCache{max: max, index: index}, nil
+	return openWALIndex(path)
 }
 
-// find gives the answer, and the header to put one under when it has none.
-func (c *readCache) find(query string, args []byte) (answer any, ok bool, at walHeader, readable bool) {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	if at, readable = c.index.header(); readable && at == c.at {
-		if answer, ok = c.answers[question{query, string(args)}]; ok {
-			c.hits.Add(1)
+// find gives the answer, and the state to put one under when it has none.
+func (c *readCache) find(ctx context.Context, query string, args []byte) (answer any, ok bool, at dbState, readable bool) {
+	if !c.states.free() {
+		c.mu.RLock()
+		_, known := c.answers[question{query, string(args)}]
+		at = c.at
+		c.mu.RUnlock()
+		// The last state that was read does for an answer to come, however old: it counts
+		// only if it still holds when the answer is asked for.
+		if !known && at != (dbState{}) {
+			return nil, false, at, true
 		}
 	}
-	return answer, ok, at, readable
+	at, readable = c.states.state(ctx)
+	if !readable {
+		return nil, false, at, false
+	}
+	c.mu.RLock()
+	same := c.at == at
+	if same {
+		answer, ok = c.answers[question{query, string(args)}]
+	}
+	c.mu.RUnlock()
+	if ok {
+		c.hits.Add(1)
+	}
+	if !same {
+		c.begin(at)
+	}
+	return answer, ok, at, true
 }
 
-// put keeps an answer that was found after the header was read, unless the database
-// has changed since.
-func (c *readCache) put(at walHeader, q question, answer any, bytes int) {
+// begin forgets what was found under another state.
+func (c *readCache) begin(at dbState) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.at != at {
+		c.at, c.answers, c.bytes = at, map[question]any{}, 0
+	}
+}
+
+// put keeps an answer that was found after the state was read, unless another one
+// has been read since.
+func (c *readCache) put(at dbState, q question, answer any, bytes int) {
 	bytes += len(q.query) + len(q.args) + answerCost
 	if bytes > c.max/answerShare {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if now, readable := c.index.header(); !readable || now != at {
+	if c.at != at {
 		return
 	}
-	// All answers are of one state, so a new state forgets them all. So does a full
-	// cache: what is asked often is back soon.
-	if c.at != at || c.bytes+bytes > c.max || len(c.answers) >= maxAnswers {
-		c.at, c.answers, c.bytes = at, map[question]any{}, 0
+	// A full cache forgets all: what is asked often is back soon.
+	if c.bytes+bytes > c.max || len(c.answers) >= maxAnswers {
+		c.answers, c.bytes = map[question]any{}, 0
 	}
 	c.answers[q] = answer
 	c.bytes += bytes
@@ -108,22 +148,18 @@ func (c *readCache) put(at walHeader, q question, answer any, bytes int) {
 func (c *readCache) forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.at, c.answers, c.bytes = walHeader{}, nil, 0
+	c.at, c.answers, c.bytes = dbState{}, nil, 0
 }
 
 func (c *readCache) close() error {
 	c.forget()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	index := c.index
-	c.index = nil
-	return index.close()
+	return c.states.close()
 }
 
 // remember answers a statement from the cache, or by find, which runs it and says how
 // many bytes the answer takes. An answer is everybody's: nobody may change it. An
 // error is not remembered.
-func remember[T any](tx *Tx, find func(query string, args []any) (T, int, error), query string, args ...any) (T, error) {
+func remember[T any](ctx context.Context, tx *Tx, find func(query string, args []any) (T, int, error), query string, args ...any) (T, error) {
 	var room [256]byte
 	asked, ok := room[:0], tx.cache != nil
 	if ok {
@@ -133,7 +169,7 @@ func remember[T any](tx *Tx, find func(query string, args []any) (T, int, error)
 		answer, _, err := find(query, args)
 		return answer, err
 	}
-	known, hit, at, readable := tx.cache.find(query, asked)
+	known, hit, at, readable := tx.cache.find(ctx, query, asked)
 	if hit {
 		return known.(T), nil
 	}
@@ -164,7 +200,7 @@ func appendArgs(b []byte, args []any) ([]byte, bool) {
 
 // rememberNames is remember for names, which see.
 func (tx *Tx) rememberNames(ctx context.Context, query string, args ...any) ([]string, error) {
-	return remember(tx, func(query string, args []any) ([]string, int, error) {
+	return remember(ctx, tx, func(query string, args []any) ([]string, int, error) {
 		found, err := tx.names(ctx, query, args...)
 		return found, sizeOf(found), err
 	}, query, args...)

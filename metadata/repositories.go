@@ -136,7 +136,7 @@ func (tx *Tx) RepositoryNames(ctx context.Context, f RepositoryFilter) ([]string
 // isFresh reports whether the viewer's provider has vouched since Viewer.Fresh, or
 // there is none.
 func (tx *Tx) isFresh(ctx context.Context, v Viewer) (bool, error) {
-	seen, err := remember(tx, func(query string, args []any) (seen sql.NullInt64, _ int, err error) {
+	seen, err := remember(ctx, tx, func(query string, args []any) (seen sql.NullInt64, _ int, err error) {
 		return seen, 0, tx.row(ctx, query, args...).Scan(&seen)
 	}, `SELECT seen_at FROM users WHERE id = $1`, v.UserID)
 	if errors.Is(err, sql.ErrNoRows) {

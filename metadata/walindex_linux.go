@@ -1,9 +1,11 @@
 package metadata
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"sync/atomic"
 	"unsafe"
 
@@ -14,9 +16,12 @@ import (
 type walHeader [6]uint64
 
 // walIndex is SQLite's wal-index, of which only the header is read
-// (https://sqlite.org/walformat.html).
+// (https://sqlite.org/walformat.html). SQLite knows by it whether its own cache of pages still
+// holds: all processes that use the database share it, it changes with each commit before that commit
+// returns, and two reads that begin under the same header see the same state ("The WAL-Index Header").
 type walIndex struct {
-	memory []byte
+	mu     sync.RWMutex                  // the memory is there while it is read
+	memory []byte                        // nil when closed
 	words  *[2 * len(walHeader{})]uint64 // the two copies of the header
 }
 
@@ -47,13 +52,22 @@ func openWALIndex(database string) (*walIndex, error) {
 	return x, nil
 }
 
+func (x *walIndex) free() bool { return true }
+
+func (x *walIndex) state(context.Context) (dbState, bool) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	if x.memory == nil {
+		return dbState{}, false
+	}
+	h, readable := x.header()
+	return dbState{header: h}, readable
+}
+
 // header reads the header. It is not readable at the moment in which somebody
 // writes it, and after a writer died in that moment. A writer writes the second copy
 // first, so that two copies that are equal, the first read first, are a whole header.
 func (x *walIndex) header() (h walHeader, readable bool) {
-	if x == nil {
-		return h, false
-	}
 	for i := range h {
 		h[i] = atomic.LoadUint64(&x.words[i])
 	}
@@ -67,8 +81,9 @@ func (x *walIndex) header() (h walHeader, readable bool) {
 }
 
 func (x *walIndex) close() error {
-	if x == nil {
-		return nil
-	}
-	return unix.Munmap(x.memory)
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	memory := x.memory
+	x.memory = nil
+	return unix.Munmap(memory)
 }

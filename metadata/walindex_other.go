@@ -2,7 +2,10 @@
 
 package metadata
 
-import "errors"
+import (
+	"context"
+	"errors"
+)
 
 type walHeader struct{}
 
@@ -13,5 +16,6 @@ func openWALIndex(string) (*walIndex, error) {
 	return nil, errors.New("the wal-index is read on Linux only")
 }
 
-func (x *walIndex) header() (h walHeader, readable bool) { return h, false }
-func (x *walIndex) close() error                         { return nil }
+func (x *walIndex) state(context.Context) (dbState, bool) { return dbState{}, false }
+func (x *walIndex) free() bool                            { return true }
+func (x *walIndex) close() error                          { return nil }

@@ -73,7 +73,7 @@ func newLogger(c *config, w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, opts))
 }
 
-// readCache is how many bytes of what was read from SQLite are remembered. At rest they are given back.
+// readCache is how many bytes of what was read from the database are remembered. At rest they are given back.
 const readCache = 4 << 20
 
 // openDatabase connects and brings the schema up to date.
