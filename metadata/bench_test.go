@@ -183,7 +183,7 @@ func BenchmarkUploadSession(b *testing.B) {
 		defer cpu(b)()
 		for i := range b.N {
 			u := metadata.Upload{ID: fmt.Sprintf("%p-%d", b, i), Repository: "team/app", Session: "0"}
-			if err := db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error { _, err := tx.CreateUpload(ctx, u); return err }); err != nil {
+			if err := db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error { return tx.CreateUpload(ctx, u) }); err != nil {
 				b.Fatal(err)
 			}
 			next := u

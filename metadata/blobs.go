@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -50,13 +51,36 @@ func (tx *Tx) LinkBlob(ctx context.Context, repositoryID int64, d digest.Digest)
 	if err != nil {
 		return Blob{}, false, err
 	}
-	_, err = tx.exec(ctx, `
+	return b, true, tx.link(ctx, repositoryID, d)
+}
+
+func (tx *Tx) link(ctx context.Context, repositoryID int64, d digest.Digest) error {
+	_, err := tx.exec(ctx, `
 		INSERT INTO repository_blobs (repository_id, digest, created_at) VALUES ($1, $2, $3)
 		ON CONFLICT (repository_id, digest) DO UPDATE SET created_at = excluded.created_at`, repositoryID, string(d), micros(tx.now))
 	if err != nil && tx.db.dialect.isForeignKey(err) {
-		return Blob{}, false, errRepositoryGone(err)
+		return errRepositoryGone(err)
 	}
-	return b, err == nil, err
+	return err
+}
+
+// PutBlob records bytes that the store has, as InsertBlob, lets a repository serve the digest, as
+// LinkBlob, and gives what is under it then: when somebody else was faster, other bytes of the same digest.
+func (tx *Tx) PutBlob(ctx context.Context, repositoryID int64, b Blob) (Blob, error) {
+	// The blob that is in the way may be collected just then.
+	for range 3 {
+		inserted, err := tx.InsertBlob(ctx, b)
+		if err != nil {
+			return Blob{}, err
+		}
+		if inserted { // and nobody else can have it yet
+			return b, tx.link(ctx, repositoryID, b.Digest)
+		}
+		if other, linked, err := tx.LinkBlob(ctx, repositoryID, b.Digest); linked || err != nil {
+			return other, err
+		}
+	}
+	return Blob{}, fmt.Errorf("the blob %s is deleted by others all the time", b.Digest)
 }
 
 // InsertBlob records bytes that the store has. It reports false, and changes

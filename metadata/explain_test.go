@@ -279,6 +279,10 @@ func TestPlans(t *testing.T) {
 			_, err := tx.InsertBlob(ctx, metadata.Blob{Digest: fresh.Digest, Key: "fresh", Size: 1})
 			return err
 		}},
+		{"PutBlob", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.PutBlob(ctx, r, metadata.Blob{Digest: digest.FromString("fresher"), Key: "fresher", Size: 1})
+			return err
+		}},
 		{"LinkBlob", func(ctx context.Context, tx *metadata.Tx, r int64) error {
 			_, _, err := tx.LinkBlob(ctx, r, present)
 			return err
@@ -312,11 +316,18 @@ func TestPlans(t *testing.T) {
 			return tx.UnlinkBlob(ctx, "team2/app", row(2))
 		}},
 		{"CreateUpload", func(ctx context.Context, tx *metadata.Tx, r int64) error {
-			_, err := tx.CreateUpload(ctx, metadata.Upload{ID: "new"})
+			return tx.CreateUpload(ctx, metadata.Upload{ID: "new"})
+		}},
+		{"CreateUnlimitedUpload", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.CreateUnlimitedUpload(ctx, metadata.Upload{ID: "free", Repository: "team1/app"})
 			return err
 		}},
 		{"Upload", func(ctx context.Context, tx *metadata.Tx, r int64) error {
 			_, err := tx.Upload(ctx, name, "u77")
+			return err
+		}},
+		{"UploadToClose", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, _, err := tx.UploadToClose(ctx, name, "u77", present)
 			return err
 		}},
 		{"AdvanceUpload", func(ctx context.Context, tx *metadata.Tx, r int64) error {

@@ -89,13 +89,7 @@ func blob(t testing.TB, db *metadata.DB, repository int64, content string) diges
 	t.Helper()
 	d := digest.FromString(content)
 	update(t, db, func(ctx context.Context, tx *metadata.Tx) error {
-		if _, err := tx.InsertBlob(ctx, metadata.Blob{Digest: d, Key: "key-" + d.Encoded(), Size: int64(len(content))}); err != nil {
-			return err
-		}
-		_, ok, err := tx.LinkBlob(ctx, repository, d)
-		if err == nil && !ok {
-			err = errors.New("the blob is not there")
-		}
+		_, err := tx.PutBlob(ctx, repository, metadata.Blob{Digest: d, Key: "key-" + d.Encoded(), Size: int64(len(content))})
 		return err
 	})
 	return d

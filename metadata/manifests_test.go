@@ -57,6 +57,26 @@ func TestBlobs(t *testing.T) {
 			}
 			return err
 		})
+		// What comes second has to do with what came first, in any repository.
+		other := digest.FromString("put")
+		update(t, db, func(ctx context.Context, tx *metadata.Tx) error {
+			for i, repository := range []int64{b, b, b} {
+				first := metadata.Blob{Digest: other, Key: "key-0", Size: 3}
+				got, err := tx.PutBlob(ctx, repository, metadata.Blob{Digest: other, Key: fmt.Sprint("key-", i), Size: 3})
+				if got != first || err != nil {
+					t.Errorf("PutBlob %d: %+v %v", i, got, err)
+				}
+			}
+			return nil
+		})
+		wantErr(t, db.Update(t.Context(), func(tx *metadata.Tx) error {
+			_, err := tx.PutBlob(t.Context(), 1<<40, metadata.Blob{Digest: digest.FromString("nowhere"), Key: "key", Size: 3})
+			return err
+		}), oci.ErrNameUnknown)
+		view(t, db, func(ctx context.Context, tx *metadata.Tx) error {
+			_, err := tx.Blob(ctx, "b/two", other)
+			return err
+		})
 		view(t, db, func(ctx context.Context, tx *metadata.Tx) error {
 			names, err := tx.BlobRepositories(ctx, d, 10)
 			if !slices.Equal(names, []string{"a/one", "b/two"}) {

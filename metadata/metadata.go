@@ -152,9 +152,9 @@ func (db *DB) openSQLite(ctx context.Context, path string, cacheSize int) error 
 // readers is how many connections read an SQLite file at once.
 func readers() int { return max(4, 2*runtime.GOMAXPROCS(0)) }
 
-// Rest gives back the memory that connections hold for the next statements:
-// what is remembered of reads, SQLite's caches of pages and what is prepared, some
-// hundred KiB for each of them, and Postgres's idle connections. It is for a moment without work; the next
+// Rest gives back the memory that is held for the next statements: what is
+// remembered of reads, and of SQLite's connections the caches of pages and what is prepared, some
+// hundred KiB for each of them. It is for a moment without work; the next
 // statements make anew what they need, in about a millisecond.
 func (db *DB) Rest(ctx context.Context) error {
 	if db.closed.Load() {
@@ -164,10 +164,7 @@ func (db *DB) Rest(ctx context.Context) error {
 		db.cache.forget()
 	}
 	if db.writer == nil {
-		for _, pool := range db.pools {
-			pool.Reset()
-		}
-		return nil
+		return nil // a connection costs Postgres more to make than this process to keep
 	}
 	db.reads.SetMaxIdleConns(-1) // closes those that are idle
 	db.reads.SetMaxIdleConns(readers())

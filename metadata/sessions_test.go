@@ -5,11 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"berth/metadata"
 	"berth/metadata/metadatatest"
@@ -23,7 +26,7 @@ func TestUploads(t *testing.T) {
 		ctx := context.Background()
 		started := clock.Now()
 		u := metadata.Upload{ID: "u1", Repository: "team/app", Principal: "alice", Algorithm: "sha256", HashState: []byte{0, 1, 255}, Session: "s0"}
-		update(t, db, func(ctx context.Context, tx *metadata.Tx) error { _, err := tx.CreateUpload(ctx, u); return err })
+		update(t, db, func(ctx context.Context, tx *metadata.Tx) error { return tx.CreateUpload(ctx, u) })
 		clock.Advance(time.Minute)
 		advance := func(from, to metadata.Upload) (ok bool) {
 			t.Helper()
@@ -35,6 +38,7 @@ func TestUploads(t *testing.T) {
 			}
 			return ok
 		}
+		known := blob(t, db, repo(t, db, "other/app"), "a blob")
 		next := u
 		next.Size, next.Session, next.HashState = 100, "s1", []byte{7}
 		wrongSize, wrongSession, wrongID := u, u, u
@@ -53,7 +57,15 @@ func TestUploads(t *testing.T) {
 				!got.StartedAt.Equal(started) || !got.UpdatedAt.Equal(started.Add(time.Minute)) {
 				t.Errorf("got %+v", got)
 			}
-			_, e := tx.Upload(ctx, "team/other", "u1")
+			for _, d := range []digest.Digest{known, digest.FromString("of nobody")} {
+				again, there, err := tx.UploadToClose(ctx, "team/app", "u1", d)
+				if !reflect.DeepEqual(again, got) || there != (d == known) || err != nil {
+					t.Errorf("to be closed as %s: %+v %t %v", d, again, there, err)
+				}
+			}
+			_, _, e := tx.UploadToClose(ctx, "team/other", "u1", known)
+			wantErr(t, e, oci.ErrBlobUploadUnknown)
+			_, e = tx.Upload(ctx, "team/other", "u1")
 			wantErr(t, e, oci.ErrBlobUploadUnknown)
 			_, e = tx.Upload(ctx, "team/app", "u2")
 			wantErr(t, e, oci.ErrBlobUploadUnknown)
@@ -62,7 +74,7 @@ func TestUploads(t *testing.T) {
 		clock.Advance(time.Hour)
 		for i := range 3 {
 			fresh := metadata.Upload{ID: fmt.Sprint("f", i), Repository: "team/app", Session: "s"}
-			update(t, db, func(ctx context.Context, tx *metadata.Tx) error { _, err := tx.CreateUpload(ctx, fresh); return err })
+			update(t, db, func(ctx context.Context, tx *metadata.Tx) error { return tx.CreateUpload(ctx, fresh) })
 			clock.Advance(time.Second)
 		}
 		stale := func(before time.Time, limit int) (ids []string) {
@@ -108,7 +120,7 @@ func TestAdvanceUploadRace(t *testing.T) {
 		dbs := []*metadata.DB{metadatatest.Open(t, metadata.Options{URL: url}), metadatatest.Open(t, metadata.Options{URL: url})}
 		ctx := context.Background()
 		u := metadata.Upload{ID: "u", Repository: "team/app", Session: "0"}
-		update(t, dbs[0], func(ctx context.Context, tx *metadata.Tx) error { _, err := tx.CreateUpload(ctx, u); return err })
+		update(t, dbs[0], func(ctx context.Context, tx *metadata.Tx) error { return tx.CreateUpload(ctx, u) })
 		for round := range 10 {
 			var winners atomic.Int32
 			var mu sync.Mutex
@@ -178,6 +190,37 @@ func TestGarbage(t *testing.T) {
 		})
 		if _, values = due(); !slices.Equal(values, []string{"object later"}) {
 			t.Fatalf("due %q", values)
+		}
+	})
+}
+
+// The session of a team with a quota is not begun without a reservation.
+func TestUploadOfLimitedTeam(t *testing.T) {
+	metadatatest.EachURL(t, func(t *testing.T, url string) {
+		db := metadatatest.Open(t, metadata.Options{URL: url})
+		tags := int64(10)
+		if _, err := shell(t, url, true).Exec(`INSERT INTO teams (name, created_at, updated_at) VALUES ('limited', 1, 1)`); err != nil {
+			t.Fatal(err)
+		}
+		update(t, db, func(ctx context.Context, tx *metadata.Tx) error {
+			return tx.SetQuota(ctx, "limited", metadata.Limits{Tags: &tags}, "alice")
+		})
+		for team, want := range map[string]bool{"free": true, "limited": false} {
+			created := false
+			err := db.StatementRelaxed(t.Context(), func(tx *metadata.Tx) (err error) {
+				created, err = tx.CreateUnlimitedUpload(t.Context(), metadata.Upload{ID: team, Repository: team + "/app"})
+				return err
+			})
+			if created != want || err != nil {
+				t.Errorf("the team %s: %t %v", team, created, err)
+			}
+			err = db.View(t.Context(), func(tx *metadata.Tx) error {
+				_, err := tx.Upload(t.Context(), team+"/app", team)
+				return err
+			})
+			if there := err == nil; there != want || err != nil && !errors.Is(err, oci.ErrBlobUploadUnknown) {
+				t.Errorf("the session of the team %s: %v", team, err)
+			}
 		}
 	})
 }

@@ -89,6 +89,45 @@ func (db *DB) UpdateRelaxed(ctx context.Context, fn func(*Tx) error) error {
 	return db.update(ctx, false, fn)
 }
 
+// StatementRelaxed is UpdateRelaxed for a function that runs one statement at most, which
+// Postgres makes a transaction of by itself: one round trip instead of three.
+func (db *DB) StatementRelaxed(ctx context.Context, fn func(*Tx) error) error {
+	only := func(tx *Tx) error {
+		tx.q = &oneStatement{querier: tx.q}
+		return fn(tx)
+	}
+	if db.writer != nil {
+		return db.UpdateRelaxed(ctx, only)
+	}
+	return db.attempt(ctx, func() error { return only(db.newTx(db.relaxed)) })
+}
+
+// oneStatement panics at the second statement, which would be a transaction of its own.
+type oneStatement struct {
+	querier
+	used bool
+}
+
+func (q *oneStatement) use() querier {
+	if q.used {
+		panic("metadata: a second statement where there may be one")
+	}
+	q.used = true
+	return q.querier
+}
+
+func (q *oneStatement) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	return q.use().ExecContext(ctx, query, args...)
+}
+
+func (q *oneStatement) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return q.use().QueryContext(ctx, query, args...)
+}
+
+func (q *oneStatement) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	return q.use().QueryRowContext(ctx, query, args...)
+}
+
 // Attempts and pauses of a transaction that lost against others.
 const (
 	maxAttempts = 8
@@ -96,19 +135,27 @@ const (
 )
 
 func (db *DB) update(ctx context.Context, durable bool, fn func(*Tx) error) error {
-	if db.closed.Load() {
-		return db.classify(ctx, errClosed)
-	}
 	if db.writer != nil {
+		if db.closed.Load() {
+			return db.classify(ctx, errClosed)
+		}
 		return db.classify(ctx, db.writer.do(ctx, durable, fn))
 	}
 	pool := db.reads
 	if !durable {
 		pool = db.relaxed
 	}
+	return db.attempt(ctx, func() error { return db.transact(ctx, pool, fn) })
+}
+
+// attempt runs a transaction on Postgres until it does not lose against others.
+func (db *DB) attempt(ctx context.Context, transaction func() error) error {
+	if db.closed.Load() {
+		return db.classify(ctx, errClosed)
+	}
 	pause := firstPause
 	for attempt := 1; ; attempt++ {
-		err := db.transact(ctx, pool, fn)
+		err := transaction()
 		if err == nil || attempt == maxAttempts || !db.dialect.isRetryable(err) && !isContended(err) {
 			return db.classify(ctx, err)
 		}

@@ -579,3 +579,39 @@ func TestOpenErrors(t *testing.T) {
 		}
 	}
 }
+
+// A function that may run one statement cannot run two, which would be two transactions.
+func TestStatementRelaxed(t *testing.T) {
+	metadatatest.EachURL(t, func(t *testing.T, url string) {
+		db := metadatatest.Open(t, metadata.Options{URL: url})
+		run := func(ids ...string) (err error) {
+			defer func() {
+				if p := recover(); p != nil {
+					err = fmt.Errorf("panic: %v", p)
+				}
+			}()
+			return db.StatementRelaxed(t.Context(), func(tx *metadata.Tx) error {
+				for _, id := range ids {
+					if err := tx.CreateUpload(t.Context(), metadata.Upload{ID: id, Repository: "team/app"}); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}
+		if err := errors.Join(run(), run("one"), run("two")); err != nil {
+			t.Error(err)
+		}
+		if err := run("three", "four"); err == nil || !strings.Contains(err.Error(), "a second statement") {
+			t.Errorf("two statements end with %v", err)
+		}
+		if err := run("one"); err == nil {
+			t.Error("the same session was begun twice")
+		}
+		if err := run("five"); err != nil {
+			t.Errorf("after an error: %v", err)
+		}
+		db.Close()
+		wantErr(t, run("six"), oci.ErrUnavailable)
+	})
+}

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"berth/oci"
 )
 
@@ -34,21 +36,37 @@ func scanUpload(scan func(...any) error) (Upload, error) {
 	return u, err
 }
 
-// CreateUpload records a new session, and reports whether its team has a quota:
-// then it needs ReserveUpload.
-func (tx *Tx) CreateUpload(ctx context.Context, u Upload) (limited bool, err error) {
-	err = tx.row(ctx, `
+// CreateUpload records a new session.
+func (tx *Tx) CreateUpload(ctx context.Context, u Upload) error {
+	_, err := tx.createUpload(ctx, u, ``)
+	return err
+}
+
+// CreateUnlimitedUpload is CreateUpload for a team without a quota. It reports false, and changes
+// nothing, when the team has one: then the session needs ReserveUpload. One statement.
+func (tx *Tx) CreateUnlimitedUpload(ctx context.Context, u Upload) (bool, error) {
+	return tx.createUpload(ctx, u, ` WHERE NOT EXISTS (SELECT 1 FROM team_quotas WHERE team = $9)`, oci.Team(u.Repository))
+}
+
+func (tx *Tx) createUpload(ctx context.Context, u Upload, where string, args ...any) (bool, error) {
+	n, err := tx.exec(ctx, `
 		INSERT INTO uploads (id, repository, principal, algorithm, size, hash_state, session, started_at, updated_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8)
-		RETURNING EXISTS (SELECT 1 FROM team_quotas WHERE team = $9)`,
-		u.ID, u.Repository, u.Principal, u.Algorithm, u.Size, u.HashState, u.Session, micros(tx.now), oci.Team(u.Repository)).Scan(&limited)
-	return limited, err
+		SELECT $1, $2, $3, $4, $5, $6, $7, $8, $8`+where,
+		append([]any{u.ID, u.Repository, u.Principal, u.Algorithm, u.Size, u.HashState, u.Session, micros(tx.now)}, args...)...)
+	return n > 0, err
 }
 
 // Upload finds a session of a repository, or returns BLOB_UPLOAD_UNKNOWN.
 func (tx *Tx) Upload(ctx context.Context, repository, id string) (Upload, error) {
 	u, err := scanUpload(tx.row(ctx, `SELECT `+uploadColumns+` FROM uploads WHERE id = $1 AND repository = $2`, id, repository).Scan)
 	return u, notFound(err, errUploadUnknown(id))
+}
+
+// UploadToClose is Upload, and tells whether some repository has the blob that it is to become.
+func (tx *Tx) UploadToClose(ctx context.Context, repository, id string, d digest.Digest) (u Upload, known bool, err error) {
+	row := tx.row(ctx, `SELECT `+uploadColumns+`, EXISTS (SELECT 1 FROM repository_blobs WHERE digest = $3) FROM uploads WHERE id = $1 AND repository = $2`, id, repository, string(d))
+	u, err = scanUpload(func(dest ...any) error { return row.Scan(append(dest, &known)...) })
+	return u, known, notFound(err, errUploadUnknown(id))
 }
 
 func errUploadUnknown(id string) *oci.Error {

@@ -92,8 +92,7 @@ func (m *relocation) blob(ctx context.Context, b metadata.StoredBlob) error {
 	row := metadata.Upload{ID: newID(), Principal: transferLease, Algorithm: string(b.Digest.Algorithm())}
 	row.Session = string(m.to.Begin(row.ID))
 	if err := m.r.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
-		_, err := tx.CreateUpload(ctx, row)
-		return err
+		return tx.CreateUpload(ctx, row)
 	}); err != nil {
 		return err
 	}

@@ -317,8 +317,7 @@ func (t *transfer) open(ctx context.Context, algorithm digest.Algorithm) (metada
 	row := metadata.Upload{ID: newID(), Principal: transferLease, Algorithm: string(algorithm)}
 	row.Session = string(t.to.Store.Begin(row.ID))
 	err := t.to.DB.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
-		_, err := tx.CreateUpload(ctx, row)
-		return err
+		return tx.CreateUpload(ctx, row)
 	})
 	return row, err
 }

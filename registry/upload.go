@@ -77,15 +77,20 @@ func (r *Registry) start(ctx context.Context, principal, repo string, algorithm 
 		Algorithm:  algorithm.String(),
 		Session:    string(r.store.Begin(id)),
 	}
-	err := r.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
-		limited, err := tx.CreateUpload(ctx, row)
-		if err != nil || !limited {
-			row.QuotaTeam = ""
-			return err
-		}
-		row.QuotaTeam = oci.Team(repo)
-		return tx.ReserveUpload(ctx, id, row.QuotaTeam, max(length, 1)) // so that a full quota refuses here
+	created := false
+	err := r.db.StatementRelaxed(ctx, func(tx *metadata.Tx) (err error) {
+		created, err = tx.CreateUnlimitedUpload(ctx, row)
+		return err
 	})
+	if err == nil && !created {
+		row.QuotaTeam = oci.Team(repo)
+		err = r.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
+			if err := tx.CreateUpload(ctx, row); err != nil {
+				return err
+			}
+			return tx.ReserveUpload(ctx, id, row.QuotaTeam, max(length, 1)) // so that a full quota refuses here
+		})
+	}
 	if err != nil {
 		return metadata.Upload{}, fmt.Errorf("starting an upload: %w", err)
 	}
@@ -104,8 +109,13 @@ func (r *Registry) upload(ctx context.Context, principal, repo, id string) (row 
 		row, err = tx.Upload(ctx, repo, id)
 		return err
 	})
+	return owned(row, principal, err)
+}
+
+// owned hides the upload of another principal.
+func owned(row metadata.Upload, principal string, err error) (metadata.Upload, error) {
 	if err == nil && row.Principal != principal {
-		err = oci.Errorf(oci.CodeBlobUploadUnknown, "there is no upload %.40q in this repository: start a new one", id)
+		err = oci.Errorf(oci.CodeBlobUploadUnknown, "there is no upload %.40q in this repository: start a new one", row.ID)
 	}
 	if err != nil {
 		return metadata.Upload{}, err
@@ -240,7 +250,7 @@ func (r *Registry) sumOf(row metadata.Upload, algorithm digest.Algorithm) (*sum,
 func (r *Registry) advance(ctx context.Context, from, to metadata.Upload) (ok bool, err error) {
 	ctx, cancel := detached(ctx, recordTime)
 	defer cancel()
-	err = r.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) (err error) {
+	err = r.db.StatementRelaxed(ctx, func(tx *metadata.Tx) (err error) {
 		ok, err = tx.AdvanceUpload(ctx, from, to)
 		return err
 	})
@@ -308,8 +318,13 @@ func (r *Registry) abort(ctx context.Context, row metadata.Upload) {
 // is left then. An upload that is not there any more, because the answer to the
 // same request got lost, is a success when the repository has the blob.
 func (r *Registry) CommitUpload(ctx context.Context, principal, repo, id string, d digest.Digest, at, length int64, body io.Reader) (metadata.Blob, error) {
-	row, err := r.upload(ctx, principal, repo, id)
-	if err != nil {
+	var row metadata.Upload
+	var known bool
+	err := r.db.View(ctx, func(tx *metadata.Tx) (err error) {
+		row, known, err = tx.UploadToClose(ctx, repo, id, d)
+		return err
+	})
+	if row, err = owned(row, principal, err); err != nil {
 		return r.committed(ctx, repo, d, err)
 	}
 	var s *sum
@@ -320,11 +335,25 @@ func (r *Registry) CommitUpload(ctx context.Context, principal, repo, id string,
 		if row, s, err = r.take(ctx, row, d.Algorithm(), at, length, body); err != nil {
 			return r.committed(ctx, repo, d, err)
 		}
+		if known, err = r.known(ctx, d); err != nil { // a body takes its time
+			r.release(s)
+			return metadata.Blob{}, err
+		}
 	} else if s, err = r.sumOf(row, d.Algorithm()); err != nil {
 		return metadata.Blob{}, err
 	}
 	defer r.release(s)
-	return r.close(ctx, row, s, d)
+	return r.close(ctx, row, s, d, known)
+}
+
+// known reports whether some repository has the blob.
+func (r *Registry) known(ctx context.Context, d digest.Digest) (bool, error) {
+	var holders []string
+	err := r.db.View(ctx, func(tx *metadata.Tx) (err error) {
+		holders, err = tx.BlobRepositories(ctx, d, 1)
+		return err
+	})
+	return len(holders) > 0, err
 }
 
 // committed looks whether the upload is not there because it was committed
@@ -355,8 +384,12 @@ func (r *Registry) PutBlob(ctx context.Context, principal, repo string, d digest
 	row, s, err := r.take(ctx, row, "", -1, length, body)
 	defer r.release(s)
 	var b metadata.Blob
+	known := false
 	if err == nil {
-		b, err = r.close(ctx, row, s, d)
+		known, err = r.known(ctx, d)
+	}
+	if err == nil {
+		b, err = r.close(ctx, row, s, d, known)
 	}
 	if err != nil {
 		if derr := r.discard(ctx, row); derr != nil && !errors.Is(derr, oci.ErrBlobUploadUnknown) {
@@ -371,8 +404,9 @@ func (r *Registry) PutBlob(ctx context.Context, principal, repo string, d digest
 	return b, err
 }
 
-// close turns an upload into a blob. s is the hash of its bytes.
-func (r *Registry) close(ctx context.Context, row metadata.Upload, s *sum, d digest.Digest) (metadata.Blob, error) {
+// close turns an upload into a blob. s is the hash of its bytes; known says that some
+// repository has the blob, as far as that was seen.
+func (r *Registry) close(ctx context.Context, row metadata.Upload, s *sum, d digest.Digest, known bool) (metadata.Blob, error) {
 	got, err := r.digestOf(ctx, row, s, d.Algorithm())
 	if err != nil {
 		return metadata.Blob{}, err
@@ -387,8 +421,10 @@ func (r *Registry) close(ctx context.Context, row metadata.Upload, s *sum, d dig
 	// The bytes are right and complete; a client that goes away now gets its
 	// blob all the same, and finds it when it tries again.
 	ctx = context.WithoutCancel(ctx)
-	if b, done, err := r.linkExisting(ctx, row, d); done || err != nil {
-		return b, err
+	if known {
+		if b, done, err := r.linkExisting(ctx, row, d); done || err != nil {
+			return b, err
+		}
 	}
 	key, err := r.store.Commit(ctx, storage.Session(row.Session))
 	if err != nil {
@@ -433,18 +469,10 @@ func (r *Registry) digestOf(ctx context.Context, row metadata.Upload, s *sum, al
 var errNotThere = errors.New("the blob is not there any more")
 
 // linkExisting ends the upload of a blob that the instance has already, without
-// a commit in the store. done is false when there is no such blob.
+// a commit in the store. done is false when there is no such blob any more.
 func (r *Registry) linkExisting(ctx context.Context, row metadata.Upload, d digest.Digest) (b metadata.Blob, done bool, err error) {
 	ctx, cancel := detached(ctx, recordTime)
 	defer cancel()
-	var holders []string
-	err = r.db.View(ctx, func(tx *metadata.Tx) (err error) {
-		holders, err = tx.BlobRepositories(ctx, d, 1)
-		return err
-	})
-	if err != nil || len(holders) == 0 {
-		return b, false, err
-	}
 	err = r.db.Update(ctx, func(tx *metadata.Tx) error {
 		deleted, err := tx.DeleteUpload(ctx, row.ID)
 		if err != nil {
@@ -490,20 +518,8 @@ func (r *Registry) insert(ctx context.Context, row metadata.Upload, mine metadat
 			return oci.Errorf(oci.CodeBlobUploadInvalid, "another request has changed the upload while it was closed: start again with a new upload")
 		}
 		err = tx.PushTo(ctx, row.Repository, r.o.DefaultVisibility, row.Principal, chargeOf(deleted), func(id int64) (err error) {
-			// The blob that is in the way of InsertBlob may be collected just then.
-			linked := false
-			for attempt := 1; !linked; attempt++ {
-				if attempt > 3 {
-					return fmt.Errorf("the blob %s is deleted by others all the time", mine.Digest)
-				}
-				if _, err := tx.InsertBlob(ctx, mine); err != nil {
-					return err
-				}
-				if b, linked, err = tx.LinkBlob(ctx, id, mine.Digest); err != nil {
-					return err
-				}
-			}
-			return nil
+			b, err = tx.PutBlob(ctx, id, mine)
+			return err
 		})
 		if err != nil {
 			return err
