@@ -54,6 +54,18 @@ func (tx *Tx) LinkBlob(ctx context.Context, repositoryID int64, d digest.Digest)
 	return b, true, tx.link(ctx, repositoryID, d)
 }
 
+// Link is LinkBlob for those who know the blob. One statement.
+func (tx *Tx) Link(ctx context.Context, repositoryID int64, d digest.Digest) (bool, error) {
+	n, err := tx.exec(ctx, `
+		INSERT INTO repository_blobs (repository_id, digest, created_at)
+		SELECT CAST($1 AS BIGINT), digest, CAST($3 AS BIGINT) FROM blobs WHERE digest = $2 AND missing_since IS NULL`+tx.db.dialect.keyShare()+`
+		ON CONFLICT (repository_id, digest) DO UPDATE SET created_at = excluded.created_at`, repositoryID, string(d), micros(tx.now))
+	if err != nil && tx.db.dialect.isForeignKey(err) { // the blob's row is locked
+		return false, errRepositoryGone(err)
+	}
+	return n > 0, err
+}
+
 func (tx *Tx) link(ctx context.Context, repositoryID int64, d digest.Digest) error {
 	_, err := tx.exec(ctx, `
 		INSERT INTO repository_blobs (repository_id, digest, created_at) VALUES ($1, $2, $3)

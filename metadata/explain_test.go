@@ -283,6 +283,10 @@ func TestPlans(t *testing.T) {
 			_, err := tx.PutBlob(ctx, r, metadata.Blob{Digest: digest.FromString("fresher"), Key: "fresher", Size: 1})
 			return err
 		}},
+		{"Link", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.Link(ctx, r, present)
+			return err
+		}},
 		{"LinkBlob", func(ctx context.Context, tx *metadata.Tx, r int64) error {
 			_, _, err := tx.LinkBlob(ctx, r, present)
 			return err

@@ -50,12 +50,16 @@ func TestBlobs(t *testing.T) {
 				if got != want || !ok || err != nil {
 					t.Errorf("LinkBlob: %+v %t %v", got, ok, err)
 				}
+				if ok, err := tx.Link(ctx, b, d); !ok || err != nil {
+					t.Errorf("Link: %t %v", ok, err)
+				}
 			}
 			_, ok, err := tx.LinkBlob(ctx, b, digest.FromString("nothing"))
-			if ok {
+			too, err2 := tx.Link(ctx, b, digest.FromString("nothing"))
+			if ok || too {
 				t.Error("linked a blob that is not there")
 			}
-			return err
+			return errors.Join(err, err2)
 		})
 		// What comes second has to do with what came first, in any repository.
 		other := digest.FromString("put")

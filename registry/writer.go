@@ -252,7 +252,7 @@ func (r *Registry) MountBlob(ctx context.Context, actor, repo string, d digest.D
 	linked := false
 	err = r.db.Update(ctx, func(tx *metadata.Tx) error {
 		return tx.PushTo(ctx, repo, r.o.DefaultVisibility, actor, metadata.Charge{Bytes: b.Size}, func(id int64) (err error) {
-			if _, linked, err = tx.LinkBlob(ctx, id, d); err == nil && !linked {
+			if linked, err = tx.Link(ctx, id, d); err == nil && !linked {
 				err = errNotThere // and so no repository either
 			}
 			return err
