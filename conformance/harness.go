@@ -54,10 +54,11 @@ const AdminPassword = "conformance-Admin-1"
 
 // Backend is a database and a store, on which any number of servers run.
 type Backend struct {
-	Variant Variant
-	Bucket  testenv.S3 // zero unless Variant.Storage is "s3"
-	Env     []string   // settings of the database and the store
-	DataDir string
+	Variant     Variant
+	DatabaseURL string     // "" unless Variant.Database is "postgres"
+	Bucket      testenv.S3 // zero unless Variant.Storage is "s3"
+	Env         []string   // settings of the database and the store
+	DataDir     string
 }
 
 // NewBackend makes an empty database and an empty store. The test skips when
@@ -67,7 +68,8 @@ func NewBackend(t testing.TB, v Variant) *Backend {
 	dir := t.TempDir()
 	b := &Backend{Variant: v, DataDir: dir, Env: []string{"BERTH_DATA_DIR=" + dir, "BERTH_ADMIN_PASSWORD=" + AdminPassword}}
 	if v.Database == "postgres" {
-		b.Env = append(b.Env, "BERTH_DATABASE_URL="+testenv.Postgres(t))
+		b.DatabaseURL = testenv.Postgres(t)
+		b.Env = append(b.Env, "BERTH_DATABASE_URL="+b.DatabaseURL)
 	}
 	if v.Storage == "s3" {
 		b.Bucket = testenv.MinIO(t)

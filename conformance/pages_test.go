@@ -64,7 +64,7 @@ func code(text string) string {
 }
 
 // isCommand is what a paragraph of commands begins with; others are settings, files and answers.
-var isCommand = regexp.MustCompile(`^((\./berth|berth|docker|curl|openssl|echo|aws|make|registry) |export [A-Z]|cat >)`)
+var isCommand = regexp.MustCompile(`^ *((\./berth|berth|docker|curl|openssl|echo|aws|make|registry) |export [A-Z]|cat >)`)
 
 var heredoc = regexp.MustCompile(`<<'?(\w+)'?\n`)
 
@@ -230,6 +230,7 @@ func TestPages(t *testing.T) {
 	for page, p := range map[string]struct {
 		empty   bool     // the page makes the team and the user itself
 		docker  bool     // the page uses docker, and another registry
+		moves   bool     // the page moves to the Postgres and the MinIO of $TO_DATABASE and $TO_STORAGE
 		section string   // "" is the whole page
 		until   string   // the heading at which it ends; "" is the whole page
 		edits   []string // of the script
@@ -264,6 +265,16 @@ func TestPages(t *testing.T) {
 			"while curl -fsS -u admin:" + AdminPassword + " $SERVER/api/v1/instance/backup | grep '\"running\"'; do sleep 0.1; done\n" +
 				"curl -fsS -u admin:" + AdminPassword + " -H 'Content-Type: application/json' -d '{}' $SERVER/api/v1/instance/restore"},
 			says: []string{"backed up", "checked: ", `"kind":"restore"`}},
+		"docs/migrate-storage.md": {moves: true, edits: []string{
+			"export BERTH_DATA_DIR=/var/lib/berth\nexport AWS_ACCESS_KEY_ID=berth AWS_SECRET_ACCESS_KEY=change-me-too\n", "",
+			"postgres://berth:change-me@db:5432/berth --to-storage s3://berth/registry?region=eu-central-1\"", "$TO_DATABASE --to-storage $TO_STORAGE\"",
+			"export BERTH_TARGET_DATABASE_URL=postgres://berth:change-me@db:5432/berth\nexport BERTH_TARGET_STORAGE_URL='s3://berth/registry?region=eu-central-1'\nberth serve\n", "", // it runs
+			"http://localhost:5000", "$BERTH_SERVER",
+			"$SERVER --cancel", "$SERVER --cancel || true", // it has ended
+			"curl -u admin", "curl -fsS -u admin:" + AdminPassword,
+			"berth migrate-storage --storage-only", "while curl -fsS -u admin:" + AdminPassword + " $SERVER/api/v1/instance/migration | grep '\"running\"'; do sleep 0.1; done\n" +
+				"BERTH_STORAGE_URL=$TO_STORAGE BERTH_STORAGE_FALLBACK_URL=file:$BERTH_DATA_DIR/blobs berth migrate-storage --storage-only"},
+			says: []string{"checked: ", `"kind":"migrate"`}},
 		"docs/sign-in-aws.md": {section: "Let an account in", says: []string{"role ci-* of account 123456789012 may pull, push"}},
 		"docs/keyless-ci.md": {until: "Try it without a platform", edits: []string{"https://registry.example.com", "$BERTH_SERVER"},
 			says: []string{"act as core+ci"}},
@@ -298,6 +309,11 @@ func TestPages(t *testing.T) {
 				"BERTH_OIDC_TRUSTED_ISSUERS=https://kubernetes.default.svc.cluster.local")
 			if !p.empty {
 				newWorld(t, s)
+			}
+			if p.moves {
+				target := NewBackend(t, Distributed)
+				b.env = append(b.env, target.Bucket.Env()...)
+				b.env = append(b.env, "TO_DATABASE="+target.DatabaseURL, "TO_STORAGE="+target.Bucket.URL("registry"))
 			}
 			b.env = append(b.env, "BERTH_SERVER="+s.URL, "BERTH_USERNAME=admin", "BERTH_PASSWORD="+AdminPassword, "BERTH_DATA_DIR="+backend.DataDir)
 			if err := os.WriteFile(filepath.Join(b.home, "users.htpasswd"), []byte("henry:"+string(hash)+"\n"), 0o600); err != nil {

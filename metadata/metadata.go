@@ -211,11 +211,17 @@ func (db *DB) openPostgres(ctx context.Context, o Options) error {
 	if db.relaxed, err = open(map[string]string{"synchronous_commit": "off"}); err != nil {
 		return err
 	}
-	if o.ReadCache > 0 {
-		states.ask = askPostgres(db.pools[0])
-		db.cache = &readCache{max: o.ReadCache, states: &states}
+	if err := db.Ping(ctx); err != nil {
+		return err
 	}
-	return db.Ping(ctx)
+	if o.ReadCache > 0 {
+		if err := states.ofPostgres(ctx, db.pools[0]); err != nil {
+			db.log.Warn("the database is read without a cache, which is slower", "error", err)
+		} else {
+			db.cache = &readCache{max: o.ReadCache, states: &states}
+		}
+	}
+	return nil
 }
 
 // Engine is "sqlite" or "postgres".

@@ -2,6 +2,7 @@ package metadata
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -113,10 +114,31 @@ func (s *snapshots) run() {
 	}
 }
 
-// askPostgres is the question, for snapshots.ask.
-func askPostgres(pool *pgxpool.Pool) func(ctx context.Context) (string, error) {
-	return func(ctx context.Context) (text string, err error) {
+// check makes sure that the server names its states as Postgres does: write makes a
+// new one. Others that speak its protocol may not.
+func (s *snapshots) check(ctx context.Context, write func(context.Context) error) error {
+	before, err := s.ask(ctx)
+	if err != nil {
+		return err
+	}
+	if err := write(ctx); err != nil {
+		return err
+	}
+	after, err := s.ask(ctx)
+	if err == nil && after == before {
+		err = errors.New("a transaction has left no trace in the server's snapshots")
+	}
+	return err
+}
+
+// ofPostgres asks the server of a pool, which was checked before.
+func (s *snapshots) ofPostgres(ctx context.Context, pool *pgxpool.Pool) error {
+	s.ask = func(ctx context.Context) (text string, err error) {
 		err = pool.QueryRow(ctx, `SELECT pg_current_snapshot()::text || ' ' || extract(epoch FROM pg_postmaster_start_time())`).Scan(&text)
 		return text, err
 	}
+	return s.check(ctx, func(ctx context.Context) error {
+		_, err := pool.Exec(ctx, `SELECT pg_current_xact_id()`)
+		return err
+	})
 }

@@ -132,3 +132,31 @@ func TestSnapshotsPause(t *testing.T) {
 		time.Sleep(2 * time.Hour)
 	})
 }
+
+// A server whose snapshots do not show what was written is read without a cache.
+func TestSnapshotsShowWrites(t *testing.T) {
+	broken := errors.New("broken")
+	for name, server := range map[string]struct {
+		ask   error
+		moves bool
+		write error
+		ok    bool
+	}{
+		"Postgres":                  {moves: true, ok: true},
+		"always the same":           {},
+		"no such function":          {ask: broken, moves: true},
+		"a standby cannot be asked": {write: broken, moves: true},
+	} {
+		state := 0
+		s := &snapshots{ask: func(context.Context) (string, error) { return fmt.Sprint(state), server.ask }}
+		err := s.check(t.Context(), func(context.Context) error {
+			if server.moves {
+				state++
+			}
+			return server.write
+		})
+		if ok := err == nil; ok != server.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

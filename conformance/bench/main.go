@@ -342,7 +342,9 @@ func (b *bench) measure(ctx context.Context, targets []*target, chosen []workloa
 	}
 	for _, w := range chosen {
 		for round := range b.rounds {
-			for _, t := range targets {
+			for i := range targets {
+				// Somebody else begins in each round, for to be the first may be good or bad.
+				t := targets[(i+round*len(targets)/b.rounds)%len(targets)]
 				if t.skips(w, round) {
 					continue
 				}

@@ -122,6 +122,9 @@ func pushStream(n int) func(x *exam) error {
 		if err != nil {
 			return err
 		}
+		if err := warm(4 << 30); err != nil {
+			return err
+		}
 		if err := x.begin(); err != nil {
 			return err
 		}

@@ -169,8 +169,9 @@ func (s *Store) Append(ctx context.Context, session storage.Session, r io.Reader
 	}
 	defer f.Close() // and with it the lock
 
-	out := output{f: f, from: st.Size, at: st.Size}
+	out := newOutput(f, st.Size)
 	n, err := storage.Pump(ctx, r, tee, storage.NewWriteThrough(s.budget, out.write))
+	out.close()
 	var source *storage.SourceError
 	failed := err != nil && !errors.As(err, &source)
 	if !failed && s.shared {
@@ -185,7 +186,6 @@ func (s *Store) Append(ctx context.Context, session storage.Session, r io.Reader
 	if n == 0 {
 		return session, 0, err
 	}
-	writeback(f, out.from, out.at-out.from) // a Commit is likely to follow
 	return state{ID: st.ID, Size: st.Size + n, Turn: turn, Boot: s.boot}.session(), n, err
 }
 
@@ -326,20 +326,45 @@ func (s *Store) create(name string) (*os.File, error) {
 	return f, err
 }
 
-// output writes to a file and hurries the pages to the disk.
+// output writes to a file and hurries the pages to the disk, from a goroutine of its
+// own, for to send them takes time of a processor.
 type output struct {
 	f        *os.File
-	from, at int64 // from: what writeback has been started for
+	from, at int64         // from: what writeback has been started for
+	idle     chan struct{} // has an element while no writeback runs
+}
+
+func newOutput(f *os.File, at int64) *output {
+	o := &output{f: f, from: at, at: at, idle: make(chan struct{}, 1)}
+	o.idle <- struct{}{}
+	return o
 }
 
 func (o *output) write(p []byte) error {
 	n, err := o.f.Write(p)
 	o.at += int64(n)
-	if err == nil && o.at-o.from >= writebackStep {
-		writeback(o.f, o.from, o.at-o.from)
-		o.from = o.at
+	if err != nil || o.at-o.from < writebackStep {
+		return err
 	}
-	return err
+	select {
+	case <-o.idle:
+		from, length := o.from, o.at-o.from
+		o.from = o.at
+		go func() {
+			writeback(o.f, from, length)
+			o.idle <- struct{}{}
+		}()
+	default: // the next one takes these pages too
+	}
+	return nil
+}
+
+// close waits for the goroutine, and sends what is left: a Commit is likely to follow.
+func (o *output) close() {
+	<-o.idle
+	if o.at > o.from {
+		writeback(o.f, o.from, o.at-o.from)
+	}
 }
 
 // Commit implements [storage.Store]: two fsyncs at once, of the file and of its directory, the
