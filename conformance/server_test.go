@@ -250,11 +250,15 @@ func TestFirstStartPrintsAPassword(t *testing.T) {
 	b := NewBackend(t, Embedded)
 	b.Env = b.Env[:1] // without BERTH_ADMIN_PASSWORD
 	s := b.Start(t)
-	log := s.Log()
-	m := regexp.MustCompile(`(?m)^ *password +(\S+)$`).FindStringSubmatch(log)
-	if m == nil {
-		t.Fatalf("the first start does not print a password:\n%s", log)
+	printed := regexp.MustCompile(`(?m)^ *password +(\S+)$`)
+	for n := 0; !printed.MatchString(s.Log()); n++ { // it answers a moment before that
+		if n == 1000 {
+			t.Fatalf("the first start does not print a password:\n%s", s.Log())
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
+	log := s.Log()
+	m := printed.FindStringSubmatch(log)
 	password := m[1]
 	s.As(t, "admin", password).Do("GET", "/v2/", nil).Want(200)
 	s.Terminate()

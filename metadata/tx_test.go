@@ -381,11 +381,9 @@ func TestRest(t *testing.T) {
 		if err := db.Rest(ctx); err != nil {
 			t.Error(err)
 		}
-		for n := 0; db.Stats().OpenConnections > 0; n++ { // pgx closes in the background
-			if n == 1000 {
-				t.Fatalf("%d connections are open at rest", db.Stats().OpenConnections)
-			}
-			time.Sleep(10 * time.Millisecond)
+		// Connections to Postgres cost it more to make than this process to keep.
+		if open, keeps := db.Stats().OpenConnections, db.Engine() == "postgres"; open > 0 != keeps {
+			t.Errorf("%d connections are open at rest", open)
 		}
 	})
 }
