@@ -3,7 +3,6 @@ package metadata
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -36,44 +35,32 @@ func (tx *Tx) Blob(ctx context.Context, repository string, d digest.Digest) (Blo
 	return b, notFound(err, oci.Errorf(oci.CodeBlobUnknown, "the blob %s is not in the repository %s", d, repository))
 }
 
-// LinkBlob lets a repository serve a blob that the instance has; false says
+// Link lets a repository serve a blob that the instance has; false says
 // that it has none of this digest, or has lost its bytes. Linking again begins the grace
 // period anew in which a manifest has to need the blob. The error is
-// a NAME_UNKNOWN when the repository is deleted at this moment.
-func (tx *Tx) LinkBlob(ctx context.Context, repositoryID int64, d digest.Digest) (Blob, bool, error) {
-	b := Blob{Digest: d}
-	// The row is locked (on Postgres) until the link's foreign key holds it,
-	// so that a collector cannot take the blob away in between.
-	err := tx.row(ctx, `SELECT storage_key, size FROM blobs WHERE digest = $1 AND missing_since IS NULL`+tx.db.dialect.keyShare(), string(d)).Scan(&b.Key, &b.Size)
-	if errors.Is(err, sql.ErrNoRows) {
-		return Blob{}, false, nil
-	}
-	if err != nil {
-		return Blob{}, false, err
-	}
-	return b, true, tx.link(ctx, repositoryID, d)
-}
-
-// Link is LinkBlob for those who know the blob. One statement.
+// a NAME_UNKNOWN when the repository is deleted at this moment. One statement.
 func (tx *Tx) Link(ctx context.Context, repositoryID int64, d digest.Digest) (bool, error) {
+	// The blob's row is locked (on Postgres) until the link's foreign key holds it,
+	// so that a collector cannot take the blob away in between.
 	n, err := tx.exec(ctx, `
 		INSERT INTO repository_blobs (repository_id, digest, created_at)
 		SELECT CAST($1 AS BIGINT), digest, CAST($3 AS BIGINT) FROM blobs WHERE digest = $2 AND missing_since IS NULL`+tx.db.dialect.keyShare()+`
 		ON CONFLICT (repository_id, digest) DO UPDATE SET created_at = excluded.created_at`, repositoryID, string(d), micros(tx.now))
-	if err != nil && tx.db.dialect.isForeignKey(err) { // the blob's row is locked
+	if err != nil && tx.db.dialect.isForeignKey(err) {
 		return false, errRepositoryGone(err)
 	}
 	return n > 0, err
 }
 
-func (tx *Tx) link(ctx context.Context, repositoryID int64, d digest.Digest) error {
-	_, err := tx.exec(ctx, `
-		INSERT INTO repository_blobs (repository_id, digest, created_at) VALUES ($1, $2, $3)
-		ON CONFLICT (repository_id, digest) DO UPDATE SET created_at = excluded.created_at`, repositoryID, string(d), micros(tx.now))
-	if err != nil && tx.db.dialect.isForeignKey(err) {
-		return errRepositoryGone(err)
+// LinkBlob is Link for those who want to know the blob.
+func (tx *Tx) LinkBlob(ctx context.Context, repositoryID int64, d digest.Digest) (Blob, bool, error) {
+	linked, err := tx.Link(ctx, repositoryID, d)
+	if err != nil || !linked {
+		return Blob{}, false, err
 	}
-	return err
+	b := Blob{Digest: d}
+	err = tx.row(ctx, `SELECT storage_key, size FROM blobs WHERE digest = $1`, string(d)).Scan(&b.Key, &b.Size)
+	return b, err == nil, err
 }
 
 // PutBlob records bytes that the store has, as InsertBlob, lets a repository serve the digest, as
@@ -85,11 +72,14 @@ func (tx *Tx) PutBlob(ctx context.Context, repositoryID int64, b Blob) (Blob, er
 		if err != nil {
 			return Blob{}, err
 		}
-		if inserted { // and nobody else can have it yet
-			return b, tx.link(ctx, repositoryID, b.Digest)
+		there, linked := b, false
+		if inserted { // and nobody else can change it yet
+			linked, err = tx.Link(ctx, repositoryID, b.Digest)
+		} else {
+			there, linked, err = tx.LinkBlob(ctx, repositoryID, b.Digest)
 		}
-		if other, linked, err := tx.LinkBlob(ctx, repositoryID, b.Digest); linked || err != nil {
-			return other, err
+		if linked || err != nil {
+			return there, err
 		}
 	}
 	return Blob{}, fmt.Errorf("the blob %s is deleted by others all the time", b.Digest)

@@ -335,19 +335,22 @@ func (r *Registry) CommitUpload(ctx context.Context, principal, repo, id string,
 		if row, s, err = r.take(ctx, row, d.Algorithm(), at, length, body); err != nil {
 			return r.committed(ctx, repo, d, err)
 		}
-		if known, err = r.known(ctx, d); err != nil { // a body takes its time
-			r.release(s)
-			return metadata.Blob{}, err
-		}
-	} else if s, err = r.sumOf(row, d.Algorithm()); err != nil {
-		return metadata.Blob{}, err
+		known, err = r.known(ctx, d) // a body takes its time
+	} else {
+		s, err = r.sumOf(row, d.Algorithm())
 	}
 	defer r.release(s)
+	if err != nil {
+		return metadata.Blob{}, err
+	}
 	return r.close(ctx, row, s, d, known)
 }
 
-// known reports whether some repository has the blob.
+// known reports whether some repository has the blob. It is for bytes that have
+// all come: a client that goes away now does not lose them.
 func (r *Registry) known(ctx context.Context, d digest.Digest) (bool, error) {
+	ctx, cancel := detached(ctx, recordTime)
+	defer cancel()
 	var holders []string
 	err := r.db.View(ctx, func(tx *metadata.Tx) (err error) {
 		holders, err = tx.BlobRepositories(ctx, d, 1)

@@ -97,8 +97,14 @@ func (t *target) pid() int {
 // warm has the kernel take memory from the hypervisor and then have it free, so that files that are
 // about to be written do not pay for that: memory that a virtual machine has not had for a while costs more to
 // get than to fill, and who gets such memory is chance.
-func warm(bytes int) error {
-	memory, err := unix.Mmap(-1, 0, bytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE|unix.MAP_POPULATE)
+// It takes half of what is free at most.
+func warm(bytes int64) error {
+	var machine unix.Sysinfo_t
+	if err := unix.Sysinfo(&machine); err != nil {
+		return fmt.Errorf("asking for free memory: %w", err)
+	}
+	bytes = min(bytes, int64(machine.Freeram)*int64(machine.Unit)/2)
+	memory, err := unix.Mmap(-1, 0, int(bytes), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE|unix.MAP_POPULATE)
 	if err != nil {
 		return fmt.Errorf("taking memory: %w", err)
 	}

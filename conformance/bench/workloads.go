@@ -122,7 +122,7 @@ func pushStream(n int) func(x *exam) error {
 		if err != nil {
 			return err
 		}
-		if err := warm(4 << 30); err != nil {
+		if err := warm(16 * int64(x.large)); err != nil {
 			return err
 		}
 		if err := x.begin(); err != nil {

@@ -315,9 +315,8 @@ func TestTricklers(t *testing.T) {
 	s := open(t, t.TempDir(), fs.Options{Budget: budget})
 	alone, trickling := storagetest.Speeds(t, s, 256<<20, 200)
 	t.Logf("256 MiB alone: %.0f MB/s; with 200 trickling clients: %.0f MB/s, %.0f %%", alone/1e6, trickling/1e6, 100*trickling/alone)
-	// Other load on the machine moves this by a factor of two; waiting for the slow ones would by a hundred.
-	if trickling < alone/10 {
-		t.Error("the push waits for the slow clients")
+	if trickling < alone/2 {
+		t.Error("the push runs at less than half its speed")
 	}
 	if now, _, _ := budget.Usage(); now != 0 {
 		t.Errorf("%d bytes of buffers are in use after the last upload", now)

@@ -44,9 +44,8 @@ func TestTricklers(t *testing.T) {
 	c.Budget = storage.NewBudget(0)
 	alone, trickling := storagetest.Speeds(t, open(t, c), 256<<20, 200)
 	t.Logf("256 MiB alone: %.0f MB/s; with 200 trickling clients: %.0f MB/s, %.0f %%", alone/1e6, trickling/1e6, 100*trickling/alone)
-	// Other load on the machine moves this by a factor of two; waiting for the slow ones would by a hundred.
-	if trickling < alone/10 {
-		t.Error("the push waits for the slow clients")
+	if trickling < alone/2 {
+		t.Error("the push runs at less than half its speed")
 	}
 	if now, _, waiting := c.Budget.Usage(); now != 0 || waiting != 0 {
 		t.Errorf("%d bytes in use and %d waiting after the last upload", now, waiting)
