@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
 	"io"
 	"maps"
 	"math/rand/v2"
@@ -13,6 +12,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"berth/testenv"
 )
 
 // What a push through HTTP costs in S3 requests, counted by MinIO: 1 for a
@@ -116,7 +117,7 @@ func TestMemoryOfManyUploads(t *testing.T) {
 	})
 	peak := s.ResidentPeak(t)
 	took := time.Since(began)
-	fmt.Printf("MEASURED memory: %d uploads of %d MiB at once over S3: %d MiB resident at most, %v, %.0f MiB/s\n",
+	testenv.Report(t, "%d uploads of %d MiB at once over S3: %d MiB resident at most, %v, %.0f MiB/s",
 		uploads, size>>20, peak>>20, took.Round(time.Millisecond), float64(uploads*size>>20)/took.Seconds())
 	if peak >= 400<<20 {
 		t.Errorf("%d MiB resident, want less than 400", peak>>20)
@@ -182,7 +183,7 @@ func TestHonestPushAmongTricklers(t *testing.T) {
 	time.Sleep(2 * time.Second)
 	among := push(3)
 	peak := s.ResidentPeak(t)
-	fmt.Printf("MEASURED tricklers: a push of %d MiB alone %v, among %d clients trickling 1 byte/s %v: %.0f%% of its lone speed; %d MiB resident at most\n",
+	testenv.Report(t, "a push of %d MiB alone %v, among %d clients trickling 1 byte/s %v: %.0f%% of its lone speed; %d MiB resident at most",
 		size>>20, lone.Round(time.Millisecond), tricklers, among.Round(time.Millisecond), 100*lone.Seconds()/among.Seconds(), peak>>20)
 	if peak >= 400<<20 {
 		t.Errorf("%d MiB resident, want less than 400", peak>>20)

@@ -14,6 +14,7 @@ import (
 
 	"berth/metadata"
 	"berth/oci"
+	"berth/testenv"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -531,7 +532,7 @@ func TestGCModel(t *testing.T) {
 				m.drained()
 				m.balanced("in the end")
 				delete(m.count, "")
-				t.Logf("seed %d: %d steps, %v", seed, steps, m.count)
+				testenv.Report(t, "seed %d: %d steps, %v", seed, steps, m.count)
 			})
 		})
 	}

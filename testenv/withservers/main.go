@@ -1,6 +1,7 @@
 // Command withservers starts one Postgres and one MinIO, runs the given
 // command with BERTH_TEST_POSTGRES_URL, BERTH_TEST_S3_ENDPOINT and MinIO's
-// credentials in its environment, stops both and exits as the command did:
+// credentials in its environment, prints what the tests have reported (testenv.Report), stops both
+// and exits as the command did:
 //
 //	go run ./testenv/withservers go test ./...
 //
@@ -42,6 +43,19 @@ func run(args []string) int {
 	} else if failed(err) {
 		return 1
 	}
+	report, reported, err := testenv.CollectReports()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "withservers:", err)
+		return 1
+	}
+	defer func() {
+		text, err := reported()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "withservers:", err)
+		}
+		fmt.Print(text)
+	}()
+	env = append(env, report)
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = env, os.Stdin, os.Stdout, os.Stderr
 	// A signal ends the command first, so that Stop is never skipped.
@@ -56,7 +70,7 @@ func run(args []string) int {
 			_ = cmd.Process.Signal(s)
 		}
 	}()
-	err := cmd.Wait()
+	err = cmd.Wait()
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
