@@ -198,8 +198,11 @@ func testOwnImage(t *testing.T, w *world, d *daemons) {
 		t.Fatal(err)
 	}
 	file := filepath.Join(b.home, "berth.tar")
-	local := unique("berth") + ":own" // the world of the other backend has the same daemon
-	cmd := exec.Command("go", "run", "./deploy/image", "-binary", PlainBinary(t), "-tag", local, "-o", file)
+	// The worlds of the other backends have the same daemon, which loses an image that one of them
+	// removes while another pulls it: each makes its own.
+	version := unique("own")
+	local := "berth:" + version
+	cmd := exec.Command("go", "run", "./deploy/image", "-binary", PlainBinary(t), "-version", version, "-tag", local, "-o", file)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "GOPROXY=off") // offline
 	if out, err := cmd.CombinedOutput(); err != nil {

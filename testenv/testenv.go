@@ -16,6 +16,7 @@ package testenv
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -212,14 +213,30 @@ func Root() (string, error) {
 	}
 }
 
-// FreePort gives a loopback address, host:port, that was free a moment ago.
+// FreePort draws from these ports: below the ports that kernels take by themselves for
+// connections and for listeners on port 0 (32768 and up on Linux, 49152 elsewhere), so that nobody gets one by chance
+// between FreePort and the program that listens there.
+const firstPort, lastPort = 10000, 32767
+
+// given are the ports that FreePort has given in this process.
+var given sync.Map
+
+// FreePort gives a loopback address, host:port, that was free a moment ago, and gives it only once.
 func FreePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	var failed error
+	for range 100 {
+		addr := fmt.Sprintf("127.0.0.1:%d", firstPort+rand.IntN(lastPort-firstPort+1))
+		if _, again := given.LoadOrStore(addr, true); again {
+			continue
+		}
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			failed = err
+			continue
+		}
+		return addr, l.Close()
 	}
-	defer l.Close()
-	return l.Addr().String(), nil
+	return "", fmt.Errorf("testenv: no free port among 100 of %d to %d: %w", firstPort, lastPort, failed)
 }
 
 // NeedRoot skips a test that has to run as root (and fails it with CI set).

@@ -1,6 +1,6 @@
 // Command withservers starts one Postgres and one MinIO, runs the given
 // command with BERTH_TEST_POSTGRES_URL, BERTH_TEST_S3_ENDPOINT and MinIO's
-// credentials in its environment, prints what the tests have reported (testenv.Report), stops both
+// credentials in its environment, prints what the tests have reported (testenv.Report) and what failed, stops both
 // and exits as the command did:
 //
 //	go run ./testenv/withservers go test ./...
@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"berth/testenv"
 )
@@ -29,18 +30,18 @@ func run(args []string) int {
 	}
 	defer testenv.Stop()
 	env := os.Environ()
-	failed := func(err error) bool {
+	required := func(err error) bool {
 		fmt.Fprintln(os.Stderr, "withservers:", err)
 		return os.Getenv("CI") != ""
 	}
 	if url, err := testenv.PostgresServer(); err == nil {
 		env = append(env, "BERTH_TEST_POSTGRES_URL="+url)
-	} else if failed(err) {
+	} else if required(err) {
 		return 1
 	}
 	if s, err := testenv.MinIOServer(); err == nil {
 		env = append(append(env, "BERTH_TEST_S3_ENDPOINT="+s.Endpoint), s.Env()...)
-	} else if failed(err) {
+	} else if required(err) {
 		return 1
 	}
 	report, reported, err := testenv.CollectReports()
@@ -48,16 +49,18 @@ func run(args []string) int {
 		fmt.Fprintln(os.Stderr, "withservers:", err)
 		return 1
 	}
+	failed := &failures{to: os.Stdout}
 	defer func() {
 		text, err := reported()
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "withservers:", err)
 		}
-		fmt.Print(text)
+		fmt.Print(text, failed)
 	}()
 	env = append(env, report)
 	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = env, os.Stdin, os.Stdout, os.Stderr
+	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = env, os.Stdin, failed, os.Stderr
+	cmd.WaitDelay = 10 * time.Second // for what the command has left running, with its output still open
 	// A signal ends the command first, so that Stop is never skipped.
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)

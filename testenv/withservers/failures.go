@@ -1,0 +1,76 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"regexp"
+	"strings"
+)
+
+// Bounds of what [failures] repeats.
+const (
+	maxMessages = 3   // per failed test
+	maxFailed   = 30  // tests
+	maxLine     = 400 // bytes
+)
+
+var (
+	failedTest = regexp.MustCompile(`^\s*--- FAIL: (\S+)`)
+	anyTest    = regexp.MustCompile(`^\s*--- (PASS|FAIL|SKIP): `)
+	message    = regexp.MustCompile(`^\s+\S+\.go:\d+: `)
+	broken     = regexp.MustCompile(`^(panic: |fatal error: |WARNING: DATA RACE|FAIL\t\S+)`)
+)
+
+// failures passes on what go test prints and remembers which tests have failed and what they said first: a
+// long run's own output has that in between of servers' logs. For one writer at a time.
+type failures struct {
+	to    io.Writer
+	line  []byte // the beginning of a line whose end has not come
+	lines []string
+	tests int
+	left  int // messages of the test at hand that are still wanted
+}
+
+// Write never fails but as the writer behind it does.
+func (f *failures) Write(p []byte) (int, error) {
+	n, err := f.to.Write(p)
+	for rest := p[:n]; len(rest) > 0; {
+		end := bytes.IndexByte(rest, '\n')
+		if end < 0 {
+			f.line = append(f.line, rest[:min(len(rest), max(0, maxLine-len(f.line)))]...)
+			break
+		}
+		f.line = append(f.line, rest[:min(end, max(0, maxLine-len(f.line)))]...)
+		f.see(string(f.line))
+		f.line, rest = f.line[:0], rest[end+1:]
+	}
+	return n, err
+}
+
+// see looks at one line.
+func (f *failures) see(line string) {
+	switch {
+	case f.tests > maxFailed:
+	case failedTest.MatchString(line), broken.MatchString(line):
+		f.tests++
+		f.left = maxMessages
+		if f.tests > maxFailed {
+			line = "... and more"
+		}
+		f.lines = append(f.lines, line)
+	case anyTest.MatchString(line):
+		f.left = 0
+	case f.left > 0 && message.MatchString(line):
+		f.left--
+		f.lines = append(f.lines, line)
+	}
+}
+
+// String is what has failed, "" when nothing has.
+func (f *failures) String() string {
+	if len(f.lines) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("== what failed, and what it said first\n%s\n", strings.Join(f.lines, "\n"))
+}
