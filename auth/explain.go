@@ -92,6 +92,7 @@ func (y *Policy) Explain(ctx context.Context, p Principal, repository string, d 
 // word writes the sentences of a refusal.
 func (y *Policy) word(r *Refusal, p Principal, d Decision, team string, maintainers []string) {
 	verbs := strings.Join(r.Missing, " and ")
+	do := doing(r.Missing, r.Repository)
 	switch {
 	case r.Rule == RuleDenied:
 		r.Denial, r.Reason = d.Denial, d.Reason
@@ -100,7 +101,7 @@ func (y *Policy) word(r *Refusal, p Principal, d Decision, team string, maintain
 		if d.Reason != "" {
 			because = " (" + d.Reason + ")"
 		}
-		r.text = fmt.Sprintf("%s may not %s on %s: the denial %s forbids it%s. Ask %s", p, verbs, r.Repository, d.Denial, because, r.Ask)
+		r.text = fmt.Sprintf("%s may not %s: the denial %s forbids it%s. Ask %s", p, do, d.Denial, because, r.Ask)
 		return
 	case p.IsAnonymous():
 		r.Ask = "sign in (docker login), then try again"
@@ -108,7 +109,7 @@ func (y *Policy) word(r *Refusal, p Principal, d Decision, team string, maintain
 		return
 	case r.Rule == RuleStale:
 		r.Ask = "sign in again with the identity provider"
-		r.text = fmt.Sprintf("%s may not %s on %s: what the identity provider said about %s is too old. Sign in there again", p, verbs, r.Repository, p)
+		r.text = fmt.Sprintf("%s may not %s: what the identity provider said about %s is too old. Sign in there again", p, do, p)
 		return
 	case r.Rule == RuleLimit, r.Rule == RuleRobot:
 		r.Ask = "make a token that carries " + verbs + " on this repository"
@@ -143,7 +144,20 @@ func (y *Policy) word(r *Refusal, p Principal, d Decision, team string, maintain
 	case RuleGone:
 		why = p.String() + " was deleted or disabled"
 	}
-	r.text = fmt.Sprintf("%s may not %s on %s: %s. Ask %s", p, verbs, r.Repository, why, r.Ask)
+	r.text = fmt.Sprintf("%s may not %s: %s. Ask %s", p, do, why, r.Ask)
+}
+
+// doing says actions in a repository as people do: "pull and push on core/app", "administer core/app".
+func doing(actions []string, repo string) string {
+	on := slices.DeleteFunc(slices.Clone(actions), func(a string) bool { return a == "admin" })
+	var parts []string
+	if len(on) > 0 {
+		parts = append(parts, strings.Join(on, " and ")+" on")
+	}
+	if len(on) < len(actions) {
+		parts = append(parts, "administer")
+	}
+	return strings.Join(parts, " and ") + " " + repo
 }
 
 // grounds lists what gives rights to somebody who is signed in, but for what

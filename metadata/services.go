@@ -56,13 +56,20 @@ func (tx *Tx) LockService(ctx context.Context, name string) (Service, error) {
 }
 
 // PutService makes a service or changes the one of this name, and reports
-// whether it made it.
+// whether it made it. When its tokens are to live longer, so do the keys that verify them.
 func (tx *Tx) PutService(ctx context.Context, s Service) (put Service, made bool, err error) {
 	n, err := tx.exec(ctx, `
 		INSERT INTO services (name, issuer, token_ttl, algorithm, anonymous_pull, refresh_tokens, created_at, updated_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $7)
 		ON CONFLICT (name) DO NOTHING`,
 		s.Name, s.Issuer, int64(s.TokenTTL/time.Second), s.Algorithm, s.AnonymousPull, s.RefreshTokens, micros(tx.now))
+	if err == nil && n == 0 {
+		// A key that has a successor may sign until that one does.
+		_, err = tx.exec(ctx, `
+			UPDATE signing_keys SET expires_at = expires_at + 1000000 * ($2 - (SELECT token_ttl FROM services WHERE name = $1))
+			 WHERE service_id = (SELECT id FROM services WHERE name = $1 AND token_ttl < $2) AND expires_at > $3`,
+			s.Name, int64(s.TokenTTL/time.Second), micros(tx.now))
+	}
 	if err == nil && n == 0 {
 		_, err = tx.exec(ctx, `
 			UPDATE services SET issuer = $2, token_ttl = $3, algorithm = $4, anonymous_pull = $5, refresh_tokens = $6, updated_at = $7

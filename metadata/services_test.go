@@ -52,6 +52,36 @@ func TestServices(t *testing.T) {
 			}
 			return errors.Join(err, err2)
 		})
+		// A key that is followed by another verifies as long as what it may still sign.
+		expires := func() time.Duration {
+			t.Helper()
+			var until time.Duration
+			view(t, db, func(ctx context.Context, tx *metadata.Tx) error {
+				keys, err := tx.SigningKeys(ctx)
+				if err != nil || len(keys) != 2 || keys[0].ExpiresAt != nil || keys[1].ExpiresAt == nil {
+					t.Fatalf("keys: %+v, %v", keys, err)
+				}
+				until = keys[1].ExpiresAt.Sub(keys[0].ActiveAt)
+				return nil
+			})
+			return until
+		}
+		update(t, db, func(ctx context.Context, tx *metadata.Tx) error {
+			return tx.AddSigningKey(ctx, metadata.SigningKey{ServiceID: put.ID, KID: "next", Algorithm: "ES256", PrivatePEM: "p", ActiveAt: tx.Now().Add(time.Hour)}, 10*time.Minute)
+		})
+		for _, step := range []struct{ ttl, want time.Duration }{
+			{90 * time.Second, 10 * time.Minute}, {150 * time.Second, 11 * time.Minute}, {time.Minute, 11 * time.Minute},
+		} {
+			longer := want
+			longer.TokenTTL = step.ttl
+			update(t, db, func(ctx context.Context, tx *metadata.Tx) error {
+				_, _, err := tx.PutService(ctx, longer)
+				return err
+			})
+			if got := expires(); got != step.want {
+				t.Errorf("with tokens of %s the key before verifies for %s, want %s", step.ttl, got, step.want)
+			}
+		}
 		remove := func() error {
 			return db.Update(ctx, func(tx *metadata.Tx) error { return tx.DeleteService(ctx, want.Name) })
 		}

@@ -118,7 +118,15 @@ func checkProgress(cmd *cobra.Command) func(registry.CheckReport) {
 }
 
 func checkLine(r registry.CheckReport) string {
-	line := fmt.Sprintf("%s, %s compared", count(int(r.Blobs), "blob"), count(int(r.Objects), "object"))
+	return fmt.Sprintf("%s, %s compared%s", count(int(r.Blobs), "blob"), count(int(r.Objects), "object"), foundLine(r))
+}
+
+// verifiedLine is checkLine for a copy, which is looked at in one direction: from its rows to its objects.
+func verifiedLine(r registry.CheckReport) string {
+	return count(int(r.Blobs), "blob") + " compared" + foundLine(r)
+}
+
+func foundLine(r registry.CheckReport) (line string) {
 	if r.Bytes > 0 || r.Manifests > 0 {
 		line += fmt.Sprintf(", %s and %s hashed", showBytes(r.Bytes), count(int(r.Manifests), "manifest"))
 	}

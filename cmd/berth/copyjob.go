@@ -81,6 +81,8 @@ func endCopy(cmd *cobra.Command, output *choice, job *backup.Job) error {
 // copyLine says how far a job is.
 func copyLine(job *backup.Job) string {
 	switch {
+	case job.Check != nil && job.Kind == backup.KindVerify:
+		return verifiedLine(*job.Check)
 	case job.Check != nil:
 		return checkLine(*job.Check)
 	case job.Transfer != nil:
@@ -100,7 +102,7 @@ func printCopy(cmd *cobra.Command, output *choice, job *backup.Job) error {
 			fmt.Fprintln(w, p)
 		}
 		printLost(w, v.Check.Problems)
-		_, err := fmt.Fprintf(w, "backup of %s, made %s by version %s: %s\n", v.Backup.Source, showTime(v.Backup.CreatedAt), v.Backup.Version, checkLine(v.Check))
+		_, err := fmt.Fprintf(w, "backup of %s, made %s by version %s: %s\n", v.Backup.Source, showTime(v.Backup.CreatedAt), v.Backup.Version, verifiedLine(v.Check))
 		return err
 	case job.Transfer == nil, job.State == registry.JobFailed && len(job.Transfer.Rows) == 0 && job.Transfer.Copied == 0:
 		return nil // it has not come so far

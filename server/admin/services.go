@@ -58,37 +58,49 @@ func (h *handler) PutService(ctx context.Context, r api.PutServiceRequestObject)
 	if p := *r.Body.AnonymousPull; p != "" && !repositoriesRE.MatchString(p) {
 		return nil, oci.Errorf(oci.CodeInvalid, "the pattern %.140q cannot match a repository: use the characters of their names, '*' and '?'", p)
 	}
-	var service metadata.Service
-	var otherKey bool
-	err := h.change(ctx, r.Body, func(tx *metadata.Tx) error {
+	var before, service metadata.Service
+	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
+		before, err = tx.Service(ctx, r.Service)
+		return err
+	})
+	if err != nil && !isNotFound(err) {
+		return nil, err
+	}
+	otherKey := err == nil && before.Algorithm != string(*r.Body.Algorithm)
+	change := func(tx *metadata.Tx) error {
 		before, err := tx.LockService(ctx, r.Service)
 		switch {
 		case err == nil:
 			if err := checkMatch(r.Params.IfMatch, serviceOf(before)); err != nil {
 				return err
 			}
+			if !otherKey && before.Algorithm != string(*r.Body.Algorithm) {
+				return oci.Errorf(oci.CodeConflict, "somebody has changed the service %s at the same time: look at it, and try again", r.Service)
+			}
 		case !isNotFound(err):
 			return err
 		case r.Params.IfMatch != nil:
 			return err
 		}
-		otherKey = err == nil && before.Algorithm != string(*r.Body.Algorithm)
 		service, _, err = tx.PutService(ctx, metadata.Service{
 			Name: r.Service, Issuer: *r.Body.Issuer, TokenTTL: time.Duration(*r.Body.TokenTtl) * time.Second,
 			Algorithm: string(*r.Body.Algorithm), AnonymousPull: *r.Body.AnonymousPull, RefreshTokens: *r.Body.RefreshTokens,
 		})
 		return err
-	})
+	}
+	if otherKey { // and so it gets one of the new algorithm, or does not change
+		write := record(ctx, r.Body)
+		_, err = h.Keys.Rotate(ctx, r.Service, token.Rotation{Algorithm: string(*r.Body.Algorithm), Also: func(tx *metadata.Tx) error {
+			if err := change(tx); err != nil {
+				return err
+			}
+			return write(tx)
+		}})
+	} else if err = h.change(ctx, r.Body, change); err == nil {
+		err = h.Keys.Ensure(ctx, service)
+	}
 	if err != nil {
 		return nil, err
-	}
-	if err := h.Keys.Ensure(ctx, service); err != nil {
-		return nil, err
-	}
-	if otherKey {
-		if _, err := h.Keys.Rotate(ctx, service.Name, token.Rotation{}); err != nil {
-			return nil, err
-		}
 	}
 	shown := serviceOf(service)
 	return api.PutService200JSONResponse{Body: shown, Headers: api.PutService200ResponseHeaders{ETag: etagOf(shown)}}, nil

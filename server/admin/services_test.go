@@ -26,7 +26,11 @@ func TestServices(t *testing.T) {
 		if s := w.ok("PUT", path, map[string]any{"issuer": "dockit", "token_ttl": 600, "algorithm": "ES384", "anonymous_pull": "library/*", "refresh_tokens": true}).json(t); s["issuer"] != "dockit" || s["token_ttl"] != 600.0 || s["anonymous_pull"] != "library/*" || s["refresh_tokens"] != true {
 			t.Errorf("changed: %v", s)
 		}
-		// Another algorithm is a new key, which is published beside the old one.
+		// Another algorithm is a new key, which is published beside the old one; it comes with the change, or neither does.
+		w.refused(w.do(root, "PUT", path, map[string]any{"algorithm": "RS256"}, "If-Match", `"nonsense"`), 412, oci.CodePreconditionFailed)
+		if s := w.ok("GET", path, nil).json(t); s["algorithm"] != "ES384" {
+			t.Errorf("after a refused change the algorithm is %v", s["algorithm"])
+		}
 		keys := map[string]string{}
 		for _, k := range w.ok("GET", "/api/v1/keys", nil).json(t)["items"].([]any) {
 			k := k.(map[string]any)
