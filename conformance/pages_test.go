@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -146,6 +147,40 @@ func (b *box) alpine(t *testing.T) {
 	b.run(docker, "tag", image.id(t), "alpine")
 }
 
+// browser signs in as account wherever a program opens an OpenID provider's page.
+func (b *box) browser(t *testing.T, account string) {
+	t.Helper()
+	opened, program := filepath.Join(b.home, "opened"), filepath.Join(b.home, "browser")
+	if err := os.WriteFile(program, []byte("#!/bin/sh\necho \"$1\" >\""+opened+".new\" && mv \""+opened+".new\" \""+opened+"\"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b.env = append(b.env, "BROWSER="+program)
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	t.Cleanup(func() { close(stop); <-stopped })
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(50 * time.Millisecond):
+			}
+			address, err := os.ReadFile(opened)
+			if err != nil {
+				continue // nothing was opened
+			}
+			os.Remove(opened)
+			page, err := url.Parse(strings.TrimSpace(string(address)))
+			if err == nil {
+				err = testenv.OIDCAt(t, page.Scheme+"://"+page.Host).Visit(page.String(), account)
+			}
+			if err != nil {
+				t.Errorf("the browser at %s: %v", address, err)
+			}
+		}
+	}()
+}
+
 // otherPorts gives a script ports of its own; what starts in it listens at BERTH_LISTEN and TOKENINFO.
 func otherPorts(t *testing.T, script string, ports ...string) string {
 	t.Helper()
@@ -168,6 +203,7 @@ func otherPorts(t *testing.T, script string, ports ...string) string {
 // servers makes a script wait for the servers that it starts: a person does not notice that they take a moment.
 func servers(script string) string {
 	script = strings.ReplaceAll(script, "python3 tokeninfo.py &\n", "python3 tokeninfo.py 2>/dev/null &\nuntil curl -s http://$TOKENINFO >/dev/null; do sleep 0.05; kill -0 $!; done\n")
+	script = regexp.MustCompile(`(?m)^node \S+/provider\.mjs (\d+) .*&$`).ReplaceAllString(script, "$0\nuntil curl -s http://127.0.0.1:$1 >/dev/null; do sleep 0.05; kill -0 $$!; done")
 	return strings.ReplaceAll(script, "./berth serve &\n", "./berth serve >berth.log 2>&1 &\nuntil curl -fsS http://$BERTH_LISTEN/readyz >/dev/null 2>&1; do sleep 0.05; kill -0 $! || { cat berth.log; exit 1; }; done\n")
 }
 
@@ -187,6 +223,9 @@ func TestSignInPages(t *testing.T) {
 		"docs/sign-in-oauth2.md": {"Try it", []string{"python3", "curl"}, nil},
 		"docs/keyless-ci.md": {"Try it without a platform", []string{"python3", "curl", "node"}, []string{
 			"scripts/tools.sh oidc-provider\n", "", "$PWD/.cache", root + "/.cache", "node testenv", "node " + root + "/testenv"}},
+		"docs/sign-in-oidc.md": {"Try it", []string{"node"}, []string{
+			"./berth whoami\n", "./berth whoami --server localhost:5000\n",
+			"scripts/tools.sh oidc-provider\n", "", "$PWD/.cache", root + "/.cache", "node testenv", "node " + root + "/testenv"}},
 		"README.md": {"Start", nil, []string{
 			"make run\n", "export BERTH_ADMIN_PASSWORD=a-good-password\n./berth serve &\n",
 			"docker login localhost:5000 -u admin", "docker login localhost:5000 -u admin --password-stdin <<<a-good-password",
@@ -200,6 +239,7 @@ func TestSignInPages(t *testing.T) {
 			b := newBox(t, "DOCKER_HOST="+d.dockerd(t))
 			b.programs()
 			b.alpine(t)
+			b.browser(t, "alice")
 			script := edit(t, code(section(t, page, p.heading)), p.edits...)
 			t.Cleanup(func() {
 				if text, err := os.ReadFile(filepath.Join(b.home, "directory", "slapd.pid")); err == nil {

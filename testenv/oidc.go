@@ -68,6 +68,9 @@ func OIDC(t testing.TB, s OIDCSettings) *OIDCProvider {
 	return p
 }
 
+// OIDCAt is a provider that somebody else has started, and stops, to browse there.
+func OIDCAt(t testing.TB, issuer string) *OIDCProvider { return &OIDCProvider{Issuer: issuer, t: t} }
+
 // Start starts a provider that was stopped, at the same address with new keys.
 func (p *OIDCProvider) Start() {
 	p.t.Helper()
