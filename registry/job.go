@@ -261,7 +261,7 @@ func (r *JobRunner[T]) run(job T, work func(context.Context, func(func())) error
 	done := make(chan struct{})
 	var renewing sync.WaitGroup
 	renewing.Go(func() { r.renew(ctx, done, cancel, h.ID, text) })
-	err := protected(ctx, work, change)
+	err := protected(func() error { return work(ctx, change) })
 	close(done)
 	renewing.Wait()
 	change(func() {
@@ -282,6 +282,10 @@ func (r *JobRunner[T]) run(job T, work func(context.Context, func(func())) error
 		level := slog.LevelInfo
 		if h.State == JobFailed {
 			level = slog.LevelError
+		}
+		var mistake panicked // which may be wrapped
+		if errors.As(err, &mistake) {
+			err = mistake
 		}
 		r.o.Logger.Log(context.Background(), level, "a job was not finished", "job", r.o.Noun, "id", h.ID, "state", h.State, "error", err)
 	})
@@ -305,14 +309,15 @@ func (p panicked) LogValue() slog.Value {
 	return slog.StringValue(fmt.Sprintf("panic: %v\n%s", p.value, p.stack))
 }
 
-// protected does the work. A panic in it is an error: it must not end the server, which serves others.
-func protected(ctx context.Context, work func(context.Context, func(func())) error, change func(func())) (err error) {
+// protected works. A panic in it is an error: it must not end the server, which serves others.
+// Each goroutine that works for a job needs it.
+func protected(work func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			err = panicked{v, debug.Stack()}
 		}
 	}()
-	return work(ctx, change)
+	return work()
 }
 
 // renew keeps the lease and notes the progress, until the job is done. It ends the job

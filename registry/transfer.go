@@ -341,7 +341,8 @@ func (t *transfer) objects(ctx context.Context) error {
 	group, gctx := errgroup.WithContext(ctx)
 	work := make(chan metadata.Blob)
 	var waiting atomic.Int64
-	group.Go(func() error {
+	start := func(work func() error) { group.Go(func() error { return protected(work) }) }
+	start(func() error {
 		defer close(work)
 		var after digest.Digest
 		for {
@@ -365,7 +366,7 @@ func (t *transfer) objects(ctx context.Context) error {
 		}
 	})
 	for range t.run.Parallel {
-		group.Go(func() error {
+		start(func() error {
 			for b := range work {
 				if err := t.object(gctx, b); err != nil {
 					return fmt.Errorf("copying the blob %s: %w", b.Digest, err)

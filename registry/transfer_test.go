@@ -164,6 +164,32 @@ func (d dying) Abort(ctx context.Context, s storage.Session) error {
 
 func (d dying) Walk(ctx context.Context) iter.Seq2[storage.Info, error] { return d.Store.Walk(ctx) }
 
+// mistaken is a store with a mistake in its program.
+type mistaken struct{ storage.Store }
+
+func (mistaken) Open(context.Context, string, int64, int64) (io.ReadCloser, error) {
+	var no *int
+	*no++
+	return nil, nil
+}
+
+// A mistake in the program ends the transfer, not the server that does it as a job, and says where it is.
+func TestTransferPanics(t *testing.T) {
+	onTransfers(t, func(t *testing.T, from, to *env) {
+		from.push(from.r, repo, random(5000, 1))
+		source := from.side()
+		source.Store = mistaken{source.Store}
+		_, err := Transfer(from.ctx, source, to.side(), TransferRun{Source: "the source"})
+		var mistake panicked
+		if !errors.As(err, &mistake) || !strings.Contains(mistake.LogValue().String(), "transfer_test.go") {
+			t.Fatalf("the transfer ends with %v", err)
+		}
+		_, err = Transfer(from.ctx, from.side(), to.side(), TransferRun{Source: "the source"})
+		to.ok(err)
+		sameImages(t, to)
+	})
+}
+
 // A transfer that dies anywhere is made again and ends with the same copy, and
 // with nothing in the target's store that no row points to.
 func TestTransferGoesOn(t *testing.T) {

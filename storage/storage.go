@@ -109,8 +109,8 @@ type Store interface {
 	OpenSession(ctx context.Context, s Session) (io.ReadCloser, error)
 
 	// Commit makes the session's bytes durable as an object and returns its
-	// key. A session without bytes becomes an empty object. Committing again
-	// the session that a previous Commit was given returns the same key, or ErrSession.
+	// key. A session without bytes becomes an empty object. Committing a session again
+	// as long as its object is there, or several times at once, returns the same key.
 	Commit(ctx context.Context, s Session) (key string, err error)
 
 	// Abort removes what the session holds, also if it was committed. Aborting a

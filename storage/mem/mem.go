@@ -53,7 +53,10 @@ func (s *Store) Append(ctx context.Context, session storage.Session, r io.Reader
 	if err := ctx.Err(); err != nil {
 		return session, 0, err
 	}
-	if _, err := s.bytes(session); err != nil {
+	s.mu.Lock()
+	_, err := s.bytes(session)
+	s.mu.Unlock()
+	if err != nil {
 		return session, 0, err
 	}
 	var body bytes.Buffer
@@ -80,10 +83,8 @@ func id(session storage.Session) string {
 	return id
 }
 
-// bytes collects what a session holds.
+// bytes collects what a session holds; the caller holds the lock.
 func (s *Store) bytes(session storage.Session) ([]byte, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	var chunks [][]byte
 	for strings.Contains(string(session), "-") {
 		c, ok := s.chunks[string(session)]
@@ -117,7 +118,9 @@ func (s *Store) drop(session storage.Session) {
 
 // OpenSession implements [storage.Store].
 func (s *Store) OpenSession(ctx context.Context, session storage.Session) (io.ReadCloser, error) {
+	s.mu.Lock()
 	data, err := s.bytes(session)
+	s.mu.Unlock()
 	if err == nil {
 		err = ctx.Err()
 	}
@@ -134,17 +137,14 @@ func (s *Store) Commit(ctx context.Context, session storage.Session) (string, er
 	}
 	key := string(session)
 	s.mu.Lock()
-	_, again := s.objects[key]
-	s.mu.Unlock()
-	if again {
+	defer s.mu.Unlock()
+	if _, again := s.objects[key]; again {
 		return key, nil
 	}
 	data, err := s.bytes(session)
 	if err != nil {
 		return "", err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.objects[key] = object{data: data, made: time.Now()}
 	s.drop(session)
 	return key, nil
