@@ -9,7 +9,6 @@ import (
 	"maps"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -82,7 +81,12 @@ var errHoldLost = errors.New("the hold on the source's objects could not be rene
 // ErrInUse says that a database cannot be the target of a transfer.
 var ErrInUse = errors.New("the target database holds a registry already: give an empty one")
 
+var errMeddled = errors.New("somebody else has changed the target database meanwhile")
+
 var errSameStore = errors.New("the target's store is the source's own, under another name: give another place, for objects of two registries must not share one")
+
+var errStoreInUse = errors.New("the target's store has objects already, which its database does not know: of another registry, or of a copy whose database is gone. " +
+	"Give an empty place, for objects of two registries must not share one")
 
 // Receives reports nil when a database may be the target of a transfer as far as it tells
 // by itself: it is empty, or a copy that nobody has taken into use. Else it returns ErrInUse. Ask before migrating
@@ -113,12 +117,12 @@ func receives(ctx context.Context, tx *metadata.Tx) (*metadata.Transfer, error) 
 
 // Transfer makes to a copy of from: all rows as they are at one moment, and
 // their bytes, hashed on the way. Pushes to from, pulls and its collector go on meanwhile; no object that
-// the copied rows refer to is removed before the transfer has ended. Bytes that to has already from an earlier
-// transfer are not copied again, so one that was killed is made again to go on,
+// the copied rows refer to is removed before the transfer has ended. Objects that to has already from an earlier
+// transfer, of the right size, are not copied again, so one that was killed is made again to go on,
 // and one that is made again after a while copies what is new.
 //
 // to has to be empty, or a copy of the same source that nobody has taken into
-// use, and its store a place of its own. Memory is bounded by Parallel and the buffers of the stores.
+// use, and its store a place of its own, which is empty at first. Memory is bounded by Parallel and the buffers of the stores.
 func Transfer(ctx context.Context, from, to Side, run TransferRun) (report TransferReport, err error) {
 	if run.Parallel <= 0 {
 		run.Parallel = 4
@@ -169,6 +173,9 @@ type transfer struct {
 // begin makes sure that the target may be written to, by this transfer alone,
 // and holds the source's objects. The context that it returns ends when a hold is lost.
 func (t *transfer) begin(ctx context.Context) (context.Context, func() error, error) {
+	if err := t.unused(ctx); err != nil {
+		return ctx, nil, err
+	}
 	err := t.to.DB.Update(ctx, func(tx *metadata.Tx) error {
 		mine, err := tx.AcquireLease(ctx, transferLease, t.id, transferLeaseTTL)
 		if err != nil {
@@ -216,6 +223,29 @@ func (t *transfer) begin(ctx context.Context) (context.Context, func() error, er
 			t.from.DB.Update(ctx, func(tx *metadata.Tx) error { return tx.ReleaseHold(ctx, t.id) }),
 			t.to.DB.Update(ctx, func(tx *metadata.Tx) error { return tx.ReleaseLease(ctx, transferLease, t.id) }))
 	}, nil
+}
+
+// unused makes sure that the store of a target into which nothing was copied before has no objects: they would be
+// another registry's, and a check of either would take the objects of both for its own.
+func (t *transfer) unused(ctx context.Context) error {
+	var was *metadata.Transfer
+	err := t.to.DB.View(ctx, func(tx *metadata.Tx) (err error) {
+		was, err = receives(ctx, tx)
+		return err
+	})
+	if err != nil || was != nil {
+		return err
+	}
+	for info, err := range t.to.Store.Walk(ctx) {
+		if err != nil {
+			return fmt.Errorf("looking whether the target's store is empty: %w", err)
+		}
+		if _, err := t.from.Store.Stat(ctx, info.Key); err == nil {
+			return errSameStore
+		}
+		return errStoreInUse
+	}
+	return nil
 }
 
 // keep calls renew every now and then until it says that the hold is lost, or
@@ -336,26 +366,24 @@ func (t *transfer) rows(ctx context.Context) error {
 	return nil
 }
 
-// objects copies the bytes of all blobs that have none yet in the target.
+// objects copies the bytes of all blobs whose object is not in the target's store.
 func (t *transfer) objects(ctx context.Context) error {
 	group, gctx := errgroup.WithContext(ctx)
-	work := make(chan metadata.Blob)
-	var waiting atomic.Int64
+	work := make(chan metadata.StoredBlob)
 	start := func(work func() error) { group.Go(func() error { return protected(work) }) }
 	start(func() error {
 		defer close(work)
 		var after digest.Digest
 		for {
-			var page []metadata.Blob
+			var page []metadata.StoredBlob
 			err := t.to.DB.View(gctx, func(tx *metadata.Tx) (err error) {
-				page, err = tx.PendingBlobs(gctx, after, checkBatch)
+				page, err = tx.BlobsAfter(gctx, after, checkBatch)
 				return err
 			})
 			if err != nil || len(page) == 0 {
 				return err
 			}
 			for _, b := range page {
-				waiting.Add(1)
 				select {
 				case work <- b:
 				case <-gctx.Done():
@@ -368,7 +396,13 @@ func (t *transfer) objects(ctx context.Context) error {
 	for range t.run.Parallel {
 		start(func() error {
 			for b := range work {
-				if err := t.object(gctx, b); err != nil {
+				there, err := t.there(gctx, b)
+				if err != nil {
+					return fmt.Errorf("looking for the blob %s in the copy: %w", b.Digest, err)
+				}
+				if there {
+					t.count(func(r *TransferReport) { r.Present++ })
+				} else if err := t.object(gctx, b.Blob); err != nil {
 					return fmt.Errorf("copying the blob %s: %w", b.Digest, err)
 				}
 			}
@@ -379,12 +413,47 @@ func (t *transfer) objects(ctx context.Context) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err != nil {
-		t.report.Blobs = t.report.Copied // those that are known to be there: not all were looked at
+		t.report.Blobs = t.report.Present + t.report.Copied // those that are known to be there: not all were looked at
 		return err
 	}
-	t.report.Present = t.report.Blobs - waiting.Load()
 	t.report.Blobs -= t.report.Lost
 	return nil
+}
+
+// there reports whether the target has a blob's object, as long as the blob. One that it has lost since
+// an earlier transfer is to be copied again.
+func (t *transfer) there(ctx context.Context, b metadata.StoredBlob) (bool, error) {
+	if b.MissingSince != nil {
+		return false, nil
+	}
+	info, err := t.to.Store.Stat(ctx, b.Key)
+	if err == nil && info.Size == b.Size {
+		return true, nil
+	}
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return false, err
+	}
+	t.run.Logger.Warn("the copy has lost an object of an earlier run, it is copied again", "digest", b.Digest, "key", b.Key)
+	var gone bool
+	err = t.to.DB.Update(ctx, func(tx *metadata.Tx) (err error) {
+		gone, err = tx.BlobGone(ctx, b.Blob)
+		return err
+	})
+	if err == nil && !gone {
+		err = errMeddled
+	}
+	return false, err
+}
+
+// count changes the report, and tells how far it is.
+func (t *transfer) count(change func(*TransferReport)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	change(&t.report)
+	if t.run.Progress != nil && time.Since(t.told) > time.Second {
+		t.told = time.Now()
+		t.run.Progress(t.report)
+	}
 }
 
 // source finds the object of a blob. When the blob was collected after the
@@ -449,19 +518,15 @@ func (t *transfer) object(ctx context.Context, b metadata.Blob) error {
 		return err
 	})
 	if err == nil && !taken {
-		err = errors.New("somebody else has changed the target database meanwhile")
+		err = errMeddled
 	}
 	if err != nil {
 		return err
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.report.Copied++
-	t.report.Bytes += n
-	if t.run.Progress != nil && time.Since(t.told) > time.Second {
-		t.told = time.Now()
-		t.run.Progress(t.report)
-	}
+	t.count(func(r *TransferReport) {
+		r.Copied++
+		r.Bytes += n
+	})
 	return nil
 }
 

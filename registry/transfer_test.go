@@ -271,6 +271,34 @@ func TestTransferLost(t *testing.T) {
 	})
 }
 
+// What a copy has lost of an earlier transfer is copied again by the next one; what it has is not.
+func TestTransferHealsTheCopy(t *testing.T) {
+	onTransfers(t, func(t *testing.T, from, to *env) {
+		gone, short, whole := from.push(from.r, repo, []byte("gone")), from.push(from.r, repo, []byte("cut short")), from.push(from.r, repo, []byte("whole"))
+		run := TransferRun{Source: "the source"}
+		_, err := Transfer(from.ctx, from.side(), to.side(), run)
+		to.ok(err)
+		to.ok(to.store().Delete(to.ctx, to.strings(`SELECT storage_key FROM blobs WHERE digest = $1`, string(gone))...))
+		other := to.put([]byte("cut"))
+		cut := to.strings(`SELECT storage_key FROM blobs WHERE digest = $1`, string(short))
+		to.ok(to.store().Delete(to.ctx, cut...))
+		_, err = to.raw.ExecContext(to.ctx, `UPDATE blobs SET storage_key = $1 WHERE digest = $2`, other, string(short))
+		to.ok(err)
+		report, err := Transfer(from.ctx, from.side(), to.side(), run)
+		to.ok(err)
+		if report.Copied != 2 || report.Present != 1 || report.Blobs != 3 || report.Lost != 0 {
+			t.Errorf("the report is %+v", report)
+		}
+		for _, d := range []digest.Digest{gone, short, whole} {
+			to.read(to.replica(), repo, d)
+		}
+		sameImages(t, to)
+		if left := to.strings(`SELECT value FROM garbage WHERE value = $1`, other); len(left) != 1 {
+			t.Errorf("the object that was cut short is no garbage")
+		}
+	})
+}
+
 // While an object is held, no replica removes it; a hold that nobody renews ends.
 func TestHold(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
@@ -300,6 +328,27 @@ func TestHold(t *testing.T) {
 		if keys := collect(); len(keys) != 0 {
 			t.Errorf("after the hold the store has %v", slices.Clone(keys))
 		}
+	})
+}
+
+// A store with objects that nobody in the target's database knows is not filled: they are another registry's.
+func TestTransferIntoAStoreInUse(t *testing.T) {
+	onTransfers(t, func(t *testing.T, from, to *env) {
+		d := from.push(from.r, repo, []byte("mine"))
+		theirs := to.put([]byte("of another registry"))
+		run := TransferRun{Source: "the source"}
+		for range 2 {
+			if _, err := Transfer(from.ctx, from.side(), to.side(), run); !errors.Is(err, errStoreInUse) || strings.Contains(err.Error(), "goes on") {
+				t.Fatalf("a transfer into a store with objects gives %v", err)
+			}
+		}
+		if keys := to.keys(); !slices.Equal(keys, []string{theirs}) {
+			t.Errorf("afterwards the store has %v", keys)
+		}
+		to.ok(to.store().Delete(to.ctx, theirs))
+		_, err := Transfer(from.ctx, from.side(), to.side(), run)
+		to.ok(err)
+		to.read(to.replica(), repo, d)
 	})
 }
 
