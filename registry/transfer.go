@@ -488,6 +488,10 @@ func (t *transfer) object(ctx context.Context, b metadata.Blob) error {
 		t.lost(b, key, ProblemMissing, "the source's store has no such object")
 		return nil
 	}
+	if unreadable(ctx, t.from.Store, err) {
+		t.lost(b, key, ProblemDamaged, "the source's object cannot be read: "+err.Error())
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("opening the object %s: %w", key, err)
 	}
@@ -501,6 +505,11 @@ func (t *transfer) object(ctx context.Context, b metadata.Blob) error {
 	session, n, err := t.to.Store.Append(ctx, storage.Session(row.Session), pacedReader{ctx, rc, t.pace}, sum)
 	if err == nil && (n != b.Size || sum.digest() != b.Digest) {
 		t.lost(b, key, ProblemDamaged, fmt.Sprintf("the source's object has %d bytes with the digest %s, the row says %d", n, sum.digest(), b.Size))
+		return t.drop(ctx, row, session)
+	}
+	var source *storage.SourceError
+	if errors.As(err, &source) && unreadable(ctx, t.from.Store, source) {
+		t.lost(b, key, ProblemDamaged, "the source's object cannot be read: "+source.Err.Error())
 		return t.drop(ctx, row, session)
 	}
 	if err != nil {

@@ -10,7 +10,9 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -268,6 +270,61 @@ func TestTransferLost(t *testing.T) {
 			t.Errorf("after the re-push the report is %+v", report)
 		}
 		to.read(to.replica(), repo, gone)
+	})
+}
+
+// badDisk is a store of which the disk cannot read one object to its end.
+type badDisk struct {
+	storage.Store
+	key  string
+	ping error // of the whole store
+}
+
+func (b badDisk) Open(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
+	rc, err := b.Store.Open(ctx, key, offset, length)
+	if err == nil && key == b.key {
+		rc = io.NopCloser(io.MultiReader(io.LimitReader(rc, 100), iotest.ErrReader(syscall.EIO)))
+	}
+	return rc, err
+}
+
+func (b badDisk) Ping(context.Context) error { return b.ping }
+
+// One object that the disk cannot read is damaged, for a check and a copy, which go on. A disk that
+// is gone as a whole ends both, and proves nothing.
+func TestUnreadableObject(t *testing.T) {
+	onTransfers(t, func(t *testing.T, from, to *env) {
+		bad, good := from.push(from.r, repo, random(5000, 1)), from.push(from.r, repo, random(5000, 2))
+		key := from.strings(`SELECT storage_key FROM blobs WHERE digest = $1`, string(bad))[0]
+		side := from.side()
+		side.Store = badDisk{side.Store, key, errors.New("gone")}
+		if _, err := New(side.DB, side.Store, Options{}).Check(from.ctx, CheckRun{Rehash: true}); !errors.Is(err, syscall.EIO) {
+			t.Errorf("a check of a disk that is gone gives %v", err)
+		}
+		run := TransferRun{Source: "the source"}
+		if _, err := Transfer(from.ctx, side, to.side(), run); !errors.Is(err, syscall.EIO) {
+			t.Errorf("a transfer from a disk that is gone gives %v", err)
+		}
+		side.Store = badDisk{from.store(), key, nil}
+		check, err := New(side.DB, side.Store, Options{}).Check(from.ctx, CheckRun{Rehash: true})
+		from.ok(err)
+		if check.Blobs != 2 || len(check.Problems) != 1 || check.Problems[0].Digest != bad || check.Problems[0].Kind != ProblemDamaged {
+			t.Errorf("the check finds %+v", check)
+		}
+		report, err := Transfer(from.ctx, side, to.side(), run)
+		from.ok(err)
+		if report.Lost != 1 || report.Problems[0].Digest != bad || report.Problems[0].Kind != ProblemDamaged {
+			t.Errorf("the transfer's report is %+v", report)
+		}
+		to.read(to.replica(), repo, good)
+		moved, err := New(side.DB, side.Store, Options{}).Relocate(from.ctx, side.Store, to.store(), TransferRun{})
+		from.ok(err)
+		if moved.Lost != 1 || moved.Copied != 1 {
+			t.Errorf("the relocation's report is %+v", moved)
+		}
+		if left := to.strings(`SELECT id FROM uploads`); len(left) > 0 {
+			t.Errorf("the uploads %v are left", left)
+		}
 	})
 }
 
