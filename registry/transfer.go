@@ -293,7 +293,9 @@ func (t *transfer) holdSource(ctx context.Context) (held bool, err error) {
 	return held, err
 }
 
-// sweep removes what a transfer that was killed has half written.
+// sweep removes what a transfer that was killed has half written, also what the store has under names
+// that the dead had no time to note: nobody else writes to this store, so an object of an
+// unfinished upload is nobody's. Only then, it lists the store.
 func (t *transfer) sweep(ctx context.Context) error {
 	for {
 		var left []metadata.Upload
@@ -304,19 +306,40 @@ func (t *transfer) sweep(ctx context.Context) error {
 		if err != nil || len(left) == 0 {
 			return err
 		}
-		for _, u := range left {
-			if err := t.target.remove(ctx, storage.Session(u.Session)); err != nil {
-				return fmt.Errorf("removing what an earlier attempt has left: %w", err)
+		if err := t.removeUploads(ctx, left); err != nil {
+			return fmt.Errorf("removing what an earlier attempt has left: %w", err)
+		}
+		err = t.to.DB.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
+			for _, u := range left {
+				if _, err := tx.DeleteUpload(ctx, u.ID); err != nil {
+					return err
+				}
 			}
-			err := t.to.DB.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
-				_, err := tx.DeleteUpload(ctx, u.ID)
-				return err
-			})
-			if err != nil {
-				return err
-			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
 	}
+}
+
+func (t *transfer) removeUploads(ctx context.Context, left []metadata.Upload) error {
+	dead := map[string]bool{}
+	for _, u := range left {
+		dead[u.ID] = true
+		if err := t.target.remove(ctx, storage.Session(u.Session)); err != nil {
+			return err
+		}
+	}
+	for info, err := range t.to.Store.Walk(ctx) {
+		if err == nil && dead[uploadRE.FindString(info.Key)] {
+			err = t.to.Store.Delete(ctx, info.Key)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // apart makes sure that the stores are two, however they are named: what is put into
