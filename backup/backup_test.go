@@ -271,6 +271,7 @@ func TestDamagedBackup(t *testing.T) {
 			must(t, os.Truncate(databaseOf(t, dir), 5000))
 		},
 		"a changed database": func(t *testing.T, dir string) { flip(t, databaseOf(t, dir)) },
+		"no database":        func(t *testing.T, dir string) { must(t, os.Remove(databaseOf(t, dir))) },
 	}
 	for name, change := range damage {
 		t.Run(name, func(t *testing.T) {
@@ -285,6 +286,11 @@ func TestDamagedBackup(t *testing.T) {
 			}
 			if _, _, err := backup.Restore(t.Context(), place, to.side, o); err == nil {
 				t.Error("Restore finds nothing")
+			}
+			// From another machine, the next backup cannot go on from it either, and says what to do.
+			_, _, err = backup.Run(t.Context(), from.side, place, backup.Options{Work: t.TempDir(), Source: "s"})
+			if strings.HasSuffix(name, "database") && (err == nil || !strings.Contains(err.Error(), "give another place")) {
+				t.Errorf("the next backup gives %v", err)
 			}
 			must(t, to.side.DB.View(t.Context(), func(tx *metadata.Tx) error {
 				empty, err := tx.IsEmpty(t.Context())
