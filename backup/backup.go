@@ -135,7 +135,7 @@ func Run(ctx context.Context, from registry.Side, place Place, o Options) (m Man
 	if _, serr := os.Lstat(path); errors.Is(serr, os.ErrNotExist) && err == nil {
 		// The work directory was lost or is another machine's: go on from the backup itself.
 		if err := fetch(ctx, place, before.Database, path); err != nil {
-			return m, report, err
+			return m, report, fmt.Errorf("the backup that is there cannot be gone on from, give another place: %w", err)
 		}
 	}
 	m = Manifest{Format: Format, Version: o.Version, Source: o.Source}
@@ -178,10 +178,11 @@ func Run(ctx context.Context, from registry.Side, place Place, o Options) (m Man
 func withDatabase(ctx context.Context, path string, o Options, run func(*metadata.DB) error) error {
 	db, err := metadata.Open(ctx, metadata.Options{URL: "sqlite:" + path, Logger: o.Logger})
 	if err != nil {
-		return err
+		return fmt.Errorf("the backup's database: %w", err)
 	}
-	_, err = db.Migrate(ctx)
-	if err == nil {
+	if _, err = db.Migrate(ctx); err != nil {
+		err = fmt.Errorf("the backup's database: %w", err)
+	} else {
 		err = run(db)
 	}
 	if err = errors.Join(err, db.Close()); err != nil {

@@ -271,6 +271,7 @@ func TestDamagedBackup(t *testing.T) {
 			must(t, os.Truncate(databaseOf(t, dir), 5000))
 		},
 		"a changed database": func(t *testing.T, dir string) { flip(t, databaseOf(t, dir)) },
+		"no database":        func(t *testing.T, dir string) { must(t, os.Remove(databaseOf(t, dir))) },
 	}
 	for name, change := range damage {
 		t.Run(name, func(t *testing.T) {
@@ -286,6 +287,11 @@ func TestDamagedBackup(t *testing.T) {
 			if _, _, err := backup.Restore(t.Context(), place, to.side, o); err == nil {
 				t.Error("Restore finds nothing")
 			}
+			// From another machine, the next backup cannot go on from it either, and says what to do.
+			_, _, err = backup.Run(t.Context(), from.side, place, backup.Options{Work: t.TempDir(), Source: "s"})
+			if strings.HasSuffix(name, "database") && (err == nil || !strings.Contains(err.Error(), "give another place")) {
+				t.Errorf("the next backup gives %v", err)
+			}
 			must(t, to.side.DB.View(t.Context(), func(tx *metadata.Tx) error {
 				empty, err := tx.IsEmpty(t.Context())
 				if !empty {
@@ -295,6 +301,61 @@ func TestDamagedBackup(t *testing.T) {
 			}))
 		})
 	}
+	// What does not keep a backup from being restored is a problem that Verify names.
+	counts := map[string]struct {
+		change func(m map[string]any)
+		want   string
+	}{
+		"a table without a count":        {func(m map[string]any) { delete(m["rows"].(map[string]any), "tags") }, "the table tags has "},
+		"no counts":                      {func(m map[string]any) { delete(m, "rows") }, "the table tags has "},
+		"a wrong count":                  {func(m map[string]any) { m["rows"].(map[string]any)["tags"] = 99 }, "backup.json says 99"},
+		"a schema of the future":         {func(m map[string]any) { m["schema"] = 999 }, "backup.json says 999"},
+		"more blobs lost than there are": {func(m map[string]any) { m["lost"] = 99 }, "backup.json counts 12 blobs with bytes and 99 without, of 12"},
+	}
+	for name, c := range counts {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			place := directory(t, dir)
+			o := backup.Options{Work: t.TempDir(), Source: "s"}
+			_, _, err := backup.Run(t.Context(), from.side, place, o)
+			must(t, err)
+			path := filepath.Join(dir, "backup.json")
+			text, err := os.ReadFile(path)
+			must(t, err)
+			var m map[string]any
+			must(t, json.Unmarshal(text, &m))
+			c.change(m)
+			text, err = json.Marshal(m)
+			must(t, err)
+			must(t, os.WriteFile(path, text, 0o600))
+			v, err := backup.Verify(t.Context(), place, o)
+			must(t, err)
+			if v.Bad == 0 || !strings.Contains(strings.Join(v.Problems, "\n"), c.want) {
+				t.Errorf("Verify finds %d: %v", v.Bad, v.Problems)
+			}
+		})
+	}
+	t.Run("healed by the next backup", func(t *testing.T) {
+		dir := t.TempDir()
+		place := directory(t, dir)
+		o := backup.Options{Work: t.TempDir(), Source: "s"}
+		_, _, err := backup.Run(t.Context(), from.side, place, o)
+		must(t, err)
+		keys := objects(t, place)
+		must(t, os.Remove(filepath.Join(dir, keys[0])))
+		must(t, os.Chmod(filepath.Join(dir, keys[1]), 0o600))
+		must(t, os.Truncate(filepath.Join(dir, keys[1]), 3))
+		_, report, err := backup.Run(t.Context(), from.side, place, o)
+		must(t, err)
+		if report.Copied != 2 || report.Present != 10 {
+			t.Errorf("the next backup: %+v", report)
+		}
+		v, err := backup.Verify(t.Context(), place, o)
+		must(t, err)
+		if v.Bad != 0 || len(objects(t, place)) != 12 {
+			t.Errorf("Verify finds %+v, and there are %d objects", v, len(objects(t, place)))
+		}
+	})
 	t.Run("changed and missing bytes", func(t *testing.T) {
 		dir, to := t.TempDir(), newWorld(t, variants[1])
 		place := directory(t, dir)

@@ -78,11 +78,17 @@ func Verify(ctx context.Context, place Place, o Options) (v Verified, err error)
 		if err != nil {
 			return err
 		}
-		for _, table := range slices.Sorted(maps.Keys(m.Rows)) {
+		for _, table := range slices.Sorted(maps.Keys(counts)) {
 			// Migrations of an older backup's copy may have added rows.
 			if m.Schema == schema && counts[table] != m.Rows[table] {
 				v.Problems = append(v.Problems, fmt.Sprintf("the table %s has %d rows, backup.json says %d", table, counts[table], m.Rows[table]))
 			}
+		}
+		if m.Schema > schema {
+			v.Problems = append(v.Problems, fmt.Sprintf("the database has the schema %d, backup.json says %d", schema, m.Schema))
+		}
+		if m.Blobs+m.Lost != m.Rows["blobs"] {
+			v.Problems = append(v.Problems, fmt.Sprintf("backup.json counts %d blobs with bytes and %d without, of %d", m.Blobs, m.Lost, m.Rows["blobs"]))
 		}
 		reg := registry.New(side.DB, side.Store, registry.Options{Logger: o.Logger})
 		v.Check, err = reg.Check(ctx, registry.CheckRun{Rehash: true, RowsOnly: true, HashRate: o.Rate, Progress: o.CheckProgress})

@@ -143,7 +143,7 @@ const (
 // Numbers that a table gives out go on behind those of from. Memory is bounded by a few rows.
 //
 // A blob is the exception: its bytes are in from's store. The row of one that to has
-// already keeps its own object. Others get no object yet, and count as missing; PendingBlobs lists them.
+// already keeps its own object. Others get no object yet, and count as missing until BlobArrived.
 // What from no longer has loses its row, and its object becomes garbage.
 //
 // It returns the number of rows by table.

@@ -62,14 +62,16 @@ func (tx *Tx) forgetBlobs(ctx context.Context) error {
 	return err
 }
 
-// PendingBlobs lists blobs whose bytes CopyRows has left to be copied, by digest, behind one.
-func (tx *Tx) PendingBlobs(ctx context.Context, after digest.Digest, limit int) ([]Blob, error) {
-	return list(ctx, tx, func(rows *sql.Rows) (b Blob, err error) {
-		return b, rows.Scan(&b.Digest, &b.Key, &b.Size)
-	}, `
-		SELECT digest, storage_key, size FROM blobs
-		 WHERE missing_since IS NOT NULL AND digest > $1 AND storage_key LIKE '`+pendingPrefix+`%'
-		 ORDER BY digest LIMIT $2`, string(after), limit)
+// BlobGone makes a blob whose object a copy has lost pending again, if it still has that object. What
+// is left of the object becomes garbage.
+func (tx *Tx) BlobGone(ctx context.Context, b Blob) (bool, error) {
+	n, err := tx.exec(ctx, `
+		UPDATE blobs SET storage_key = $3, missing_since = $4 WHERE digest = $1 AND storage_key = $2`,
+		string(b.Digest), b.Key, pendingPrefix+string(b.Digest), micros(tx.now))
+	if err == nil && n > 0 {
+		err = tx.EnqueueGarbage(ctx, GarbageObject, b.Key, tx.now)
+	}
+	return n > 0, err
 }
 
 // BlobArrived gives a pending blob its object. It reports false when the blob

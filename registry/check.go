@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"regexp"
+	"syscall"
 	"time"
 
 	"berth/metadata"
@@ -153,6 +154,9 @@ func (c *check) blobs(ctx context.Context) error {
 				return err
 			}
 			kind, detail, err := c.object(ctx, b)
+			if unreadable(ctx, c.r.store, err) {
+				kind, detail, err = ProblemDamaged, "the object cannot be read: "+err.Error(), nil
+			}
 			if err == nil && (kind != "" || b.MissingSince != nil) {
 				err = c.blob(ctx, b, kind, detail)
 			}
@@ -164,6 +168,12 @@ func (c *check) blobs(ctx context.Context) error {
 		}
 		after = page[len(page)-1].Digest
 	}
+}
+
+// unreadable reports whether reading an object has failed for that object alone: the disk cannot
+// read its bytes any more (EIO), and the store is in order otherwise.
+func unreadable(ctx context.Context, store storage.Store, err error) bool {
+	return errors.Is(err, syscall.EIO) && store.Ping(ctx) == nil
 }
 
 // object compares an object with its row; no kind means that it is right.

@@ -85,6 +85,10 @@ func (m *relocation) blob(ctx context.Context, b metadata.StoredBlob) error {
 		m.lost(b, ProblemMissing, "neither store has such an object")
 		return nil
 	}
+	if unreadable(ctx, m.from, err) {
+		m.lost(b, ProblemDamaged, "the object cannot be read: "+err.Error())
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -102,6 +106,11 @@ func (m *relocation) blob(ctx context.Context, b metadata.StoredBlob) error {
 	row.Session = string(session)
 	if err == nil && (n != b.Size || sum.digest() != b.Digest) {
 		m.lost(b, ProblemDamaged, fmt.Sprintf("the object has %d bytes with the digest %s, the row says %d", n, sum.digest(), b.Size))
+		return m.drop(ctx, row)
+	}
+	var source *storage.SourceError
+	if errors.As(err, &source) && unreadable(ctx, m.from, source) {
+		m.lost(b, ProblemDamaged, "the object cannot be read: "+source.Err.Error())
 		return m.drop(ctx, row)
 	}
 	if err != nil {

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -82,7 +81,12 @@ var errHoldLost = errors.New("the hold on the source's objects could not be rene
 // ErrInUse says that a database cannot be the target of a transfer.
 var ErrInUse = errors.New("the target database holds a registry already: give an empty one")
 
+var errMeddled = errors.New("somebody else has changed the target database meanwhile")
+
 var errSameStore = errors.New("the target's store is the source's own, under another name: give another place, for objects of two registries must not share one")
+
+var errStoreInUse = errors.New("the target's store has objects already, which its database does not know: of another registry, or of a copy whose database is gone. " +
+	"Give an empty place, for objects of two registries must not share one")
 
 // Receives reports nil when a database may be the target of a transfer as far as it tells
 // by itself: it is empty, or a copy that nobody has taken into use. Else it returns ErrInUse. Ask before migrating
@@ -113,12 +117,12 @@ func receives(ctx context.Context, tx *metadata.Tx) (*metadata.Transfer, error) 
 
 // Transfer makes to a copy of from: all rows as they are at one moment, and
 // their bytes, hashed on the way. Pushes to from, pulls and its collector go on meanwhile; no object that
-// the copied rows refer to is removed before the transfer has ended. Bytes that to has already from an earlier
-// transfer are not copied again, so one that was killed is made again to go on,
+// the copied rows refer to is removed before the transfer has ended. Objects that to has already from an earlier
+// transfer, of the right size, are not copied again, so one that was killed is made again to go on,
 // and one that is made again after a while copies what is new.
 //
 // to has to be empty, or a copy of the same source that nobody has taken into
-// use, and its store a place of its own. Memory is bounded by Parallel and the buffers of the stores.
+// use, and its store a place of its own, which is empty at first. Memory is bounded by Parallel and the buffers of the stores.
 func Transfer(ctx context.Context, from, to Side, run TransferRun) (report TransferReport, err error) {
 	if run.Parallel <= 0 {
 		run.Parallel = 4
@@ -169,6 +173,9 @@ type transfer struct {
 // begin makes sure that the target may be written to, by this transfer alone,
 // and holds the source's objects. The context that it returns ends when a hold is lost.
 func (t *transfer) begin(ctx context.Context) (context.Context, func() error, error) {
+	if err := t.unused(ctx); err != nil {
+		return ctx, nil, err
+	}
 	err := t.to.DB.Update(ctx, func(tx *metadata.Tx) error {
 		mine, err := tx.AcquireLease(ctx, transferLease, t.id, transferLeaseTTL)
 		if err != nil {
@@ -218,6 +225,29 @@ func (t *transfer) begin(ctx context.Context) (context.Context, func() error, er
 	}, nil
 }
 
+// unused makes sure that the store of a target into which nothing was copied before has no objects: they would be
+// another registry's, and a check of either would take the objects of both for its own.
+func (t *transfer) unused(ctx context.Context) error {
+	var was *metadata.Transfer
+	err := t.to.DB.View(ctx, func(tx *metadata.Tx) (err error) {
+		was, err = receives(ctx, tx)
+		return err
+	})
+	if err != nil || was != nil {
+		return err
+	}
+	for info, err := range t.to.Store.Walk(ctx) {
+		if err != nil {
+			return fmt.Errorf("looking whether the target's store is empty: %w", err)
+		}
+		if _, err := t.from.Store.Stat(ctx, info.Key); err == nil {
+			return errSameStore
+		}
+		return errStoreInUse
+	}
+	return nil
+}
+
 // keep calls renew every now and then until it says that the hold is lost, or
 // has failed for so long that it is; then the transfer ends with the reason.
 func (t *transfer) keep(ctx context.Context, stop <-chan struct{}, every, ttl time.Duration, cancel context.CancelCauseFunc,
@@ -263,7 +293,9 @@ func (t *transfer) holdSource(ctx context.Context) (held bool, err error) {
 	return held, err
 }
 
-// sweep removes what a transfer that was killed has half written.
+// sweep removes what a transfer that was killed has half written, also what the store has under names
+// that the dead had no time to note: nobody else writes to this store, so an object of an
+// unfinished upload is nobody's. Only then, it lists the store.
 func (t *transfer) sweep(ctx context.Context) error {
 	for {
 		var left []metadata.Upload
@@ -274,19 +306,40 @@ func (t *transfer) sweep(ctx context.Context) error {
 		if err != nil || len(left) == 0 {
 			return err
 		}
-		for _, u := range left {
-			if err := t.target.remove(ctx, storage.Session(u.Session)); err != nil {
-				return fmt.Errorf("removing what an earlier attempt has left: %w", err)
+		if err := t.removeUploads(ctx, left); err != nil {
+			return fmt.Errorf("removing what an earlier attempt has left: %w", err)
+		}
+		err = t.to.DB.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
+			for _, u := range left {
+				if _, err := tx.DeleteUpload(ctx, u.ID); err != nil {
+					return err
+				}
 			}
-			err := t.to.DB.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
-				_, err := tx.DeleteUpload(ctx, u.ID)
-				return err
-			})
-			if err != nil {
-				return err
-			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
 	}
+}
+
+func (t *transfer) removeUploads(ctx context.Context, left []metadata.Upload) error {
+	dead := map[string]bool{}
+	for _, u := range left {
+		dead[u.ID] = true
+		if err := t.target.remove(ctx, storage.Session(u.Session)); err != nil {
+			return err
+		}
+	}
+	for info, err := range t.to.Store.Walk(ctx) {
+		if err == nil && dead[uploadRE.FindString(info.Key)] {
+			err = t.to.Store.Delete(ctx, info.Key)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // apart makes sure that the stores are two, however they are named: what is put into
@@ -336,26 +389,24 @@ func (t *transfer) rows(ctx context.Context) error {
 	return nil
 }
 
-// objects copies the bytes of all blobs that have none yet in the target.
+// objects copies the bytes of all blobs whose object is not in the target's store.
 func (t *transfer) objects(ctx context.Context) error {
 	group, gctx := errgroup.WithContext(ctx)
-	work := make(chan metadata.Blob)
-	var waiting atomic.Int64
+	work := make(chan metadata.StoredBlob)
 	start := func(work func() error) { group.Go(func() error { return protected(work) }) }
 	start(func() error {
 		defer close(work)
 		var after digest.Digest
 		for {
-			var page []metadata.Blob
+			var page []metadata.StoredBlob
 			err := t.to.DB.View(gctx, func(tx *metadata.Tx) (err error) {
-				page, err = tx.PendingBlobs(gctx, after, checkBatch)
+				page, err = tx.BlobsAfter(gctx, after, checkBatch)
 				return err
 			})
 			if err != nil || len(page) == 0 {
 				return err
 			}
 			for _, b := range page {
-				waiting.Add(1)
 				select {
 				case work <- b:
 				case <-gctx.Done():
@@ -368,7 +419,13 @@ func (t *transfer) objects(ctx context.Context) error {
 	for range t.run.Parallel {
 		start(func() error {
 			for b := range work {
-				if err := t.object(gctx, b); err != nil {
+				there, err := t.there(gctx, b)
+				if err != nil {
+					return fmt.Errorf("looking for the blob %s in the copy: %w", b.Digest, err)
+				}
+				if there {
+					t.count(func(r *TransferReport) { r.Present++ })
+				} else if err := t.object(gctx, b.Blob); err != nil {
 					return fmt.Errorf("copying the blob %s: %w", b.Digest, err)
 				}
 			}
@@ -379,12 +436,47 @@ func (t *transfer) objects(ctx context.Context) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err != nil {
-		t.report.Blobs = t.report.Copied // those that are known to be there: not all were looked at
+		t.report.Blobs = t.report.Present + t.report.Copied // those that are known to be there: not all were looked at
 		return err
 	}
-	t.report.Present = t.report.Blobs - waiting.Load()
 	t.report.Blobs -= t.report.Lost
 	return nil
+}
+
+// there reports whether the target has a blob's object, as long as the blob. One that it has lost since
+// an earlier transfer is to be copied again.
+func (t *transfer) there(ctx context.Context, b metadata.StoredBlob) (bool, error) {
+	if b.MissingSince != nil {
+		return false, nil
+	}
+	info, err := t.to.Store.Stat(ctx, b.Key)
+	if err == nil && info.Size == b.Size {
+		return true, nil
+	}
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return false, err
+	}
+	t.run.Logger.Warn("the copy has lost an object of an earlier run, it is copied again", "digest", b.Digest, "key", b.Key)
+	var gone bool
+	err = t.to.DB.Update(ctx, func(tx *metadata.Tx) (err error) {
+		gone, err = tx.BlobGone(ctx, b.Blob)
+		return err
+	})
+	if err == nil && !gone {
+		err = errMeddled
+	}
+	return false, err
+}
+
+// count changes the report, and tells how far it is.
+func (t *transfer) count(change func(*TransferReport)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	change(&t.report)
+	if t.run.Progress != nil && time.Since(t.told) > time.Second {
+		t.told = time.Now()
+		t.run.Progress(t.report)
+	}
 }
 
 // source finds the object of a blob. When the blob was collected after the
@@ -419,6 +511,10 @@ func (t *transfer) object(ctx context.Context, b metadata.Blob) error {
 		t.lost(b, key, ProblemMissing, "the source's store has no such object")
 		return nil
 	}
+	if unreadable(ctx, t.from.Store, err) {
+		t.lost(b, key, ProblemDamaged, "the source's object cannot be read: "+err.Error())
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("opening the object %s: %w", key, err)
 	}
@@ -432,6 +528,11 @@ func (t *transfer) object(ctx context.Context, b metadata.Blob) error {
 	session, n, err := t.to.Store.Append(ctx, storage.Session(row.Session), pacedReader{ctx, rc, t.pace}, sum)
 	if err == nil && (n != b.Size || sum.digest() != b.Digest) {
 		t.lost(b, key, ProblemDamaged, fmt.Sprintf("the source's object has %d bytes with the digest %s, the row says %d", n, sum.digest(), b.Size))
+		return t.drop(ctx, row, session)
+	}
+	var source *storage.SourceError
+	if errors.As(err, &source) && unreadable(ctx, t.from.Store, source) {
+		t.lost(b, key, ProblemDamaged, "the source's object cannot be read: "+source.Err.Error())
 		return t.drop(ctx, row, session)
 	}
 	if err != nil {
@@ -449,19 +550,15 @@ func (t *transfer) object(ctx context.Context, b metadata.Blob) error {
 		return err
 	})
 	if err == nil && !taken {
-		err = errors.New("somebody else has changed the target database meanwhile")
+		err = errMeddled
 	}
 	if err != nil {
 		return err
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.report.Copied++
-	t.report.Bytes += n
-	if t.run.Progress != nil && time.Since(t.told) > time.Second {
-		t.told = time.Now()
-		t.run.Progress(t.report)
-	}
+	t.count(func(r *TransferReport) {
+		r.Copied++
+		r.Bytes += n
+	})
 	return nil
 }
 

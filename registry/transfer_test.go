@@ -10,7 +10,9 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -225,7 +227,6 @@ func TestTransferGoesOn(t *testing.T) {
 			t.Errorf("%d deaths, %d objects copied, want 6", deaths, copied)
 		}
 		sameImages(t, to)
-		to.raced = true // a store that cannot sweep keeps what a killed request has left
 		to.noOrphans()
 
 		_, err := Transfer(from.ctx, from.side(), to.side(), TransferRun{Source: "another"})
@@ -271,6 +272,89 @@ func TestTransferLost(t *testing.T) {
 	})
 }
 
+// badDisk is a store of which the disk cannot read one object to its end.
+type badDisk struct {
+	storage.Store
+	key  string
+	ping error // of the whole store
+}
+
+func (b badDisk) Open(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
+	rc, err := b.Store.Open(ctx, key, offset, length)
+	if err == nil && key == b.key {
+		rc = io.NopCloser(io.MultiReader(io.LimitReader(rc, 100), iotest.ErrReader(syscall.EIO)))
+	}
+	return rc, err
+}
+
+func (b badDisk) Ping(context.Context) error { return b.ping }
+
+// One object that the disk cannot read is damaged, for a check and a copy, which go on. A disk that
+// is gone as a whole ends both, and proves nothing.
+func TestUnreadableObject(t *testing.T) {
+	onTransfers(t, func(t *testing.T, from, to *env) {
+		bad, good := from.push(from.r, repo, random(5000, 1)), from.push(from.r, repo, random(5000, 2))
+		key := from.strings(`SELECT storage_key FROM blobs WHERE digest = $1`, string(bad))[0]
+		side := from.side()
+		side.Store = badDisk{side.Store, key, errors.New("gone")}
+		if _, err := New(side.DB, side.Store, Options{}).Check(from.ctx, CheckRun{Rehash: true}); !errors.Is(err, syscall.EIO) {
+			t.Errorf("a check of a disk that is gone gives %v", err)
+		}
+		run := TransferRun{Source: "the source"}
+		if _, err := Transfer(from.ctx, side, to.side(), run); !errors.Is(err, syscall.EIO) {
+			t.Errorf("a transfer from a disk that is gone gives %v", err)
+		}
+		side.Store = badDisk{from.store(), key, nil}
+		check, err := New(side.DB, side.Store, Options{}).Check(from.ctx, CheckRun{Rehash: true})
+		from.ok(err)
+		if check.Blobs != 2 || len(check.Problems) != 1 || check.Problems[0].Digest != bad || check.Problems[0].Kind != ProblemDamaged {
+			t.Errorf("the check finds %+v", check)
+		}
+		report, err := Transfer(from.ctx, side, to.side(), run)
+		from.ok(err)
+		if report.Lost != 1 || report.Problems[0].Digest != bad || report.Problems[0].Kind != ProblemDamaged {
+			t.Errorf("the transfer's report is %+v", report)
+		}
+		to.read(to.replica(), repo, good)
+		moved, err := New(side.DB, side.Store, Options{}).Relocate(from.ctx, side.Store, to.store(), TransferRun{})
+		from.ok(err)
+		if moved.Lost != 1 || moved.Copied != 1 {
+			t.Errorf("the relocation's report is %+v", moved)
+		}
+		if left := to.strings(`SELECT id FROM uploads`); len(left) > 0 {
+			t.Errorf("the uploads %v are left", left)
+		}
+	})
+}
+
+// What a copy has lost of an earlier transfer is copied again by the next one; what it has is not.
+func TestTransferHealsTheCopy(t *testing.T) {
+	onTransfers(t, func(t *testing.T, from, to *env) {
+		gone, short, whole := from.push(from.r, repo, []byte("gone")), from.push(from.r, repo, []byte("cut short")), from.push(from.r, repo, []byte("whole"))
+		run := TransferRun{Source: "the source"}
+		_, err := Transfer(from.ctx, from.side(), to.side(), run)
+		to.ok(err)
+		to.ok(to.store().Delete(to.ctx, to.strings(`SELECT storage_key FROM blobs WHERE digest = $1`, string(gone))...))
+		other := to.put([]byte("cut"))
+		cut := to.strings(`SELECT storage_key FROM blobs WHERE digest = $1`, string(short))
+		to.ok(to.store().Delete(to.ctx, cut...))
+		_, err = to.raw.ExecContext(to.ctx, `UPDATE blobs SET storage_key = $1 WHERE digest = $2`, other, string(short))
+		to.ok(err)
+		report, err := Transfer(from.ctx, from.side(), to.side(), run)
+		to.ok(err)
+		if report.Copied != 2 || report.Present != 1 || report.Blobs != 3 || report.Lost != 0 {
+			t.Errorf("the report is %+v", report)
+		}
+		for _, d := range []digest.Digest{gone, short, whole} {
+			to.read(to.replica(), repo, d)
+		}
+		sameImages(t, to)
+		if left := to.strings(`SELECT value FROM garbage WHERE value = $1`, other); len(left) != 1 {
+			t.Errorf("the object that was cut short is no garbage")
+		}
+	})
+}
+
 // While an object is held, no replica removes it; a hold that nobody renews ends.
 func TestHold(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
@@ -300,6 +384,27 @@ func TestHold(t *testing.T) {
 		if keys := collect(); len(keys) != 0 {
 			t.Errorf("after the hold the store has %v", slices.Clone(keys))
 		}
+	})
+}
+
+// A store with objects that nobody in the target's database knows is not filled: they are another registry's.
+func TestTransferIntoAStoreInUse(t *testing.T) {
+	onTransfers(t, func(t *testing.T, from, to *env) {
+		d := from.push(from.r, repo, []byte("mine"))
+		theirs := to.put([]byte("of another registry"))
+		run := TransferRun{Source: "the source"}
+		for range 2 {
+			if _, err := Transfer(from.ctx, from.side(), to.side(), run); !errors.Is(err, errStoreInUse) || strings.Contains(err.Error(), "goes on") {
+				t.Fatalf("a transfer into a store with objects gives %v", err)
+			}
+		}
+		if keys := to.keys(); !slices.Equal(keys, []string{theirs}) {
+			t.Errorf("afterwards the store has %v", keys)
+		}
+		to.ok(to.store().Delete(to.ctx, theirs))
+		_, err := Transfer(from.ctx, from.side(), to.side(), run)
+		to.ok(err)
+		to.read(to.replica(), repo, d)
 	})
 }
 

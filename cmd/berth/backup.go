@@ -63,6 +63,9 @@ func openPlace(ctx context.Context, c *config, where, work string, log *slog.Log
 	}
 	address := where
 	if !strings.HasPrefix(where, "s3://") {
+		if strings.Contains(where, "://") && !strings.HasPrefix(where, "file:") {
+			return nil, "", usagef("the place of the backup is %s: give a directory, or s3://bucket/prefix", where)
+		}
 		path, err := filepath.Abs(strings.TrimPrefix(where, "file:"))
 		if err != nil {
 			return nil, "", err

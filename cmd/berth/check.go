@@ -168,7 +168,7 @@ func wrongCheck(r registry.CheckReport, run registry.CheckRun) error {
 	switch {
 	case r.Open == 0:
 		return nil
-	case run.Repair:
+	case run.Repair || !slices.ContainsFunc(r.Problems, func(p registry.Problem) bool { return !p.Repaired }): // nothing more to repair
 		return fmt.Errorf("%s left: push the missing blobs again, or restore a backup of the store and run berth check --repair", count(int(r.Open), "problem"))
 	}
 	return fmt.Errorf("%s left: run berth check --repair", count(int(r.Open), "problem"))

@@ -130,6 +130,9 @@ func wrongCopy(job *backup.Job) error {
 	switch {
 	case job.Verified != nil && job.Verified.Bad > 0:
 		return fmt.Errorf("the backup has %s: make a new one to another place, and keep this one until that is verified", count(int(job.Verified.Bad), "problem"))
+	case job.Transfer != nil && job.Transfer.Lost > 0 && job.Kind == backup.KindRestore:
+		return fmt.Errorf("everything else is restored, but the backup lacks the bytes of %s: push them again into the restored registry, or restore another backup",
+			count(int(job.Transfer.Lost), "blob"))
 	case job.Transfer != nil && job.Transfer.Lost > 0:
 		return fmt.Errorf("everything else is %s, but the bytes of %s are not in the source: run berth check --repair there and push them again",
 			copied[job.Kind], count(int(job.Transfer.Lost), "blob"))

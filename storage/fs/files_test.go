@@ -264,6 +264,29 @@ func TestSealedFilesAreNotWrittenTo(t *testing.T) {
 	}
 }
 
+// What is no file is no object, for Stat and Open as for Walk: so a check calls the object missing, and a push heals it.
+func TestWhatIsNoFileIsNoObject(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, fs.Options{})
+	key := commit(t, s, s.Begin(storagetest.NewID()))
+	name := filepath.Join(dir, key)
+	for what, put := range map[string]func() error{
+		"a directory": func() error { return os.Mkdir(name, 0o750) },
+		"a link":      func() error { return os.Symlink("/etc/hostname", name) },
+		"a pipe":      func() error { return exec.Command("mkfifo", name).Run() },
+	} {
+		if err := errors.Join(os.Remove(name), put()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Stat(t.Context(), key); !errors.Is(err, storage.ErrNotFound) {
+			t.Errorf("Stat of %s gives %v", what, err)
+		}
+		if _, err := s.Open(t.Context(), key, 0, -1); !errors.Is(err, storage.ErrNotFound) {
+			t.Errorf("Open of %s gives %v", what, err)
+		}
+	}
+}
+
 func TestLinksAreNotFollowed(t *testing.T) {
 	dir, outside := t.TempDir(), filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(outside, []byte("secret"), 0o600); err != nil {

@@ -455,7 +455,7 @@ func (s *Store) Open(ctx context.Context, key string, offset, length int64) (io.
 	if err != nil {
 		return nil, err
 	}
-	f, err := openFile(name, os.O_RDONLY, 0)
+	f, err := openObject(name)
 	if err != nil {
 		return nil, notFound(key, err)
 	}
@@ -505,10 +505,28 @@ func (s *Store) Stat(ctx context.Context, key string) (storage.Info, error) {
 		return storage.Info{}, err
 	}
 	info, err := os.Lstat(name)
+	if err == nil && !info.Mode().IsRegular() {
+		err = errNoFile
+	}
 	if err != nil {
 		return storage.Info{}, notFound(key, err)
 	}
 	return storage.Info{Key: key, Size: info.Size(), ModTime: info.ModTime()}, nil
+}
+
+// errNoFile says that a directory, a link or the like is where an object belongs, which is none, as in Walk.
+var errNoFile = fmt.Errorf("%w: what is there is not a file", iofs.ErrNotExist)
+
+// openObject opens a regular file to read it.
+func openObject(name string) (*os.File, error) {
+	info, err := os.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() { // asked first, since to open a pipe would wait for its writer
+		return nil, errNoFile
+	}
+	return openFile(name, os.O_RDONLY, 0)
 }
 
 func notFound(key string, err error) error {
