@@ -362,6 +362,7 @@ func (d *daemons) dir() string {
 func (d *daemons) start(cmd *exec.Cmd, socket string, ready func() error) error {
 	log := &logBuffer{}
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.WaitDelay = 10 * time.Second // for what it has left running, with its output still open
 	p, err := testenv.Start(cmd, syscall.SIGTERM)
 	if err != nil {
 		return err
