@@ -265,6 +265,16 @@ func (s *Server) Restart(t testing.TB) {
 	s.WaitReady(t)
 }
 
+// watch prints what the server has logged meanwhile, when a test fails that shares it with others.
+func (s *Server) watch(t testing.TB) {
+	before := len(s.Log())
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("log of the server during this test:\n%s", excerpt(s.Log()[before:]))
+		}
+	})
+}
+
 // Log is what the server has printed so far.
 func (s *Server) Log() string { return s.log.String() }
 

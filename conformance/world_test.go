@@ -382,7 +382,12 @@ func (d *daemons) start(cmd *exec.Cmd, socket string, ready func() error) error 
 		stop()
 		return fmt.Errorf("%s: %w; the end of its log:\n%s", filepath.Base(cmd.Path), err, tail(log.String(), 30))
 	}
-	d.t.Cleanup(stop)
+	d.t.Cleanup(func() {
+		if d.t.Failed() {
+			d.t.Logf("log of %s, its last 15 lines:\n%s", filepath.Base(cmd.Path), tail(log.String(), 15))
+		}
+		stop()
+	})
 	return nil
 }
 
