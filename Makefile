@@ -41,8 +41,8 @@ test: tools ## Everything: tools, checks, all tests with real servers and client
 	scripts/check.sh || failed="$$failed checks"; \
 	race=$$(go list $(RACE)); once=$$(grep -vxF "$$(go list $(LONG))" <<<"$$race"); packages=$$(go list $(PKG)); \
 	watched=$$(grep -xF "$$race" <<<"$$packages" || true); others=$$(grep -vxF "$$once" <<<"$$packages" || true); \
-	if [ -n "$$watched" ]; then go run ./testenv/withservers go test $(RACE_FLAGS) -short -p 2 -timeout 25m $(ARGS) $$watched || failed="$$failed race-tests"; fi; \
-	if [ -n "$$others" ]; then go run ./testenv/withservers go test -p 2 -parallel 4 -timeout 25m $(ARGS) $$others || failed="$$failed tests"; fi; \
+	if [ -n "$$watched" ]; then go run ./testenv/withservers go test $(RACE_FLAGS) -short -p 2 -timeout 60m $(ARGS) $$watched || failed="$$failed race-tests"; fi; \
+	if [ -n "$$others" ]; then go run ./testenv/withservers go test -p 2 -parallel 4 -timeout 60m $(ARGS) $$others || failed="$$failed tests"; fi; \
 	if [ -n "$$failed" ]; then echo "FAILED:$$failed"; exit 1; fi; echo "all checks and tests passed"
 
 .PHONY: verify

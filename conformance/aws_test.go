@@ -64,7 +64,7 @@ func TestAWS(t *testing.T) {
 	}
 
 	w.Berth(t, "account", "add", account, "--role", "ci-*", "--repositories", "core/*", "--actions", "pull,push")
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), clientTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, s.Bin, "aws-token", "--server", s.URL)
 	cmd.Env = append(os.Environ(), "HOME="+b.home, "AWS_ENDPOINT_URL_STS=https://"+sts.Host(), "AWS_REGION=eu-west-1",

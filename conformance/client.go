@@ -22,8 +22,9 @@ var insecure = newHTTPClient()
 
 func newHTTPClient() *http.Client {
 	return &http.Client{
-		Timeout:       2 * time.Minute,
-		Transport:     &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, MaxIdleConnsPerHost: 100},
+		Timeout: 10 * time.Minute, // a slow disk takes minutes for the largest uploads
+		Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, MaxIdleConnsPerHost: 100,
+			IdleConnTimeout: time.Minute}, // less than the server's, which would close one that is just being used
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }

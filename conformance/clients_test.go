@@ -53,7 +53,10 @@ func TestClients(t *testing.T) {
 					{"tokens", testTokens},
 					{"visibility", testVisibility},
 				} {
-					t.Run(client.name, func(t *testing.T) { client.run(t, w, d) })
+					t.Run(client.name, func(t *testing.T) {
+						w.watch(t)
+						client.run(t, w, d)
+					})
 				}
 			})
 		}

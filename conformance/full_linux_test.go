@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -50,7 +51,8 @@ func TestFullDisk(t *testing.T) {
 		t.Errorf("the refused push has left %d bytes", left)
 	}
 	fill := filepath.Join(b.DataDir, "fill")
-	if err := os.WriteFile(fill, make([]byte, room()), 0o600); err != nil {
+	// The server may take some of the room meanwhile; then this fills what is left.
+	if err := os.WriteFile(fill, make([]byte, room()), 0o600); err != nil && !errors.Is(err, syscall.ENOSPC) {
 		t.Fatal(err)
 	}
 	refused(c.Unavailable().Do("POST", "/v2/"+repo+"/blobs/uploads/", nil), "registry's database is full")

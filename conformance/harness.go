@@ -19,6 +19,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -128,13 +129,13 @@ func (b *Backend) Launch(t testing.TB, bin string, env ...string) *Server {
 		s.proc.Signal(syscall.SIGTERM)
 		select {
 		case <-s.proc.Done():
-		case <-time.After(20 * time.Second):
-			t.Errorf("the server did not stop within 20 s of SIGTERM")
+		case <-time.After(time.Minute): // its own limit, shutdown_timeout, is 30 s, after which it says so in the log
+			t.Errorf("the server did not stop within a minute of SIGTERM")
 			s.proc.Signal(syscall.SIGQUIT) // prints the goroutines
 			_ = s.proc.Wait()
 		}
 		log := s.Log()
-		for _, bad := range []string{"DATA RACE", "\npanic: ", "fatal error: "} {
+		for _, bad := range []string{"DATA RACE", "\npanic: ", "fatal error: ", "requests were still in flight and have been cut off"} {
 			if strings.Contains(log, bad) {
 				t.Errorf("the server's log has %q", strings.TrimSpace(bad))
 			}
@@ -145,10 +146,67 @@ func (b *Backend) Launch(t testing.TB, bin string, env ...string) *Server {
 			}
 		}
 		if t.Failed() {
-			t.Logf("log of the server on %s, its last 200 lines:\n%s", s.Host, tail(log, 200))
+			t.Logf("log of the server on %s, %s:\n%s", s.Host, keep(log), excerpt(log))
 		}
 	})
 	return s
+}
+
+// Bounds of what [excerpt] shows of a log, so that what the test itself has said is not lost before it.
+const (
+	excerptTrouble = 15  // lines
+	excerptEnd     = 15  // lines
+	excerptLine    = 250 // bytes
+)
+
+// trouble is what a log's lines have that tell of something wrong, as text and as JSON; crashed is
+// how the message of a crash begins, which has many lines.
+var (
+	trouble = regexp.MustCompile(`\blevel=(WARN|ERROR)\b|"level":"(WARN|ERROR)"|\bstatus=5\d\d\b|"status":5\d\d\b`)
+	crashed = regexp.MustCompile(`^(panic: |fatal error: |WARNING: DATA RACE|SIGQUIT: )`)
+)
+
+// excerpt gives of a server's log the beginning of a crash, the first warnings, errors and
+// answers of 500 and more, and the end.
+func excerpt(log string) string {
+	all := strings.Split(strings.TrimRight(log, "\n"), "\n")
+	end := max(0, len(all)-excerptEnd)
+	var shown []string
+	left := 0
+	for i, line := range all[:end] {
+		switch {
+		case crashed.MatchString(line):
+			shown = append(shown, all[i:min(i+2*excerptTrouble, end)]...)
+		case trouble.MatchString(line) && len(shown) < excerptTrouble:
+			shown = append(shown, line)
+		case trouble.MatchString(line):
+			left++
+		}
+	}
+	shown = shown[:min(len(shown), 4*excerptTrouble)]
+	if left > 0 {
+		shown = append(shown, fmt.Sprintf("... and %d more such lines", left))
+	}
+	shown = append(append(shown, "... its end:"), all[end:]...)
+	for i, line := range shown {
+		if len(line) > excerptLine {
+			shown[i] = line[:excerptLine] + "…"
+		}
+	}
+	return strings.Join(shown, "\n")
+}
+
+// keep writes the whole log to a file, which stays, and says where.
+func keep(log string) string {
+	f, err := os.CreateTemp("", "berth-server-*.log")
+	if err != nil {
+		return "which cannot be kept: " + err.Error()
+	}
+	_, err = f.WriteString(log)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return "which cannot be kept: " + err.Error()
+	}
+	return "an excerpt of " + f.Name()
 }
 
 func (s *Server) run(t testing.TB) {
@@ -167,7 +225,7 @@ func (s *Server) run(t testing.TB) {
 // WaitReady waits until /readyz says yes.
 func (s *Server) WaitReady(t testing.TB) {
 	t.Helper()
-	deadline := time.Now().Add(60 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		select {
 		case <-s.proc.Done():
@@ -183,7 +241,7 @@ func (s *Server) WaitReady(t testing.TB) {
 			err = errors.New(res.Status)
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("the server is not ready after 60 s: %v\n%s", err, s.Log())
+			t.Fatalf("the server is not ready after 2 minutes: %v\n%s", err, s.Log())
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
@@ -202,8 +260,19 @@ func (s *Server) Wait() error { return s.proc.Wait() }
 func (s *Server) Restart(t testing.TB) {
 	t.Helper()
 	_ = s.proc.Wait()
+	insecure.CloseIdleConnections() // those to the one that has ended
 	s.run(t)
 	s.WaitReady(t)
+}
+
+// watch prints what the server has logged meanwhile, when a test fails that shares it with others.
+func (s *Server) watch(t testing.TB) {
+	before := len(s.Log())
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("log of the server during this test:\n%s", excerpt(s.Log()[before:]))
+		}
+	})
 }
 
 // Log is what the server has printed so far.
@@ -239,10 +308,14 @@ func (s *Server) Berth(t testing.TB, args ...string) string {
 	return out
 }
 
+// clientTimeout is how long one command of a client may take. It is there for those that hang: a busy
+// machine with one processor takes many times as long as an idle one.
+const clientTimeout = 5 * time.Minute
+
 // TryBerth is Berth for what may fail.
 func (s *Server) TryBerth(t testing.TB, args ...string) (string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), clientTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, s.Bin, args...)
 	cmd.Env = append(os.Environ(), "BERTH_SERVER="+s.URL, "BERTH_USERNAME=admin", "BERTH_PASSWORD="+AdminPassword, "GORACE=exitcode=66")

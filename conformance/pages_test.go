@@ -114,7 +114,7 @@ func paste(t *testing.T, b *box, script string) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }) // the group that was made above
-	timer := time.AfterFunc(2*time.Minute, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
+	timer := time.AfterFunc(2*clientTimeout, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
 	defer timer.Stop()
 	if err := cmd.Wait(); err != nil && !strings.Contains(err.Error(), "WaitDelay") {
 		server, _ := os.ReadFile(filepath.Join(b.home, "berth.log"))

@@ -207,13 +207,13 @@ func testInterrupted(t *testing.T, s *Server) {
 	c.Do("GET", "/v2/"+repo+"/blobs/"+d, nil).Want(200).WantBody(content)
 }
 
-// resumePoint asks for the status of an upload until it is the same twice, as
+// resumePoint asks for the status of an upload until it has been the same for two seconds, as
 // the server may still be taking in what a broken connection had sent, and
 // gives the number of bytes there.
 func resumePoint(t testing.TB, c *Client, loc string) int {
 	t.Helper()
-	last := -1
-	for range 100 {
+	last, same := -1, time.Now()
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
 		r := c.Do("GET", loc, nil).Want(204)
 		have := 0
 		if v := r.Header.Get("Range"); v != "" && v != "0--1" {
@@ -224,11 +224,11 @@ func resumePoint(t testing.TB, c *Client, loc string) int {
 			}
 			have = n + 1
 		}
-		if have == last {
+		if have != last {
+			last, same = have, time.Now()
+		} else if time.Since(same) > 2*time.Second {
 			return have
 		}
-		last = have
-		time.Sleep(200 * time.Millisecond)
 	}
 	t.Fatal("the size of an upload that nobody writes to keeps changing")
 	return 0

@@ -84,10 +84,10 @@ func TestTLSReload(t *testing.T) {
 		t.Fatalf("the certificate has serial number %d, want 1", n)
 	}
 	certificate(t, cert, key, 2)
-	deadline := time.Now().Add(60 * time.Second)
+	deadline := time.Now().Add(3 * time.Minute)
 	for serial() != 2 {
 		if time.Now().After(deadline) {
-			t.Fatal("the new certificate is not served after 60 s")
+			t.Fatal("the new certificate is not served after 3 minutes")
 		}
 		time.Sleep(200 * time.Millisecond)
 	}
@@ -95,7 +95,11 @@ func TestTLSReload(t *testing.T) {
 	if err := os.WriteFile(cert, []byte("nonsense"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(2 * time.Second)
+	for deadline := time.Now().Add(time.Minute); !strings.Contains(s.Log(), "the new certificate cannot be used"); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("a broken file is not noticed after a minute")
+		}
+	}
 	if n := serial(); n != 2 {
 		t.Errorf("with a broken file the serial number is %d, want the last good one's", n)
 	}
@@ -186,7 +190,7 @@ func TestMetrics(t *testing.T) {
 	}
 	defer func() { _ = p.Stop(syscall.SIGTERM) }()
 	query := url.QueryEscape(`sum(registry_http_requests_total{job="berth"}) > 0 and on() up{job="berth"} == 1`)
-	deadline := time.Now().Add(60 * time.Second)
+	deadline := time.Now().Add(3 * time.Minute)
 	for {
 		var answer struct {
 			Status string `json:"status"`
@@ -206,11 +210,14 @@ func TestMetrics(t *testing.T) {
 			}
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("Prometheus has no sample of Berth after 60 s: %v %+v\n%s", err, answer, tail(log.String(), 30))
+			t.Fatalf("Prometheus has no sample of Berth after 3 minutes: %v %+v\n%s", err, answer, tail(log.String(), 30))
 		}
 		time.Sleep(200 * time.Millisecond)
 	}
 }
+
+// lastRequest is the line of the last request of TestLogHasNoSecrets, as text and as JSON.
+var lastRequest = regexp.MustCompile(`method=POST \S+ path=/token |"method":"POST",[^,]*,"path":"/token"`)
 
 // The request log names who did what, and never a secret.
 func TestLogHasNoSecrets(t *testing.T) {
@@ -227,7 +234,12 @@ func TestLogHasNoSecrets(t *testing.T) {
 		s.As(t, "admin", wrong).Do("GET", "/v2/", nil).Want(401)
 		form := url.Values{"grant_type": {"password"}, "service": {"berth"}, "username": {"admin"}, "password": {AdminPassword}, "client_id": {"t"}}
 		s.Anonymous(t).Do("POST", "/token", []byte(form.Encode()), "Content-Type: application/x-www-form-urlencoded").Want(200)
-		time.Sleep(200 * time.Millisecond)
+		// The line of a request is written when it has been answered; the last one tells of a form.
+		for deadline := time.Now().Add(time.Minute); !lastRequest.MatchString(s.Log()); time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("the last request is not in the log after a minute")
+			}
+		}
 		log := s.Log()
 		secrets := []string{AdminPassword, wrong, token, b.Bucket.SecretKey, "Bearer ey", "Basic ",
 			base64.StdEncoding.EncodeToString([]byte("admin:" + AdminPassword)), url.QueryEscape(AdminPassword)}
@@ -251,8 +263,8 @@ func TestFirstStartPrintsAPassword(t *testing.T) {
 	b.Env = b.Env[:1] // without BERTH_ADMIN_PASSWORD
 	s := b.Start(t)
 	printed := regexp.MustCompile(`(?m)^ *password +(\S+)$`)
-	for n := 0; !printed.MatchString(s.Log()); n++ { // it answers a moment before that
-		if n == 1000 {
+	for deadline := time.Now().Add(time.Minute); !printed.MatchString(s.Log()); { // it answers a moment before that
+		if time.Now().After(deadline) {
 			t.Fatalf("the first start does not print a password:\n%s", s.Log())
 		}
 		time.Sleep(10 * time.Millisecond)

@@ -330,7 +330,7 @@ member: uid=alice,ou=people,dc=example,dc=org
 	s := Start(t, Embedded, "BERTH_LDAP_URL="+directory.URL, "BERTH_LDAP_CA_FILE="+directory.CAFile,
 		"BERTH_LDAP_BIND_DN="+directory.BindDN, "BERTH_LDAP_BIND_PASSWORD="+directory.BindPassword,
 		"BERTH_LDAP_BASE_DN=ou=people,"+directory.BaseDN, "BERTH_LDAP_GROUP_BASE=ou=groups,"+directory.BaseDN,
-		"BERTH_LDAP_TEAMS=cn=devs,ou=groups,"+directory.BaseDN+"=core:member", "BERTH_LDAP_TIMEOUT=500ms", "BERTH_LDAP_MAX_FAILURES=20")
+		"BERTH_LDAP_TEAMS=cn=devs,ou=groups,"+directory.BaseDN+"=core:member", "BERTH_LDAP_TIMEOUT=4s", "BERTH_LDAP_MAX_FAILURES=20")
 	signInEverywhere(t, s, d, outsider{user: "alice", password: "pw:of:alice", wrong: "pw", own: "core", foreign: "other"})
 	for _, secret := range []string{"pw:of:alice", directory.BindPassword} {
 		if strings.Contains(s.Log(), secret) {

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -54,7 +55,7 @@ func newWorld(t *testing.T, s *Server) *world {
 
 func (w *world) addUser(t *testing.T, user string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), clientTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, w.Bin, "user", "create", user, "--new-password-stdin")
 	cmd.Env = append(os.Environ(), "BERTH_SERVER="+w.URL, "BERTH_USERNAME=admin", "BERTH_PASSWORD="+AdminPassword)
@@ -108,6 +109,12 @@ func newBox(t *testing.T, env ...string) *box {
 	if err := os.WriteFile(filepath.Join(home, "docker", "config.json"), []byte("{}"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	// What podman keeps beside its store is in /run/libpod and /dev/shm, for all that run on the machine.
+	conf := filepath.Join(home, "containers.conf")
+	if err := os.WriteFile(conf, fmt.Appendf(nil, "[engine]\ntmp_dir = %q\nlock_type = \"file\"\n", filepath.Join(home, "podman")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.env = append(b.env, "CONTAINERS_CONF="+conf)
 	b.env = append(b.env, env...)
 	return b
 }
@@ -121,7 +128,7 @@ func (b *box) try(program string, args ...string) (string, error) {
 // tryIn is try with text on standard input.
 func (b *box) tryIn(stdin, program string, args ...string) (string, error) {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), clientTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir, cmd.Env = b.home, b.env
@@ -274,7 +281,7 @@ func (d *daemons) dockerd(t *testing.T) string {
 	}
 	dir := d.dir()
 	socket := filepath.Join(dir, "docker.sock")
-	var log *logBuffer
+	var problem error
 	for _, driver := range []string{"", "vfs"} { // what the kernel offers here, else what always works
 		args := []string{"--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false",
 			"--data-root=" + filepath.Join(dir, "data"+driver), "--exec-root=" + filepath.Join(dir, "exec"),
@@ -285,17 +292,22 @@ func (d *daemons) dockerd(t *testing.T) string {
 		if err := os.WriteFile(filepath.Join(dir, "none.json"), []byte("{}"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		log = d.start(exec.Command(bin, args...))
-		if waitSocket(socket) {
-			out, err := exec.Command(testenv.Tool(t, "docker"), "-H", "unix://"+socket, "version").CombinedOutput()
+		// The socket is there before the daemon is: it answers, or hangs up, when that has come to be or failed.
+		problem = d.start(exec.Command(bin, args...), socket, func() error {
+			ctx, cancel := context.WithTimeout(context.Background(), clientTimeout)
+			defer cancel()
+			out, err := exec.CommandContext(ctx, testenv.Tool(t, "docker"), "-H", "unix://"+socket, "version").CombinedOutput()
 			if err != nil {
-				t.Fatalf("docker version: %v\n%s", err, out)
+				return fmt.Errorf("docker version: %w\n%s", err, out)
 			}
+			return nil
+		})
+		if problem == nil {
 			d.docker = "unix://" + socket
 			return d.docker
 		}
 	}
-	t.Fatalf("dockerd does not answer on its socket:\n%s", tail(log.String(), 30))
+	t.Fatal(problem)
 	return ""
 }
 
@@ -316,9 +328,8 @@ func (d *daemons) containerd(t *testing.T) string {
 	if err := os.WriteFile(filepath.Join(dir, "containerd.toml"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	log := d.start(exec.Command(bin, "--config", filepath.Join(dir, "containerd.toml")))
-	if !waitSocket(socket) {
-		t.Fatalf("containerd does not answer on its socket:\n%s", tail(log.String(), 30))
+	if err := d.start(exec.Command(bin, "--config", filepath.Join(dir, "containerd.toml")), socket, func() error { return nil }); err != nil {
+		t.Fatal(err)
 	}
 	d.ctrd = socket
 	return socket
@@ -346,33 +357,54 @@ func (d *daemons) dir() string {
 	return dir
 }
 
-func (d *daemons) start(cmd *exec.Cmd) *logBuffer {
+// start starts a daemon and waits until it listens on its socket and is ready. One that
+// does not is ended, so that another can take its place.
+func (d *daemons) start(cmd *exec.Cmd, socket string, ready func() error) error {
 	log := &logBuffer{}
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.WaitDelay = 10 * time.Second // for what it has left running, with its output still open
 	p, err := testenv.Start(cmd, syscall.SIGTERM)
 	if err != nil {
-		d.t.Fatal(err)
+		return err
 	}
-	d.t.Cleanup(func() {
+	stop := func() {
 		p.Signal(syscall.SIGTERM)
 		select {
 		case <-p.Done():
 		case <-time.After(30 * time.Second):
 			_ = p.Stop(syscall.SIGKILL)
 		}
+	}
+	if err = waitSocket(p, socket); err == nil {
+		err = ready()
+	}
+	if err != nil {
+		stop()
+		return fmt.Errorf("%s: %w; the end of its log:\n%s", filepath.Base(cmd.Path), err, tail(log.String(), 30))
+	}
+	d.t.Cleanup(func() {
+		if d.t.Failed() {
+			d.t.Logf("log of %s, its last 15 lines:\n%s", filepath.Base(cmd.Path), tail(log.String(), 15))
+		}
+		stop()
 	})
-	return log
+	return nil
 }
 
-func waitSocket(path string) bool {
-	for range 300 {
+// waitSocket waits until the process listens on a socket. On a machine that starts it for the first
+// time and has much else to do this takes long.
+func waitSocket(p *testenv.Process, path string) error {
+	for deadline := time.Now().Add(3 * time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		if conn, err := net.Dial("unix", path); err == nil {
-			conn.Close()
-			return true
+			return conn.Close()
 		}
-		time.Sleep(100 * time.Millisecond)
+		select {
+		case <-p.Done():
+			return fmt.Errorf("it has ended: %v", p.Wait())
+		default:
+		}
 	}
-	return false
+	return errors.New("it does not listen on its socket after 3 minutes")
 }
 
 // cutter is a TCP proxy in front of a server that breaks connections: each of

@@ -79,7 +79,7 @@ func MinIO(t testing.TB) S3 {
 		t.Fatalf("making a test bucket: %v", err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(ctx, time.Minute)
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 		defer cancel()
 		if err := c.RemoveBucketWithOptions(ctx, s.Bucket, minio.RemoveBucketOptions{ForceDelete: true}); err != nil {
 			t.Errorf("removing the test bucket: %v", err)

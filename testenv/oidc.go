@@ -105,8 +105,8 @@ func (p *OIDCProvider) Start() {
 			<-p.process.Done()
 			p.t.Fatalf("the OpenID provider did not start:\n%s", log.String())
 		}
-	case <-time.After(time.Minute):
-		p.t.Fatal("the OpenID provider did not start within a minute")
+	case <-time.After(3 * time.Minute):
+		p.t.Fatal("the OpenID provider did not start within 3 minutes")
 	}
 }
 

@@ -29,7 +29,7 @@ func Postgres(t testing.TB) string {
 	require(t, err)
 	name := "berth_test_" + strings.ToLower(rand.Text())
 	run := func(sql string) error {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 		defer cancel()
 		conn, err := pgx.Connect(ctx, admin)
 		if err != nil {
@@ -111,7 +111,7 @@ func startPostgres() (string, error) {
 		}
 		// Nothing here outlives the machine, so nothing waits for the disk.
 		cmd := command("postgres", "-D", data, "-h", "127.0.0.1", "-p", port, "-k", "",
-			"-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=400", "-c", "shared_buffers=64MB")
+			"-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=1000", "-c", "shared_buffers=64MB")
 		cmd.Stdout, cmd.Stderr = log, log
 		p, err := Start(cmd, syscall.SIGQUIT)
 		log.Close()
@@ -139,18 +139,18 @@ func startPostgres() (string, error) {
 	return "", fmt.Errorf("starting Postgres: found no free port")
 }
 
-// await asks ready until it says yes; it gives up after a minute, or when the process ends.
+// await asks ready until it says yes; it gives up after three minutes, or when the process ends.
 func await(p *Process, ready func(context.Context) error) error {
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(3 * time.Minute)
 	for {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		err := ready(ctx)
 		cancel()
 		if err == nil {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("not ready after a minute: %w", err)
+			return fmt.Errorf("not ready after three minutes: %w", err)
 		}
 		select {
 		case <-p.Done():

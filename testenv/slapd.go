@@ -150,7 +150,7 @@ func (s *LDAP) Start() {
 		s.t.Fatalf("starting slapd: %v", err)
 	}
 	s.proc = proc
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for _, url := range []string{s.URL, s.SecureURL} {
 		for {
 			conn, err := net.DialTimeout("tcp", url[strings.Index(url, "//")+2:], time.Second)
@@ -188,7 +188,7 @@ func (s *LDAP) tool(name, ldif string) {
 	if strings.TrimSpace(ldif) == "" {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, Tool(s.t, name), "-x", "-H", s.SecureURL, "-D", "cn=admin,"+s.BaseDN, "-w", "admin-secret")
 	cmd.Env = append(os.Environ(), "LDAPTLS_CACERT="+s.CAFile)

@@ -218,14 +218,28 @@ func Root() (string, error) {
 // between FreePort and the program that listens there.
 const firstPort, lastPort = 10000, 32767
 
+// portRange gives the first and last port that FreePort draws from: fewer where the kernel says that it begins earlier.
+func portRange() (first, last int) {
+	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+	if err != nil {
+		return firstPort, lastPort // not Linux
+	}
+	var kernels int
+	if _, err := fmt.Sscan(string(text), &kernels); err != nil || kernels < firstPort+1000 {
+		return firstPort, lastPort // nothing is left to choose
+	}
+	return firstPort, min(lastPort, kernels-1)
+}
+
 // given are the ports that FreePort has given in this process.
 var given sync.Map
 
 // FreePort gives a loopback address, host:port, that was free a moment ago, and gives it only once.
 func FreePort() (string, error) {
 	var failed error
+	first, last := portRange()
 	for range 100 {
-		addr := fmt.Sprintf("127.0.0.1:%d", firstPort+rand.IntN(lastPort-firstPort+1))
+		addr := fmt.Sprintf("127.0.0.1:%d", first+rand.IntN(last-first+1))
 		if _, again := given.LoadOrStore(addr, true); again {
 			continue
 		}
@@ -236,7 +250,7 @@ func FreePort() (string, error) {
 		}
 		return addr, l.Close()
 	}
-	return "", fmt.Errorf("testenv: no free port among 100 of %d to %d: %w", firstPort, lastPort, failed)
+	return "", fmt.Errorf("testenv: no free port among 100 of %d to %d: %w", first, last, failed)
 }
 
 // NeedRoot skips a test that has to run as root (and fails it with CI set).

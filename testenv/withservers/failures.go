@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 )
 
 // Bounds of what [failures] repeats.
 const (
 	maxMessages = 3   // per failed test
+	maxMore     = 5   // last lines of a message of several: there a program that has failed says why
 	maxFailed   = 30  // tests
 	maxLine     = 400 // bytes
 )
@@ -19,6 +21,7 @@ var (
 	failedTest = regexp.MustCompile(`^\s*--- FAIL: (\S+)`)
 	anyTest    = regexp.MustCompile(`^\s*--- (PASS|FAIL|SKIP): `)
 	message    = regexp.MustCompile(`^\s+\S+\.go:\d+: `)
+	serverLog  = regexp.MustCompile(`^\s+\S+\.go:\d+: log of `) // in which nothing says why a test has failed
 	broken     = regexp.MustCompile(`^(panic: |fatal error: |WARNING: DATA RACE|FAIL\t\S+)`)
 )
 
@@ -29,7 +32,8 @@ type failures struct {
 	line  []byte // the beginning of a line whose end has not come
 	lines []string
 	tests int
-	left  int // messages of the test at hand that are still wanted
+	left  int      // messages of the test at hand that are still wanted
+	more  []string // the last lines of the message at hand, nil when none is wanted
 }
 
 // Write never fails but as the writer behind it does.
@@ -50,6 +54,13 @@ func (f *failures) Write(p []byte) (int, error) {
 
 // see looks at one line.
 func (f *failures) see(line string) {
+	wanted := message.MatchString(line) && !serverLog.MatchString(line) && f.left > 0
+	if f.more != nil && strings.HasPrefix(line, " ") && !message.MatchString(line) && !anyTest.MatchString(line) {
+		f.more = append(f.more, line)
+		f.more = f.more[max(0, len(f.more)-maxMore):]
+		return
+	}
+	f.lines, f.more = append(f.lines, f.more...), nil
 	switch {
 	case f.tests > maxFailed:
 	case failedTest.MatchString(line), broken.MatchString(line):
@@ -61,9 +72,9 @@ func (f *failures) see(line string) {
 		f.lines = append(f.lines, line)
 	case anyTest.MatchString(line):
 		f.left = 0
-	case f.left > 0 && message.MatchString(line):
+	case wanted:
 		f.left--
-		f.lines = append(f.lines, line)
+		f.lines, f.more = append(f.lines, line), []string{}
 	}
 }
 
@@ -72,5 +83,5 @@ func (f *failures) String() string {
 	if len(f.lines) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("== what failed, and what it said first\n%s\n", strings.Join(f.lines, "\n"))
+	return fmt.Sprintf("== what failed, and what it said first\n%s\n", strings.Join(append(slices.Clone(f.lines), f.more...), "\n"))
 }

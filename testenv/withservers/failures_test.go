@@ -14,12 +14,22 @@ func TestFailuresAreRepeated(t *testing.T) {
         client_test.go:5: a note of what passed
     --- FAIL: TestClients/docker (0.20s)
         client_test.go:10: docker push: exit status 1
+            The push refers to a repository
+            one
+            two
+            three
+            four
             no such image
         client_test.go:11: second
         client_test.go:12: third
         client_test.go:13: fourth
     harness.go:148: log of the server:
         level=INFO msg=request
+--- FAIL: TestPages (1.00s)
+    harness.go:148: log of the server:
+        level=INFO msg=request
+    pages_test.go:1: the last
+        of two lines
 FAIL
 FAIL	berth/b	1.1s
 panic: the end
@@ -28,8 +38,16 @@ panic: the end
 --- FAIL: TestClients (1.00s)
     --- FAIL: TestClients/docker (0.20s)
         client_test.go:10: docker push: exit status 1
+            one
+            two
+            three
+            four
+            no such image
         client_test.go:11: second
         client_test.go:12: third
+--- FAIL: TestPages (1.00s)
+    pages_test.go:1: the last
+        of two lines
 FAIL	berth/b	1.1s
 panic: the end
 `
