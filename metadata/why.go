@@ -206,13 +206,18 @@ const smallUsage = `
 	  FROM `
 
 // UsageOfTeam measures the repositories of a team, by name, behind one. Unique
-// and Shared stay 0: they would tell what other teams have.
+// and Shared stay 0: they would tell what other teams have. It returns NOT_FOUND for a team that is neither
+// there nor has repositories.
 func (tx *Tx) UsageOfTeam(ctx context.Context, team, after string, limit int) ([]Usage, error) {
 	if err := tx.db.dialect.preferIndexes(ctx, tx); err != nil {
 		return nil, err
 	}
-	return tx.usage(ctx, smallUsage+`(SELECT id, team, name FROM repositories WHERE team = $1 AND name > $2 ORDER BY name LIMIT $3) r ORDER BY r.name`,
+	found, err := tx.usage(ctx, smallUsage+`(SELECT id, team, name FROM repositories WHERE team = $1 AND name > $2 ORDER BY name LIMIT $3) r ORDER BY r.name`,
 		team, after, limit)
+	if err == nil && len(found) == 0 && after == "" {
+		_, err = tx.teamID(ctx, team)
+	}
+	return found, err
 }
 
 // UsageOfRepository is UsageOfTeam for one repository, or returns NAME_UNKNOWN.

@@ -119,7 +119,7 @@ func printWhy(w io.Writer, why registry.Why) {
 			printHolder(w, "has the manifest", r.Manifest, "  ")
 		}
 		if d := r.DeletedManifest; d != nil {
-			fmt.Fprintf(w, "  had the manifest (%s), %s\n", d.MediaType, undoText(d))
+			fmt.Fprintf(w, "  had the manifest (%s), deleted %s\n", d.MediaType, undoText(d))
 		}
 	}
 	if why.Truncated {
@@ -249,6 +249,11 @@ It reads all links. A server tells admins about all teams, and the members of a 
   berth du --team core --server https://registry.example.com`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if team != "" {
+				if err := nameArgument("team", team); err != nil {
+					return err
+				}
+			}
 			if remote, err := where.remote(cmd); err != nil {
 				return err
 			} else if remote {
@@ -263,6 +268,18 @@ It reads all links. A server tells admins about all teams, and the members of a 
 					other := func(u metadata.Usage) bool { return u.Team != team }
 					usage.Teams = slices.DeleteFunc(usage.Teams, other)
 					usage.Repositories = slices.DeleteFunc(usage.Repositories, other)
+				}
+				if team != "" && len(usage.Repositories) == 0 {
+					err := l.db.View(ctx, func(tx *metadata.Tx) error {
+						_, err := tx.Team(ctx, team)
+						return err
+					})
+					if errors.Is(err, oci.ErrNotFound) {
+						return errors.New("there is no team " + team)
+					}
+					if err != nil {
+						return err
+					}
 				}
 				if output.value == "json" {
 					return printJSON(cmd.OutOrStdout(), usage)
@@ -299,9 +316,6 @@ func remoteDu(cmd *cobra.Command, r *remote, team string, output *choice) error 
 			return err
 		}
 		return printUsage(w, usage, true)
-	}
-	if err := nameArgument("team", team); err != nil {
-		return err
 	}
 	repositories := []api.RepositoryUsage{}
 	for one, err := range all(func(limit *api.Limit, after *api.After) (*client.ListTeamUsageResponse, error) {
