@@ -5,8 +5,18 @@ import (
 	"testing"
 	"time"
 
+	"berth/metadata"
 	"berth/registry"
 )
+
+// A server does not list all that would go, but counts it.
+func TestPrintDryRunCut(t *testing.T) {
+	var b strings.Builder
+	report := registry.GCReport{Manifests: 2, Links: 1, Truncated: true, Items: []metadata.Collected{{Kind: metadata.CollectedManifest}}}
+	if err := printDryRun(&b, report, registry.GCRun{}); err != nil || !strings.Contains(b.String(), "These are the first 1 of 3 that it found;") || strings.Contains(b.String(), "stopped") {
+		t.Errorf("%v\n%s", err, b.String())
+	}
+}
 
 // What was deleted says so on its own, too.
 func TestPrintWhyDeleted(t *testing.T) {
