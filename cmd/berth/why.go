@@ -213,6 +213,10 @@ func undoText(d *registry.Deletion) string {
 // fateText is what becomes of something, and by which rule.
 func fateText(f *registry.Fate) string {
 	var parts []string
+	rule := f.Rule
+	if f.Level != "" {
+		rule += " of the " + f.Level
+	}
 	if reason := gcReasons[f.Reason]; reason != "" {
 		parts = append(parts, reason)
 	}
@@ -220,9 +224,9 @@ func fateText(f *registry.Fate) string {
 	case f.Since == nil:
 		parts = append(parts, "since when was not noted, run berth check --repair")
 	case f.After == nil:
-		parts = append(parts, "since "+showTime(*f.Since), "kept, because "+f.Rule+" is 0s")
+		parts = append(parts, "since "+showTime(*f.Since), "kept, because "+rule+" is 0s")
 	default:
-		parts = append(parts, "since "+showTime(*f.Since), "goes after "+showTime(*f.After)+" ("+f.Rule+")")
+		parts = append(parts, "since "+showTime(*f.Since), "goes after "+showTime(*f.After)+" ("+rule+")")
 	}
 	return strings.Join(parts, ", ")
 }
