@@ -267,6 +267,10 @@ func TestPlans(t *testing.T) {
 			_, err := tx.BlobLinks(ctx, present, "", 100)
 			return err
 		}},
+		{"Unheld", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			_, err := tx.Unheld(ctx, metadata.HeldManifest{ID: 30, RepositoryID: r, Digest: row(30), Subject: row(31)})
+			return err
+		}},
 		{"BlobRepositories", func(ctx context.Context, tx *metadata.Tx, r int64) error {
 			_, err := tx.BlobRepositories(ctx, present, 3)
 			return err

@@ -457,6 +457,23 @@ func (tx *Tx) ReserveUpload(ctx context.Context, id, team string, bytes int64) e
 	})
 }
 
+// RoomForRepository returns DENIED when the repository is not there and its team may have no
+// further one: an upload to it would come to nothing. It holds nothing; the push decides.
+func (tx *Tx) RoomForRepository(ctx context.Context, repository string) error {
+	q, err := tx.Quota(ctx, oci.Team(repository))
+	switch limit := q.Limits.Repositories; {
+	case errors.Is(err, oci.ErrNotFound): // it was removed just now
+		return nil
+	case err != nil, !q.Counted, limit == nil, q.Repositories < *limit:
+		return err
+	}
+	_, err = tx.repositoryID(ctx, repository)
+	if errors.Is(err, oci.ErrNameUnknown) {
+		return errQuotaExceeded(q, quotaRepositories, 1)
+	}
+	return err
+}
+
 func errQuotaExceeded(q Quota, of int, more int64) *oci.Error {
 	limit, used := *q.limits()[of], q.used()[of]
 	name := []string{"bytes", "repositories", "tags"}[of]

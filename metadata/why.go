@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -61,19 +62,24 @@ type BlobLink struct {
 	Repository   string
 	PushedAt     time.Time  // when the repository got it, or was last given it again
 	Manifests    int64      // of the repository that need it
-	QueuedSince  *time.Time // it may be that no manifest needs it since
+	QueuedSince  *time.Time // it may be that no manifest needs it since, or a deleted one has needed it until then
 }
 
 // BlobLinks lists the repositories that have a blob, by name, behind one.
 func (tx *Tx) BlobLinks(ctx context.Context, d digest.Digest, after string, limit int) ([]BlobLink, error) {
 	return list(ctx, tx, func(rows *sql.Rows) (l BlobLink, err error) {
 		var pushed int64
-		var queued sql.NullInt64
-		err = rows.Scan(&l.RepositoryID, &l.Repository, &pushed, &queued, &l.Manifests)
+		var queued, deleted sql.NullInt64
+		err = rows.Scan(&l.RepositoryID, &l.Repository, &pushed, &queued, &deleted, &l.Manifests)
+		if deleted.Valid && deleted.Int64 > queued.Int64 {
+			queued = deleted
+		}
 		l.PushedAt, l.QueuedSince = fromMicros(pushed), timePtr(queued)
 		return l, err
 	}, `
 		SELECT r.id, r.name, l.created_at, q.enqueued_at,
+		       (SELECT MAX(d.deleted_at) FROM deleted_references x JOIN deleted_manifests d ON d.id = x.deletion_id
+		         WHERE x.repository_id = l.repository_id AND x.digest = l.digest AND x.kind = 'blob'),
 		       (SELECT COUNT(*) FROM manifest_blobs m WHERE m.repository_id = l.repository_id AND m.digest = l.digest)
 		  FROM repository_blobs l
 		  JOIN repositories r ON r.id = l.repository_id
@@ -81,7 +87,7 @@ func (tx *Tx) BlobLinks(ctx context.Context, d digest.Digest, after string, limi
 		 WHERE l.digest = $1 AND r.name > $2 ORDER BY r.name LIMIT $3`, string(d), after, limit)
 }
 
-// HeldManifest is a manifest with what the collector has noted about it.
+// HeldManifest is a manifest, for the question what holds it.
 type HeldManifest struct {
 	ID           int64
 	RepositoryID int64
@@ -92,24 +98,62 @@ type HeldManifest struct {
 	Subject      digest.Digest // "" for none
 	Size         int64
 	CreatedAt    time.Time
-	QueuedSince  *time.Time // it may be that nothing holds it since
-	QueueReason  string     // pushed, untagged, index or subject, when QueuedSince is set
 }
 
 const heldManifest = `
-	SELECT m.id, m.repository_id, r.name, m.digest, m.media_type, m.artifact_type, COALESCE(m.subject, ''), m.size, m.created_at,
-	       q.enqueued_at, COALESCE(q.reason, '')
+	SELECT m.id, m.repository_id, r.name, m.digest, m.media_type, m.artifact_type, COALESCE(m.subject, ''), m.size, m.created_at
 	  FROM manifests m
-	  JOIN repositories r ON r.id = m.repository_id
-	  LEFT JOIN gc_manifests q ON q.manifest_id = m.id `
+	  JOIN repositories r ON r.id = m.repository_id `
 
 func scanHeldManifest(rows *sql.Rows) (m HeldManifest, err error) {
 	var created int64
-	var queued sql.NullInt64
-	err = rows.Scan(&m.ID, &m.RepositoryID, &m.Repository, &m.Digest, &m.MediaType, &m.ArtifactType, &m.Subject, &m.Size, &created,
-		&queued, &m.QueueReason)
-	m.CreatedAt, m.QueuedSince = fromMicros(created), timePtr(queued)
+	err = rows.Scan(&m.ID, &m.RepositoryID, &m.Repository, &m.Digest, &m.MediaType, &m.ArtifactType, &m.Subject, &m.Size, &created)
+	m.CreatedAt = fromMicros(created)
 	return m, err
+}
+
+// Unheld is what the collector knows of a manifest that nothing holds.
+type Unheld struct {
+	Since    *time.Time // nil when it was never noted
+	Reason   string     // pushed, untagged, index or subject, when Since is set
+	Released bool       // retention has let its tag go, so that no lifetime keeps it
+	// TTL is the lifetime of untagged manifests of the nearest policy, 0 for ever, and TTLLevel whose that is;
+	// nil leaves it to the setting.
+	TTL      *time.Duration
+	TTLLevel string
+}
+
+// Unheld tells since when nothing holds a manifest, as CollectManifests will see it, also when what was deleted
+// is out of its undo window but not purged yet.
+func (tx *Tx) Unheld(ctx context.Context, m HeldManifest) (u Unheld, err error) {
+	var queued, ttl sql.NullInt64
+	err = tx.row(ctx, `
+		SELECT q.enqueued_at, COALESCE(q.reason, ''), COALESCE(q.settled AND q.release_at = q.enqueued_at, FALSE), v.untagged_ttl, v.ttl_level
+		  FROM repository_retention v LEFT JOIN gc_manifests q ON q.manifest_id = $1
+		 WHERE v.repository_id = $2`, m.ID, m.RepositoryID).Scan(&queued, &u.Reason, &u.Released, &ttl, &u.TTLLevel)
+	if err != nil {
+		return Unheld{}, err
+	}
+	u.Since = timePtr(queued)
+	if ttl.Valid {
+		lifetime := time.Duration(ttl.Int64) * time.Microsecond
+		u.TTL = &lifetime
+	}
+	var deleted int64
+	var reason, by string
+	err = tx.row(ctx, `
+		SELECT deleted_at, reason, deleted_by FROM (
+		        SELECT deleted_at, 'untagged' AS reason, deleted_by FROM deleted_tags WHERE repository_id = $1 AND digest = $2
+		  UNION ALL SELECT d.deleted_at, 'index', d.deleted_by FROM deleted_references x JOIN deleted_manifests d ON d.id = x.deletion_id
+		         WHERE x.repository_id = $1 AND x.digest = $2 AND x.kind = 'child'
+		  UNION ALL SELECT deleted_at, 'subject', deleted_by FROM deleted_manifests WHERE repository_id = $1 AND digest = $3) d
+		 ORDER BY deleted_at DESC LIMIT 1`, m.RepositoryID, string(m.Digest), string(m.Subject)).Scan(&deleted, &reason, &by)
+	// The deletion of a tag queues its manifest a moment after it was noted, as in purgeTags.
+	if err == nil && (u.Since == nil || deleted >= queued.Int64 || u.Reason == "untagged" && deleted+1_000_000 >= queued.Int64) {
+		at := fromMicros(deleted)
+		u.Since, u.Reason, u.Released = &at, reason, reason == "untagged" && strings.HasPrefix(by, retentionActor)
+	}
+	return u, notFoundIsNil(err)
 }
 
 // ManifestsOf lists a manifest wherever it is, by the repositories' names, behind one.
@@ -206,13 +250,18 @@ const smallUsage = `
 	  FROM `
 
 // UsageOfTeam measures the repositories of a team, by name, behind one. Unique
-// and Shared stay 0: they would tell what other teams have.
+// and Shared stay 0: they would tell what other teams have. It returns NOT_FOUND for a team that is neither
+// there nor has repositories.
 func (tx *Tx) UsageOfTeam(ctx context.Context, team, after string, limit int) ([]Usage, error) {
 	if err := tx.db.dialect.preferIndexes(ctx, tx); err != nil {
 		return nil, err
 	}
-	return tx.usage(ctx, smallUsage+`(SELECT id, team, name FROM repositories WHERE team = $1 AND name > $2 ORDER BY name LIMIT $3) r ORDER BY r.name`,
+	found, err := tx.usage(ctx, smallUsage+`(SELECT id, team, name FROM repositories WHERE team = $1 AND name > $2 ORDER BY name LIMIT $3) r ORDER BY r.name`,
 		team, after, limit)
+	if err == nil && len(found) == 0 && after == "" {
+		_, err = tx.teamID(ctx, team)
+	}
+	return found, err
 }
 
 // UsageOfRepository is UsageOfTeam for one repository, or returns NAME_UNKNOWN.

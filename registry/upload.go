@@ -53,7 +53,8 @@ const graceOfSessions = time.Hour
 
 // StartUpload begins an upload of a blob that will be asked for by a digest of
 // the algorithm. It belongs to the principal and the repository. One relaxed insert;
-// the store is not touched. It returns DENIED when the quota of the team is used up.
+// the store is not touched. It returns DENIED when the quota of the team is used up, also that of
+// repositories, when this would be a new one.
 func (r *Registry) StartUpload(ctx context.Context, principal, repo string, algorithm digest.Algorithm) (Upload, error) {
 	row, err := r.start(ctx, principal, repo, algorithm, 0)
 	return toUpload(row), err
@@ -85,6 +86,9 @@ func (r *Registry) start(ctx context.Context, principal, repo string, algorithm 
 	if err == nil && !created {
 		row.QuotaTeam = oci.Team(repo)
 		err = r.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
+			if err := tx.RoomForRepository(ctx, repo); err != nil {
+				return err
+			}
 			if err := tx.CreateUpload(ctx, row); err != nil {
 				return err
 			}
@@ -496,6 +500,9 @@ func (r *Registry) linkExisting(ctx context.Context, row metadata.Upload, d dige
 	switch {
 	case errors.Is(err, errNotThere):
 		return b, false, nil
+	case errors.Is(err, oci.ErrDenied):
+		_, _, err = r.overQuota(ctx, row, err)
+		return metadata.Blob{}, false, err
 	case err != nil:
 		b, err = r.committed(ctx, row.Repository, d, err)
 		return b, err == nil, err

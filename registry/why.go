@@ -138,6 +138,8 @@ type Fate struct {
 	After *time.Time `json:"after,omitempty"`
 	// Rule is the setting that decides: gc_grace or untagged_ttl.
 	Rule string `json:"rule"`
+	// Level is whose untagged_ttl that is: repository or team; "" for the setting.
+	Level string `json:"level,omitempty"`
 }
 
 // Why lists every tag, index, subject, deletion that can be undone, repository and rule that keeps a digest,
@@ -456,8 +458,8 @@ func (q *question) holder(ctx context.Context, m metadata.HeldManifest, depth in
 		return nil, err
 	}
 	if len(tags)+len(indexes)+len(subject)+len(h.Deleted) == 0 {
-		h.Fate = q.manifestFate(m)
-		return h, nil
+		h.Fate, err = q.manifestFate(ctx, m)
+		return h, err
 	}
 	if len(tags) > whyHolders {
 		tags, h.Truncated = tags[:whyHolders], true
@@ -501,21 +503,29 @@ func (r *Registry) fate(since *time.Time) *Fate {
 	return f
 }
 
-func (r *Registry) manifestFate(m metadata.HeldManifest) *Fate {
-	f := r.fate(m.QueuedSince)
-	f.Reason = m.QueueReason
-	if m.QueueReason == "subject" {
-		return f
+func (q *question) manifestFate(ctx context.Context, m metadata.HeldManifest) (*Fate, error) {
+	u, err := q.tx.Unheld(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	f := q.fate(u.Since)
+	f.Reason = u.Reason
+	if u.Reason == "subject" || u.Released {
+		return f, nil
 	}
 	f.Rule = "untagged_ttl"
+	ttl := q.o.UntaggedTTL
+	if u.TTL != nil {
+		ttl, f.Level = *u.TTL, u.TTLLevel
+	}
 	switch {
-	case r.o.UntaggedTTL == 0:
+	case ttl == 0:
 		f.After = nil
-	case m.QueuedSince != nil:
-		after := m.QueuedSince.Add(max(r.o.GCGrace, r.o.UntaggedTTL))
+	case u.Since != nil:
+		after := u.Since.Add(max(q.o.GCGrace, ttl))
 		f.After = &after
 	}
-	return f
+	return f, nil
 }
 
 // Usage is who takes how much space.

@@ -54,6 +54,11 @@ The exit code is 0 when nothing is wrong, or nothing any more, else 1.` + whereH
 				return err
 			}
 			return runLocal(cmd, true, func(ctx context.Context, l *local) error {
+				if run.Repair {
+					if err := l.mayChange(); err != nil {
+						return err
+					}
+				}
 				run.Progress = checkProgress(cmd)
 				report, err := l.registry.Check(ctx, run)
 				if perr := printCheck(cmd, output, report); perr != nil {

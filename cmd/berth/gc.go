@@ -71,6 +71,9 @@ What was deleted within the undo window stays; with --undo-window 0s it goes, an
 					}
 					return printDryRun(cmd.OutOrStdout(), report, run)
 				}
+				if err := l.mayChange(); err != nil {
+					return err
+				}
 				last := time.Now()
 				run.Progress = func(g registry.GCReport) {
 					if time.Since(last) >= gcProgress {
@@ -140,7 +143,9 @@ func printDryRun(w io.Writer, report registry.GCReport, run registry.GCRun) erro
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	if report.Truncated {
+	if all := report.Manifests + report.Links + report.Blobs; all > len(report.Items) { // by a server
+		fmt.Fprintf(w, "These are the first %d of %d that it found; a dry run looks at 20,000 candidates at most.\n", len(report.Items), all)
+	} else if report.Truncated {
 		fmt.Fprintln(w, "There is more; this is where the dry run stopped looking.")
 	}
 	fmt.Fprintf(w, "Would go now, after a grace period of %s: %s, %s in repositories, %s of %s.\n", run.Grace,

@@ -56,6 +56,15 @@ func runLocal(cmd *cobra.Command, withStore bool, run func(context.Context, *loc
 	return run(ctx, l)
 }
 
+// mayChange refuses what would change a registry that its settings make read-only: it is being
+// copied, and somebody may want to go back to it.
+func (l *local) mayChange() error {
+	if l.config.ReadOnly {
+		return errors.New("the setting read_only is on, so nothing may be changed: wait until the maintenance is over, or say --read-only=false")
+	}
+	return nil
+}
+
 // registryOptions are what the settings say about the registry.
 func registryOptions(c *config) registry.Options {
 	o := registry.Options{

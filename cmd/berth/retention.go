@@ -50,8 +50,13 @@ func parseRule(text string) (api.RetentionRule, error) {
 		return api.RetentionRule{}, usagef("the rule %q has no name: write NAME first, then what it says, such as 'releases tags=v* newest=10'", text)
 	}
 	rule := api.RetentionRule{Name: fields[0]}
+	said := map[string]bool{}
 	for _, field := range fields[1:] {
 		key, value, has := strings.Cut(field, "=")
+		if said[key] {
+			return rule, usagef("the rule %s says %s twice: say it once, several patterns separated by commas", rule.Name, key)
+		}
+		said[key] = true
 		switch {
 		case field == "delete-immutable":
 			yes := true

@@ -119,7 +119,7 @@ func printWhy(w io.Writer, why registry.Why) {
 			printHolder(w, "has the manifest", r.Manifest, "  ")
 		}
 		if d := r.DeletedManifest; d != nil {
-			fmt.Fprintf(w, "  had the manifest (%s), %s\n", d.MediaType, undoText(d))
+			fmt.Fprintf(w, "  had the manifest (%s), deleted %s\n", d.MediaType, undoText(d))
 		}
 	}
 	if why.Truncated {
@@ -213,6 +213,10 @@ func undoText(d *registry.Deletion) string {
 // fateText is what becomes of something, and by which rule.
 func fateText(f *registry.Fate) string {
 	var parts []string
+	rule := f.Rule
+	if f.Level != "" {
+		rule += " of the " + f.Level
+	}
 	if reason := gcReasons[f.Reason]; reason != "" {
 		parts = append(parts, reason)
 	}
@@ -220,9 +224,9 @@ func fateText(f *registry.Fate) string {
 	case f.Since == nil:
 		parts = append(parts, "since when was not noted, run berth check --repair")
 	case f.After == nil:
-		parts = append(parts, "since "+showTime(*f.Since), "kept, because "+f.Rule+" is 0s")
+		parts = append(parts, "since "+showTime(*f.Since), "kept, because "+rule+" is 0s")
 	default:
-		parts = append(parts, "since "+showTime(*f.Since), "goes after "+showTime(*f.After)+" ("+f.Rule+")")
+		parts = append(parts, "since "+showTime(*f.Since), "goes after "+showTime(*f.After)+" ("+rule+")")
 	}
 	return strings.Join(parts, ", ")
 }
@@ -249,6 +253,11 @@ It reads all links. A server tells admins about all teams, and the members of a 
   berth du --team core --server https://registry.example.com`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if team != "" {
+				if err := nameArgument("team", team); err != nil {
+					return err
+				}
+			}
 			if remote, err := where.remote(cmd); err != nil {
 				return err
 			} else if remote {
@@ -263,6 +272,18 @@ It reads all links. A server tells admins about all teams, and the members of a 
 					other := func(u metadata.Usage) bool { return u.Team != team }
 					usage.Teams = slices.DeleteFunc(usage.Teams, other)
 					usage.Repositories = slices.DeleteFunc(usage.Repositories, other)
+				}
+				if team != "" && len(usage.Repositories) == 0 {
+					err := l.db.View(ctx, func(tx *metadata.Tx) error {
+						_, err := tx.Team(ctx, team)
+						return err
+					})
+					if errors.Is(err, oci.ErrNotFound) {
+						return errors.New("there is no team " + team)
+					}
+					if err != nil {
+						return err
+					}
 				}
 				if output.value == "json" {
 					return printJSON(cmd.OutOrStdout(), usage)
@@ -299,9 +320,6 @@ func remoteDu(cmd *cobra.Command, r *remote, team string, output *choice) error 
 			return err
 		}
 		return printUsage(w, usage, true)
-	}
-	if err := nameArgument("team", team); err != nil {
-		return err
 	}
 	repositories := []api.RepositoryUsage{}
 	for one, err := range all(func(limit *api.Limit, after *api.After) (*client.ListTeamUsageResponse, error) {

@@ -25,6 +25,16 @@ func durationOf(field string, d *api.Duration) (time.Duration, error) {
 	return v, nil
 }
 
+// conditionOf reads the time of a rule's condition. 0s is refused: it would be no condition, and the rule
+// would keep all.
+func conditionOf(field string, d *api.Duration) (time.Duration, error) {
+	v, err := durationOf(field, d)
+	if err == nil && d != nil && v <= 0 {
+		err = oci.Errorf(oci.CodeInvalid, "the field %s is %.40q: use a duration above 0s, or leave it out; newest 0 keeps none", field, *d)
+	}
+	return v, err
+}
+
 func rulesOf(list []api.RetentionRule) ([]metadata.RetentionRule, error) {
 	rules := make([]metadata.RetentionRule, len(list))
 	for i, r := range list {
@@ -36,10 +46,10 @@ func rulesOf(list []api.RetentionRule) ([]metadata.RetentionRule, error) {
 			rule.DeleteImmutable = *r.DeleteImmutable
 		}
 		var err error
-		if rule.YoungerThan, err = durationOf("younger_than", r.YoungerThan); err != nil {
+		if rule.YoungerThan, err = conditionOf("younger_than", r.YoungerThan); err != nil {
 			return nil, err
 		}
-		if rule.PulledWithin, err = durationOf("pulled_within", r.PulledWithin); err != nil {
+		if rule.PulledWithin, err = conditionOf("pulled_within", r.PulledWithin); err != nil {
 			return nil, err
 		}
 		rules[i] = rule

@@ -98,6 +98,11 @@ func TestWhyTellsNothingOfOthers(t *testing.T) {
 		if first.names(t, "repository") != "core/app" || second.names(t, "repository") != "core/lib" {
 			t.Errorf("the pages are %s and %s", first.body, second.body)
 		}
+		w.ok("POST", "/api/v1/teams", map[string]string{"name": "idle"})
+		if idle := w.ok("GET", "/api/v1/teams/idle/usage", nil); idle.names(t, "repository") != "" {
+			t.Errorf("a team without repositories has %s", idle.body)
+		}
+		w.refused(w.do("root:"+rootPassword, "GET", "/api/v1/teams/nowhere/usage", nil), 404, oci.CodeNotFound)
 		instance := w.ok("GET", "/api/v1/instance/usage", nil)
 		if !strings.Contains(instance.body, `"team":"secret"`) || !strings.Contains(instance.body, `"stored":`) {
 			t.Errorf("the instance's usage is %s", instance.body)
