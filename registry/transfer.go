@@ -172,11 +172,16 @@ type transfer struct {
 
 // begin makes sure that the target may be written to, by this transfer alone,
 // and holds the source's objects. The context that it returns ends when a hold is lost.
-func (t *transfer) begin(ctx context.Context) (context.Context, func() error, error) {
+func (t *transfer) begin(ctx context.Context) (_ context.Context, end func() error, err error) {
 	if err := t.unused(ctx); err != nil {
 		return ctx, nil, err
 	}
-	err := t.to.DB.Update(ctx, func(tx *metadata.Tx) error {
+	defer func() {
+		if err != nil { // also of a context that ended while it was being held
+			_ = t.release(ctx)
+		}
+	}()
+	err = t.to.DB.Update(ctx, func(tx *metadata.Tx) error {
 		mine, err := tx.AcquireLease(ctx, transferLease, t.id, transferLeaseTTL)
 		if err != nil {
 			return err
@@ -216,13 +221,17 @@ func (t *transfer) begin(ctx context.Context) (context.Context, func() error, er
 		close(stop)
 		renewing.Wait()
 		cancel(nil)
-		ctx, end := detached(ctx, recordTime)
-		defer end()
-		// A hold that cannot be released ends by itself.
-		return errors.Join(
-			t.from.DB.Update(ctx, func(tx *metadata.Tx) error { return tx.ReleaseHold(ctx, t.id) }),
-			t.to.DB.Update(ctx, func(tx *metadata.Tx) error { return tx.ReleaseLease(ctx, transferLease, t.id) }))
+		return t.release(ctx)
 	}, nil
+}
+
+// release gives back what begin holds. A hold that cannot be released ends by itself.
+func (t *transfer) release(ctx context.Context) error {
+	ctx, end := detached(ctx, recordTime)
+	defer end()
+	return errors.Join(
+		t.from.DB.Update(ctx, func(tx *metadata.Tx) error { return tx.ReleaseHold(ctx, t.id) }),
+		t.to.DB.Update(ctx, func(tx *metadata.Tx) error { return tx.ReleaseLease(ctx, transferLease, t.id) }))
 }
 
 // unused makes sure that the store of a target into which nothing was copied before has no objects: they would be

@@ -19,6 +19,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"berth/metadata"
+	"berth/oci"
 	"berth/storage"
 )
 
@@ -165,6 +166,20 @@ func (d dying) Abort(ctx context.Context, s storage.Session) error {
 }
 
 func (d dying) Walk(ctx context.Context) iter.Seq2[storage.Info, error] { return d.Store.Walk(ctx) }
+
+// A transfer that ends before it has begun does not stand in the way of the next one.
+func TestTransferThatCannotBegin(t *testing.T) {
+	onTransfers(t, func(t *testing.T, from, to *env) {
+		from.push(from.r, repo, random(5000, 1))
+		gone := from.side()
+		from.ok(gone.DB.Close())
+		if _, err := Transfer(from.ctx, gone, to.side(), TransferRun{Source: "the source"}); !errors.Is(err, oci.ErrUnavailable) {
+			t.Errorf("from a database that is gone: %v", err)
+		}
+		_, err := Transfer(from.ctx, from.side(), to.side(), TransferRun{Source: "the source"})
+		to.ok(err)
+	})
+}
 
 // mistaken is a store with a mistake in its program.
 type mistaken struct{ storage.Store }
