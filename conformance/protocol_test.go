@@ -33,6 +33,7 @@ func TestProtocol(t *testing.T) {
 				{"blob/empty", testEmptyBlob},
 				{"blob/cancel", testCancel},
 				{"blob/interrupted", testInterrupted},
+				{"blob/chunk sent again", testChunkSentAgain},
 				{"blob/mount", testMount},
 				{"blob/delete", testBlobDelete},
 				{"manifest/pull", testManifestPull},

@@ -207,6 +207,49 @@ func testInterrupted(t *testing.T, s *Server) {
 	c.Do("GET", "/v2/"+repo+"/blobs/"+d, nil).Want(200).WantBody(content)
 }
 
+// A client whose connection broke when all of a chunk had gone out sends it again, while the first request
+// may still be storing it. It is told how far the upload is, and goes on from there, as regctl does.
+func testChunkSentAgain(t *testing.T, s *Server) {
+	c := s.Admin(t)
+	repo := unique("conf/again")
+	content := random(3 << 19)
+	const chunk = 1 << 20
+	loc := c.StartUpload(repo)
+	where := "Content-Range: " + fmt.Sprintf("0-%d", chunk-1)
+	body, feed := io.Pipe()
+	answers := make(chan *Response, 2)
+	send := func(body io.Reader) {
+		r, err := c.TryStream("PATCH", loc, body, chunk, where)
+		if err != nil {
+			t.Errorf("sending the chunk: %v", err)
+		}
+		answers <- r
+	}
+	go send(body)
+	if _, err := feed.Write(content[:chunk-1]); err != nil {
+		t.Fatal(err)
+	}
+	go send(bytes.NewReader(content[:chunk]))
+	time.Sleep(300 * time.Millisecond) // the second comes meanwhile; later is right too, and shows less
+	if _, err := feed.Write(content[chunk-1 : chunk]); err != nil {
+		t.Fatal(err)
+	}
+	feed.Close()
+	taken, refused := <-answers, <-answers
+	if taken == nil || refused == nil {
+		return
+	}
+	if taken.Status != 202 { // whichever came first
+		taken, refused = refused, taken
+	}
+	taken.Want(202).WantHeader("Range", fmt.Sprintf("0-%d", chunk-1))
+	loc = refused.WantError(416, "RANGE_INVALID").WantHeader("Range", fmt.Sprintf("0-%d", chunk-1)).Location(c)
+	loc = c.Do("PATCH", loc, content[chunk:], "Content-Range: "+fmt.Sprintf("%d-%d", chunk, len(content)-1)).Want(202).Location(c)
+	d := sha256Of(content)
+	c.Do("PUT", with(loc, "digest="+d), nil).Want(201)
+	c.Do("GET", "/v2/"+repo+"/blobs/"+d, nil).Want(200).WantBody(content)
+}
+
 // resumePoint asks for the status of an upload until it has been the same for two seconds, as
 // the server may still be taking in what a broken connection had sent, and
 // gives the number of bytes there.

@@ -69,6 +69,8 @@ type Registry struct {
 	sha512 hashPool
 	pulls  pulls
 	small  smallBlobs
+
+	writers writers
 }
 
 // New makes a Registry. The database has to be migrated.

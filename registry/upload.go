@@ -141,13 +141,30 @@ func owned(row metadata.Upload, principal string, err error) (metadata.Upload, e
 //     it is kept as well;
 //   - UNAVAILABLE when the store failed: nothing was added.
 func (r *Registry) AppendUpload(ctx context.Context, principal, repo, id string, at, length int64, body io.Reader) (Upload, error) {
+	seen, leave := r.enter(ctx, principal, repo, id)
+	defer leave()
 	row, err := r.upload(ctx, principal, repo, id)
 	if err != nil {
 		return Upload{}, err
 	}
+	if at < 0 && seen != "" && seen != row.Session {
+		row, _, err = r.overtaken(ctx, row)
+		return toUpload(row), err
+	}
 	row, s, err := r.take(ctx, row, "", at, length, body)
 	r.release(s)
 	return toUpload(row), err
+}
+
+// enter waits until no other request writes to the upload. When one did, seen is the session of
+// before that: a body that does not say where it belongs was meant to follow its bytes.
+func (r *Registry) enter(ctx context.Context, principal, repo, id string) (seen string, leave func()) {
+	leave = r.writers.enter(ctx, id, func() {
+		if row, err := r.upload(ctx, principal, repo, id); err == nil {
+			seen = row.Session
+		}
+	})
+	return seen, leave
 }
 
 // take appends a body to the session of row and records that. It gives the
@@ -322,6 +339,8 @@ func (r *Registry) abort(ctx context.Context, row metadata.Upload) {
 // is left then. An upload that is not there any more, because the answer to the
 // same request got lost, is a success when the repository has the blob.
 func (r *Registry) CommitUpload(ctx context.Context, principal, repo, id string, d digest.Digest, at, length int64, body io.Reader) (metadata.Blob, error) {
+	seen, leave := r.enter(ctx, principal, repo, id)
+	defer leave()
 	var row metadata.Upload
 	var known bool
 	err := r.db.View(ctx, func(tx *metadata.Tx) (err error) {
@@ -335,6 +354,10 @@ func (r *Registry) CommitUpload(ctx context.Context, principal, repo, id string,
 	if at >= 0 || body != nil && length != 0 {
 		if body == nil {
 			body = strings.NewReader("")
+		}
+		if at < 0 && seen != "" && seen != row.Session {
+			_, _, err = r.overtaken(ctx, row)
+			return r.committed(ctx, repo, d, err)
 		}
 		if row, s, err = r.take(ctx, row, d.Algorithm(), at, length, body); err != nil {
 			return r.committed(ctx, repo, d, err)

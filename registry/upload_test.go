@@ -351,6 +351,59 @@ func TestUploadErrors(t *testing.T) {
 	})
 }
 
+// TestChunkIsSentAgain: a client whose connection broke sends its chunk again while the first request is
+// still storing it. The second is told how far the upload is, and that it can go on from there is true.
+func TestChunkIsSentAgain(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		chunk, rest := bytes.Repeat([]byte("chunk"), 1000), []byte("and the rest")
+		d := digest.FromBytes(append(slices.Clone(chunk), rest...))
+		for _, at := range []int64{0, -1} {
+			u, err := e.r.StartUpload(e.ctx, alice, repo, digest.SHA256)
+			e.ok(err)
+			body, feed := io.Pipe()
+			first := make(chan error, 1)
+			go func() {
+				_, err := e.r.AppendUpload(e.ctx, alice, repo, u.ID, at, int64(len(chunk)), body)
+				first <- err
+			}()
+			if _, err := feed.Write(chunk); err != nil { // it is being written now
+				t.Fatal(err)
+			}
+			second := make(chan error, 1)
+			go func() {
+				_, err := e.r.AppendUpload(e.ctx, alice, repo, u.ID, at, int64(len(chunk)), bytes.NewReader(chunk))
+				second <- err
+			}()
+			for _, waiting := e.r.writing(u.ID); waiting == 0; _, waiting = e.r.writing(u.ID) {
+				time.Sleep(time.Millisecond)
+			}
+			feed.Close()
+			e.ok(<-first)
+			var out *RangeError
+			if err := <-second; !errors.As(err, &out) || out.Upload.Size != int64(len(chunk)) {
+				t.Fatalf("the chunk again at %d: %v, want a RangeError with %d bytes", at, err, len(chunk))
+			}
+			_, err = e.r.AppendUpload(e.ctx, alice, repo, u.ID, out.Upload.Size, int64(len(rest)), bytes.NewReader(rest))
+			e.ok(err)
+			_, err = e.r.CommitUpload(e.ctx, alice, repo, u.ID, d, -1, 0, nil)
+			e.ok(err)
+			if n, _ := e.r.writing(u.ID); n != 0 {
+				t.Errorf("%d requests are left", n)
+			}
+		}
+	})
+}
+
+// writing is the number of requests that write to an upload or want to, and of those among them that wait.
+func (r *Registry) writing(id string) (all, waiting int) {
+	r.writers.mu.Lock()
+	defer r.writers.mu.Unlock()
+	if u := r.writers.byID[id]; u != nil {
+		return u.users, u.waiting
+	}
+	return 0, 0
+}
+
 // TestConcurrentPatches races many requests on one upload. What is committed
 // is what those sent that were told so, in the order of their offsets.
 func TestConcurrentPatches(t *testing.T) {
