@@ -248,6 +248,10 @@ func (c *check) blob(ctx context.Context, b metadata.StoredBlob, kind, detail st
 // uploadRE finds the upload's id in a key, which the store has put there.
 var uploadRE = regexp.MustCompile(`[0-9a-f]{32}`)
 
+func objectName(key string) metadata.ObjectName {
+	return metadata.ObjectName{Key: key, Upload: uploadRE.FindString(key)}
+}
+
 // walk looks for the row of every object.
 func (c *check) walk(ctx context.Context) error {
 	if c.run.RowsOnly {
@@ -274,7 +278,7 @@ func (c *check) walk(ctx context.Context) error {
 func (c *check) known(ctx context.Context, batch []storage.Info) error {
 	names := make([]metadata.ObjectName, len(batch))
 	for i, info := range batch {
-		names[i] = metadata.ObjectName{Key: info.Key, Upload: uploadRE.FindString(info.Key)}
+		names[i] = objectName(info.Key)
 	}
 	var known map[metadata.ObjectName]bool
 	err := c.r.db.View(ctx, func(tx *metadata.Tx) (err error) {

@@ -142,22 +142,26 @@ type tally struct {
 
 func (t tally) plus(bytes int64) tally { return tally{t.n + 1, t.bytes + bytes} }
 
-// A sweeper is a store whose Abort cannot know of everything that was stored
-// for an upload: a request that died before its session was recorded, or that lost a
-// race, has left objects under names of its own.
-type sweeper interface {
-	// Sweep removes all objects and unfinished parts of the upload that the
-	// session belongs to, whoever stored them. It may list.
-	Sweep(ctx context.Context, s storage.Session) error
-}
-
-// remove frees what was ever stored for an upload that did not become a blob.
+// remove frees what was ever stored for an upload that did not become a blob. Of what a store finds
+// beside the session, that becomes garbage to which no row points.
 func (r *Registry) remove(ctx context.Context, s storage.Session) error {
 	if err := r.store.Abort(ctx, s); err != nil {
 		return err
 	}
-	if sw, ok := r.store.(sweeper); ok {
-		return sw.Sweep(ctx, s)
+	l, ok := r.store.(storage.Leaver)
+	if !ok {
+		return nil
 	}
-	return nil
+	left, err := l.Remains(ctx, s)
+	if err != nil || len(left) == 0 {
+		return err
+	}
+	return r.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
+		for _, o := range left {
+			if _, err := tx.EnqueueOrphan(ctx, objectName(o.Key), o.Size); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }

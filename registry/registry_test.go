@@ -264,14 +264,14 @@ var idRE = regexp.MustCompile(`[0-9a-f]{32}`)
 
 // lost tells whether a key is what a request left that died, or lost a race on an
 // upload, before its session was recorded. A directory has none. Another store has a name of
-// its own for it, and finds it only by sweeping; beside a blob of the same upload, not even then.
+// its own for it, and finds it only by listing; beside a blob of the same upload, not even then.
 func (e *env) lost(key string, blobs []string) bool {
 	if _, directory := e.store().(*fs.Store); directory || !e.raced {
 		return false
 	}
-	_, sweeps := e.store().(sweeper)
+	_, lists := e.store().(storage.Leaver)
 	id := idRE.FindString(key)
-	return !sweeps || slices.ContainsFunc(blobs, func(k string) bool { return strings.Contains(k, id) })
+	return !lists || slices.ContainsFunc(blobs, func(k string) bool { return strings.Contains(k, id) })
 }
 
 // noOrphans checks that a row points to everything that the store has.

@@ -138,13 +138,19 @@ type URLer interface {
 	URL(ctx context.Context, key string, valid time.Duration) (string, error)
 }
 
-// A Leaver is a Store whose sessions can leave an object behind that it must
-// not remove by itself, because it once was all that a session held, and a racing request
-// may have committed just that.
+// A Leaver is a Store whose uploads can leave things behind that it cannot, or must
+// not, remove by itself.
 type Leaver interface {
 	// Leftovers gives the keys that the committed session s leaves, usually
-	// none. Delete them when no blob is recorded under them, after s was recorded.
+	// none: objects that once were all that a session held, which a racing request may have committed.
+	// Delete them when no blob is recorded under them, after s was recorded.
 	Leftovers(s Session) []string
+
+	// Remains lists the objects of the upload that s belongs to, whoever has stored them: a request that died
+	// before its session was recorded, or that lost a race, has left some under names of its own. What it has
+	// left that is no object is removed. Call it when the upload has ended without a blob, after
+	// Abort, and when nobody can be writing to it any more; and delete what no row points to. It lists the store.
+	Remains(ctx context.Context, s Session) ([]Info, error)
 }
 
 // A Filer is a Store that also keeps files under names of the caller, beside its

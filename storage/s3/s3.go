@@ -9,9 +9,10 @@
 // or Commit makes it the beginning of a part. There is no copy, no listing, no HEAD, and a GET only of pieces.
 //
 // A process that is killed during an Append can leave a piece, or a multipart
-// upload that no session names. A check of the store against the database finds the pieces;
-// uploads are aborted by MinIO after a day, and elsewhere by a lifecycle rule of the
-// bucket (AbortIncompleteMultipartUpload), which every bucket should have.
+// upload that no session names. When the upload ends without a blob, Remains finds both, but for multipart uploads on
+// MinIO, which lists none by a prefix and aborts them by itself after a day. When it becomes a
+// blob all the same, a check of the store against the database finds the pieces; for the multipart uploads a
+// bucket should have a lifecycle rule (AbortIncompleteMultipartUpload).
 //
 // S3 verifies a CRC-32C of every object and part. The SHA-256 of the digest is
 // computed once, by the caller; nothing here hashes a body again.
@@ -233,9 +234,67 @@ func (s *Store) Abort(ctx context.Context, session storage.Session) error {
 }
 
 func (s *Store) abort(ctx context.Context, st state) error {
+	return s.abortUpload(ctx, s.prefix+st.key(st.Name), st.Upload)
+}
+
+func (s *Store) abortUpload(ctx context.Context, name, upload string) error {
 	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
 	defer cancel()
-	return translate(s.core.AbortMultipartUpload(ctx, s.config.Bucket, s.prefix+st.key(st.Name), st.Upload))
+	return translate(s.core.AbortMultipartUpload(ctx, s.config.Bucket, name, upload))
+}
+
+// Remains implements [storage.Leaver]: two requests, more from 1,000 things on. What the bucket's policy does not let it
+// list is left to the check and the bucket's lifecycle rule.
+func (s *Store) Remains(ctx context.Context, session storage.Session) ([]storage.Info, error) {
+	st, err := parseSession(session)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 4*s.config.Timeout)
+	defer cancel()
+	if err := s.abortAll(ctx, st.key("")); err != nil && !mayNotList(err) {
+		return nil, fmt.Errorf("multipart uploads of the upload %s: %w", st.ID, err)
+	}
+	var found []storage.Info
+	for info, err := range s.list(ctx, st.key("")) {
+		if mayNotList(err) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, info)
+	}
+	return found, nil
+}
+
+// abortAll ends the multipart uploads to keys with the prefix.
+func (s *Store) abortAll(ctx context.Context, prefix string) error {
+	var key, upload string // where the page before ended
+	for {
+		page, err := s.core.ListMultipartUploads(ctx, s.config.Bucket, s.prefix+prefix, key, upload, "", 1000)
+		if err != nil {
+			return translate(err)
+		}
+		for _, u := range page.Uploads {
+			if !strings.HasPrefix(u.Key, s.prefix+prefix) {
+				continue // not every store keeps to the prefix
+			}
+			if err := s.abortUpload(ctx, u.Key, u.UploadID); err != nil && !errors.Is(err, storage.ErrSession) {
+				return err
+			}
+		}
+		if !page.IsTruncated || page.NextKeyMarker == key && page.NextUploadIDMarker == upload {
+			return nil
+		}
+		key, upload = page.NextKeyMarker, page.NextUploadIDMarker
+	}
+}
+
+// mayNotList reports whether the store refuses to list, by its policy or altogether.
+func mayNotList(err error) bool {
+	var answer minio.ErrorResponse
+	return errors.As(err, &answer) && slices.Contains([]string{minio.AccessDenied, minio.NotImplemented, minio.MethodNotAllowed}, answer.Code)
 }
 
 // OpenSession implements [storage.Store]. The parts of a multipart upload can
@@ -380,9 +439,12 @@ func (s *Store) sweep(ctx context.Context, st state, names []string) {
 
 // Walk implements [storage.Store]: one request per 1,000 objects. Parts of
 // unfinished multipart uploads are no objects.
-func (s *Store) Walk(ctx context.Context) iter.Seq2[storage.Info, error] {
+func (s *Store) Walk(ctx context.Context) iter.Seq2[storage.Info, error] { return s.list(ctx, "") }
+
+// list is Walk for the objects whose keys have a prefix.
+func (s *Store) list(ctx context.Context, prefix string) iter.Seq2[storage.Info, error] {
 	return func(yield func(storage.Info, error) bool) {
-		list := s.core.ListObjectsIter(ctx, s.config.Bucket, minio.ListObjectsOptions{Prefix: s.prefix, Recursive: true})
+		list := s.core.ListObjectsIter(ctx, s.config.Bucket, minio.ListObjectsOptions{Prefix: s.prefix + prefix, Recursive: true})
 		for o := range list {
 			if o.Err != nil {
 				yield(storage.Info{}, fmt.Errorf("listing the bucket: %w", translate(o.Err)))

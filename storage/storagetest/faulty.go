@@ -174,6 +174,15 @@ func (f *FaultyStore) URL(ctx context.Context, key string, valid time.Duration) 
 	return call(f, "URL", func() (string, error) { return u.URL(ctx, key, valid) })
 }
 
+// Remains implements [storage.Leaver].
+func (f *FaultyStore) Remains(ctx context.Context, s storage.Session) ([]storage.Info, error) {
+	l, ok := f.store.(storage.Leaver)
+	if !ok {
+		return nil, nil
+	}
+	return call(f, "Remains", func() ([]storage.Info, error) { return l.Remains(ctx, s) })
+}
+
 // Leftovers implements [storage.Leaver].
 func (f *FaultyStore) Leftovers(s storage.Session) []string {
 	if l, ok := f.store.(storage.Leaver); ok {
