@@ -141,7 +141,7 @@ func owned(row metadata.Upload, principal string, err error) (metadata.Upload, e
 //     it is kept as well;
 //   - UNAVAILABLE when the store failed: nothing was added.
 func (r *Registry) AppendUpload(ctx context.Context, principal, repo, id string, at, length int64, body io.Reader) (Upload, error) {
-	seen, leave := r.enter(ctx, principal, repo, id)
+	seen, leave := r.enter(ctx, principal, repo, id, body)
 	defer leave()
 	row, err := r.upload(ctx, principal, repo, id)
 	if err != nil {
@@ -156,13 +156,16 @@ func (r *Registry) AppendUpload(ctx context.Context, principal, repo, id string,
 	return toUpload(row), err
 }
 
-// enter waits until no other request writes to the upload. When one did, seen is the session of
-// before that: a body that does not say where it belongs was meant to follow its bytes.
-func (r *Registry) enter(ctx context.Context, principal, repo, id string) (seen string, leave func()) {
-	leave = r.writers.enter(ctx, id, func() {
-		if row, err := r.upload(ctx, principal, repo, id); err == nil {
+// enter waits until no other request writes to the upload; one that still waits for its client is interrupted when
+// this one brings a body. When one did write, seen is the session of before that: a body that does not say where it
+// belongs was meant to follow its bytes.
+func (r *Registry) enter(ctx context.Context, principal, repo, id string, body io.Reader) (seen string, leave func()) {
+	leave = r.writers.enter(ctx, id, body, func() bool {
+		row, err := r.upload(ctx, principal, repo, id)
+		if err == nil {
 			seen = row.Session
 		}
+		return err == nil
 	})
 	return seen, leave
 }
@@ -339,7 +342,10 @@ func (r *Registry) abort(ctx context.Context, row metadata.Upload) {
 // is left then. An upload that is not there any more, because the answer to the
 // same request got lost, is a success when the repository has the blob.
 func (r *Registry) CommitUpload(ctx context.Context, principal, repo, id string, d digest.Digest, at, length int64, body io.Reader) (metadata.Blob, error) {
-	seen, leave := r.enter(ctx, principal, repo, id)
+	if length == 0 && at < 0 {
+		body = nil // it closes what there is
+	}
+	seen, leave := r.enter(ctx, principal, repo, id, body)
 	defer leave()
 	var row metadata.Upload
 	var known bool
@@ -351,7 +357,7 @@ func (r *Registry) CommitUpload(ctx context.Context, principal, repo, id string,
 		return r.committed(ctx, repo, d, err)
 	}
 	var s *sum
-	if at >= 0 || body != nil && length != 0 {
+	if at >= 0 || body != nil {
 		if body == nil {
 			body = strings.NewReader("")
 		}

@@ -394,6 +394,70 @@ func TestChunkIsSentAgain(t *testing.T) {
 	})
 }
 
+// stuck is a body whose client has fallen silent, on a connection that is dead.
+type stuck struct {
+	io.Reader
+	feed *io.PipeWriter
+}
+
+func newStuck(said []byte) (s stuck, silent <-chan struct{}) {
+	r, w := io.Pipe()
+	done := make(chan struct{})
+	go func() {
+		_, _ = w.Write(said)
+		close(done)
+	}()
+	return stuck{r, w}, done
+}
+
+func (s stuck) Interrupt() { s.feed.CloseWithError(errors.New("interrupted")) }
+
+// TestSilentClientIsInterrupted: a client whose connection died goes on in a new one at once, from what had come in the
+// old one. Another principal ends nothing, and neither does a request that only closes the upload.
+func TestSilentClientIsInterrupted(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		all := random(9000, 7)
+		d := digest.FromBytes(all)
+		u, err := e.r.StartUpload(e.ctx, alice, repo, digest.SHA256)
+		e.ok(err)
+		body, silent := newStuck(all[:5000])
+		first := make(chan error, 1)
+		go func() {
+			_, err := e.r.AppendUpload(e.ctx, alice, repo, u.ID, 0, int64(len(all)), body)
+			first <- err
+		}()
+		<-silent
+		stranger, cancel := context.WithTimeout(e.ctx, 100*time.Millisecond)
+		defer cancel()
+		if _, err := e.r.AppendUpload(stranger, "mallory", repo, u.ID, 0, -1, bytes.NewReader(all)); !errors.Is(err, oci.ErrBlobUploadUnknown) && stranger.Err() == nil {
+			t.Errorf("another principal's request: %v", err)
+		}
+		closing, cancel := context.WithTimeout(e.ctx, 100*time.Millisecond)
+		defer cancel()
+		if _, err := e.r.CommitUpload(closing, alice, repo, u.ID, d, -1, 0, bytes.NewReader(nil)); err == nil {
+			t.Error("the upload is closed beside a request that writes")
+		}
+		select {
+		case err := <-first:
+			t.Fatalf("the request has ended: %v", err)
+		default:
+		}
+		_, err = e.r.AppendUpload(e.ctx, alice, repo, u.ID, 0, int64(len(all)), bytes.NewReader(all))
+		var out *RangeError
+		if !errors.As(err, &out) || out.Upload.Size != 5000 {
+			t.Fatalf("from the beginning again: %v, want a RangeError with 5000 bytes", err)
+		}
+		if err := <-first; !errors.Is(err, oci.ErrBlobUploadInvalid) {
+			t.Errorf("the silent request ends with %v", err)
+		}
+		_, err = e.r.AppendUpload(e.ctx, alice, repo, u.ID, 5000, 4000, bytes.NewReader(all[5000:]))
+		e.ok(err)
+		_, err = e.r.CommitUpload(e.ctx, alice, repo, u.ID, d, -1, 0, nil)
+		e.ok(err)
+		e.read(e.r, repo, d)
+	})
+}
+
 // writing is the number of requests that write to an upload or want to, and of those among them that wait.
 func (r *Registry) writing(id string) (all, waiting int) {
 	r.writers.mu.Lock()

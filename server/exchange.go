@@ -10,11 +10,13 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"berth/auth"
 	"berth/metadata"
+	"berth/registry"
 )
 
 // exchange is one request and its answer, as seen by what stands around the
@@ -175,10 +177,16 @@ type requestBody struct {
 	stall   time.Duration
 	clock   func() time.Time
 	renewed time.Time
-	ended   atomic.Bool // read to its end
 	n       atomic.Int64
 	failed  atomic.Pointer[error]
+
+	mu          sync.Mutex
+	ended       bool // read to its end
+	interrupted bool
 }
+
+// errInterrupted is how a body ends whose upload another request continues.
+var errInterrupted = errors.New("another request continues this upload")
 
 const (
 	// renewEvery is how often the read deadline is moved at most.
@@ -194,31 +202,69 @@ func (b *requestBody) Read(p []byte) (int, error) {
 		if now := b.clock(); now.Sub(b.renewed) >= min(renewEvery, b.stall/8) {
 			b.renewed = now
 			// Without a deadline (in tests over a pipe) there is nothing to renew.
-			_ = b.control.SetReadDeadline(time.Now().Add(b.stall))
+			b.setDeadline(time.Now().Add(b.stall))
 		}
 	}
 	n, err := b.rc.Read(p)
 	b.n.Add(int64(n))
 	switch {
 	case err == io.EOF:
-		b.ended.Store(true)
-		if b.stall > 0 {
-			// From here on net/http waits for the next request or for the client to
-			// hang up; an old deadline would cancel the context of a slow commit.
-			_ = b.control.SetReadDeadline(time.Time{})
-		}
+		b.end()
 	case err != nil:
+		b.mu.Lock()
+		if b.interrupted {
+			err = errInterrupted
+		}
+		b.mu.Unlock()
 		b.failed.Store(&err)
 	}
 	return n, err
+}
+
+// setDeadline sets the time at which a Read fails, unless that has come.
+func (b *requestBody) setDeadline(t time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.interrupted {
+		_ = b.control.SetReadDeadline(t)
+	}
+}
+
+// end notes that all has come. From here on net/http waits for the next request or for the client to
+// hang up; an old deadline would cancel the context of a slow commit.
+func (b *requestBody) end() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ended = true
+	if b.stall > 0 || b.interrupted {
+		_ = b.control.SetReadDeadline(time.Time{})
+	}
+}
+
+var _ registry.Interrupter = (*requestBody)(nil)
+
+// Interrupt implements [registry.Interrupter].
+func (b *requestBody) Interrupt() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.ended {
+		b.interrupted = true
+		_ = b.control.SetReadDeadline(time.Unix(1, 0))
+	}
 }
 
 func (b *requestBody) Close() error { return b.rc.Close() }
 
 // done is called when the handler has returned.
 func (b *requestBody) done() {
-	if b != nil && b.stall > 0 && !b.ended.Load() {
-		_ = b.control.SetReadDeadline(time.Now().Add(min(b.stall, drainTimeout)))
+	if b == nil || b.stall <= 0 {
+		return
+	}
+	b.mu.Lock()
+	ended := b.ended
+	b.mu.Unlock()
+	if !ended {
+		b.setDeadline(time.Now().Add(min(b.stall, drainTimeout)))
 	}
 }
 
