@@ -453,3 +453,42 @@ func TestManyDeletes(t *testing.T) {
 		t.Errorf("%v are left", left)
 	}
 }
+
+// MinIO denies a PUT now and then that it would take a moment later, see deniedAgain. What is denied for good fails soon.
+func TestDeniedForAMoment(t *testing.T) {
+	bucket := testenv.MinIO(t)
+	p := newProxy(t, bucket)
+	c := config(bucket)
+	c.Endpoint = strings.TrimPrefix(p.URL, "http://")
+	store := open(t, c)
+	denied := 2
+	p.spoil = func(n int, w http.ResponseWriter, r *http.Request, forward func()) {
+		if r.Method == http.MethodPut && n <= denied {
+			_, _ = io.Copy(io.Discard, r.Body)
+			w.WriteHeader(http.StatusForbidden)
+			io.WriteString(w, `<Error><Code>AccessDenied</Code></Error>`)
+			return
+		}
+		forward()
+	}
+	data := storagetest.Bytes(1000, 1)
+	key, err := store.Commit(t.Context(), add(t, store, store.Begin(storagetest.NewID()), data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := store.Stat(t.Context(), key); err != nil || info.Size != int64(len(data)) {
+		t.Errorf("%+v, %v", info, err)
+	}
+	p.mu.Lock()
+	denied, p.seen["put"] = 1000, 0
+	p.mu.Unlock()
+	_, _, err = store.Append(t.Context(), store.Begin(storagetest.NewID()), bytes.NewReader(data), io.Discard)
+	if err == nil || !strings.Contains(err.Error(), "S3 denies access") {
+		t.Errorf("what is denied for good: %v", err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.seen["put"] != 4 {
+		t.Errorf("it was tried %d times, want 4", p.seen["put"])
+	}
+}

@@ -531,6 +531,10 @@ func (s *Store) create(ctx context.Context, st state) (string, error) {
 	return id, translate(err)
 }
 
+// deniedAgain is how often a request that was denied is made again. MinIO denies the storing of an object while another request
+// deletes the last other one under the prefix, whose directory it then removes.
+const deniedAgain = 3
+
 // send makes a request with a body until it succeeds, fails for good or has
 // been made often enough. The client library does that for requests without one; but it would
 // rewind a body that the failed request may still be reading.
@@ -538,7 +542,8 @@ func (s *Store) send(ctx context.Context, operation string, size int64, segments
 	deadline := s.config.Timeout + time.Duration(size)*time.Second/(512<<10)
 	for attempt := 1; ; attempt++ {
 		err := s.try(ctx, deadline, segments, request)
-		if err == nil || ctx.Err() != nil || attempt >= s.config.Attempts || !retryable(err) {
+		again := retryable(err) || attempt <= deniedAgain && code(err) == minio.AccessDenied
+		if err == nil || ctx.Err() != nil || attempt >= s.config.Attempts || !again {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
