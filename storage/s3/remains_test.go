@@ -66,9 +66,7 @@ func TestRemains(t *testing.T) {
 // S3 by a prefix: the proxy asks MinIO for the keys, and answers as S3 does, in pages of one.
 func TestRemainsOfMultipartUploads(t *testing.T) {
 	bucket := testenv.MinIO(t)
-	p := newProxy(t, bucket)
-	c := config(bucket)
-	c.Endpoint = strings.TrimPrefix(p.URL, "http://")
+	p, c := newProxy(t, bucket)
 	store := open(t, c)
 	direct, err := minio.NewCore(strings.TrimPrefix(bucket.Endpoint, "http://"), &minio.Options{Creds: credentials.NewStaticV4(bucket.AccessKey, bucket.SecretKey, "")})
 	if err != nil {

@@ -160,7 +160,7 @@ func add(t testing.TB, store storage.Store, s storage.Session, data []byte) stor
 	return next
 }
 
-// proxy stands before MinIO and spoils requests.
+// proxy stands before MinIO and spoils requests; see newProxy.
 type proxy struct {
 	*httptest.Server
 	mu    sync.Mutex
@@ -168,7 +168,8 @@ type proxy struct {
 	seen  map[string]int
 }
 
-func newProxy(t *testing.T, bucket testenv.S3) *proxy {
+// newProxy also gives the configuration of a store that goes through it.
+func newProxy(t *testing.T, bucket testenv.S3) (*proxy, s3.Config) {
 	t.Helper()
 	target, err := url.Parse(bucket.Endpoint)
 	if err != nil {
@@ -193,7 +194,9 @@ func newProxy(t *testing.T, bucket testenv.S3) *proxy {
 	}))
 	p.Server.Config.ErrorLog = nil
 	t.Cleanup(p.Close)
-	return p
+	c := config(bucket)
+	c.Endpoint = strings.TrimPrefix(p.URL, "http://")
+	return p, c
 }
 
 func operation(r *http.Request) string {
@@ -240,9 +243,7 @@ func TestRetries(t *testing.T) {
 	}
 	for name, way := range ways {
 		t.Run(name, func(t *testing.T) {
-			p := newProxy(t, bucket)
-			c := config(bucket)
-			c.Endpoint = strings.TrimPrefix(p.URL, "http://")
+			p, c := newProxy(t, bucket)
 			store := open(t, c)
 			for _, chunks := range [][]int{{1000}, {20 << 20}, {1000, 20 << 20, 1000}} {
 				p.mu.Lock()
@@ -311,9 +312,7 @@ func TestS3Down(t *testing.T) {
 	for _, kind := range []string{"put", "create", "part", "complete"} {
 		for _, denied := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s %v", kind, denied), func(t *testing.T) {
-				p := newProxy(t, bucket)
-				c := config(bucket)
-				c.Endpoint = strings.TrimPrefix(p.URL, "http://")
+				p, c := newProxy(t, bucket)
 				c.Attempts = 2
 				store := open(t, c)
 				data := storagetest.Bytes(30<<20, 3)
@@ -387,9 +386,7 @@ func TestS3Down(t *testing.T) {
 // TestDeadline has an S3 that takes requests and never answers.
 func TestDeadline(t *testing.T) {
 	bucket := testenv.MinIO(t)
-	p := newProxy(t, bucket)
-	c := config(bucket)
-	c.Endpoint = strings.TrimPrefix(p.URL, "http://")
+	p, c := newProxy(t, bucket)
 	c.Timeout, c.Attempts = 100*time.Millisecond, 2
 	store := open(t, c)
 	p.mu.Lock()
@@ -457,9 +454,7 @@ func TestManyDeletes(t *testing.T) {
 // MinIO denies a PUT now and then that it would take a moment later, see deniedAgain. What is denied for good fails soon.
 func TestDeniedForAMoment(t *testing.T) {
 	bucket := testenv.MinIO(t)
-	p := newProxy(t, bucket)
-	c := config(bucket)
-	c.Endpoint = strings.TrimPrefix(p.URL, "http://")
+	p, c := newProxy(t, bucket)
 	store := open(t, c)
 	denied := 2
 	p.spoil = func(n int, w http.ResponseWriter, r *http.Request, forward func()) {
