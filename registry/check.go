@@ -173,7 +173,7 @@ func (c *check) blobs(ctx context.Context) error {
 // unreadable reports whether reading an object has failed for that object alone: the disk cannot
 // read its bytes any more (EIO), and the store is in order otherwise.
 func unreadable(ctx context.Context, store storage.Store, err error) bool {
-	return errors.Is(err, syscall.EIO) && store.Ping(ctx) == nil
+	return errors.Is(err, syscall.EIO) && store.Ping(ctx) == nil && store.Writable(ctx) == nil
 }
 
 // object compares an object with its row; no kind means that it is right.

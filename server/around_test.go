@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"berth/metadata"
+	"berth/oci"
 	"berth/testenv"
 )
 
@@ -103,7 +104,7 @@ func TestHealth(t *testing.T) {
 	hang := make(chan struct{})
 	defer close(hang)
 	w := newWorld(t, func(_ *world, o *Options) {
-		o.Ready = []Check{{"database", func(context.Context) error { return down }}, {"storage", func(ctx context.Context) error { return nil }}}
+		o.Ready = []Check{{Name: "database", Read: func(context.Context) error { return down }}, {Name: "storage"}}
 	})
 	ready := func() (int, string) {
 		w.clock.forward(2 * readyFor)
@@ -131,7 +132,7 @@ func TestHealth(t *testing.T) {
 	// A check that hangs is a failed one, and soon.
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
-	if err := ping(ctx, Check{"storage", func(context.Context) error { <-hang; return nil }}); err == nil {
+	if err := ping(ctx, func(context.Context) error { <-hang; return nil }); err == nil {
 		t.Error("a check that hangs is fine")
 	}
 }
@@ -230,4 +231,54 @@ func TestNewSaysWhatIsWrong(t *testing.T) {
 	if _, err := New(bad); err == nil {
 		t.Error("a service with quotes was taken")
 	}
+}
+
+// TestReadyIsForPulls: what keeps pushes out alone takes no traffic away, and is told by ?verbose, the
+// metric and one line of the log; without hosts and paths for those who ask.
+func TestReadyIsForPulls(t *testing.T) {
+	var write, warn, dead error
+	w := newWorld(t, func(_ *world, o *Options) {
+		o.Ready = []Check{
+			{Name: "database", Warn: func(context.Context) error { return warn }, Dead: func() error { return dead }},
+			{Name: "storage", Write: func(context.Context) error { return write }},
+		}
+	})
+	ask := func(path string) string {
+		w.clock.forward(2 * writableFor)
+		r := w.do("GET", path, "", nil)
+		return fmt.Sprint(r.StatusCode, " ", string(r.body))
+	}
+	same := func(what, got, want string) {
+		t.Helper()
+		if got != want {
+			t.Errorf("%s: %q, want %q", what, got, want)
+		}
+	}
+	same("in order", ask("/readyz?verbose"), "200 database read ok\ndatabase write ok\nstorage read ok\nstorage write ok\nready\n")
+	write = oci.Errorf(oci.CodeUnavailable, "no room is left").WithCause(errors.New("/var/lib/berth: no space left on device"))
+	for range 3 {
+		same("full", ask("/readyz"), "200 database ok\nstorage ok\nready\n")
+	}
+	same("full", ask("/readyz?verbose"), "200 database read ok\ndatabase write ok\nstorage read ok\nstorage write failed: no room is left\nready\n")
+	if n := strings.Count(w.log.String(), "pushes fail, pulls go on"); n != 1 || !strings.Contains(w.log.String(), "/var/lib/berth") {
+		t.Errorf("%d lines about it in the log", n)
+	}
+	w.do("GET", "/healthz", "", nil).want(t, 200)
+	metrics := ask("/metrics")
+	for _, line := range []string{`berth_can_read{part="storage"} 1`, `berth_can_write{part="storage"} 0`, `berth_can_write{part="database"} 1`} {
+		if !strings.Contains(metrics, line+"\n") {
+			t.Errorf("no %s", line)
+		}
+	}
+	write, warn = errors.New("dial tcp s3.internal: refused"), oci.Errorf(oci.CodeUnavailable, "the clock of this server is 7s ahead")
+	same("another reason", ask("/readyz?verbose"), "200 database read ok\ndatabase write ok\ndatabase warning: the clock of this server is 7s ahead\n"+
+		"storage read ok\nstorage write failed: the log has the reason\nready\n")
+	write, warn = nil, nil
+	same("mended", ask("/readyz?verbose"), "200 database read ok\ndatabase write ok\nstorage read ok\nstorage write ok\nready\n")
+	if !strings.Contains(w.log.String(), "pushes work again") {
+		t.Error("nothing in the log about its end")
+	}
+	dead = oci.Errorf(oci.CodeUnavailable, "its log could not be written")
+	same("dead", ask("/readyz?verbose"), "503 database read failed: its log could not be written\ndatabase write failed\nstorage read ok\nstorage write ok\n")
+	same("dead", ask("/livez"), "503 database failed: its log could not be written\nthis process has to be started anew\n")
 }

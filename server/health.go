@@ -2,10 +2,13 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"html"
 	"log/slog"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -13,14 +16,27 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/singleflight"
+
+	"berth/oci"
 )
 
-// Check is something that the server depends on.
+// Check is something that the server depends on. Its functions are called once at a time, and
+// return within the context's deadline.
 type Check struct {
 	// Name stands in the answer of /readyz, e.g. "database".
 	Name string
-	// Check says what is wrong, within the context's deadline.
-	Check func(ctx context.Context) error
+	// Read says what keeps pulls from being served: /readyz fails. What a stranger may read of any of these
+	// errors is the message of an *oci.Error; everything else is for the log.
+	Read func(ctx context.Context) error
+	// Write says what keeps pushes out while pulls go on. It takes nobody's traffic away: it is in the
+	// log, in berth_can_write and in /readyz?verbose. nil is nothing.
+	Write func(ctx context.Context) error
+	// Warn says what an operator has to look at while reading and writing go on, such as a
+	// clock that is off. It is in the log and in /readyz?verbose. nil is nothing.
+	Warn func(ctx context.Context) error
+	// Dead says that only a new process mends what is broken: /livez fails, and /readyz. It asks nobody,
+	// and answers at once. nil is never.
+	Dead func() error
 }
 
 const (
@@ -28,26 +44,43 @@ const (
 	// readyFor is how long an answer is repeated, so that asking often, as anybody
 	// can, does not load the database and the store.
 	readyFor = time.Second
+	// writableFor is that for Write when it found nothing: an object in a bucket costs money.
+	writableFor = 5 * time.Second
+)
+
+// The columns of health: what a check found wrong, by what it is about.
+const (
+	reading = "read"
+	writing = "write"
+	warning = "warning"
 )
 
 // health asks the checks, once at a time.
 type health struct {
 	clock  func() time.Time
+	log    *slog.Logger
 	checks []Check
 	flight singleflight.Group
 
 	mu   sync.Mutex
-	last []checked
+	last []checked // of each check
 	at   time.Time
 }
 
+// checked is what a check found at last; nil errors are in order.
 type checked struct {
-	name string
-	err  error
+	name              string
+	read, write, warn error
+	wrote             time.Time // when write was asked
 }
 
-func newHealth(clock func() time.Time, checks []Check) *health {
-	return &health{clock: clock, checks: checks}
+// newHealth registers what the checks find as metrics.
+func newHealth(clock func() time.Time, log *slog.Logger, reg prometheus.Registerer, checks []Check) *health {
+	h := &health{clock: clock, log: log, checks: checks}
+	if reg != nil {
+		reg.MustRegister(healthCollector{h})
+	}
+	return h
 }
 
 // ready gives the result of every check.
@@ -64,7 +97,11 @@ func (h *health) ready(ctx context.Context) []checked {
 		results := make([]checked, len(h.checks))
 		var wg sync.WaitGroup
 		for i, c := range h.checks {
-			wg.Go(func() { results[i] = checked{c.Name, ping(ctx, c)} })
+			before := checked{name: c.Name}
+			if last != nil {
+				before = last[i]
+			}
+			wg.Go(func() { results[i] = h.ask(ctx, c, before) })
 		}
 		wg.Wait()
 		h.mu.Lock()
@@ -75,10 +112,41 @@ func (h *health) ready(ctx context.Context) []checked {
 	return results.([]checked)
 }
 
+// ask asks one check, and logs what is not as it was before.
+func (h *health) ask(ctx context.Context, c Check, before checked) checked {
+	now := checked{name: c.Name, write: before.write, wrote: before.wrote}
+	var wg sync.WaitGroup
+	wg.Go(func() { now.read = ping(ctx, c.Read) })
+	wg.Go(func() { now.warn = ping(ctx, c.Warn) })
+	if c.Write != nil && (before.write != nil || h.clock().Sub(before.wrote) >= writableFor) {
+		wg.Go(func() { now.write, now.wrote = ping(ctx, c.Write), h.clock() })
+	}
+	wg.Wait()
+	for _, part := range []struct {
+		what, broken, mended string
+		before, now          error
+	}{
+		{reading, "not ready: pulls and pushes fail", "ready again", before.read, now.read},
+		{writing, "pushes fail, pulls go on", "pushes work again", before.write, now.write},
+		{warning, "something needs a look", "what needed a look is in order again", before.warn, now.warn},
+	} {
+		switch {
+		case part.now != nil && (part.before == nil || reason(part.before) != reason(part.now)):
+			h.log.Warn(part.broken, slog.String("check", c.Name), slog.String("part", part.what), slog.String("error", part.now.Error()))
+		case part.now == nil && part.before != nil:
+			h.log.Info(part.mended, slog.String("check", c.Name), slog.String("part", part.what))
+		}
+	}
+	return now
+}
+
 // ping returns at the deadline even when the check does not.
-func ping(ctx context.Context, c Check) error {
+func ping(ctx context.Context, check func(context.Context) error) error {
+	if check == nil {
+		return nil
+	}
 	done := make(chan error, 1)
-	go func() { done <- c.Check(ctx) }()
+	go func() { done <- check(ctx) }()
 	select {
 	case err := <-done:
 		return err
@@ -87,25 +155,118 @@ func ping(ctx context.Context, c Check) error {
 	}
 }
 
+// dead gives the checks that only a new process mends, with what is broken.
+func (h *health) dead() map[string]error {
+	var dead map[string]error
+	for _, c := range h.checks {
+		if c.Dead == nil {
+			continue
+		}
+		if err := c.Dead(); err != nil {
+			if dead == nil {
+				dead = map[string]error{}
+			}
+			dead[c.Name] = err
+		}
+	}
+	return dead
+}
+
+// reason is what a stranger may read of an error of a check: neither hosts nor paths, so only the message
+// of an *oci.Error, which is made for clients.
+func reason(err error) string {
+	var known *oci.Error
+	switch {
+	case errors.As(err, &known):
+		return known.Message
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Sprintf("no answer within %s", readyTimeout)
+	}
+	return "the log has the reason"
+}
+
+// healthCollector gives what the checks find as metrics, asking them when Prometheus does.
+type healthCollector struct{ *health }
+
+var (
+	canRead = prometheus.NewDesc("berth_can_read",
+		"1 when pulls can be served, as far as the part (database, storage) matters; /readyz is 503 when one is 0.", []string{"part"}, nil)
+	canWrite = prometheus.NewDesc("berth_can_write",
+		"1 when pushes can be taken, as far as the part matters; /readyz stays 200 when it is 0, and /readyz?verbose says why.", []string{"part"}, nil)
+)
+
+func (c healthCollector) Describe(ch chan<- *prometheus.Desc) { ch <- canRead; ch <- canWrite }
+
+func (c healthCollector) Collect(ch chan<- prometheus.Metric) {
+	value := func(errs ...error) float64 {
+		if errors.Join(errs...) == nil {
+			return 1
+		}
+		return 0
+	}
+	dead := c.dead()
+	for _, part := range c.ready(context.Background()) {
+		ch <- prometheus.MustNewConstMetric(canRead, prometheus.GaugeValue, value(part.read, dead[part.name]), part.name)
+		ch <- prometheus.MustNewConstMetric(canWrite, prometheus.GaugeValue, value(part.read, part.write, dead[part.name]), part.name)
+	}
+}
+
 // getLive says that the process runs. It asks nobody: a dependency that is
-// down is no reason to restart.
+// down is no reason to restart. It fails when only that helps.
 func (s *Server) getLive(ex *exchange, r *http.Request) error {
+	if dead := s.health.dead(); len(dead) > 0 {
+		var b strings.Builder
+		for _, name := range slices.Sorted(maps.Keys(dead)) {
+			fmt.Fprintf(&b, "%s failed: %s\n", name, reason(dead[name]))
+		}
+		plain(ex, http.StatusServiceUnavailable, b.String()+"this process has to be started anew\n")
+		return nil
+	}
 	plain(ex, http.StatusOK, "ok\n")
 	return nil
 }
 
-// getReady says whether the server can do its work, and what is missing. The
-// reasons, which name hosts and paths, are in the log only.
+// getReady says whether the server can serve pulls, and with ?verbose also what keeps pushes out, and why.
+// That pushes fail does not make it fail: all replicas share a full store, and a balancer would take the pulls away from all
+// of them. The errors themselves, which name hosts and paths, are in the log only.
 func (s *Server) getReady(ex *exchange, r *http.Request) error {
+	_, verbose := r.URL.Query()["verbose"]
 	status := http.StatusOK
 	var b strings.Builder
-	for _, c := range s.health.ready(r.Context()) {
-		word := "ok"
-		if c.err != nil {
-			status, word = http.StatusServiceUnavailable, "failed"
-			s.log.Warn("not ready", slog.String("id", ex.id), slog.String("check", c.name), slog.String("error", c.err.Error()))
+	line := func(name, what string, err error) {
+		switch {
+		case err == nil:
+			fmt.Fprintf(&b, "%s%s ok\n", name, what)
+		case verbose:
+			fmt.Fprintf(&b, "%s%s failed: %s\n", name, what, reason(err))
+		default:
+			fmt.Fprintf(&b, "%s%s failed\n", name, what)
 		}
-		fmt.Fprintf(&b, "%s %s\n", c.name, word)
+	}
+	dead := s.health.dead()
+	for _, c := range s.health.ready(r.Context()) {
+		if c.read == nil {
+			c.read = dead[c.name]
+		}
+		if c.read != nil {
+			status = http.StatusServiceUnavailable
+		}
+		if !verbose {
+			line(c.name, "", c.read)
+			continue
+		}
+		line(c.name, " "+reading, c.read)
+		switch {
+		case s.readOnly:
+			fmt.Fprintf(&b, "%s %s off: read_only is set\n", c.name, writing)
+		case c.read != nil:
+			fmt.Fprintf(&b, "%s %s failed\n", c.name, writing)
+		default:
+			line(c.name, " "+writing, c.write)
+		}
+		if c.warn != nil {
+			fmt.Fprintf(&b, "%s %s: %s\n", c.name, warning, reason(c.warn))
+		}
 	}
 	if s.draining.Load() {
 		status = http.StatusServiceUnavailable

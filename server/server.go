@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/url"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -87,7 +88,7 @@ type Options struct {
 	// not block. nil records nothing.
 	Audit func(e metadata.AuditEvent, source string)
 
-	// Ready are asked by /readyz.
+	// Ready are asked by /readyz and /livez.
 	Ready []Check
 	// Registerer takes the server's metrics; nil counts for nobody.
 	Registerer prometheus.Registerer
@@ -194,7 +195,13 @@ func New(o Options) (*Server, error) {
 	if s.clock == nil {
 		s.clock = time.Now
 	}
-	s.health = newHealth(s.clock, o.Ready)
+	checks := slices.Clone(o.Ready)
+	for i := range checks {
+		if s.readOnly {
+			checks[i].Write = nil // nothing is to be written
+		}
+	}
+	s.health = newHealth(s.clock, s.log, o.Registerer, checks)
 	s.router = s.newRouter(routes())
 	return s, nil
 }

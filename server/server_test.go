@@ -124,7 +124,9 @@ func newWorldOn(t testing.TB, url string, change func(*world, *Options)) *world 
 		Gatherer:   w.metrics,
 		Logger:     log,
 		Clock:      w.clock.now,
-		Ready:      []Check{{"database", w.db.Ping}, {"storage", func(ctx context.Context) error { return w.store.Ping(ctx) }}},
+		Ready: []Check{{Name: "database", Read: w.db.Ping}, {Name: "storage",
+			Read:  func(ctx context.Context) error { return w.store.Ping(ctx) },
+			Write: func(ctx context.Context) error { return w.store.Writable(ctx) }}},
 	}
 	o.Dockit, err = dockit.New(dockit.Options{DB: w.db, Hasher: w.hasher, Actor: ActorOf})
 	must(err)

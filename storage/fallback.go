@@ -86,3 +86,6 @@ func (f fallback) Walk(ctx context.Context) iter.Seq2[Info, error] {
 func (f fallback) Ping(ctx context.Context) error {
 	return errors.Join(f.first.Ping(ctx), f.second.Ping(ctx))
 }
+
+// Writable asks the first store: new objects go there.
+func (f fallback) Writable(ctx context.Context) error { return f.first.Writable(ctx) }

@@ -107,6 +107,11 @@ func (i instrumented) Ping(ctx context.Context) (err error) {
 	return i.store.Ping(ctx)
 }
 
+func (i instrumented) Writable(ctx context.Context) (err error) {
+	defer i.done("Writable", time.Now(), &err)
+	return i.store.Writable(ctx)
+}
+
 type observedURLer struct {
 	instrumented
 	urls URLer

@@ -125,8 +125,11 @@ type Store interface {
 	// for checking a store against the database, never for serving a request.
 	Walk(ctx context.Context) iter.Seq2[Info, error]
 
-	// Ping reports whether the store can be reached and written to.
+	// Ping reports whether objects can be read. It writes nothing.
 	Ping(ctx context.Context) error
+
+	// Writable reports whether objects can be stored: it writes a small one and removes it.
+	Writable(ctx context.Context) error
 }
 
 // URLer is a Store that can hand out a time-limited link to an object, so

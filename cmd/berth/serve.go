@@ -166,6 +166,13 @@ func (a *app) askStore(ctx context.Context) {
 	defer cancel()
 	if err := a.store.Ping(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		a.log.Warn("the store does not answer: pushes and pulls fail until it does; look at storage_url and its credentials", "error", err)
+		return
+	}
+	if a.config.ReadOnly {
+		return
+	}
+	if err := a.store.Writable(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		a.log.Warn("the store cannot be written to: pushes fail until it can; look at storage_url, the rights of its credentials and the room that is left", "error", err)
 	}
 }
 

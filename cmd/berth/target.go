@@ -75,7 +75,7 @@ func openTarget(ctx context.Context, c *config, log *slog.Logger) (side registry
 	}
 	side.Store, _, err = openBareStore(ctx, c, c.StorageURL, log)
 	if err == nil {
-		err = side.Store.Ping(ctx)
+		err = side.Store.Writable(ctx)
 	}
 	if err != nil {
 		return side, fmt.Errorf("the target's store %s cannot be used: %w. Check that the directory or the bucket is there and can be written to, and for S3 the endpoint and the credentials of the AWS chain", describeStore(c.StorageURL), err)

@@ -294,7 +294,7 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 		ReadOnly:        c.ReadOnly,
 		MaxManifestSize: c.MaxManifestSize,
 		StallTimeout:    c.StallTimeout,
-		Ready:           []server.Check{{Name: "database", Check: a.db.Ping}, {Name: "storage", Check: a.store.Ping}},
+		Ready:           readiness(a.db, a.store),
 		Registerer:      a.metrics,
 		Audit:           a.audit.Record,
 		Version:         version,

@@ -2,6 +2,7 @@ package fs_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"errors"
 	"io"
@@ -313,20 +314,31 @@ func TestLinksAreNotFollowed(t *testing.T) {
 	}
 }
 
-func TestPingFails(t *testing.T) {
+// TestPing: reading and writing are told apart, and asking leaves nothing behind.
+func TestPing(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "a", "b")
 	s := open(t, dir, fs.Options{})
-	if err := s.Ping(t.Context()); err != nil {
-		t.Fatal(err)
+	for name, ask := range map[string]func(context.Context) error{"Ping": s.Ping, "Writable": s.Writable} {
+		if err := ask(t.Context()); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 	if got := files(t, dir); len(got) != 0 {
-		t.Errorf("Ping leaves %v", got)
+		t.Errorf("asking leaves %v", got)
+	}
+	if os.Geteuid() != 0 { // root may write everywhere
+		if err := os.Chmod(dir, 0o500); err != nil {
+			t.Fatal(err)
+		}
+		if ping, write := s.Ping(t.Context()), s.Writable(t.Context()); ping != nil || write == nil {
+			t.Errorf("in a directory that cannot be written to: %v, %v", ping, write)
+		}
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Ping(t.Context()); err == nil {
-		t.Error("Ping does not notice that the directory is gone")
+	if ping, write := s.Ping(t.Context()), s.Writable(t.Context()); ping == nil || write == nil {
+		t.Errorf("without the directory: %v, %v", ping, write)
 	}
 }
 

@@ -623,8 +623,26 @@ func (s *Store) walkDir(ctx context.Context, sub string, yield func(storage.Info
 	}
 }
 
-// Ping implements [storage.Store]: it writes and removes a small file.
+// Ping implements [storage.Store]: it reads in the directory.
 func (s *Store) Ping(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	d, err := os.Open(s.dir)
+	if err == nil {
+		if _, err = d.Readdirnames(1); err == io.EOF {
+			err = nil // empty
+		}
+		err = errors.Join(err, d.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("the blob directory cannot be read: %w", err)
+	}
+	return nil
+}
+
+// Writable implements [storage.Store]: it writes and removes a small file.
+func (s *Store) Writable(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}

@@ -240,3 +240,6 @@ func (s *Store) Walk(ctx context.Context) iter.Seq2[storage.Info, error] {
 
 // Ping implements [storage.Store].
 func (s *Store) Ping(ctx context.Context) error { return ctx.Err() }
+
+// Writable implements [storage.Store].
+func (s *Store) Writable(ctx context.Context) error { return ctx.Err() }

@@ -464,8 +464,22 @@ func (s *Store) list(ctx context.Context, prefix string) iter.Seq2[storage.Info,
 	}
 }
 
-// Ping implements [storage.Store]: it writes and removes a small object.
+// Ping implements [storage.Store]: it asks for an object that is not there, with the right that reading takes.
 func (s *Store) Ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
+	defer cancel()
+	// A GET, for the answer to a HEAD does not tell a missing object from a missing bucket.
+	body, _, _, err := s.core.GetObject(ctx, s.config.Bucket, s.prefix+"ping", minio.GetObjectOptions{})
+	if err == nil {
+		_ = body.Close()
+	} else if code(err) != minio.NoSuchKey {
+		return fmt.Errorf("the S3 bucket %s cannot be read: %w", s.config.Bucket, translate(err))
+	}
+	return nil
+}
+
+// Writable implements [storage.Store]: it writes and removes a small object.
+func (s *Store) Writable(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
 	defer cancel()
 	key := s.prefix + "ping-" + newName()

@@ -165,6 +165,12 @@ func (f *FaultyStore) Ping(ctx context.Context) error {
 	return err
 }
 
+// Writable implements [storage.Store].
+func (f *FaultyStore) Writable(ctx context.Context) error {
+	_, err := call(f, "Writable", func() (struct{}, error) { return nothing(f.store.Writable(ctx)) })
+	return err
+}
+
 // URL implements [storage.URLer].
 func (f *FaultyStore) URL(ctx context.Context, key string, valid time.Duration) (string, error) {
 	u, ok := f.store.(storage.URLer)

@@ -87,7 +87,7 @@ func Test(t *testing.T, open func(t testing.TB) storage.Store) {
 		{"walk", testWalk},
 		{"delete", testDelete},
 		{"foreign sessions and keys", testForeign},
-		{"ping", func(t *testing.T, e *env) { e.ok(e.store.Ping(e.ctx)) }},
+		{"ping", func(t *testing.T, e *env) { e.ok(e.store.Ping(e.ctx)); e.ok(e.store.Writable(e.ctx)) }},
 		{"links", testURL},
 		{"named files", testFiles},
 	}
@@ -622,6 +622,7 @@ func testCancelled(t *testing.T, e *env) {
 	e.is(err, context.Canceled)
 	e.is(e.store.Delete(ctx, key), context.Canceled)
 	e.is(e.store.Ping(ctx), context.Canceled)
+	e.is(e.store.Writable(ctx), context.Canceled)
 	for _, err := range e.store.Walk(ctx) {
 		e.is(err, context.Canceled)
 		break
