@@ -43,19 +43,19 @@ func addAuditFilter(c *cobra.Command) auditFilter {
 	}
 }
 
-// parsePast reads a point in time before now: a number of hours, days or weeks, a date
-// in UTC, or a time (RFC 3339).
+// parsePast reads a point in time before now: a duration ago, a date in UTC, or a time (RFC 3339).
 func parsePast(flag, s string, now time.Time) (*time.Time, error) {
 	if s == "" {
 		return nil, nil
 	}
-	if at, err := parseExpiry(s, now); err == nil {
-		if strings.ContainsAny(s[len(s)-1:], "hdw") { // a span: as far back
-			at = now.Add(-at.Sub(now)).UTC()
-		}
+	if span, err := api.ParseDuration(s); err == nil && span > 0 {
+		at := now.Add(-span).UTC()
 		return &at, nil
 	}
-	return nil, usagef("--%s %q is neither a span such as 12h, 30d or 2w nor a date such as 2026-01-31", flag, s)
+	if at, err := parseDate(s); err == nil {
+		return &at, nil
+	}
+	return nil, usagef("--%s %q is neither a duration such as 12h, 30d or 2w nor a date such as 2026-01-31", flag, s)
 }
 
 // events lists what the flags select, newest first, at most limit events; 0 is all.

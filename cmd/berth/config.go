@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
 
+	"berth/api"
 	"berth/auth/token"
 	"berth/metadata"
 )
@@ -90,7 +91,8 @@ type setting struct {
 	initial string // the default, as it would be written
 	shown   string // how the docs show the default, when not as written
 	help    string
-	secret  bool // not printed, and also taken from BERTH_<KEY>_FILE
+	takes   string // the values that are taken: bounds, or words; "" where help says it
+	secret  bool   // not printed, and also taken from BERTH_<KEY>_FILE
 	set     func(*config, string) error
 	get     func(*config) string
 }
@@ -121,7 +123,7 @@ func coreSettings() []setting {
 		stringSetting("backup_url", "", "where backups go that the management API starts: a directory, or s3://bucket/prefix; without it the API makes none", func(c *config) *string { return &c.BackupURL }, nil),
 		secret(stringSetting("target_database_url", "", "empty database, as database_url, in which the management API makes another registry by migrating this one or restoring its backup; without it the API does neither", func(c *config) *string { return &c.TargetDatabaseURL }, validDatabase), ""),
 		stringSetting("target_storage_url", "", "store of that registry, as storage_url", func(c *config) *string { return &c.TargetStorageURL }, validStorage),
-		secret(stringSetting("admin_password", "", "password of the user admin, made when the database has no user yet", func(c *config) *string { return &c.AdminPassword }, nil), "made and printed once at the first start"),
+		secret(stringSetting("admin_password", "", "password of the user admin, of 8 characters at least; made when the database has no user yet, and ignored after that", func(c *config) *string { return &c.AdminPassword }, nil), "made and printed once at the first start"),
 		boolSetting("public_read", "false", "let everybody pull every repository without signing in", func(c *config) *bool { return &c.PublicRead }),
 		enumSetting("default_visibility", "private", "visibility of new repositories whose team sets none", func(c *config) *string { return &c.Visibility }, "public", "internal", "private"),
 		enumSetting("tag_policy", "immutable", "the instance's tag policy; teams and repositories may set their own", func(c *config) *string { return &c.TagPolicy }, "mutable", "immutable", "sealed"),
@@ -133,7 +135,7 @@ func coreSettings() []setting {
 		durationSetting("untagged_ttl", "0s", "how long a manifest lives that no tag, index or subject holds; 0s keeps it", func(c *config) *time.Duration { return &c.UntaggedTTL }, 0, 10*365*24*time.Hour),
 		durationSetting("undo_window", "24h", "how long a deleted tag or manifest can be restored; 0s: not at all", func(c *config) *time.Duration { return &c.UndoWindow }, 0, 90*24*time.Hour),
 		durationSetting("retention_interval", "24h", "how often the retention rules of teams and repositories are applied", func(c *config) *time.Duration { return &c.RetentionInterval }, 10*time.Minute, 30*24*time.Hour),
-		intSetting("audit_retention", "365", "how many days the audit log is kept; 0 keeps it for ever", func(c *config) *int { return &c.AuditRetention }, 0, 36500),
+		daysSetting("audit_retention", "365", "how long the audit log is kept, in days or as a duration such as 90d; 0 keeps it for ever", func(c *config) *int { return &c.AuditRetention }, 0, 36500),
 		durationSetting("token_ttl", "5m", "life of the tokens that /token hands to clients", func(c *config) *time.Duration { return &c.TokenTTL }, time.Minute, time.Hour),
 		durationSetting("external_max_age", "720h", "how long the word of an identity provider about a user counts; after that the user's tokens are refused until the next sign-in there", func(c *config) *time.Duration { return &c.ExternalMaxAge }, time.Hour, 10*365*24*time.Hour),
 		durationSetting("stall_timeout", "2m", "a client that sends or takes no byte for so long is cut off", func(c *config) *time.Duration { return &c.StallTimeout }, time.Second, time.Hour),
@@ -161,7 +163,8 @@ func stringSetting(key, initial, help string, field func(*config) *string, check
 }
 
 func enumSetting(key, initial, help string, field func(*config) *string, values ...string) setting {
-	s := stringSetting(key, initial, help+"; one of "+strings.Join(values, ", "), field, nil)
+	s := stringSetting(key, initial, help, field, nil)
+	s.takes = strings.Join(values, ", ")
 	s.set = func(c *config, v string) error {
 		if v != initial && !slices.Contains(values, v) {
 			return fmt.Errorf("%q is not one of %s", v, strings.Join(values, ", "))
@@ -173,7 +176,7 @@ func enumSetting(key, initial, help string, field func(*config) *string, values 
 }
 
 func listSetting(key, initial, help string, field func(*config) *[]string) setting {
-	return setting{key: key, initial: initial, help: help + "; separated by commas",
+	return setting{key: key, initial: initial, help: help, takes: "list, separated by commas",
 		set: func(c *config, v string) error {
 			list := []string{}
 			for _, part := range strings.Split(v, ",") {
@@ -188,7 +191,7 @@ func listSetting(key, initial, help string, field func(*config) *[]string) setti
 }
 
 func boolSetting(key, initial, help string, field func(*config) *bool) setting {
-	return setting{key: key, initial: initial, help: help,
+	return setting{key: key, initial: initial, help: help, takes: "true, false",
 		set: func(c *config, v string) error {
 			b, err := strconv.ParseBool(v)
 			if err != nil {
@@ -201,7 +204,7 @@ func boolSetting(key, initial, help string, field func(*config) *bool) setting {
 }
 
 func intSetting(key, initial, help string, field func(*config) *int, low, high int) setting {
-	return setting{key: key, initial: initial, help: help,
+	return setting{key: key, initial: initial, help: help, takes: between(strconv.Itoa(low), strconv.Itoa(high)),
 		set: func(c *config, v string) error {
 			n, err := strconv.Atoi(v)
 			if err != nil || n < low || n > high {
@@ -214,11 +217,11 @@ func intSetting(key, initial, help string, field func(*config) *int, low, high i
 }
 
 func durationSetting(key, initial, help string, field func(*config) *time.Duration, low, high time.Duration) setting {
-	return setting{key: key, initial: initial, help: help,
+	return setting{key: key, initial: initial, help: help, takes: between(api.FormatDuration(low), api.FormatDuration(high)),
 		set: func(c *config, v string) error {
-			d, err := time.ParseDuration(v)
+			d, err := api.ParseDuration(v)
 			if err != nil || d < low || d > high {
-				return fmt.Errorf("%q is not a duration from %s to %s, such as 90s, 5m or 24h", v, low, high)
+				return fmt.Errorf("%q is not a duration from %s to %s, such as 90s, 24h or 10d", v, api.FormatDuration(low), api.FormatDuration(high))
 			}
 			*field(c) = d
 			return nil
@@ -226,8 +229,22 @@ func durationSetting(key, initial, help string, field func(*config) *time.Durati
 		get: func(c *config) string { return field(c).String() }}
 }
 
+// daysSetting takes a number of days, or a duration of whole days.
+func daysSetting(key, initial, help string, field func(*config) *int, low, high int) setting {
+	s := intSetting(key, initial, help, field, low, high)
+	number := s.set
+	s.set = func(c *config, v string) error {
+		const day = 24 * time.Hour
+		if d, err := api.ParseDuration(v); err == nil && d%day == 0 {
+			v = strconv.Itoa(int(d / day))
+		}
+		return number(c, v)
+	}
+	return s
+}
+
 func sizeSetting(key, initial, help string, field func(*config) *int64, low, high int64) setting {
-	return setting{key: key, initial: initial, help: help,
+	return setting{key: key, initial: initial, help: help, takes: between(formatSize(low), formatSize(high)),
 		set: func(c *config, v string) error {
 			n, err := parseSize(v)
 			if err != nil || n < low || n > high {
@@ -238,6 +255,9 @@ func sizeSetting(key, initial, help string, field func(*config) *int64, low, hig
 		},
 		get: func(c *config) string { return formatSize(*field(c)) }}
 }
+
+// between is how the bounds of a setting are written; both are taken.
+func between(low, high string) string { return low + " to " + high }
 
 func secret(s setting, shown string) setting {
 	s.secret, s.shown = true, shown
@@ -312,8 +332,11 @@ func addFlags(flags *pflag.FlagSet) {
 	flags.String("config", "", "YAML file of settings (BERTH_CONFIG)")
 	for _, s := range settings() {
 		help := s.help + " (" + s.env() + ")"
+		if s.takes != "" {
+			help += "; " + s.takes
+		}
 		if s.initial != "" {
-			help += ", default " + s.initial
+			help += "; default " + s.initial
 		}
 		flags.String(s.flag(), "", help)
 		if _, err := strconv.ParseBool(s.initial); err == nil {
@@ -487,8 +510,11 @@ In the file a setting has the name in the first column. Secrets (marked \*) can 
 file named by the variable with ` + "`_FILE`" + ` behind it. An unknown setting is an error; all errors are
 reported at once (an unknown variable only gives a warning, for the environment is shared). ` + "`berth config`" + ` prints what is in force, without secrets.
 
-| file | environment | flag | default | meaning |
-|---|---|---|---|---|
+The column "takes" has the bounds, both included, or the words that are taken. A duration is written as 90s, 5m,
+24h, 10d, 2w or 1d12h; a size as 512KiB, 16MiB or 1GiB.
+
+| file | environment | flag | default | takes | meaning |
+|---|---|---|---|---|---|
 `)
 	for _, s := range settings() {
 		def := s.shown
@@ -499,7 +525,7 @@ reported at once (an unknown variable only gives a warning, for the environment 
 		if s.secret {
 			mark = " \\*"
 		}
-		fmt.Fprintf(&b, "| `%s`%s | `%s` | `--%s` | %s | %s |\n", s.key, mark, s.env(), s.flag(), def, s.help)
+		fmt.Fprintf(&b, "| `%s`%s | `%s` | `--%s` | %s | %s | %s |\n", s.key, mark, s.env(), s.flag(), def, s.takes, s.help)
 	}
 	return b.String()
 }

@@ -4,6 +4,8 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -158,5 +160,72 @@ func write(t *testing.T, path, text string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// The bounds of a setting that the page and the help print are those that it enforces, both included.
+func TestSettingsSayTheirBounds(t *testing.T) {
+	bounds := regexp.MustCompile(`^(\S+) to (\S+)$`)
+	count := 0
+	flags := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+	addFlags(flags)
+	for _, s := range settings() {
+		c := &config{Explicit: map[string]bool{}}
+		if words := strings.Split(s.takes, ", "); len(words) > 1 && words[0] != "list" {
+			for _, word := range words {
+				if err := s.set(c, word); err != nil {
+					t.Errorf("%s takes %s, but: %v", s.key, s.takes, err)
+				}
+			}
+		}
+		m := bounds.FindStringSubmatch(s.takes)
+		if m == nil {
+			continue
+		}
+		count++
+		for _, bound := range m[1:] {
+			if err := s.set(c, bound); err != nil {
+				t.Errorf("%s takes %s, but: %v", s.key, s.takes, err)
+			}
+		}
+		unit := strings.TrimLeft(m[2], "0123456789")
+		number, err := strconv.Atoi(strings.TrimSuffix(m[2], unit))
+		if err != nil {
+			t.Errorf("%s takes %q: %v", s.key, s.takes, err)
+			continue
+		}
+		for _, outside := range []string{strconv.Itoa(number+1) + unit, "-1" + unit} {
+			if s.set(c, outside) == nil {
+				t.Errorf("%s takes %s, and %s", s.key, s.takes, outside)
+			}
+		}
+		if help := flags.Lookup(s.flag()).Usage; !strings.Contains(help, s.takes) {
+			t.Errorf("the help of --%s does not say %s: %s", s.flag(), s.takes, help)
+		}
+		if !strings.Contains(configPage(), "| "+s.takes+" |") {
+			t.Errorf("the page does not say that %s takes %s", s.key, s.takes)
+		}
+	}
+	if count < 25 {
+		t.Errorf("only %d settings have bounds", count)
+	}
+	if !strings.Contains(configPage(), "10m to 2160h") { // of gc_grace
+		t.Error("the bounds of gc_grace are not on the page")
+	}
+}
+
+// A setting of a duration takes days and weeks.
+func TestSettingsTakeDays(t *testing.T) {
+	c, err := load(t, []string{"--gc-grace=10d", "--audit-retention=90d"}, []string{"BERTH_UNDO_WINDOW=2w", "BERTH_EXTERNAL_MAX_AGE=1d12h"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.GCGrace != 240*time.Hour || c.UndoWindow != 336*time.Hour || c.ExternalMaxAge != 36*time.Hour || c.AuditRetention != 90 {
+		t.Errorf("%+v", c)
+	}
+	for _, args := range [][]string{{"--audit-retention=36h"}, {"--gc-grace=91d"}, {"--gc-grace=10 days"}} {
+		if _, err := load(t, args, nil); err == nil {
+			t.Errorf("%q is taken", args)
+		}
 	}
 }

@@ -21,7 +21,7 @@ const gcProgress = 2 * time.Second
 
 func newGCCommand() *cobra.Command {
 	var dryRun, status bool
-	var grace time.Duration
+	var grace *time.Duration
 	var output *choice
 	var where place
 	c := &cobra.Command{
@@ -56,7 +56,7 @@ What was deleted within the undo window stays; with --undo-window 0s it goes, an
 				}
 				run := registry.GCRun{Grace: l.config.GCGrace, UntaggedTTL: l.config.UntaggedTTL, UndoWindow: l.config.UndoWindow}
 				if cmd.Flags().Changed("grace") {
-					run.Grace = grace
+					run.Grace = *grace
 				}
 				if run.Grace < 0 {
 					return usagef("--grace %s is negative", run.Grace)
@@ -98,7 +98,7 @@ What was deleted within the undo window stays; with --undo-window 0s it goes, an
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would go")
 	c.Flags().BoolVar(&status, "status", false, "only show the collector's rules, its queues and what went last")
 	c.MarkFlagsMutuallyExclusive("dry-run", "status")
-	c.Flags().DurationVar(&grace, "grace", 0, "how long something has to be unreferenced; without it, the setting gc_grace")
+	grace = durationFlag(c.Flags(), "grace", 0, "how long something has to be unreferenced; without it, the setting gc_grace")
 	output = outputFlag(c)
 	return c
 }
@@ -242,7 +242,7 @@ func printRemoteDryRun(cmd *cobra.Command, s *connection, output *choice, shown 
 		text = c.GcGrace
 	}
 	var err error
-	if run.Grace, err = time.ParseDuration(text); err != nil {
+	if run.Grace, err = api.ParseDuration(text); err != nil {
 		return err
 	}
 	return printDryRun(cmd.OutOrStdout(), report, run)

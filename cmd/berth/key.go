@@ -64,13 +64,13 @@ func keyService(k api.Key) string {
 // rotationFlags are what rotate and import have in common.
 type rotationFlags struct {
 	service string
-	delay   time.Duration
+	delay   *time.Duration
 }
 
 func addRotationFlags(c *cobra.Command) *rotationFlags {
 	f := &rotationFlags{}
 	c.Flags().StringVar(&f.service, "service", "", "whose key; without it, Berth's own")
-	c.Flags().DurationVar(&f.delay, "delay", 0, "when it signs, such as 0s or 24h (default: the server's setting key_publish_delay)")
+	f.delay = durationFlag(c.Flags(), "delay", 0, "when it signs, such as 0s, 24h or 10d (default: the server's setting key_publish_delay)")
 	return f
 }
 
@@ -78,7 +78,7 @@ func addRotationFlags(c *cobra.Command) *rotationFlags {
 func (f *rotationFlags) rotate(r *remote, cmd *cobra.Command, rotation api.KeyRotation) error {
 	rotation.Service = pointer(f.service)
 	if cmd.Flags().Changed("delay") {
-		delay := int(f.delay / time.Second)
+		delay := int(*f.delay / time.Second)
 		rotation.Delay = &delay
 	}
 	s, err := r.connect(cmd)

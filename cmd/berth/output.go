@@ -12,6 +12,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"berth/api"
 )
 
 // asJSON reports whether the answer is to be printed as JSON.
@@ -163,6 +166,31 @@ func choiceFlag(cmd *cobra.Command, name, initial, usage string, values ...strin
 		panic(err) // the flag is defined in the line above
 	}
 	return c
+}
+
+// duration is a flag that takes what api.ParseDuration reads.
+type duration time.Duration
+
+// String, Set and Type make a duration a pflag.Value.
+func (d *duration) String() string { return api.FormatDuration(time.Duration(*d)) }
+
+// Set reads a duration.
+func (d *duration) Set(s string) error {
+	v, err := api.ParseDuration(s)
+	if err == nil {
+		*d = duration(v)
+	}
+	return err
+}
+
+// Type is what the help calls the flag's value.
+func (d *duration) Type() string { return "duration" }
+
+// durationFlag adds a flag that takes a duration.
+func durationFlag(flags *pflag.FlagSet, name string, initial time.Duration, usage string) *time.Duration {
+	d := duration(initial)
+	flags.Var(&d, name, usage)
+	return (*time.Duration)(&d)
 }
 
 // pointer is nil for the zero value: a field that is left out.

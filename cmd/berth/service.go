@@ -28,7 +28,6 @@ of its tokens, and keys of its own. See docs/token-server.md.`,
 func newServiceSetCommand(r *remote) *cobra.Command {
 	var (
 		issuer, anonymous string
-		ttl               time.Duration
 		refresh           bool
 	)
 	c := &cobra.Command{
@@ -42,7 +41,7 @@ func newServiceSetCommand(r *remote) *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringVar(&issuer, "issuer", "berth", "the issuer of its tokens, as the registry's settings name it")
-	f.DurationVar(&ttl, "token-ttl", 5*time.Minute, "life of its tokens")
+	ttl := durationFlag(f, "token-ttl", 5*time.Minute, "life of its tokens")
 	f.StringVar(&anonymous, "anonymous-pull", "", "the repositories that everybody may pull, * and ? are wildcards; '' is none")
 	f.BoolVar(&refresh, "refresh-tokens", false, "hand out refresh tokens to clients that ask for one")
 	algorithm := choiceFlag(c, "algorithm", "ES256", "of the keys that are made for it", "ES256", "ES384", "RS256")
@@ -62,7 +61,7 @@ func newServiceSetCommand(r *remote) *cobra.Command {
 			change.Issuer = &issuer
 		}
 		if f.Changed("token-ttl") {
-			seconds := int(ttl / time.Second)
+			seconds := int(*ttl / time.Second)
 			change.TokenTtl = &seconds
 		}
 		if f.Changed("anonymous-pull") {

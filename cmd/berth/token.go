@@ -133,21 +133,24 @@ func printSecret(cmd *cobra.Command, s *connection, token *api.NewToken) error {
 	return err
 }
 
-// parseExpiry reads the end of a token's life: a number of hours, days or weeks
-// from now, a date in UTC, or a time (RFC 3339).
+// parseExpiry reads the end of a token's life: a duration from now, a date in UTC, or a time (RFC 3339).
 func parseExpiry(s string, now time.Time) (time.Time, error) {
-	units := map[byte]time.Duration{'h': time.Hour, 'd': 24 * time.Hour, 'w': 7 * 24 * time.Hour}
-	if unit, ok := units[s[len(s)-1]]; ok {
-		if n, err := strconv.ParseUint(s[:len(s)-1], 10, 16); err == nil && n > 0 {
-			return now.Add(time.Duration(n) * unit).UTC(), nil
-		}
+	if span, err := api.ParseDuration(s); err == nil && span > 0 {
+		return now.Add(span).UTC(), nil
 	}
-	for _, layout := range []string{time.RFC3339, time.DateOnly} {
-		if t, err := time.Parse(layout, s); err == nil {
-			return t, nil
-		}
+	if at, err := parseDate(s); err == nil {
+		return at, nil
 	}
-	return time.Time{}, usagef("--expires %q is neither a span such as 12h, 30d or 2w nor a date such as 2030-01-31", s)
+	return time.Time{}, usagef("--expires %q is neither a duration such as 12h, 30d or 2w nor a date such as 2030-01-31", s)
+}
+
+// parseDate reads a date in UTC, or a time (RFC 3339).
+func parseDate(s string) (time.Time, error) {
+	at, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		at, err = time.Parse(time.DateOnly, s)
+	}
+	return at, err
 }
 
 func newTokenListCommand(r *remote) *cobra.Command {
@@ -251,10 +254,10 @@ the new one is brought to where it is needed; without it the old one ends at onc
 		Args: arguments(nameOf("token")),
 	}
 	owner := addTokenOwner(c)
-	overlap := c.Flags().Duration("overlap", 0, "how long the old secret still works, such as 24h, at most 2160h")
+	overlap := durationFlag(c.Flags(), "overlap", 0, "how long the old secret still works, such as 24h or 10d, at most 90d")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		if *overlap < 0 || *overlap > 90*24*time.Hour {
-			return usagef("--overlap %s is not between 0s and 2160h (90 days)", *overlap)
+			return usagef("--overlap %s is not between 0s and 90d", api.FormatDuration(*overlap))
 		}
 		s, user, err := owner.connect(r, cmd)
 		if err != nil {

@@ -35,7 +35,6 @@ func newTrustSetCommand(r *remote) *cobra.Command {
 	var (
 		issuer, audience, robot, repositories, tags string
 		claims                                      []string
-		maxLife                                     time.Duration
 	)
 	c := &cobra.Command{
 		Use:   "set TEAM NAME",
@@ -64,7 +63,7 @@ Useful claims, by platform:
 	f.StringVar(&repositories, "repositories", "*", "a pattern (* and ?) on the names of the team's repositories")
 	actions := actionsFlag(c, []string{"pull"}, "what the job may do")
 	f.StringVar(&tags, "tags", "", "a pattern (* and ?) on the tags that may be pushed and deleted (default all)")
-	f.DurationVar(&maxLife, "max-life", 15*time.Minute, "longest life of a registry token, 1m to 15m")
+	maxLife := durationFlag(f, "max-life", 15*time.Minute, "longest life of a registry token, 1m to 15m")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		team, name := args[0], args[1]
 		s, err := r.connect(cmd)
@@ -125,7 +124,7 @@ Useful claims, by platform:
 			change.Tags = &tags
 		}
 		if f.Changed("max-life") {
-			seconds := int(maxLife / time.Second)
+			seconds := int(*maxLife / time.Second)
 			change.MaxLife = &seconds
 		}
 		p, err := fetched(s.PutTrustPolicyWithResponse(cmd.Context(), team, name, params, change))

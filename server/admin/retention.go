@@ -18,9 +18,9 @@ func durationOf(field string, d *api.Duration) (time.Duration, error) {
 	if d == nil {
 		return 0, nil
 	}
-	v, err := time.ParseDuration(*d)
+	v, err := api.ParseDuration(*d)
 	if err != nil {
-		return 0, oci.Errorf(oci.CodeInvalid, "the field %s is %.40q: use a duration such as 90m or 720h", field, *d)
+		return 0, oci.Errorf(oci.CodeInvalid, "the field %s is %.40q: use a duration such as 90m, 24h or 10d", field, *d)
 	}
 	return v, nil
 }

@@ -50,9 +50,9 @@ func (h *handler) RunCollector(ctx context.Context, r api.RunCollectorRequestObj
 		if d.text == nil {
 			continue
 		}
-		value, err := time.ParseDuration(*d.text)
+		value, err := api.ParseDuration(*d.text)
 		if err != nil || value < 0 {
-			return nil, oci.Errorf(oci.CodeInvalid, "%s is %.40q: want a duration such as 24h or 0s", d.name, *d.text)
+			return nil, oci.Errorf(oci.CodeInvalid, "%s is %.40q: want a duration such as 24h, 10d or 0s", d.name, *d.text)
 		}
 		*d.into = value
 	}
