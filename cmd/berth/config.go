@@ -339,6 +339,7 @@ func addFlags(flags *pflag.FlagSet) {
 			help += "; default " + s.initial
 		}
 		flags.String(s.flag(), "", help)
+		flags.Lookup(s.flag()).Annotations = map[string][]string{settingFlag: {s.key}}
 		if _, err := strconv.ParseBool(s.initial); err == nil {
 			flags.Lookup(s.flag()).NoOptDefVal = "true"
 		}

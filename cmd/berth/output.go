@@ -190,6 +190,9 @@ func (d *duration) Type() string { return "duration" }
 func durationFlag(flags *pflag.FlagSet, name string, initial time.Duration, usage string) *time.Duration {
 	d := duration(initial)
 	flags.Var(&d, name, usage)
+	if initial == 0 { // no default to speak of: the usage says what holds without the flag
+		flags.Lookup(name).DefValue = ""
+	}
 	return (*time.Duration)(&d)
 }
 

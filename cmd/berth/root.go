@@ -13,9 +13,11 @@ namespace, and everybody allowed pulls them.
 The client commands talk to a running server: --server, else BERTH_SERVER, else
 http://localhost:5000. They sign in with --username and --password-stdin, else with
 BERTH_USERNAME and BERTH_PASSWORD, else as 'docker login' or 'berth login' did.`,
+		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
+	root.SetVersionTemplate("berth {{.Version}}\n") // as 'berth version'
 	root.AddGroup(
 		&cobra.Group{ID: groupServer, Title: "Server commands:"},
 		&cobra.Group{ID: groupClient, Title: "Client commands:"},
@@ -38,6 +40,7 @@ BERTH_USERNAME and BERTH_PASSWORD, else as 'docker login' or 'berth login' did.`
 		root.AddCommand(c)
 	}
 	root.AddCommand(newVersionCommand())
+	root.AddCommand(newSettingsTopic())
 	root.AddCommand(newCredentialHelperCommand())
 	for _, c := range []*cobra.Command{newInitContainerCommand(), newRBACCommand()} {
 		c.GroupID = groupClient
@@ -74,6 +77,7 @@ BERTH_USERNAME and BERTH_PASSWORD, else as 'docker login' or 'berth login' did.`
 		root.AddCommand(c)
 		addCompletion(r, c)
 	}
+	ownFlagsFirst(root)
 	return root
 }
 

@@ -24,6 +24,9 @@ func everyCommand(t *testing.T, visit func(t *testing.T, c *cobra.Command)) {
 	count := 0
 	var walk func(c *cobra.Command)
 	walk = func(c *cobra.Command) {
+		if c.IsAdditionalHelpTopicCommand() {
+			return
+		}
 		if c.HasParent() {
 			count++
 			t.Run(strings.ReplaceAll(strings.TrimPrefix(c.CommandPath(), "berth "), " ", "-"), func(t *testing.T) { visit(t, c) })
@@ -298,4 +301,61 @@ func TestCompletion(t *testing.T) {
 			}
 		})
 	})
+}
+
+// The help of a command lists its own flags; the settings, which are flags too, have a page of their own.
+func TestHelpListsOwnFlags(t *testing.T) {
+	help := func(args ...string) string {
+		root := newRootCommand()
+		var out, stderr strings.Builder
+		root.SetOut(&out)
+		root.SetErr(&stderr)
+		if code := run(t.Context(), root, args, &stderr); code != 0 {
+			t.Errorf("berth %s ends with code %d: %s", strings.Join(args, " "), code, stderr.String())
+		}
+		return out.String()
+	}
+	setting := regexp.MustCompile(`(?m)^ +--(?:[a-z0-9-]+) .*\(BERTH_`)
+	everyCommand(t, func(t *testing.T, c *cobra.Command) {
+		words := strings.Fields(c.CommandPath())[1:]
+		text := help(append(words, "--help")...)
+		if found := setting.FindString(strings.ReplaceAll(text, "--config", "")); found != "" {
+			t.Errorf("the help lists the setting%s", found)
+		}
+		if c.Flags().Lookup("data-dir") != nil && !strings.Contains(text, "berth help settings") {
+			t.Error("the help does not say where the settings are")
+		}
+		if lines := strings.Count(text, "\n"); lines > 70 {
+			t.Errorf("the help has %d lines", lines)
+		}
+	})
+	if text := help("gc", "--help"); !strings.Contains(text, "--dry-run") || !strings.Contains(text, "--config") {
+		t.Errorf("the help of gc lacks flags of its own:\n%s", text)
+	}
+	for _, words := range [][]string{{"help", "settings"}, {"settings"}, {"settings", "--help"}} {
+		text := help(words...)
+		for _, s := range settings() {
+			if !strings.Contains(text, "--"+s.flag()+" ") && !strings.Contains(text, "--"+s.flag()+"\n") && !strings.Contains(text, "--"+s.flag()+"[") {
+				t.Errorf("berth %s does not list --%s", strings.Join(words, " "), s.flag())
+			}
+		}
+		if !strings.Contains(strings.Join(strings.Fields(text), " "), "10m to 2160h") {
+			t.Errorf("berth %s does not say the bounds of gc_grace", strings.Join(words, " "))
+		}
+	}
+	if text := help("--help"); !strings.Contains(text, "berth settings") {
+		t.Errorf("berth --help does not name the page of settings:\n%s", text)
+	}
+}
+
+// berth --version says what 'berth version' does.
+func TestVersionFlag(t *testing.T) {
+	for _, words := range [][]string{{"--version"}, {"version"}} {
+		root := newRootCommand()
+		var out strings.Builder
+		root.SetOut(&out)
+		if code := run(t.Context(), root, words, &out); code != 0 || out.String() != "berth "+version+"\n" {
+			t.Errorf("berth %s ends with code %d and says %q", words[0], code, out.String())
+		}
+	}
 }
