@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,7 +27,7 @@ type exchange struct {
 	server *Server
 	start  time.Time
 	id     string // request id
-	remote string // the caller's address without the port
+	origin        // where it comes from
 	agent  string // the User-Agent
 
 	status     int
@@ -302,24 +301,4 @@ func requestID(r *http.Request) string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails: see crypto/rand
 	return hex.EncodeToString(b[:])
-}
-
-// remoteAddr is the caller's address without its port. Behind a proxy that is
-// trusted, it is what that proxy, the nearest one, appended last; everything
-// before it in the header may be the client's invention.
-func remoteAddr(r *http.Request, trustProxy bool) string {
-	if trustProxy {
-		if values := r.Header.Values("X-Forwarded-For"); len(values) > 0 {
-			last := values[len(values)-1]
-			last = strings.TrimSpace(last[strings.LastIndexByte(last, ',')+1:])
-			if ip := net.ParseIP(strings.Trim(last, "[]")); ip != nil {
-				return ip.String()
-			}
-		}
-	}
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
-	}
-	return host
 }

@@ -60,6 +60,11 @@ func (s *Server) finish(ex *exchange, r *http.Request) {
 		slog.Duration("duration", elapsed.Round(time.Microsecond)),
 		slog.String("remote", ex.remote),
 	)
+	if ex.remote == unknownAddress {
+		// Somebody has to look at the proxy's settings.
+		attrs = append(attrs, slog.String("proxy", peerOf(r)),
+			slog.String("forwarded_for", shorten(joined(r.Header, "X-Forwarded-For")+" "+joined(r.Header, "Forwarded"))))
+	}
 	if ex.repository != "" {
 		attrs = append(attrs, slog.String("repository", ex.repository))
 	}

@@ -114,7 +114,7 @@ func TestRemovalCounts(t *testing.T) {
 // TestDenied: denials win over everything, for new tokens at once and for those
 // that are about within seconds, from the caller's address.
 func TestDenied(t *testing.T) {
-	w := small(t, func(_ *world, o *Options) { o.TrustProxy = true })
+	w := small(t, func(_ *world, o *Options) { o.Proxies = AnyProxy() })
 	w.pushImage("mo", "team/app", "1.0")
 	w.pushImage("mo", "team/open", "1.0")
 	w.visibility("team/open", metadata.Public)

@@ -455,12 +455,13 @@ func TestBaseURL(t *testing.T) {
 		{"", false, `x",realm="evil`, nil, "http://localhost"},
 		{"", false, "[::1]:5000", nil, "http://[::1]:5000"},
 	} {
-		s := &Server{url: tt.url, trustProxy: tt.trust}
+		s := &Server{url: tt.url, proxies: Proxies{nearest: tt.trust}}
 		r := httptest.NewRequest("GET", "/v2/", nil)
 		r.Host = tt.host
 		if tt.h != nil {
 			r.Header = tt.h
 		}
+		r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, &exchange{origin: originOf(r, s.proxies)}))
 		if got := s.baseURL(r); got != tt.want {
 			t.Errorf("%+v: %q", tt, got)
 		}
@@ -479,7 +480,7 @@ func TestSpoofedHeaders(t *testing.T) {
 		if trust {
 			want = "198.51.100.2" // what the nearest proxy appended; the rest is hearsay
 		}
-		if got := remoteAddr(r, trust); got != want {
+		if got := originOf(r, Proxies{nearest: trust}).remote; got != want {
 			t.Errorf("trust %v: %q, want %q", trust, got, want)
 		}
 	}

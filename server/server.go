@@ -64,9 +64,8 @@ type Options struct {
 	URL string
 	// Service is the audience of tokens; the default is the host of URL, or "berth".
 	Service string
-	// TrustProxy takes X-Forwarded-For, -Proto and -Host from requests. Set it
-	// only when nobody but your proxy can reach the server.
-	TrustProxy bool
+	// Proxies are believed about where a request comes from. The default is nobody.
+	Proxies Proxies
 	// ReadOnly refuses everything that changes something, after the permission is
 	// checked. Signing in and pulling go on. API decides for itself; its answer should be ErrReadOnly.
 	ReadOnly bool
@@ -117,7 +116,7 @@ type Server struct {
 	dockit          func(http.ResponseWriter, *http.Request) error
 	url             string // without a trailing slash; "" is from the request
 	service         string
-	trustProxy      bool
+	proxies         Proxies
 	readOnly        bool
 	redirectTTL     time.Duration
 	maxManifestSize int64
@@ -155,7 +154,7 @@ func New(o Options) (*Server, error) {
 		dockit:          o.Dockit,
 		url:             strings.TrimRight(o.URL, "/"),
 		service:         o.Service,
-		trustProxy:      o.TrustProxy,
+		proxies:         o.Proxies,
 		readOnly:        o.ReadOnly,
 		redirectTTL:     o.RedirectTTL,
 		maxManifestSize: o.MaxManifestSize,
@@ -239,7 +238,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		server: s,
 		start:  s.clock(),
 		id:     requestID(r),
-		remote: remoteAddr(r, s.trustProxy),
+		origin: originOf(r, s.proxies),
 		agent:  r.UserAgent(),
 	}
 	s.metrics.inFlight.Inc()
@@ -346,22 +345,11 @@ func (s *Server) baseURL(r *http.Request) string {
 	if s.url != "" {
 		return s.url
 	}
-	scheme, host := "http", r.Host
-	if r.TLS != nil {
-		scheme = "https"
+	o := exchangeOf(r.Context()).origin
+	if o.host == "" {
+		o.host = "localhost"
 	}
-	if s.trustProxy {
-		if proto := strings.ToLower(r.Header.Get("X-Forwarded-Proto")); proto == "http" || proto == "https" {
-			scheme = proto
-		}
-		if forwarded := r.Header.Get("X-Forwarded-Host"); plainHost(forwarded) {
-			host = forwarded
-		}
-	}
-	if !plainHost(host) {
-		host = "localhost" // HTTP/1.0 without Host, or an attempt to write into the header
-	}
-	return scheme + "://" + host
+	return o.scheme + "://" + o.host
 }
 
 // plainHost reports whether a host (with port) may stand in a header.

@@ -20,6 +20,7 @@ import (
 	"berth/api"
 	"berth/auth/token"
 	"berth/metadata"
+	"berth/server"
 )
 
 // config is everything an operator can set. It stops in this package: the
@@ -27,7 +28,7 @@ import (
 type config struct {
 	Listen             string
 	URL                string
-	TrustProxy         bool
+	TrustProxy         string // see proxies
 	ReadOnly           bool
 	DataDir            string
 	DatabaseURL        string
@@ -109,7 +110,7 @@ func coreSettings() []setting {
 	return []setting{
 		stringSetting("listen", ":5000", "address to listen on, host:port", func(c *config) *string { return &c.Listen }, validListen),
 		stringSetting("url", "", "external URL, used in challenges and links; without it each request's own host is used", func(c *config) *string { return &c.URL }, validURL),
-		boolSetting("trust_proxy", "false", "believe X-Forwarded-Proto, -Host and -For; only behind a proxy that sets them", func(c *config) *bool { return &c.TrustProxy }),
+		stringSetting("trust_proxy", "false", "whose X-Forwarded-For, -Proto, -Host and -Port, or Forwarded, are believed: false, nobody's; networks of proxies, separated by commas; true, those of whoever connects, only where nobody reaches the server past the proxy", func(c *config) *string { return &c.TrustProxy }, validProxies),
 		boolSetting("read_only", "false", "refuse every change, and run no background jobs; pulling and signing in go on. For moving to another database and store", func(c *config) *bool { return &c.ReadOnly }),
 		stringSetting("data_dir", "./berth-data", "directory of the embedded database and of the blobs", func(c *config) *string { return &c.DataDir }, nil),
 		secret(stringSetting("database_url", "", "postgres://user:password@host:5432/name, or sqlite:/path/to/file", func(c *config) *string { return &c.DatabaseURL }, validDatabase), "`sqlite:` file `berth.db` in the data directory"),
@@ -309,6 +310,25 @@ func validURL(v string) error {
 		return fmt.Errorf("%q is not a URL of the form https://registry.example.com", v)
 	}
 	return nil
+}
+
+func validProxies(v string) error {
+	_, err := proxies(v)
+	return err
+}
+
+// proxies reads trust_proxy.
+func proxies(v string) (server.Proxies, error) {
+	if all, err := strconv.ParseBool(v); err == nil && all {
+		return server.AnyProxy(), nil
+	} else if err == nil || v == "" {
+		return server.Proxies{}, nil
+	}
+	p, err := server.ParseProxies(v)
+	if err != nil {
+		err = fmt.Errorf("write true, false, or the networks of your proxies: %w", err)
+	}
+	return p, err
 }
 
 func validDatabase(v string) error {

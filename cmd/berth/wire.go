@@ -278,6 +278,10 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 		Logger:    log,
 	})
 	a.collectors()
+	trusted, err := proxies(c.TrustProxy)
+	if err != nil {
+		return a, err
+	}
 	o := server.Options{
 		Registry:        reg,
 		DB:              a.db,
@@ -290,7 +294,7 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 		Dockit:          dockitAPI,
 		URL:             c.URL,
 		Service:         serviceName(c.URL),
-		TrustProxy:      c.TrustProxy,
+		Proxies:         trusted,
 		ReadOnly:        c.ReadOnly,
 		MaxManifestSize: c.MaxManifestSize,
 		StallTimeout:    c.StallTimeout,
