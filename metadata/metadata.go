@@ -41,6 +41,8 @@ type Options struct {
 	// ReadCache is how many bytes of what was read are remembered while the database
 	// does not change; 0 is none. On SQLite it takes a file descriptor until the process ends.
 	ReadCache int
+	// MustExist makes no SQLite file, nor its directory: a missing one is ErrNoDatabase.
+	MustExist bool
 	// Logger gets what no caller can be told; nil discards it.
 	Logger *slog.Logger
 	// Clock gives the time of transactions; nil means time.Now.
@@ -63,8 +65,11 @@ type DB struct {
 	closed  atomic.Bool
 }
 
+// ErrNoDatabase says that there is no SQLite file where MustExist wants one.
+var ErrNoDatabase = errors.New("there is no database")
+
 // Open connects to the database. It does not migrate; see Migrate. On SQLite
-// the file and its directory are made when they are missing.
+// the file and its directory are made when they are missing, unless MustExist is set.
 func Open(ctx context.Context, o Options) (*DB, error) {
 	if o.Clock == nil {
 		o.Clock = time.Now
@@ -76,7 +81,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	var err error
 	if path, ok := strings.CutPrefix(o.URL, "sqlite:"); ok {
 		if db.files, err = fs.Sub(migrations.SQLite, "sqlite"); err == nil {
-			err = db.openSQLite(ctx, path, o.ReadCache)
+			err = db.openSQLite(ctx, path, o)
 		}
 	} else if strings.HasPrefix(o.URL, "postgres://") || strings.HasPrefix(o.URL, "postgresql://") {
 		if db.files, err = fs.Sub(migrations.Postgres, "postgres"); err == nil {
@@ -91,10 +96,17 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	return db, nil
 }
 
-func (db *DB) openSQLite(ctx context.Context, path string, cacheSize int) error {
+func (db *DB) openSQLite(ctx context.Context, path string, o Options) error {
 	db.dialect = sqliteDialect{}
 	if path == "" {
 		return errors.New("the database URL sqlite: needs a path behind it")
+	}
+	if o.MustExist {
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%w at %s", ErrNoDatabase, path)
+		} else if err != nil {
+			return fmt.Errorf("the database: %w", err)
+		}
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("making the directory of the database: %w", err)
@@ -137,12 +149,12 @@ func (db *DB) openSQLite(ctx context.Context, path string, cacheSize int) error 
 	db.reads.SetMaxIdleConns(readers())
 	db.reads.SetConnMaxIdleTime(time.Minute)
 	db.stmts.prepare, db.stmts.direct = db.reads.PrepareContext, db.reads
-	if cacheSize > 0 {
+	if o.ReadCache > 0 {
 		states, err := openSQLiteStates(ctx, conn, path)
 		if err != nil {
 			db.log.Warn("the database is read without a cache, which is slower", "error", err)
 		} else {
-			db.cache = &readCache{max: cacheSize, states: states}
+			db.cache = &readCache{max: o.ReadCache, states: states}
 		}
 	}
 	db.writer = startWriter(db, writes, conn, path)

@@ -82,7 +82,7 @@ func openPlace(ctx context.Context, c *config, where, work string, log *slog.Log
 		sum := sha256.Sum256([]byte(address))
 		work = filepath.Join(c.DataDir, "backup-"+hex.EncodeToString(sum[:6]))
 	}
-	store, _, err := openBareStore(ctx, c, address, log)
+	store, _, err := openBareStore(ctx, c, address, false, log)
 	if err != nil {
 		return nil, "", err
 	}
@@ -221,6 +221,9 @@ The exit code is 1 when the backup lacks bytes, or the restored registry does.`,
 					return err
 				}
 				return endCopy(cmd, flags.output, &backup.Job{Kind: kind, Verified: &v})
+			}
+			if _, err := backup.ReadManifest(ctx, place); err != nil {
+				return err // before anything is made in the target
 			}
 			return withTarget(ctx, c, log, func(to registry.Side) error {
 				m, report, err := backup.Restore(ctx, place, to, o)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 
@@ -25,8 +26,8 @@ type local struct {
 	registry *registry.Registry
 }
 
-// runLocal opens what a command works on, runs it, and closes. It does not
-// migrate: servers of an older version may be running.
+// runLocal opens what a command works on, runs it, and closes. It makes no registry where there is
+// none, and does not migrate: servers of an older version may be running.
 func runLocal(cmd *cobra.Command, withStore bool, run func(context.Context, *local) error) (err error) {
 	c, err := loadConfig(cmd.Flags(), os.Environ())
 	if err != nil {
@@ -34,7 +35,9 @@ func runLocal(cmd *cobra.Command, withStore bool, run func(context.Context, *loc
 	}
 	ctx, log := cmd.Context(), newLogger(c, cmd.ErrOrStderr())
 	l := &local{config: c, log: log}
-	if l.db, err = metadata.Open(ctx, metadata.Options{URL: c.DatabaseURL, MaxConns: 4, Logger: log}); err != nil {
+	if l.db, err = metadata.Open(ctx, metadata.Options{URL: c.DatabaseURL, MaxConns: 4, MustExist: true, Logger: log}); errors.Is(err, metadata.ErrNoDatabase) {
+		return noRegistry(cmd, c)
+	} else if err != nil {
 		return databaseError(err)
 	}
 	defer func() { err = errors.Join(err, l.db.Close()) }()
@@ -42,11 +45,16 @@ func runLocal(cmd *cobra.Command, withStore bool, run func(context.Context, *loc
 	if err != nil {
 		return err
 	}
+	if have == 0 {
+		return noRegistry(cmd, c)
+	}
 	if have != want {
 		return fmt.Errorf("the database has schema version %d and this program needs %d: use the berth of the servers, or run 'berth migrate' when they are updated", have, want)
 	}
 	if withStore {
-		if l.store, err = openStore(ctx, c, log, prometheus.NewRegistry()); err != nil {
+		if l.store, err = openStore(ctx, c, true, log, prometheus.NewRegistry()); errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("the store of the registry is not here: %w: give --data-dir or --storage-url as the servers have them", err)
+		} else if err != nil {
 			return err
 		}
 	}
@@ -54,6 +62,16 @@ func runLocal(cmd *cobra.Command, withStore bool, run func(context.Context, *loc
 	o.Logger = log
 	l.registry = registry.New(l.db, l.store, o)
 	return run(ctx, l)
+}
+
+// noRegistry says that the settings lead to no registry, of which nothing is made here.
+func noRegistry(cmd *cobra.Command, c *config) error {
+	ask := ""
+	if cmd.Flags().Lookup("server") != nil {
+		ask = ", or --server to ask a running one"
+	}
+	return fmt.Errorf("there is no registry here: %s has no data. Give --data-dir or --database-url as the servers have them%s; 'berth serve' makes a new registry",
+		describeDatabase(c.DatabaseURL), ask)
 }
 
 // mayChange refuses what would change a registry that its settings make read-only: it is being

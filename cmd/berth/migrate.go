@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -33,7 +34,10 @@ starts; this is for those who do it by hand, before a new version is rolled out.
 				return err
 			}
 			ctx := cmd.Context()
-			db, err := metadata.Open(ctx, metadata.Options{URL: c.DatabaseURL, MaxConns: 2, Logger: newLogger(c, cmd.ErrOrStderr())})
+			db, err := metadata.Open(ctx, metadata.Options{URL: c.DatabaseURL, MaxConns: 2, MustExist: status, Logger: newLogger(c, cmd.ErrOrStderr())})
+			if errors.Is(err, metadata.ErrNoDatabase) {
+				return noRegistry(cmd, c)
+			}
 			if err != nil {
 				return databaseError(err)
 			}

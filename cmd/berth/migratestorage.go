@@ -103,8 +103,8 @@ func openStores(ctx context.Context, c *config, log *slog.Logger) (from, to stor
 	if c.StorageFallbackURL == "" || c.StorageFallbackURL == c.StorageURL {
 		return nil, nil, errors.New("objects move from storage_fallback_url to storage_url: set both, to different stores, for all servers and here")
 	}
-	if from, _, err = openBareStore(ctx, c, c.StorageFallbackURL, log); err == nil {
-		to, _, err = openBareStore(ctx, c, c.StorageURL, log)
+	if from, _, err = openBareStore(ctx, c, c.StorageFallbackURL, true, log); err == nil {
+		to, _, err = openBareStore(ctx, c, c.StorageURL, false, log)
 	}
 	return from, to, err
 }

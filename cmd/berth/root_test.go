@@ -158,6 +158,7 @@ func TestPagesNameCommands(t *testing.T) {
 			count++
 			tree := newRootCommand()
 			tree.InitDefaultCompletionCmd()
+			tree.InitDefaultHelpCmd()
 			prepare(tree, new(bool))
 			found, rest, err := tree.Find(words)
 			if err == nil {

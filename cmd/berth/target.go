@@ -73,7 +73,7 @@ func openTarget(ctx context.Context, c *config, log *slog.Logger) (side registry
 	if err := registry.Receives(ctx, side.DB); err != nil {
 		return side, fmt.Errorf("%s: %w", database, err)
 	}
-	side.Store, _, err = openBareStore(ctx, c, c.StorageURL, log)
+	side.Store, _, err = openBareStore(ctx, c, c.StorageURL, false, log)
 	if err == nil {
 		err = side.Store.Writable(ctx)
 	}

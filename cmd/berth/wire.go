@@ -123,11 +123,12 @@ func databaseError(err error) error {
 		net.JoinHostPort(connect.Config.Host, strconv.Itoa(int(connect.Config.Port))), text)
 }
 
-// openBareStore opens the store of a URL as it is in the settings.
-func openBareStore(ctx context.Context, c *config, url string, log *slog.Logger) (store storage.Store, driver string, err error) {
+// openBareStore opens the store of a URL as it is in the settings. The directory of one that must exist
+// is not made.
+func openBareStore(ctx context.Context, c *config, url string, mustExist bool, log *slog.Logger) (store storage.Store, driver string, err error) {
 	budget := storage.NewBudget(c.MemoryBudget)
 	if path, ok := strings.CutPrefix(url, "file:"); ok {
-		store, err = fs.New(path, fs.Options{Budget: budget})
+		store, err = fs.New(path, fs.Options{Budget: budget, MustExist: mustExist})
 		return store, "filesystem", err
 	}
 	conf, err := s3.ParseURL(url)
@@ -144,13 +145,15 @@ func openBareStore(ctx context.Context, c *config, url string, log *slog.Logger)
 }
 
 // openStore opens the store of blobs and counts what it does.
-func openStore(ctx context.Context, c *config, log *slog.Logger, reg prometheus.Registerer) (storage.Store, error) {
-	store, driver, err := openBareStore(ctx, c, c.StorageURL, log)
+func openStore(ctx context.Context, c *config, mustExist bool, log *slog.Logger, reg prometheus.Registerer) (storage.Store, error) {
+	// Of two stores the one that the objects move to may be still to be made.
+	mustExist = mustExist && c.StorageFallbackURL == ""
+	store, driver, err := openBareStore(ctx, c, c.StorageURL, mustExist, log)
 	if err != nil {
 		return nil, err
 	}
 	if c.StorageFallbackURL != "" {
-		second, _, err := openBareStore(ctx, c, c.StorageFallbackURL, log)
+		second, _, err := openBareStore(ctx, c, c.StorageFallbackURL, mustExist, log)
 		if err != nil {
 			return nil, fmt.Errorf("storage_fallback_url: %w", err)
 		}
@@ -198,7 +201,7 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	if a.db, err = openDatabase(ctx, c, log); err != nil {
 		return a, err
 	}
-	if a.store, err = openStore(ctx, c, log, a.metrics); err != nil {
+	if a.store, err = openStore(ctx, c, false, log, a.metrics); err != nil {
 		return a, err
 	}
 	a.hasher = auth.NewHasher(runtime.GOMAXPROCS(0))

@@ -57,6 +57,9 @@ type Options struct {
 	// boot of the machine in which its bytes were written, as they may not all have
 	// reached the disk.
 	Shared bool
+
+	// MustExist makes no directory: a missing one is an error, which is fs.ErrNotExist.
+	MustExist bool
 }
 
 // Store is a directory. Its methods may be called concurrently, by several
@@ -78,7 +81,12 @@ func New(dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the blob directory: %w", err)
 	}
-	if err := makeDir(dir); err != nil {
+	if o.MustExist {
+		_, err = os.Stat(dir)
+	} else {
+		err = makeDir(dir)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("the blob directory: %w", err)
 	}
 	if o.Budget == nil {
