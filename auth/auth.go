@@ -82,8 +82,12 @@ type Principal struct {
 	Claims map[string]string
 	// Expires is when the credential ends by which this principal is known; zero is
 	// one that somebody has to end. No token that is made for the principal lives
-	// longer, and there is no refresh token for it: its provider is asked again.
+	// longer, and what it gives to somebody ends by then too: see MayGive.
 	Expires time.Time
+	// Person says that the credential that ends is a user's own sign-in at the provider
+	// (an ID token, a session of the browser) and was not handed to a program to act
+	// for the user. See MayGive.
+	Person bool
 }
 
 // Bounds of Principal.Claims.
@@ -91,45 +95,6 @@ const (
 	MaxClaims    = 16
 	MaxClaimSize = 512
 )
-
-// Limit is what a token is restricted to. It never adds a right.
-type Limit struct {
-	// Repositories is a glob on the repository's name, where * stands for any
-	// characters ('/' included) and ? for one.
-	Repositories string
-	// Actions are those that the token carries at most.
-	Actions Actions
-	// Tags is a glob on the tags that may be pushed and deleted; "" is every tag. A limit
-	// that carries neither narrows the tags that may be pulled.
-	Tags string
-	// CIDRs are the networks from which the token may be used; none is everywhere.
-	CIDRs []string
-}
-
-// allows gives the actions that the limit lets through on a repository, asked
-// for from an address. No limit lets all through.
-func (l *Limit) allows(repository, address string) Actions {
-	switch {
-	case l == nil:
-		return AllActions
-	case Match(l.Repositories, repository) && l.AllowsFrom(address):
-		return l.Actions
-	}
-	return 0
-}
-
-// AllowsFrom reports whether the limit lets the credential be used from an address,
-// with or without a port. An address that is not known is in no network.
-func (l *Limit) AllowsFrom(address string) bool {
-	if l == nil || len(l.CIDRs) == 0 {
-		return true
-	}
-	from, ok := parseAddress(address)
-	return ok && slices.ContainsFunc(l.CIDRs, func(cidr string) bool {
-		network, err := netip.ParsePrefix(cidr)
-		return err == nil && network.Contains(from)
-	})
-}
 
 // parseAddress reads a caller's address, with or without a port. IPv4 in IPv6
 // is IPv4, so that a network of the one kind is not escaped by the other.
@@ -139,99 +104,6 @@ func parseAddress(s string) (netip.Addr, bool) {
 	}
 	address, err := netip.ParseAddr(s)
 	return address.Unmap().WithZone(""), err == nil
-}
-
-// whole reports whether the limit leaves administration of the whole instance
-// or team.
-func (l *Limit) whole() bool {
-	return l == nil || l.Actions.Has(Admin) && strings.Trim(l.Repositories, "*") == "" && l.Repositories != "" && l.allTags()
-}
-
-func (l *Limit) allTags() bool { return l == nil || strings.Trim(l.Tags, "*") == "" }
-
-// AllowsTag reports whether an action may be done on a tag. The tag "" stands for
-// what may touch every tag, as deleting a manifest by its digest does.
-func (l *Limit) AllowsTag(action Actions, tag string) bool {
-	switch {
-	case l.allTags():
-		return true
-	case action == Pull && l.Actions&(Push|Delete) != 0:
-		return true
-	}
-	return tag != "" && Match(l.Tags, tag)
-}
-
-// OnAllTags gives those of the actions that the limit allows whatever the tag is.
-func (l *Limit) OnAllTags(actions Actions) Actions {
-	for _, n := range actionNames {
-		if !l.AllowsTag(n.action, "") {
-			actions &^= n.action
-		}
-	}
-	return actions
-}
-
-// maxCIDRs bounds the networks of one token.
-const maxCIDRs = 32
-
-// ParseCIDRs checks networks such as 10.0.0.0/8 or 2001:db8::/32 and gives them in
-// their shortest form; an address alone is the network of that address. The error is
-// an INVALID.
-func ParseCIDRs(list []string) ([]string, error) {
-	if len(list) > maxCIDRs {
-		return nil, oci.Errorf(oci.CodeInvalid, "a token can be bound to %d networks, these are %d: use wider ones", maxCIDRs, len(list))
-	}
-	out := make([]string, 0, len(list))
-	for _, s := range list {
-		p, err := netip.ParsePrefix(s)
-		if ip, ipErr := netip.ParseAddr(s); err != nil && ipErr == nil && ip.Zone() == "" {
-			p, err = ip.Prefix(ip.BitLen())
-		}
-		if err != nil || p.Addr().Is4In6() {
-			return nil, oci.Errorf(oci.CodeInvalid, "%.60q is not a network: write it like 10.0.0.0/8 or 2001:db8::/32", s)
-		}
-		out = append(out, p.Masked().String())
-	}
-	slices.Sort(out)
-	return slices.Compact(out), nil
-}
-
-// Within reports whether the limit opens nothing that the outer one does not, apart
-// from how long they last: each action, tag, repository and network of it is the outer
-// one's too. A pattern is within another when the other is equal to it, or matches
-// all of it, its wildcards read as any characters.
-func (l *Limit) Within(outer *Limit) bool {
-	switch {
-	case outer == nil:
-		return true
-	case l == nil:
-		return false
-	}
-	return outer.Actions.Has(l.Actions) && covers(outer.Repositories, l.Repositories) &&
-		(outer.allTags() || !l.allTags() && covers(outer.Tags, l.Tags)) && cidrsWithin(l.CIDRs, outer.CIDRs)
-}
-
-// covers reports that every name that the inner glob matches the outer one matches.
-// It may say false for some pairs for which it is so, never true for others: a * of the inner one
-// is matched by a * alone, for '*' is in no name.
-func covers(outer, inner string) bool {
-	return outer == inner || !strings.Contains(outer, "?") && Match(outer, inner)
-}
-
-func cidrsWithin(inner, outer []string) bool {
-	if len(outer) == 0 {
-		return true
-	}
-	for _, cidr := range inner {
-		in, err := netip.ParsePrefix(cidr)
-		if err != nil || !slices.ContainsFunc(outer, func(s string) bool {
-			out, err := netip.ParsePrefix(s)
-			return err == nil && out.Bits() <= in.Bits() && out.Contains(in.Addr())
-		}) {
-			return false
-		}
-	}
-	return len(inner) > 0
 }
 
 // Anonymous is the principal without credentials.
@@ -288,6 +160,27 @@ func ParseUserName(s string) (string, error) {
 		return "", oci.Errorf(oci.CodeInvalid, "the user name %q is reserved, choose another", s)
 	}
 	return s, nil
+}
+
+// reservedUsers mean something else than a user: who has not signed in, and the user
+// names that come with tokens of other identity providers.
+var reservedUsers = []string{string(KindAnonymous), "oauth2", "oidc", "token", "instance-identity-document"}
+
+// IsReserved reports whether a name is one that no new user, team or token may have.
+func IsReserved(name string) bool {
+	return slices.ContainsFunc(reservedUsers, func(r string) bool { return strings.EqualFold(r, name) })
+}
+
+// CheckNewUser checks the name of a user who is about to be made: ParseUserName, and
+// not reserved. The error is an INVALID.
+func CheckNewUser(name string) error {
+	if _, err := ParseUserName(name); err != nil {
+		return err
+	}
+	if IsReserved(name) {
+		return oci.Errorf(oci.CodeInvalid, "the user name %q is reserved: choose another one", name)
+	}
+	return nil
 }
 
 func alphanumeric(c byte) bool {

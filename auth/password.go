@@ -185,3 +185,19 @@ func (a *Passwords) verify(ctx context.Context, hash string, c Credentials, reme
 		return false, ctx.Err()
 	}
 }
+
+// CheckCurrent says whether a user knows the password that is about to be replaced: a
+// token, or a session that was left open, does not take the account over. passwords
+// counts failures as it does at a sign-in. The error is a DENIED, or says that it cannot
+// be checked now.
+func CheckCurrent(ctx context.Context, passwords Authenticator, p Principal, current string) error {
+	is, err := passwords.Authenticate(ctx, Credentials{Username: p.Name, Password: current, RemoteAddr: p.RemoteAddr})
+	wrong := errors.Is(err, ErrWrong) || errors.Is(err, ErrNotMine)
+	// A token is accepted in place of a password elsewhere, but does not prove to be the owner.
+	if wrong || err == nil && (is.Kind != KindUser || is.ID != p.ID || is.TokenID != 0) {
+		return oci.Errorf(oci.CodeDenied, "the current password is wrong: give it again, or ask an admin to set a new one").WithDetail(map[string]string{
+			"rule": "current-password", "principal": p.String(), "ask": "an administrator of this registry",
+		})
+	}
+	return err
+}

@@ -193,6 +193,12 @@ func roleRule(role string) (Rule, Actions) {
 	return RuleNoMember, 0
 }
 
+// RoleActions are what a role gives in the team's namespace; a word that is no role gives nothing.
+func RoleActions(role string) Actions {
+	_, actions := roleRule(role)
+	return actions
+}
+
 // grantedActions reads the actions of grants. A word that is none gives nothing.
 func grantedActions(text string) (set Actions) {
 	for name := range strings.SplitSeq(text, ",") {

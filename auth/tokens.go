@@ -108,6 +108,11 @@ func tokenPrincipal(t metadata.Token, owner metadata.TokenOwner, now time.Time, 
 	secret := t.Secrets[0]
 	p := Principal{Kind: KindRobot, ID: t.ID, Name: t.Name, TeamID: t.TeamID, Team: t.Team, TokenID: t.ID, SecretID: secret.ID,
 		Limit: &Limit{Repositories: t.Repositories, Actions: actions, Tags: t.Tags, CIDRs: t.CIDRs}}
+	for _, end := range []*time.Time{t.ExpiresAt, secret.ExpiresAt} {
+		if end != nil && (p.Expires.IsZero() || end.Before(p.Expires)) {
+			p.Expires = *end
+		}
+	}
 	switch t.Kind {
 	case metadata.RobotToken:
 	case metadata.DeployToken:

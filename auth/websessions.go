@@ -37,7 +37,8 @@ func (s *WebSessions) External(maxAge time.Duration) { s.maxAge = maxAge }
 // Begin makes a session of a user and gives its secret, for a cookie, and its
 // end. Only the hash of the secret is stored.
 func (s *WebSessions) Begin(ctx context.Context, p Principal) (secret string, expires time.Time, err error) {
-	if p.Kind != KindUser {
+	// A session is the whole user. It holds nothing of what narrows a credential.
+	if p.Kind != KindUser || p.Limit != nil || p.Everywhere != 0 || p.TokenID != 0 {
 		return "", time.Time{}, Wrongf("only people sign in with a browser")
 	}
 	secret, expires = rand.Text()+rand.Text(), s.clock().Add(s.ttl)
@@ -75,7 +76,7 @@ func (s *WebSessions) Find(ctx context.Context, secret string) (Principal, error
 		return Principal{}, errStale(u)
 	}
 	p := userPrincipal(u)
-	p.Expires = expires
+	p.Expires, p.Person = expires, true
 	return p, nil
 }
 

@@ -225,20 +225,6 @@ func (tx *Tx) tokenBySecret(ctx context.Context, where string, args ...any) (Tok
 	return t, owner, notFound(err, oci.Errorf(oci.CodeNotFound, "there is no such token"))
 }
 
-// TokenEnd gives when a token's secret ends, by itself or with the token; nil is never.
-// It returns NOT_FOUND when one of them is gone.
-func (tx *Tx) TokenEnd(ctx context.Context, id, secret int64) (*time.Time, error) {
-	t, _, err := tx.TokenBySecretID(ctx, id, secret)
-	if err != nil {
-		return nil, err
-	}
-	end := t.ExpiresAt
-	if at := t.Secrets[0].ExpiresAt; at != nil && (end == nil || at.Before(*end)) {
-		end = at
-	}
-	return end, nil
-}
-
 // Token finds a token of a user or of a team by its name, or returns NOT_FOUND.
 // Exactly one of user and team is given.
 func (tx *Tx) Token(ctx context.Context, user, team, name string) (Token, error) {

@@ -304,6 +304,10 @@ func (s *Server) dimsCreateAccount(ex *exchange, r *http.Request) error {
 	if !dimsAccountRE.MatchString(account) {
 		return oci.Errorf(oci.CodeInvalid, "%.40q is not the id of an AWS account: it has 12 digits", account)
 	}
+	right := auth.Right{What: "an AWS account's rights", Limit: auth.Limit{Repositories: "*", Actions: auth.Pull}}
+	if err := ex.identity.principal.MayGive(right); err != nil {
+		return err
+	}
 	err = s.db.Update(r.Context(), func(tx *metadata.Tx) error {
 		rows, err := tx.AccountRoles(r.Context(), account)
 		if err != nil || slices.ContainsFunc(rows, func(a metadata.Account) bool { return a.Role == "" }) {
@@ -362,12 +366,10 @@ func (s *Server) dimsCreateToken(ex *exchange, r *http.Request) error {
 	if p.Limit != nil {
 		t.Repositories, t.Actions, t.Tags, t.CIDRs = p.Limit.Repositories, p.Limit.Actions.Names(), p.Limit.Tags, p.Limit.CIDRs
 	}
-	err := s.db.Update(r.Context(), func(tx *metadata.Tx) (err error) {
-		if p.TokenID != 0 { // what is made with a token lives no longer
-			if t.ExpiresAt, err = tx.TokenEnd(r.Context(), p.TokenID, p.SecretID); err != nil {
-				return err
-			}
-		}
+	if !p.Expires.IsZero() { // what is made with a credential lives no longer
+		t.ExpiresAt = &p.Expires
+	}
+	err := s.db.Update(r.Context(), func(tx *metadata.Tx) error {
 		if _, err := tx.CreateToken(r.Context(), t, auth.PairHash(user, password)); err != nil {
 			return err
 		}

@@ -17,8 +17,10 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
+	"berth/auth"
 	"berth/auth/token"
 	"berth/metadata"
+	"berth/metadata/metadatatest"
 )
 
 // The tests here are named after the numbered points of what works with Dockit.
@@ -646,4 +648,41 @@ func TestServiceTokensOpenNothingHere(t *testing.T) {
 		t.Fatalf("%+v, %v", tok, err)
 	}
 	w.do("GET", "/v2/team/app/manifests/v1", "jwt:"+raw, nil).want(t, 401)
+}
+
+// TestDockitOwnPassword: an administrator's own password changes for who knows the current
+// one, whatever the request signed in with, as on the management API.
+func TestDockitOwnPassword(t *testing.T) {
+	metadatatest.EachURL(t, func(t *testing.T, url string) {
+		w := newWorldOn(t, url, nil)
+		w.user("root", metadata.RoleAdmin)
+		w.token(metadata.Token{Kind: metadata.PersonalToken, User: "root", Name: "laptop", Actions: auth.AllActions.Names()})
+		w.accounts["as-root"] = w.accounts["laptop"]
+		jwt := w.jwt("root", "berth:api:*")
+		put := func(as, body string) reply {
+			return w.do("PUT", "/v2/admin/user:root/change-password", as, strings.NewReader(body))
+		}
+		for _, as := range []string{"token:laptop", "as-root", jwt} {
+			for _, body := range []string{`{"password":"taken over"}`, `{"password":"taken over","current_password":"wrong"}`,
+				fmt.Sprintf(`{"password":"taken over","current_password":%q}`, w.accounts["laptop"])} {
+				if r := put(as, body).want(t, http.StatusForbidden); !strings.Contains(string(r.body), "current password") {
+					t.Errorf("%s", r.body)
+				}
+			}
+		}
+		w.do("GET", "/v2/", "root", nil).want(t, http.StatusOK)
+		put(jwt, `{"password":"the second one","current_password":"pw-root"}`).want(t, http.StatusOK)
+		w.accounts["root"] = "the second one"
+		put("root", `{"password":"the third one"}`).want(t, http.StatusOK) // the request itself shows it
+		w.accounts["root"] = "the third one"
+		w.do("GET", "/v2/", "root", nil).want(t, http.StatusOK)
+	})
+}
+
+// TestDockitReservedNames: no user gets a name that means something else at the sign-in.
+func TestDockitReservedNames(t *testing.T) {
+	w := dockitWorld(t, nil)
+	for _, name := range []string{"oidc", "token", "oauth2", "OIDC", "Token", "anonymous", "instance-identity-document"} {
+		w.admin("PUT", "user:"+name+"/add", 400, `{"password":"a new password"}`)
+	}
 }

@@ -128,7 +128,7 @@ func newWorldOn(t testing.TB, url string, change func(*world, *Options)) *world 
 			Read:  func(ctx context.Context) error { return w.store.Ping(ctx) },
 			Write: func(ctx context.Context) error { return w.store.Writable(ctx) }}},
 	}
-	o.Dockit, err = dockit.New(dockit.Options{DB: w.db, Hasher: w.hasher, Actor: ActorOf})
+	o.Dockit, err = dockit.New(dockit.Options{DB: w.db, Hasher: w.hasher, Passwords: o.Auth, Principal: PrincipalOf, Actor: ActorOf})
 	must(err)
 	o.Services = func(ctx context.Context, name string) (found metadata.Service, err error) {
 		err = w.db.View(ctx, func(tx *metadata.Tx) (err error) {

@@ -254,8 +254,9 @@ func (s *Server) answerToken(ex *exchange, r *http.Request, made issued, refresh
 			answer.IssuedTokenType = typeAccessToken
 		}
 	}
-	// Who is known by a credential of somebody else that ends shows the next one.
-	if refresh && s.refresher != nil && p.Expires.IsZero() {
+	// Who is known by a credential of somebody else that ends shows the next one. A refresh
+	// token for a token of ours ends with it.
+	if refresh && s.refresher != nil && (p.Expires.IsZero() || p.TokenID != 0) {
 		proof, err := s.refresher.Proof(r.Context(), p)
 		switch {
 		case errors.Is(err, auth.ErrNoRefresh): // then the client shows the credential each time

@@ -136,7 +136,7 @@ func (a *Authenticator) person(ctx context.Context, t *verified) (auth.Principal
 	if err != nil {
 		return auth.Principal{}, err
 	}
-	p.Expires = t.expires
+	p.Expires, p.Person = t.expires, true
 	return p, nil
 }
 

@@ -118,6 +118,10 @@ type bearer struct {
 	Every  []string          `json:"everywhere,omitempty"`
 	Ask    bool              `json:"ask_teams,omitempty"`
 	Claims map[string]string `json:"claims,omitempty"`
+	// Ends is when the credential ends for which the token was given, in seconds since
+	// 1970; 0 is never. The token itself may end earlier.
+	Ends   int64 `json:"ends,omitempty"`
+	Person bool  `json:"person,omitempty"`
 }
 
 type limit struct {
@@ -128,7 +132,10 @@ type limit struct {
 }
 
 func bearerOf(p auth.Principal) *bearer {
-	b := &bearer{Kind: p.Kind, ID: p.ID, Name: p.Name, Admin: p.Admin, TeamID: p.TeamID, Team: p.Team, Token: p.TokenID, Secret: p.SecretID, Trust: p.TrustID, Every: p.Everywhere.Names(), Ask: p.AskTeams, Claims: p.Claims}
+	b := &bearer{Kind: p.Kind, ID: p.ID, Name: p.Name, Admin: p.Admin, TeamID: p.TeamID, Team: p.Team, Token: p.TokenID, Secret: p.SecretID, Trust: p.TrustID, Every: p.Everywhere.Names(), Ask: p.AskTeams, Claims: p.Claims, Person: p.Person}
+	if !p.Expires.IsZero() {
+		b.Ends = p.Expires.Unix()
+	}
 	if l := p.Limit; l != nil {
 		b.Limit = &limit{l.Repositories, l.Actions.Names(), l.Tags, l.CIDRs}
 	}
@@ -136,7 +143,10 @@ func bearerOf(p auth.Principal) *bearer {
 }
 
 func (b *bearer) principal() (auth.Principal, error) {
-	p := auth.Principal{Kind: b.Kind, ID: b.ID, Name: b.Name, Admin: b.Admin, TeamID: b.TeamID, Team: b.Team, TokenID: b.Token, SecretID: b.Secret, TrustID: b.Trust, AskTeams: b.Ask, Claims: b.Claims}
+	p := auth.Principal{Kind: b.Kind, ID: b.ID, Name: b.Name, Admin: b.Admin, TeamID: b.TeamID, Team: b.Team, TokenID: b.Token, SecretID: b.Secret, TrustID: b.Trust, AskTeams: b.Ask, Claims: b.Claims, Person: b.Person}
+	if b.Ends != 0 {
+		p.Expires = time.Unix(b.Ends, 0)
+	}
 	var err error
 	if p.Everywhere, err = auth.ParseActions(b.Every); err != nil {
 		return p, fmt.Errorf("%w: the token has a right that this version does not know", ErrInvalid)

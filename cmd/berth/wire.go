@@ -266,7 +266,7 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	if err != nil {
 		return a, err
 	}
-	dockitAPI, err := dockit.New(dockit.Options{DB: a.db, Hasher: a.hasher, Actor: server.ActorOf})
+	dockitAPI, err := dockit.New(dockit.Options{DB: a.db, Hasher: a.hasher, Passwords: chain, Principal: server.PrincipalOf, Actor: server.ActorOf})
 	if err != nil {
 		return a, err
 	}

@@ -70,6 +70,13 @@ func (h *handler) putAccount(ctx context.Context, body any, a metadata.Account, 
 	if !repositoriesRE.MatchString(a.Repositories) {
 		return a, oci.Errorf(oci.CodeInvalid, "the pattern %.140q cannot match a repository: use the characters of their names, '*' and '?'", a.Repositories)
 	}
+	actions, err := auth.ParseActions(a.Actions)
+	if err != nil {
+		return a, err
+	}
+	if err := mayGive(ctx, auth.Right{What: "an AWS account's rights", Limit: auth.Limit{Repositories: a.Repositories, Actions: actions}}); err != nil {
+		return a, err
+	}
 	err = h.change(ctx, body, func(tx *metadata.Tx) (err error) {
 		stored, err = tx.PutAccount(ctx, a)
 		return err

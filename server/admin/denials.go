@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"berth/api"
+	"berth/auth"
 	"berth/metadata"
 	"berth/oci"
 )
@@ -65,7 +66,13 @@ func (h *handler) PutDenial(ctx context.Context, r api.PutDenialRequestObject) (
 				return oci.Errorf(oci.CodePreconditionFailed, "there is no denial %s any more, and If-Match asks for one", r.Denial)
 			}
 		}
-		var err error
+		before, err := tx.Denial(ctx, r.Denial)
+		if err == nil {
+			err = mayLift(ctx, before)
+		}
+		if err != nil && !errors.Is(err, oci.ErrNotFound) {
+			return err
+		}
 		denial, _, err = tx.PutDenial(ctx, wanted)
 		return err
 	})
@@ -88,10 +95,26 @@ func matchDenial(ctx context.Context, tx *metadata.Tx, name string, header *api.
 	return checkMatch(header, denialOf(before))
 }
 
+// mayLift refuses to take back a denial with a credential that has not what it denies.
+func mayLift(ctx context.Context, d metadata.Denial) error {
+	actions, err := auth.ParseActions(d.Actions)
+	if err != nil {
+		return err
+	}
+	return mayGive(ctx, auth.Right{What: "what a denial denies", Limit: auth.Limit{Repositories: d.Repository, Actions: actions}})
+}
+
 // DeleteDenial removes a denial.
 func (h *handler) DeleteDenial(ctx context.Context, r api.DeleteDenialRequestObject) (api.DeleteDenialResponseObject, error) {
 	err := h.change(ctx, nil, func(tx *metadata.Tx) error {
 		if err := matchDenial(ctx, tx, r.Denial, r.Params.IfMatch); err != nil {
+			return err
+		}
+		before, err := tx.Denial(ctx, r.Denial)
+		if err != nil {
+			return err
+		}
+		if err := mayLift(ctx, before); err != nil {
 			return err
 		}
 		return tx.DeleteDenial(ctx, r.Denial)

@@ -62,6 +62,13 @@ func (h *handler) putGrant(ctx context.Context, to metadata.Grantee, pattern str
 	if err != nil {
 		return g, err
 	}
+	set, err := auth.ParseActions(actions)
+	if err != nil {
+		return g, err
+	}
+	if err := mayGive(ctx, auth.Right{What: "a grant", Limit: auth.Limit{Repositories: pattern, Actions: set}}); err != nil {
+		return g, err
+	}
 	err = h.change(ctx, body, func(tx *metadata.Tx) (err error) {
 		g, _, err = tx.PutGrant(ctx, to, pattern, actions, callOf(ctx).principal.String())
 		return err

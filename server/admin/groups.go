@@ -6,6 +6,7 @@ import (
 	"unicode"
 
 	"berth/api"
+	"berth/auth"
 	"berth/metadata"
 	"berth/oci"
 )
@@ -86,6 +87,11 @@ func (h *handler) UpdateGroup(ctx context.Context, r api.UpdateGroupRequestObjec
 		if err := checkMatch(r.Params.IfMatch, groupOf(before)); err != nil {
 			return err
 		}
+		if before.Disabled && !r.Body.Disabled {
+			if err := mayGive(ctx, auth.Right{What: "what a group may", Limit: auth.Everything()}); err != nil {
+				return err
+			}
+		}
 		group, err = tx.SetGroupDisabled(ctx, r.Group, r.Body.Disabled)
 		return err
 	})
@@ -137,6 +143,9 @@ func (h *handler) ListGroupMembers(ctx context.Context, r api.ListGroupMembersRe
 
 // PutGroupMember puts a user into a group.
 func (h *handler) PutGroupMember(ctx context.Context, r api.PutGroupMemberRequestObject) (api.PutGroupMemberResponseObject, error) {
+	if err := mayGive(ctx, auth.Right{What: "a place in a group", Limit: auth.Everything()}); err != nil {
+		return nil, err
+	}
 	err := h.change(ctx, nil, func(tx *metadata.Tx) error { return tx.PutGroupMember(ctx, r.Group, r.User) })
 	if err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"berth/api"
+	"berth/auth"
 	"berth/auth/token"
 	"berth/oci"
 )
@@ -46,6 +47,10 @@ func (h *handler) RotateKey(ctx context.Context, r api.RotateKeyRequestObject) (
 	if r.Body.PrivateKey != nil {
 		if r.Body.Algorithm != nil {
 			return nil, oci.Errorf(oci.CodeInvalid, "a key that is given has its own algorithm: leave out \"algorithm\", or \"private_key\"")
+		}
+		// Who knows the key can sign everything that the registry can.
+		if err := mayGive(ctx, auth.Right{What: "a signing key", Limit: auth.Everything()}); err != nil {
+			return nil, err
 		}
 		var err error
 		if rotation.Material, err = token.ParseMaterial([]byte(*r.Body.PrivateKey)); err != nil {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"berth/api"
+	"berth/auth"
 	"berth/auth/token"
 	"berth/metadata"
 	"berth/oci"
@@ -57,6 +58,9 @@ func (h *handler) PutService(ctx context.Context, r api.PutServiceRequestObject)
 	}
 	if p := *r.Body.AnonymousPull; p != "" && !repositoriesRE.MatchString(p) {
 		return nil, oci.Errorf(oci.CodeInvalid, "the pattern %.140q cannot match a repository: use the characters of their names, '*' and '?'", p)
+	}
+	if err := mayGive(ctx, auth.Right{What: "a service", Limit: auth.Everything()}); err != nil {
+		return nil, err
 	}
 	var before, service metadata.Service
 	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {

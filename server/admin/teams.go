@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 
 	"berth/api"
@@ -95,6 +96,11 @@ func (h *handler) UpdateTeam(ctx context.Context, r api.UpdateTeamRequestObject)
 		if err := checkMatch(r.Params.IfMatch, teamOf(before)); err != nil {
 			return err
 		}
+		if after := visibilityOf(r.Body.DefaultVisibility); after != "" {
+			if err := mayOpen(ctx, r.Team+"/*", cmp.Or(before.DefaultVisibility, metadata.Private), after); err != nil {
+				return err
+			}
+		}
 		if err := tx.SetTeamVisibility(ctx, r.Team, visibilityOf(r.Body.DefaultVisibility)); err != nil {
 			return err
 		}
@@ -158,6 +164,10 @@ func (h *handler) ListMembers(ctx context.Context, r api.ListMembersRequestObjec
 
 // PutMember adds a user to a team, or changes the role there.
 func (h *handler) PutMember(ctx context.Context, r api.PutMemberRequestObject) (api.PutMemberResponseObject, error) {
+	right := auth.Right{What: "a role in a team", Limit: auth.Limit{Repositories: r.Team + "/*", Actions: auth.RoleActions(string(r.Body.Role))}}
+	if err := mayGive(ctx, right); err != nil {
+		return nil, err
+	}
 	err := h.change(ctx, r.Body, func(tx *metadata.Tx) error {
 		return tx.PutMember(ctx, r.Team, r.User, string(r.Body.Role))
 	})

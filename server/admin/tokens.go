@@ -106,7 +106,7 @@ func (h *handler) newToken(ctx context.Context, t metadata.Token, body *api.Toke
 		if t.ExpiresAt != nil && !t.ExpiresAt.After(tx.Now()) {
 			return oci.Errorf(oci.CodeInvalid, "the field \"expires_at\" is %s, which is not in the future", t.ExpiresAt.UTC().Format(time.RFC3339))
 		}
-		if err := mayMint(ctx, tx, t); err != nil {
+		if err := mayGive(ctx, tokenRight(t)); err != nil {
 			return err
 		}
 		t, err = tx.CreateToken(ctx, t, hash)
@@ -118,42 +118,14 @@ func (h *handler) newToken(ctx context.Context, t metadata.Token, body *api.Toke
 	return api.NewToken{Token: tokenOf(t), Secret: secret}, nil
 }
 
-// mayMint refuses a secret that opens more than the token in use, or for longer: else
-// a token that leaks for an hour, or from one network, would be one for ever.
-func mayMint(ctx context.Context, tx *metadata.Tx, t metadata.Token) error {
-	p := callOf(ctx).principal
-	if p.Limit == nil { // somebody who signed in as a person
-		return nil
-	}
-	refuse := func(format string, args ...any) error {
-		return denied(p, "token-limit", "sign in with a password, or a token that carries as much",
-			"the token you use "+format, args...)
-	}
-	actions, err := auth.ParseActions(t.Actions)
-	if err != nil {
-		return err
-	}
-	limit := &auth.Limit{Repositories: t.Repositories, Actions: actions, Tags: t.Tags, CIDRs: t.CIDRs}
-	switch {
-	case !p.Limit.Actions.Has(actions):
-		return refuse("carries %s, so it cannot make one that carries %s", p.Limit.Actions, actions)
-	case !limit.Within(p.Limit):
-		return refuse("is bound to repositories, tags or networks, so it cannot make one that is not bound to them or to fewer")
-	}
-	end := p.Expires
-	if p.TokenID != 0 {
-		at, err := tx.TokenEnd(ctx, p.TokenID, p.SecretID)
-		if err != nil {
-			return err
-		}
-		if at != nil && (end.IsZero() || at.Before(end)) {
-			end = *at
-		}
-	}
-	if !end.IsZero() && (t.ExpiresAt == nil || t.ExpiresAt.After(end)) {
-		return refuse("ends on %s, so it cannot make one that lives longer", end.UTC().Format(time.RFC3339))
-	}
-	return nil
+// mayGive refuses a deed that gives somebody more than the credential in use has.
+func mayGive(ctx context.Context, r auth.Right) error { return callOf(ctx).principal.MayGive(r) }
+
+// tokenRight is what somebody gets who gets the secret of a token.
+func tokenRight(t metadata.Token) auth.Right {
+	actions, _ := auth.ParseActions(t.Actions) // a word that is none gives nothing
+	return auth.Right{User: t.User, Expires: t.ExpiresAt,
+		Limit: auth.Limit{Repositories: t.Repositories, Actions: actions, Tags: t.Tags, CIDRs: t.CIDRs}}
 }
 
 // rotate gives a token of a user or a team a new secret.
@@ -171,7 +143,7 @@ func (h *handler) rotate(ctx context.Context, user, team, name string, body *api
 		if err != nil {
 			return err
 		}
-		if err := mayMint(ctx, tx, before); err != nil {
+		if err := mayGive(ctx, tokenRight(before)); err != nil {
 			return err
 		}
 		var hash string

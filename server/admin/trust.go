@@ -74,6 +74,9 @@ func (h *handler) PutTrustIssuer(ctx context.Context, r api.PutTrustIssuerReques
 	if err := auth.CheckIssuer(r.Issuer, false); err != nil {
 		return nil, err
 	}
+	if err := mayGive(ctx, auth.Right{What: "trust in an issuer", Limit: auth.Everything()}); err != nil {
+		return nil, err
+	}
 	var issuer metadata.TrustIssuer
 	err := h.change(ctx, nil, func(tx *metadata.Tx) (err error) {
 		issuer, err = tx.PutTrustIssuer(ctx, r.Issuer, callOf(ctx).principal.String())
@@ -150,7 +153,11 @@ func (h *handler) PutTrustPolicy(ctx context.Context, r api.PutTrustPolicyReques
 			}
 		}
 		// What signs in by it is a robot like others.
-		if err := mayMint(ctx, tx, metadata.Token{Repositories: p.Repositories, Actions: p.Actions, Tags: p.Tags}); err != nil {
+		actions, err := auth.ParseActions(p.Actions)
+		if err != nil {
+			return err
+		}
+		if err := mayGive(ctx, auth.Right{Limit: auth.Limit{Repositories: p.Repositories, Actions: actions, Tags: p.Tags}}); err != nil {
 			return err
 		}
 		before, err := tx.LockTrustPolicy(ctx, p.Team, p.Name)

@@ -2,7 +2,6 @@ package admin
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"slices"
 
@@ -42,6 +41,13 @@ func (h *handler) CreateUser(ctx context.Context, r api.CreateUserRequestObject)
 	user := metadata.User{Name: r.Body.Name, Role: metadata.RoleUser}
 	if r.Body.Role != nil {
 		user.Role = string(*r.Body.Role)
+	}
+	right := auth.Right{What: "a user", Limit: auth.Limit{Repositories: "*", Actions: auth.Pull}}
+	if user.Role == metadata.RoleAdmin {
+		right.Limit = auth.Everything()
+	}
+	if err := mayGive(ctx, right); err != nil {
+		return nil, err
 	}
 	if r.Body.Password != nil {
 		hash, err := h.Hasher.Hash(ctx, *r.Body.Password)
@@ -110,6 +116,12 @@ func (h *handler) UpdateUser(ctx context.Context, r api.UpdateUserRequestObject)
 		if err := checkMatch(r.Params.IfMatch, userOf(before)); err != nil {
 			return err
 		}
+		promoted := r.Body.Role != nil && string(*r.Body.Role) == metadata.RoleAdmin && before.Role != metadata.RoleAdmin
+		if enabled := r.Body.Disabled != nil && !*r.Body.Disabled && before.Disabled; promoted || enabled {
+			if err := mayGive(ctx, auth.Right{What: "what a user may", Limit: auth.Everything()}); err != nil {
+				return err
+			}
+		}
 		user, err = tx.UpdateUser(ctx, r.User, metadata.UserChange{Role: (*string)(r.Body.Role), Disabled: r.Body.Disabled})
 		return err
 	})
@@ -143,9 +155,14 @@ func (h *handler) DeleteUser(ctx context.Context, r api.DeleteUserRequestObject)
 func (h *handler) SetPassword(ctx context.Context, r api.SetPasswordRequestObject) (api.SetPasswordResponseObject, error) {
 	c := callOf(ctx)
 	if c.principal.Kind == auth.KindUser && c.principal.Name == r.User {
-		if err := h.checkCurrent(ctx, c, r.Body.CurrentPassword); err != nil {
+		if r.Body.CurrentPassword == nil {
+			return nil, oci.Errorf(oci.CodeInvalid, "the field \"current_password\" is missing: your own password is changed with the current one")
+		}
+		if err := auth.CheckCurrent(ctx, h.Passwords, c.principal, *r.Body.CurrentPassword); err != nil {
 			return nil, err
 		}
+	} else if err := mayGive(ctx, auth.Right{What: "a password", Limit: auth.Everything()}); err != nil {
+		return nil, err
 	}
 	hash, err := h.Hasher.Hash(ctx, r.Body.Password)
 	if err != nil {
@@ -162,17 +179,4 @@ func (h *handler) SetPassword(ctx context.Context, r api.SetPasswordRequestObjec
 		return nil, err
 	}
 	return api.SetPassword204Response{}, nil
-}
-
-func (h *handler) checkCurrent(ctx context.Context, c call, current *string) error {
-	if current == nil {
-		return oci.Errorf(oci.CodeInvalid, "the field \"current_password\" is missing: your own password is changed with the current one")
-	}
-	p, err := h.Passwords.Authenticate(ctx, auth.Credentials{Username: c.principal.Name, Password: *current, RemoteAddr: c.actor.Address})
-	wrong := errors.Is(err, auth.ErrWrong) || errors.Is(err, auth.ErrNotMine)
-	// A token is accepted in place of a password elsewhere, but does not prove to be the owner.
-	if wrong || err == nil && (p.Kind != auth.KindUser || p.ID != c.principal.ID || p.TokenID != 0) {
-		return denied(c.principal, "current-password", anAdmin, "the current password is wrong: give it again, or ask an admin to set a new one")
-	}
-	return err
 }

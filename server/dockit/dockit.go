@@ -32,6 +32,11 @@ type Options struct {
 	// Hasher makes the hashes of new passwords. It bounds how many are made at a
 	// time, so share the one of the sign-in.
 	Hasher *auth.Hasher
+	// Passwords checks the current password of administrators who change their own. With
+	// the server's auth.Chain, guesses are limited as those at the sign-in are.
+	Passwords auth.Authenticator
+	// Principal gives who makes the request whose context this is.
+	Principal func(context.Context) auth.Principal
 	// Actor gives what the audit log tells of who makes the request whose context
 	// this is.
 	Actor func(context.Context) metadata.Actor
@@ -47,7 +52,7 @@ type handler struct{ Options }
 // failure is returned, for package server to write: an INVALID, NOT_FOUND,
 // CONFLICT or UNSUPPORTED.
 func New(o Options) (func(http.ResponseWriter, *http.Request) error, error) {
-	if o.DB == nil || o.Hasher == nil || o.Actor == nil {
+	if o.DB == nil || o.Hasher == nil || o.Passwords == nil || o.Principal == nil || o.Actor == nil {
 		return nil, errors.New("dockit: all options are required")
 	}
 	h := &handler{o}
@@ -61,6 +66,7 @@ type call struct {
 	target     string // repository:NAME or namespace:NAME as a pattern
 	action     string // what to do; or pull or push, on the target
 	method     string
+	principal  auth.Principal
 	actor      metadata.Actor
 }
 
@@ -70,7 +76,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	c.actor = h.Actor(r.Context())
+	c.principal, c.actor = h.Principal(r.Context()), h.Actor(r.Context())
 	do, status := h.operation(c)
 	if do == nil {
 		return oci.Errorf(oci.CodeInvalid, "unsupported action %.40q for a %s and %s: see docs/token-server.md for what there is", c.action, c.kind, c.method)
@@ -222,6 +228,13 @@ func (h *handler) change(r *http.Request, c call, action string, detail map[stri
 }
 
 func (h *handler) grant(r *http.Request, c call) (any, error) {
+	right := auth.Right{What: "a grant", Limit: auth.Limit{Repositories: c.target, Actions: auth.Pull}}
+	if c.action == "push" {
+		right.Limit.Actions |= auth.Push
+	}
+	if err := c.principal.MayGive(right); err != nil {
+		return nil, err
+	}
 	detail := map[string]any{c.kind: c.name, "pattern": c.target, "action": c.action}
 	return nil, h.change(r, c, "putGrant", detail, func(ctx context.Context, tx *metadata.Tx) error {
 		return tx.AddGrant(ctx, c.grantee(), c.target, granted(c.action), c.actor.Name)
@@ -269,7 +282,13 @@ func grantsOf(ctx context.Context, tx *metadata.Tx, to metadata.Grantee) ([]meta
 func permissionAction(actions []string) string { return actions[len(actions)-1] }
 
 func (h *handler) addUser(r *http.Request, c call) (any, error) {
-	hash, err := h.readPassword(r)
+	if err := auth.CheckNewUser(c.name); err != nil {
+		return nil, err
+	}
+	if err := c.principal.MayGive(auth.Right{What: "a user", Limit: auth.Limit{Repositories: "*", Actions: auth.Pull}}); err != nil {
+		return nil, err
+	}
+	hash, _, err := h.readPassword(r)
 	if err != nil {
 		return nil, err
 	}
@@ -286,7 +305,15 @@ func (h *handler) removeUser(r *http.Request, c call) (any, error) {
 }
 
 func (h *handler) changePassword(r *http.Request, c call) (any, error) {
-	hash, err := h.readPassword(r)
+	hash, current, err := h.readPassword(r)
+	if err != nil {
+		return nil, err
+	}
+	if c.principal.Kind == auth.KindUser && c.principal.Name == c.name {
+		err = auth.CheckCurrent(r.Context(), h.Passwords, c.principal, current)
+	} else {
+		err = c.principal.MayGive(auth.Right{What: "a password", Limit: auth.Everything()})
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -302,23 +329,30 @@ const (
 	maxPassword = 1024
 )
 
-// readPassword reads the body {"password": ...} and hashes it.
-func (h *handler) readPassword(r *http.Request) (string, error) {
+// readPassword reads the body {"password": ...} and hashes it. The current password is
+// the field current_password, which Dockit does not know; else the one by which the
+// caller signed in.
+func (h *handler) readPassword(r *http.Request) (hash, current string, err error) {
 	raw, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxBody))
 	if err != nil {
-		return "", oci.Errorf(oci.CodeInvalid, "the body could not be read: it has to be JSON of at most %d bytes", maxBody).WithCause(err)
+		return "", "", oci.Errorf(oci.CodeInvalid, "the body could not be read: it has to be JSON of at most %d bytes", maxBody).WithCause(err)
 	}
 	var body struct {
 		Password string `json:"password"`
+		Current  string `json:"current_password"`
 	}
 	// The decoder's error would repeat the body.
 	if json.Unmarshal(raw, &body) != nil {
-		return "", oci.Errorf(oci.CodeInvalid, "the body is not JSON: send {\"password\": \"...\"}")
+		return "", "", oci.Errorf(oci.CodeInvalid, "the body is not JSON: send {\"password\": \"...\"}")
 	}
 	if n := len(body.Password); n < minPassword || n > maxPassword {
-		return "", oci.Errorf(oci.CodeInvalid, "the password has %d characters: use %d to %d", n, minPassword, maxPassword)
+		return "", "", oci.Errorf(oci.CodeInvalid, "the password has %d characters: use %d to %d", n, minPassword, maxPassword)
 	}
-	return h.Hasher.Hash(r.Context(), body.Password)
+	if current = body.Current; current == "" {
+		_, current, _ = r.BasicAuth()
+	}
+	hash, err = h.Hasher.Hash(r.Context(), body.Password)
+	return hash, current, err
 }
 
 func (h *handler) setDisabled(r *http.Request, c call) (any, error) {
@@ -326,6 +360,11 @@ func (h *handler) setDisabled(r *http.Request, c call) (any, error) {
 	action := "updateUser"
 	if c.kind == "group" {
 		action = "updateGroup"
+	}
+	if !disabled {
+		if err := c.principal.MayGive(auth.Right{What: "what a " + c.kind + " may", Limit: auth.Everything()}); err != nil {
+			return nil, err
+		}
 	}
 	return nil, h.change(r, c, action, map[string]any{"disabled": disabled}, func(ctx context.Context, tx *metadata.Tx) (err error) {
 		if c.kind == "group" {
@@ -351,6 +390,9 @@ func (h *handler) removeGroup(r *http.Request, c call) (any, error) {
 }
 
 func (h *handler) addMember(r *http.Request, c call) (any, error) {
+	if err := c.principal.MayGive(auth.Right{What: "a place in a group", Limit: auth.Everything()}); err != nil {
+		return nil, err
+	}
 	return nil, h.change(r, c, "putGroupMember", map[string]any{"user": c.member}, func(ctx context.Context, tx *metadata.Tx) error {
 		return tx.PutGroupMember(ctx, c.name, c.member)
 	})
