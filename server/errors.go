@@ -34,6 +34,8 @@ func toError(ex *exchange, err error) *oci.Error {
 	switch {
 	case errors.As(err, &throttled):
 		return oci.Errorf(oci.CodeTooManyRequests, "%s", throttled.Error())
+	case stopped(ex, err):
+		return oci.Errorf(oci.CodeUnavailable, "this server is stopping: ask for the upload's state and continue there, another one will answer").WithCause(err)
 	case errors.As(err, &e) && e.Status() < 500:
 		return e
 	}
@@ -58,6 +60,11 @@ func toError(ex *exchange, err error) *oci.Error {
 		id = ex.id
 	}
 	return oci.Errorf(oci.CodeUnknown, "an unexpected error happened; nothing was changed as far as is known. Ask the operator of this registry, giving the request id %s", id).WithCause(err)
+}
+
+// stopped reports whether a request failed because we did not wait for the rest of it: no fault of the client.
+func stopped(ex *exchange, err error) bool {
+	return errors.Is(err, errStopping) || ex != nil && errors.Is(ex.body.failure(), errStopping)
 }
 
 // refusal is the detail of an error: for people who ask why, and for programs.

@@ -104,11 +104,23 @@ func SetRepository(ctx context.Context, name string) {
 func (ex *exchange) Header() http.Header { return ex.rw.Header() }
 
 func (ex *exchange) WriteHeader(status int) {
-	if ex.status == 0 && status >= 200 {
-		ex.status = status
+	if status >= 200 {
+		ex.begins(status)
 	}
 	ex.wait()
 	ex.rw.WriteHeader(status)
+}
+
+// begins notes that the answer begins now. When the server stops, it is the last one of its connection: a connection
+// that is closed between two requests may take the next one with it.
+func (ex *exchange) begins(status int) {
+	if ex.status != 0 {
+		return
+	}
+	ex.status = status
+	if ex.server.draining.Load() {
+		ex.rw.Header().Set("Connection", "close")
+	}
 }
 
 // writeChunk is how much of an answer that is in memory is given to the client between
@@ -116,9 +128,7 @@ func (ex *exchange) WriteHeader(status int) {
 const writeChunk = 256 << 10
 
 func (ex *exchange) Write(p []byte) (n int, err error) {
-	if ex.status == 0 {
-		ex.status = http.StatusOK
-	}
+	ex.begins(http.StatusOK)
 	for {
 		ex.wait()
 		chunk := min(len(p), writeChunk)
@@ -152,9 +162,7 @@ func (ex *exchange) wait() {
 
 // ReadFrom lets net/http use sendfile for a file.
 func (ex *exchange) ReadFrom(r io.Reader) (int64, error) {
-	if ex.status == 0 {
-		ex.status = http.StatusOK
-	}
+	ex.begins(http.StatusOK)
 	ex.wait()
 	n, err := io.Copy(ex.rw, r)
 	ex.written += n
@@ -180,12 +188,15 @@ type requestBody struct {
 	failed  atomic.Pointer[error]
 
 	mu          sync.Mutex
-	ended       bool // read to its end
-	interrupted bool
+	ended       bool  // read to its end
+	interrupted error // why it is not read any more
 }
 
-// errInterrupted is how a body ends whose upload another request continues.
-var errInterrupted = errors.New("another request continues this upload")
+// How a body ends that is not read any more.
+var (
+	errInterrupted = errors.New("another request continues this upload")
+	errStopping    = errors.New("the server stops")
+)
 
 const (
 	// renewEvery is how often the read deadline is moved at most.
@@ -211,8 +222,8 @@ func (b *requestBody) Read(p []byte) (int, error) {
 		b.end()
 	case err != nil:
 		b.mu.Lock()
-		if b.interrupted {
-			err = errInterrupted
+		if b.interrupted != nil {
+			err = b.interrupted
 		}
 		b.mu.Unlock()
 		b.failed.Store(&err)
@@ -224,7 +235,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 func (b *requestBody) setDeadline(t time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.interrupted {
+	if b.interrupted == nil {
 		_ = b.control.SetReadDeadline(t)
 	}
 }
@@ -235,7 +246,7 @@ func (b *requestBody) end() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.ended = true
-	if b.stall > 0 || b.interrupted {
+	if b.stall > 0 || b.interrupted != nil {
 		_ = b.control.SetReadDeadline(time.Time{})
 	}
 }
@@ -243,11 +254,14 @@ func (b *requestBody) end() {
 var _ registry.Interrupter = (*requestBody)(nil)
 
 // Interrupt implements [registry.Interrupter].
-func (b *requestBody) Interrupt() {
+func (b *requestBody) Interrupt() { b.interrupt(errInterrupted) }
+
+// interrupt ends the body where it is, unless all of it has come.
+func (b *requestBody) interrupt(why error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.ended {
-		b.interrupted = true
+	if !b.ended && b.interrupted == nil {
+		b.interrupted = why
 		_ = b.control.SetReadDeadline(time.Unix(1, 0))
 	}
 }

@@ -43,6 +43,9 @@ func (s *Server) finish(ex *exchange, r *http.Request) {
 	if status >= http.StatusInternalServerError {
 		level = slog.LevelError
 	}
+	if ex.cause != nil && stopped(ex, ex.cause) {
+		level = slog.LevelWarn // the operator's own doing
+	}
 	ctx := r.Context()
 	if !s.log.Enabled(ctx, level) {
 		return

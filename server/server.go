@@ -16,6 +16,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
@@ -131,6 +132,33 @@ type Server struct {
 	metrics         *metrics
 	router          *mux.Router
 	draining        atomic.Bool
+	bodies          bodies
+}
+
+// bodies are those of the requests in flight.
+type bodies struct {
+	mu       sync.Mutex
+	all      map[*requestBody]struct{}
+	stopping bool
+}
+
+func (b *bodies) add(body *requestBody) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.stopping {
+		body.interrupt(errStopping)
+		return
+	}
+	if b.all == nil {
+		b.all = map[*requestBody]struct{}{}
+	}
+	b.all[body] = struct{}{}
+}
+
+func (b *bodies) remove(body *requestBody) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.all, body)
 }
 
 // New makes a Server, or says what is wrong with the options.
@@ -225,8 +253,19 @@ func (s *Server) Configure(h *http.Server) {
 }
 
 // Drain makes /readyz fail, so that a balancer sends no more requests. Those
-// that come nevertheless are served.
+// that come nevertheless are served, each as the last one of its connection.
 func (s *Server) Drain() { s.draining.Store(true) }
+
+// Cut ends the requests that still wait for what their client sends. What came of an upload is kept, and
+// its client is told with a 503 to go on from there, elsewhere or later.
+func (s *Server) Cut() {
+	s.bodies.mu.Lock()
+	defer s.bodies.mu.Unlock()
+	s.bodies.stopping = true
+	for body := range s.bodies.all {
+		body.interrupt(errStopping)
+	}
+}
 
 // Service is the audience of the tokens that the server issues and takes.
 func (s *Server) Service() string { return s.service }
@@ -247,6 +286,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	if r.Body != nil && r.Body != http.NoBody {
 		ex.body = &requestBody{rc: r.Body, control: http.NewResponseController(w), stall: s.stall, clock: s.clock}
 		r.Body = ex.body
+		s.bodies.add(ex.body)
+		defer s.bodies.remove(ex.body)
 	}
 	r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, ex))
 	defer func() {

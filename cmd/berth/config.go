@@ -58,6 +58,7 @@ type config struct {
 	TokenTTL           time.Duration
 	ExternalMaxAge     time.Duration
 	StallTimeout       time.Duration
+	DrainTime          time.Duration
 	ShutdownTimeout    time.Duration
 	MetricsListen      string
 	TLSCert            string
@@ -140,7 +141,8 @@ func coreSettings() []setting {
 		durationSetting("token_ttl", "5m", "life of the tokens that /token hands to clients", func(c *config) *time.Duration { return &c.TokenTTL }, time.Minute, time.Hour),
 		durationSetting("external_max_age", "720h", "how long the word of an identity provider about a user counts; after that the user's tokens are refused until the next sign-in there", func(c *config) *time.Duration { return &c.ExternalMaxAge }, time.Hour, 10*365*24*time.Hour),
 		durationSetting("stall_timeout", "2m", "a client that sends or takes no byte for so long is cut off", func(c *config) *time.Duration { return &c.StallTimeout }, time.Second, time.Hour),
-		durationSetting("shutdown_timeout", "30s", "how long a stopping server waits for what is in flight", func(c *config) *time.Duration { return &c.ShutdownTimeout }, 0, time.Hour),
+		durationSetting("drain_time", "0s", "how long a stopping server still takes requests while /readyz says that it stops; longer than a balancer needs to see that", func(c *config) *time.Duration { return &c.DrainTime }, 0, 10*time.Minute),
+		durationSetting("shutdown_timeout", "30s", "how long a stopping server then waits for what is in flight; uploads that are not through are cut off, and go on elsewhere", func(c *config) *time.Duration { return &c.ShutdownTimeout }, 0, time.Hour),
 		shown(stringSetting("metrics_listen", "", "separate address for /metrics, host:port", func(c *config) *string { return &c.MetricsListen }, validListen), "the same listener, `/metrics`"),
 		stringSetting("tls_cert", "", "PEM file of the certificate chain; read again when it changes", func(c *config) *string { return &c.TLSCert }, nil),
 		stringSetting("tls_key", "", "PEM file of the certificate's key", func(c *config) *string { return &c.TLSKey }, nil),

@@ -51,7 +51,7 @@ Settings come from a YAML file, the environment and flags, later ones winning.`,
 // certificateInterval is how often the certificate's files are looked at.
 const certificateInterval = 5 * time.Second
 
-// serve runs until the context ends, then lets requests in flight finish.
+// serve runs until the context ends; then it is not ready for the drain time, and lets requests in flight finish.
 func serve(ctx context.Context, c *config, stdout io.Writer, log *slog.Logger) error {
 	for _, w := range c.Warnings {
 		log.Warn(w)
@@ -136,18 +136,40 @@ func serve(ctx context.Context, c *config, stdout io.Writer, log *slog.Logger) e
 		closeAll(servers)
 		return fmt.Errorf("serving: %w", err)
 	}
-	log.Info("stopping: finishing what is in flight", "at_most", c.ShutdownTimeout)
 	a.server.Drain()
-	stop, cancel := context.WithTimeout(context.Background(), c.ShutdownTimeout)
-	defer cancel()
-	for _, s := range servers {
-		if err := s.Shutdown(stop); err != nil {
-			log.Warn("requests were still in flight and have been cut off", "error", err)
+	if c.DrainTime > 0 {
+		log.Info("stopping: not ready any more, and still taking requests", "for", c.DrainTime)
+		select {
+		case <-time.After(c.DrainTime):
+		case err := <-failed:
+			closeAll(servers)
+			return fmt.Errorf("serving: %w", err)
+		}
+	}
+	log.Info("stopping: finishing what is in flight", "at_most", c.ShutdownTimeout)
+	if err := shutdown(servers, c.ShutdownTimeout); err != nil {
+		// What still waits for its client ends with what has come, and a word to the client.
+		a.server.Cut()
+		if err := shutdown(servers, cutTimeout); err != nil {
 			closeAll(servers)
 		}
+		log.Warn("requests were still in flight and have been cut off", "error", err)
 	}
 	log.Info("stopped")
 	return nil
+}
+
+// cutTimeout is how long requests that were cut off have to record what came, and to say so.
+const cutTimeout = 5 * time.Second
+
+// shutdown takes no more connections, and waits for the requests in flight; the error is that they were still there.
+func shutdown(servers []*http.Server, atMost time.Duration) (err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), atMost)
+	defer cancel()
+	for _, s := range servers {
+		err = errors.Join(err, s.Shutdown(ctx))
+	}
+	return err
 }
 
 func closeAll(servers []*http.Server) {

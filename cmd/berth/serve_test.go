@@ -1,16 +1,23 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"encoding/base64"
+	"fmt"
+	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"berth/testenv"
 )
 
 // printed is stdout until it has a text.
@@ -64,5 +71,100 @@ func TestFirstStart(t *testing.T) {
 	}
 	if out, err = start("BERTH_LISTEN=127.0.0.1:0"); err != nil || strings.Contains(out, "    password  ") {
 		t.Errorf("the second one: %v, and prints %q", err, out)
+	}
+}
+
+// TestStop: a server that stops says so on /readyz while it still takes connections, closes none of them under a
+// request, and then cuts what is not through, which the client is told, keeps its bytes, and is no
+// fault of the client's in the log.
+func TestStop(t *testing.T) {
+	data := filepath.Join(t.TempDir(), "data")
+	start := func(env ...string) (address string, stop context.CancelFunc, log *lockedBuffer, ended chan error) {
+		t.Helper()
+		free, err := testenv.FreePort()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := loadConfig(pflag.NewFlagSet("", pflag.ContinueOnError), append(env, "BERTH_DATA_DIR="+data, "BERTH_LISTEN="+free, "BERTH_ADMIN_PASSWORD=password-of-admin"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		serving, ready := context.WithCancel(t.Context())
+		log, ended = &lockedBuffer{}, make(chan error, 1)
+		go func() {
+			ended <- serve(ctx, c, &printed{text: "docker push", then: ready}, slog.New(slog.NewTextHandler(log, nil)))
+		}()
+		<-serving.Done()
+		return free, stop, log, ended
+	}
+	ask := func(client *http.Client, method, url string, body io.Reader) (*http.Response, string, error) {
+		t.Helper()
+		r, err := http.NewRequestWithContext(t.Context(), method, url, body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.SetBasicAuth("admin", "password-of-admin")
+		res, err := client.Do(r)
+		if err != nil {
+			return nil, "", err
+		}
+		defer res.Body.Close()
+		raw, err := io.ReadAll(res.Body)
+		return res, string(raw), err
+	}
+
+	address, stop, log, ended := start("BERTH_DRAIN_TIME=5s", "BERTH_SHUTDOWN_TIMEOUT=0s")
+	defer stop()
+	kept := &http.Client{Transport: &http.Transport{}}
+	defer kept.CloseIdleConnections()
+	begun, text, err := ask(kept, "POST", "http://"+address+"/v2/team/app/blobs/uploads/", nil)
+	if err != nil || begun.StatusCode != http.StatusAccepted || begun.Close {
+		t.Fatalf("beginning an upload: %v %s", err, text)
+	}
+	location := begun.Header.Get("Location")
+	slow, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slow.Close()
+	fmt.Fprintf(slow, "PATCH %s HTTP/1.1\r\nHost: x\r\nAuthorization: Basic %s\r\nContent-Length: 100\r\n\r\n0123456789",
+		location, base64.StdEncoding.EncodeToString([]byte("admin:password-of-admin")))
+
+	stop()
+	fresh := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	for deadline := time.Now().Add(time.Minute); ; {
+		res, text, err := ask(fresh, "GET", "http://"+address+"/readyz", nil)
+		if err != nil || time.Now().After(deadline) {
+			t.Fatalf("the listener closed before /readyz said that the server stops: %v", err)
+		}
+		if res.StatusCode == http.StatusServiceUnavailable && strings.Contains(text, "stopping\n") {
+			break
+		}
+	}
+	if res, text, err := ask(kept, "GET", "http://"+address+"/v2/", nil); err != nil || res.StatusCode != http.StatusOK || !res.Close {
+		t.Errorf("a kept-alive connection while stopping: %v %s", err, text)
+	}
+	res, err := http.ReadResponse(bufio.NewReader(slow), nil)
+	if err != nil || res.StatusCode != http.StatusServiceUnavailable || res.Header.Get("Retry-After") == "" || res.Header.Get("Range") != "0-9" {
+		t.Errorf("the slow upload: %v, %+v", err, res)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	for line := range strings.Lines(log.String()) {
+		if strings.Contains(line, "method=PATCH") && (!strings.Contains(line, "status=503") || !strings.Contains(line, "level=WARN")) {
+			t.Errorf("the log says %s", line)
+		}
+	}
+
+	address, stop, _, ended = start()
+	defer stop()
+	if res, text, err := ask(kept, "GET", "http://"+address+location, nil); err != nil || res.Header.Get("Range") != "0-9" {
+		t.Errorf("the upload afterwards: %v %s", err, text)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }
