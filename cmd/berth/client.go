@@ -2,7 +2,10 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -42,6 +45,7 @@ type remote struct {
 	server        string
 	username      string
 	passwordStdin bool
+	ca            string
 	output        choice
 	yes           bool
 }
@@ -52,6 +56,7 @@ func (r *remote) addFlags(c *cobra.Command) {
 	f.StringVar(&r.server, "server", "", "the server's address (default $BERTH_SERVER, else http://localhost:5000)")
 	f.StringVarP(&r.username, "username", "u", "", "sign in as this user (default $BERTH_USERNAME, else as docker login did)")
 	f.BoolVar(&r.passwordStdin, "password-stdin", false, "read the password or token to sign in with from stdin")
+	f.StringVar(&r.ca, "ca", "", "PEM file of authorities that the server's certificate may come from, beside those of the system (default $BERTH_CA)")
 	r.output = choice{value: "table", values: []string{"table", "json"}}
 	f.VarP(&r.output, "output", "o", "table or json")
 	f.BoolVarP(&r.yes, "yes", "y", false, "do not ask before something that cannot be undone")
@@ -67,6 +72,7 @@ func (r *remote) addConnectFlags(c *cobra.Command, help string) {
 	f.StringVar(&r.server, "server", "", help)
 	f.StringVarP(&r.username, "username", "u", "", "sign in at the server as this user (default $BERTH_USERNAME, else as docker login did)")
 	f.BoolVar(&r.passwordStdin, "password-stdin", false, "read the password or token to sign in with from stdin")
+	f.StringVar(&r.ca, "ca", "", "PEM file of authorities that the server's certificate may come from, beside those of the system (default $BERTH_CA)")
 }
 
 // address is the server's URL, without a path.
@@ -168,6 +174,42 @@ func (r *remote) credentials(cmd *cobra.Command, server *url.URL) (credentials, 
 // apiScope is what the client asks of the token endpoint.
 const apiScope = "berth:api:*"
 
+// authorities are those that certificates of servers may come from: the system's and those of a PEM
+// file. Without a file they are nil, which stands for the system's.
+func authorities(file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil
+	}
+	pem, err := readSmallFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("--ca: %w", err)
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil { // there are none, such as in an image from nothing
+		roots = x509.NewCertPool()
+	}
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("--ca: %s has no certificate in PEM form", file)
+	}
+	return roots, nil
+}
+
+// caFile is the file of authorities that the flag or the environment names, "" for none.
+func (r *remote) caFile() string { return cmp.Or(r.ca, os.Getenv("BERTH_CA")) }
+
+// transport is what requests to the server go over.
+func (r *remote) transport() (http.RoundTripper, error) {
+	roots, err := authorities(r.caFile())
+	if err != nil || roots == nil {
+		return http.DefaultTransport, err
+	}
+	return newTransport(&tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}), nil
+}
+
+func newTransport(conf *tls.Config) *http.Transport {
+	return &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: conf, TLSHandshakeTimeout: 10 * time.Second, ForceAttemptHTTP2: true}
+}
+
 // newHTTPClient follows no redirect: Berth sends none here, and passwords and
 // tokens must not go where somebody else points.
 func newHTTPClient(transport http.RoundTripper) *http.Client {
@@ -187,10 +229,10 @@ type tokenSource struct {
 	from   credentials
 }
 
-func newTokenSource(ctx context.Context, server *url.URL, from credentials, scopes ...string) tokenSource {
+func newTokenSource(ctx context.Context, transport http.RoundTripper, server *url.URL, from credentials, scopes ...string) tokenSource {
 	endpoint := *server
 	endpoint.Path = "/token"
-	ctx = context.WithValue(ctx, oauth2.HTTPClient, newHTTPClient(nil))
+	ctx = context.WithValue(ctx, oauth2.HTTPClient, newHTTPClient(transport))
 	return tokenSource{ctx: ctx, from: from, config: oauth2.Config{
 		ClientID: "berth",
 		Scopes:   scopes,
@@ -237,10 +279,14 @@ func (r *remote) connect(cmd *cobra.Command) (*connection, error) {
 
 // connectAs is connect with credentials that are known.
 func (r *remote) connectAs(cmd *cobra.Command, server *url.URL, from credentials) (*connection, error) {
-	source := oauth2.ReuseTokenSource(nil, newTokenSource(cmd.Context(), server, from, apiScope))
+	transport, err := r.transport()
+	if err != nil {
+		return nil, err
+	}
+	source := oauth2.ReuseTokenSource(nil, newTokenSource(cmd.Context(), transport, server, from, apiScope))
 	base := *server
 	base.Path = "/api/v1"
-	c, err := client.NewClientWithResponses(base.String(), client.WithHTTPClient(newHTTPClient(&oauth2.Transport{Source: source})))
+	c, err := client.NewClientWithResponses(base.String(), client.WithHTTPClient(newHTTPClient(&oauth2.Transport{Source: source, Base: transport})))
 	if err != nil {
 		return nil, err
 	}
@@ -346,12 +392,20 @@ func explain(err error) error {
 		if perr != nil {
 			return err
 		}
+		address := target.Scheme + "://" + target.Host
+		var unknown x509.UnknownAuthorityError
+		switch {
+		case errors.As(err, &unknown):
+			return fmt.Errorf("the certificate of %s comes from an authority that this machine does not know: name its PEM file with --ca (or BERTH_CA): %w", address, unknown)
+		case errors.Is(err, http.ErrSchemeMismatch):
+			return fmt.Errorf("%s speaks plain HTTP, not HTTPS: say --server http://%s when that is what you want", target.Host, target.Host)
+		}
 		cause := u.Err
 		var op *net.OpError
 		if errors.As(cause, &op) {
 			cause = op.Err
 		}
-		return fmt.Errorf("no answer from %s://%s: %w: does the server run, and is --server right?", target.Scheme, target.Host, cause)
+		return fmt.Errorf("no answer from %s: %w: does the server run, and is --server right?", address, cause)
 	}
 	return err
 }

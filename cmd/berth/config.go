@@ -468,7 +468,7 @@ func loadConfig(flags *pflag.FlagSet, environ []string) (*config, error) {
 // client verbs, and those that Kubernetes sets for a Service named berth.
 func clientVariable(name string) bool {
 	switch name {
-	case "BERTH_SERVER", "BERTH_USERNAME", "BERTH_PASSWORD":
+	case "BERTH_SERVER", "BERTH_USERNAME", "BERTH_PASSWORD", "BERTH_CA":
 		return true
 	}
 	return strings.HasPrefix(name, "BERTH_TEST_") ||

@@ -14,7 +14,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -84,7 +83,7 @@ func (d *dockitRemote) client(cmd *cobra.Command) (*http.Client, error) {
 			return nil, fmt.Errorf("--ca: %s has no certificate in PEM", d.ca)
 		}
 	}
-	return newHTTPClient(&http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: conf, TLSHandshakeTimeout: 10 * time.Second, ForceAttemptHTTP2: true}), nil
+	return newHTTPClient(newTransport(conf)), nil
 }
 
 func newInitContainerCommand() *cobra.Command {

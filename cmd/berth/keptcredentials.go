@@ -21,6 +21,7 @@ type kept struct {
 	IDToken      string    `json:"id_token,omitempty"`
 	Expires      time.Time `json:"expires,omitzero"` // of IDToken
 	RefreshToken string    `json:"refresh_token,omitempty"`
+	CA           string    `json:"ca,omitempty"` // absolute path of --ca at the sign-in: docker gives the helper no flag
 
 	Username string `json:"username,omitempty"`
 	Secret   string `json:"secret,omitempty"`

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"path/filepath"
 
 	dockerconfig "github.com/docker/cli/cli/config"
 	"github.com/docker/cli/cli/config/types"
@@ -34,9 +35,13 @@ which the credential helper docker-credential-berth gets a new ID token when the
 			if err != nil {
 				return err
 			}
+			transport, err := r.transport()
+			if err != nil {
+				return err
+			}
 			openid = openid || device
 			if named := r.username != "" || os.Getenv("BERTH_USERNAME") != "" || r.passwordStdin; !openid && !named {
-				w, err := fetchWellKnown(cmd.Context(), server)
+				w, err := fetchWellKnown(cmd.Context(), transport, server)
 				if err != nil {
 					return err
 				}
@@ -50,7 +55,7 @@ which the credential helper docker-credential-berth gets a new ID token when the
 				return err
 			}
 			// No scope: a token for pulls only may not manage anything, and still is a good login.
-			if _, err := newTokenSource(cmd.Context(), server, from).Token(); err != nil {
+			if _, err := newTokenSource(cmd.Context(), transport, server, from).Token(); err != nil {
 				return explain(err)
 			}
 			// A password belongs where docker keeps them.
@@ -77,9 +82,14 @@ which the credential helper docker-credential-berth gets a new ID token when the
 
 // loginOIDC signs in at the server's identity provider and keeps what that gave.
 func (r *remote) loginOIDC(cmd *cobra.Command, server *url.URL, device bool) error {
-	k, err := signInOIDC(cmd, server, device)
+	k, err := r.signInOIDC(cmd, server, device)
 	if err != nil {
 		return err
+	}
+	if r.caFile() != "" {
+		if k.CA, err = filepath.Abs(r.caFile()); err != nil {
+			return err
+		}
 	}
 	s, err := r.connectAs(cmd, server, credentials{username: oidcUser, password: k.IDToken})
 	if err != nil {

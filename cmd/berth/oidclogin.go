@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
@@ -47,14 +48,14 @@ type wellKnown struct {
 
 // fetchWellKnown asks a server how people sign in. A server of an earlier version
 // has nothing to tell.
-func fetchWellKnown(ctx context.Context, server *url.URL) (w wellKnown, err error) {
+func fetchWellKnown(ctx context.Context, transport http.RoundTripper, server *url.URL) (w wellKnown, err error) {
 	endpoint := *server
 	endpoint.Path = "/.well-known/berth"
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, endpoint.String(), nil)
 	if err != nil {
 		return w, err
 	}
-	resp, err := newHTTPClient(nil).Do(r)
+	resp, err := newHTTPClient(transport).Do(r)
 	if err != nil {
 		return w, explain(err)
 	}
@@ -75,9 +76,13 @@ type openID struct {
 	client   *http.Client
 }
 
-// discover reads the provider's document.
-func discover(ctx context.Context, issuer, clientID string, scopes []string) (*openID, error) {
-	client := outbound.New(outbound.Options{LoopbackHTTP: true})
+// discover reads the provider's document. ca is a PEM file of authorities, as in authorities.
+func discover(ctx context.Context, ca, issuer, clientID string, scopes []string) (*openID, error) {
+	roots, err := authorities(ca)
+	if err != nil {
+		return nil, err
+	}
+	client := outbound.New(outbound.Options{LoopbackHTTP: true, Roots: roots})
 	provider, err := oidc.NewProvider(oidc.ClientContext(ctx, client), issuer)
 	if err != nil {
 		return nil, fmt.Errorf("asking the identity provider %s: %.300w", issuer, err)
@@ -111,17 +116,21 @@ func (o *openID) credential(ctx context.Context, tokens *oauth2.Token, issuer, n
 
 // signInOIDC signs a person in at the server's identity provider, with a browser,
 // or on another device.
-func signInOIDC(cmd *cobra.Command, server *url.URL, device bool) (kept, error) {
+func (r *remote) signInOIDC(cmd *cobra.Command, server *url.URL, device bool) (kept, error) {
 	ctx, cancel := context.WithTimeout(cmd.Context(), signInWait)
 	defer cancel()
-	w, err := fetchWellKnown(ctx, server)
+	transport, err := r.transport()
+	if err != nil {
+		return kept{}, err
+	}
+	w, err := fetchWellKnown(ctx, transport, server)
 	if err != nil {
 		return kept{}, err
 	}
 	if w.OIDC == nil {
 		return kept{}, fmt.Errorf("%s has no identity provider to sign in at: give --username", server.Host)
 	}
-	o, err := discover(ctx, w.OIDC.Issuer, w.OIDC.ClientID, w.OIDC.Scopes)
+	o, err := discover(ctx, r.caFile(), w.OIDC.Issuer, w.OIDC.ClientID, w.OIDC.Scopes)
 	if err != nil {
 		return kept{}, err
 	}
@@ -264,7 +273,7 @@ func (k kept) refreshed(ctx context.Context, host string) (kept, error) {
 	if k.RefreshToken == "" {
 		return k, fmt.Errorf("the sign-in at %s has ended, and its identity provider gave no refresh token: %s", host, again)
 	}
-	o, err := discover(ctx, k.Issuer, k.ClientID, nil)
+	o, err := discover(ctx, cmp.Or(k.CA, os.Getenv("BERTH_CA")), k.Issuer, k.ClientID, nil)
 	if err != nil {
 		return k, err
 	}
@@ -284,6 +293,7 @@ func (k kept) refreshed(ctx context.Context, host string) (kept, error) {
 	case fresh.Subject != k.Subject: // OpenID Connect Core, section 12.2
 		return k, fmt.Errorf("the identity provider %s now says that you are somebody else: %s", k.Issuer, again)
 	}
+	fresh.CA = k.CA
 	return fresh, nil
 }
 
@@ -293,7 +303,7 @@ func (k kept) revoke(ctx context.Context) error {
 	if k.RefreshToken == "" {
 		return nil
 	}
-	o, err := discover(ctx, k.Issuer, k.ClientID, nil)
+	o, err := discover(ctx, cmp.Or(k.CA, os.Getenv("BERTH_CA")), k.Issuer, k.ClientID, nil)
 	if err != nil {
 		return err
 	}

@@ -5,9 +5,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"net/url"
 	"os"
 	"os/exec"
@@ -58,6 +63,8 @@ const adminPassword = "admin's password"
 //	capture NAME                     keep the last stdout in the variable NAME
 //	dockerconfig FIELD               make admin's docker config hold, for $HOST, a refresh token
 //	                                 (identitytoken) or a bearer token (registrytoken)
+//	https                            put a proxy that speaks HTTPS before the server, at $HTTPS (host and
+//	                                 port); its certificate's authority is the file ca.pem
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
@@ -69,6 +76,7 @@ func TestScripts(t *testing.T) {
 			"capture": capture,
 
 			"dockerconfig": dockerConfig,
+			"https":        https,
 		},
 	})
 }
@@ -176,6 +184,18 @@ func capture(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: capture NAME")
 	}
 	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
+}
+
+func https(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: https")
+	}
+	proxy := httptest.NewTLSServer(httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: ts.Getenv("HOST")}))
+	proxy.Config.ErrorLog = log.New(io.Discard, "", 0) // has what clients think of the certificate
+	ts.Defer(proxy.Close)
+	ts.Setenv("HTTPS", proxy.Listener.Addr().String())
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: proxy.Certificate().Raw})
+	ts.Check(os.WriteFile(ts.MkAbs("ca.pem"), ca, 0o600))
 }
 
 func dockerConfig(ts *testscript.TestScript, neg bool, args []string) {

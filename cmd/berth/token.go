@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -32,6 +34,17 @@ and never manages anything. All can be limited to repositories, actions, tags an
 
 // tokenOwner are the flags that say whose tokens are meant.
 type tokenOwner struct{ team, user *string }
+
+// String is the flag as it was given, behind a space.
+func (o tokenOwner) String() string {
+	switch {
+	case *o.team != "":
+		return " --team " + *o.team
+	case *o.user != "":
+		return " --user " + *o.user
+	}
+	return ""
+}
 
 func addTokenOwner(c *cobra.Command) tokenOwner {
 	o := tokenOwner{
@@ -114,6 +127,10 @@ the password, for example in 'docker login'.`,
 			token, err = created(s.CreateRobotWithResponse(ctx, *owner.team, body))
 		} else {
 			token, err = created(s.CreateTokenWithResponse(ctx, user, body))
+		}
+		var refused problemError
+		if errors.As(err, &refused) && refused.Status == http.StatusConflict {
+			return fmt.Errorf("%w: 'berth token rotate %s' gives it a new secret", err, args[0]+owner.String())
 		}
 		if err != nil {
 			return err
