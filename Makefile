@@ -27,12 +27,13 @@ help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: run
-run: build ## Build Berth and start it on port 5000, data in ./berth-data
+run: build ## Build Berth and start it on port 5000, data in ./berth-data (minutes of compiling the first time)
 	./$(BIN) serve
 
 .PHONY: build
 build: ## Build the static binary ./berth
-	$(GO_BUILD) -o $(BIN) ./cmd/berth
+	@echo "building ./$(BIN): on a fresh machine this compiles Berth and its libraries, for some minutes; each package is printed when it is done"
+	@$(GO_BUILD) -v -o $(BIN) ./cmd/berth
 
 # -parallel 4: tests with real clients wait more than they compute, also on two cores.
 .PHONY: test

@@ -221,6 +221,24 @@ func TestPagesNameSettings(t *testing.T) {
 	}
 }
 
+// TestReadmePlainHTTP: the README has a line for each client that needs a flag for plain HTTP.
+func TestReadmePlainHTTP(t *testing.T) {
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for client, flag := range map[string]string{
+		"berth": "--server http://", "docker": "insecure-registries", "docker buildx": "http = true", "podman, buildah": "--tls-verify=false",
+		"skopeo": "--dest-tls-verify=false", "containerd, Kubernetes": `server = "http://`, "ctr": "--plain-http", "crane": "--insecure",
+		"regctl": "--tls disabled", "oras": "--plain-http", "helm": "--plain-http", "cosign": "--allow-http-registry",
+	} {
+		_, line, ok := strings.Cut(string(text), "\n| "+client+" | ")
+		if line, _, _ = strings.Cut(line, "\n"); !ok || !strings.Contains(line, flag) {
+			t.Errorf("README.md has no line for %s that says %s", client, flag)
+		}
+	}
+}
+
 // codeOf gives the code of a page: what stands in a sentence between backquotes, and what is indented or fenced.
 func codeOf(text string) (inline, blocks string) {
 	var in, out strings.Builder

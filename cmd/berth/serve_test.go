@@ -20,6 +20,21 @@ import (
 	"berth/testenv"
 )
 
+// A duration in a log of JSON has its unit in its name; in text it is written with it.
+func TestLogDurations(t *testing.T) {
+	for format, want := range map[string]string{"json": `"duration_ms":1.25,"at_most_ms":30000}`, "text": "duration=1.25ms at_most=30s"} {
+		c, err := loadConfig(pflag.NewFlagSet("", pflag.ContinueOnError), []string{"BERTH_LOG_FORMAT=" + format})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var log bytes.Buffer
+		newLogger(c, &log).Info("a line", slog.Duration("duration", 1250*time.Microsecond), "at_most", 30*time.Second)
+		if !strings.HasSuffix(strings.TrimSpace(log.String()), want) {
+			t.Errorf("%s: %s, want %s", format, log.String(), want)
+		}
+	}
+}
+
 // printed is stdout until it has a text.
 type printed struct {
 	bytes.Buffer
