@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"strings"
 	"time"
 )
 
@@ -29,6 +30,21 @@ func (tx *Tx) Note(ctx context.Context, name string) (text string, err error) {
 		err = nil
 	}
 	return text, err
+}
+
+// Notes gives the names of the notes that begin so and are not expired, at most limit, in order.
+func (tx *Tx) Notes(ctx context.Context, prefix string, limit int) ([]string, error) {
+	return list(ctx, tx, func(rows *sql.Rows) (name string, err error) {
+		err = rows.Scan(&name)
+		return strings.TrimPrefix(name, notePrefix), err
+	}, `SELECT name FROM leases WHERE name >= $1 AND name < $2 AND expires_at > $3 ORDER BY name LIMIT $4`,
+		notePrefix+prefix, notePrefix+prefix+"\x7f", micros(tx.now), limit)
+}
+
+// DeleteNote takes a note away, if it is there.
+func (tx *Tx) DeleteNote(ctx context.Context, name string) error {
+	_, err := tx.exec(ctx, `DELETE FROM leases WHERE name = $1`, notePrefix+name)
+	return err
 }
 
 // LeaseHolder says who has a lease now; "" is nobody.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"regexp"
+	"strings"
 	"syscall"
 	"time"
 
@@ -18,7 +19,8 @@ import (
 
 // CheckRun says what a check does.
 type CheckRun struct {
-	// Rehash reads every object and manifest and computes its digest again.
+	// Rehash reads every object and manifest and computes its digest again. Without it only the objects are read
+	// of which a pull has got wrong bytes since they were last checked, see Suspect.
 	Rehash bool
 	// Repair marks blobs whose bytes are gone or damaged, so that clients push them again; takes the
 	// mark away where the bytes are there; and makes garbage of objects without a row.
@@ -105,7 +107,7 @@ func (r *Registry) Check(ctx context.Context, run CheckRun) (CheckReport, error)
 	}
 	c := &check{r: r, run: run, told: time.Now(), objects: newPace(run.Rate), bytes: newPace(run.HashRate)}
 	c.report = CheckReport{StartedAt: r.o.Clock().UTC(), Found: map[string]int64{}, Problems: []Problem{}}
-	for _, step := range []func(context.Context) error{c.blobs, c.walk, c.manifests, c.queues} {
+	for _, step := range []func(context.Context) error{c.suspicions, c.blobs, c.walk, c.manifests, c.queues} {
 		if err := step(ctx); err != nil {
 			return c.report, err
 		}
@@ -122,6 +124,8 @@ type check struct {
 	objects *pace
 	bytes   *pace
 	told    time.Time
+
+	suspects map[digest.Digest]bool // blobs that pulls have got wrong
 }
 
 func (c *check) progress() {
@@ -136,6 +140,26 @@ const (
 	checkBatch     = 256
 	checkManifests = 16
 )
+
+// maxSuspects bounds the suspects of one check.
+const maxSuspects = 10_000
+
+// suspicions reads which blobs have to be read in any case.
+func (c *check) suspicions(ctx context.Context) error {
+	c.suspects = map[digest.Digest]bool{}
+	return c.r.db.View(ctx, func(tx *metadata.Tx) error {
+		names, err := tx.Notes(ctx, suspectNotes, maxSuspects)
+		for _, name := range names {
+			c.suspects[digest.Digest(strings.TrimPrefix(name, suspectNotes))] = true
+		}
+		return err
+	})
+}
+
+// cleared takes the note about a suspect away, which is right, or marked.
+func (c *check) cleared(ctx context.Context, d digest.Digest) error {
+	return c.r.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error { return tx.DeleteNote(ctx, suspectNote(d)) })
+}
 
 // blobs looks for the object of every blob.
 func (c *check) blobs(ctx context.Context) error {
@@ -159,6 +183,9 @@ func (c *check) blobs(ctx context.Context) error {
 			}
 			if err == nil && (kind != "" || b.MissingSince != nil) {
 				err = c.blob(ctx, b, kind, detail)
+			}
+			if err == nil && (kind == "" || c.run.Repair) && c.suspects[b.Digest] {
+				err = c.cleared(ctx, b.Digest)
 			}
 			if err != nil {
 				return fmt.Errorf("checking the blob %s: %w", b.Digest, err)
@@ -186,7 +213,7 @@ func (c *check) object(ctx context.Context, b metadata.StoredBlob) (kind, detail
 		return "", "", err
 	case info.Size != b.Size:
 		return ProblemDamaged, fmt.Sprintf("the object has %d bytes, the row says %d", info.Size, b.Size), nil
-	case !c.run.Rehash:
+	case !c.run.Rehash && !c.suspects[b.Digest]:
 		return "", "", nil
 	}
 	rc, err := c.r.store.Open(ctx, b.Key, 0, -1)

@@ -77,6 +77,87 @@ func (r *Registry) OpenBlob(ctx context.Context, b metadata.Blob, offset, length
 	return nil, storeError(err)
 }
 
+// DamageError says that the store has given other bytes for a blob than those that were pushed.
+type DamageError struct {
+	Digest digest.Digest // the blob's
+	Got    digest.Digest // of the bytes that came
+	err    *oci.Error
+}
+
+func (e *DamageError) Error() string {
+	return fmt.Sprintf("the store gave bytes of the blob %s that have the digest %s", e.Digest, e.Got)
+}
+
+// Unwrap gives what a client may read.
+func (e *DamageError) Unwrap() error { return e.err }
+
+// BlobVerifier reads a blob whose bytes come from elsewhere, see VerifyBlob.
+type BlobVerifier struct {
+	r    *Registry
+	b    metadata.Blob
+	from io.Reader
+	sum  *sum
+}
+
+// VerifyBlob hashes all bytes of a blob while they are read. With the last ones, when the digest is not the blob's,
+// Read fails with a *DamageError and gives none of them: who passes on what he reads
+// has not passed on the whole. The caller closes it; that leaves from open. Other failures are UNAVAILABLE.
+func (r *Registry) VerifyBlob(from io.Reader, b metadata.Blob) *BlobVerifier {
+	return &BlobVerifier{r: r, b: b, from: from, sum: r.newSum(b.Digest.Algorithm())}
+}
+
+// Read implements io.Reader.
+func (v *BlobVerifier) Read(p []byte) (int, error) {
+	left := v.b.Size - v.sum.n
+	if left <= 0 {
+		return 0, io.EOF
+	}
+	n, err := v.from.Read(p[:min(int64(len(p)), left)])
+	_, _ = v.sum.Write(p[:n]) // a hash does not fail
+	if v.sum.n == v.b.Size && n > 0 {
+		if got := v.sum.digest(); got != v.b.Digest {
+			return 0, &DamageError{Digest: v.b.Digest, Got: got, err: oci.Errorf(oci.CodeUnknown,
+				"the storage gave other bytes than were pushed for the blob %s: try again, and tell an administrator if it stays so", v.b.Digest)}
+		}
+	}
+	switch {
+	case err == nil, err == io.EOF && v.sum.n == v.b.Size:
+		return n, err
+	case err == io.EOF:
+		err = fmt.Errorf("the storage gave %d bytes of %d: %w", v.sum.n, v.b.Size, io.ErrUnexpectedEOF)
+	}
+	return n, storeError(err)
+}
+
+// Close gives back the hash.
+func (v *BlobVerifier) Close() {
+	v.r.release(v.sum)
+	v.sum = nil
+}
+
+// suspectTTL is how long a suspect waits for a check.
+const suspectTTL = 90 * 24 * time.Hour
+
+// suspectNote is the note about a blob that the store has given wrong.
+func suspectNote(d digest.Digest) string { return suspectNotes + d.String() }
+
+const suspectNotes = "suspect:"
+
+// Suspect logs that the store has given a blob wrong, and has the next check read its bytes, also one that reads no others.
+// The blob is served as before: a proxy before the store may have been wrong once.
+func (r *Registry) Suspect(ctx context.Context, b metadata.Blob, damage *DamageError) {
+	r.o.Logger.ErrorContext(ctx, "the store gave wrong bytes of a blob, and the client got no complete answer; berth check will read it again",
+		"digest", b.Digest, "got", damage.Got, "key", b.Key, "size", b.Size)
+	ctx, cancel := detached(ctx, recordTime)
+	defer cancel()
+	err := r.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
+		return tx.PutNote(ctx, suspectNote(b.Digest), b.Key, suspectTTL)
+	})
+	if err != nil {
+		r.o.Logger.WarnContext(ctx, "a blob that the store gave wrong is not noted for the next check: run berth check --rehash", "digest", b.Digest, "error", err)
+	}
+}
+
 // BlobURL gives a link from which a client can fetch the blob's bytes itself,
 // valid for ttl. It says false when the store has no such links.
 func (r *Registry) BlobURL(ctx context.Context, b metadata.Blob, ttl time.Duration) (string, bool, error) {

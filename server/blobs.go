@@ -1,16 +1,22 @@
 package server
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
+	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/gorilla/mux"
 
 	"berth/metadata"
 	"berth/oci"
+	"berth/registry"
 )
 
 func (s *Server) getBlob(ex *exchange, r *http.Request) error {
@@ -18,53 +24,141 @@ func (s *Server) getBlob(ex *exchange, r *http.Request) error {
 	if done || err != nil {
 		return err
 	}
-	if s.redirectTTL > 0 {
-		link, ok, err := s.registry.BlobURL(r.Context(), b, s.redirectTTL)
-		if err != nil {
-			return err
-		}
-		if ok {
-			h := ex.Header()
-			h.Set("Location", link)
-			// The link ends soon and is for this caller only.
-			h.Set("Cache-Control", "no-store")
-			h.Set("Content-Length", "0")
-			ex.WriteHeader(http.StatusTemporaryRedirect)
-			return nil
-		}
-	}
-	h := ex.Header()
-	part, partial := byteRange{0, b.Size}, false
+	var parts []byteRange
+	several := false
 	if header := r.Header.Get("Range"); header != "" && rangeHolds(r.Header.Get("If-Range"), b) {
-		if part, partial, err = parseRange(header, b.Size); err != nil {
-			h.Set("Content-Range", "bytes */"+strconv.FormatInt(b.Size, 10))
+		if parts, several, err = parseRanges(header, b.Size); err != nil {
+			ex.Header().Set("Content-Range", "bytes */"+strconv.FormatInt(b.Size, 10))
 			return err
 		}
 	}
+	if s.redirectTTL > 0 && !several { // S3 gives one range of an object per request, or everything
+		if done, err := s.redirectBlob(ex, r, b); done || err != nil {
+			return err
+		}
+	}
+	switch len(parts) {
+	case 0:
+		return s.sendBlob(ex, r, b, byteRange{0, b.Size}, false)
+	case 1:
+		return s.sendBlob(ex, r, b, parts[0], true)
+	}
+	return s.sendParts(ex, r, b, parts)
+}
+
+// sendBlob answers with one part of a blob, or all of it.
+func (s *Server) sendBlob(ex *exchange, r *http.Request, b metadata.Blob, part byteRange, partial bool) error {
 	if small := s.registry.SmallBlob(r.Context(), b); small != nil {
 		s.blobPart(ex, b, part, partial)
 		writeTogether(r, int(part.length))
-		if err := s.write(ex, small[part.start:part.start+part.length]); err != nil {
-			ex.cause = fmt.Errorf("sending blob %s: %w", b.Digest, err)
-		}
+		s.sent(ex, r, b, s.write(ex, small[part.start:part.start+part.length]))
 		return nil
 	}
 	length := part.length
 	if part.start+part.length == b.Size {
-		length = -1 // to the end: a directory gives the file itself then, for sendfile
+		length = -1 // to the end
 	}
 	rc, err := s.registry.OpenBlob(r.Context(), b, part.start, length)
 	if err != nil {
 		return err
 	}
 	defer rc.Close()
-	s.blobPart(ex, b, part, partial)
-	if err := s.stream(ex, rc, part.length); err != nil {
-		// Too late for an error body. The length is not reached, so net/http closes
-		// the connection and the client knows that it has not got all.
-		ex.cause = fmt.Errorf("sending blob %s: %w", b.Digest, err)
+	from := sendable(r, rc)
+	if _, byFile := from.(*os.File); !byFile && part.length == b.Size {
+		verified := s.registry.VerifyBlob(rc, b)
+		defer verified.Close()
+		from = verified
+		if b.Size <= registry.SmallBlob { // what is wrong with it is known before the answer begins
+			all, err := io.ReadAll(verified)
+			if err != nil {
+				s.damaged(r, b, err)
+				return err
+			}
+			from = bytes.NewReader(all)
+		}
 	}
+	s.blobPart(ex, b, part, partial)
+	s.sent(ex, r, b, s.stream(ex, from, part.length))
 	return nil
+}
+
+// sendable gives what of an open blob is handed to net/http: the file, where that is sent without passing through
+// this process (sendfile), else the reader. TLS and HTTP/2 have to see the bytes.
+func sendable(r *http.Request, rc io.Reader) io.Reader {
+	if f, ok := rc.(interface{ File() *os.File }); ok && r.TLS == nil && r.ProtoMajor == 1 {
+		return f.File()
+	}
+	if f, ok := rc.(*os.File); ok && (r.TLS != nil || r.ProtoMajor != 1) {
+		return struct{ io.Reader }{f}
+	}
+	return rc
+}
+
+// sent is called when the answer with a blob has been sent, or has failed. It is too late for an error body then:
+// the connection is cut before the last bytes (a stream of HTTP/2 is reset), so that no client
+// takes what it has got for the blob.
+func (s *Server) sent(ex *exchange, r *http.Request, b metadata.Blob, err error) {
+	if err == nil {
+		return
+	}
+	ex.cause, ex.aborted = fmt.Errorf("sending blob %s: %w", b.Digest, err), true
+	s.damaged(r, b, err)
+}
+
+// damaged counts a blob that the store has given wrong, and has the next check look at it.
+func (s *Server) damaged(r *http.Request, b metadata.Blob, err error) {
+	var damage *registry.DamageError
+	if errors.As(err, &damage) {
+		s.metrics.damage.Inc()
+		s.registry.Suspect(r.Context(), b, damage)
+	}
+}
+
+// redirectBlob answers with a link from which the client fetches the blob itself; done is false when it has to
+// come from here.
+func (s *Server) redirectBlob(ex *exchange, r *http.Request, b metadata.Blob) (done bool, err error) {
+	link, ok, err := s.registry.BlobURL(r.Context(), b, s.redirectTTL)
+	if err != nil || !ok {
+		return false, err
+	}
+	if s.keepsCredentials(r, link) {
+		s.sameHost.Do(func() {
+			s.log.Warn("blobs are sent by this server although storage_redirect is on: the bucket's host is this server's or below it, "+
+				"so clients would send it the credentials of the registry, which S3 refuses; give the bucket a host name of its own",
+				"host", r.Host)
+		})
+		return false, nil
+	}
+	h := ex.Header()
+	h.Set("Location", link)
+	// The link ends soon and is for this caller only.
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Length", "0")
+	ex.WriteHeader(http.StatusTemporaryRedirect)
+	return true, nil
+}
+
+// keepsCredentials reports whether the client would send the Authorization of its request along to the link: Go's net/http, and
+// with it nearly every client of a registry, does so to the same host, whatever the port, and to all below it.
+// A presigned link with an Authorization beside it is a 400 of S3.
+func (s *Server) keepsCredentials(r *http.Request, link string) bool {
+	if r.Header.Get("Authorization") == "" {
+		return false
+	}
+	u, err := url.Parse(link)
+	if err != nil {
+		return false
+	}
+	to := strings.ToLower(u.Hostname())
+	for _, address := range []string{"http://" + r.Host, s.baseURL(r)} {
+		if u, err := url.Parse(address); err == nil {
+			own := strings.ToLower(u.Hostname())
+			if to == own || !strings.Contains(to, ":") && strings.HasSuffix(to, "."+own) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // blobPart begins the answer with a blob or a part of it.
@@ -120,13 +214,16 @@ func rangeHolds(ifRange string, b metadata.Blob) bool {
 	return ifRange == "" || ifRange == etag(b.Digest)
 }
 
-// streamChunk is what is sent between two renewals of the write deadline. It is
+// streamChunk is what is sent of a file between two renewals of the write deadline. It is
 // also the most that one sendfile call takes.
 const streamChunk = 4 << 20
 
-// stream sends n bytes. The deadline moves with each chunk: a client may be
+// stream sends n bytes. The deadline moves on: a client may be
 // slow, but one that takes nothing for Options.StallTimeout is given up.
 func (s *Server) stream(ex *exchange, r io.Reader, n int64) error {
+	if _, ok := r.(*os.File); !ok {
+		return s.copy(ex, r, n)
+	}
 	control := http.NewResponseController(ex.rw)
 	for left := n; left > 0; {
 		if s.stall > 0 {
@@ -139,11 +236,45 @@ func (s *Server) stream(ex *exchange, r io.Reader, n int64) error {
 			return err
 		}
 		if sent < chunk {
-			return fmt.Errorf("the storage gave %d bytes of %d: %w", n-left, n, io.ErrUnexpectedEOF)
+			return tooFew(n-left, n)
 		}
 	}
 	if s.stall > 0 {
 		_ = control.SetWriteDeadline(time.Time{}) // the connection lives on
+	}
+	return nil
+}
+
+func tooFew(got, want int64) error {
+	return fmt.Errorf("the storage gave %d bytes of %d: %w", got, want, io.ErrUnexpectedEOF)
+}
+
+// copyBuffer is the memory of a pull whose bytes pass through this process.
+const copyBuffer = 64 << 10
+
+// copy is stream for what is no file.
+func (s *Server) copy(ex *exchange, r io.Reader, n int64) error {
+	buf, ok := s.buffers.Get().(*[]byte)
+	if !ok {
+		made := make([]byte, copyBuffer)
+		buf = &made
+	}
+	defer s.buffers.Put(buf)
+	for left := n; left > 0; {
+		m, err := r.Read((*buf)[:min(left, int64(len(*buf)))])
+		if m > 0 {
+			if _, werr := ex.Write((*buf)[:m]); werr != nil {
+				return werr
+			}
+			left -= int64(m)
+		}
+		switch {
+		case left == 0:
+		case err == io.EOF:
+			return tooFew(n-left, n)
+		case err != nil:
+			return err
+		}
 	}
 	return nil
 }

@@ -20,6 +20,7 @@ type metrics struct {
 	refusals     *prometheus.CounterVec
 	tokens       prometheus.Counter
 	panics       prometheus.Counter
+	damage       prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -53,9 +54,12 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "berth_panics_total", Help: "Requests that ended in a programming error.",
 		}),
+		damage: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "berth_damaged_blobs_total", Help: "Answers that were cut because the store gave other bytes for a blob than were pushed.",
+		}),
 	}
 	if r != nil {
-		r.MustRegister(m.requests, m.duration, m.inFlight, m.requestSize, m.responseSize, m.signIns, m.refusals, m.tokens, m.panics)
+		r.MustRegister(m.requests, m.duration, m.inFlight, m.requestSize, m.responseSize, m.signIns, m.refusals, m.tokens, m.panics, m.damage)
 	}
 	return m
 }

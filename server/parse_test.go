@@ -1,10 +1,12 @@
 package server
 
 import (
+	"fmt"
 	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -15,64 +17,110 @@ import (
 	"berth/oci"
 )
 
-func TestParseRange(t *testing.T) {
+func TestParseRanges(t *testing.T) {
+	many := func(n int, each func(i int) string) string {
+		specs := make([]string, n)
+		for i := range specs {
+			specs[i] = each(i)
+		}
+		return "bytes=" + strings.Join(specs, ",")
+	}
+	all := func(n int) (parts []byteRange) {
+		for i := range n {
+			parts = append(parts, byteRange{int64(2 * i), 1})
+		}
+		return parts
+	}
+	ascending := func(i int) string { return fmt.Sprintf("%d-%d", 2*i, 2*i) }
 	for _, tt := range []struct {
 		header  string
 		size    int64
-		want    byteRange
-		partial bool
+		want    []byteRange // nil: everything
+		several bool
 		bad     bool
 	}{
-		{"", 100, byteRange{0, 100}, false, false},
-		{"bytes=0-0", 100, byteRange{0, 1}, true, false},
-		{"bytes=0-99", 100, byteRange{0, 100}, true, false},
-		{"bytes=10-", 100, byteRange{10, 90}, true, false},
-		{"bytes=90-500", 100, byteRange{90, 10}, true, false},
-		{"bytes=-10", 100, byteRange{90, 10}, true, false},
-		{"bytes=-500", 100, byteRange{0, 100}, true, false},
-		{"bytes=100-", 100, byteRange{}, false, true},
-		{"bytes=100-200", 100, byteRange{}, false, true},
-		{"bytes=-0", 100, byteRange{}, false, true},
-		{"bytes=0-", 0, byteRange{}, false, true},
-		{"bytes=-5", 0, byteRange{}, false, true},
-		{"bytes=500-0", 1000, byteRange{}, false, true},
-		{"bytes=99999999999999999999-", 100, byteRange{}, false, true},
-		{"bytes=5-99999999999999999999", 100, byteRange{5, 95}, true, false},
-		{"bytes=0-1,5-6", 100, byteRange{0, 100}, false, false},
-		{"bytes=", 100, byteRange{0, 100}, false, false},
-		{"bytes=-", 100, byteRange{0, 100}, false, false},
-		{"bytes=a-b", 100, byteRange{0, 100}, false, false},
-		{"bytes=+1-2", 100, byteRange{0, 100}, false, false},
-		{"bytes=1--2", 100, byteRange{0, 100}, false, false},
-		{"lines=0-1", 100, byteRange{0, 100}, false, false},
+		{"", 100, nil, false, false},
+		{"bytes=0-0", 100, []byteRange{{0, 1}}, false, false},
+		{"bytes=0-99", 100, []byteRange{{0, 100}}, false, false},
+		{"bytes=10-", 100, []byteRange{{10, 90}}, false, false},
+		{"bytes=90-500", 100, []byteRange{{90, 10}}, false, false},
+		{"bytes=-10", 100, []byteRange{{90, 10}}, false, false},
+		{"bytes=-500", 100, []byteRange{{0, 100}}, false, false},
+		{"Bytes = 1-2 ", 100, []byteRange{{1, 2}}, false, false},
+		{"bytes=100-", 100, nil, false, true},
+		{"bytes=100-200", 100, nil, false, true},
+		{"bytes=-0", 100, nil, false, true},
+		{"bytes=0-", 0, nil, false, true},
+		{"bytes=-5", 0, nil, false, true},
+		{"bytes=500-0", 1000, nil, false, true},
+		{"bytes=99999999999999999999-", 100, nil, false, true},
+		{"bytes=5-99999999999999999999", 100, []byteRange{{5, 95}}, false, false},
+		{"bytes=", 100, nil, false, false},
+		{"bytes=-", 100, nil, false, false},
+		{"bytes=a-b", 100, nil, false, false},
+		{"bytes=+1-2", 100, nil, false, false},
+		{"bytes=1--2", 100, nil, false, false},
+		{"bytes=1-2 3", 100, nil, false, false},
+		{"lines=0-1", 100, nil, false, false},
+
+		// Several: in the order of the request, without those that lie outside.
+		{"bytes=0-1,5-6", 100, []byteRange{{0, 2}, {5, 2}}, true, false},
+		{"bytes=50-59, 0-9 ,-10", 100, []byteRange{{50, 10}, {0, 10}, {90, 10}}, true, false},
+		{"bytes=,0-1,, ,5-6,", 100, []byteRange{{0, 2}, {5, 2}}, true, false},
+		{"bytes=,0-1,", 100, []byteRange{{0, 2}}, false, false},
+		{"bytes=0-1,100-200,-0", 100, []byteRange{{0, 2}}, true, false},
+		{"bytes=100-,200-300", 100, nil, true, true},
+		{"bytes=0-1,7-5", 100, nil, true, true},
+		{"bytes=0-1,x", 100, nil, true, false},
+		{"bytes=,,", 100, nil, false, false},
+		// Two over the same bytes are served, three are not, nor more bytes than there are.
+		{"bytes=0-9,5-14", 100, []byteRange{{0, 10}, {5, 10}}, true, false},
+		{"bytes=0-9,5-14,9-20", 100, nil, true, false},
+		{"bytes=0-9,10-19,5-14,0-2", 100, []byteRange{{0, 10}, {10, 10}, {5, 10}, {0, 3}}, true, false},
+		{"bytes=0-,0-", 100, nil, true, false},
+		{"bytes=0-60,40-99", 100, nil, true, false},
+		{"bytes=0-49,50-99", 100, []byteRange{{0, 50}, {50, 50}}, true, false},
+		{many(3000, func(int) string { return "0-" }), 1 << 40, nil, true, false},
+		// As many as a partial pull asks for, and no more; many only in order.
+		{many(1024, ascending), 1 << 40, all(1024), true, false},
+		{many(maxRanges, ascending), 1 << 40, all(maxRanges), true, false},
+		{many(maxRanges+1, ascending), 1 << 40, nil, true, false},
+		{many(maxUnordered+1, func(i int) string { return fmt.Sprintf("%d-%d", 1000-2*i, 1000-2*i) }), 1 << 40, nil, true, false},
 	} {
-		got, partial, err := parseRange(tt.header, tt.size)
-		if got != tt.want || partial != tt.partial || (err != nil) != tt.bad {
-			t.Errorf("parseRange(%q, %d) = %v, %v, %v, want %v, %v, error %v", tt.header, tt.size, got, partial, err, tt.want, tt.partial, tt.bad)
+		got, several, err := parseRanges(tt.header, tt.size)
+		if !slices.Equal(got, tt.want) || several != tt.several || (err != nil) != tt.bad {
+			t.Errorf("parseRanges(%.60q, %d) = %v, %v, %v, want %v, %v, error %v", tt.header, tt.size, got, several, err, tt.want, tt.several, tt.bad)
 		}
 	}
 }
 
 func FuzzRange(f *testing.F) {
-	for _, s := range []string{"bytes=0-1", "bytes=-5", "bytes=7-", "bytes=9223372036854775807-9223372036854775807", "bytes=1-2,3-4"} {
+	for _, s := range []string{"bytes=0-1", "bytes=-5", "bytes=7-", "bytes=9223372036854775807-9223372036854775807", "bytes=1-2,3-4", "bytes=0-5,3-9,-1"} {
 		f.Add(s, int64(10))
 	}
 	f.Fuzz(func(t *testing.T, header string, size int64) {
 		if size < 0 {
 			size = 0
 		}
-		r, partial, err := parseRange(header, size)
-		switch {
-		case err != nil:
-		case !partial && (r != byteRange{0, size}):
-			t.Fatalf("%q of %d: not partial, but %v", header, size, r)
-		case partial && (r.start < 0 || r.length <= 0 || r.start > size-r.length):
-			t.Fatalf("%q of %d: %v lies outside", header, size, r)
-		case partial:
-			again, _, err := parseRange(strings.TrimSuffix(strings.Replace(r.contentRange(size), "bytes ", "bytes=", 1), "/"+strconv.FormatInt(size, 10)), size)
-			if err != nil || again != r {
-				t.Fatalf("%q: %v is written as %q and read as %v, %v", header, r, r.contentRange(size), again, err)
+		parts, _, err := parseRanges(header, size)
+		if err != nil && parts != nil {
+			t.Fatalf("%q of %d: %v beside %v", header, size, parts, err)
+		}
+		var total int64
+		specs := make([]string, len(parts))
+		for i, r := range parts {
+			if r.start < 0 || r.length <= 0 || r.start > size-r.length {
+				t.Fatalf("%q of %d: %v lies outside", header, size, r)
 			}
+			total += r.length
+			specs[i] = strings.TrimSuffix(strings.TrimPrefix(r.contentRange(size), "bytes "), "/"+strconv.FormatInt(size, 10))
+		}
+		if total > size || len(parts) > maxRanges {
+			t.Fatalf("%q of %d: %d parts of %d bytes", header, size, len(parts), total)
+		}
+		again, _, err := parseRanges("bytes="+strings.Join(specs, ","), size)
+		if len(parts) > 0 && (err != nil || !slices.Equal(again, parts)) {
+			t.Fatalf("%q: %v is read again as %v, %v", header, parts, again, err)
 		}
 	})
 }

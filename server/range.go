@@ -1,6 +1,8 @@
 package server
 
 import (
+	"cmp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -12,54 +14,112 @@ import (
 // byteRange is a part of a blob: length bytes from start.
 type byteRange struct{ start, length int64 }
 
-// parseRange reads the Range header of a GET of size bytes (RFC 9110, 14.2).
-// partial is false when the whole blob is to be sent: there is no header, its
-// unit or syntax is unknown, or it asks for several ranges, which a server may
-// answer with everything. The error is a RANGE_INVALID when the one range has
-// nothing in common with the blob.
-func parseRange(header string, size int64) (r byteRange, partial bool, err error) {
-	whole := byteRange{0, size}
-	spec, ok := strings.CutPrefix(header, "bytes=")
-	if !ok || strings.Contains(spec, ",") {
-		return whole, false, nil
+// Bounds of a request for several ranges. RFC 9110, 14.2, lets a server ignore a request that has more than two ranges
+// over the same bytes, or many small ones out of order: those of an honest client have neither.
+const (
+	// maxRanges is how many ranges one request may ask for. podman asks for at most 1,024 in its partial pulls.
+	maxRanges = 2048
+	// maxUnordered is how many of them may be in another order than that of the blob.
+	maxUnordered = 64
+	// maxCover is how many of them may ask for the same byte.
+	maxCover = 2
+)
+
+// parseRanges reads the Range header of a GET of size bytes (RFC 9110, 14.2) and gives the parts to send, in the
+// order in which they were asked for, without those that the blob does not have. several says that the header has
+// more than one range, whatever has become of them.
+//
+// No parts mean that the whole blob is to be sent: there is no header, its unit or syntax is unknown, or it asks for more
+// than the bounds allow. The error is a RANGE_INVALID when none of the ranges has anything in common
+// with the blob, or one ends before it begins.
+func parseRanges(header string, size int64) (parts []byteRange, several bool, err error) {
+	unit, set, ok := strings.Cut(header, "=")
+	if !ok || !strings.EqualFold(strings.TrimSpace(unit), "bytes") {
+		return nil, false, nil
 	}
-	first, last, ok := strings.Cut(strings.TrimSpace(spec), "-")
+	unsatisfiable := func() error {
+		return oci.Errorf(oci.CodeRangeInvalid, "the range %.60q lies outside of the blob, which has %d bytes", header, size)
+	}
+	asked := 0
+	for spec := range strings.SplitSeq(set, ",") {
+		spec = strings.Trim(spec, " \t")
+		if spec == "" {
+			continue // RFC 9110, 5.6.1.2: empty elements of a list do not count
+		}
+		if asked++; asked > maxRanges {
+			return nil, true, nil
+		}
+		part, valid, ordered := parseRange(spec, size)
+		switch {
+		case !valid:
+			return nil, strings.Contains(set, ","), nil
+		case !ordered:
+			// RFC 9110, 14.1.1 calls this range invalid and leaves the answer to
+			// the server; the OCI conformance suite and net/http say 416.
+			return nil, strings.Contains(set, ","), unsatisfiable()
+		case part.length > 0:
+			parts = append(parts, part)
+		}
+	}
+	switch {
+	case asked == 0:
+		return nil, false, nil
+	case len(parts) == 0:
+		return nil, asked > 1, unsatisfiable()
+	case len(parts) > 1 && !worthwhile(parts, size):
+		return nil, true, nil
+	}
+	return parts, asked > 1, nil
+}
+
+// worthwhile reports whether parts keep to the bounds, and are not more bytes than the whole.
+func worthwhile(parts []byteRange, size int64) bool {
+	inOrder := slices.SortedStableFunc(slices.Values(parts), func(a, b byteRange) int { return cmp.Compare(a.start, b.start) })
+	if len(parts) > maxUnordered && !slices.Equal(parts, inOrder) {
+		return false
+	}
+	left := size
+	var ends []int64 // of the parts that have the byte where the next one begins
+	for _, p := range inOrder {
+		if left -= p.length; left < 0 {
+			return false
+		}
+		ends = slices.DeleteFunc(ends, func(end int64) bool { return end <= p.start })
+		if ends = append(ends, p.start+p.length); len(ends) > maxCover {
+			return false
+		}
+	}
+	return true
+}
+
+// parseRange reads one range of the unit bytes. It is not valid when its syntax is wrong, and not ordered when
+// it ends before it begins. One that has nothing in common with the blob has no length.
+func parseRange(spec string, size int64) (r byteRange, valid, ordered bool) {
+	first, last, ok := strings.Cut(spec, "-")
 	if !ok {
-		return whole, false, nil
+		return r, false, false
 	}
-	unsatisfiable := oci.Errorf(oci.CodeRangeInvalid, "the range %.60q lies outside of the blob, which has %d bytes", header, size)
 	if first == "" { // the last n bytes
 		n, ok := parseOffset(last)
-		switch {
-		case !ok:
-			return whole, false, nil
-		case n == 0 || size == 0:
-			return byteRange{}, false, unsatisfiable
-		}
 		n = min(n, size)
-		return byteRange{size - n, n}, true, nil
+		return byteRange{size - n, n}, ok, true
 	}
 	start, ok := parseOffset(first)
 	if !ok {
-		return whole, false, nil
+		return r, false, false
 	}
 	end := size - 1
 	if last != "" {
 		n, ok := parseOffset(last)
-		switch {
-		case !ok:
-			return whole, false, nil
-		case n < start:
-			// RFC 9110, 14.1.1 calls this range invalid and leaves the answer to
-			// the server; the OCI conformance suite and net/http say 416.
-			return byteRange{}, false, unsatisfiable
+		if !ok || n < start {
+			return r, ok, false
 		}
 		end = min(end, n)
 	}
 	if start >= size {
-		return byteRange{}, false, unsatisfiable
+		return r, true, true
 	}
-	return byteRange{start, end - start + 1}, true, nil
+	return byteRange{start, end - start + 1}, true, true
 }
 
 // contentRange is what Content-Range says of the part.

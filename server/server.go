@@ -132,6 +132,8 @@ type Server struct {
 	metrics         *metrics
 	router          *mux.Router
 	draining        atomic.Bool
+	sameHost        sync.Once // warned that the bucket is at the server's own host
+	buffers         sync.Pool // of *[]byte, for blobs that are no files
 	bodies          bodies
 }
 

@@ -503,6 +503,10 @@ func (s *section) Read(p []byte) (int, error)         { return s.r.Read(p) }
 func (s *section) WriteTo(w io.Writer) (int64, error) { return io.Copy(w, &s.r) }
 func (s *section) Close() error                       { return s.f.Close() }
 
+// File gives the file, at the offset of what was not read yet, to who knows where the part ends: net/http sends
+// a file itself (sendfile), and nothing that is wrapped around one.
+func (s *section) File() *os.File { return s.f }
+
 // Stat implements [storage.Store].
 func (s *Store) Stat(ctx context.Context, key string) (storage.Info, error) {
 	if err := ctx.Err(); err != nil {
