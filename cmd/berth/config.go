@@ -436,8 +436,8 @@ func loadConfig(flags *pflag.FlagSet, environ []string) (*config, error) {
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		problems = append(problems, errors.New("tls_cert and tls_key have to be set together"))
 	}
-	if c.AdminPassword != "" && len(c.AdminPassword) < 8 {
-		problems = append(problems, errors.New("admin_password is shorter than 8 characters"))
+	if c.AdminPassword != "" && len(c.AdminPassword) < minPassword {
+		problems = append(problems, fmt.Errorf("admin_password is shorter than %d characters", minPassword))
 	}
 	problems = append(problems, c.OAuth2.problems()...)
 	problems = append(problems, c.LDAP.problems()...)
@@ -463,6 +463,9 @@ func loadConfig(flags *pflag.FlagSet, environ []string) (*config, error) {
 	}
 	return c, nil
 }
+
+// minPassword is the least length of a password, in bytes, as in api/openapi.yaml.
+const minPassword = 8
 
 // clientVariable tells the variables that are not the server's: those of the
 // client verbs, and those that Kubernetes sets for a Service named berth.

@@ -25,7 +25,9 @@ func newExplainCommand(r *remote) *cobra.Command {
 		Short: "Say whether something may be done, why, and who can help",
 		Long: `Say whether somebody may pull, push, delete or admin on a repository: which rule decides, what is
 missing and who can grant it. With a tag, the tag policy is looked at too. Nothing is done.
-Everybody asks about themselves; about others, admins and the maintainers of the repository's team.`,
+Everybody asks about themselves; about others, admins and the maintainers of the repository's team.
+
+The exit code is 0 for yes and 1 for no.`,
 		Example: `  berth explain push core/app:1.0
   berth explain push core/app --as alice
   berth explain pull core/app --as alice --token laptop
@@ -53,8 +55,15 @@ Everybody asks about themselves; about others, admins and the maintainers of the
 		if err != nil {
 			return err
 		}
+		var verdict error
+		if !e.Allowed {
+			verdict = errNo
+		}
 		if r.asJSON() {
-			return printJSON(cmd.OutOrStdout(), e)
+			if err := printJSON(cmd.OutOrStdout(), e); err != nil {
+				return err
+			}
+			return verdict
 		}
 		out := cmd.OutOrStdout()
 		answer := "no"
@@ -76,7 +85,7 @@ Everybody asks about themselves; about others, admins and the maintainers of the
 		if e.Ask != nil {
 			fmt.Fprintf(out, "ask: %s\n", *e.Ask)
 		}
-		return nil
+		return verdict
 	}
 	return c
 }

@@ -45,7 +45,7 @@ func newInstanceSetCommand(r *remote) *cobra.Command {
 		Args: cobra.NoArgs,
 	}
 	policy := addPolicyFlags(c, false)
-	c.MarkFlagsOneRequired("tag-policy", "exempt")
+	c.MarkFlagsOneRequired("tag-policy", "exempt", "add-exempt")
 	c.RunE = r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 		if err := policy.confirm(r, cmd, "every repository whose team and itself have no policy of their own"); err != nil {
 			return err

@@ -38,6 +38,9 @@ func run(ctx context.Context, root *cobra.Command, args []string, stderr io.Writ
 	if err == nil {
 		return 0
 	}
+	if errors.Is(err, errNo) {
+		return 1
+	}
 	cut := ctx.Err() != nil
 	if errors.Is(err, context.Canceled) {
 		cut, err = true, errors.New("interrupted")
@@ -90,6 +93,9 @@ func given(args []string) string {
 	}
 	return "there are the arguments " + strings.Join(args, " ")
 }
+
+// errNo ends a command with exit code 1 whose answer, which is printed already, is "no".
+var errNo = errors.New("no")
 
 // usageError is a command line that makes no sense, found after its flags
 // were parsed.

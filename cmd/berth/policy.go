@@ -1,6 +1,10 @@
 package main
 
 import (
+	"cmp"
+	"fmt"
+	"slices"
+
 	"github.com/spf13/cobra"
 
 	"berth/api"
@@ -13,14 +17,17 @@ const policyHelp = `Tag policies say what may happen to a tag that exists:
   sealed     it can neither move nor be deleted, ever, and neither can its repository;
              tags that are sealed once stay so when the policy changes
 Tags matching an --exempt pattern (* and ?) are mutable. The nearest policy decides: the
-repository's, else its team's, else the instance's. Without --exempt the patterns
-that hold now are kept; --exempt '' is none.`
+repository's, else its team's, else the instance's.
+
+--exempt replaces all patterns that hold now, the default ones too; --add-exempt keeps them and
+adds one; without either they stay as they are. --exempt '' is none.`
 
 // policyFlags are --tag-policy and --exempt.
 type policyFlags struct {
 	cmd    *cobra.Command
 	mode   *choice
 	exempt *[]string
+	add    *[]string
 }
 
 func addPolicyFlags(c *cobra.Command, inherits bool) policyFlags {
@@ -28,17 +35,25 @@ func addPolicyFlags(c *cobra.Command, inherits bool) policyFlags {
 	if inherits {
 		values = append(values, "inherit")
 	}
-	return policyFlags{
+	f := policyFlags{
 		cmd:    c,
 		mode:   choiceFlag(c, "tag-policy", "", "what may happen to tags", values...),
-		exempt: c.Flags().StringArray("exempt", nil, "a pattern of tags that stay mutable; give it again for more"),
+		exempt: c.Flags().StringArray("exempt", nil, "a pattern of tags that stay mutable, in place of all that hold now, the default ones too; give it again for more"),
+		add:    c.Flags().StringArray("add-exempt", nil, "a pattern of tags that stay mutable, beside those that hold now; give it again for more"),
 	}
+	c.MarkFlagsMutuallyExclusive("exempt", "add-exempt")
+	return f
+}
+
+// exempts reports whether the patterns change.
+func (f policyFlags) exempts() bool {
+	return f.cmd.Flags().Changed("exempt") || f.cmd.Flags().Changed("add-exempt")
 }
 
 // confirm asks before tags are sealed.
 func (f policyFlags) confirm(r *remote, cmd *cobra.Command, what string) error {
-	if f.mode.value == "inherit" && f.cmd.Flags().Changed("exempt") {
-		return usagef("--exempt goes with a policy of its own, not with --tag-policy inherit")
+	if f.mode.value == "inherit" && f.exempts() {
+		return usagef("--exempt and --add-exempt go with a policy of its own, not with --tag-policy inherit")
 	}
 	if f.mode.value != string(api.TagModeSealed) {
 		return nil
@@ -56,8 +71,7 @@ type policyCalls struct {
 
 // apply does what the flags say, and nothing when they are absent.
 func (f policyFlags) apply(r *remote, cmd *cobra.Command, what string, calls policyCalls) error {
-	exempts := f.cmd.Flags().Changed("exempt")
-	if f.mode.value == "" && !exempts {
+	if f.mode.value == "" && !f.exempts() {
 		return nil
 	}
 	if f.mode.value == "inherit" {
@@ -66,27 +80,31 @@ func (f policyFlags) apply(r *remote, cmd *cobra.Command, what string, calls pol
 		}
 		return printDone(r, cmd, nil, "%s: no tag policy of its own", what)
 	}
-	policy := api.TagPolicy{Mode: api.TagMode(f.mode.value), Exempt: []string{}}
-	for _, pattern := range *f.exempt {
-		if pattern != "" {
-			policy.Exempt = append(policy.Exempt, pattern)
-		}
+	now, err := calls.get()
+	if err != nil {
+		return err
 	}
-	if policy.Mode == "" || !exempts {
-		now, err := calls.get()
-		if err != nil {
-			return err
-		}
-		if policy.Mode == "" {
-			policy.Mode = now.Mode
-		}
-		if !exempts {
-			policy.Exempt = now.Exempt
+	policy := api.TagPolicy{Mode: cmp.Or(api.TagMode(f.mode.value), now.Mode), Exempt: []string{}}
+	replaced := f.cmd.Flags().Changed("exempt")
+	if !replaced {
+		policy.Exempt = slices.Clone(now.Exempt)
+	}
+	for _, pattern := range append(*f.exempt, *f.add...) {
+		if pattern != "" && !slices.Contains(policy.Exempt, pattern) {
+			policy.Exempt = append(policy.Exempt, pattern)
 		}
 	}
 	p, err := calls.put(policy)
 	if err != nil {
 		return err
+	}
+	dropped := slices.DeleteFunc(slices.Clone(now.Exempt), func(pattern string) bool { return slices.Contains(p.Exempt, pattern) })
+	if replaced && len(dropped) > 0 {
+		again := ""
+		for _, pattern := range dropped {
+			again += " --add-exempt '" + pattern + "'"
+		}
+		fmt.Fprintf(cmd.ErrOrStderr(), "--exempt has replaced the patterns that held before: %s are not exempt any more. To have them again, add%s.\n", showList(dropped), again)
 	}
 	return printDone(r, cmd, p, "%s: tags are %s, exempt: %s", what, p.Mode, showList(p.Exempt))
 }

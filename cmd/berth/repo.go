@@ -140,7 +140,7 @@ func newRepoSetCommand(r *remote) *cobra.Command {
 	}
 	visibility := visibilityFlag(c)
 	policy := addPolicyFlags(c, true)
-	c.MarkFlagsOneRequired("visibility", "tag-policy", "exempt")
+	c.MarkFlagsOneRequired("visibility", "tag-policy", "exempt", "add-exempt")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		name := args[0]
 		if err := policy.confirm(r, cmd, name); err != nil {

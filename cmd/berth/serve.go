@@ -102,7 +102,7 @@ func serve(ctx context.Context, c *config, stdout io.Writer, log *slog.Logger) e
 		servers = append(servers, metrics)
 	}
 	// Whatever can stop the start has been done: the password that this makes is printed.
-	password, err := firstStart(ctx, a.db, a.hasher, c)
+	password, err := firstStart(ctx, a.db, a.hasher, c, log)
 	if err != nil {
 		closeAll(servers)
 		return err

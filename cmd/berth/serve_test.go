@@ -17,6 +17,9 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"berth/auth"
+	"berth/metadata"
+	"berth/metadata/metadatatest"
 	"berth/testenv"
 )
 
@@ -33,6 +36,67 @@ func TestLogDurations(t *testing.T) {
 			t.Errorf("%s: %s, want %s", format, log.String(), want)
 		}
 	}
+}
+
+// A lost password of the admin is set while no server runs, on both engines; and a setting admin_password
+// that counts no more is said in the log.
+func TestLostAdminPassword(t *testing.T) {
+	metadatatest.EachURL(t, func(t *testing.T, database string) {
+		data := t.TempDir()
+		start := func(env ...string) (log string) {
+			t.Helper()
+			c, err := loadConfig(pflag.NewFlagSet("", pflag.ContinueOnError),
+				append(env, "BERTH_LISTEN=127.0.0.1:0", "BERTH_DATA_DIR="+data, "BERTH_DATABASE_URL="+database))
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			var lines bytes.Buffer
+			if err := serve(ctx, c, &printed{text: "docker push", then: cancel}, slog.New(slog.NewTextHandler(&lines, nil))); err != nil {
+				t.Fatal(err)
+			}
+			return lines.String()
+		}
+		const ignored = "the setting admin_password is ignored"
+		if log := start("BERTH_ADMIN_PASSWORD=the first one"); strings.Contains(log, ignored) {
+			t.Errorf("at the first start:\n%s", log)
+		}
+		if log := start(); strings.Contains(log, ignored) {
+			t.Errorf("without the setting:\n%s", log)
+		}
+		if log := start("BERTH_ADMIN_PASSWORD=another one"); !strings.Contains(log, ignored) || !strings.Contains(log, "berth user password admin --local") {
+			t.Errorf("with the setting:\n%s", log)
+		}
+
+		signIn := func(password string) error {
+			db, err := metadata.Open(t.Context(), metadata.Options{URL: database})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer db.Close()
+			chain := auth.NewChain(nil, auth.NewPasswords(db, auth.NewHasher(1), nil))
+			_, err = chain.Authenticate(t.Context(), auth.Credentials{Username: "admin", Password: password})
+			return err
+		}
+		if err := signIn("the first one"); err != nil {
+			t.Fatal(err)
+		}
+		root := newRootCommand()
+		var out strings.Builder
+		root.SetIn(strings.NewReader("the new one\n"))
+		root.SetOut(&out)
+		words := []string{"user", "password", "admin", "--local", "--new-password-stdin", "--data-dir", data, "--database-url", database}
+		if code := run(t.Context(), root, words, &out); code != 0 || out.String() != "the password of admin is set\n" {
+			t.Fatalf("ends with code %d and says %q", code, out.String())
+		}
+		if err := signIn("the new one"); err != nil {
+			t.Error(err)
+		}
+		if err := signIn("the first one"); err == nil {
+			t.Error("the lost password still signs in")
+		}
+	})
 }
 
 // printed is stdout until it has a text.

@@ -106,13 +106,14 @@ func newTeamSetCommand(r *remote) *cobra.Command {
 		Short: "Change a team's default visibility or tag policy",
 		Long:  "Change a team.\n\n" + policyHelp,
 		Example: `  berth team set core --default-visibility internal
+  berth team set core --add-exempt 'dev-*'
   berth team set core --tag-policy immutable --exempt latest --exempt 'dev-*'
   berth team set core --tag-policy inherit`,
 		Args: arguments(nameOf("team")),
 	}
 	visibility := defaultVisibilityFlag(c)
 	policy := addPolicyFlags(c, true)
-	c.MarkFlagsOneRequired("default-visibility", "tag-policy", "exempt")
+	c.MarkFlagsOneRequired("default-visibility", "tag-policy", "exempt", "add-exempt")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		team := args[0]
 		if err := policy.confirm(r, cmd, "all of team "+team); err != nil {

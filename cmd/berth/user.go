@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -8,6 +10,7 @@ import (
 	"berth/api"
 	"berth/api/client"
 	"berth/auth"
+	"berth/metadata"
 )
 
 func newUserCommand(r *remote) *cobra.Command {
@@ -24,7 +27,7 @@ func newUserCommand(r *remote) *cobra.Command {
 		newUserShowCommand(r),
 		newUserSetCommand(r),
 		newUserDeleteCommand(r),
-		newUserPasswdCommand(r),
+		newUserPasswordCommand(r),
 	)
 	return c
 }
@@ -215,18 +218,26 @@ func newUserDeleteCommand(r *remote) *cobra.Command {
 	}
 }
 
-func newUserPasswdCommand(r *remote) *cobra.Command {
+func newUserPasswordCommand(r *remote) *cobra.Command {
 	c := &cobra.Command{
-		Use:   "passwd [NAME]",
-		Short: "Set a password, your own without a name",
+		Use:     "password [NAME]",
+		Aliases: []string{"passwd"},
+		Short:   "Set a password, your own without a name",
 		Long: `Set a password: your own, or as an admin another user's. Your own needs the current
-one, which is asked for on the terminal; without a terminal it is the one you sign in with.`,
-		Example: `  berth user passwd
-  berth user passwd alice --new-password-stdin <password.txt`,
+one, which is asked for on the terminal; without a terminal it is the one you sign in with.
+
+When the password of the last admin is lost, --local sets a user's password in the configured database
+itself, with the servers stopped or running. It needs no sign-in, but the settings and the access to the
+database that a server has. It is on record in the audit log.`,
+		Example: `  berth user password
+  berth user password alice --new-password-stdin <password.txt
+  berth user password admin --local --data-dir /var/lib/berth`,
 		Args: cobra.MaximumNArgs(1),
 	}
+	addFlags(c.Flags())
 	fromStdin := c.Flags().Bool("new-password-stdin", false, "read the new password from stdin")
-	c.RunE = r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
+	withoutServer := c.Flags().Bool("local", false, "set it in the configured database itself, without asking a server")
+	remotely := r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 		me, err := fetched(s.WhoamiWithResponse(cmd.Context()))
 		if err != nil {
 			return err
@@ -257,5 +268,62 @@ one, which is asked for on the terminal; without a terminal it is the one you si
 		}
 		return printDone(r, cmd, nil, "the password of %s is set", name)
 	})
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		if !*withoutServer {
+			return remotely(cmd, args)
+		}
+		if cmd.Flags().Changed("server") {
+			return usagef("--local asks no server: leave out --server")
+		}
+		if len(args) == 0 {
+			return usagef("with --local nobody is signed in: name the user, such as admin")
+		}
+		if err := userArgument(args[0]); err != nil {
+			return err
+		}
+		return runLocal(cmd, false, func(ctx context.Context, l *local) error { return setPassword(ctx, r, cmd, l, args[0], *fromStdin) })
+	}
 	return c
+}
+
+// restorer is who the audit log names for a password that was set without a server.
+var restorer = metadata.Actor{Name: "berth user password --local"}
+
+// setPassword sets a user's password in the database.
+func setPassword(ctx context.Context, r *remote, cmd *cobra.Command, l *local, name string, fromStdin bool) error {
+	if err := l.mayChange(); err != nil {
+		return err
+	}
+	// Whether there is such a user is said before a password is asked for.
+	if err := l.db.View(ctx, func(tx *metadata.Tx) error { _, err := tx.User(ctx, name); return err }); err != nil {
+		return fmt.Errorf("%s", message(err))
+	}
+	password, err := newPassword(r, cmd, fromStdin, "")
+	if err != nil {
+		return err
+	}
+	if len(password) < minPassword {
+		return fmt.Errorf("the password is shorter than %d characters", minPassword)
+	}
+	hash, err := auth.NewHasher(1).Hash(ctx, password)
+	if err != nil {
+		return err
+	}
+	var user metadata.User
+	err = l.db.Update(ctx, func(tx *metadata.Tx) (err error) {
+		if _, err = tx.LockUser(ctx, name); err != nil {
+			return err
+		}
+		if user, err = tx.UpdateUser(ctx, name, metadata.UserChange{PasswordHash: &hash}); err != nil {
+			return err
+		}
+		return tx.InsertAudit(ctx, metadata.AuditEvent{Action: "setPassword", Actor: restorer, Reference: name})
+	})
+	if err != nil {
+		return fmt.Errorf("%s", message(err))
+	}
+	if user.Disabled {
+		fmt.Fprintf(cmd.ErrOrStderr(), "%s is disabled, and cannot sign in until an admin says: berth user set %s --enable\n", name, name)
+	}
+	return printDone(r, cmd, nil, "the password of %s is set", name)
 }

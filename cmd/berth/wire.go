@@ -540,13 +540,17 @@ func (a *app) close() (err error) {
 const adminName = "admin"
 
 // firstStart makes the first user when there is none, and gives its password
-// when it was made up here.
-func firstStart(ctx context.Context, db *metadata.DB, hasher *auth.Hasher, c *config) (string, error) {
+// when it was made up here. When there are users, the setting of that password is ignored, and the log says so.
+func firstStart(ctx context.Context, db *metadata.DB, hasher *auth.Hasher, c *config, log *slog.Logger) (string, error) {
 	var has bool
 	err := db.View(ctx, func(tx *metadata.Tx) (err error) {
 		has, err = tx.HasUsers(ctx)
 		return err
 	})
+	if err == nil && has && c.AdminPassword != "" {
+		log.Info("the setting admin_password is ignored, for there are users already: it is the password of the first one only. " +
+			"If the password of " + adminName + " is lost, set it with 'berth user password " + adminName + " --local'")
+	}
 	if err != nil || has {
 		return "", err
 	}
