@@ -248,6 +248,26 @@ func TestSharedSessionsOutliveTheBoot(t *testing.T) {
 	commit(t, open(t, dir, fs.Options{Shared: true}), s)
 }
 
+// Versions that wrote the turn file in place left an empty one on a full disk, before any byte: the session goes on.
+func TestEmptyTurnFile(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, fs.Options{})
+	id := storagetest.NewID()
+	session := add(t, s, s.Begin(id), []byte("first"))
+	if err := os.WriteFile(filepath.Join(dir, id[:2], id)+".turn", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	key := commit(t, s, add(t, s, session, []byte(" second")))
+	rc, err := s.Open(t.Context(), key, 0, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rc.Close()
+	if got, err := io.ReadAll(rc); string(got) != "first second" || err != nil {
+		t.Errorf("%q %v", got, err)
+	}
+}
+
 // Only root could write to a sealed file; Append and Commit do not ask for that.
 func TestSealedFilesAreNotWrittenTo(t *testing.T) {
 	dir := t.TempDir()

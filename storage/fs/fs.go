@@ -34,9 +34,10 @@ const (
 	modeSealed = 0o440 // an object
 	modeDir    = 0o750
 
-	turnSuffix = ".turn"
-	idMin      = 32
-	idMax      = 128
+	turnSuffix  = ".turn"
+	asideSuffix = ".new" // of a turn file that is being made
+	idMin       = 32
+	idMax       = 128
 
 	// Dirty pages are sent to the disk as they come, in steps of this many bytes: the
 	// fsync at the end then has nothing left to wait for.
@@ -242,7 +243,7 @@ func (s *Store) takeTurn(ctx context.Context, f *os.File, st state) (string, err
 		return "", fmt.Errorf("%w: it is committed", storage.ErrSession)
 	}
 	turn := rand.Text()
-	if err := writeTurn(f.Name(), turn, turnName(st)); err != nil {
+	if err := s.writeTurn(f.Name(), turn, turnName(st)); err != nil {
 		return "", err
 	}
 	if size > st.Size {
@@ -292,23 +293,34 @@ func turnName(st state) string {
 }
 
 // writeTurn notes whose turn it is, and whose it was when the bytes before
-// it were written. One write of constant length: a process that dies leaves it whole or not at all.
-func writeTurn(name, turn, after string) error {
-	f, err := openFile(name+turnSuffix, os.O_WRONLY|os.O_CREATE, modeOpen)
+// it were written. The file is made aside and renamed, so that it is whole or as it was, also when the disk is full.
+// The caller has the lock, so nobody else makes it.
+func (s *Store) writeTurn(name, turn, after string) error {
+	f, err := openFile(name+turnSuffix+asideSuffix, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, modeOpen)
 	if err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(f, "%-32s %-32s\n", turn, after)
-	return errors.Join(err, f.Close())
+	if err == nil && s.shared {
+		err = f.Sync() // for a session that outlives the boot
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), name+turnSuffix)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name()) // a full disk is glad of it; Delete removes it too
+	}
+	return err
 }
 
 // checkTurn accepts a session of the last turn, and the one that the last turn
-// began with: it wrote only beyond that session's bytes.
+// began with: it wrote only beyond that session's bytes. An empty file is none: versions before the rename
+// left it on a full disk, before they wrote anything else.
 func checkTurn(name, mine string) error {
 	last, after := turnFirst, turnBegin
 	text, err := os.ReadFile(name + turnSuffix)
 	switch fields := strings.Fields(string(text)); {
-	case errors.Is(err, iofs.ErrNotExist):
+	case errors.Is(err, iofs.ErrNotExist), err == nil && len(text) == 0:
 	case err != nil:
 		return err
 	case len(fields) != 2:
@@ -406,23 +418,25 @@ func (s *Store) commit(ctx context.Context, st state) error {
 		return err
 	case sealed && size > st.Size:
 		return fmt.Errorf("%w: another request has committed it", storage.ErrSession)
-	case sealed:
-		// Committed before; that Commit may have failed after this point.
-	default:
-		if size > st.Size {
-			if err := f.Truncate(st.Size); err != nil {
-				return err
-			}
-		}
-		if err := f.Chmod(modeSealed); err != nil {
+	case !sealed && size > st.Size:
+		if err := f.Truncate(st.Size); err != nil {
 			return err
 		}
 	}
 	// The entry is there since the first Append: neither has to wait for the other.
 	entry := make(chan error, 1)
 	go func() { entry <- s.syncs.sync(s.dir, filepath.Dir(name)) }()
-	err = f.Sync()
-	return errors.Join(err, <-entry)
+	err = errors.Join(f.Sync(), <-entry)
+	switch {
+	case sealed:
+	case err == nil:
+		err = f.Chmod(modeSealed)
+	default:
+		// The kernel may have dropped the pages that it could not write; the next fsync would find nothing to do, and
+		// succeed. So nothing may commit this file any more. Nobody has: it is not sealed, and we have the lock.
+		_ = os.Remove(name)
+	}
+	return err
 }
 
 // Abort implements [storage.Store].
@@ -445,7 +459,7 @@ func (s *Store) Delete(ctx context.Context, keys ...string) error {
 		if err != nil {
 			continue // nothing is stored under it
 		}
-		for _, name := range []string{name, name + turnSuffix} {
+		for _, name := range []string{name, name + turnSuffix, name + turnSuffix + asideSuffix} {
 			if err := os.Remove(name); err != nil && !errors.Is(err, iofs.ErrNotExist) {
 				errs = append(errs, fmt.Errorf("deleting %s: %w", key, err))
 			}
