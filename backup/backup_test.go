@@ -71,7 +71,7 @@ func newWorld(t *testing.T, variant string) *world {
 	t.Helper()
 	w := &world{t: t, ctx: t.Context(), url: metadatatest.SQLite(t)}
 	if strings.HasPrefix(variant, "postgres") {
-		w.url = testenv.Postgres(t)
+		w.url = metadatatest.Postgres(t)
 	}
 	w.side.DB = metadatatest.Open(t, metadata.Options{URL: w.url})
 	if strings.HasSuffix(variant, "s3") {

@@ -52,7 +52,7 @@ var allowedImports = map[string][]string{
 	"deploy/image":          {},
 	"auth/authtest":         {"auth"},
 	"auth/aws/awstest":      {"testenv"},
-	"metadata/metadatatest": {"metadata", "testenv"},
+	"metadata/metadatatest": {"metadata", "migrations", "testenv"},
 }
 
 // A package may import only what allowedImports says.

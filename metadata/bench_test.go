@@ -13,7 +13,6 @@ import (
 
 	"berth/metadata"
 	"berth/metadata/metadatatest"
-	"berth/testenv"
 )
 
 // benchEach runs a benchmark on a fresh database of each engine. The Postgres
@@ -21,7 +20,7 @@ import (
 // BERTH_TEST_POSTGRES_URL at one that does.
 func benchEach(b *testing.B, f func(b *testing.B, db *metadata.DB)) {
 	b.Run("sqlite", func(b *testing.B) { f(b, metadatatest.Open(b, metadata.Options{URL: metadatatest.SQLite(b)})) })
-	b.Run("postgres", func(b *testing.B) { f(b, metadatatest.Open(b, metadata.Options{URL: testenv.Postgres(b)})) })
+	b.Run("postgres", func(b *testing.B) { f(b, metadatatest.Open(b, metadata.Options{URL: metadatatest.Postgres(b)})) })
 }
 
 // cpu reports processor time per operation, of this process: steadier than

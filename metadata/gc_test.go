@@ -17,7 +17,7 @@ import (
 
 // A database of the first version has garbage already, which the second finds.
 func TestGCBackfill(t *testing.T) {
-	metadatatest.EachURL(t, func(t *testing.T, url string) {
+	metadatatest.EachEmptyURL(t, func(t *testing.T, url string) {
 		var files fs.FS = migrations.SQLite
 		if engine(url) == "postgres" {
 			files = migrations.Postgres

@@ -27,7 +27,7 @@ func open(t *testing.T, url string) *metadata.DB {
 
 // Replicas that start together on an empty database: each file is applied once.
 func TestMigrateAtOnce(t *testing.T) {
-	metadatatest.EachURL(t, func(t *testing.T, url string) {
+	metadatatest.EachEmptyURL(t, func(t *testing.T, url string) {
 		files := fstest.MapFS{}
 		for i := range 5 {
 			files[fmt.Sprintf("%04d_step.sql", i+1)] = &fstest.MapFile{Data: fmt.Appendf(nil, "CREATE TABLE t%d (x INTEGER);\nINSERT INTO t%d VALUES (1);", i, i)}
@@ -66,7 +66,7 @@ func TestMigrateAtOnce(t *testing.T) {
 }
 
 func TestMigrateSteps(t *testing.T) {
-	metadatatest.EachURL(t, func(t *testing.T, url string) {
+	metadatatest.EachEmptyURL(t, func(t *testing.T, url string) {
 		db := open(t, url)
 		one := fstest.MapFS{"0001_one.sql": {Data: []byte("CREATE TABLE one (x INTEGER)")}}
 		two := maps.Clone(one)
@@ -135,7 +135,7 @@ func TestMigrateWhileInUse(t *testing.T) {
 }
 
 func TestUnmigrated(t *testing.T) {
-	metadatatest.EachURL(t, func(t *testing.T, url string) {
+	metadatatest.EachEmptyURL(t, func(t *testing.T, url string) {
 		db := open(t, url)
 		ctx := context.Background()
 		err := db.View(ctx, func(tx *metadata.Tx) error { _, err := tx.HasUsers(ctx); return err })
@@ -151,7 +151,7 @@ func TestUnmigrated(t *testing.T) {
 // Both engines have the same tables, columns, and what may be NULL.
 func TestSchemasAreEqual(t *testing.T) {
 	schemas := map[string][]string{}
-	metadatatest.EachURL(t, func(t *testing.T, url string) {
+	metadatatest.EachEmptyURL(t, func(t *testing.T, url string) {
 		metadatatest.Open(t, metadata.Options{URL: url})
 		query := map[string]string{
 			"sqlite": `SELECT m.type || ' ' || m.name || '.' || c.name ||
@@ -206,7 +206,7 @@ func TestSQLiteBusy(t *testing.T) {
 	if testing.Short() {
 		t.Skip("waits for busy_timeout")
 	}
-	url := metadatatest.SQLite(t)
+	url := metadatatest.EmptySQLite(t)
 	db := metadatatest.Open(t, metadata.Options{URL: url})
 	raw := shell(t, url, true)
 	conn, err := raw.Conn(t.Context())

@@ -11,12 +11,11 @@ import (
 
 	"berth/metadata"
 	"berth/metadata/metadatatest"
-	"berth/testenv"
 )
 
 // pairs are all ways from one engine to another.
 func pairs(t *testing.T, f func(t *testing.T, from, to string)) {
-	open := map[string]func(testing.TB) string{"sqlite": metadatatest.SQLite, "postgres": testenv.Postgres}
+	open := map[string]func(testing.TB) string{"sqlite": metadatatest.SQLite, "postgres": metadatatest.Postgres}
 	for from, openFrom := range open {
 		for to, openTo := range open {
 			t.Run(from+" to "+to, func(t *testing.T) { f(t, openFrom(t), openTo(t)) })

@@ -17,7 +17,7 @@ import (
 // they may, their secret, and on SQLite, whose table is made anew, the row ids that
 // bearer tokens name, those of deleted tokens included.
 func TestMigrateTokens(t *testing.T) {
-	metadatatest.EachURL(t, func(t *testing.T, url string) {
+	metadatatest.EachEmptyURL(t, func(t *testing.T, url string) {
 		var all fs.FS = migrations.SQLite
 		if engine(url) == "postgres" {
 			all = migrations.Postgres

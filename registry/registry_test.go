@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -17,6 +16,7 @@ import (
 	"time"
 
 	"berth/metadata"
+	"berth/metadata/metadatatest"
 	"berth/oci"
 	"berth/storage"
 	"berth/storage/fs"
@@ -87,12 +87,12 @@ var backends = []struct {
 var budget = sync.OnceValue(func() *storage.Budget { return storage.NewBudget(0) })
 
 func sqliteDB(t testing.TB) (url, driver, dsn string) {
-	file := filepath.Join(t.TempDir(), "berth.db")
-	return "sqlite:" + file, "sqlite", "file:" + file + "?_pragma=busy_timeout(10000)"
+	url = metadatatest.SQLite(t)
+	return url, "sqlite", "file:" + strings.TrimPrefix(url, "sqlite:") + "?_pragma=busy_timeout(10000)"
 }
 
 func postgresDB(t testing.TB) (url, driver, dsn string) {
-	url = testenv.Postgres(t)
+	url = metadatatest.Postgres(t)
 	return url, "pgx", url
 }
 

@@ -3,6 +3,7 @@ package testenv
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Postgres gives the URL of a fresh, empty database, which is dropped when
@@ -27,9 +29,32 @@ func Postgres(t testing.TB) string {
 	t.Helper()
 	admin, err := PostgresServer()
 	require(t, err)
+	return createDatabase(t, admin, "")
+}
+
+// PostgresFrom is Postgres, with a copy of the database that fill has made in place of an
+// empty one. The first caller on a server makes it, under the name; all others of the same
+// name, in other processes too, get copies, which cost a fraction of making it again. So the
+// name has to change with what fill does. fill closes its connections before it returns.
+func PostgresFrom(t testing.TB, name string, fill func(ctx context.Context, url string) error) string {
+	t.Helper()
+	admin, err := PostgresServer()
+	require(t, err)
+	if err := makeTemplate(admin, name, fill); err != nil {
+		t.Fatalf("making the database %s, of which tests get copies: %v", name, err)
+	}
+	return createDatabase(t, admin, " TEMPLATE "+name)
+}
+
+// postgresWait bounds what tests ask of the server that databases are made on.
+const postgresWait = 5 * time.Minute
+
+// createDatabase makes a database that is dropped when the test ends, and gives its URL.
+func createDatabase(t testing.TB, admin, options string) string {
+	t.Helper()
 	name := "berth_test_" + strings.ToLower(rand.Text())
 	run := func(sql string) error {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), postgresWait)
 		defer cancel()
 		conn, err := pgx.Connect(ctx, admin)
 		if err != nil {
@@ -39,7 +64,7 @@ func Postgres(t testing.TB) string {
 		_, err = conn.Exec(ctx, sql)
 		return err
 	}
-	if err := run("CREATE DATABASE " + name); err != nil {
+	if err := run("CREATE DATABASE " + name + options); err != nil {
 		t.Fatalf("creating a test database: %v", err)
 	}
 	t.Cleanup(func() {
@@ -47,12 +72,76 @@ func Postgres(t testing.TB) string {
 			t.Errorf("dropping the test database: %v", err)
 		}
 	})
-	u, err := url.Parse(admin)
+	url, err := databaseURL(admin, name)
 	if err != nil {
 		t.Fatalf("BERTH_TEST_POSTGRES_URL: %v", err)
 	}
+	return url
+}
+
+// templateLock is the key of the advisory lock under which templates are made: "test" in ASCII.
+const templateLock = 0x74657374
+
+// makeTemplate makes the database of a name unless it is there. It appears under its name
+// when it is whole.
+func makeTemplate(admin, name string, fill func(ctx context.Context, url string) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), postgresWait)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, admin)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx) // which ends the lock
+	there := func() (found bool, err error) {
+		err = conn.QueryRow(ctx, "SELECT EXISTS (SELECT 1 FROM pg_database WHERE datname = $1)", name).Scan(&found)
+		return found, err
+	}
+	if found, err := there(); err != nil || found {
+		return err
+	}
+	if _, err := conn.Exec(ctx, "SELECT pg_advisory_lock($1)", templateLock); err != nil {
+		return err
+	}
+	if found, err := there(); err != nil || found {
+		return err
+	}
+	making := name + "_making"
+	if _, err := conn.Exec(ctx, "DROP DATABASE IF EXISTS "+making+" WITH (FORCE)"); err != nil {
+		return err
+	}
+	if _, err := conn.Exec(ctx, "CREATE DATABASE "+making); err != nil {
+		return err
+	}
+	url, err := databaseURL(admin, making)
+	if err != nil {
+		return err
+	}
+	if err := fill(ctx, url); err != nil {
+		return err
+	}
+	// A connection that is being closed may still be there for a moment, and forbids the new name.
+	for {
+		_, err = conn.Exec(ctx, "ALTER DATABASE "+making+" RENAME TO "+name)
+		var pg *pgconn.PgError
+		if !errors.As(err, &pg) || pg.Code != "55006" { // object_in_use
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// databaseURL is the URL of another database on the same server.
+func databaseURL(server, name string) (string, error) {
+	u, err := url.Parse(server)
+	if err != nil {
+		return "", err
+	}
 	u.Path = "/" + name
-	return u.String()
+	return u.String(), nil
 }
 
 // PostgresServer gives the URL of a superuser on the server that [Postgres]

@@ -43,10 +43,10 @@ func TestTargetThatCannotBeUsed(t *testing.T) {
 		"no such database":     {absent.String(), files, []string{absent.Host + "/nope", "Check that it is there"}},
 		"database unreachable": {"postgres://berth:hush@" + nowhere + "/berth?sslmode=disable", files, []string{nowhere, "connection refused", "can be reached from here"}},
 		"database URL":         {"postgres://berth:hush/x@h/berth", files, []string{"is not valid", "postgres://user:password@host:5432/name"}},
-		"no such bucket":       {metadatatest.SQLite(t), missing.URL("r"), []string{missing.Bucket, "does not exist", "create it first"}},
-		"store unreachable":    {metadatatest.SQLite(t), unreachable.URL("r"), []string{nowhere, "connection refused", "endpoint"}},
-		"store URL":            {metadatatest.SQLite(t), "s3://key:hush@bucket/r", []string{"AWS_ACCESS_KEY_ID"}},
-		"directory":            {metadatatest.SQLite(t), "file:/proc/nowhere", []string{"/proc/nowhere", "can be written to"}},
+		"no such bucket":       {metadatatest.EmptySQLite(t), missing.URL("r"), []string{missing.Bucket, "does not exist", "create it first"}},
+		"store unreachable":    {metadatatest.EmptySQLite(t), unreachable.URL("r"), []string{nowhere, "connection refused", "endpoint"}},
+		"store URL":            {metadatatest.EmptySQLite(t), "s3://key:hush@bucket/r", []string{"AWS_ACCESS_KEY_ID"}},
+		"directory":            {metadatatest.EmptySQLite(t), "file:/proc/nowhere", []string{"/proc/nowhere", "can be written to"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			conf := &config{DatabaseURL: c.database, StorageURL: c.store, MemoryBudget: 16 << 20}
@@ -70,7 +70,7 @@ func TestTargetThatCannotBeUsed(t *testing.T) {
 
 // A registry that somebody names as a target by mistake is not even migrated.
 func TestTargetInUse(t *testing.T) {
-	address := metadatatest.SQLite(t)
+	address := metadatatest.EmptySQLite(t)
 	db := metadatatest.Open(t, metadata.Options{URL: address})
 	err := db.Update(t.Context(), func(tx *metadata.Tx) error {
 		_, err := tx.CreateFirstAdmin(t.Context(), "admin", "the hash of a password")
