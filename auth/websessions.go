@@ -2,7 +2,10 @@ package auth
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"time"
@@ -78,6 +81,20 @@ func (s *WebSessions) Find(ctx context.Context, secret string) (Principal, error
 	p := userPrincipal(u)
 	p.Expires, p.Person = expires, true
 	return p, nil
+}
+
+// PageToken is the token of a session that a page shows with what it changes, beside the
+// session itself: base64url, 43 characters, as long as the session. Who knows it does not know the session's secret. A cookie
+// comes with every request of a browser, whoever made it; this comes only from who was given it.
+func PageToken(secret string) string {
+	mac := hmac.New(sha256.New, []byte(secret))
+	mac.Write([]byte("berth page token"))
+	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+}
+
+// IsPageToken reports whether a token is that of the session.
+func IsPageToken(secret, token string) bool {
+	return hmac.Equal([]byte(PageToken(secret)), []byte(token))
 }
 
 // End ends a session, if there is one.

@@ -16,7 +16,7 @@ import (
 )
 
 // document is the body of a manifest, field by field. A nil list, config or
-// subject was not in the body.
+// subject was not in the body, or null.
 type document struct {
 	schemaVersion int64
 	mediaType     string
@@ -26,6 +26,7 @@ type document struct {
 	layers        []Descriptor
 	manifests     []Descriptor
 	annotations   map[string]string
+	nullManifests bool   // manifests is there and null, which is an empty list
 	fsLayers      bool   // Docker schema 1 has them
 	rawBlobs      []byte // the value of "blobs", meaningful in artifact manifests only
 	descriptors   int    // counted so far
@@ -94,6 +95,10 @@ func decode(raw []byte) (*document, error) {
 }
 
 func (d *decoder) documentField(doc *document, field string) (err error) {
+	if field != "" && d.PeekKind() == 'n' {
+		doc.nullManifests = doc.nullManifests || field == "manifests"
+		return d.skip()
+	}
 	switch field {
 	case "schemaVersion":
 		doc.schemaVersion, err = d.integer()
@@ -133,7 +138,9 @@ func decodeBlobs(value []byte, counted int) ([]Descriptor, error) {
 }
 
 // object reads an object and calls read for each name, with "" for one that is
-// not in fields. read consumes the value.
+// not in fields. read consumes the value. A known field that is null counts as
+// absent, as encoding/json has it: clients in Go write null for a list without elements, and
+// those in other languages for every field without a value.
 func (d *decoder) object(fields []string, read func(field string) error) error {
 	if err := d.open('{', "an object"); err != nil {
 		return err
@@ -193,6 +200,9 @@ func (d *decoder) descriptor() (*Descriptor, error) {
 	var desc Descriptor
 	var sized bool
 	err := d.object(descriptorFields, func(field string) (err error) {
+		if field != "" && d.PeekKind() == 'n' {
+			return d.skip()
+		}
 		switch field {
 		case "mediaType":
 			desc.MediaType, err = d.mediaType()
@@ -254,6 +264,12 @@ func (d *decoder) annotations() (map[string]string, error) {
 			return m, nil
 		}
 		name := t.String()
+		if d.PeekKind() == 'n' {
+			if err := d.skip(); err != nil {
+				return nil, err
+			}
+			continue
+		}
 		value, err := d.string()
 		if err != nil {
 			return nil, err
@@ -268,8 +284,9 @@ func (d *decoder) annotations() (map[string]string, error) {
 }
 
 // mediaType reads a media type; "" counts as none, some encoders write it. Of
-// the grammar only the length and the characters are enforced: people push
-// files with types like "text/plain; charset=utf-8".
+// the grammar only the length and the characters are enforced here: people push
+// files with types like "text/plain; charset=utf-8". What the manifest itself may be called
+// is in checkNames.
 func (d *decoder) mediaType() (string, error) {
 	s, err := d.string()
 	if err != nil {
@@ -319,8 +336,8 @@ func (d *decoder) open(kind jsontext.Kind, want string) error {
 	return err
 }
 
-// wrongType refuses the next value. null has its own rule: clients disagree
-// whether it is an empty value or none.
+// wrongType refuses the next value. null has its own rule: as an element of a list it is neither
+// absent nor empty.
 func (d *decoder) wrongType(k jsontext.Kind, want string) error {
 	if _, err := d.token(); err != nil {
 		return err

@@ -55,14 +55,15 @@ type Manifest struct {
 	Annotations map[string]string
 	// Subject is the manifest that this one refers to, which need not exist; or nil.
 	Subject *Descriptor
-	// Blobs must exist in the repository: config and layers, each digest once,
-	// in the manifest's order.
+	// Blobs must exist in the repository: config and layers, in the manifest's order. Here
+	// and below each digest comes once for each size that it is given with, and so once in a
+	// manifest that tells the truth.
 	Blobs []Descriptor
 	// Foreign are layers that may be fetched elsewhere: non-distributable ones and those
 	// with urls. They need not exist in the repository, but some clients push
 	// them (dockerd's allow-nondistributable-artifacts), and then the manifest needs them.
 	Foreign []Descriptor
-	// Children are the manifests of an index, each digest once, in order.
+	// Children are the manifests of an index, in order.
 	Children []Descriptor
 }
 
@@ -102,8 +103,12 @@ func foreign(d Descriptor) bool {
 		strings.HasPrefix(d.MediaType, "application/vnd.docker.image.rootfs.foreign.")
 }
 
+// IsManifest reports whether a media type is that of a manifest for everybody: an image, an
+// index or an artifact manifest, of OCI or Docker.
+func IsManifest(mediaType string) bool { return kinds[mediaType] != kindUnknown }
+
 // blobInIndex reports whether an entry of an index is a blob and not a
-// manifest. BuildKit's registry cache (`--cache-to type=registry` without
+// manifest by its media type. BuildKit's registry cache (`--cache-to type=registry` without
 // image-manifest=true) is an index of layers and a cache config.
 func blobInIndex(d Descriptor) bool {
 	return strings.HasPrefix(d.MediaType, "application/vnd.oci.image.layer.") ||
@@ -114,11 +119,11 @@ func blobInIndex(d Descriptor) bool {
 }
 
 // Parse reads a manifest as a client pushes it: the Content-Type header and
-// the body. It accepts any media type; the body must be one JSON object
+// the body. It accepts every media type application/..., but those of XML and scripts; the body must be one JSON object
 // (RFC 8259, valid UTF-8, no name twice in an object) whose known fields
 // (schemaVersion, mediaType, artifactType, config, layers, manifests, subject,
-// annotations) have the form that the image specification gives them. Other
-// fields are not looked at, but a name that differs from a known one only in
+// annotations) have the form that the image specification gives them, or are null, which
+// counts as absent. Other fields are not looked at, but a name that differs from a known one only in
 // case is refused, because Go's clients would read it.
 //
 // Every refusal is a MANIFEST_INVALID whose detail has the "rule" that was
@@ -128,31 +133,49 @@ func blobInIndex(d Descriptor) bool {
 // bounds above end it: some 40 MB for a body of 4 MiB that was made to take much.
 // The result does not share memory with raw.
 func Parse(contentType string, raw []byte) (*Manifest, error) {
-	mediaType, err := parseContentType(contentType)
+	m, doc, err := parse(contentType, raw)
 	if err != nil {
 		return nil, err
+	}
+	if err := checkNames(m.MediaType, doc.artifactType); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// Read is Parse for a manifest that is stored: its media type, and its bytes. It takes also
+// what was pushed before Parse refused the media type.
+func Read(mediaType string, raw []byte) (*Manifest, error) {
+	m, _, err := parse(mediaType, raw)
+	return m, err
+}
+
+func parse(contentType string, raw []byte) (*Manifest, *document, error) {
+	mediaType, err := parseContentType(contentType)
+	if err != nil {
+		return nil, nil, err
 	}
 	doc, err := decode(raw)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if doc.mediaType != "" && !generic(mediaType) && doc.mediaType != mediaType {
-		return nil, refuse("media-type-mismatch", "/mediaType",
+		return nil, nil, refuse("media-type-mismatch", "/mediaType",
 			"the Content-Type is %.255q but the body's mediaType is %.255q: push the manifest with its own media type", mediaType, doc.mediaType)
 	}
 	if generic(mediaType) && doc.mediaType != "" {
 		if mediaType = doc.mediaType; !mediaTypeRE.MatchString(mediaType) {
-			return nil, refuse("media-type", "/mediaType", "%.80q is not a media type (RFC 6838)", mediaType)
+			return nil, nil, refuse("media-type", "/mediaType", "%.80q is not a media type (RFC 6838)", mediaType)
 		}
 	}
 	if mediaType == "" {
-		return nil, refuse("media-type-missing", "/mediaType",
+		return nil, nil, refuse("media-type-missing", "/mediaType",
 			"there is neither a Content-Type nor a mediaType in the body: state the manifest's media type")
 	}
 
 	k := kinds[mediaType]
 	if err := check(k, doc); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	m := &Manifest{
 		MediaType:    mediaType,
@@ -166,13 +189,13 @@ func Parse(contentType string, raw []byte) (*Manifest, error) {
 	var blobs []Descriptor
 	if k == kindArtifact && doc.rawBlobs != nil {
 		if blobs, err = decodeBlobs(doc.rawBlobs, doc.descriptors); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	if err := m.sort(doc, blobs); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return m, nil
+	return m, doc, nil
 }
 
 // check applies the rules that need more than one field.
@@ -199,21 +222,19 @@ func check(k kind, doc *document) error {
 		if doc.config == nil {
 			return refuse("config-missing", "/config", "an image manifest has to have a config")
 		}
-		if doc.layers == nil {
-			return refuse("layers-missing", "/layers", "an image manifest has to have layers; the list may be empty")
-		}
+		// The specification wants layers too, but old tools leave the list out when it is empty.
 	case kindIndex:
 		if doc.layers != nil || doc.config != nil {
 			return refuse("index-with-layers", "/layers", "the media type is that of an index, but the body has layers or config: push an image with an image's media type")
 		}
-		if doc.manifests == nil {
+		if doc.manifests == nil && !doc.nullManifests {
 			return refuse("manifests-missing", "/manifests", "an index has to have manifests; the list may be empty")
 		}
 	}
 	return nil
 }
 
-// sort puts the descriptors where they belong, each digest once.
+// sort puts the descriptors where they belong.
 func (m *Manifest) sort(doc *document, blobs []Descriptor) error {
 	var must []Descriptor
 	if doc.config != nil {
@@ -230,7 +251,7 @@ func (m *Manifest) sort(doc *document, blobs []Descriptor) error {
 			must = append(must, d)
 		}
 	}
-	seen := make(map[digest.Digest]bool, len(must))
+	seen := make(map[sized]bool, len(must))
 	m.Blobs = unique(must, seen)
 
 	var may []Descriptor
@@ -251,16 +272,22 @@ func (m *Manifest) sort(doc *document, blobs []Descriptor) error {
 			children = append(children, d)
 		}
 	}
-	m.Children = unique(children, make(map[digest.Digest]bool, len(children)))
+	m.Children = unique(children, make(map[sized]bool, len(children)))
 	return nil
 }
 
-// unique keeps the first descriptor of each digest that is not seen yet.
-func unique(ds []Descriptor, seen map[digest.Digest]bool) []Descriptor {
+// sized is content as a descriptor describes it.
+type sized struct {
+	digest digest.Digest
+	size   int64
+}
+
+// unique keeps the first descriptor of each digest and size that is not seen yet.
+func unique(ds []Descriptor, seen map[sized]bool) []Descriptor {
 	kept := ds[:0]
 	for _, d := range ds {
-		if !seen[d.Digest] {
-			seen[d.Digest] = true
+		if key := (sized{d.Digest, d.Size}); !seen[key] {
+			seen[key] = true
 			kept = append(kept, d)
 		}
 	}

@@ -287,10 +287,11 @@ func (tx *Tx) unbury(ctx context.Context, repository string, repositoryID int64,
 	if err != nil {
 		return err
 	}
-	missing, _, err := tx.references(ctx, repositoryID, sorted(of["blob"]), sorted(of["child"]), false)
+	found, err := tx.references(ctx, repositoryID, References{Blobs: of["blob"], Children: of["child"]})
 	if err != nil {
 		return err
 	}
+	missing := found.missing
 	if len(missing) == 0 {
 		_, err = tx.PutManifest(ctx, repositoryID, m, of["blob"], slices.Concat(of["child"], of["waiting"]), len(of["waiting"]) > 0)
 	}

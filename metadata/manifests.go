@@ -103,6 +103,23 @@ func (tx *Tx) errManifestUnknown(ctx context.Context, repository, reference stri
 // children may be missing and are tied when they arrive. The error is a NAME_UNKNOWN when
 // the repository is deleted at this moment.
 func (tx *Tx) PutManifest(ctx context.Context, repositoryID int64, m Manifest, blobs, children []digest.Digest, allowSparse bool) (created bool, err error) {
+	return tx.PushManifest(ctx, repositoryID, m, References{Blobs: blobs, Children: children, Sparse: allowSparse})
+}
+
+// References is what a manifest needs of its repository.
+type References struct {
+	Blobs    []digest.Digest
+	Children []digest.Digest // manifests
+	// Entries of an index are manifests, or blobs where there is no such manifest.
+	Entries []digest.Digest
+	Sparse  bool // Children and Entries may be missing
+	// Check is given the sizes, in bytes, of all that is there, and may refuse; nil takes everything. It
+	// is not called for a manifest that is there already.
+	Check func(sizes map[digest.Digest]int64) error
+}
+
+// PushManifest is PutManifest for references of which more is to be known.
+func (tx *Tx) PushManifest(ctx context.Context, repositoryID int64, m Manifest, refs References) (created bool, err error) {
 	var id int64
 	// The row is locked (on Postgres) until a tag's foreign key holds it, so that
 	// a collector cannot take the manifest away in between.
@@ -117,13 +134,17 @@ func (tx *Tx) PutManifest(ctx context.Context, repositoryID int64, m Manifest, b
 	if !errors.Is(err, sql.ErrNoRows) {
 		return false, err
 	}
-	blobs, children = sorted(blobs), sorted(children)
-	missing, childIDs, err := tx.references(ctx, repositoryID, blobs, children, allowSparse)
+	found, err := tx.references(ctx, repositoryID, refs)
 	if err != nil {
 		return false, err
 	}
-	if len(missing) > 0 {
-		return false, errReferencesMissing(missing)
+	if len(found.missing) > 0 {
+		return false, errReferencesMissing(found)
+	}
+	if refs.Check != nil {
+		if err := refs.Check(found.sizes); err != nil {
+			return false, err
+		}
 	}
 	annotations := ""
 	if len(m.Annotations) > 0 {
@@ -157,7 +178,7 @@ func (tx *Tx) PutManifest(ctx context.Context, repositoryID int64, m Manifest, b
 	case err != nil:
 		return false, err
 	}
-	if err := tx.insertReferences(ctx, id, repositoryID, blobs, children, childIDs); err != nil {
+	if err := tx.insertReferences(ctx, id, repositoryID, found.blobs, found.children, found.ids); err != nil {
 		if tx.db.dialect.isForeignKey(err) {
 			return false, oci.Errorf(oci.CodeManifestBlobUnknown, "content that the manifest references was deleted while it was pushed: push it again").WithCause(err)
 		}
@@ -196,62 +217,115 @@ func inArgs(from int, chunk []digest.Digest) (string, []any) {
 	return "(" + b.String() + ")", args
 }
 
-// references finds what is missing, and the ids of the children that are there.
-func (tx *Tx) references(ctx context.Context, repositoryID int64, blobs, children []digest.Digest, allowSparse bool) (missing []digest.Digest, ids map[digest.Digest]int64, err error) {
-	have := map[digest.Digest]bool{}
-	for chunk := range slices.Chunk(blobs, inList) {
-		in, args := inArgs(2, chunk)
-		err := tx.each(ctx, func(rows *sql.Rows) error {
-			var d digest.Digest
-			err := rows.Scan(&d)
-			have[d] = true
-			return err
-		}, `
-			SELECT l.digest FROM repository_blobs l JOIN blobs b ON b.digest = l.digest
-			 WHERE l.repository_id = $1 AND b.missing_since IS NULL AND l.digest IN `+in, append([]any{repositoryID}, args...)...)
-		if err != nil {
-			return nil, nil, err
-		}
-	}
-	for _, d := range blobs {
-		if !have[d] {
-			missing = append(missing, d)
-		}
-	}
-	ids = map[digest.Digest]int64{}
-	for chunk := range slices.Chunk(children, inList) {
-		in, args := inArgs(2, chunk)
-		err := tx.each(ctx, func(rows *sql.Rows) error {
-			var d digest.Digest
-			var id int64
-			err := rows.Scan(&d, &id)
-			ids[d] = id
-			return err
-		}, `SELECT digest, id FROM manifests WHERE repository_id = $1 AND digest IN `+in, append([]any{repositoryID}, args...)...)
-		if err != nil {
-			return nil, nil, err
-		}
-	}
-	for _, d := range children {
-		if _, ok := ids[d]; !ok && !allowSparse {
-			missing = append(missing, d)
-		}
-	}
-	return missing, ids, nil
+// found is what a repository has of a manifest's references.
+type found struct {
+	blobs, children []digest.Digest // what to tie, in the order of all transactions
+	ids             map[digest.Digest]int64
+	sizes           map[digest.Digest]int64 // of all that is there
+	missing         []digest.Digest
+	misplaced       []digest.Digest // those missing that are there as blobs, but have to be manifests
 }
 
-func errReferencesMissing(missing []digest.Digest) *oci.Error {
+// references finds what is there of a manifest's references, and what is missing.
+func (tx *Tx) references(ctx context.Context, repositoryID int64, refs References) (found, error) {
+	f := found{blobs: sorted(refs.Blobs), ids: map[digest.Digest]int64{}, sizes: map[digest.Digest]int64{}}
+	if err := tx.blobSizes(ctx, repositoryID, f.blobs, f.sizes); err != nil {
+		return found{}, err
+	}
+	for _, d := range f.blobs {
+		if _, ok := f.sizes[d]; !ok {
+			f.missing = append(f.missing, d)
+		}
+	}
+	all := sorted(slices.Concat(refs.Children, refs.Entries))
+	for chunk := range slices.Chunk(all, inList) {
+		in, args := inArgs(2, chunk)
+		err := tx.each(ctx, func(rows *sql.Rows) error {
+			var d digest.Digest
+			var id, size int64
+			err := rows.Scan(&d, &id, &size)
+			f.ids[d], f.sizes[d] = id, size
+			return err
+		}, `SELECT digest, id, size FROM manifests WHERE repository_id = $1 AND digest IN `+in, append([]any{repositoryID}, args...)...)
+		if err != nil {
+			return found{}, err
+		}
+	}
+	var rest []digest.Digest
+	for _, d := range all {
+		if _, ok := f.ids[d]; ok {
+			f.children = append(f.children, d)
+		} else {
+			rest = append(rest, d)
+		}
+	}
+	if len(rest) == 0 {
+		return f, nil
+	}
+	sizes := map[digest.Digest]int64{}
+	if err := tx.blobSizes(ctx, repositoryID, rest, sizes); err != nil {
+		return found{}, err
+	}
+	manifests := sorted(refs.Children)
+	for _, d := range rest {
+		size, isBlob := sizes[d]
+		_, isManifest := slices.BinarySearch(manifests, d)
+		switch {
+		case isBlob && !isManifest:
+			f.blobs = append(f.blobs, d)
+			f.sizes[d] = size
+		case refs.Sparse:
+			f.children = append(f.children, d)
+		default:
+			f.missing = append(f.missing, d)
+			if isBlob {
+				f.misplaced = append(f.misplaced, d)
+			}
+		}
+	}
+	f.blobs, f.children = sorted(f.blobs), sorted(f.children)
+	return f, nil
+}
+
+// blobSizes adds the sizes, in bytes, of those of the digests that are blobs of the repository.
+func (tx *Tx) blobSizes(ctx context.Context, repositoryID int64, digests []digest.Digest, sizes map[digest.Digest]int64) error {
+	for chunk := range slices.Chunk(digests, inList) {
+		in, args := inArgs(2, chunk)
+		err := tx.each(ctx, func(rows *sql.Rows) error {
+			var d digest.Digest
+			var size int64
+			err := rows.Scan(&d, &size)
+			sizes[d] = size
+			return err
+		}, `
+			SELECT l.digest, b.size FROM repository_blobs l JOIN blobs b ON b.digest = l.digest
+			 WHERE l.repository_id = $1 AND b.missing_since IS NULL AND l.digest IN `+in, append([]any{repositoryID}, args...)...)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func errReferencesMissing(f found) *oci.Error {
 	const named = 3
-	var names []string
-	for _, d := range missing[:min(named, len(missing))] {
-		names = append(names, d.String())
+	names := func(digests []digest.Digest) string {
+		var names []string
+		for _, d := range digests[:min(named, len(digests))] {
+			names = append(names, d.String())
+		}
+		text := strings.Join(names, ", ")
+		if len(digests) > named {
+			text += fmt.Sprintf(" and %d more", len(digests)-named)
+		}
+		return text
 	}
-	text := strings.Join(names, ", ")
-	if len(missing) > named {
-		text += fmt.Sprintf(" and %d more", len(missing)-named)
+	if len(f.misplaced) == len(f.missing) {
+		return oci.Errorf(oci.CodeManifestBlobUnknown, "the index lists as manifests what this repository has only as blobs: %s; push it as a manifest (PUT /v2/<name>/manifests/<digest>) first", names(f.missing)).
+			WithDetail(map[string]any{"missing": f.missing})
 	}
-	return oci.Errorf(oci.CodeManifestBlobUnknown, "the manifest references content that is not in this repository: %s; push it first", text).
-		WithDetail(map[string]any{"missing": missing})
+	return oci.Errorf(oci.CodeManifestBlobUnknown, "the manifest references content that is not in this repository: %s; push it first", names(f.missing)).
+		WithDetail(map[string]any{"missing": f.missing})
 }
 
 // rowsPerInsert keeps the parameters of one statement well below both engines' limits.

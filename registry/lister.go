@@ -134,12 +134,13 @@ func (r *Registry) fallback(ctx context.Context, tx *metadata.Tx, repo string, s
 		return nil, "", err
 	}
 	// It was parsed when it was pushed, with these bounds, so this does not fail.
-	m, err := manifest.Parse(index.MediaType, index.Payload)
+	m, err := manifest.Read(index.MediaType, index.Payload)
 	if err != nil {
 		return nil, "", err
 	}
 	candidates := slices.DeleteFunc(digests(m.Children), func(d digest.Digest) bool { return d <= after })
 	slices.Sort(candidates)
+	candidates = slices.Compact(candidates)
 	if len(candidates) > maxFallback {
 		candidates = candidates[:maxFallback]
 		seen = candidates[maxFallback-1]

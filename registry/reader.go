@@ -187,7 +187,7 @@ func (r *Registry) imageSize(ctx context.Context, repo string, d digest.Digest, 
 	if err != nil {
 		return 0, err
 	}
-	m, err := manifest.Parse(stored.MediaType, stored.Payload)
+	m, err := manifest.Read(stored.MediaType, stored.Payload)
 	if err != nil {
 		// Not the client's: it was readable when it was pushed.
 		return 0, fmt.Errorf("the stored manifest %s of %s cannot be read: %s", d, repo, err.Error())

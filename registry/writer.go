@@ -32,7 +32,8 @@ type Pushed struct {
 //
 // It returns MANIFEST_TOO_LARGE, DIGEST_INVALID, TAG_INVALID, INVALID (tags
 // with a reference by tag, or too many), MANIFEST_INVALID (see manifest.Parse),
-// MANIFEST_BLOB_UNKNOWN with all that is missing, DENIED when the team's quota does not
+// MANIFEST_BLOB_UNKNOWN with all that is missing, SIZE_INVALID when a descriptor gives another size than
+// what is here has, DENIED when the team's quota does not
 // allow it, or oci.ErrTagImmutable,
 // which is then in the tag's history too.
 func (r *Registry) PushManifest(ctx context.Context, actor metadata.Actor, repo string, ref oci.Reference, tags []string, contentType string, raw []byte) (Pushed, error) {
@@ -76,7 +77,15 @@ func (r *Registry) PushManifest(ctx context.Context, actor metadata.Actor, repo 
 			if err != nil {
 				return err
 			}
-			if created, err = tx.PutManifest(ctx, id, row, blobs, digests(m.Children), r.o.AllowSparse); err != nil {
+			refs := metadata.References{Blobs: blobs, Sparse: r.o.AllowSparse, Check: func(sizes map[digest.Digest]int64) error { return checkSizes(m, sizes) }}
+			for _, child := range m.Children {
+				if manifest.IsManifest(child.MediaType) {
+					refs.Children = append(refs.Children, child.Digest)
+				} else { // a build cache, an artifact of somebody: who pushed it knows
+					refs.Entries = append(refs.Entries, child.Digest)
+				}
+			}
+			if created, err = tx.PushManifest(ctx, id, row, refs); err != nil {
 				return err
 			}
 			for _, tag := range slices.Sorted(slices.Values(tags)) { // one order for all, so that locks cannot cross
@@ -171,6 +180,32 @@ func digests(ds []manifest.Descriptor) []digest.Digest {
 		out[i] = d.Digest
 	}
 	return out
+}
+
+// maxLies bounds what the detail of a refusal by checkSizes names.
+const maxLies = 100
+
+// checkSizes refuses a manifest that gives a blob or a child another size than it has. Clients compare
+// the two when they pull, and none would take it.
+func checkSizes(m *manifest.Manifest, sizes map[digest.Digest]int64) error {
+	type lie struct {
+		Digest digest.Digest `json:"digest"`
+		Given  int64         `json:"given"`  // bytes, by the manifest
+		Stored int64         `json:"stored"` // bytes
+	}
+	var lies []lie
+	for _, list := range [][]manifest.Descriptor{m.Blobs, m.Foreign, m.Children} {
+		for _, d := range list {
+			if size, ok := sizes[d.Digest]; ok && size != d.Size && len(lies) < maxLies {
+				lies = append(lies, lie{d.Digest, d.Size, size})
+			}
+		}
+	}
+	if len(lies) == 0 {
+		return nil
+	}
+	return oci.Errorf(oci.CodeSizeInvalid, "the manifest says that %s has %d bytes, but it has %d, so that no client could pull it: correct the size in the descriptor",
+		lies[0].Digest, lies[0].Given, lies[0].Stored).WithDetail(map[string]any{"rule": "descriptor-size", "sizes": lies})
 }
 
 // withForeign gives the blobs that the manifest needs: those that must be

@@ -126,7 +126,7 @@ func TestPushManifest(t *testing.T) {
 		held := e.push(e.r, repo, foreign)
 		raw := e.image(e.r, repo, "windows", subject(absent), func(m *v1.Manifest) {
 			for _, d := range []digest.Digest{held, digest.FromString("elsewhere")} {
-				m.Layers = append(m.Layers, v1.Descriptor{MediaType: "application/vnd.oci.image.layer.nondistributable.v1.tar", Digest: d, Size: 1, URLs: []string{"https://example.com/x"}})
+				m.Layers = append(m.Layers, v1.Descriptor{MediaType: "application/vnd.oci.image.layer.nondistributable.v1.tar", Digest: d, Size: int64(len(foreign)), URLs: []string{"https://example.com/x"}})
 			}
 		})
 		if p = e.pushManifest(e.r, repo, tagged("windows"), nil, image, raw); p.Subject != absent {
@@ -461,7 +461,9 @@ func TestReferrers(t *testing.T) {
 		listed.ArtifactType, listed.Annotations = "application/lie", map[string]string{"true": "no"}
 		entries := []any{listed, desc(image, plain), desc(image, stranger)}
 		for d := range want {
-			entries = append(entries, v1.Descriptor{MediaType: image, Digest: d, Size: 1})
+			m, err := e.r.HeadManifest(e.ctx, repo, digested(d))
+			e.ok(err)
+			entries = append(entries, v1.Descriptor{MediaType: image, Digest: d, Size: m.Size})
 		}
 		fallback := e.marshal(map[string]any{"schemaVersion": 2, "mediaType": index, "manifests": entries})
 		e.pushManifest(e.r, repo, tagged(oci.ReferrersTag(s)), nil, index, fallback)

@@ -377,7 +377,8 @@ func (s *Server) identify(ex *exchange, r *http.Request) (identity, error) {
 // identifyBrowser finds out who asks without an Authorization header: on the
 // management API whoever is signed in with this browser, and nobody elsewhere. A
 // browser sends its cookie with requests that another site made, too, so a request
-// that changes something has to come from our own pages.
+// that changes something has to come from our own origin; and for the case that something
+// foreign does run there, it has to carry the token that only our pages hold.
 func (s *Server) identifyBrowser(ex *exchange, r *http.Request) (identity, error) {
 	nobody := identity{known: true, principal: auth.Anonymous()}
 	if ex.endpoint.need != manage || s.sessions == nil || !strings.HasPrefix(r.URL.Path, "/api/v1/") {
@@ -390,6 +391,11 @@ func (s *Server) identifyBrowser(ex *exchange, r *http.Request) (identity, error
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		if err := s.sameOrigin(r); err != nil {
 			return identity{}, err
+		}
+		if !auth.IsPageToken(secret, r.Header.Get(PageTokenHeader)) {
+			return identity{}, oci.Errorf(oci.CodeDenied, "a browser's session changes something only with the token of a page in %s: load the page anew; "+
+				"programs send an Authorization header instead of the cookie", PageTokenHeader).
+				WithDetail(refusal{Rule: "page-token", Ask: "nobody: load the page anew, or do it with berth"})
 		}
 	}
 	p, err := s.sessions.Find(r.Context(), secret)

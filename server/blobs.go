@@ -194,6 +194,7 @@ func (s *Server) blob(ex *exchange, r *http.Request) (b metadata.Blob, done bool
 		return b, false, err
 	}
 	h := ex.Header()
+	setAttachment(h)
 	set(h, "Docker-Content-Digest", d.String())
 	set(h, "Etag", etag(d))
 	// private: who may pull is decided for each caller.
@@ -204,7 +205,6 @@ func (s *Server) blob(ex *exchange, r *http.Request) (b metadata.Blob, done bool
 	}
 	set(h, "Content-Type", oci.MediaTypeOctetStream)
 	set(h, "Accept-Ranges", "bytes")
-	set(h, "X-Content-Type-Options", "nosniff")
 	return b, false, nil
 }
 

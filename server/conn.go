@@ -8,7 +8,8 @@ import (
 )
 
 // Listen wraps a listener of TCP connections, so that a small blob leaves in one
-// system call with its header. It is an economy: a Server works with any listener.
+// system call with its header, and so that a connection lives on behind a chunked request that had
+// no Content-Length. Both are economies: a Server works with any listener.
 func Listen(l net.Listener) net.Listener { return &listener{Listener: l} }
 
 type listener struct {
@@ -35,6 +36,14 @@ type conn struct {
 
 	hold bool    // the next write is not the last one
 	held *[]byte // what was written meanwhile, or nil
+
+	framing framing
+}
+
+func (c *conn) Read(p []byte) (int, error) {
+	n, err := c.TCPConn.Read(p)
+	c.framing.read(p[:n])
+	return n, err
 }
 
 // maxHeld is the most that is held back, in bytes; net/http's buffer.
@@ -67,6 +76,7 @@ type connKey struct{}
 // withConn is http.Server.ConnContext.
 func withConn(ctx context.Context, nc net.Conn) context.Context {
 	if c, ok := nc.(*conn); ok {
+		c.framing.end() // the first request begins here
 		return context.WithValue(ctx, connKey{}, c)
 	}
 	return ctx // TLS, which has a buffer of its own

@@ -218,7 +218,6 @@ func (s *Server) dimsDeleteRepository(ex *exchange, r *http.Request) error {
 
 func writeText(ex *exchange, text string) error {
 	ex.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	ex.Header().Set("X-Content-Type-Options", "nosniff")
 	ex.WriteHeader(http.StatusOK)
 	_, _ = ex.Write([]byte(text)) // fails only when the client is gone
 	return nil

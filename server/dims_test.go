@@ -235,8 +235,8 @@ func TestDimsCheck7(t *testing.T) {
 	raw := image(config, layer, "")
 	w.do("PUT", "/v2/carbon/redis/manifests/1", "mo", bytes.NewReader(raw), "Content-Type", imageManifest).want(t, http.StatusCreated)
 	small, _ := w.pushImage("mo", "carbon/redis", "2")
-	index := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{"mediaType":%q,"digest":%q,"size":%d},{"mediaType":%q,"digest":%q,"size":1}]}`,
-		imageManifest, digest.FromBytes(raw), len(raw), imageManifest, small)
+	index := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{"mediaType":%q,"digest":%q,"size":%d},{"mediaType":%q,"digest":%q,"size":%d}]}`,
+		imageManifest, digest.FromBytes(raw), len(raw), imageManifest, small, len(image(config, []byte("layer of carbon/redis"), "")))
 	w.do("PUT", "/v2/carbon/redis/manifests/multi", "mo", bytes.NewReader(index), "Content-Type", "application/vnd.oci.image.index.v1+json").want(t, http.StatusCreated)
 
 	if r := w.do("GET", "/repository/carbon/redis/image", "rita", nil).want(t, http.StatusOK); string(r.body) != `{"images":["1","2","multi"]}` {

@@ -124,7 +124,6 @@ func commonHeaders(w http.ResponseWriter, err error, e *oci.Error) {
 		}
 	}
 	h.Set("Cache-Control", "no-store")
-	h.Set("X-Content-Type-Options", "nosniff")
 	var throttled *auth.ThrottledError
 	switch {
 	case errors.As(err, &throttled):

@@ -318,7 +318,6 @@ func (s *Server) getRoot(ex *exchange, r *http.Request) error {
 	h := ex.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
-	h.Set("X-Content-Type-Options", "nosniff")
 	ex.WriteHeader(http.StatusOK)
 	_, _ = ex.Write([]byte(page))
 	return nil

@@ -6,10 +6,12 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/gorilla/mux"
 	"github.com/opencontainers/go-digest"
 
+	"berth/manifest"
 	"berth/metadata"
 	"berth/oci"
 )
@@ -51,6 +53,7 @@ func (s *Server) headManifest(ex *exchange, r *http.Request) error {
 // says: converting it would change its digest.
 func (s *Server) manifestHeaders(ex *exchange, r *http.Request, ref oci.Reference, m metadata.Manifest) (done bool) {
 	h := ex.Header()
+	setAttachment(h)
 	set(h, "Docker-Content-Digest", m.Digest.String())
 	set(h, "Etag", etag(m.Digest))
 	if ref.Digest != "" {
@@ -62,9 +65,8 @@ func (s *Server) manifestHeaders(ex *exchange, r *http.Request, ref oci.Referenc
 		ex.WriteHeader(http.StatusNotModified)
 		return true
 	}
-	set(h, "Content-Type", m.MediaType)
+	set(h, "Content-Type", manifest.ContentType(m.MediaType))
 	set(h, "Content-Length", strconv.FormatInt(m.Size, 10))
-	set(h, "X-Content-Type-Options", "nosniff")
 	return false
 }
 
@@ -148,6 +150,18 @@ func (s *Server) deleteManifest(ex *exchange, r *http.Request) error {
 // referrersMediaType is what the list of referrers is (distribution-spec, "Listing Referrers").
 const referrersMediaType = oci.MediaTypeImageIndex
 
+// mediaTypeParameter reads a media type in a query. Many clients send the + of application/spdx+json as
+// it is, which means a space in a query (URL Standard, application/x-www-form-urlencoded). There is
+// no space in a type, only in its parameters.
+func mediaTypeParameter(s string) string {
+	name, parameters, more := strings.Cut(s, ";")
+	name = strings.ReplaceAll(name, " ", "+")
+	if more {
+		return name + ";" + parameters
+	}
+	return name
+}
+
 func (s *Server) listReferrers(ex *exchange, r *http.Request) error {
 	subject, err := oci.ParseDigest(mux.Vars(r)["digest"])
 	if err != nil {
@@ -167,7 +181,7 @@ func (s *Server) listReferrers(ex *exchange, r *http.Request) error {
 			return err
 		}
 	}
-	artifactType := q.Get("artifactType")
+	artifactType := mediaTypeParameter(q.Get("artifactType"))
 	list, next, err := s.registry.Referrers(r.Context(), ex.repository, subject, artifactType, after, p.n)
 	if err != nil && !errors.Is(err, oci.ErrNameUnknown) {
 		return err
@@ -181,6 +195,7 @@ func (s *Server) listReferrers(ex *exchange, r *http.Request) error {
 	if next != "" && p.n > 0 {
 		setNext(ex, r, p, next.String())
 	}
+	setAttachment(ex.Header())
 	body := struct {
 		SchemaVersion int    `json:"schemaVersion"`
 		MediaType     string `json:"mediaType"`

@@ -284,6 +284,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	s.metrics.inFlight.Inc()
 	defer s.metrics.inFlight.Dec()
+	defer endConnection(w, r)()
+	setInert(w.Header())
 	w.Header().Set("X-Request-Id", ex.id)
 	if r.Body != nil && r.Body != http.NoBody {
 		ex.body = &requestBody{rc: r.Body, control: http.NewResponseController(w), stall: s.stall, clock: s.clock}

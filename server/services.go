@@ -166,7 +166,6 @@ func (s *Server) getCertificates(ex *exchange, r *http.Request) error {
 	h := ex.Header()
 	h.Set("Content-Type", "application/x-pem-file")
 	h.Set("Cache-Control", "public, max-age=60")
-	h.Set("X-Content-Type-Options", "nosniff")
 	ex.WriteHeader(http.StatusOK)
 	if r.Method != http.MethodHead {
 		_, _ = ex.Write(bundle)

@@ -38,7 +38,9 @@ type Provider struct {
 }
 
 const (
-	callbackPath = "/sign-in/callback"
+	// PageTokenHeader carries the page token with what a page changes.
+	PageTokenHeader = "X-Csrf-Token"
+	callbackPath    = "/sign-in/callback"
 	// The names of the cookies. Behind https they begin with __Host-, which keeps
 	// other hosts of the domain from setting them (RFC 6265bis, section 4.1.3.2).
 	sessionCookie = "berth-session"
@@ -135,7 +137,6 @@ func (s *Server) getSignOut(ex *exchange, _ *http.Request) error {
 	h := ex.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Content-Security-Policy", "default-src 'none'; form-action 'self'; frame-ancestors 'none'")
-	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
 	_, _ = ex.Write([]byte(signOutPage)) // fails only when the client is gone
 	return nil
@@ -170,6 +171,26 @@ func (s *Server) getWellKnown(ex *exchange, _ *http.Request) error {
 		OIDC *Provider `json:"oidc,omitempty"`
 	}{s.provider})
 	return nil
+}
+
+// PageToken gives a page of ours the token that its requests carry in [PageTokenHeader] when they
+// change something; "" when nobody is signed in with this browser. Give it to nothing but a page, and
+// send that with Cache-Control: no-store and Cross-Origin-Opener-Policy: same-origin, so that no
+// other page of this origin reads it: not through fetch, which Sec-Fetch-Dest tells
+// apart (Fetch Metadata; browsers on plain http send none), and not through window.open.
+func PageToken(r *http.Request) string {
+	ex := exchangeOf(r.Context())
+	if ex == nil || ex.server.sessions == nil {
+		return ""
+	}
+	if dest := r.Header.Get("Sec-Fetch-Dest"); dest != "" && dest != "document" {
+		return ""
+	}
+	secret, ok := ex.server.cookie(r, sessionCookie)
+	if !ok {
+		return ""
+	}
+	return auth.PageToken(secret)
 }
 
 func seeOther(ex *exchange, to string) error {

@@ -99,7 +99,18 @@ func TestBrowserSignIn(t *testing.T) {
 	whoami("Cookie", "__Host-berth-session=invented").want(t, http.StatusUnauthorized)
 	w.do("GET", "/api/", "", nil, "Cookie", "__Host-berth-session=invented").want(t, http.StatusOK) // the description is for all
 
-	// Another site's page does not act for alice.
+	// Another site's page does not act for alice, nor does one of this origin that does not hold the token of our pages.
+	token := func() []string {
+		return []string{PageTokenHeader, auth.PageToken(strings.TrimPrefix(session, "__Host-berth-session="))}
+	}
+	for _, headers := range [][]string{nil, {PageTokenHeader, ""}, {PageTokenHeader, "x"}, {PageTokenHeader, auth.PageToken("x")}, {PageTokenHeader, strings.TrimPrefix(session, "__Host-berth-session=")}} {
+		for _, method := range []string{"POST", "PUT", "PATCH", "DELETE", "OPTIONS"} {
+			r := w.do(method, "/api/v1/teams", "", nil, append([]string{"Cookie", session, "Sec-Fetch-Site", "same-origin"}, headers...)...)
+			if r.StatusCode != http.StatusForbidden || !strings.Contains(string(r.body), "page-token") {
+				t.Errorf("%s with %q: %d %s", method, headers, r.StatusCode, r.body)
+			}
+		}
+	}
 	for _, tt := range []struct {
 		headers []string
 		status  int
@@ -116,7 +127,7 @@ func TestBrowserSignIn(t *testing.T) {
 		{[]string{"Sec-Fetch-Site", "same-origin"}, http.StatusOK},
 	} {
 		for _, method := range []string{"POST", "PUT", "PATCH", "DELETE"} {
-			r := w.do(method, "/api/v1/teams", "", nil, append([]string{"Cookie", session}, tt.headers...)...)
+			r := w.do(method, "/api/v1/teams", "", nil, append(append([]string{"Cookie", session}, token()...), tt.headers...)...)
 			if r.StatusCode != tt.status {
 				t.Errorf("%s with %v: %d %s", method, tt.headers, r.StatusCode, r.body)
 			}
@@ -164,6 +175,45 @@ func TestBrowserSignIn(t *testing.T) {
 	w.do("GET", "/sign-in", "", nil).want(t, http.StatusServiceUnavailable)
 	w.db.Close()
 	whoami("Cookie", session).want(t, http.StatusServiceUnavailable)
+}
+
+// TestPageToken: a page that a browser opens gets the token of the session, and nothing else does: no
+// script that asks for the page, and no program without the cookie.
+func TestPageToken(t *testing.T) {
+	w := newWorld(t, func(w *world, o *Options) {
+		o.Sessions = auth.NewWebSessions(w.db, time.Hour, nil)
+		o.API = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { fmt.Fprint(rw, PageToken(r)) })
+	})
+	for _, tt := range []struct {
+		cookie, dest string
+		want         bool
+	}{
+		{"berth-session=secret", "document", true},
+		{"berth-session=secret", "", true}, // plain http, where browsers do not say
+		{"berth-session=secret", "empty", false},
+		{"berth-session=secret", "iframe", false},
+		{"berth-session=secret", "object", false},
+		{"berth-session=secret; berth-session=other", "document", false},
+		{"", "document", false},
+	} {
+		var headers []string
+		if tt.cookie != "" {
+			headers = append(headers, "Cookie", tt.cookie)
+		}
+		if tt.dest != "" {
+			headers = append(headers, "Sec-Fetch-Dest", tt.dest)
+		}
+		want := ""
+		if tt.want {
+			want = auth.PageToken("secret")
+		}
+		if r := w.do("GET", "/api/", "", nil, headers...).want(t, http.StatusOK); string(r.body) != want {
+			t.Errorf("%+v: %s", tt, r.body)
+		}
+	}
+	if one, other := auth.PageToken("a"), auth.PageToken("b"); one == other || len(one) != 43 || !auth.IsPageToken("a", one) || auth.IsPageToken("a", other) || auth.IsPageToken("a", "") {
+		t.Errorf("%q and %q", one, other)
+	}
 }
 
 // TestNoBrowserSignIn: without a provider there is nothing to find.

@@ -19,18 +19,22 @@ func (s *Server) startUpload(ex *exchange, r *http.Request) error {
 		return err
 	}
 	principal := ex.identity.principal.String()
+	algorithmName := q.Get("digest-algorithm")
 	if q.Has("mount") {
-		d, err := oci.ParseDigest(q.Get("mount"))
-		if err != nil {
-			return err
-		}
-		mounted, err := s.mount(ex, r, d, q.Get("from"))
-		if err != nil {
-			return err
-		}
-		if mounted {
-			s.blobCreated(ex, d)
-			return nil
+		// A mount that cannot be is an upload like any other, whatever makes it impossible, a name or a digest
+		// that is none included (distribution-spec, "Mounting a blob from another repository").
+		if d, err := oci.ParseDigest(q.Get("mount")); err == nil {
+			mounted, err := s.mount(ex, r, d, q.Get("from"))
+			if err != nil {
+				return err
+			}
+			if mounted {
+				s.blobCreated(ex, d)
+				return nil
+			}
+			if algorithmName == "" {
+				algorithmName = d.Algorithm().String() // the client has named the digest that it is going to upload
+			}
 		}
 	} else if q.Has("digest") {
 		d, err := oci.ParseDigest(q.Get("digest"))
@@ -44,13 +48,9 @@ func (s *Server) startUpload(ex *exchange, r *http.Request) error {
 		s.blobCreated(ex, b.Digest)
 		return nil
 	}
-	algorithm, err := oci.ParseAlgorithm(q.Get("digest-algorithm"))
+	algorithm, err := oci.ParseAlgorithm(algorithmName)
 	if err != nil {
 		return err
-	}
-	if q.Has("mount") && !q.Has("digest-algorithm") {
-		// The client has named the digest that it is going to upload.
-		algorithm = digest.Digest(q.Get("mount")).Algorithm()
 	}
 	u, err := s.registry.StartUpload(r.Context(), principal, ex.repository, algorithm)
 	if err != nil {
@@ -66,7 +66,7 @@ func (s *Server) mount(ex *exchange, r *http.Request, d digest.Digest, from stri
 	var candidates []string
 	if from != "" {
 		if _, err := oci.ParseName(from); err != nil {
-			return false, err
+			return false, nil // no repository has this name
 		}
 		candidates = []string{from}
 	} else {

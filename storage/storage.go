@@ -137,7 +137,8 @@ type Store interface {
 type URLer interface {
 	// URL gives a link for a GET of the object, valid for the duration (1
 	// second to 7 days, the limit of S3 signatures). It does not check that the
-	// object exists and makes no request.
+	// object exists and makes no request. The answer has the Content-Type application/octet-stream and the
+	// Content-Disposition attachment, so that no browser runs what somebody stored.
 	URL(ctx context.Context, key string, valid time.Duration) (string, error)
 }
 

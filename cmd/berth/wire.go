@@ -271,6 +271,7 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 		DefaultVisibility: c.Visibility,
 		Principal:         server.PrincipalOf,
 		Actor:             server.ActorOf,
+		PageToken:         server.PageToken,
 		WriteProblem:      server.WriteProblem,
 	})
 	if err != nil {

@@ -31,7 +31,7 @@ import (
 )
 
 // Options are what the handlers need. All fields but ReadOnly, TrustedIssuers, Hasher,
-// SetRepository and SetOperation are required.
+// SetRepository, SetOperation and PageToken are required.
 type Options struct {
 	DB     *metadata.DB
 	Policy *auth.Policy
@@ -69,6 +69,8 @@ type Options struct {
 	// SetOperation gets what a request is, and the team that it is about, for the audit
 	// log; optional.
 	SetOperation func(ctx context.Context, operation, team string)
+	// PageToken gives the page of the API the token that its requests carry, or ""; optional.
+	PageToken func(*http.Request) string
 	// WriteProblem answers with application/problem+json. The status is that of
 	// the *oci.Error in the chain.
 	WriteProblem func(http.ResponseWriter, *http.Request, error)
@@ -95,7 +97,7 @@ type operation struct {
 func New(options Options) (http.Handler, error) {
 	if options.DB == nil || options.Registry == nil || options.Checks == nil || options.Copies == nil || options.Policy == nil || options.Passwords == nil || options.DefaultVisibility == "" || options.Keys == nil || options.Service == "" ||
 		options.Principal == nil || options.Actor == nil || options.WriteProblem == nil {
-		return nil, errors.New("admin: all options but ReadOnly, TrustedIssuers, Hasher, SetRepository and SetOperation are required")
+		return nil, errors.New("admin: all options but ReadOnly, TrustedIssuers, Hasher, SetRepository, SetOperation and PageToken are required")
 	}
 	if options.Hasher == nil {
 		options.Hasher = auth.NewHasher(0)

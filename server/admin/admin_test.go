@@ -101,14 +101,14 @@ func newWorld(t testing.TB, db *metadata.DB, readOnly ...error) *world {
 		ReadOnly: errors.Join(readOnly...),
 		Registry: reg, Checks: checks, Copies: copies, DB: db, Policy: policy, Passwords: chain, Hasher: hasher, DefaultVisibility: metadata.Private, Keys: issuer.Keys(), Service: "berth",
 		TrustedIssuers: []string{"https://jobs.example.com"},
-		Principal:      server.PrincipalOf, Actor: server.ActorOf, WriteProblem: server.WriteProblem,
+		Principal:      server.PrincipalOf, Actor: server.ActorOf, PageToken: server.PageToken, WriteProblem: server.WriteProblem,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	s, err := server.New(server.Options{
 		Registry: reg, DB: db, Auth: chain, Policy: policy,
-		Tokens: issuer, Refresher: auth.NewRefresher(db, nil), API: management,
+		Tokens: issuer, Refresher: auth.NewRefresher(db, nil), API: management, Sessions: auth.NewWebSessions(db, time.Hour, nil),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -54,6 +54,12 @@ func (h *handler) documents(router *mux.Router) error {
 	if err != nil {
 		return err
 	}
+	page, err := h.page(files["/api/"])
+	if err != nil {
+		return err
+	}
+	router.Handle("/api/", page).Methods(http.MethodGet, http.MethodHead)
+	delete(files, "/api/")
 	files["/api/openapi.json"] = inMemory("application/json", asJSON)
 	files["/api/openapi.yaml"] = inMemory("application/yaml", api.SpecYAML())
 	files["/swagger.json"] = inMemory("application/json", dims)
@@ -101,6 +107,30 @@ func uiFiles() (map[string]document, error) {
 	return files, nil
 }
 
+// page serves the page, with the token of who is signed in with this browser.
+func (h *handler) page(d document) (http.Handler, error) {
+	text, err := io.ReadAll(d.body)
+	if err != nil {
+		return nil, err
+	}
+	before, after, ok := strings.Cut(string(text), "{page-token}")
+	if !ok {
+		return nil, fmt.Errorf("the page has no place for its token")
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		token := ""
+		if h.PageToken != nil {
+			token = h.PageToken(r)
+		}
+		header := w.Header()
+		header.Set("Content-Type", d.contentType)
+		header.Set("Content-Security-Policy", uiPolicy)
+		header.Set("Cross-Origin-Opener-Policy", "same-origin")
+		header.Set("Cache-Control", "no-store") // the token is one person's
+		_, _ = io.WriteString(w, before+token+after)
+	}), nil
+}
+
 // embedded opens a file of an embed.FS, which needs no closing.
 func embedded(from fs.FS, name string) (*io.SectionReader, error) {
 	f, err := from.Open(name)
@@ -122,8 +152,6 @@ func embedded(from fs.FS, name string) (*io.SectionReader, error) {
 func (d document) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Content-Type", d.contentType)
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Content-Security-Policy", uiPolicy)
 	h.Set("Cache-Control", "no-cache") // a new version has new files under the same names
 	var body io.Reader = io.NewSectionReader(d.body, 0, d.body.Size())
 	if d.gzipped {

@@ -294,6 +294,9 @@ func TestTokensDoNotGrow(t *testing.T) {
 func TestDocuments(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		page := w.do("", "GET", "/api/", nil)
+		if policy := page.header.Get("Content-Security-Policy"); !strings.Contains(policy, "script-src 'self';") || page.header.Get("Cross-Origin-Opener-Policy") != "same-origin" || page.header.Get("Cache-Control") != "no-store" {
+			t.Errorf("the page's headers: %v", page.header)
+		}
 		if page.status != 200 || !strings.HasPrefix(page.header.Get("Content-Type"), "text/html") || !strings.Contains(page.body, `src="swagger-ui-bundle.js"`) {
 			t.Errorf("status %d: %.300s", page.status, page.body)
 		}
@@ -309,7 +312,7 @@ func TestDocuments(t *testing.T) {
 		for _, path := range []string{"swagger-ui.css", "swagger-ui-bundle.js", "swagger-ui-standalone-preset.js", "init.js", "favicon-32x32.png"} {
 			plain := w.do("", "GET", "/api/"+path, nil, "Accept-Encoding", "identity")
 			packed := w.do("", "GET", "/api/"+path, nil, "Accept-Encoding", "br, gzip")
-			if plain.status != 200 || plain.header.Get("Content-Encoding") != "" || !strings.Contains(plain.header.Get("Content-Security-Policy"), "script-src 'self';") || plain.header.Get("X-Content-Type-Options") != "nosniff" {
+			if plain.status != 200 || plain.header.Get("Content-Encoding") != "" || !strings.Contains(plain.header.Get("Content-Security-Policy"), "sandbox;") || plain.header.Get("X-Content-Type-Options") != "nosniff" {
 				t.Errorf("%s: %d %v", path, plain.status, plain.header)
 			}
 			if packed.status != 200 || packed.header.Get("Content-Type") != plain.header.Get("Content-Type") || len(plain.body) < len(packed.body) {

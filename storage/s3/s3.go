@@ -28,6 +28,7 @@ import (
 	"iter"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -386,7 +387,9 @@ func (s *Store) URL(ctx context.Context, key string, valid time.Duration) (strin
 	if !validKey(key) {
 		return "", fmt.Errorf("%w: %.100q is not a key of this store", storage.ErrNotFound, key)
 	}
-	u, err := s.core.PresignedGetObject(ctx, s.config.Bucket, s.prefix+key, valid, nil)
+	// A browser keeps the bytes as a file, whatever type the bucket has for the object.
+	answer := url.Values{"response-content-type": {"application/octet-stream"}, "response-content-disposition": {"attachment"}}
+	u, err := s.core.PresignedGetObject(ctx, s.config.Bucket, s.prefix+key, valid, answer)
 	if err != nil {
 		return "", fmt.Errorf("a link to %s: %w", key, err)
 	}

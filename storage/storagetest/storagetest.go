@@ -778,6 +778,9 @@ func testURL(t *testing.T, e *env) {
 	if res.StatusCode != http.StatusPartialContent || !bytes.Equal(got, data[10:20]) {
 		t.Fatalf("%s: %q", res.Status, got)
 	}
+	if res.Header.Get("Content-Type") != "application/octet-stream" || res.Header.Get("Content-Disposition") != "attachment" {
+		t.Errorf("the answer of a link is for a browser to run: %v", res.Header)
+	}
 	for _, valid := range []time.Duration{0, 8 * 24 * time.Hour} {
 		if _, err := u.URL(e.ctx, key, valid); err == nil {
 			t.Errorf("a link for %v", valid)
