@@ -378,12 +378,20 @@ func WrongReason(err error) string {
 	return "the user name or the password is wrong"
 }
 
-// ThrottledError says that a name had too many failed sign-ins from one
-// address. It is neither right nor wrong: the credentials were not checked.
-type ThrottledError struct{ RetryAfter time.Duration }
+// ThrottledError says that a name, or an address, had too many failed sign-ins. The credentials were not checked;
+// those of an address may also be wrong.
+type ThrottledError struct {
+	RetryAfter time.Duration
+	// Address says that it were the failures of all names from the address together.
+	Address bool
+}
 
 func (e *ThrottledError) Error() string {
-	return fmt.Sprintf("too many failed sign-ins with this name from this address, try again in %d seconds", max(1, int(e.RetryAfter.Seconds())))
+	seconds := max(1, int(e.RetryAfter.Seconds()))
+	if e.Address {
+		return fmt.Sprintf("too many failed sign-ins from this address: the user name or the password is wrong, or was not looked at. Check them, and try again in %d seconds, or with a token", seconds)
+	}
+	return fmt.Sprintf("too many failed sign-ins with this name from this address, try again in %d seconds", seconds)
 }
 
 // Match reports whether a name matches a glob, in which * stands for any

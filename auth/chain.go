@@ -26,7 +26,7 @@ func NewChain(clock func() time.Time, list ...Authenticator) *Chain {
 
 // Authenticate finds who shows the credentials. The errors are ErrWrong,
 // *ThrottledError when this name failed too often from this address and the
-// credentials were not looked at, or any other error when it cannot be said
+// credentials were not looked at, or when all names together did and they are wrong or were not looked at, or any other error when it cannot be said
 // now (answer 503).
 func (c *Chain) Authenticate(ctx context.Context, cred Credentials) (Principal, error) {
 	// A token cannot be guessed, so its failures need no limit: a CI job with an
@@ -35,8 +35,8 @@ func (c *Chain) Authenticate(ctx context.Context, cred Credentials) (Principal, 
 		return c.ask(ctx, cred)
 	}
 	key := keyOf(cred)
-	leave, wait := c.throttle.enter(key, cred)
-	if wait > 0 {
+	leave, spent, refused := c.throttle.enter(key, cred)
+	if refused != nil {
 		for _, a := range c.list {
 			if r, ok := a.(Recaller); ok {
 				if p, err := r.Recall(ctx, cred); err == nil {
@@ -44,7 +44,7 @@ func (c *Chain) Authenticate(ctx context.Context, cred Credentials) (Principal, 
 				}
 			}
 		}
-		return Principal{}, &ThrottledError{RetryAfter: wait}
+		return Principal{}, refused
 	}
 	defer leave()
 	p, err := c.ask(ctx, cred)
@@ -53,6 +53,9 @@ func (c *Chain) Authenticate(ctx context.Context, cred Credentials) (Principal, 
 		c.throttle.succeeded(key)
 	case errors.Is(err, ErrWrong):
 		c.throttle.failed(key)
+		if spent != nil {
+			err = spent
+		}
 	}
 	return p, err
 }

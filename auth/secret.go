@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"hash/crc32"
+	"regexp"
 	"strings"
 )
 
@@ -79,6 +80,19 @@ func IsSecret(s string) bool {
 		}
 	}
 	return checksum(s[:len(s)-secretCheck]) == s[len(s)-secretCheck:]
+}
+
+// secrets are the forms of the tokens that we hand out, anywhere in a text: those of the database, and JSON Web Tokens
+// of two or three parts.
+var secrets = regexp.MustCompile(`(\bberth_[a-z]+_)[A-Za-z0-9]+|\bey[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)?`)
+
+// MaskSecrets gives a text for a log, with *** in place of the tokens in it, whole or cut short. Which kind of token it was
+// stays, for that helps to find its owner.
+func MaskSecrets(text string) string {
+	if !strings.Contains(text, "berth_") && !strings.Contains(text, "ey") {
+		return text // nearly always
+	}
+	return secrets.ReplaceAllString(text, "${1}***")
 }
 
 // LooksLikeJWT reports whether a credential has the form of a JSON Web Token:

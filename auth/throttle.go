@@ -16,22 +16,37 @@ import (
 
 // Limits of failed sign-ins. They count per name and address, never per name
 // alone: somebody who guesses alice's password from elsewhere does not lock
-// alice out.
+// alice out. Why the address has a budget of its own, and what that one does, is on the page
+// docs/decisions/0006-guessing-from-one-address.md.
+var (
+	// perName failures are free: fingers slip, and CI retries.
+	perName = allowance{burst: 10, refill: 6 * time.Second}
+	// perAddress is for all names together. When it is spent, a name that has not signed in from there gets
+	// one attempt per strictly.
+	perAddress = allowance{burst: 100, refill: 2 * time.Second}
+)
+
 const (
-	// throttleBurst failures are free: fingers slip, and CI retries.
-	throttleBurst = 10
-	// throttleRefill is how long it takes to earn another attempt.
-	throttleRefill = 6 * time.Second
+	strictly = 10 * time.Minute
 	// throttleEntries bounds the memory, to a few MB. When it is full, the pair
 	// that failed longest ago is forgotten.
 	throttleEntries = 16384
 )
 
+// allowance is how many failures are free, and how long it takes to earn another one.
+type allowance struct {
+	burst  float64
+	refill time.Duration
+}
+
 // throttle counts failed sign-ins in bounded memory.
 type throttle struct {
-	clock   func() time.Time
-	buckets *lru.Cache[throttleKey, bucket]
-	seed    maphash.Seed
+	clock     func() time.Time
+	buckets   *lru.Cache[throttleKey, bucket]
+	addresses *lru.Cache[string, bucket]
+	// proven are the names that have signed in from an address.
+	proven *lru.Cache[throttleKey, struct{}]
+	seed   maphash.Seed
 
 	mu sync.Mutex // makes read-change-write of a bucket one step
 	// trying are the different credentials that are being checked, with the number of
@@ -49,11 +64,11 @@ type bucket struct {
 }
 
 func newThrottle(clock func() time.Time) *throttle {
-	buckets, err := lru.New[throttleKey, bucket](throttleEntries)
-	if err != nil {
-		panic(err) // only for a size that is not positive
-	}
-	return &throttle{clock: clock, buckets: buckets, seed: maphash.MakeSeed(), trying: map[throttleKey]map[uint64]int{}}
+	t := &throttle{clock: clock, seed: maphash.MakeSeed(), trying: map[throttleKey]map[uint64]int{}}
+	t.buckets, _ = lru.New[throttleKey, bucket](throttleEntries)
+	t.addresses, _ = lru.New[string, bucket](throttleEntries)
+	t.proven, _ = lru.New[throttleKey, struct{}](throttleEntries) // they fail for a size that is not positive
+	return t
 }
 
 func keyOf(c Credentials) throttleKey {
@@ -88,16 +103,27 @@ func Network(remote string) string {
 	return ip.String()
 }
 
-// now gives what is left in a bucket now.
-func (b bucket) now(now time.Time) bucket {
-	return bucket{min(throttleBurst, b.left+now.Sub(b.at).Seconds()/throttleRefill.Seconds()), now}
+// left gives how many failures are free now.
+func (a allowance) left(b bucket, known bool, now time.Time) float64 {
+	if !known {
+		return a.burst
+	}
+	return min(a.burst, b.left+now.Sub(b.at).Seconds()/a.refill.Seconds())
+}
+
+// wait is how long it takes until one failure is free again.
+func (a allowance) wait(left float64) time.Duration {
+	return time.Duration((1 - left) * float64(a.refill))
 }
 
 // enter begins the check of credentials, which ends with leave, after the outcome has
-// been counted; or gives how long this name must wait at this address. Every guess under
+// been counted; or says how long this name must wait at this address. Every guess under
 // way counts as one that fails. The same credentials count once, for a client that is
 // right may show them with many requests at a time.
-func (t *throttle) enter(key throttleKey, c Credentials) (leave func(), wait time.Duration) {
+//
+// spent is not nil when the address has no failures left and the name has not signed in from it: then it is the
+// answer to credentials that are wrong, so that they look like those that were not looked at.
+func (t *throttle) enter(key throttleKey, c Credentials) (leave func(), spent, refused *ThrottledError) {
 	var h maphash.Hash
 	h.SetSeed(t.seed)
 	_, _ = h.WriteString(c.Username)
@@ -106,16 +132,27 @@ func (t *throttle) enter(key throttleKey, c Credentials) (leave func(), wait tim
 	guess := h.Sum64()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	left := float64(throttleBurst)
-	if b, ok := t.buckets.Get(key); ok {
-		left = b.now(t.clock()).left
+	now := t.clock()
+	b, known := t.buckets.Get(key)
+	left := perName.left(b, known, now)
+	refused = &ThrottledError{RetryAfter: perName.wait(left)}
+	all, seen := t.addresses.Get(key.address)
+	if ofAddress := perAddress.left(all, seen, now); ofAddress < 1 && !t.proven.Contains(key) {
+		spent = &ThrottledError{RetryAfter: perAddress.wait(ofAddress), Address: true}
+		refused = spent
+		if left = min(left, 1); known && now.Sub(b.at) < strictly {
+			left = 0
+		}
 	}
 	if left < 1 {
-		return nil, time.Duration((1 - left) * float64(throttleRefill))
+		return nil, nil, refused
 	}
 	trying := t.trying[key]
 	if trying[guess] == 0 && left-float64(len(trying)) < 1 {
-		return nil, throttleRefill
+		if spent == nil {
+			refused.RetryAfter = perName.refill
+		}
+		return nil, nil, refused
 	}
 	if trying == nil {
 		trying = map[uint64]int{}
@@ -131,7 +168,7 @@ func (t *throttle) enter(key throttleKey, c Credentials) (leave func(), wait tim
 		if len(trying) == 0 {
 			delete(t.trying, key)
 		}
-	}, 0
+	}, spent, nil
 }
 
 // failed counts a failure.
@@ -139,17 +176,15 @@ func (t *throttle) failed(key throttleKey) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.clock()
-	b, ok := t.buckets.Get(key)
-	if !ok {
-		b = bucket{throttleBurst, now}
-	}
-	b = b.now(now)
-	b.left = max(0, b.left-1)
-	t.buckets.Add(key, b)
+	b, known := t.buckets.Get(key)
+	t.buckets.Add(key, bucket{max(0, perName.left(b, known, now)-1), now})
+	b, known = t.addresses.Get(key.address)
+	t.addresses.Add(key.address, bucket{max(0, perAddress.left(b, known, now)-1), now})
 }
 
-// succeeded forgets the failures before a success.
+// succeeded forgets the name's failures before a success. The address's stay: a guesser may have an account.
 func (t *throttle) succeeded(key throttleKey) {
+	t.proven.Add(key, struct{}{})
 	if t.buckets.Contains(key) {
 		t.buckets.Remove(key)
 	}

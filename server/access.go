@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
@@ -322,10 +323,11 @@ func (s *Server) mayPull(ex *exchange, r *http.Request, repositories []string) (
 }
 
 // failClosed keeps an error that means "it cannot be said now" from being
-// anything but a 503. That the client hung up stays what it is.
+// anything but a 503. That the client hung up, or failed too often, stays what it is.
 func failClosed(err error) error {
 	var e *oci.Error
-	if errors.As(err, &e) || errors.Is(err, context.Canceled) {
+	var throttled *auth.ThrottledError
+	if errors.As(err, &e) || errors.As(err, &throttled) || errors.Is(err, context.Canceled) {
 		return err
 	}
 	return oci.Errorf(oci.CodeUnavailable, "your rights cannot be checked now, try again later").WithCause(err)
@@ -516,8 +518,15 @@ func (s *Server) challengeScope(ex *exchange, r *http.Request, code, message str
 		ex.Header().Set("WWW-Authenticate", `Basic realm="`+s.service+`"`)
 		return refused
 	}
+	base := s.baseURL(r)
+	// A stranger can claim it, so it is said once and changes nothing.
+	if strings.HasPrefix(base, "http://") && originOf(r, AnyProxy()).scheme == "https" {
+		s.plainRealm.Do(func() {
+			s.log.Warn("clients that came by https are sent to "+base+"/token with their passwords: set url (BERTH_URL) to the https address that they use, or trust_proxy to the proxy that says so", slog.String("id", ex.id))
+		})
+	}
 	var b strings.Builder
-	b.WriteString(`Bearer realm="` + s.baseURL(r) + `/token",service="` + s.service + `"`)
+	b.WriteString(`Bearer realm="` + base + `/token",service="` + s.service + `"`)
 	if scope != "" {
 		b.WriteString(`,scope="` + scope + `"`)
 	}

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"berth/auth"
 	"berth/metadata"
 	"berth/oci"
 	"berth/testenv"
@@ -281,4 +282,92 @@ func TestReadyIsForPulls(t *testing.T) {
 	dead = oci.Errorf(oci.CodeUnavailable, "its log could not be written")
 	same("dead", ask("/readyz?verbose"), "503 database read failed: its log could not be written\ndatabase write failed\nstorage read ok\nstorage write ok\n")
 	same("dead", ask("/livez"), "503 database failed: its log could not be written\nthis process has to be started anew\n")
+}
+
+// TestThrottledIsOneThing: a sign-in that is refused for too many failures is called the same on the wire, in
+// the log and by the metric.
+func TestThrottledIsOneThing(t *testing.T) {
+	w := small(t, nil)
+	for range 11 {
+		w.do("GET", "/v2/", "ghost", nil)
+	}
+	for _, path := range []string{"/v2/", "/token?service=registry.test", "/v2/_catalog"} {
+		r := w.do("GET", path, "ghost", nil, "X-Request-Id", "throttled").want(t, http.StatusTooManyRequests)
+		if r.Header.Get("Retry-After") == "" || !strings.Contains(string(r.body), "TOOMANYREQUESTS") {
+			t.Errorf("%s: %v %s", path, r.Header, r.body)
+		}
+	}
+	lines := 0
+	for line := range strings.Lines(w.log.String()) {
+		if !strings.Contains(line, "id=throttled") {
+			continue
+		}
+		lines++
+		if !strings.Contains(line, "status=429") || !strings.Contains(line, "code=TOOMANYREQUESTS") || strings.Contains(line, "UNAVAILABLE") || !strings.Contains(line, "level=INFO") {
+			t.Errorf("the log says %s", line)
+		}
+	}
+	if lines != 3 {
+		t.Errorf("%d lines", lines)
+	}
+	metrics := string(w.do("GET", "/metrics", "", nil).body)
+	if !strings.Contains(metrics, `berth_sign_ins_total{result="throttled"} 4`) || strings.Contains(metrics, `berth_sign_ins_total{result="unavailable"}`) {
+		t.Error("the metric says otherwise")
+	}
+}
+
+// TestTokensInPathsAreMasked: tokens that somebody put into a path, a query or a header that is logged are not in
+// the log, nor in the audit log.
+func TestTokensInPathsAreMasked(t *testing.T) {
+	var audit recorder
+	w := small(t, func(_ *world, o *Options) { o.Audit = audit.record })
+	jwt := strings.TrimPrefix(w.jwt("mo", "repository:team/app:pull"), "jwt:")
+	for _, prefix := range []string{auth.PersonalPrefix, auth.RobotPrefix, auth.DeployPrefix} {
+		secret, _ := auth.NewSecret(prefix)
+		for _, form := range []string{secret, jwt} {
+			for _, path := range []string{"/v2/" + form + "/manifests/1", "/v2/team/app/manifests/" + form, "/v2/team/" + form + "/tags/list", "/x?token=" + form, "/api/v1/users/" + form, "/v2/team/app/blobs/uploads/" + form + "?a=" + form} {
+				w.do("GET", path, "fred", nil, "User-Agent", "job/"+form, "X-Request-Id", form)
+			}
+		}
+		hidden := secret[len(prefix):]
+		if log := w.log.String(); strings.Contains(log, hidden) || strings.Contains(log, jwt[len(jwt)-20:]) {
+			t.Errorf("a token is in the log")
+		}
+		if raw, err := json.Marshal(audit.take()); err != nil || strings.Contains(string(raw), hidden) || strings.Contains(string(raw), jwt[len(jwt)-20:]) {
+			t.Errorf("a token is in the audit log: %v", err)
+		}
+	}
+	if !strings.Contains(w.log.String(), "path=/v2/"+auth.RobotPrefix+"***/manifests/1") {
+		t.Error("the log does not show which kind of token it was")
+	}
+}
+
+// TestPlainRealm: a client that came by TLS and is sent to http:// with its password is worth one warning; our own TLS is
+// for good (RFC 6797).
+func TestPlainRealm(t *testing.T) {
+	w := small(t, func(_ *world, o *Options) { o.URL = "http://registry.example" })
+	warned := func() int { return strings.Count(w.log.String(), "are sent to http://registry.example/token") }
+	if r := w.do("GET", "/v2/", "", nil); warned() != 0 || r.Header.Get("Strict-Transport-Security") != "" {
+		t.Errorf("%d warnings without TLS, %v", warned(), r.Header)
+	}
+	for range 3 {
+		w.do("GET", "/v2/", "", nil, "X-Forwarded-Proto", "https")
+	}
+	if warned() != 1 {
+		t.Errorf("%d warnings behind a proxy", warned())
+	}
+
+	w = small(t, func(_ *world, o *Options) { o.URL = "http://registry.example" })
+	ours := httptest.NewUnstartedServer(nil)
+	w.server.Configure(ours.Config)
+	ours.StartTLS()
+	defer ours.Close()
+	res, err := ours.Client().Get(ours.URL + "/v2/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	if res.Header.Get("Strict-Transport-Security") != "max-age=31536000" || warned() != 1 {
+		t.Errorf("with our own TLS: %v, %d warnings", res.Header, warned())
+	}
 }

@@ -47,7 +47,7 @@ func (s *Server) auditRefusal(ex *exchange, r *http.Request) {
 				why["missing"] = missing
 			}
 		}
-		why["message"] = shorten(refused.Message)
+		why["message"] = shorten(auth.MaskSecrets(refused.Message))
 	default:
 		return
 	}
@@ -77,6 +77,7 @@ func (s *Server) auditRefusal(ex *exchange, r *http.Request) {
 	if signIn {
 		e.Repository, e.Team = "", ""
 	}
+	e.Repository = auth.MaskSecrets(e.Repository)
 	e.Detail = why
 	s.audit(e, auth.Network(ex.remote))
 }

@@ -304,7 +304,7 @@ const maxRequestID = 64
 // so that it can stand in a log line, and makes one otherwise.
 func requestID(r *http.Request) string {
 	id := r.Header.Get("X-Request-Id")
-	ok := id != "" && len(id) <= maxRequestID
+	ok := id != "" && len(id) <= maxRequestID && auth.MaskSecrets(id) == id
 	for i := 0; ok && i < len(id); i++ {
 		c := id[i]
 		ok = c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.'

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"berth/auth"
 	"berth/oci"
 )
 
@@ -19,7 +20,8 @@ const maxLogged = 256
 //
 // The line never holds a secret: neither headers nor the query are in it (a
 // query carries tokens and, behind some proxies, signatures), and the
-// presigned links that we redirect to are in no line at all.
+// presigned links that we redirect to are in no line at all. Tokens that somebody has put where they do not
+// belong, such as into the path, are masked.
 func (s *Server) finish(ex *exchange, r *http.Request) {
 	status := ex.status
 	if status == 0 {
@@ -55,7 +57,7 @@ func (s *Server) finish(ex *exchange, r *http.Request) {
 		slog.String("id", ex.id),
 		slog.String("method", shorten(r.Method)),
 		slog.String("route", name),
-		slog.String("path", shorten(loggedPath(r.URL.Path))),
+		slog.String("path", shorten(auth.MaskSecrets(loggedPath(r.URL.Path)))),
 		slog.Int("status", status),
 		slog.String("principal", PrincipalOf(ctx).String()),
 		slog.Int64("bytes_in", in),
@@ -69,17 +71,22 @@ func (s *Server) finish(ex *exchange, r *http.Request) {
 			slog.String("forwarded_for", shorten(joined(r.Header, "X-Forwarded-For")+" "+joined(r.Header, "Forwarded"))))
 	}
 	if ex.repository != "" {
-		attrs = append(attrs, slog.String("repository", ex.repository))
+		attrs = append(attrs, slog.String("repository", auth.MaskSecrets(ex.repository)))
 	}
-	if agent := r.UserAgent(); agent != "" {
-		attrs = append(attrs, slog.String("user_agent", shorten(agent)))
+	if ex.agent != "" {
+		attrs = append(attrs, slog.String("user_agent", shorten(ex.agent)))
 	}
 	if ex.cause != nil {
 		var e *oci.Error
-		if errors.As(ex.cause, &e) {
+		if status == statusClientGone || ex.aborted {
+			errors.As(ex.cause, &e)
+		} else {
+			e = toError(ex, ex.cause) // as the client was told
+		}
+		if e != nil {
 			attrs = append(attrs, slog.String("code", string(e.Code)))
 		}
-		attrs = append(attrs, slog.String("error", ex.cause.Error()))
+		attrs = append(attrs, slog.String("error", auth.MaskSecrets(ex.cause.Error())))
 	}
 	s.log.LogAttrs(context.WithoutCancel(ctx), level, "request", attrs...)
 }

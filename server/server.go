@@ -135,6 +135,7 @@ type Server struct {
 	sameHost        sync.Once // warned that the bucket is at the server's own host
 	buffers         sync.Pool // of *[]byte, for blobs that are no files
 	bodies          bodies
+	plainRealm      sync.Once // the warning about a realm without TLS
 }
 
 // bodies are those of the requests in flight.
@@ -280,13 +281,17 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		start:  s.clock(),
 		id:     requestID(r),
 		origin: originOf(r, s.proxies),
-		agent:  r.UserAgent(),
+		agent:  auth.MaskSecrets(r.UserAgent()),
 	}
 	s.metrics.inFlight.Inc()
 	defer s.metrics.inFlight.Dec()
 	defer endConnection(w, r)()
 	setInert(w.Header())
 	w.Header().Set("X-Request-Id", ex.id)
+	if r.TLS != nil {
+		// RFC 6797. Whether a proxy's TLS stays is for the proxy to say.
+		w.Header().Set("Strict-Transport-Security", "max-age=31536000")
+	}
 	if r.Body != nil && r.Body != http.NoBody {
 		ex.body = &requestBody{rc: r.Body, control: http.NewResponseController(w), stall: s.stall, clock: s.clock}
 		r.Body = ex.body

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"sort"
 	"strconv"
@@ -466,6 +467,17 @@ func loadConfig(flags *pflag.FlagSet, environ []string) (*config, error) {
 
 // minPassword is the least length of a password, in bytes, as in api/openapi.yaml.
 const minPassword = 8
+
+// What a URL may hold that is not to be printed: a user with a password, also within a parameter, and parameters by their names.
+var (
+	userinfo    = regexp.MustCompile(`(://|%3[Aa]%2[Ff]%2[Ff])[^?#&\s]*(@|%40)`)
+	secretParam = regexp.MustCompile(`(?i)([?&][^=&#\s]*(?:password|passwd|secret|token|signature|credential|key)[^=&#\s]*=)[^&#\s,]*`)
+)
+
+// maskURLs gives a setting as it can be printed.
+func maskURLs(value string) string {
+	return secretParam.ReplaceAllString(userinfo.ReplaceAllString(value, "${1}***${2}"), "${1}***")
+}
 
 // clientVariable tells the variables that are not the server's: those of the
 // client verbs, and those that Kubernetes sets for a Service named berth.

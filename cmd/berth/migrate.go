@@ -90,7 +90,7 @@ func newConfigCommand() *cobra.Command {
 			}
 			values := map[string]string{}
 			for _, s := range settings() {
-				value := s.get(c)
+				value := maskURLs(s.get(c))
 				if s.secret && value != "" {
 					value = "***"
 				}

@@ -39,9 +39,9 @@ func describeStore(address string) string {
 	if u.Scheme != "s3" {
 		return address
 	}
-	place := "s3://" + u.Host + u.Path
+	place := maskURLs("s3://" + u.Host + u.Path)
 	if endpoint := u.Query().Get("endpoint"); endpoint != "" {
-		place += " at " + endpoint
+		place += " at " + maskURLs(endpoint)
 	}
 	return place
 }
