@@ -1,7 +1,11 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
+	"iter"
 	"strconv"
 	"strings"
 
@@ -170,7 +174,10 @@ func newRetentionSetCommand(r *remote) *cobra.Command {
 		Use:   "set TEAM|REPOSITORY",
 		Short: "Set the retention of a team or a repository",
 		Long: `Set the retention of a team or a repository. What is not given is inherited: a repository's
-from its team, the lifetime of untagged manifests from the setting untagged_ttl at last. --no-rules keeps all tags.`,
+from its team, the lifetime of untagged manifests from the setting untagged_ttl at last. --no-rules keeps all tags.
+
+It says what would go now. Nothing goes at once: the rules are applied once a day (retention_interval), or by
+'berth retention run'.`,
 		Example: `  berth retention set core --rule 'releases tags=v*' --rule 'dev tags=dev-* newest=20'
   berth retention set core/app --untagged-ttl 168h
   berth retention set core/archive --no-rules`,
@@ -208,9 +215,73 @@ from its team, the lifetime of untagged manifests from the setting untagged_ttl 
 		if err != nil {
 			return err
 		}
-		return printRetention(r, cmd, held)
+		if err := printRetention(r, cmd, held); err != nil {
+			return err
+		}
+		w := cmd.OutOrStdout()
+		if r.asJSON() {
+			w = cmd.ErrOrStderr() // stdout has the policy alone
+		}
+		repositories := func(yield func(string, error) bool) { yield(args[0], nil) }
+		if !repository {
+			repositories = s.repositoriesOf(cmd.Context(), args[0])
+		}
+		return s.printGoesNow(cmd.Context(), w, repositories, held)
 	}
 	return c
+}
+
+// retentionLooks bounds how many repositories of a team 'retention set' asks about.
+const retentionLooks = 200
+
+// repositoriesOf lists the repositories of a team.
+func (s *connection) repositoriesOf(ctx context.Context, team string) iter.Seq2[string, error] {
+	list := all(func(limit *api.Limit, after *api.After) (*client.ListRepositoriesResponse, error) {
+		return s.ListRepositoriesWithResponse(ctx, &api.ListRepositoriesParams{Team: &team, Limit: limit, After: after})
+	})
+	return func(yield func(string, error) bool) {
+		for r, err := range list {
+			if !yield(r.Name, err) {
+				return
+			}
+		}
+	}
+}
+
+// printGoesNow says what the retention that was just set would delete now, repository by repository.
+func (s *connection) printGoesNow(ctx context.Context, w io.Writer, repositories iter.Seq2[string, error], held *api.EffectiveRetention) error {
+	looked, goes, stays := 0, 0, 0
+	var one api.Limit = 1 // the counts come with the first page
+	for name, err := range repositories {
+		if err != nil {
+			return err
+		}
+		if looked == retentionLooks {
+			fmt.Fprintf(w, "These are the first %d repositories; 'berth retention dry-run REPOSITORY' tells of each other one.\n", looked)
+			break
+		}
+		looked++
+		trial, err := fetched(s.DryRunRetentionWithResponse(ctx, name, &api.DryRunRetentionParams{Limit: &one}, api.RetentionTrial{}))
+		var refused problemError
+		if errors.As(err, &refused) && refused.Status < 500 {
+			continue // it was deleted since, or one that the caller may only pull
+		}
+		if err != nil {
+			return err
+		}
+		if trial.Kept == nil || trial.Deleted == nil {
+			continue
+		}
+		goes, stays = goes+*trial.Deleted, stays+*trial.Kept
+		if *trial.Deleted > 0 {
+			fmt.Fprintf(w, "%s: %s would go, %d stay; 'berth retention dry-run %s' tells which\n", name, count(*trial.Deleted, "tag"), *trial.Kept, name)
+		}
+	}
+	fmt.Fprintf(w, "Would go now: %s; %d stay.\n", count(goes, "tag"), stays)
+	if held.UntaggedTtl != "0s" {
+		fmt.Fprintln(w, "Untagged manifests that are older than that go with the next collection: 'berth gc --dry-run' tells which.")
+	}
+	return nil
 }
 
 func newRetentionUnsetCommand(r *remote) *cobra.Command {
