@@ -11,7 +11,8 @@ IMAGE ?= berth:$(VERSION)
 GO_BUILD = CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 # How long the fuzzers of `make fuzz` run, each.
 FUZZTIME ?= 30s
-# What `make test` tests, and with what: make test PKG=./conformance ARGS='-run TestReplicas -v'
+# What `make test` tests, and with what: make test PKG=./conformance ARGS='-run TestReplicas -v'. A package's tests
+# get the programs that they need (scripts/tools.sh for PACKAGE); the checks are then left to `make verify`.
 PKG ?= ./...
 ARGS ?=
 # What runs under the race detector: the packages in which goroutines meet, with all that
@@ -37,14 +38,18 @@ build: ## Build the static binary ./berth
 
 # -parallel 4: tests with real clients wait more than they compute, also on two cores.
 .PHONY: test
-test: tools ## Everything: tools, checks, all tests with real servers and clients (PKG=, ARGS=)
-	@failed=; \
-	scripts/check.sh || failed="$$failed checks"; \
+test: ## Everything: tools, checks, all tests with real servers and clients; with PKG= that package with its tools (ARGS=)
+	@failed=; run=; \
+	if [ "$(PKG)" = ./... ]; then \
+		scripts/tools.sh; run="go run ./testenv/withservers"; scripts/check.sh || failed="$$failed checks"; \
+	else \
+		scripts/tools.sh for $(PKG); \
+	fi; \
 	race=$$(go list $(RACE)); once=$$(grep -vxF "$$(go list $(LONG))" <<<"$$race"); packages=$$(go list $(PKG)); \
 	watched=$$(grep -xF "$$race" <<<"$$packages" || true); others=$$(grep -vxF "$$once" <<<"$$packages" || true); \
-	if [ -n "$$watched" ]; then go run ./testenv/withservers go test $(RACE_FLAGS) -short -p 2 -timeout 60m $(ARGS) $$watched || failed="$$failed race-tests"; fi; \
-	if [ -n "$$others" ]; then go run ./testenv/withservers go test -p 2 -parallel 4 -timeout 60m $(ARGS) $$others || failed="$$failed tests"; fi; \
-	if [ -n "$$failed" ]; then echo "FAILED:$$failed"; exit 1; fi; echo "all checks and tests passed"
+	if [ -n "$$watched" ]; then scripts/tools.sh gcc; $$run go test $(RACE_FLAGS) -short -p 2 -timeout 60m $(ARGS) $$watched || failed="$$failed race-tests"; fi; \
+	if [ -n "$$others" ]; then $$run go test -p 2 -parallel 4 -timeout 60m $(ARGS) $$others || failed="$$failed tests"; fi; \
+	if [ -n "$$failed" ]; then echo "FAILED:$$failed"; exit 1; fi; echo "all of it passed"
 
 .PHONY: verify
 verify: ## The quick checks: gofmt, vet, staticcheck, generated files

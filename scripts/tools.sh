@@ -6,8 +6,10 @@
 #   - from their Go modules, pinned below, built into .cache/tools of this tree;
 #   - from npm, pinned by a lock file, into .cache/tools too.
 #
-#   scripts/tools.sh          everything that `make test` needs (about 10 minutes on two cores, once)
-#   scripts/tools.sh minio    one of the built ones only
+#   scripts/tools.sh                  everything that `make test` needs (about 10 minutes on two cores, once)
+#   scripts/tools.sh minio crane      these only
+#   scripts/tools.sh for ./oci        what the tests of these packages need, which may be nothing
+#   scripts/tools.sh needs ./server   print what that is, and get nothing
 #
 # Running it again costs nothing. The tests look into .cache/tools, then into PATH.
 set -euo pipefail
@@ -44,11 +46,21 @@ slapd      slapd
 ldapadd    ldap-utils
 chromium   chromium
 nginx      nginx
+node       nodejs
+npm        npm
 '
 
 # name, directory of its package.json and package-lock.json
 npm='
 oidc-provider testenv/oidcprovider
+'
+
+# what a test calls, and the tools that it needs for that
+called='
+testenv.Postgres postgres
+testenv.MinIO    minio
+testenv.Slapd    slapd ldapadd
+testenv.OIDC     oidc-provider node npm
 '
 
 say() { printf 'tools: %s\n' "$*" >&2; }
@@ -86,16 +98,56 @@ install_npm() { # name directory
 	fi
 }
 
+# needs prints the tools that the tests of packages use, a name a line. It reads the files of the packages
+# that import testenv, and those of the helpers that they import: testenv.Tool(t, "name") names a tool, and so does a
+# "name" where the argument of Tool is a variable.
+needs() { # package...
+	local dir file files=() what tools name
+	while read -r dir; do
+		files+=("$dir"/*.go)
+	done < <(go list -f '{{.Dir}}' "$@")
+	while read -r dir; do
+		for file in "$dir"/*.go; do
+			case $file in
+			"$PWD"/testenv/* | *_test.go) ;;
+			*) files+=("$file") ;;
+			esac
+		done
+	done < <(go list -deps -test -f '{{if .Module}}{{if .Module.Main}}{{.Dir}}{{end}}{{end}}' "$@" | sort -u)
+	mapfile -t files < <(grep -lE '"berth/testenv"' "${files[@]}" | sort -u)
+	if [ ${#files[@]} -eq 0 ]; then
+		return
+	fi
+	{
+		while read -r what tools; do
+			if [ -n "$what" ] && grep -qF "$what" "${files[@]}"; then
+				tr ' ' '\n' <<<"$tools"
+			fi
+		done <<<"$called"
+		grep -ohE 'testenv\.Tool\(t, "[a-z-]+"' "${files[@]}" | sed 's/.*"\(.*\)"/\1/' || true
+		if grep -qE 'testenv\.Tool\(t, [^"]' "${files[@]}"; then
+			while read -r name _; do
+				if [ -n "$name" ] && grep -qF "\"$name\"" "${files[@]}"; then
+					echo "$name"
+				fi
+			done <<<"$built$packaged$npm"
+		fi
+	} | sort -u
+}
+
+# wanted reports whether a tool is among those that were asked for.
+wanted() { [ -n "$all" ] || [[ " ${only[*]-} " == *" $1 "* ]]; }
+
 install_packages() {
 	local program package missing=()
 	while read -r program package; do
-		if [ -n "$program" ] && ! command -v "$program" >/dev/null; then
+		if [ -n "$program" ] && wanted "$program" && ! command -v "$program" >/dev/null; then
 			# shellcheck disable=SC2206 # a line may name several packages
 			missing+=($package)
 		fi
 	done <<<"$packaged"
 	# Postgres is no program in PATH on Debian: its servers live by version.
-	if ! command -v initdb >/dev/null && ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null && [ -z "${BERTH_TEST_POSTGRES_URL:-}" ]; then
+	if wanted postgres && ! command -v initdb >/dev/null && ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null && [ -z "${BERTH_TEST_POSTGRES_URL:-}" ]; then
 		missing+=(postgresql)
 	fi
 	if [ ${#missing[@]} -eq 0 ]; then
@@ -124,24 +176,39 @@ install_packages() {
 	rm -f "$log"
 }
 
-only=${1:-}
-if [ -z "$only" ]; then
-	install_packages
-fi
-found=
+all=yes only=()
+case ${1:-} in
+needs)
+	needs "${@:2}"
+	exit
+	;;
+for)
+	all=
+	mapfile -t only < <(needs "${@:2}")
+	say "the tests of ${*:2} need ${only[*]:-no tools}"
+	;;
+?*)
+	all='' only=("$@")
+	;;
+esac
+known=" postgres gcc mariadb-install-db "
+while read -r name _; do
+	known+="$name "
+done <<<"$built$packaged$npm"
+for name in "${only[@]}"; do
+	if [[ $known != *" $name "* ]]; then
+		say "there is no tool '$name' to get"
+		exit 1
+	fi
+done
+install_packages
 while read -r name package version; do
-	if [ -n "$name" ] && { [ -z "$only" ] || [ "$only" = "$name" ]; }; then
+	if [ -n "$name" ] && wanted "$name"; then
 		build "$name" "$package" "$version"
-		found=1
 	fi
 done <<<"$built"
 while read -r name directory; do
-	if [ -n "$name" ] && { [ -z "$only" ] || [ "$only" = "$name" ]; }; then
+	if [ -n "$name" ] && wanted "$name"; then
 		install_npm "$name" "$directory"
-		found=1
 	fi
 done <<<"$npm"
-if [ -z "$found" ]; then
-	say "there is no tool '$only' to build"
-	exit 1
-fi
