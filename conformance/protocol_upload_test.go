@@ -324,7 +324,7 @@ func testMount(t *testing.T, s *Server) {
 	}
 	loc := c.Do("POST", "/v2/"+to+"/blobs/uploads/?mount="+sha256Of(other)+"&from="+from, nil).Want(202).Location(c)
 	c.Do("PUT", with(loc, "digest="+sha256Of(other)), other).Want(201)
-	c.Do("POST", "/v2/"+to+"/blobs/uploads/?mount=sha256:short&from="+from, nil).WantError(400, "DIGEST_INVALID")
+	c.Do("POST", "/v2/"+to+"/blobs/uploads/?mount=sha256:short&from="+from, nil).Want(202)
 }
 
 // Deleting Blobs (end-10).

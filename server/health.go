@@ -297,7 +297,11 @@ func (s *Server) getMetrics(ex *exchange, r *http.Request) error {
 // MetricsHandler serves a gatherer's metrics on any path, for those who give
 // Prometheus an address of its own.
 func MetricsHandler(g prometheus.Gatherer) http.Handler {
-	return promhttp.HandlerFor(g, promhttp.HandlerOpts{MaxRequestsInFlight: 4})
+	h := promhttp.HandlerFor(g, promhttp.HandlerOpts{MaxRequestsInFlight: 4})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		setInert(w.Header())
+		h.ServeHTTP(w, r)
+	})
 }
 
 // getRoot tells somebody who opens the address in a browser what it is.

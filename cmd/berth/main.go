@@ -45,7 +45,7 @@ func run(ctx context.Context, root *cobra.Command, args []string, stderr io.Writ
 	if errors.Is(err, context.Canceled) {
 		cut, err = true, errors.New("interrupted")
 	}
-	fmt.Fprintf(stderr, "berth: %s\n", strings.TrimSpace(err.Error()))
+	fmt.Fprintf(stderr, "berth: %s\n", printableLines(strings.TrimSpace(err.Error())))
 	if cut {
 		return interrupted
 	}

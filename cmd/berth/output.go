@@ -49,6 +49,9 @@ func printList[T any](r *remote, cmd *cobra.Command, items iter.Seq2[T, error], 
 		rows = append(rows, row(item))
 	}
 	for _, cells := range rows {
+		for i := range cells {
+			cells[i] = printable(cells[i])
+		}
 		fmt.Fprintln(w, strings.Join(cells, "\t"))
 	}
 	return w.Flush()
@@ -64,7 +67,7 @@ func printFacts(r *remote, cmd *cobra.Command, v any, facts ...fact) error {
 	}
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 	for _, f := range facts {
-		fmt.Fprintf(w, "%s:\t%s\n", f.name, f.value)
+		fmt.Fprintf(w, "%s:\t%s\n", f.name, printable(f.value))
 	}
 	return w.Flush()
 }

@@ -1,0 +1,44 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+)
+
+// TestTerminalShowsTextOfOthers: what somebody wrote into a description or a reason neither moves the
+// cursor of who reads it, nor makes a row, nor turns the direction of writing, in a table, in facts or in an error.
+func TestTerminalShowsTextOfOthers(t *testing.T) {
+	const hostile = "fine\x1b[2J\x1b]0;owned\a\u202e\u2066\nadmin\tyes\r"
+	row := func(yield func(string, error) bool) { yield(hostile, nil) }
+	var out, stderr bytes.Buffer
+	cmd := &cobra.Command{Use: "x", SilenceErrors: true, SilenceUsage: true, RunE: func(cmd *cobra.Command, _ []string) error {
+		r := &remote{output: choice{value: "table"}}
+		if err := printList(r, cmd, row, []string{"NAME"}, func(s string) []string { return []string{s, "end"} }); err != nil {
+			return err
+		}
+		if err := printFacts(r, cmd, nil, fact{"name", hostile}); err != nil {
+			return err
+		}
+		return errors.New(hostile)
+	}}
+	cmd.SetOut(&out)
+	if code := run(context.Background(), cmd, []string{}, &stderr); code != 1 {
+		t.Errorf("exit code %d", code)
+	}
+	for _, text := range []string{out.String(), stderr.String()} {
+		if strings.ContainsAny(text, "\x1b\a\r\u202e\u2066") || !strings.Contains(text, `\x1b[2J`) {
+			t.Errorf("%q", text)
+		}
+	}
+	if lines := strings.Count(out.String(), "\n"); lines != 3 {
+		t.Errorf("%d lines: %q", lines, out.String())
+	}
+	if s := "plain text, Größe 1 µs, 名前 👩‍🚀"; printable(s) != s || printableLines(s+"\n") != s+"\n" {
+		t.Errorf("%q", printable(s))
+	}
+}
