@@ -95,7 +95,7 @@ func TestUploadEnds(t *testing.T) {
 	r := w.do("POST", "/v2/team/app/blobs/uploads/?digest-algorithm=sha512", "mo", nil).want(t, 202)
 	w.do("PUT", r.Header.Get("Location")+"?digest="+sha512.String(), "mo", strings.NewReader("right")).want(t, 201)
 	w.do("POST", "/v2/team/app/blobs/uploads/?digest-algorithm=md5", "mo", nil).want(t, 400)
-	w.do("POST", "/v2/team/app/blobs/uploads/?mount=sha256:xyz", "mo", nil).want(t, 202) // the client uploads then
+	w.do("POST", "/v2/team/app/blobs/uploads/?mount=sha256:xyz", "mo", nil).want(t, 202)                     // the client uploads then
 	w.do("POST", "/v2/team/app/blobs/uploads/?mount="+right.String()+"&from=../etc", "mo", nil).want(t, 202) // the client uploads then
 }
 
