@@ -94,7 +94,7 @@ func must(t testing.TB, err error) {
 func (w *world) blob(data string) v1.Descriptor {
 	w.t.Helper()
 	d := digest.FromString(data)
-	_, err := w.reg.PutBlob(w.ctx, "alice", repo, d, int64(len(data)), strings.NewReader(data))
+	_, err := w.reg.PutBlob(w.ctx, alice, repo, d, int64(len(data)), strings.NewReader(data))
 	must(w.t, err)
 	return v1.Descriptor{MediaType: v1.MediaTypeImageLayer, Digest: d, Size: int64(len(data))}
 }

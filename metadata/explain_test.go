@@ -311,7 +311,8 @@ func TestPlans(t *testing.T) {
 			return tx.RecordRefusal(ctx, name, "v77", present, by("alice"))
 		}},
 		{"DeleteTag", func(ctx context.Context, tx *metadata.Tx, r int64) error {
-			return tx.DeleteTag(ctx, name, "v78", by("alice"))
+			_, err := tx.DeleteTag(ctx, name, "v78", by("alice"))
+			return err
 		}},
 		{"DeleteManifest", func(ctx context.Context, tx *metadata.Tx, r int64) error {
 			if _, err := tx.PutManifest(ctx, r, image("lone"), nil, nil, false); err != nil {
@@ -388,10 +389,12 @@ func TestPlans(t *testing.T) {
 			return err
 		}},
 		{"PushTo", func(ctx context.Context, tx *metadata.Tx, r int64) error {
-			return tx.PushTo(ctx, "team9/app", metadata.Private, "alice", metadata.Charge{Bytes: 1}, func(int64) error { return nil })
+			_, err := tx.PushTo(ctx, "team9/app", metadata.Private, "alice", metadata.Charge{Bytes: 1}, func(int64) error { return nil })
+			return err
 		}},
 		{"PushTo at the limit", func(ctx context.Context, tx *metadata.Tx, r int64) error {
-			return tx.PushTo(ctx, "team2/app", metadata.Private, "alice", metadata.Charge{Unknown: true}, func(int64) error { return nil })
+			_, err := tx.PushTo(ctx, "team2/app", metadata.Private, "alice", metadata.Charge{Unknown: true}, func(int64) error { return nil })
+			return err
 		}},
 		{"ReserveUpload", func(ctx context.Context, tx *metadata.Tx, r int64) error {
 			return tx.ReserveUpload(ctx, "u77", "team2", 1)

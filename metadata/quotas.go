@@ -346,32 +346,34 @@ func isContended(err error) bool {
 // PushTo runs a push to a repository, which is made when it is not there yet, and refuses
 // what its team's quota does not allow: then all is undone, and the error is a DENIED. The limit is never
 // exceeded: near it, the pushes of a team wait for each other. For a team without a quota it costs nothing.
-func (tx *Tx) PushTo(ctx context.Context, repository, defaultVisibility, actor string, c Charge, fn func(id int64) error) error {
+// created says that this push has made the repository.
+func (tx *Tx) PushTo(ctx context.Context, repository, defaultVisibility, actor string, c Charge, fn func(id int64) error) (created bool, err error) {
 	var found sql.NullInt64
 	var limited bool
 	team := oci.Team(repository)
-	err := tx.row(ctx, `SELECT (SELECT id FROM repositories WHERE name = $1), EXISTS (SELECT 1 FROM team_quotas WHERE team = $2)`, repository, team).Scan(&found, &limited)
+	err = tx.row(ctx, `SELECT (SELECT id FROM repositories WHERE name = $1), EXISTS (SELECT 1 FROM team_quotas WHERE team = $2)`, repository, team).Scan(&found, &limited)
 	if err != nil {
-		return err
+		return false, err
 	}
-	push := func() error {
+	push := func() (err error) {
 		id := found.Int64
 		if !found.Valid {
-			var err error
-			if id, _, err = tx.EnsureRepository(ctx, repository, defaultVisibility, actor); err != nil {
+			if id, created, err = tx.EnsureRepository(ctx, repository, defaultVisibility, actor); err != nil {
 				return err
 			}
 		}
 		return fn(id)
 	}
 	if !limited {
-		return push()
+		err = push()
+		return created, err
 	}
 	most := amount{c.Bytes, 0, int64(c.Tags)}
 	if !found.Valid {
 		most[quotaRepositories] = 1
 	}
-	return tx.withinQuota(ctx, team, most, c.Unknown, push)
+	err = tx.withinQuota(ctx, team, most, c.Unknown, push)
+	return created, err
 }
 
 // withinQuota runs fn, which adds at most so much to what a team uses.

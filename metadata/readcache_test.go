@@ -47,7 +47,8 @@ func tagFact(repository string, repositoryID int64, name string) *fact {
 	gone := func(n int64) bool { return n%5 == 4 }
 	f.change = func(ctx context.Context, tx *metadata.Tx, n int64) error {
 		if gone(n) {
-			return tx.DeleteTag(ctx, repository, name, metadata.Actor{Name: "test"})
+			_, err := tx.DeleteTag(ctx, repository, name, metadata.Actor{Name: "test"})
+			return err
 		}
 		_, err := tx.PutTag(ctx, repositoryID, name, factDigest(n), metadata.Actor{Name: "test"})
 		return err

@@ -235,29 +235,66 @@ func (tx *Tx) repositoryID(ctx context.Context, name string) (id int64, err erro
 
 // DeleteTag removes a tag, on record; Restore can bring it back. It returns MANIFEST_UNKNOWN or
 // NAME_UNKNOWN, or TAG_INVALID (409) when the tag is sealed.
-func (tx *Tx) DeleteTag(ctx context.Context, repository, name string, actor Actor) error {
+// It gives the digest that the tag had.
+func (tx *Tx) DeleteTag(ctx context.Context, repository, name string, actor Actor) (digest.Digest, error) {
 	t, err := tx.Tag(ctx, repository, name)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if t.Mode == Sealed {
-		return errTagRefused(repository, t)
+		return "", errTagRefused(repository, t)
 	}
 	id, err := tx.repositoryID(ctx, repository)
 	if err != nil {
-		return err
+		return "", err
 	}
-	if _, err := tx.exec(ctx, `UPDATE tags SET removed_by = $3, claims = $4 WHERE repository_id = $1 AND name = $2`, id, name, actor.Name, actor.claims()); err != nil {
-		return err
+	var d digest.Digest // it may have moved since it was read
+	err = tx.row(ctx, `UPDATE tags SET removed_by = $3, claims = $4 WHERE repository_id = $1 AND name = $2 RETURNING digest`,
+		id, name, actor.Name, actor.claims()).Scan(&d)
+	if err != nil {
+		return "", notFound(err, oci.Errorf(oci.CodeManifestUnknown, "the tag %s of %s was deleted by somebody else", name, repository))
 	}
 	if err := tx.buryTags(ctx, 0, `repository_id = $1 AND name = $2`, id, name); err != nil {
-		return err
+		return "", err
 	}
 	_, err = tx.exec(ctx, `DELETE FROM tags WHERE repository_id = $1 AND name = $2`, id, name)
 	if err != nil && tx.db.dialect.isPolicy(err) {
-		return errTagRefused(repository, t).WithCause(err)
+		return "", errTagRefused(repository, t).WithCause(err)
 	}
-	return err
+	return d, err
+}
+
+// DeleteTagAndImage is DeleteTag that takes the manifest along when this was its last tag and no
+// index needs it; dropped says so. Restore brings back both, by the tag or by the digest.
+func (tx *Tx) DeleteTagAndImage(ctx context.Context, repository, name string, actor Actor) (d digest.Digest, dropped bool, err error) {
+	t, err := tx.Tag(ctx, repository, name)
+	if err != nil {
+		return "", false, err
+	}
+	id, err := tx.repositoryID(ctx, repository)
+	if err != nil {
+		return "", false, err
+	}
+	// The lock stops other tags and indexes: their foreign keys wait for this row.
+	_, err = list(ctx, tx, scanID, `SELECT id FROM manifests WHERE repository_id = $1 AND digest = $2`+tx.db.dialect.forUpdate(), id, string(t.Digest))
+	if err != nil {
+		return "", false, err
+	}
+	var last bool
+	err = tx.row(ctx, `
+		SELECT EXISTS (SELECT 1 FROM tags WHERE repository_id = $1 AND digest = $2 AND name = $3)
+		   AND NOT EXISTS (SELECT 1 FROM tags WHERE repository_id = $1 AND digest = $2 AND name <> $3)
+		   AND NOT EXISTS (SELECT 1 FROM manifest_children c JOIN manifests m ON m.id = c.child_id
+		                    WHERE m.repository_id = $1 AND m.digest = $2)`, id, string(t.Digest), name).Scan(&last)
+	if err != nil {
+		return "", false, err
+	}
+	if !last {
+		d, err = tx.DeleteTag(ctx, repository, name, actor)
+		return d, false, err
+	}
+	_, err = tx.DeleteManifest(ctx, repository, t.Digest, actor)
+	return t.Digest, err == nil, err
 }
 
 // deleteTags removes all tags of a repository for ever, or those of one digest,

@@ -110,7 +110,7 @@ func TestDeleteTag(t *testing.T) {
 		tag(t, db, r, "1.0", d, "alice")
 		ctx := context.Background()
 		remove := func(repository, name string) error {
-			return db.Update(ctx, func(tx *metadata.Tx) error { return tx.DeleteTag(ctx, repository, name, by("maria")) })
+			return db.Update(ctx, func(tx *metadata.Tx) error { _, err := tx.DeleteTag(ctx, repository, name, by("maria")); return err })
 		}
 		if err := remove("team/app", "1.0"); err != nil {
 			t.Fatal(err)
@@ -320,7 +320,7 @@ func TestTagPolicyLevels(t *testing.T) {
 					}
 				}
 				ctx := context.Background()
-				err = db.Update(ctx, func(tx *metadata.Tx) error { return tx.DeleteTag(ctx, name, c.tag, by("bob")) })
+				err = db.Update(ctx, func(tx *metadata.Tx) error { _, err := tx.DeleteTag(ctx, name, c.tag, by("bob")); return err })
 				if c.canDelete != (err == nil) {
 					t.Errorf("deleting: %v, allowed: %t", err, c.canDelete)
 				}
@@ -380,7 +380,7 @@ func TestSealed(t *testing.T) {
 					if c := tag(t, db, r, name, one, "bob"); c != (metadata.TagChange{}) {
 						t.Errorf("same digest: %+v", c)
 					}
-					wantErr(t, db.Update(ctx, func(tx *metadata.Tx) error { return tx.DeleteTag(ctx, "team/app", name, by("bob")) }), oci.ErrTagImmutable)
+					wantErr(t, db.Update(ctx, func(tx *metadata.Tx) error { _, err := tx.DeleteTag(ctx, "team/app", name, by("bob")); return err }), oci.ErrTagImmutable)
 				}
 				wantErr(t, db.Update(ctx, func(tx *metadata.Tx) error {
 					_, err := tx.DeleteManifest(ctx, "team/app", one, by("bob"))
@@ -392,7 +392,7 @@ func TestSealed(t *testing.T) {
 					return err
 				})
 				tag(t, db, r, "latest", two, "bob") // was exempt
-				err := db.Update(ctx, func(tx *metadata.Tx) error { return tx.DeleteTag(ctx, "other/app", "free", by("bob")) })
+				err := db.Update(ctx, func(tx *metadata.Tx) error { _, err := tx.DeleteTag(ctx, "other/app", "free", by("bob")); return err })
 				if level == "instance" {
 					wantErr(t, err, oci.ErrTagImmutable)
 				} else if err != nil {

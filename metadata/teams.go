@@ -58,6 +58,20 @@ func (tx *Tx) CreateTeam(ctx context.Context, name, defaultVisibility string) (T
 	return tx.Team(ctx, name)
 }
 
+// AdoptTeam makes the row of a team that has none, when a provider (LDAP, OIDC) has named it: so it can have
+// settings, a quota and robots from its first use on. The actor is who uses it. It does nothing for other names.
+func (tx *Tx) AdoptTeam(ctx context.Context, name string, actor Actor) error {
+	n, err := tx.exec(ctx, `
+		INSERT INTO teams (name, created_at, updated_at)
+		SELECT $1, $2, $2 WHERE EXISTS (SELECT 1 FROM provider_teams WHERE team = $1)
+		ON CONFLICT (name) DO NOTHING`, name, micros(tx.now))
+	if err != nil || n == 0 {
+		return err
+	}
+	return tx.InsertAudit(ctx, AuditEvent{Action: "createTeam", Actor: actor, Team: name, Reference: name,
+		Detail: map[string]any{"from": "provider"}})
+}
+
 // Team finds a team, or returns NOT_FOUND.
 func (tx *Tx) Team(ctx context.Context, name string) (Team, error) {
 	t, err := scanTeam(tx.row(ctx, `SELECT `+teamColumns+` WHERE t.name = $1`, name).Scan)

@@ -31,6 +31,7 @@ func TestAudit(t *testing.T) {
 			}
 			return b.String()
 		}
+		e.push(e.r, repo, []byte("the first")) // makes the repository
 		one := e.image(e.r, repo, "one")
 		two := e.image(e.r, repo, "two")
 		push := func(actor metadata.Actor, tag string, raw []byte) error {
@@ -39,7 +40,7 @@ func TestAudit(t *testing.T) {
 		}
 		e.ok(push(robot, "1.0", one))
 		got := log()
-		if len(got) != 1 || got[0].Digest != digest.FromBytes(one) || got[0].Repository != repo || got[0].Team != "team" || got[0].Actor.Claims["workflow"] != "release" ||
+		if len(got) != 2 || got[0].Digest != digest.FromBytes(one) || got[0].Repository != repo || got[0].Team != "team" || got[0].Actor.Claims["workflow"] != "release" ||
 			got[0].Actor.Address != "10.0.0.1" || got[0].Actor.RequestID != "r1" {
 			t.Fatalf("%+v", got)
 		}
@@ -60,6 +61,7 @@ moveTag ok alice latest
 pushManifest ok alice latest
 pushManifest ok alice latest
 pushManifest ok team+ci 1.0
+createRepository ok alice 
 `
 		// The two lines of a push that moves a tag are of one instant.
 		if got := lines(); got != want && got != strings.Replace(want, "moveTag ok alice latest\npushManifest ok alice latest\n", "pushManifest ok alice latest\nmoveTag ok alice latest\n", 1) {

@@ -60,7 +60,7 @@ func BenchmarkPushImage(b *testing.B) {
 				_, err = e.r.AppendUpload(e.ctx, alice, repo, u.ID, -1, int64(len(data)), bytes.NewReader(data))
 			}
 			if err == nil {
-				_, err = e.r.CommitUpload(e.ctx, alice, repo, u.ID, d, -1, 0, nil)
+				_, err = e.r.CommitUpload(e.ctx, as(alice), repo, u.ID, d, -1, 0, nil)
 			}
 			if err != nil {
 				return err

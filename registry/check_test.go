@@ -71,7 +71,7 @@ func TestCheck(t *testing.T) {
 		lost, kept := []byte("will be lost"), []byte("stays")
 		d := e.push(e.r, repo, lost)
 		e.push(e.r, repo, kept)
-		ok, err := e.r.MountBlob(e.ctx, alice, "team/other", d, repo)
+		ok, err := e.r.MountBlob(e.ctx, as(alice), "team/other", d, repo)
 		if !ok || err != nil {
 			t.Fatal(ok, err)
 		}
@@ -107,7 +107,7 @@ func TestCheck(t *testing.T) {
 			_, err = e.r.Blob(e.ctx, name, d)
 			e.is(err, oci.ErrBlobUnknown)
 		}
-		ok, err = e.r.MountBlob(e.ctx, alice, "team/third", d, repo)
+		ok, err = e.r.MountBlob(e.ctx, as(alice), "team/third", d, repo)
 		if ok || err != nil {
 			t.Error(ok, err)
 		}

@@ -130,7 +130,7 @@ func (a *attempt) put(d digest.Digest, chunks ...int) bool {
 		}
 	}
 	if err == nil {
-		_, err = a.r.CommitUpload(a.ctx, alice, a.repo, u.ID, d, -1, int64(len(rest)), bytes.NewReader(rest))
+		_, err = a.r.CommitUpload(a.ctx, as(alice), a.repo, u.ID, d, -1, int64(len(rest)), bytes.NewReader(rest))
 	}
 	return err == nil
 }
@@ -148,7 +148,7 @@ func TestDeathAnywhere(t *testing.T) {
 		ends   bool // with something acknowledged
 	}{
 		{name: "single POST", least: 5, ends: true, run: func(a *attempt) digest.Digest {
-			b, _ := a.r.PutBlob(a.ctx, alice, a.repo, a.d, int64(len(a.data)), bytes.NewReader(a.data))
+			b, _ := a.r.PutBlob(a.ctx, as(alice), a.repo, a.d, int64(len(a.data)), bytes.NewReader(a.data))
 			return b.Digest
 		}},
 		{name: "POST, PUT", least: 5, ends: true, run: func(a *attempt) digest.Digest { return acknowledged(a.put(a.d), a.d) }},
@@ -291,11 +291,11 @@ func TestStoreTrouble(t *testing.T) {
 		_, err = r.AppendUpload(e.ctx, alice, repo, u.ID, 0, -1, bytes.NewReader(data))
 		e.ok(err)
 		for range 2 {
-			_, err = r.CommitUpload(e.ctx, alice, repo, u.ID, d, -1, 0, nil)
+			_, err = r.CommitUpload(e.ctx, as(alice), repo, u.ID, d, -1, 0, nil)
 			e.is(err, oci.ErrUnavailable)
 		}
 		// A store may or may not commit a session again; either way the client gets on.
-		if _, err = r.CommitUpload(e.ctx, alice, repo, u.ID, d, -1, 0, nil); err != nil {
+		if _, err = r.CommitUpload(e.ctx, as(alice), repo, u.ID, d, -1, 0, nil); err != nil {
 			e.is(err, oci.ErrBlobUploadInvalid)
 			e.push(r, repo, data)
 		}
@@ -343,15 +343,15 @@ func TestDatabaseGone(t *testing.T) {
 		e.is(err, oci.ErrUnavailable)
 		_, err = gone.AppendUpload(e.ctx, alice, repo, u.ID, 4, -1, bytes.NewReader(data))
 		e.is(err, oci.ErrUnavailable)
-		_, err = gone.CommitUpload(e.ctx, alice, repo, u.ID, digest.FromBytes(data), -1, 0, nil)
+		_, err = gone.CommitUpload(e.ctx, as(alice), repo, u.ID, digest.FromBytes(data), -1, 0, nil)
 		e.is(err, oci.ErrUnavailable)
-		_, err = gone.PutBlob(e.ctx, alice, repo, digest.FromBytes(data), 4, bytes.NewReader(data))
+		_, err = gone.PutBlob(e.ctx, as(alice), repo, digest.FromBytes(data), 4, bytes.NewReader(data))
 		e.is(err, oci.ErrUnavailable)
 		_, err = gone.Manifest(e.ctx, repo, tagged("x"))
 		e.is(err, oci.ErrUnavailable)
 		_, err = gone.PushManifest(e.ctx, as(alice), repo, tagged("x"), nil, "a/b", []byte("{}"))
 		e.is(err, oci.ErrUnavailable)
-		_, err = gone.MountBlob(e.ctx, alice, repo, digest.FromBytes(data), "team/from")
+		_, err = gone.MountBlob(e.ctx, as(alice), repo, digest.FromBytes(data), "team/from")
 		e.is(err, oci.ErrUnavailable)
 		_, _, err = gone.Referrers(e.ctx, repo, digest.FromBytes(data), "", "", 10)
 		e.is(err, oci.ErrUnavailable)

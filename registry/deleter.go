@@ -17,11 +17,7 @@ func (r *Registry) DeleteManifest(ctx context.Context, actor metadata.Actor, rep
 		if tags, err = tx.DeleteManifest(ctx, repo, d, actor); err != nil {
 			return err
 		}
-		e := metadata.AuditEvent{Action: "deleteManifest", Actor: actor, Repository: repo, Digest: d}
-		if len(tags) > 0 {
-			e.Detail = map[string]any{"tags": tags}
-		}
-		return tx.InsertAudit(ctx, e)
+		return tx.InsertAudit(ctx, manifestDeleted(actor, repo, d, tags))
 	})
 	return tags, err
 }
@@ -30,11 +26,41 @@ func (r *Registry) DeleteManifest(ctx context.Context, actor metadata.Actor, rep
 // or NAME_UNKNOWN, and oci.ErrTagImmutable when the tag is sealed.
 func (r *Registry) DeleteTag(ctx context.Context, actor metadata.Actor, repo, tag string) error {
 	return r.db.Update(ctx, func(tx *metadata.Tx) error {
-		if err := tx.DeleteTag(ctx, repo, tag, actor); err != nil {
+		d, err := tx.DeleteTag(ctx, repo, tag, actor)
+		if err != nil {
 			return err
 		}
-		return tx.InsertAudit(ctx, metadata.AuditEvent{Action: "deleteTag", Actor: actor, Repository: repo, Reference: tag})
+		return tx.InsertAudit(ctx, tagDeleted(actor, repo, tag, d))
 	})
+}
+
+// DeleteImage removes a tag, and with its last tag the manifest, as ECR does it; Restore brings
+// back both. A manifest that an index needs stays as a part of that. The errors are those of DeleteTag.
+func (r *Registry) DeleteImage(ctx context.Context, actor metadata.Actor, repo, tag string) error {
+	return r.db.Update(ctx, func(tx *metadata.Tx) error {
+		d, dropped, err := tx.DeleteTagAndImage(ctx, repo, tag, actor)
+		if err != nil {
+			return err
+		}
+		events := []metadata.AuditEvent{tagDeleted(actor, repo, tag, d)}
+		if dropped {
+			events = append(events, manifestDeleted(actor, repo, d, []string{tag}))
+		}
+		return tx.InsertAudit(ctx, events...)
+	})
+}
+
+// tagDeleted and manifestDeleted are the lines of the audit log, whatever the door.
+func tagDeleted(actor metadata.Actor, repo, tag string, d digest.Digest) metadata.AuditEvent {
+	return metadata.AuditEvent{Action: "deleteTag", Actor: actor, Repository: repo, Reference: tag, Digest: d}
+}
+
+func manifestDeleted(actor metadata.Actor, repo string, d digest.Digest, tags []string) metadata.AuditEvent {
+	e := metadata.AuditEvent{Action: "deleteManifest", Actor: actor, Repository: repo, Digest: d}
+	if len(tags) > 0 {
+		e.Detail = map[string]any{"tags": tags}
+	}
+	return e
 }
 
 // Restore brings back a deleted tag, with its manifest if that was deleted as
@@ -45,7 +71,7 @@ func (r *Registry) Restore(ctx context.Context, actor metadata.Actor, repo, tag 
 		if _, err := tx.Repository(ctx, repo); err != nil {
 			return err
 		}
-		err = tx.PushTo(ctx, repo, r.o.DefaultVisibility, actor.Name, metadata.Charge{Unknown: true}, func(int64) (err error) {
+		err = r.pushTo(ctx, tx, actor, repo, metadata.Charge{Unknown: true}, func(int64) (err error) {
 			restored, err = tx.Restore(ctx, repo, tag, d, actor)
 			return err
 		})

@@ -195,11 +195,11 @@ func (m *model) ensure(r *Registry, repo string, data []byte) (digest.Digest, er
 	_, err := r.Blob(m.ctx, repo, d)
 	if errors.Is(err, oci.ErrBlobUnknown) {
 		if other, _ := m.someRepo(); m.random.IntN(2) == 0 {
-			if ok, err := r.MountBlob(m.ctx, alice, repo, d, other); ok || err != nil {
+			if ok, err := r.MountBlob(m.ctx, as(alice), repo, d, other); ok || err != nil {
 				return d, err
 			}
 		}
-		_, err = r.PutBlob(m.ctx, alice, repo, d, int64(len(data)), bytes.NewReader(data))
+		_, err = r.PutBlob(m.ctx, as(alice), repo, d, int64(len(data)), bytes.NewReader(data))
 	}
 	return d, err
 }

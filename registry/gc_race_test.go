@@ -92,13 +92,13 @@ func TestGCRace(t *testing.T) {
 							if _, err := r.Blob(e.ctx, repo, d); err == nil && attempt == 0 {
 								continue
 							}
-							if ok, err := r.MountBlob(e.ctx, alice, repo, d, "team/app0"); ok && err == nil && random.IntN(2) == 0 {
+							if ok, err := r.MountBlob(e.ctx, as(alice), repo, d, "team/app0"); ok && err == nil && random.IntN(2) == 0 {
 								continue
 							} else if err != nil && !retry(err) {
 								t.Errorf("mounting: %v", err)
 								return
 							}
-							if _, err := r.PutBlob(e.ctx, alice, repo, d, int64(len(data)), bytes.NewReader(data)); err != nil {
+							if _, err := r.PutBlob(e.ctx, as(alice), repo, d, int64(len(data)), bytes.NewReader(data)); err != nil {
 								failed = err
 								break
 							}

@@ -103,7 +103,7 @@ func TestGCBlobs(t *testing.T) {
 		e.there(repo, alone, again, shared)
 
 		e.push(e.r, repo, []byte("again"))
-		ok, err := e.r.MountBlob(e.ctx, alice, "team/other", shared, repo)
+		ok, err := e.r.MountBlob(e.ctx, as(alice), "team/other", shared, repo)
 		if !ok || err != nil {
 			t.Fatal(ok, err)
 		}

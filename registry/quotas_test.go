@@ -103,7 +103,7 @@ func TestQuotaLedger(t *testing.T) {
 		push(repo, "2", "third") // moves
 		push("team/three", "1", "second")
 		e.balanced("pushed")
-		ok, err := e.r.MountBlob(e.ctx, alice, "team/four", digest.FromString(`{"name":"first"}`), repo)
+		ok, err := e.r.MountBlob(e.ctx, as(alice), "team/four", digest.FromString(`{"name":"first"}`), repo)
 		if !ok || err != nil {
 			t.Fatal(ok, err)
 		}
@@ -173,12 +173,12 @@ func TestQuotaPushers(t *testing.T) {
 					d := digest.FromBytes(data)
 					var err error
 					if n%2 == 0 {
-						_, err = r.PutBlob(e.ctx, alice, fmt.Sprint("team/app", n%5), d, size, bytes.NewReader(data))
+						_, err = r.PutBlob(e.ctx, as(alice), fmt.Sprint("team/app", n%5), d, size, bytes.NewReader(data))
 					} else { // as docker does
 						var u Upload
 						if u, err = r.StartUpload(e.ctx, alice, "team/app", digest.SHA256); err == nil {
 							if _, err = r.AppendUpload(e.ctx, alice, "team/app", u.ID, -1, -1, bytes.NewReader(data)); err == nil {
-								_, err = r.CommitUpload(e.ctx, alice, "team/app", u.ID, d, -1, 0, nil)
+								_, err = r.CommitUpload(e.ctx, as(alice), "team/app", u.ID, d, -1, 0, nil)
 							}
 						}
 					}
@@ -208,13 +208,13 @@ func TestQuotaPushers(t *testing.T) {
 			accepted.Add(1)
 		}
 		data := random(size, 7_000_000)
-		_, err := e.r.PutBlob(e.ctx, alice, repo, digest.FromBytes(data), size, bytes.NewReader(data))
+		_, err := e.r.PutBlob(e.ctx, as(alice), repo, digest.FromBytes(data), size, bytes.NewReader(data))
 		e.is(err, oci.ErrDenied, "quota")
 
 		// What the team has already costs nothing, even now.
 		again := random(size, 0)
 		if _, err := e.r.Blob(e.ctx, "team/app0", digest.FromBytes(again)); err == nil {
-			ok, err := e.r.MountBlob(e.ctx, alice, "team/app1", digest.FromBytes(again), "team/app0")
+			ok, err := e.r.MountBlob(e.ctx, as(alice), "team/app1", digest.FromBytes(again), "team/app0")
 			if !ok || err != nil {
 				t.Errorf("mounting what the team has: %v, %v", ok, err)
 			}
@@ -294,7 +294,7 @@ func TestQuotaUploads(t *testing.T) {
 		three := start()
 		_, err = e.r.AppendUpload(e.ctx, alice, repo, three, -1, 8000, bytes.NewReader(random(8000, 3)))
 		e.ok(err)
-		_, err = e.r.CommitUpload(e.ctx, alice, repo, three, digest.FromBytes(random(8000, 3)), -1, 0, nil)
+		_, err = e.r.CommitUpload(e.ctx, as(alice), repo, three, digest.FromBytes(random(8000, 3)), -1, 0, nil)
 		e.ok(err)
 		reserved(0)
 		if q := e.quota(); q.Bytes != 8000 {
@@ -314,14 +314,14 @@ func TestQuotaUploads(t *testing.T) {
 		_, err = e.r.AppendUpload(e.ctx, alice, repo, five, -1, 5000, bytes.NewReader(random(5000, 5)))
 		e.ok(err)
 		e.limit(10_000, 2, 0)
-		_, err = e.r.CommitUpload(e.ctx, alice, repo, five, digest.FromBytes(random(5000, 5)), -1, 0, nil)
+		_, err = e.r.CommitUpload(e.ctx, as(alice), repo, five, digest.FromBytes(random(5000, 5)), -1, 0, nil)
 		e.is(err, oci.ErrDenied, "quota")
 
 		// The third repository is refused, by a push and by a mount; and a full quota before a byte comes.
 		e.push(e.r, "team/second", []byte("x"))
-		_, err = e.r.PutBlob(e.ctx, alice, "team/third", digest.FromString("y"), 1, strings.NewReader("y"))
+		_, err = e.r.PutBlob(e.ctx, as(alice), "team/third", digest.FromString("y"), 1, strings.NewReader("y"))
 		e.is(err, oci.ErrDenied, "quota")
-		_, err = e.r.MountBlob(e.ctx, alice, "team/third", digest.FromString("x"), "team/second")
+		_, err = e.r.MountBlob(e.ctx, as(alice), "team/third", digest.FromString("x"), "team/second")
 		e.is(err, oci.ErrDenied, "quota")
 		// It is refused before its bytes come, where that is known by then, and else gives back what it held.
 		_, err = e.r.StartUpload(e.ctx, alice, "team/third", digest.SHA256)
@@ -330,7 +330,7 @@ func TestQuotaUploads(t *testing.T) {
 		late, err := e.r.StartUpload(e.ctx, alice, "team/third", digest.SHA256)
 		e.ok(err)
 		e.limit(10_000, 2, 0)
-		_, err = e.r.CommitUpload(e.ctx, alice, "team/third", late.ID, digest.FromString("x"), -1, 1, strings.NewReader("x"))
+		_, err = e.r.CommitUpload(e.ctx, as(alice), "team/third", late.ID, digest.FromString("x"), -1, 1, strings.NewReader("x"))
 		e.is(err, oci.ErrDenied, "quota")
 		reserved(0)
 		e.limit(100, 0, 0)

@@ -18,7 +18,16 @@ import (
 // Manifest gives a manifest with its bytes as they were pushed, which counts as
 // a pull for retention. One query.
 // It returns MANIFEST_UNKNOWN or NAME_UNKNOWN.
-func (r *Registry) Manifest(ctx context.Context, repo string, ref oci.Reference) (m metadata.Manifest, err error) {
+func (r *Registry) Manifest(ctx context.Context, repo string, ref oci.Reference) (metadata.Manifest, error) {
+	m, err := r.look(ctx, repo, ref)
+	if err == nil {
+		r.pulls.note(m.ID, r.o.Clock())
+	}
+	return m, err
+}
+
+// look is Manifest for what only looks at an image: it is no pull.
+func (r *Registry) look(ctx context.Context, repo string, ref oci.Reference) (m metadata.Manifest, err error) {
 	err = r.db.View(ctx, func(tx *metadata.Tx) (err error) {
 		if ref.Digest != "" {
 			m, err = tx.ManifestByDigest(ctx, repo, ref.Digest)
@@ -27,9 +36,6 @@ func (r *Registry) Manifest(ctx context.Context, repo string, ref oci.Reference)
 		}
 		return err
 	})
-	if err == nil {
-		r.pulls.note(m.ID, r.o.Clock())
-	}
 	return m, err
 }
 
@@ -177,13 +183,13 @@ const maxSized = 64
 
 // ImageSize is what ECR calls the size of an image: the bytes of its config and
 // layers, compressed as they are; of an index, those of its largest image, among the
-// first 64 that are there. The error is MANIFEST_UNKNOWN for no such manifest.
+// first 64 that are there. It is no pull of it. The error is MANIFEST_UNKNOWN for no such manifest.
 func (r *Registry) ImageSize(ctx context.Context, repo string, d digest.Digest) (int64, error) {
 	return r.imageSize(ctx, repo, d, true)
 }
 
 func (r *Registry) imageSize(ctx context.Context, repo string, d digest.Digest, children bool) (size int64, err error) {
-	stored, err := r.Manifest(ctx, repo, oci.Reference{Digest: d})
+	stored, err := r.look(ctx, repo, oci.Reference{Digest: d})
 	if err != nil {
 		return 0, err
 	}

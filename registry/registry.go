@@ -99,9 +99,6 @@ func New(db *metadata.DB, store storage.Store, o Options) *Registry {
 	return &Registry{db: db, store: store, o: o}
 }
 
-// DefaultVisibility is what a repository starts with whose team says nothing.
-func (r *Registry) DefaultVisibility() string { return r.o.DefaultVisibility }
-
 // MaxManifestSize is the limit in bytes, for those who read a body before PushManifest.
 func (r *Registry) MaxManifestSize() int64 { return r.o.MaxManifestSize }
 

@@ -225,7 +225,7 @@ func (e *env) strings(query string, args ...any) []string {
 func (e *env) push(r *Registry, repo string, data []byte) digest.Digest {
 	e.Helper()
 	d := digest.FromBytes(data)
-	b, err := r.PutBlob(e.ctx, alice, repo, d, int64(len(data)), bytes.NewReader(data))
+	b, err := r.PutBlob(e.ctx, as(alice), repo, d, int64(len(data)), bytes.NewReader(data))
 	e.ok(err)
 	if b.Digest != d || b.Size != int64(len(data)) {
 		e.Fatalf("PutBlob gives %+v for %d bytes with %s", b, len(data), d)

@@ -341,11 +341,11 @@ func (r *Registry) abort(ctx context.Context, row metadata.Upload) {
 // It returns DIGEST_INVALID when the bytes are others; nothing of the upload
 // is left then. An upload that is not there any more, because the answer to the
 // same request got lost, is a success when the repository has the blob.
-func (r *Registry) CommitUpload(ctx context.Context, principal, repo, id string, d digest.Digest, at, length int64, body io.Reader) (metadata.Blob, error) {
+func (r *Registry) CommitUpload(ctx context.Context, actor metadata.Actor, repo, id string, d digest.Digest, at, length int64, body io.Reader) (metadata.Blob, error) {
 	if length == 0 && at < 0 {
 		body = nil // it closes what there is
 	}
-	seen, leave := r.enter(ctx, principal, repo, id, body)
+	seen, leave := r.enter(ctx, actor.Name, repo, id, body)
 	defer leave()
 	var row metadata.Upload
 	var known bool
@@ -353,7 +353,7 @@ func (r *Registry) CommitUpload(ctx context.Context, principal, repo, id string,
 		row, known, err = tx.UploadToClose(ctx, repo, id, d)
 		return err
 	})
-	if row, err = owned(row, principal, err); err != nil {
+	if row, err = owned(row, actor.Name, err); err != nil {
 		return r.committed(ctx, repo, d, err)
 	}
 	var s *sum
@@ -376,7 +376,7 @@ func (r *Registry) CommitUpload(ctx context.Context, principal, repo, id string,
 	if err != nil {
 		return metadata.Blob{}, err
 	}
-	return r.close(ctx, row, s, d, known)
+	return r.close(ctx, actor, row, s, d, known)
 }
 
 // known reports whether some repository has the blob. It is for bytes that have
@@ -412,8 +412,8 @@ func (r *Registry) committed(ctx context.Context, repo string, d digest.Digest, 
 // before the first byte is stored, as for an upload in several requests, so that a crash
 // leaves nothing that the stale-upload job would not find; nobody is told its id.
 // Errors are those of CommitUpload, but nothing is kept.
-func (r *Registry) PutBlob(ctx context.Context, principal, repo string, d digest.Digest, length int64, body io.Reader) (metadata.Blob, error) {
-	row, err := r.start(ctx, principal, repo, d.Algorithm(), length)
+func (r *Registry) PutBlob(ctx context.Context, actor metadata.Actor, repo string, d digest.Digest, length int64, body io.Reader) (metadata.Blob, error) {
+	row, err := r.start(ctx, actor.Name, repo, d.Algorithm(), length)
 	if err != nil {
 		return metadata.Blob{}, err
 	}
@@ -425,7 +425,7 @@ func (r *Registry) PutBlob(ctx context.Context, principal, repo string, d digest
 		known, err = r.known(ctx, d)
 	}
 	if err == nil {
-		b, err = r.close(ctx, row, s, d, known)
+		b, err = r.close(ctx, actor, row, s, d, known)
 	}
 	if err != nil {
 		if derr := r.discard(ctx, row); derr != nil && !errors.Is(derr, oci.ErrBlobUploadUnknown) {
@@ -442,7 +442,7 @@ func (r *Registry) PutBlob(ctx context.Context, principal, repo string, d digest
 
 // close turns an upload into a blob. s is the hash of its bytes; known says that some
 // repository has the blob, as far as that was seen.
-func (r *Registry) close(ctx context.Context, row metadata.Upload, s *sum, d digest.Digest, known bool) (metadata.Blob, error) {
+func (r *Registry) close(ctx context.Context, actor metadata.Actor, row metadata.Upload, s *sum, d digest.Digest, known bool) (metadata.Blob, error) {
 	got, err := r.digestOf(ctx, row, s, d.Algorithm())
 	if err != nil {
 		return metadata.Blob{}, err
@@ -458,7 +458,7 @@ func (r *Registry) close(ctx context.Context, row metadata.Upload, s *sum, d dig
 	// blob all the same, and finds it when it tries again.
 	ctx = context.WithoutCancel(ctx)
 	if known {
-		if b, done, err := r.linkExisting(ctx, row, d); done || err != nil {
+		if b, done, err := r.linkExisting(ctx, actor, row, d); done || err != nil {
 			return b, err
 		}
 	}
@@ -473,7 +473,7 @@ func (r *Registry) close(ctx context.Context, row metadata.Upload, s *sum, d dig
 		}
 		return metadata.Blob{}, err
 	}
-	return r.insert(ctx, row, metadata.Blob{Digest: d, Key: key, Size: row.Size})
+	return r.insert(ctx, actor, row, metadata.Blob{Digest: d, Key: key, Size: row.Size})
 }
 
 // digestOf is the digest of the upload's bytes. Only an algorithm that was not
@@ -506,7 +506,7 @@ var errNotThere = errors.New("the blob is not there any more")
 
 // linkExisting ends the upload of a blob that the instance has already, without
 // a commit in the store. done is false when there is no such blob any more.
-func (r *Registry) linkExisting(ctx context.Context, row metadata.Upload, d digest.Digest) (b metadata.Blob, done bool, err error) {
+func (r *Registry) linkExisting(ctx context.Context, actor metadata.Actor, row metadata.Upload, d digest.Digest) (b metadata.Blob, done bool, err error) {
 	ctx, cancel := detached(ctx, recordTime)
 	defer cancel()
 	err = r.db.Update(ctx, func(tx *metadata.Tx) error {
@@ -514,7 +514,7 @@ func (r *Registry) linkExisting(ctx context.Context, row metadata.Upload, d dige
 		if err != nil {
 			return err
 		}
-		err = tx.PushTo(ctx, row.Repository, r.o.DefaultVisibility, row.Principal, chargeOf(deleted), func(id int64) (err error) {
+		err = r.pushTo(ctx, tx, actor, row.Repository, chargeOf(deleted), func(id int64) (err error) {
 			linked := false
 			if b, linked, err = tx.LinkBlob(ctx, id, d); err == nil && !linked {
 				err = errNotThere
@@ -541,7 +541,7 @@ func (r *Registry) linkExisting(ctx context.Context, row metadata.Upload, d dige
 }
 
 // insert makes the rows of a blob whose bytes are durable under its key.
-func (r *Registry) insert(ctx context.Context, row metadata.Upload, mine metadata.Blob) (metadata.Blob, error) {
+func (r *Registry) insert(ctx context.Context, actor metadata.Actor, row metadata.Upload, mine metadata.Blob) (metadata.Blob, error) {
 	ctx, cancel := detached(ctx, recordTime)
 	defer cancel()
 	var b metadata.Blob
@@ -556,7 +556,7 @@ func (r *Registry) insert(ctx context.Context, row metadata.Upload, mine metadat
 		if deleted.Session != row.Session {
 			return oci.Errorf(oci.CodeBlobUploadInvalid, "another request has changed the upload while it was closed: start again with a new upload")
 		}
-		err = tx.PushTo(ctx, row.Repository, r.o.DefaultVisibility, row.Principal, chargeOf(deleted), func(id int64) (err error) {
+		err = r.pushTo(ctx, tx, actor, row.Repository, chargeOf(deleted), func(id int64) (err error) {
 			b, err = tx.PutBlob(ctx, id, mine)
 			return err
 		})

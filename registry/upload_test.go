@@ -32,15 +32,15 @@ func TestPushWays(t *testing.T) {
 			push func(r *Registry, data []byte, d digest.Digest) (metadata.Blob, error)
 		}{
 			{"single POST", func(r *Registry, data []byte, d digest.Digest) (metadata.Blob, error) {
-				return r.PutBlob(e.ctx, alice, repo, d, int64(len(data)), bytes.NewReader(data))
+				return r.PutBlob(e.ctx, as(alice), repo, d, int64(len(data)), bytes.NewReader(data))
 			}},
 			{"single POST of unknown length", func(r *Registry, data []byte, d digest.Digest) (metadata.Blob, error) {
-				return r.PutBlob(e.ctx, alice, repo, d, -1, bytes.NewReader(data))
+				return r.PutBlob(e.ctx, as(alice), repo, d, -1, bytes.NewReader(data))
 			}},
 			{"POST, PUT", func(r *Registry, data []byte, d digest.Digest) (metadata.Blob, error) {
 				u, err := r.StartUpload(e.ctx, alice, repo, digest.SHA256)
 				e.ok(err)
-				return r.CommitUpload(e.ctx, alice, repo, u.ID, d, -1, int64(len(data)), bytes.NewReader(data))
+				return r.CommitUpload(e.ctx, as(alice), repo, u.ID, d, -1, int64(len(data)), bytes.NewReader(data))
 			}},
 			{"POST, PATCH, PUT", func(r *Registry, data []byte, d digest.Digest) (metadata.Blob, error) {
 				u, err := r.StartUpload(e.ctx, alice, repo, d.Algorithm())
@@ -50,7 +50,7 @@ func TestPushWays(t *testing.T) {
 				if u.Size != int64(len(data)) {
 					e.Fatalf("%d bytes after PATCH", u.Size)
 				}
-				return r.CommitUpload(e.ctx, alice, repo, u.ID, d, -1, 0, nil)
+				return r.CommitUpload(e.ctx, as(alice), repo, u.ID, d, -1, 0, nil)
 			}},
 			{"POST, PATCH, PATCH, PUT with the rest", func(r *Registry, data []byte, d digest.Digest) (metadata.Blob, error) {
 				u, err := r.StartUpload(e.ctx, alice, repo, d.Algorithm())
@@ -60,7 +60,7 @@ func TestPushWays(t *testing.T) {
 					u, err = r.AppendUpload(e.ctx, alice, repo, u.ID, at, n, bytes.NewReader(data[at:at+n]))
 					e.ok(err)
 				}
-				return r.CommitUpload(e.ctx, alice, repo, u.ID, d, 2*n, int64(len(data))-2*n, bytes.NewReader(data[2*n:]))
+				return r.CommitUpload(e.ctx, as(alice), repo, u.ID, d, 2*n, int64(len(data))-2*n, bytes.NewReader(data[2*n:]))
 			}},
 			{"an algorithm announced for the first time at the end", func(r *Registry, data []byte, d digest.Digest) (metadata.Blob, error) {
 				other := digest.SHA512
@@ -71,7 +71,7 @@ func TestPushWays(t *testing.T) {
 				e.ok(err)
 				u, err = r.AppendUpload(e.ctx, alice, repo, u.ID, 0, -1, bytes.NewReader(data))
 				e.ok(err)
-				return r.CommitUpload(e.ctx, alice, repo, u.ID, d, -1, -1, strings.NewReader(""))
+				return r.CommitUpload(e.ctx, as(alice), repo, u.ID, d, -1, -1, strings.NewReader(""))
 			}},
 		}
 		seed := uint64(0)
@@ -106,7 +106,7 @@ func TestStoreCalls(t *testing.T) {
 		put := func(r *Registry, a digest.Algorithm, d digest.Digest) {
 			u, err := r.StartUpload(e.ctx, alice, repo, a)
 			e.ok(err)
-			_, err = r.CommitUpload(e.ctx, alice, repo, u.ID, d, -1, int64(len(data)), bytes.NewReader(data))
+			_, err = r.CommitUpload(e.ctx, as(alice), repo, u.ID, d, -1, int64(len(data)), bytes.NewReader(data))
 			e.ok(err)
 		}
 		patch := func(r *Registry, a digest.Algorithm, d digest.Digest) {
@@ -114,7 +114,7 @@ func TestStoreCalls(t *testing.T) {
 			e.ok(err)
 			_, err = r.AppendUpload(e.ctx, alice, repo, u.ID, 0, -1, bytes.NewReader(data))
 			e.ok(err)
-			_, err = r.CommitUpload(e.ctx, alice, repo, u.ID, d, -1, 0, nil)
+			_, err = r.CommitUpload(e.ctx, as(alice), repo, u.ID, d, -1, 0, nil)
 			e.ok(err)
 		}
 		tests := []struct {
@@ -174,7 +174,7 @@ func TestReplicas(t *testing.T) {
 					}
 				}
 				d := a.FromBytes(data)
-				_, err = two[(i+1)%2].CommitUpload(e.ctx, alice, repo, u.ID, d, u.Size, 0, nil)
+				_, err = two[(i+1)%2].CommitUpload(e.ctx, as(alice), repo, u.ID, d, u.Size, 0, nil)
 				e.ok(err)
 				if !bytes.Equal(e.read(two[i%2], repo, d), data) {
 					t.Errorf("chunks of %d bytes, %s: other bytes", c.chunk, a)
@@ -212,7 +212,7 @@ func TestResume(t *testing.T) {
 			if !errors.As(err, &re) || re.Upload.Size != int64(n) || re.Upload.ID != u.ID {
 				t.Fatalf("%v says %+v", err, re)
 			}
-			_, err = other.CommitUpload(e.ctx, alice, repo, u.ID, d, re.Upload.Size, int64(len(data)-n), bytes.NewReader(data[n:]))
+			_, err = other.CommitUpload(e.ctx, as(alice), repo, u.ID, d, re.Upload.Size, int64(len(data)-n), bytes.NewReader(data[n:]))
 			e.ok(err)
 			e.read(e.r, repo, d)
 			e.ok(e.r.DeleteBlob(e.ctx, as(alice), repo, d))
@@ -229,7 +229,7 @@ func TestResume(t *testing.T) {
 		if !errors.Is(err, context.Canceled) || u.Size < 1010 || u.Size == int64(len(data)) {
 			t.Fatalf("%+v, %v", u, err)
 		}
-		_, err = other.CommitUpload(e.ctx, alice, repo, u.ID, d, u.Size, -1, bytes.NewReader(data[u.Size:]))
+		_, err = other.CommitUpload(e.ctx, as(alice), repo, u.ID, d, u.Size, -1, bytes.NewReader(data[u.Size:]))
 		e.ok(err)
 		e.settled()
 	})
@@ -270,7 +270,7 @@ func TestUploadErrors(t *testing.T) {
 			e.is(err, oci.ErrBlobUploadUnknown)
 			_, err = r.AppendUpload(e.ctx, c.principal, c.repo, c.id, -1, -1, strings.NewReader("x"))
 			e.is(err, oci.ErrBlobUploadUnknown)
-			_, err = r.CommitUpload(e.ctx, c.principal, c.repo, c.id, d, -1, -1, strings.NewReader("x"))
+			_, err = r.CommitUpload(e.ctx, as(c.principal), c.repo, c.id, d, -1, -1, strings.NewReader("x"))
 			e.is(err, oci.ErrBlobUploadUnknown)
 			e.is(r.CancelUpload(e.ctx, c.principal, c.repo, c.id), oci.ErrBlobUploadUnknown)
 		}
@@ -283,9 +283,9 @@ func TestUploadErrors(t *testing.T) {
 			if got.Size != 100 {
 				t.Errorf("beside the error: %+v", got)
 			}
-			_, err = r.CommitUpload(e.ctx, alice, repo, u.ID, d, at, 10, bytes.NewReader(data[:10]))
+			_, err = r.CommitUpload(e.ctx, as(alice), repo, u.ID, d, at, 10, bytes.NewReader(data[:10]))
 			e.is(err, oci.ErrRangeInvalid, "upload-offset")
-			_, err = r.CommitUpload(e.ctx, alice, repo, u.ID, d, at, 0, nil)
+			_, err = r.CommitUpload(e.ctx, as(alice), repo, u.ID, d, at, 0, nil)
 			e.is(err, oci.ErrRangeInvalid, "upload-offset")
 		}
 		size(u.ID, 100)
@@ -294,30 +294,30 @@ func TestUploadErrors(t *testing.T) {
 		_, err := r.AppendUpload(e.ctx, alice, repo, u.ID, 100, 50, bytes.NewReader(data[100:120]))
 		e.is(err, &oci.Error{Code: oci.CodeSizeInvalid}, "content-length")
 		size(u.ID, 120)
-		_, err = r.CommitUpload(e.ctx, alice, repo, u.ID, d, 120, 10, bytes.NewReader(data[120:]))
+		_, err = r.CommitUpload(e.ctx, as(alice), repo, u.ID, d, 120, 10, bytes.NewReader(data[120:]))
 		e.is(err, &oci.Error{Code: oci.CodeSizeInvalid}, "content-length")
 		size(u.ID, 1000)
-		_, err = r.CommitUpload(e.ctx, alice, repo, u.ID, d, 1000, 0, nil)
+		_, err = r.CommitUpload(e.ctx, as(alice), repo, u.ID, d, 1000, 0, nil)
 		e.ok(err)
 
 		// The answer got lost, and the client closes once more.
 		for _, who := range []string{alice, bob} {
-			b, err := r.CommitUpload(e.ctx, who, repo, u.ID, d, 1000, 0, nil)
+			b, err := r.CommitUpload(e.ctx, as(who), repo, u.ID, d, 1000, 0, nil)
 			e.ok(err)
 			if b.Digest != d {
 				t.Errorf("%+v", b)
 			}
 		}
-		_, err = r.CommitUpload(e.ctx, alice, repo, u.ID, digest.FromString("other"), -1, 0, nil)
+		_, err = r.CommitUpload(e.ctx, as(alice), repo, u.ID, digest.FromString("other"), -1, 0, nil)
 		e.is(err, oci.ErrBlobUploadUnknown)
-		_, err = r.CommitUpload(e.ctx, alice, "team/other", u.ID, d, -1, 0, nil)
+		_, err = r.CommitUpload(e.ctx, as(alice), "team/other", u.ID, d, -1, 0, nil)
 		e.is(err, oci.ErrBlobUploadUnknown)
 
 		// Another digest: nothing stays.
 		before := e.keys()
 		for _, wrong := range []digest.Digest{digest.FromString("wrong"), digest.SHA512.FromString("wrong")} {
 			u = start([]byte("not "), []byte("it"))
-			_, err = r.CommitUpload(e.ctx, alice, repo, u.ID, wrong, -1, 1, strings.NewReader("!"))
+			_, err = r.CommitUpload(e.ctx, as(alice), repo, u.ID, wrong, -1, 1, strings.NewReader("!"))
 			e.is(err, oci.ErrDigestInvalid, "digest-mismatch")
 			for _, s := range []string{wrong.String(), wrong.Algorithm().FromString("not it!").String()} {
 				if !strings.Contains(err.Error(), s) {
@@ -326,12 +326,12 @@ func TestUploadErrors(t *testing.T) {
 			}
 			_, err = r.UploadStatus(e.ctx, alice, repo, u.ID)
 			e.is(err, oci.ErrBlobUploadUnknown)
-			_, err = r.PutBlob(e.ctx, alice, repo, wrong, 7, strings.NewReader("not it!"))
+			_, err = r.PutBlob(e.ctx, as(alice), repo, wrong, 7, strings.NewReader("not it!"))
 			e.is(err, oci.ErrDigestInvalid, "digest-mismatch")
 		}
-		_, err = r.PutBlob(e.ctx, alice, repo, digest.FromString("abc"), 4, strings.NewReader("abc"))
+		_, err = r.PutBlob(e.ctx, as(alice), repo, digest.FromString("abc"), 4, strings.NewReader("abc"))
 		e.is(err, &oci.Error{Code: oci.CodeSizeInvalid}, "content-length")
-		_, err = r.PutBlob(e.ctx, alice, repo, digest.FromString("abc"), 3, io.MultiReader(strings.NewReader("ab"), iotest.ErrReader(io.ErrUnexpectedEOF)))
+		_, err = r.PutBlob(e.ctx, as(alice), repo, digest.FromString("abc"), 3, io.MultiReader(strings.NewReader("ab"), iotest.ErrReader(io.ErrUnexpectedEOF)))
 		e.is(err, oci.ErrBlobUploadInvalid, "body-incomplete")
 
 		// Cancelled.
@@ -385,7 +385,7 @@ func TestChunkIsSentAgain(t *testing.T) {
 			}
 			_, err = e.r.AppendUpload(e.ctx, alice, repo, u.ID, out.Upload.Size, int64(len(rest)), bytes.NewReader(rest))
 			e.ok(err)
-			_, err = e.r.CommitUpload(e.ctx, alice, repo, u.ID, d, -1, 0, nil)
+			_, err = e.r.CommitUpload(e.ctx, as(alice), repo, u.ID, d, -1, 0, nil)
 			e.ok(err)
 			if n, _ := e.r.writing(u.ID); n != 0 {
 				t.Errorf("%d requests are left", n)
@@ -434,7 +434,7 @@ func TestSilentClientIsInterrupted(t *testing.T) {
 		}
 		closing, cancel := context.WithTimeout(e.ctx, 100*time.Millisecond)
 		defer cancel()
-		if _, err := e.r.CommitUpload(closing, alice, repo, u.ID, d, -1, 0, bytes.NewReader(nil)); err == nil {
+		if _, err := e.r.CommitUpload(closing, as(alice), repo, u.ID, d, -1, 0, bytes.NewReader(nil)); err == nil {
 			t.Error("the upload is closed beside a request that writes")
 		}
 		select {
@@ -452,7 +452,7 @@ func TestSilentClientIsInterrupted(t *testing.T) {
 		}
 		_, err = e.r.AppendUpload(e.ctx, alice, repo, u.ID, 5000, 4000, bytes.NewReader(all[5000:]))
 		e.ok(err)
-		_, err = e.r.CommitUpload(e.ctx, alice, repo, u.ID, d, -1, 0, nil)
+		_, err = e.r.CommitUpload(e.ctx, as(alice), repo, u.ID, d, -1, 0, nil)
 		e.ok(err)
 		e.read(e.r, repo, d)
 	})
@@ -513,7 +513,7 @@ func TestConcurrentPatches(t *testing.T) {
 				}
 			}
 			d := digest.FromBytes(want)
-			_, err = e.r.CommitUpload(e.ctx, alice, repo, u.ID, d, int64(len(want)), 0, nil)
+			_, err = e.r.CommitUpload(e.ctx, as(alice), repo, u.ID, d, int64(len(want)), 0, nil)
 			if err == nil {
 				committed++
 				e.read(e.r, repo, d)
@@ -550,7 +550,7 @@ func TestCloseDuringPatch(t *testing.T) {
 		}()
 		_, err = pw.Write(tail[:400_000])
 		e.ok(err)
-		b, closeErr := two[1].CommitUpload(e.ctx, alice, repo, u.ID, d, -1, 0, nil)
+		b, closeErr := two[1].CommitUpload(e.ctx, as(alice), repo, u.ID, d, -1, 0, nil)
 		_, err = pw.Write(tail[400_000:])
 		e.ok(err)
 		pw.Close()
@@ -583,7 +583,7 @@ func TestCloseTwiceAtOnce(t *testing.T) {
 			var wg sync.WaitGroup
 			for _, r := range two {
 				wg.Go(func() {
-					if _, err := r.CommitUpload(e.ctx, alice, repo, u.ID, d, -1, 0, nil); err != nil {
+					if _, err := r.CommitUpload(e.ctx, as(alice), repo, u.ID, d, -1, 0, nil); err != nil {
 						t.Errorf("%v", err)
 					}
 				})
@@ -615,7 +615,7 @@ func TestSameBlobAtOnce(t *testing.T) {
 					_, err = r.AppendUpload(e.ctx, alice, name, u.ID, 0, -1, bytes.NewReader(data))
 				}
 				if err == nil {
-					_, err = r.CommitUpload(e.ctx, alice, name, u.ID, d, -1, 0, nil)
+					_, err = r.CommitUpload(e.ctx, as(alice), name, u.ID, d, -1, 0, nil)
 				}
 				if err != nil {
 					failed.Add(1)

@@ -24,7 +24,7 @@ func TestWhy(t *testing.T) {
 		}
 		g := e.graph()
 		config := digest.FromString(`{"name":"child1"}`)
-		ok, err := e.r.MountBlob(e.ctx, alice, "team/other", config, repo)
+		ok, err := e.r.MountBlob(e.ctx, as(alice), "team/other", config, repo)
 		if !ok || err != nil {
 			t.Fatal(ok, err)
 		}

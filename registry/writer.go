@@ -72,7 +72,7 @@ func (r *Registry) PushManifest(ctx context.Context, actor metadata.Actor, repo 
 		refused = nil
 		var moved []metadata.AuditEvent
 		charge := metadata.Charge{Bytes: row.Size, Tags: len(tags)}
-		err := tx.PushTo(ctx, repo, r.o.DefaultVisibility, actor.Name, charge, func(id int64) error {
+		err := r.pushTo(ctx, tx, actor, repo, charge, func(id int64) error {
 			blobs, err := withForeign(ctx, tx, repo, m)
 			if err != nil {
 				return err
@@ -276,7 +276,7 @@ func (r *Registry) record(ctx context.Context, repo string, d digest.Digest, act
 // MountBlob makes a blob of one repository a blob of another without moving
 // bytes. The caller has checked that the actor may pull from `from`. It says
 // false when `from` does not have the blob; then the client has to upload it.
-func (r *Registry) MountBlob(ctx context.Context, actor, repo string, d digest.Digest, from string) (bool, error) {
+func (r *Registry) MountBlob(ctx context.Context, actor metadata.Actor, repo string, d digest.Digest, from string) (bool, error) {
 	b, err := r.Blob(ctx, from, d)
 	if err != nil {
 		if errors.Is(err, oci.ErrBlobUnknown) {
@@ -286,7 +286,7 @@ func (r *Registry) MountBlob(ctx context.Context, actor, repo string, d digest.D
 	}
 	linked := false
 	err = r.db.Update(ctx, func(tx *metadata.Tx) error {
-		return tx.PushTo(ctx, repo, r.o.DefaultVisibility, actor, metadata.Charge{Bytes: b.Size}, func(id int64) (err error) {
+		return r.pushTo(ctx, tx, actor, repo, metadata.Charge{Bytes: b.Size}, func(id int64) (err error) {
 			if linked, err = tx.Link(ctx, id, d); err == nil && !linked {
 				err = errNotThere // and so no repository either
 			}

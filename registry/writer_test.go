@@ -302,7 +302,7 @@ func TestMount(t *testing.T) {
 		d := e.push(e.r, "team/from", data)
 		mount := func(from string, d digest.Digest) bool {
 			t.Helper()
-			ok, err := e.r.MountBlob(e.ctx, alice, repo, d, from)
+			ok, err := e.r.MountBlob(e.ctx, as(alice), repo, d, from)
 			e.ok(err)
 			return ok
 		}

@@ -502,8 +502,8 @@ func (s *Server) refuseSignIn(ex *exchange, r *http.Request, err error) error {
 	return s.challenge(ex, r, "invalid_token", bad.reason, refusal{Rule: bad.rule, Ask: "sign in again, or fetch a new token"})
 }
 
-// challenge makes the 401 that tells a client where to fetch which token. There
-// is one challenge, Bearer: several clients take the first of two and stop.
+// challenge makes the 401 that tells a client where to fetch which token. Unless the
+// settings say otherwise there is one challenge, Bearer: several clients take the first of two and stop.
 func (s *Server) challenge(ex *exchange, r *http.Request, code, message string, why refusal) error {
 	return s.challengeScope(ex, r, code, message, why, s.scope(ex))
 }
@@ -516,6 +516,14 @@ func (s *Server) challengeScope(ex *exchange, r *http.Request, code, message str
 	refused := oci.Errorf(oci.CodeUnauthorized, "%s", message).WithDetail(why)
 	if ex.dims {
 		ex.Header().Set("WWW-Authenticate", `Basic realm="`+s.service+`"`)
+		return refused
+	}
+	basic := `Basic realm="` + s.service + `"`
+	// Who came with a bearer token knows how to get another one.
+	scheme, _, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	asksBasic := strings.HasPrefix(r.URL.Path, "/v2") && !strings.EqualFold(scheme, "Bearer")
+	if s.challenges == ChallengeBasic && asksBasic {
+		ex.Header().Set("WWW-Authenticate", basic)
 		return refused
 	}
 	base := s.baseURL(r)
@@ -534,6 +542,9 @@ func (s *Server) challengeScope(ex *exchange, r *http.Request, code, message str
 		b.WriteString(`,error="` + code + `"`)
 	}
 	ex.Header().Set("WWW-Authenticate", b.String())
+	if s.challenges == ChallengeBoth && asksBasic {
+		ex.Header().Add("WWW-Authenticate", basic)
+	}
 	return refused
 }
 

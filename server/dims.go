@@ -30,7 +30,7 @@ import (
 func dimsPath(path string) bool {
 	for _, root := range []string{"/repository", "/account", "/token/"} {
 		if rest, ok := strings.CutPrefix(path, root); ok && (rest == "" || rest[0] == '/' || root == "/token/") {
-			return true
+			return path != "/token/" // which is POST /token
 		}
 	}
 	return false
@@ -169,18 +169,11 @@ func (s *Server) dimsCreateRepository(ex *exchange, r *http.Request) error {
 	if err := s.authorizeRepository(ex, r, auth.Push); err != nil {
 		return err
 	}
-	err = s.db.Update(r.Context(), func(tx *metadata.Tx) error {
-		_, created, err := tx.EnsureRepository(r.Context(), ex.repository, s.registry.DefaultVisibility(), ex.actor().Name)
-		switch {
-		case err != nil:
-			return err
-		case !created:
-			return oci.Errorf(oci.CodeConflict, "the repository %s exists already", ex.repository)
-		}
-		return tx.InsertAudit(r.Context(), metadata.AuditEvent{Action: "createRepository", Actor: ex.actor(), Repository: ex.repository})
-	})
-	if err != nil {
+	switch _, created, err := s.registry.CreateRepository(r.Context(), ex.actor(), ex.repository); {
+	case err != nil:
 		return err
+	case !created:
+		return oci.Errorf(oci.CodeConflict, "the repository %s exists already", ex.repository)
 	}
 	writeJSON(ex, "application/json", http.StatusAccepted, dimsRepository{owner, name})
 	return nil
@@ -204,13 +197,7 @@ func (s *Server) dimsGetRepository(ex *exchange, r *http.Request) error {
 }
 
 func (s *Server) dimsDeleteRepository(ex *exchange, r *http.Request) error {
-	err := s.db.Update(r.Context(), func(tx *metadata.Tx) error {
-		if err := tx.DeleteRepository(r.Context(), ex.repository, ex.actor()); err != nil {
-			return err
-		}
-		return tx.InsertAudit(r.Context(), metadata.AuditEvent{Action: "deleteRepository", Actor: ex.actor(), Repository: ex.repository})
-	})
-	if err != nil {
+	if err := s.registry.DeleteRepository(r.Context(), ex.actor(), ex.repository, nil); err != nil {
 		return err
 	}
 	return writeText(ex, "Successfully deleted repository")
@@ -258,12 +245,13 @@ func (s *Server) dimsGetImage(ex *exchange, r *http.Request) error {
 	return nil
 }
 
+// dimsDeleteImage removes a tag, and with its last tag the image, as ECR did.
 func (s *Server) dimsDeleteImage(ex *exchange, r *http.Request) error {
 	tag, err := oci.ParseTag(mux.Vars(r)["reference"])
 	if err != nil {
 		return err
 	}
-	if err := s.registry.DeleteTag(r.Context(), ex.actor(), ex.repository, tag); err != nil {
+	if err := s.registry.DeleteImage(r.Context(), ex.actor(), ex.repository, tag); err != nil {
 		return err
 	}
 	writeJSON(ex, "application/json", http.StatusOK, "Image '"+ex.repository+":"+tag+"' successfully deleted.")

@@ -119,6 +119,24 @@ func TestDimsCheck2(t *testing.T) {
 		t.Errorf("%s", form.body)
 	}
 	w.do("POST", "/token", "mo", strings.NewReader(`{"a":1}`), "Content-Type", "application/json").want(t, http.StatusBadRequest)
+
+	// The old server looked at no body, and at no slash at the end: what its clients send as nothing.
+	for _, path := range []string{"/token", "/token/"} {
+		for _, tt := range []struct {
+			body    string
+			headers []string
+		}{
+			{"", nil}, {"", []string{"Content-Length", "-1"}}, {"", []string{"Content-Type", "application/json"}},
+			{"{}", []string{"Content-Type", "application/json"}}, {" {\n} ", []string{"Content-Length", "-1"}},
+			{"{}", []string{"Content-Type", "application/x-www-form-urlencoded"}}, // curl -d '{}'
+		} {
+			r := w.do("POST", path, "mo", strings.NewReader(tt.body), tt.headers...).want(t, http.StatusAccepted)
+			w.basic("GET", "/v2/", get[map[string]string](t, r)["token"]).want(t, http.StatusOK)
+			dimsError(t, w.do("POST", path, "", strings.NewReader(tt.body), tt.headers...), 401, "sign-in")
+		}
+		w.do("GET", path+"?service=registry.test", "mo", nil).want(t, http.StatusOK)
+	}
+	w.do("POST", "/v2/token", "mo", strings.NewReader("{}"), "Content-Type", "application/json").want(t, http.StatusBadRequest)
 	w.do("POST", "/v2/token", "mo", nil).want(t, http.StatusBadRequest)
 
 	// What carries less than its owner has makes nothing that carries more; robots are nobody's.
@@ -283,6 +301,61 @@ func TestDimsCheck8(t *testing.T) {
 		t.Errorf("%s", r.body)
 	}
 	w.do("GET", "/v2/carbon/redis/manifests/2", "mo", nil).want(t, http.StatusNotFound)
+}
+
+// TestDimsQuota: a repository that is made here counts against the team's quota.
+func TestDimsQuota(t *testing.T) {
+	w := dimsWorld(t)
+	one := int64(1)
+	w.update(func(ctx context.Context, tx *metadata.Tx) error {
+		return tx.SetQuota(ctx, "carbon", metadata.Limits{Repositories: &one}, "root")
+	})
+	if _, err := w.registry.FoldQuotas(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	create := func(name string) reply {
+		return w.do("POST", "/repository/carbon", "mo", strings.NewReader(`{"name":"`+name+`"}`))
+	}
+	create("one").want(t, http.StatusAccepted)
+	for _, name := range []string{"two", "three", "four"} {
+		dimsError(t, create(name), 403, "1 of at most 1 repositories")
+	}
+	dimsError(t, create("one"), 409, "exists already")
+	if r := w.do("GET", "/repository/carbon", "mo", nil); string(r.body) != `{"repositories":["one"]}` {
+		t.Errorf("%s", r.body)
+	}
+}
+
+// TestDimsLookIsNoPull: what a program asks about an image does not keep it from retention.
+func TestDimsLookIsNoPull(t *testing.T) {
+	w := dimsWorld(t)
+	w.pushImage("mo", "carbon/redis", "1")
+	for _, path := range []string{"/repository/carbon/redis/image/1", "/repository/carbon/redis/image", "/repository/carbon/redis"} {
+		w.do("GET", path, "rita", nil).want(t, http.StatusOK)
+	}
+	if n, err := w.registry.RecordPulls(t.Context()); n != 0 || err != nil {
+		t.Errorf("%d pulls, %v", n, err)
+	}
+	w.do("GET", "/v2/carbon/redis/manifests/1", "rita", nil).want(t, http.StatusOK)
+	if n, err := w.registry.RecordPulls(t.Context()); n != 1 || err != nil {
+		t.Errorf("%d pulls, %v", n, err)
+	}
+}
+
+// TestDimsDeletesTheImage: with its last tag, as ECR did; and it can be restored.
+func TestDimsDeletesTheImage(t *testing.T) {
+	w := dimsWorld(t)
+	d, _ := w.pushImage("mo", "carbon/redis", "1")
+	w.pushImage("mo", "carbon/redis", "2")
+	byDigest := "/v2/carbon/redis/manifests/" + d.String()
+	w.do("DELETE", "/repository/carbon/redis/image/1", "mia", nil).want(t, http.StatusOK)
+	w.do("GET", byDigest, "mo", nil).want(t, http.StatusOK)
+	w.do("DELETE", "/repository/carbon/redis/image/2", "mia", nil).want(t, http.StatusOK)
+	w.do("GET", byDigest, "mo", nil).want(t, http.StatusNotFound)
+	if r, err := w.registry.Restore(t.Context(), metadata.Actor{Name: "mia"}, "carbon/redis", "2", ""); err != nil || r.Digest != d || !r.Manifest {
+		t.Errorf("%+v, %v", r, err)
+	}
+	w.do("GET", byDigest, "mo", nil).want(t, http.StatusOK)
 }
 
 // TestDimsCheck9: what is not there, and what is there already; methods that are none.

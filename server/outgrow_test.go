@@ -96,7 +96,7 @@ func outgrowWorld(t *testing.T, database string) (*world, []shown) {
 		copies := backup.NewJobs(backup.JobsOptions{From: registry.Side{DB: w.db, Store: store}, Registry: reg})
 		t.Cleanup(copies.Close)
 		o.API, err = admin.New(admin.Options{
-			Registry: reg, Checks: checks, Copies: copies, DB: w.db, Policy: o.Policy, Passwords: chain, Hasher: w.hasher, DefaultVisibility: metadata.Private,
+			Registry: reg, Checks: checks, Copies: copies, DB: w.db, Policy: o.Policy, Passwords: chain, Hasher: w.hasher,
 			Keys: o.Tokens.Keys(), Service: "registry.test", TrustedIssuers: []string{provider.Issuer}, Principal: PrincipalOf, Actor: ActorOf, WriteProblem: WriteProblem,
 		})
 		must(err)

@@ -125,8 +125,8 @@ func routes() []route {
 		{"GET", "/v2{slash:/?}", signedIn, (*Server).getBase, "base"},
 		{"HEAD", "/v2{slash:/?}", signedIn, (*Server).getBase, "base"},
 
-		{"GET", "/token", open, (*Server).getToken, "token"},
-		{"POST", "/token", open, (*Server).postToken, "token"},
+		{"GET", "/token{slash:/?}", open, (*Server).getToken, "token"},
+		{"POST", "/token{slash:/?}", open, (*Server).postToken, "token"},
 		{"GET", "/.well-known/jwks.json", open, (*Server).getJWKS, "jwks"},
 		{"GET", "/.well-known/berth", open, (*Server).getWellKnown, "well_known"},
 		{"GET", "/sign-in", open, (*Server).getSignIn, "sign_in"},

@@ -84,6 +84,11 @@ type Options struct {
 	// cannot use; a POST with access_type=offline gets one in any case.
 	OfflineTokens bool
 
+	// Challenge is how /v2/ asks for a sign-in: ChallengeBearer, which is the default, ChallengeBasic for
+	// clients that know nothing else (of d.ims.io and Pier One), or ChallengeBoth, of which several clients
+	// take the first and stop.
+	Challenge string
+
 	// Audit takes what was refused, and the source that counts as one client; it must
 	// not block. nil records nothing.
 	Audit func(e metadata.AuditEvent, source string)
@@ -100,6 +105,13 @@ type Options struct {
 	Logger  *slog.Logger
 	Clock   func() time.Time
 }
+
+// The values of Options.Challenge.
+const (
+	ChallengeBearer = "bearer"
+	ChallengeBasic  = "basic"
+	ChallengeBoth   = "both"
+)
 
 // Server answers requests. Make one with New; it is safe for concurrent use.
 type Server struct {
@@ -123,6 +135,7 @@ type Server struct {
 	maxManifestSize int64
 	stall           time.Duration
 	offlineTokens   bool
+	challenges      string
 	audit           func(metadata.AuditEvent, string)
 	health          *health
 	gatherer        prometheus.Gatherer
@@ -191,6 +204,7 @@ func New(o Options) (*Server, error) {
 		maxManifestSize: o.MaxManifestSize,
 		stall:           o.StallTimeout,
 		offlineTokens:   o.OfflineTokens,
+		challenges:      o.Challenge,
 		audit:           o.Audit,
 		gatherer:        o.Gatherer,
 		version:         o.Version,

@@ -43,16 +43,10 @@ func (s *Server) otherService(ctx context.Context, names []string) (*metadata.Se
 	return &found, nil
 }
 
-// grantOther answers with a token for another service, for what was asked and is
-// allowed. The parameter account decides nothing: one that is neither who signed in
-// nor the user name that was shown is refused, so that nobody takes the token for
-// somebody else's.
-func (s *Server) grantOther(ex *exchange, r *http.Request, other *metadata.Service, scopes, accounts []string, shown string, refresh bool) error {
-	ex.identity.principal.RemoteAddr = ex.remote
+// checkAccount refuses a parameter account that is neither who signed in nor the user name
+// that was shown. It decides nothing, but nobody shall take the token for somebody else's.
+func (s *Server) checkAccount(ex *exchange, accounts []string, shown string) error {
 	p := ex.identity.principal
-	if p.IsAnonymous() && other.AnonymousPull == "" {
-		return s.refuseToken(ex, &errBadCredentials{rule: "not-signed-in", reason: "the service " + other.Name + " needs a sign-in: give a user name and a password or token"})
-	}
 	for _, account := range accounts {
 		switch {
 		case account == "" || !p.IsAnonymous() && (account == shown || account == p.Name || account == p.String()):
@@ -61,6 +55,19 @@ func (s *Server) grantOther(ex *exchange, r *http.Request, other *metadata.Servi
 		default:
 			return oci.Errorf(oci.CodeInvalid, "the parameter account is %.80q, but %s has signed in: leave it out, or sign in as that user", account, p)
 		}
+	}
+	return nil
+}
+
+// grantOther answers with a token for another service, for what was asked and is allowed.
+func (s *Server) grantOther(ex *exchange, r *http.Request, other *metadata.Service, scopes, accounts []string, shown string, refresh bool) error {
+	ex.identity.principal.RemoteAddr = ex.remote
+	p := ex.identity.principal
+	if p.IsAnonymous() && other.AnonymousPull == "" {
+		return s.refuseToken(ex, &errBadCredentials{rule: "not-signed-in", reason: "the service " + other.Name + " needs a sign-in: give a user name and a password or token"})
+	}
+	if err := s.checkAccount(ex, accounts, shown); err != nil {
+		return err
 	}
 	asked, err := parseScopes(scopes)
 	if err != nil {

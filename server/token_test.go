@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -89,7 +90,7 @@ func TestTokenGrants(t *testing.T) {
 		if tt.as == "pulls-as-password" { // any user name goes with a token
 			w.accounts[tt.as] = w.accounts["pulls"]
 		}
-		q := url.Values{"service": {"registry.test"}, "scope": tt.scopes, "account": {"somebody-else"}, "client_id": {"docker"}, "offline_token": {"true"}}
+		q := url.Values{"service": {"registry.test"}, "scope": tt.scopes, "account": accountOf(tt.as), "client_id": {"docker"}, "offline_token": {"true"}}
 		a, access := answerOf(t, w.do("GET", "/token?"+q.Encode(), tt.as, nil))
 		want := []token.Access{}
 		for _, scope := range tt.want {
@@ -102,6 +103,14 @@ func TestTokenGrants(t *testing.T) {
 			t.Errorf("a refresh token without being set to give one")
 		}
 	}
+}
+
+// accountOf is what docker sends as account: the user name that it shows, if any.
+func accountOf(as string) []string {
+	if as == "" || strings.Contains(as, ":") {
+		return nil
+	}
+	return []string{as}
 }
 
 func TestTokenRefusals(t *testing.T) {
@@ -233,5 +242,39 @@ func TestJWKS(t *testing.T) {
 	var set token.JWKS
 	if err := json.Unmarshal(r.body, &set); err != nil || len(set.Keys) != 1 || set.Keys[0].Curve != "P-256" || strings.Contains(string(r.body), `"d"`) {
 		t.Errorf("JWKS: %s", r.body)
+	}
+}
+
+// TestChallengeOfSettings: clients that know only Basic get that where the setting says so, and never both unless it
+// says so. Who came with a bearer token is told of bearer tokens.
+func TestChallengeOfSettings(t *testing.T) {
+	const basic = `Basic realm="registry.test"`
+	for _, tt := range []struct {
+		setting string
+		want    []string // what each challenge begins with
+	}{
+		{"", []string{"Bearer realm="}}, {ChallengeBearer, []string{"Bearer realm="}}, {ChallengeBasic, []string{basic}}, {ChallengeBoth, []string{"Bearer realm=", basic}},
+	} {
+		w := small(t, func(_ *world, o *Options) { o.Challenge = tt.setting })
+		w.accounts["mo2"] = "wrong"
+		got := func(path, as string) []string {
+			return w.do("GET", path, as, nil).want(t, http.StatusUnauthorized).Header.Values("WWW-Authenticate")
+		}
+		same := func(got, want []string) bool {
+			return slices.EqualFunc(got, want, strings.HasPrefix)
+		}
+		for _, path := range []string{"/v2/", "/v2", "/v2/team/app/tags/list", "/v2/_catalog"} {
+			for _, as := range []string{"", "mo2"} {
+				if c := got(path, as); !same(c, tt.want) {
+					t.Errorf("%q: GET %s as %q is asked with %q", tt.setting, path, as, c)
+				}
+			}
+		}
+		for _, path := range []string{"/v2/team/app/tags/list", "/v2/_catalog"} {
+			if c := got(path, w.jwt("mo")); !same(c, []string{"Bearer realm="}) {
+				t.Errorf("%q: GET %s with a bearer token is asked with %q", tt.setting, path, c)
+			}
+		}
+		w.do("GET", "/v2/", "mo", nil).want(t, http.StatusOK)
 	}
 }

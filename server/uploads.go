@@ -41,7 +41,7 @@ func (s *Server) startUpload(ex *exchange, r *http.Request) error {
 		if err != nil {
 			return err
 		}
-		b, err := s.registry.PutBlob(r.Context(), principal, ex.repository, d, r.ContentLength, r.Body)
+		b, err := s.registry.PutBlob(r.Context(), ex.actor(), ex.repository, d, r.ContentLength, r.Body)
 		if err != nil {
 			return err
 		}
@@ -79,7 +79,7 @@ func (s *Server) mount(ex *exchange, r *http.Request, d digest.Digest, from stri
 	if source == "" || err != nil {
 		return false, err
 	}
-	return s.registry.MountBlob(r.Context(), ex.identity.principal.String(), ex.repository, d, source)
+	return s.registry.MountBlob(r.Context(), ex.actor(), ex.repository, d, source)
 }
 
 func (s *Server) getUpload(ex *exchange, r *http.Request) error {
@@ -111,7 +111,6 @@ func (s *Server) patchUpload(ex *exchange, r *http.Request) error {
 
 func (s *Server) putUpload(ex *exchange, r *http.Request) error {
 	id := mux.Vars(r)["upload"]
-	principal := ex.identity.principal.String()
 	q, err := query(r)
 	if err != nil {
 		return err
@@ -127,7 +126,7 @@ func (s *Server) putUpload(ex *exchange, r *http.Request) error {
 	if err != nil {
 		return s.withState(ex, r, id, err)
 	}
-	b, err := s.registry.CommitUpload(r.Context(), principal, ex.repository, id, d, at, length, r.Body)
+	b, err := s.registry.CommitUpload(r.Context(), ex.actor(), ex.repository, id, d, at, length, r.Body)
 	if err != nil {
 		return s.uploadError(ex, registry.Upload{}, err)
 	}

@@ -42,6 +42,7 @@ type config struct {
 	MemoryBudget       int64
 	AdminPassword      string
 	PublicRead         bool
+	Challenge          string
 	Visibility         string
 	TagPolicy          string
 	TagExempt          []string
@@ -128,6 +129,7 @@ func coreSettings() []setting {
 		stringSetting("target_storage_url", "", "store of that registry, as storage_url", func(c *config) *string { return &c.TargetStorageURL }, validStorage),
 		secret(stringSetting("admin_password", "", "password of the user admin, of 8 characters at least; made when the database has no user yet, and ignored after that", func(c *config) *string { return &c.AdminPassword }, nil), "made and printed once at the first start"),
 		boolSetting("public_read", "false", "let everybody pull every repository without signing in", func(c *config) *bool { return &c.PublicRead }),
+		enumSetting("challenge", "bearer", "how /v2/ asks for a sign-in: bearer is what docker and all others expect; basic is for clients that know nothing else, such as those of d.ims.io and Pier One; of both, several clients take the first and stop", func(c *config) *string { return &c.Challenge }, "bearer", "basic", "both"),
 		enumSetting("default_visibility", "private", "visibility of new repositories whose team sets none", func(c *config) *string { return &c.Visibility }, "public", "internal", "private"),
 		enumSetting("tag_policy", "immutable", "the instance's tag policy; teams and repositories may set their own", func(c *config) *string { return &c.TagPolicy }, "mutable", "immutable", "sealed"),
 		listSetting("tag_exempt", "latest,*-SNAPSHOT", "tags that the instance's policy leaves mutable; * and ? are wildcards", func(c *config) *[]string { return &c.TagExempt }),

@@ -69,7 +69,7 @@ func TestGCMetrics(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := r.CommitUpload(ctx, "alice", "team/app", u.ID, digest.FromString(data), -1, int64(len(data)), strings.NewReader(data)); err != nil {
+		if _, err := r.CommitUpload(ctx, metadata.Actor{Name: "alice"}, "team/app", u.ID, digest.FromString(data), -1, int64(len(data)), strings.NewReader(data)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -55,9 +55,6 @@ type Options struct {
 	// Hasher makes the hashes of new passwords. It bounds how many are made at a
 	// time, so share the one of the sign-in; nil makes one of its own.
 	Hasher *auth.Hasher
-	// DefaultVisibility is what a repository starts with when its team says
-	// nothing: public, internal or private.
-	DefaultVisibility string
 	// Principal gives who makes the request whose context this is, with today's
 	// role and limits: a bearer token lives too long where rights change hands.
 	// Without credentials it is auth.Anonymous.
@@ -95,7 +92,7 @@ type operation struct {
 // New makes the handler of everything below /api/. It fails when an operation
 // of the document has no row in the permission table, or the other way round.
 func New(options Options) (http.Handler, error) {
-	if options.DB == nil || options.Registry == nil || options.Checks == nil || options.Copies == nil || options.Policy == nil || options.Passwords == nil || options.DefaultVisibility == "" || options.Keys == nil || options.Service == "" ||
+	if options.DB == nil || options.Registry == nil || options.Checks == nil || options.Copies == nil || options.Policy == nil || options.Passwords == nil || options.Keys == nil || options.Service == "" ||
 		options.Principal == nil || options.Actor == nil || options.WriteProblem == nil {
 		return nil, errors.New("admin: all options but ReadOnly, TrustedIssuers, Hasher, SetRepository, SetOperation and PageToken are required")
 	}

@@ -99,7 +99,7 @@ func newWorld(t testing.TB, db *metadata.DB, readOnly ...error) *world {
 	t.Cleanup(copies.Close)
 	management, err := admin.New(admin.Options{
 		ReadOnly: errors.Join(readOnly...),
-		Registry: reg, Checks: checks, Copies: copies, DB: db, Policy: policy, Passwords: chain, Hasher: hasher, DefaultVisibility: metadata.Private, Keys: issuer.Keys(), Service: "berth",
+		Registry: reg, Checks: checks, Copies: copies, DB: db, Policy: policy, Passwords: chain, Hasher: hasher, Keys: issuer.Keys(), Service: "berth",
 		TrustedIssuers: []string{"https://jobs.example.com"},
 		Principal:      server.PrincipalOf, Actor: server.ActorOf, PageToken: server.PageToken, WriteProblem: server.WriteProblem,
 	})

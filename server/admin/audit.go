@@ -15,10 +15,16 @@ import (
 // change runs a transaction that changes something, and writes the audit log in
 // it: both are there afterwards, or neither. Every handler that changes
 // something uses it in place of DB.Update. The event names the operation, what its
-// path says, and the fields of body (the request's, or nil), with secrets masked.
+// path says, and the fields of body (the request's, or nil), with secrets masked. A team that only a provider knows
+// gets its row first.
 func (h *handler) change(ctx context.Context, body any, fn func(*metadata.Tx) error) error {
-	write := record(ctx, body)
+	write, c := record(ctx, body), callOf(ctx)
 	return h.DB.Update(ctx, func(tx *metadata.Tx) error {
+		if team := c.params["team"]; team != "" && c.operation != "deleteTeam" {
+			if err := tx.AdoptTeam(ctx, team, c.actor); err != nil {
+				return err
+			}
+		}
 		if err := fn(tx); err != nil {
 			return err
 		}

@@ -161,3 +161,63 @@ func TestNoChangeWithoutItsRecord(t *testing.T) {
 		}
 	})
 }
+
+// A repository and a tag are made and deleted in one way: the lines of the API are those of every other door. What
+// changes nothing is not recorded, and a personal token is not called a robot.
+func TestOneMeaningInTheAuditLog(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		w.ok("POST", "/api/v1/teams", `{"name":"core"}`)
+		for _, status := range []int{201, 200, 200} {
+			if a := w.do("root:"+rootPassword, "PUT", "/api/v1/repositories/core%2Fapp", nil); a.status != status {
+				t.Fatalf("%d %s", a.status, a.body)
+			}
+		}
+		d := w.push("core/app", "one", "1.0")
+		w.ok("DELETE", "/api/v1/repositories/core%2Fapp/tags/1.0", nil)
+		w.ok("DELETE", "/api/v1/repositories/core%2Fapp", nil)
+		var lines []string
+		for _, e := range w.audited(metadata.AuditFilter{Repository: "core/app", Principal: "root"}) {
+			if e.Action == metadata.AuditPush {
+				continue
+			}
+			lines = append(lines, strings.TrimSpace(e.Action+" "+e.Reference+" "+e.Digest.String()))
+			if len(e.Detail) > 0 || e.Actor.RequestID == "" {
+				t.Errorf("%+v", e)
+			}
+		}
+		if got, want := strings.Join(lines, "\n"), "deleteRepository\ndeleteTag 1.0 "+d.String()+"\ncreateRepository"; got != want {
+			t.Errorf("got\n%s\nwant\n%s", got, want)
+		}
+
+		w.ok("POST", "/api/v1/users/root/tokens", `{"name":"mine","actions":["pull"]}`)
+		w.ok("POST", "/api/v1/teams/core/robots", `{"name":"ci","actions":["pull"]}`)
+		kinds := map[string]any{}
+		for _, e := range w.audited(metadata.AuditFilter{}) {
+			if e.Action == "createToken" || e.Action == "createRobot" {
+				kinds[e.Action] = e.Detail["fields"].(map[string]any)["kind"]
+			}
+		}
+		if kinds["createToken"] != "personal" || kinds["createRobot"] != "robot" {
+			t.Errorf("the kinds are %v", kinds)
+		}
+	})
+}
+
+// A team that only the provider knows gets a row when somebody first changes something of it, in that transaction.
+func TestProvidersTeamIsAdopted(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		w.provided("lea", map[string]string{"far": metadata.RoleMaintainer})
+		if a := w.do("root:"+rootPassword, "PUT", "/api/v1/teams/far/members/nobody", `{"role":"member"}`); a.status != 404 {
+			t.Fatalf("%d %s", a.status, a.body)
+		}
+		if a := w.do("root:"+rootPassword, "GET", "/api/v1/teams/far", nil); a.status != 404 {
+			t.Fatalf("%d %s", a.status, a.body)
+		}
+		w.ok("PUT", "/api/v1/teams/far/quota", `{"repositories":3}`)
+		w.ok("POST", "/api/v1/teams/far/robots", `{"name":"ci","actions":["pull"]}`)
+		w.ok("GET", "/api/v1/teams/far", nil)
+		if a := w.do("root:"+rootPassword, "PUT", "/api/v1/teams/nowhere/quota", `{"repositories":3}`); a.status != 404 {
+			t.Fatalf("%d %s", a.status, a.body)
+		}
+	})
+}

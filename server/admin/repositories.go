@@ -2,12 +2,10 @@ package admin
 
 import (
 	"context"
-	"errors"
 
 	"berth/api"
 	"berth/auth"
 	"berth/metadata"
-	"berth/oci"
 )
 
 func repositoryOf(r metadata.Repository) api.Repository {
@@ -45,18 +43,7 @@ func (h *handler) ListRepositories(ctx context.Context, r api.ListRepositoriesRe
 
 // CreateRepository makes an empty repository, or answers the one that is there.
 func (h *handler) CreateRepository(ctx context.Context, r api.CreateRepositoryRequestObject) (api.CreateRepositoryResponseObject, error) {
-	var repository metadata.Repository
-	var created bool
-	err := h.change(ctx, nil, func(tx *metadata.Tx) (err error) {
-		_, err = tx.Repository(ctx, r.Repository)
-		if created = errors.Is(err, oci.ErrNameUnknown); err != nil && !created {
-			return err
-		}
-		return tx.PushTo(ctx, r.Repository, h.DefaultVisibility, callOf(ctx).principal.String(), metadata.Charge{}, func(int64) (err error) {
-			repository, err = tx.Repository(ctx, r.Repository)
-			return err
-		})
-	})
+	repository, created, err := h.Registry.CreateRepository(ctx, callOf(ctx).actor, r.Repository)
 	if err != nil {
 		return nil, err
 	}
@@ -124,15 +111,8 @@ func mayOpen(ctx context.Context, repositories, before, after string) error {
 
 // DeleteRepository removes a repository with all it holds.
 func (h *handler) DeleteRepository(ctx context.Context, r api.DeleteRepositoryRequestObject) (api.DeleteRepositoryResponseObject, error) {
-	err := h.change(ctx, nil, func(tx *metadata.Tx) error {
-		before, err := tx.LockRepository(ctx, r.Repository)
-		if err != nil {
-			return err
-		}
-		if err := checkMatch(r.Params.IfMatch, repositoryOf(before)); err != nil {
-			return err
-		}
-		return tx.DeleteRepository(ctx, r.Repository, callOf(ctx).actor)
+	err := h.Registry.DeleteRepository(ctx, callOf(ctx).actor, r.Repository, func(before metadata.Repository) error {
+		return checkMatch(r.Params.IfMatch, repositoryOf(before))
 	})
 	if err != nil {
 		return nil, err

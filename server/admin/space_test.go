@@ -372,7 +372,7 @@ func TestStorageJob(t *testing.T) {
 		}
 		const layer = "in the second store"
 		d := digest.FromString(layer)
-		if _, err := registry.New(w.db, second, registry.Options{}).PutBlob(t.Context(), "root", "core/app", d, int64(len(layer)), strings.NewReader(layer)); err != nil {
+		if _, err := registry.New(w.db, second, registry.Options{}).PutBlob(t.Context(), metadata.Actor{Name: "root"}, "core/app", d, int64(len(layer)), strings.NewReader(layer)); err != nil {
 			t.Fatal(err)
 		}
 		w.second = second

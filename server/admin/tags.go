@@ -65,10 +65,7 @@ func (h *handler) DeleteTag(ctx context.Context, r api.DeleteTagRequestObject) (
 	if _, err := oci.ParseTag(r.Tag); err != nil {
 		return nil, err
 	}
-	err := h.change(ctx, nil, func(tx *metadata.Tx) error {
-		return tx.DeleteTag(ctx, r.Repository, r.Tag, callOf(ctx).actor)
-	})
-	if err != nil {
+	if err := h.Registry.DeleteTag(ctx, callOf(ctx).actor, r.Repository, r.Tag); err != nil {
 		return nil, err
 	}
 	return api.DeleteTag204Response{}, nil

@@ -102,7 +102,9 @@ func (h *handler) newToken(ctx context.Context, t metadata.Token, body *api.Toke
 	t.CreatedBy = callOf(ctx).principal.String()
 	t.ExpiresAt = body.ExpiresAt
 	secret, hash := auth.NewSecret(prefixes[t.Kind])
-	err = h.change(ctx, body, func(tx *metadata.Tx) (err error) {
+	recorded, kind := *body, api.TokenCreateKind(t.Kind) // what it is, where the body has a default
+	recorded.Kind = &kind
+	err = h.change(ctx, recorded, func(tx *metadata.Tx) (err error) {
 		if t.ExpiresAt != nil && !t.ExpiresAt.After(tx.Now()) {
 			return oci.Errorf(oci.CodeInvalid, "the field \"expires_at\" is %s, which is not in the future", t.ExpiresAt.UTC().Format(time.RFC3339))
 		}
