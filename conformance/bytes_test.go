@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"io"
 	"maps"
 	"math/rand/v2"
@@ -134,6 +135,55 @@ func TestMemoryOfManyUploads(t *testing.T) {
 		uploads, size>>20, peak>>20, took.Round(time.Millisecond), float64(uploads*size>>20)/took.Seconds())
 	if peak >= 400<<20 {
 		t.Errorf("%d MiB resident, want less than 400", peak>>20)
+	}
+}
+
+// Manifests of 3 to 4 MB that are pushed at once take turns in the memory budget: 40 of them in the default one need less than
+// 400 MiB, and pulls go on beside them. With a budget in which they all fit it is what nobody counted before.
+func TestMemoryOfLargeManifests(t *testing.T) {
+	peak := func(budget string) (peak int64, pulls int, slowest, took time.Duration) {
+		b := NewBackend(t, Embedded)
+		s := b.Launch(t, PlainBinary(t), "BERTH_MEMORY_BUDGET="+budget)
+		s.WaitReady(t)
+		c := s.Admin(t)
+		const repo = "memory/manifests"
+		config := c.PushBlob(repo, []byte("{}"))
+		raw, _ := c.PushImage(repo, "small")
+		ctx, cancel := context.WithCancel(t.Context())
+		beside := make(chan struct{})
+		go func() {
+			defer close(beside)
+			for ctx.Err() == nil {
+				began := time.Now()
+				s.Admin(t).Do("GET", "/v2/"+repo+"/manifests/small", nil).Want(200).WantBody(raw)
+				slowest = max(slowest, time.Since(began))
+				pulls++
+			}
+		}()
+		began := time.Now()
+		together(40, func(i int) {
+			// Many small things take more memory than a large one.
+			var layers []string
+			for j, n := 0, 0; n < 3_000_000+i*25_000; j++ {
+				layers = append(layers, fmt.Sprintf(`{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":%q,"size":2,"annotations":{"org.example.note":"%0280x"}}`, config, i<<20+j))
+				n += len(layers[j]) + 1
+			}
+			m := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":2},"layers":[%s]}`,
+				typeManifest, config, strings.Join(layers, ","))
+			s.Admin(t).Do("PUT", fmt.Sprintf("/v2/%s/manifests/large%d", repo, i), m, "Content-Type: "+typeManifest).Want(201)
+		})
+		took = time.Since(began)
+		cancel()
+		<-beside
+		return s.ResidentPeak(t), pulls, slowest, took
+	}
+	for _, budget := range []string{"4GiB", "64MiB"} {
+		most, pulls, slowest, took := peak(budget)
+		testenv.Report(t, "40 manifests of 3 to 4 MB at once with a budget of %s: %d MiB resident at most, %v; beside them %d pulls of a manifest, the slowest took %v",
+			budget, most>>20, took.Round(time.Millisecond), pulls, slowest.Round(time.Millisecond))
+		if budget == "64MiB" && most >= 400<<20 {
+			t.Errorf("%d MiB resident, want less than 400", most>>20)
+		}
 	}
 }
 

@@ -52,6 +52,8 @@ type Options struct {
 	// blobs (metadata's names for them) and, with their bytes where those are known, objects
 	// and sessions of the store. nil for nobody.
 	Collected func(kind string, n int, bytes int64)
+	// Budget is the memory that uploads share, in which large manifests have their turns too; nil means one of its own.
+	Budget *storage.Budget
 	// Logger gets what no client can be told; nil discards it.
 	Logger *slog.Logger
 	// Clock decides which uploads are stale; nil means time.Now.
@@ -70,7 +72,8 @@ type Registry struct {
 	pulls  pulls
 	small  smallBlobs
 
-	writers writers
+	writers   writers
+	manifests manifestMemory
 }
 
 // New makes a Registry. The database has to be migrated.
@@ -96,7 +99,7 @@ func New(db *metadata.DB, store storage.Store, o Options) *Registry {
 	if o.Clock == nil {
 		o.Clock = time.Now
 	}
-	return &Registry{db: db, store: store, o: o}
+	return &Registry{db: db, store: store, o: o, manifests: newManifestMemory(o.Budget)}
 }
 
 // MaxManifestSize is the limit in bytes, for those who read a body before PushManifest.

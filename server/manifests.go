@@ -1,9 +1,7 @@
 package server
 
 import (
-	"bytes"
 	"errors"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -82,7 +80,8 @@ func (s *Server) putManifest(ex *exchange, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	raw, err := s.readManifest(r)
+	raw, done, err := s.registry.ReadManifest(r.Context(), ex.identity.principal.String(), r.ContentLength, r.Body)
+	defer done()
 	if err != nil {
 		return err
 	}
@@ -102,30 +101,6 @@ func (s *Server) putManifest(ex *exchange, r *http.Request) error {
 	}
 	ex.WriteHeader(http.StatusCreated)
 	return nil
-}
-
-// usualManifest is how many bytes are taken for a manifest because its length was announced;
-// hardly any has more, and those that do take more as they come.
-const usualManifest = 32 << 10
-
-// readManifest reads a body up to the limit, and no further: what a client
-// announces or sends beyond it takes no memory (CVE-2017-11468).
-func (s *Server) readManifest(r *http.Request) ([]byte, error) {
-	tooLarge := oci.Errorf(oci.CodeManifestTooLarge, "the manifest is larger than %d bytes: put large data in blobs", s.maxManifestSize)
-	if r.ContentLength > s.maxManifestSize {
-		return nil, tooLarge
-	}
-	var buf bytes.Buffer
-	if r.ContentLength > 0 {
-		buf.Grow(int(min(r.ContentLength, usualManifest)) + bytes.MinRead)
-	}
-	if _, err := buf.ReadFrom(io.LimitReader(r.Body, s.maxManifestSize+1)); err != nil {
-		return nil, oci.Errorf(oci.CodeManifestInvalid, "the manifest ended before its announced length: push it again").WithCause(err)
-	}
-	if int64(buf.Len()) > s.maxManifestSize {
-		return nil, tooLarge
-	}
-	return buf.Bytes(), nil
 }
 
 func (s *Server) deleteManifest(ex *exchange, r *http.Request) error {

@@ -73,8 +73,6 @@ type Options struct {
 	// RedirectTTL makes blob GETs redirect to the store for this long, when the
 	// store can hand out links; 0 streams the bytes through the server.
 	RedirectTTL time.Duration
-	// MaxManifestSize is the largest manifest in bytes; the default is 4 MiB.
-	MaxManifestSize int64
 	// StallTimeout is how long a client may neither send nor take a byte; the
 	// default is 5 minutes, negative is for ever.
 	StallTimeout time.Duration
@@ -115,40 +113,39 @@ const (
 
 // Server answers requests. Make one with New; it is safe for concurrent use.
 type Server struct {
-	registry        *registry.Registry
-	db              *metadata.DB
-	auth            auth.Authenticator
-	policy          *auth.Policy
-	tokens          *token.Issuer
-	refresher       *auth.Refresher
-	browsers        Browsers
-	sessions        *auth.WebSessions
-	provider        *Provider
-	services        func(ctx context.Context, name string) (metadata.Service, error)
-	api             http.Handler
-	dockit          func(http.ResponseWriter, *http.Request) error
-	url             string // without a trailing slash; "" is from the request
-	service         string
-	proxies         Proxies
-	readOnly        bool
-	redirectTTL     time.Duration
-	maxManifestSize int64
-	stall           time.Duration
-	offlineTokens   bool
-	challenges      string
-	audit           func(metadata.AuditEvent, string)
-	health          *health
-	gatherer        prometheus.Gatherer
-	version         string
-	log             *slog.Logger
-	clock           func() time.Time
-	metrics         *metrics
-	router          *mux.Router
-	draining        atomic.Bool
-	sameHost        sync.Once // warned that the bucket is at the server's own host
-	buffers         sync.Pool // of *[]byte, for blobs that are no files
-	bodies          bodies
-	plainRealm      sync.Once // the warning about a realm without TLS
+	registry      *registry.Registry
+	db            *metadata.DB
+	auth          auth.Authenticator
+	policy        *auth.Policy
+	tokens        *token.Issuer
+	refresher     *auth.Refresher
+	browsers      Browsers
+	sessions      *auth.WebSessions
+	provider      *Provider
+	services      func(ctx context.Context, name string) (metadata.Service, error)
+	api           http.Handler
+	dockit        func(http.ResponseWriter, *http.Request) error
+	url           string // without a trailing slash; "" is from the request
+	service       string
+	proxies       Proxies
+	readOnly      bool
+	redirectTTL   time.Duration
+	stall         time.Duration
+	offlineTokens bool
+	challenges    string
+	audit         func(metadata.AuditEvent, string)
+	health        *health
+	gatherer      prometheus.Gatherer
+	version       string
+	log           *slog.Logger
+	clock         func() time.Time
+	metrics       *metrics
+	router        *mux.Router
+	draining      atomic.Bool
+	sameHost      sync.Once // warned that the bucket is at the server's own host
+	buffers       sync.Pool // of *[]byte, for blobs that are no files
+	bodies        bodies
+	plainRealm    sync.Once // the warning about a realm without TLS
 }
 
 // bodies are those of the requests in flight.
@@ -184,33 +181,32 @@ func New(o Options) (*Server, error) {
 		return nil, fmt.Errorf("server: Registry, DB, Auth, Policy and Tokens are required")
 	}
 	s := &Server{
-		registry:        o.Registry,
-		db:              o.DB,
-		auth:            o.Auth,
-		policy:          o.Policy,
-		tokens:          o.Tokens,
-		refresher:       o.Refresher,
-		browsers:        o.Browsers,
-		sessions:        o.Sessions,
-		provider:        o.Provider,
-		services:        o.Services,
-		api:             o.API,
-		dockit:          o.Dockit,
-		url:             strings.TrimRight(o.URL, "/"),
-		service:         o.Service,
-		proxies:         o.Proxies,
-		readOnly:        o.ReadOnly,
-		redirectTTL:     o.RedirectTTL,
-		maxManifestSize: o.MaxManifestSize,
-		stall:           o.StallTimeout,
-		offlineTokens:   o.OfflineTokens,
-		challenges:      o.Challenge,
-		audit:           o.Audit,
-		gatherer:        o.Gatherer,
-		version:         o.Version,
-		log:             o.Logger,
-		clock:           o.Clock,
-		metrics:         newMetrics(o.Registerer),
+		registry:      o.Registry,
+		db:            o.DB,
+		auth:          o.Auth,
+		policy:        o.Policy,
+		tokens:        o.Tokens,
+		refresher:     o.Refresher,
+		browsers:      o.Browsers,
+		sessions:      o.Sessions,
+		provider:      o.Provider,
+		services:      o.Services,
+		api:           o.API,
+		dockit:        o.Dockit,
+		url:           strings.TrimRight(o.URL, "/"),
+		service:       o.Service,
+		proxies:       o.Proxies,
+		readOnly:      o.ReadOnly,
+		redirectTTL:   o.RedirectTTL,
+		stall:         o.StallTimeout,
+		offlineTokens: o.OfflineTokens,
+		challenges:    o.Challenge,
+		audit:         o.Audit,
+		gatherer:      o.Gatherer,
+		version:       o.Version,
+		log:           o.Logger,
+		clock:         o.Clock,
+		metrics:       newMetrics(o.Registerer),
 	}
 	if s.url != "" {
 		u, err := url.Parse(s.url)
@@ -226,9 +222,6 @@ func New(o Options) (*Server, error) {
 	}
 	if strings.ContainsAny(s.service, "\"\\ ,") {
 		return nil, fmt.Errorf("server: the service name %q is not valid: use a host name", s.service)
-	}
-	if s.maxManifestSize <= 0 {
-		s.maxManifestSize = oci.MaxManifestSize
 	}
 	if s.stall == 0 {
 		s.stall = 5 * time.Minute

@@ -45,6 +45,8 @@ type world struct {
 	hasher   *auth.Hasher
 	dir      string
 	accounts map[string]string // user name -> password, token name -> secret
+
+	maxManifest int64 // bytes; 0 is the default
 }
 
 // syncBuffer is a log that can be read while it is written.
@@ -140,7 +142,7 @@ func newWorldOn(t testing.TB, url string, change func(*world, *Options)) *world 
 	if change != nil {
 		change(w, &o)
 	}
-	w.registry = registry.New(w.db, w.store, registry.Options{Logger: log})
+	w.registry = registry.New(w.db, w.store, registry.Options{Logger: log, MaxManifestSize: w.maxManifest})
 	o.Registry = w.registry
 	w.server, err = New(o)
 	must(err)

@@ -229,7 +229,7 @@ func TestRefusedBody(t *testing.T) {
 // TestManifestLimits is CVE-2017-11468: a manifest's size is bounded while it
 // is read, announced or not. And CVE-2021-41190: a body that is both a manifest and an index.
 func TestManifestLimits(t *testing.T) {
-	w := small(t, func(_ *world, o *Options) { o.MaxManifestSize = 1000 })
+	w := small(t, func(w *world, _ *Options) { w.maxManifest = 1000 })
 	path := "/v2/team/app/manifests/1.0"
 	big := bytes.Repeat([]byte(" "), 1001)
 	for _, body := range []io.Reader{bytes.NewReader(big), io.MultiReader(bytes.NewReader(big))} {

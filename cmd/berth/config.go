@@ -22,6 +22,7 @@ import (
 	"berth/auth/token"
 	"berth/metadata"
 	"berth/server"
+	"berth/storage"
 )
 
 // config is everything an operator can set. It stops in this package: the
@@ -40,6 +41,7 @@ type config struct {
 	RedirectTTL        time.Duration
 	PartSize           int64
 	MemoryBudget       int64
+	budget             *storage.Budget // made of it when it is first needed
 	AdminPassword      string
 	PublicRead         bool
 	Challenge          string
@@ -123,7 +125,7 @@ func coreSettings() []setting {
 		boolSetting("storage_redirect", "false", "answer a GET of a blob with 307 to a presigned URL of the bucket, whose host name must not be the registry's or below it", func(c *config) *bool { return &c.StorageRedirect }),
 		durationSetting("storage_redirect_ttl", "20m", "how long a presigned URL is valid", func(c *config) *time.Duration { return &c.RedirectTTL }, time.Second, 7*24*time.Hour),
 		sizeSetting("storage_part_size", "8MiB", "size of a part of an S3 multipart upload; grows by itself for blobs of more than 8 GiB, up to half of memory_budget; 10,000 parts are the most", func(c *config) *int64 { return &c.PartSize }, 5<<20, 512<<20),
-		sizeSetting("memory_budget", "64MiB", "buffers of all uploads together; clients wait when it is spent. On S3 it also bounds the largest blob: 64MiB allow 320 GiB, 256MiB 1 TiB", func(c *config) *int64 { return &c.MemoryBudget }, 16<<20, 1<<40),
+		sizeSetting("memory_budget", "64MiB", "buffers of all uploads, and large manifests that are pushed, together; clients wait when it is spent. On S3 it also bounds the largest blob: 64MiB allow 320 GiB, 256MiB 1 TiB", func(c *config) *int64 { return &c.MemoryBudget }, 16<<20, 1<<40),
 		stringSetting("backup_url", "", "where backups go that the management API starts: a directory, or s3://bucket/prefix; without it the API makes none", func(c *config) *string { return &c.BackupURL }, nil),
 		secret(stringSetting("target_database_url", "", "empty database, as database_url, in which the management API makes another registry by migrating this one or restoring its backup; without it the API does neither", func(c *config) *string { return &c.TargetDatabaseURL }, validDatabase), ""),
 		stringSetting("target_storage_url", "", "store of that registry, as storage_url", func(c *config) *string { return &c.TargetStorageURL }, validStorage),

@@ -133,10 +133,18 @@ func databaseError(err error) error {
 		net.JoinHostPort(connect.Config.Host, strconv.Itoa(int(connect.Config.Port))), text)
 }
 
+// sharedBudget is the memory of all that moves bytes in this process.
+func (c *config) sharedBudget() *storage.Budget {
+	if c.budget == nil {
+		c.budget = storage.NewBudget(c.MemoryBudget)
+	}
+	return c.budget
+}
+
 // openBareStore opens the store of a URL as it is in the settings. The directory of one that must exist
 // is not made.
 func openBareStore(ctx context.Context, c *config, url string, mustExist bool, log *slog.Logger) (store storage.Store, driver string, err error) {
-	budget := storage.NewBudget(c.MemoryBudget)
+	budget := c.sharedBudget()
 	if path, ok := strings.CutPrefix(url, "file:"); ok {
 		store, err = fs.New(path, fs.Options{Budget: budget, MustExist: mustExist})
 		return store, "filesystem", err
@@ -231,7 +239,7 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	}
 	gc := newGCMetrics(a.metrics)
 	options := registryOptions(c)
-	options.Collected, options.Logger = gc.collected, log
+	options.Collected, options.Logger, options.Budget = gc.collected, log, c.sharedBudget()
 	reg := registry.New(a.db, a.store, options)
 	a.registry = reg
 	a.metrics.MustRegister(newQueueCollector(reg.Queues, log))
@@ -296,27 +304,26 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 		return a, err
 	}
 	o := server.Options{
-		Registry:        reg,
-		DB:              a.db,
-		Auth:            chain,
-		Policy:          policy,
-		Tokens:          tokens,
-		Refresher:       refresher,
-		Services:        findService(a.db),
-		API:             management,
-		Dockit:          dockitAPI,
-		Challenge:       c.Challenge,
-		URL:             c.URL,
-		Service:         serviceName(c.URL),
-		Proxies:         trusted,
-		ReadOnly:        c.ReadOnly,
-		MaxManifestSize: c.MaxManifestSize,
-		StallTimeout:    c.StallTimeout,
-		Ready:           readiness(a.db, a.store),
-		Registerer:      a.metrics,
-		Audit:           a.audit.Record,
-		Version:         version,
-		Logger:          log,
+		Registry:     reg,
+		DB:           a.db,
+		Auth:         chain,
+		Policy:       policy,
+		Tokens:       tokens,
+		Refresher:    refresher,
+		Services:     findService(a.db),
+		API:          management,
+		Dockit:       dockitAPI,
+		Challenge:    c.Challenge,
+		URL:          c.URL,
+		Service:      serviceName(c.URL),
+		Proxies:      trusted,
+		ReadOnly:     c.ReadOnly,
+		StallTimeout: c.StallTimeout,
+		Ready:        readiness(a.db, a.store),
+		Registerer:   a.metrics,
+		Audit:        a.audit.Record,
+		Version:      version,
+		Logger:       log,
 	}
 	if provider, ok := openid.SignIn(); ok {
 		o.Provider = (*server.Provider)(&provider)
