@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -272,18 +273,19 @@ func podmanTool(t *testing.T, s *Server) (*box, tool) {
 	}
 }
 
-func testBuildah(t *testing.T, w *world, _ *daemons) {
+// buildahTool is buildah against a server; do runs it with its store.
+func buildahTool(t *testing.T, s *Server) (b *box, c tool, do func(args ...string) (string, error)) {
 	testenv.NeedRoot(t, "run buildah with a store of its own")
-	b := newBox(t)
+	b = newBox(t)
 	buildah := testenv.Tool(t, "buildah")
 	store := []string{"--root", filepath.Join(b.home, "store"), "--runroot", filepath.Join(b.home, "runroot"), "--storage-driver", "vfs"}
-	do := func(args ...string) (string, error) { return b.try(buildah, append(slices.Clone(store), args...)...) }
+	do = func(args ...string) (string, error) { return b.try(buildah, append(slices.Clone(store), args...)...) }
 	auth := "--authfile=" + filepath.Join(b.home, "auth.json")
-	everyday(t, w, b, "buildah", tool{
+	return b, tool{
 		login: func(user, password string) (string, error) {
-			return b.tryIn(password, buildah, append(slices.Clone(store), "login", auth, "--tls-verify=false", "-u", user, "--password-stdin", w.Host)...)
+			return b.tryIn(password, buildah, append(slices.Clone(store), "login", auth, "--tls-verify=false", "-u", user, "--password-stdin", s.Host)...)
 		},
-		logout: func() { _, _ = do("logout", auth, w.Host) },
+		logout: func() { _, _ = do("logout", auth, s.Host) },
 		push: func(a archive, ref string) (string, error) {
 			if out, err := do("pull", "-q", "docker-archive:"+a.path); err != nil {
 				return out, err
@@ -294,7 +296,13 @@ func testBuildah(t *testing.T, w *world, _ *daemons) {
 			_, _ = do("rmi", "-f", "-a")
 			return do("pull", auth, "--tls-verify=false", ref)
 		},
-	})
+	}, do
+}
+
+func testBuildah(t *testing.T, w *world, _ *daemons) {
+	b, c, do := buildahTool(t, w.Server)
+	everyday(t, w, b, "buildah", c)
+	auth := "--authfile=" + filepath.Join(b.home, "auth.json")
 	// A manifest list of its own making, pushed with all images in it.
 	list := "docker://" + w.Host + "/" + unique("core/buildah-multi")
 	for _, args := range [][]string{
@@ -355,6 +363,12 @@ func testSkopeo(t *testing.T, w *world, _ *daemons) {
 }
 
 func testCtr(t *testing.T, w *world, d *daemons) {
+	b, c := ctrTool(t, w.Server, d)
+	everyday(t, w, b, "ctr", c)
+}
+
+// ctrTool is ctr against a server.
+func ctrTool(t *testing.T, s *Server, d *daemons) (*box, tool) {
 	b := newBox(t, "CONTAINERD_ADDRESS="+d.containerd(t))
 	ctr := testenv.Tool(t, "ctr")
 	var user []string
@@ -362,10 +376,10 @@ func testCtr(t *testing.T, w *world, d *daemons) {
 	do := func(args ...string) (string, error) {
 		return b.try(ctr, append([]string{"-n", namespace}, args...)...)
 	}
-	everyday(t, w, b, "ctr", tool{
+	return b, tool{
 		login: func(name, password string) (string, error) { // ctr has no login: it takes them each time
 			user = []string{"--user", name + ":" + password}
-			out, err := do(append(append([]string{"images", "pull", "--plain-http"}, user...), w.Host+"/core/none:1")...)
+			out, err := do(append(append([]string{"images", "pull", "--plain-http"}, user...), s.Host+"/core/none:1")...)
 			if err != nil && strings.Contains(out, "not found") {
 				return out, nil // signed in, and told that there is no such image
 			}
@@ -383,21 +397,22 @@ func testCtr(t *testing.T, w *world, d *daemons) {
 			return do(append(append([]string{"images", "pull", "--plain-http", "--snapshotter", "native"}, user...), ref)...)
 		},
 		mute: true,
-	})
+	}
 }
 
-func testCrane(t *testing.T, w *world, _ *daemons) {
+// craneTool is crane against a server.
+func craneTool(t *testing.T, s *Server) (*box, tool) {
 	b := newBox(t)
 	crane := testenv.Tool(t, "crane")
-	everyday(t, w, b, "crane", tool{
+	return b, tool{
 		login: func(user, password string) (string, error) {
-			if out, err := b.tryIn(password, crane, "auth", "login", "-u", user, "--password-stdin", w.Host); err != nil {
+			if out, err := b.tryIn(password, crane, "auth", "login", "-u", user, "--password-stdin", s.Host); err != nil {
 				return out, err
 			}
 			// crane keeps credentials without trying them.
-			return b.try(crane, "catalog", w.Host)
+			return b.try(crane, "catalog", s.Host)
 		},
-		logout: func() { b.run(crane, "auth", "logout", w.Host) },
+		logout: func() { b.run(crane, "auth", "logout", s.Host) },
 		push:   func(a archive, ref string) (string, error) { return b.try(crane, "push", a.path, ref) },
 		pull: func(ref string) (string, error) {
 			file := filepath.Join(t.TempDir(), "image.tar")
@@ -406,7 +421,13 @@ func testCrane(t *testing.T, w *world, _ *daemons) {
 			}
 			return b.try(crane, "validate", "--remote", ref)
 		},
-	})
+	}
+}
+
+func testCrane(t *testing.T, w *world, _ *daemons) {
+	b, c := craneTool(t, w.Server)
+	everyday(t, w, b, "crane", c)
+	crane := testenv.Tool(t, "crane")
 	dir, digest := newMultiArch(t, "multi")
 	repo := unique("core/crane-multi")
 	ref := w.Host + "/" + repo
@@ -435,22 +456,28 @@ func testCrane(t *testing.T, w *world, _ *daemons) {
 	w.person(t, "mary").Do("GET", "/v2/"+repo+"-copy/manifests/1.0", nil).Want(404)
 }
 
-func testRegctl(t *testing.T, w *world, _ *daemons) {
+// regctlTool is regctl against a server.
+func regctlTool(t *testing.T, s *Server) (*box, tool) {
 	b := newBox(t)
 	b.env = append(b.env, "REGCTL_CONFIG="+filepath.Join(b.home, "regctl.json"))
 	regctl := testenv.Tool(t, "regctl")
-	b.run(regctl, "registry", "set", "--tls", "disabled", w.Host)
-	login := func(user, password string) (string, error) {
-		return b.tryIn(password, regctl, "registry", "login", "-u", user, "--pass-stdin", w.Host)
-	}
-	everyday(t, w, b, "regctl", tool{
-		login:  login,
-		logout: func() { b.run(regctl, "registry", "logout", w.Host) },
+	b.run(regctl, "registry", "set", "--tls", "disabled", s.Host)
+	return b, tool{
+		login: func(user, password string) (string, error) {
+			return b.tryIn(password, regctl, "registry", "login", "-u", user, "--pass-stdin", s.Host)
+		},
+		logout: func() { b.run(regctl, "registry", "logout", s.Host) },
 		push:   func(a archive, ref string) (string, error) { return b.try(regctl, "image", "import", ref, a.path) },
 		pull: func(ref string) (string, error) {
 			return b.try(regctl, "image", "export", ref, filepath.Join(t.TempDir(), "image.tar"))
 		},
-	})
+	}
+}
+
+func testRegctl(t *testing.T, w *world, _ *daemons) {
+	b, c := regctlTool(t, w.Server)
+	everyday(t, w, b, "regctl", c)
+	regctl := testenv.Tool(t, "regctl")
 	// Multi-arch by chunks, with a referrer that travels along.
 	dir, digest := newMultiArch(t, "multi")
 	repo := unique("core/regctl-multi")
@@ -479,7 +506,7 @@ func testRegctl(t *testing.T, w *world, _ *daemons) {
 	out, err := b.try(regctl, "tag", "delete", ref+"-copy:1.0")
 	b.fails(out, err, "denied|immutable")
 	w.person(t, "mary").Do("GET", "/v2/"+repo+"-copy/manifests/1.0", nil).Want(200)
-	if out, err := login("mary", password("mary")); err != nil {
+	if out, err := c.login("mary", password("mary")); err != nil {
 		t.Fatalf("regctl login: %v\n%s", err, out)
 	}
 	b.run(regctl, "tag", "delete", ref+"-copy:1.0")
@@ -594,7 +621,8 @@ func testORAS(t *testing.T, w *world, _ *daemons) {
 }
 
 // cosign keeps signatures as referrers of the image, or, as it used to, under
-// tags sha256-<hex>.sig that it moves; both have to work, signing twice too.
+// tags sha256-<hex>.sig that it moves; both have to work, signing twice too, and
+// so have attestations and SBOMs, on a registry that nobody has set up for it.
 func testCosign(t *testing.T, w *world, _ *daemons) {
 	b := newBox(t, "COSIGN_PASSWORD=secret", "COSIGN_YES=true")
 	cosign, crane := testenv.Tool(t, "cosign"), testenv.Tool(t, "crane")
@@ -604,8 +632,6 @@ func testCosign(t *testing.T, w *world, _ *daemons) {
 	if out, err := b.tryIn(password("alice"), crane, "auth", "login", "-u", "alice", "--password-stdin", w.Host); err != nil {
 		t.Fatalf("crane auth login: %v\n%s", err, out)
 	}
-	// Its old way moves the tag of the signatures, which is not a default of the policy.
-	w.Berth(t, "repo", "set", repo, "--tag-policy", "immutable", "--exempt", "sha256-*")
 	b.run(cosign, "generate-key-pair")
 	out, err := b.try(cosign, "verify", "--key", "cosign.pub", "--insecure-ignore-tlog=true", "--allow-http-registry", ref)
 	b.fails(out, err)
@@ -618,11 +644,15 @@ func testCosign(t *testing.T, w *world, _ *daemons) {
 		}
 	}
 	sbom := filepath.Join(b.home, "sbom.json")
-	if err := os.WriteFile(sbom, []byte(`{"spdxVersion":"SPDX-2.3"}`), 0o600); err != nil {
-		t.Fatal(err)
+	for i := range 2 {
+		if err := os.WriteFile(sbom, fmt.Appendf(nil, `{"spdxVersion":"SPDX-2.%d"}`, i), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		b.run(cosign, "attach", "sbom", "--sbom", sbom, "--type", "spdx", "--input-format", "json", "--allow-http-registry", ref)
+		for _, format := range []string{"--new-bundle-format=true", "--new-bundle-format=false"} {
+			b.run(cosign, "attest", "--key", "cosign.key", "--type", "spdxjson", "--predicate", sbom, "--tlog-upload=false", "--use-signing-config=false", format, "--allow-http-registry", ref)
+		}
 	}
-	b.run(cosign, "attach", "sbom", "--sbom", sbom, "--type", "spdx", "--input-format", "json", "--allow-http-registry", ref)
-	b.run(cosign, "attest", "--key", "cosign.key", "--type", "spdxjson", "--predicate", sbom, "--tlog-upload=false", "--use-signing-config=false", "--allow-http-registry", ref)
 	b.run(cosign, "tree", "--allow-http-registry", ref)
 }
 

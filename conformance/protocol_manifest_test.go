@@ -240,7 +240,7 @@ func testTagParameters(t *testing.T, s *Server) {
 	c.PutManifest(repo, d+"?tag=.bad", typeManifest, raw).WantError(400, "TAG_INVALID")
 	// All or nothing: one tag is taken, so none of the new ones comes into being.
 	raw2 := c.MakeImage(repo, 1).Bytes()
-	c.PutManifest(repo, sha256Of(raw2)+"?tag=new&tag=1.0", typeManifest, raw2).WantError(409, "TAG_INVALID")
+	c.PutManifest(repo, sha256Of(raw2)+"?tag=new&tag=1.0", typeManifest, raw2).WantError(409, "DENIED")
 	c.Do("GET", "/v2/"+repo+"/manifests/new", nil).Want(404)
 }
 
@@ -389,7 +389,7 @@ func testTagPolicy(t *testing.T, s *Server) {
 	raw, d := c.PushImage(repo, "1.0")
 	c.PushManifest(repo, "1.0", typeManifest, raw)
 	other := c.MakeImage(repo, 1).Bytes()
-	r := c.PutManifest(repo, "1.0", typeManifest, other).WantError(409, "TAG_INVALID")
+	r := c.PutManifest(repo, "1.0", typeManifest, other).WantError(409, "DENIED")
 	for _, want := range []string{"1.0", d, "admin"} {
 		if !strings.Contains(r.Errors()[0].Message, want) {
 			t.Errorf("the refusal %q does not name %s", r.Errors()[0].Message, want)

@@ -203,8 +203,8 @@ func TestTagRace(t *testing.T) {
 				}
 			}
 			t.Logf("64 pushers, one tag: %v", counts)
-			if counts["201"] != 1 || counts["409 TAG_INVALID"] != pushers-1 {
-				t.Fatalf("want one 201 and 63 times 409 TAG_INVALID")
+			if counts["201"] != 1 || counts["409 DENIED"] != pushers-1 {
+				t.Fatalf("want one 201 and 63 times 409 DENIED")
 			}
 			for _, s := range servers {
 				s.Admin(t).Do("GET", "/v2/"+repo+"/manifests/1.0.0", nil).Want(200).WantBody(bodies[winner])

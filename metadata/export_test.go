@@ -41,6 +41,9 @@ func (tx *Tx) Value(ctx context.Context, dest any, query string, args ...any) er
 // SetMigrations lets a test be an older or a newer program.
 func (db *DB) SetMigrations(files fs.FS) { db.files = files }
 
+// Migrations are the files of this program.
+func (db *DB) Migrations() fs.FS { return db.files }
+
 // Explain runs fn in a transaction that is rolled back, and gives each
 // statement's plan to record.
 func (db *DB) Explain(ctx context.Context, fn func(*Tx) error, record func(query, plan string)) error {

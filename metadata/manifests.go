@@ -363,7 +363,7 @@ func (tx *Tx) insertReferences(ctx context.Context, id, repositoryID int64, blob
 
 // DeleteManifest removes a manifest and the tags that point to it, and names
 // those tags. Restore can bring them back. It returns MANIFEST_UNKNOWN or NAME_UNKNOWN, CONFLICT while an index needs the
-// manifest, or TAG_INVALID (409) when one of its tags is sealed.
+// manifest, or DENIED (409) when one of its tags is sealed.
 func (tx *Tx) DeleteManifest(ctx context.Context, repository string, d digest.Digest, actor Actor) ([]string, error) {
 	var id, repositoryID int64
 	err := tx.row(ctx, `SELECT m.id, m.repository_id`+byDigest, repository, string(d)).Scan(&id, &repositoryID)

@@ -3,6 +3,7 @@ package metadata_test
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
 	"strings"
@@ -102,6 +103,48 @@ func TestMigrateSteps(t *testing.T) {
 		if _, err := migrate(fstest.MapFS{"0001_one.sql": {}, "0003_three.sql": {}}); err == nil {
 			t.Error("a gap in the numbers was accepted")
 		}
+	})
+}
+
+// The tags that a new registry lets move are not given to one that was there before: its policy is its own,
+// also when it is the one that it began with.
+func TestMigrationKeepsTheTagPolicy(t *testing.T) {
+	metadatatest.EachURL(t, func(t *testing.T, url string) {
+		db := open(t, url)
+		all := db.Migrations()
+		before := fstest.MapFS{}
+		names, err := fs.Glob(all, "*.sql")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			if name < "0009" {
+				text, err := fs.ReadFile(all, name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				before[name] = &fstest.MapFile{Data: text}
+			}
+		}
+		db.SetMigrations(before)
+		if _, err := db.Migrate(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		update(t, db, func(ctx context.Context, tx *metadata.Tx) error {
+			_, err := tx.CreateFirstAdmin(ctx, "admin", "")
+			return err
+		})
+		db.SetMigrations(all)
+		if _, err := db.Migrate(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		view(t, db, func(ctx context.Context, tx *metadata.Tx) error {
+			p, err := tx.InstanceTagPolicy(ctx)
+			if err == nil && !slices.Equal(p.Exempt, []string{"*-SNAPSHOT", "latest"}) {
+				t.Errorf("after the migration these tags move: %q", p.Exempt)
+			}
+			return err
+		})
 	})
 }
 

@@ -301,7 +301,7 @@ func (tx *Tx) RepositoryStats(ctx context.Context, id int64) (RepositoryStats, e
 }
 
 // DeleteRepository removes a repository with its tags, manifests and links, and
-// what of it could be restored; the history of its tags stays. It returns NAME_UNKNOWN, or TAG_INVALID (409) when a tag is sealed.
+// what of it could be restored; the history of its tags stays. It returns NAME_UNKNOWN, or DENIED (409) when a tag is sealed.
 func (tx *Tx) DeleteRepository(ctx context.Context, name string, actor Actor) error {
 	// The lock stops pushes: their foreign keys wait for this row, then fail.
 	var id int64

@@ -31,10 +31,12 @@ type TagPolicy struct {
 	Exempt []string
 }
 
-// maxExempt and maxPattern bound a policy's patterns, in count and in bytes.
+// maxExempt and maxPattern bound a policy's patterns, in count and in bytes, and
+// maxNamedPatterns how many of them a refusal names.
 const (
-	maxExempt  = 100
-	maxPattern = 128
+	maxExempt        = 100
+	maxPattern       = 128
+	maxNamedPatterns = 12
 )
 
 var patternRE = regexp.MustCompile(`^[A-Za-z0-9_.*?-]+$`)
@@ -105,7 +107,7 @@ type TagChange struct {
 // PutTag points a tag to a manifest of the repository. The database decides:
 // one conditional upsert, with the tag's policy as its condition, so that of
 // any number of pushers of an immutable tag exactly one wins. Where it refuses, the error is a
-// TAG_INVALID (409) that says what the tag is, since when and by whom. Pushing
+// DENIED (409) that says what the tag is, since when and by whom. Pushing
 // what the tag already points to changes nothing and is no error.
 func (tx *Tx) PutTag(ctx context.Context, repositoryID int64, name string, d digest.Digest, actor Actor) (TagChange, error) {
 	for attempt := 1; ; attempt++ {
@@ -169,7 +171,26 @@ func (tx *Tx) putTag(ctx context.Context, repositoryID int64, name string, d dig
 	case t.Mode == Mutable:
 		return TagChange{}, false, nil
 	}
-	return TagChange{}, true, errTagRefused(repository, t)
+	policy, _, err := tx.EffectiveTagPolicy(ctx, repository)
+	if err != nil {
+		return TagChange{}, true, err
+	}
+	return TagChange{}, true, errTagMoves(repository, t, policy.Exempt)
+}
+
+// errTagMoves refuses to move a tag. exempt are the patterns of tags that may move: who has
+// chosen a name for a build cache, or for a channel, learns there which name to take.
+func errTagMoves(repository string, t Tag, exempt []string) *oci.Error {
+	may := "No tag may move here"
+	if len(exempt) > 0 {
+		may = "Tags that may move here: " + strings.Join(exempt[:min(len(exempt), maxNamedPatterns)], ", ")
+		if len(exempt) > maxNamedPatterns {
+			may += ", ..."
+		}
+	}
+	e := errTagRefused(repository, t)
+	e.Message += ". " + may
+	return e
 }
 
 func errTagRefused(repository string, t Tag) *oci.Error {
@@ -180,7 +201,8 @@ func errTagRefused(repository string, t Tag) *oci.Error {
 	return oci.TagImmutablef("the tag %s of %s is %s: it points to %s since %s, pushed by %s; %s",
 		t.Name, repository, t.Mode, t.Digest, t.UpdatedAt.Format(time.RFC3339), t.UpdatedBy, remedy).
 		WithDetail(map[string]any{
-			"tag": t.Name, "repository": repository, "digest": t.Digest, "policy": t.Mode,
+			"rule": "tag-policy",
+			"tag":  t.Name, "repository": repository, "digest": t.Digest, "policy": t.Mode,
 			"pushed_by": t.UpdatedBy, "pushed_at": t.UpdatedAt,
 		})
 }
@@ -234,7 +256,7 @@ func (tx *Tx) repositoryID(ctx context.Context, name string) (id int64, err erro
 }
 
 // DeleteTag removes a tag, on record; Restore can bring it back. It returns MANIFEST_UNKNOWN or
-// NAME_UNKNOWN, or TAG_INVALID (409) when the tag is sealed.
+// NAME_UNKNOWN, or DENIED (409) when the tag is sealed.
 // It gives the digest that the tag had.
 func (tx *Tx) DeleteTag(ctx context.Context, repository, name string, actor Actor) (digest.Digest, error) {
 	t, err := tx.Tag(ctx, repository, name)

@@ -242,6 +242,56 @@ func TestMutableTagRace(t *testing.T) {
 	})
 }
 
+// defaultExempt are the tags that a new registry lets move, in the order of their names.
+var defaultExempt = []string{"*-SNAPSHOT", "*-buildcache", "buildcache", "buildcache-*", "cache", "latest", "sha256-*", "sha512-*"}
+
+// On a new registry the second run of a CI works: its build caches move, and so do the tags that cosign
+// and the referrers fallback keep under a digest. Versions, branches and what only looks like those do not.
+// The refusal says which tags move.
+func TestTagsThatMoveOnANewRegistry(t *testing.T) {
+	hex := strings.Repeat("0a", 32)
+	metadatatest.Each(t, func(t *testing.T, db *metadata.DB) {
+		r := repo(t, db, "core/app")
+		one, two := manifest(t, db, r, "one"), manifest(t, db, r, "two")
+		for name, moves := range map[string]bool{
+			"latest": true, "1.0-SNAPSHOT": true,
+			"buildcache": true, "buildcache-arm64": true, "feature-x-buildcache": true, "cache": true,
+			"sha256-" + hex: true, "sha256-" + hex + ".sig": true, "sha256-" + hex + ".att": true, "sha256-" + hex + ".sbom": true, "sha512-" + hex + hex: true,
+			"1.0": false, "v1.2.3": false, "main": false, "sha-0a0a0a0": false, "1.0-cache": false, "cache-1.0": false, "cached": false,
+			"buildcache2": false, "1.0.sig": false, "v1.sbom": false, "sha256": false, "latest-1": false, "1.0-snapshot": false,
+		} {
+			tag(t, db, r, name, one, "alice")
+			_, err := putTag(db, r, name, two, "alice")
+			if moves {
+				if err != nil {
+					t.Errorf("%s does not move: %v", name, err)
+				}
+				continue
+			}
+			if e := wantErr(t, err, oci.ErrTagImmutable); !strings.HasSuffix(e.Message, "Tags that may move here: "+strings.Join(defaultExempt, ", ")) {
+				t.Errorf("%s: the message %q does not say which tags move", name, e.Message)
+			}
+		}
+		// A policy without exemptions has none to name, and of a long one a refusal names the first.
+		var many []string
+		for i := range 20 {
+			many = append(many, fmt.Sprintf("dev-%02d", i))
+		}
+		for _, policy := range []struct {
+			exempt []string
+			end    string
+		}{{nil, "No tag may move here"}, {many, "dev-10, dev-11, ..."}} {
+			update(t, db, func(ctx context.Context, tx *metadata.Tx) error {
+				return tx.SetRepositoryTagPolicy(ctx, "core/app", &metadata.TagPolicy{Mode: metadata.Immutable, Exempt: policy.exempt})
+			})
+			_, err := putTag(db, r, "1.0", two, "alice")
+			if e := wantErr(t, err, oci.ErrTagImmutable); !strings.HasSuffix(e.Message, policy.end) {
+				t.Errorf("the message %q does not end with %q", e.Message, policy.end)
+			}
+		}
+	})
+}
+
 func TestTagPolicyLevels(t *testing.T) {
 	mutable := &metadata.TagPolicy{Mode: metadata.Mutable}
 	immutable := &metadata.TagPolicy{Mode: metadata.Immutable}
@@ -280,7 +330,7 @@ func TestTagPolicyLevels(t *testing.T) {
 				r := repo(t, db, name)
 				instance := c.instance
 				if instance == nil {
-					instance = &metadata.TagPolicy{Mode: metadata.Immutable, Exempt: []string{"latest", "*-SNAPSHOT"}}
+					instance = &metadata.TagPolicy{Mode: metadata.Immutable, Exempt: defaultExempt}
 				}
 				update(t, db, func(ctx context.Context, tx *metadata.Tx) error {
 					if _, err := tx.CreateTeam(ctx, team, ""); err != nil {
@@ -422,7 +472,7 @@ func TestTagPolicyValidation(t *testing.T) {
 		wantErr(t, db.Update(ctx, func(tx *metadata.Tx) error { return tx.SetTeamTagPolicy(ctx, "nope", nil) }), oci.ErrNotFound)
 		view(t, db, func(ctx context.Context, tx *metadata.Tx) error {
 			p, err := tx.InstanceTagPolicy(ctx)
-			if p.Mode != metadata.Immutable || !slices.Equal(p.Exempt, []string{"*-SNAPSHOT", "latest"}) {
+			if p.Mode != metadata.Immutable || !slices.Equal(p.Exempt, defaultExempt) {
 				t.Errorf("the instance's policy is %+v after refused changes", p)
 			}
 			return err

@@ -28,9 +28,8 @@ const (
 	CodeUnsupported         Code = "UNSUPPORTED"
 	CodeTooManyRequests     Code = "TOOMANYREQUESTS"
 
-	// CodeTagInvalid: the tag's name is malformed (400), or the tag policy
-	// refuses the change (409, set by [ErrTagImmutable]). Docker's registries
-	// and Pier One use this code for both.
+	// CodeTagInvalid: the tag's name is malformed (400). What the tag policy
+	// refuses is not this code, see [ErrTagImmutable].
 	CodeTagInvalid Code = "TAG_INVALID"
 	// CodeRangeInvalid: a range or an offset outside of what is there (416).
 	CodeRangeInvalid Code = "RANGE_INVALID"
@@ -88,7 +87,7 @@ type Error struct {
 	Detail  any
 	Err     error
 
-	// conflict makes a TAG_INVALID a 409; see ErrTagImmutable.
+	// conflict makes a DENIED a 409; see ErrTagImmutable.
 	conflict bool
 }
 
@@ -163,12 +162,17 @@ var (
 	ErrInvalid             = &Error{Code: CodeInvalid, Message: "the request is not valid"}
 	ErrUnavailable         = &Error{Code: CodeUnavailable, Message: "a dependency is unavailable, try again later"}
 
-	// ErrTagImmutable is TAG_INVALID with status 409: the tag exists and its
-	// policy refuses to move or delete it.
-	ErrTagImmutable = &Error{Code: CodeTagInvalid, Message: "the tag is immutable", conflict: true}
+	// ErrTagImmutable is DENIED with status 409: the tag exists and its policy
+	// refuses to move or delete it. Clients decide by the code whether to try
+	// again. To containers/image (podman, buildah, skopeo) TAG_INVALID says that the
+	// registry does not take this form of manifest: it pushes three others
+	// (docker/docker_image_dest.go, isManifestInvalidError). What it does not
+	// know is pushed again after a pause (containers/common, pkg/retry).
+	// DENIED ends the push at once, and all clients print its message.
+	ErrTagImmutable = &Error{Code: CodeDenied, Message: "the tag is immutable", conflict: true}
 )
 
-// TagImmutablef makes the 409 form of TAG_INVALID with a message of its own.
+// TagImmutablef is ErrTagImmutable with a message of its own.
 func TagImmutablef(format string, args ...any) *Error {
-	return &Error{Code: CodeTagInvalid, Message: fmt.Sprintf(format, args...), conflict: true}
+	return &Error{Code: CodeDenied, Message: fmt.Sprintf(format, args...), conflict: true}
 }

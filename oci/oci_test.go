@@ -90,12 +90,12 @@ func TestErrors(t *testing.T) {
 	if err.Status() != http.StatusNotFound {
 		t.Errorf("status %d", err.Status())
 	}
-	// The two faces of TAG_INVALID are different errors.
-	malformed, refused := Errorf(CodeTagInvalid, "bad"), TagImmutablef("no")
-	if malformed.Status() != http.StatusBadRequest || refused.Status() != http.StatusConflict {
-		t.Errorf("TAG_INVALID is %d and %d", malformed.Status(), refused.Status())
+	// The two faces of DENIED are different errors.
+	denied, refused := Errorf(CodeDenied, "may not"), TagImmutablef("no")
+	if denied.Status() != http.StatusForbidden || refused.Status() != http.StatusConflict {
+		t.Errorf("DENIED is %d and %d", denied.Status(), refused.Status())
 	}
-	if errors.Is(malformed, ErrTagImmutable) || !errors.Is(refused.WithDetail(1), ErrTagImmutable) {
+	if errors.Is(denied, ErrTagImmutable) || errors.Is(refused, ErrDenied) || !errors.Is(refused.WithDetail(1), ErrTagImmutable) {
 		t.Error("ErrTagImmutable does not tell the two apart")
 	}
 	if (&Error{Code: "NEVER_HEARD_OF"}).Status() != http.StatusInternalServerError {

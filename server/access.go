@@ -539,13 +539,31 @@ func (s *Server) challengeScope(ex *exchange, r *http.Request, code, message str
 		b.WriteString(`,scope="` + scope + `"`)
 	}
 	if code != "" {
-		b.WriteString(`,error="` + code + `"`)
+		// Of a 401 with an error docker prints the description, and not the body; without one it has
+		// a sentence of its own, that access is denied (RFC 6750 3, distribution's HandleErrorResponse).
+		b.WriteString(`,error="` + code + `",error_description="` + description(message) + `"`)
 	}
 	ex.Header().Set("WWW-Authenticate", b.String())
 	if s.challenges == ChallengeBoth && asksBasic {
 		ex.Header().Add("WWW-Authenticate", basic)
 	}
 	return refused
+}
+
+// description is a sentence in the characters that RFC 6750 3 has for an error_description. It has no comma
+// either, at which some clients part the challenge, quoted or not.
+func description(message string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '"' || r == '\\':
+			return '\''
+		case r == ',':
+			return ';'
+		case r < ' ' || r > '~':
+			return '?'
+		}
+		return r
+	}, message)
 }
 
 // scope is what a token has to carry for the route, in the form that the token

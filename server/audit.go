@@ -41,7 +41,7 @@ func (s *Server) auditRefusal(ex *exchange, r *http.Request) {
 		if !errors.As(ex.cause, &refused) {
 			return
 		}
-		if fields, ok := detail(ex, refused).(map[string]any); ok {
+		if fields := facts(ex, refused); fields != nil {
 			why["rule"] = fields["rule"]
 			if missing, ok := fields["missing"]; ok {
 				why["missing"] = missing

@@ -1,14 +1,20 @@
 package server
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"berth/auth"
 	"berth/oci"
@@ -79,15 +85,20 @@ type refusal struct {
 	Reason     string   `json:"reason,omitempty"`
 }
 
-// detail gives an error's detail with what every answer carries: the rule, who
+// facts gives an error's detail with what every answer carries: the rule, who
 // was asking, the request's id and who can help. What the error brings itself
-// has precedence. A detail that is not a JSON object stays as it is.
-func detail(ex *exchange, e *oci.Error) any {
+// has precedence. It is nil for a detail that is no JSON object.
+func facts(ex *exchange, e *oci.Error) map[string]any {
 	fields := map[string]any{}
 	if e.Detail != nil {
 		raw, err := json.Marshal(e.Detail)
-		if err != nil || json.Unmarshal(raw, &fields) != nil || fields == nil {
-			return e.Detail
+		if err != nil {
+			return nil
+		}
+		exact := json.NewDecoder(bytes.NewReader(raw))
+		exact.UseNumber() // a size of millions of bytes is no 4.194304e+06
+		if exact.Decode(&fields) != nil || fields == nil {
+			return nil
 		}
 	}
 	add := func(key, value string) {
@@ -112,6 +123,81 @@ func detail(ex *exchange, e *oci.Error) any {
 		add("ask", "a maintainer of the repository's team, or an administrator of this registry")
 	}
 	return fields
+}
+
+// detailObject is the detail of the management API's errors.
+func detailObject(ex *exchange, e *oci.Error) any {
+	if fields := facts(ex, e); fields != nil {
+		return fields
+	}
+	return e.Detail
+}
+
+// detailLine is the detail of the protocol's errors. crane, oras and helm print
+// it behind the message as Go prints it, which makes an object unreadable, so it
+// is one line in the form of logfmt:
+//
+//	rule=not-a-member ask="a maintainer of the team core" missing=push request_id=4ZQ...
+//
+// A value is bare, or a JSON string where it has a space, a quote, an equals sign
+// or what does not print. Lists are joined by commas; what is empty is left out.
+// The rule comes first, whom to ask second and the request's id last. What has a
+// structure of its own, as the grounds of rights have, is left to /api/v1/explain.
+func detailLine(ex *exchange, e *oci.Error) any {
+	fields := facts(ex, e)
+	if fields == nil {
+		return e.Detail
+	}
+	rank := map[string]int{"rule": -2, "ask": -1, "request_id": 1}
+	keys := slices.SortedFunc(maps.Keys(fields), func(a, b string) int {
+		return cmp.Or(cmp.Compare(rank[a], rank[b]), strings.Compare(a, b))
+	})
+	var line []string
+	for _, key := range keys {
+		if value, ok := flat(fields[key]); ok && value != "" {
+			line = append(line, key+"="+quoteValue(value))
+		}
+	}
+	return strings.Join(line, " ")
+}
+
+// flat gives a scalar, or a list of scalars, as text.
+func flat(v any) (string, bool) {
+	switch v := v.(type) {
+	case string:
+		return v, true
+	case json.Number:
+		return v.String(), true
+	case bool:
+		return strconv.FormatBool(v), true
+	case []any:
+		items := make([]string, len(v))
+		for i, item := range v {
+			text, ok := flat(item)
+			if _, list := item.([]any); !ok || list {
+				return "", false
+			}
+			items[i] = text
+		}
+		return strings.Join(items, ","), true
+	}
+	return "", false
+}
+
+func quoteValue(s string) string {
+	bare := !strings.ContainsFunc(s, func(r rune) bool {
+		return r <= ' ' || r == '"' || r == '=' || r == '\\' || r == utf8.RuneError || !unicode.IsPrint(r)
+	})
+	if bare {
+		return s
+	}
+	var b strings.Builder
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if enc.Encode(s) != nil { // a string can always be encoded
+		return `""`
+	}
+	return strings.TrimSuffix(b.String(), "\n")
 }
 
 // commonHeaders sets what errors of both forms share.
@@ -171,7 +257,7 @@ func writeError(ex *exchange, r *http.Request, err error) {
 		Message string   `json:"message"`
 		Detail  any      `json:"detail,omitempty"`
 	}
-	writeJSON(ex, "application/json", e.Status(), map[string]any{"errors": []item{{e.Code, e.Message, detail(ex, e)}}})
+	writeJSON(ex, "application/json", e.Status(), map[string]any{"errors": []item{{e.Code, e.Message, detailLine(ex, e)}}})
 }
 
 // writeEnvelope answers as Dockit does.
@@ -229,7 +315,7 @@ func WriteProblem(w http.ResponseWriter, r *http.Request, err error) {
 		Code:     string(e.Code),
 		Detail:   e.Message,
 		Instance: r.URL.Path,
-		Errors:   detail(ex, e),
+		Errors:   detailObject(ex, e),
 	}
 	if ex != nil {
 		p.RequestID = ex.id

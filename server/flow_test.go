@@ -89,7 +89,7 @@ func TestImmutableTagIsRefusedReadably(t *testing.T) {
 	w.pushImage("mo", "team/app", "1.0")
 	other := image([]byte("{}"), []byte("layer of team/app"), `,"annotations":{"a":"b"}`)
 	r := w.do("PUT", "/v2/team/app/manifests/1.0", "mo", bytes.NewReader(other), "Content-Type", imageManifest).want(t, http.StatusConflict)
-	if r.code() != "TAG_INVALID" || !strings.Contains(string(r.body), "1.0") || r.detail("principal") != "mo" || r.detail("request_id") != r.Header.Get("X-Request-Id") {
+	if r.StatusCode != 409 || r.code() != "DENIED" || r.detail("rule") != "tag-policy" || !strings.Contains(string(r.body), "1.0") || r.detail("principal") != "mo" || r.detail("request_id") != r.Header.Get("X-Request-Id") {
 		t.Errorf("body: %s", r.body)
 	}
 	// zot #4266: a push by digest with several tags checks each of them, and does

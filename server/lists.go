@@ -33,7 +33,10 @@ func (s *Server) listTags(ex *exchange, r *http.Request) error {
 	return nil
 }
 
-// listCatalog lists the repositories that the caller may pull from.
+// listCatalog lists the repositories that the caller may pull from. Clients that
+// have no credentials for us get an anonymous token without a word, so the list
+// says that it is the public part; when that is empty it is a challenge, since an
+// empty list would read as an empty registry.
 func (s *Server) listCatalog(ex *exchange, r *http.Request) error {
 	q, err := query(r)
 	if err != nil {
@@ -57,6 +60,13 @@ func (s *Server) listCatalog(ex *exchange, r *http.Request) error {
 		if err != nil {
 			return err
 		}
+	}
+	if ex.identity.principal.IsAnonymous() {
+		if len(names) == 0 && p.n > 0 && p.last == "" {
+			return s.challenge(ex, r, insufficient(ex.identity), "you are not signed in, and no repository here is public: sign in to list those that you may pull from",
+				refusal{Rule: "not-signed-in", Ask: "an administrator of this registry, for an account or a token"})
+		}
+		ex.Header().Set("Warning", `299 - "You are not signed in: only public repositories are listed. Sign in to list all that you may pull from."`)
 	}
 	if len(names) > p.n {
 		names = names[:p.n]

@@ -239,14 +239,31 @@ func (r reply) code() string {
 	return e.Errors[0].Code
 }
 
+// detail gives a fact of the error's detail, read as docs/refusals.md tells programs to read it.
 func (r reply) detail(key string) string {
 	var e struct {
-		Errors []struct{ Detail map[string]any }
+		Errors []struct{ Detail string }
 	}
 	if json.Unmarshal(r.body, &e) != nil || len(e.Errors) == 0 {
 		return ""
 	}
-	return fmt.Sprint(e.Errors[0].Detail[key])
+	return parseDetail(e.Errors[0].Detail)[key]
+}
+
+func parseDetail(line string) map[string]string {
+	facts := map[string]string{}
+	for line != "" {
+		key, rest, _ := strings.Cut(line, "=")
+		value := json.NewDecoder(strings.NewReader(rest))
+		var text string
+		if strings.HasPrefix(rest, `"`) && value.Decode(&text) == nil {
+			rest = strings.TrimPrefix(rest[value.InputOffset():], " ")
+		} else {
+			text, rest, _ = strings.Cut(rest, " ")
+		}
+		facts[key], line = text, rest
+	}
+	return facts
 }
 
 func (r reply) want(t testing.TB, status int) reply {

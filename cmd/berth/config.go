@@ -134,7 +134,7 @@ func coreSettings() []setting {
 		enumSetting("challenge", "bearer", "how /v2/ asks for a sign-in: bearer is what docker and all others expect; basic is for clients that know nothing else, such as those of d.ims.io and Pier One; of both, several clients take the first and stop", func(c *config) *string { return &c.Challenge }, "bearer", "basic", "both"),
 		enumSetting("default_visibility", "private", "visibility of new repositories whose team sets none", func(c *config) *string { return &c.Visibility }, "public", "internal", "private"),
 		enumSetting("tag_policy", "immutable", "the instance's tag policy; teams and repositories may set their own", func(c *config) *string { return &c.TagPolicy }, "mutable", "immutable", "sealed"),
-		listSetting("tag_exempt", "latest,*-SNAPSHOT", "tags that the instance's policy leaves mutable; * and ? are wildcards", func(c *config) *[]string { return &c.TagExempt }),
+		listSetting("tag_exempt", "latest,*-SNAPSHOT,buildcache,buildcache-*,*-buildcache,cache,sha256-*,sha512-*", "tags that the instance's policy leaves mutable; * and ? are wildcards", func(c *config) *[]string { return &c.TagExempt }),
 		boolSetting("sparse_index", "false", "accept an index whose children are not pushed", func(c *config) *bool { return &c.SparseIndex }),
 		sizeSetting("max_manifest_size", "4MiB", "largest manifest; the specification asks for 4 MiB at least", func(c *config) *int64 { return &c.MaxManifestSize }, 4<<20, 64<<20),
 		durationSetting("upload_ttl", "24h", "an upload that rests for so long is given up", func(c *config) *time.Duration { return &c.UploadTTL }, time.Minute, 30*24*time.Hour),

@@ -32,7 +32,7 @@ func TestConfigDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	if c.Listen != ":5000" || c.DatabaseURL != "sqlite:berth-data/berth.db" || c.StorageURL != "file:berth-data/blobs" ||
-		c.TagPolicy != "immutable" || strings.Join(c.TagExempt, " ") != "latest *-SNAPSHOT" || c.PublicRead || c.Explicit["tag_policy"] {
+		c.TagPolicy != "immutable" || strings.Join(c.TagExempt, " ") != "latest *-SNAPSHOT buildcache buildcache-* *-buildcache cache sha256-* sha512-*" || c.PublicRead || c.Explicit["tag_policy"] {
 		t.Errorf("defaults: %+v", c)
 	}
 }

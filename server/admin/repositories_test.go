@@ -161,7 +161,7 @@ func TestTagPolicies(t *testing.T) {
 				}
 			}
 		}
-		first := "immutable[*-SNAPSHOT latest]instance"
+		first := "immutable[*-SNAPSHOT *-buildcache buildcache buildcache-* cache latest sha256-* sha512-*]instance"
 		check("at first", first, first, first)
 		set("/teams/core", "mutable")
 		check("team", first, "mutable[]team", "mutable[]team")
@@ -177,10 +177,10 @@ func TestTagPolicies(t *testing.T) {
 
 		// Sealed is for ever: what it met stays so when the policy goes.
 		set("/repositories/core%2Fapp", "sealed", "dev")
-		w.refused(w.do(root, "DELETE", "/api/v1/repositories/core%2Fapp/tags/1.0", nil), 409, oci.CodeTagInvalid, "1.0", "sealed")
+		w.refused(w.do(root, "DELETE", "/api/v1/repositories/core%2Fapp/tags/1.0", nil), 409, oci.CodeDenied, "1.0", "sealed")
 		w.ok("DELETE", "/api/v1/repositories/core%2Fapp/tag-policy", nil)
-		w.refused(w.do(root, "DELETE", "/api/v1/repositories/core%2Fapp/tags/1.0", nil), 409, oci.CodeTagInvalid, "sealed")
-		w.refused(w.do(root, "DELETE", "/api/v1/repositories/core%2Fapp", nil), 409, oci.CodeTagInvalid, "sealed")
+		w.refused(w.do(root, "DELETE", "/api/v1/repositories/core%2Fapp/tags/1.0", nil), 409, oci.CodeDenied, "sealed")
+		w.refused(w.do(root, "DELETE", "/api/v1/repositories/core%2Fapp", nil), 409, oci.CodeDenied, "sealed")
 		w.ok("DELETE", "/api/v1/repositories/core%2Fapp/tags/dev", nil)
 
 		for _, body := range []any{
