@@ -252,7 +252,7 @@ func (y *Policy) Ask(ctx context.Context, p Principal, q Question) (Explanation,
 	if q.Anywhere {
 		p, f.denials = y.anywhere(&e, p, f.denials, q)
 	}
-	d := decide(p, q.Repository, f)
+	d := y.decideAsked(ctx, p, q.Repository, q.Action, f, map[string]askedRole{})
 	if d.Unsure != nil && !d.Actions.Has(q.Action) {
 		if !errors.Is(d.Unsure, ErrShowCredential) {
 			return e, d.Unsure

@@ -286,7 +286,12 @@ func (d *Decision) fill(rule Rule, actions Actions) {
 // Actions decides about one repository, which need not exist: at most one
 // query. The error says that it cannot be decided now; then the answer is no.
 func (y *Policy) Actions(ctx context.Context, p Principal, repository string) (Decision, error) {
-	decisions, err := y.ActionsFor(ctx, p, []string{repository})
+	return y.Action(ctx, p, repository, AllActions)
+}
+
+// Action is Actions for somebody who asks for some of them only; see Asked.
+func (y *Policy) Action(ctx context.Context, p Principal, repository string, asked Actions) (Decision, error) {
+	decisions, err := y.Asked(ctx, p, []string{repository}, func(string) Actions { return asked })
 	return decisions[repository], err
 }
 
@@ -295,10 +300,16 @@ const maxAsked = 256
 
 // ActionsFor is Actions for many repositories: one query for each 256 of them.
 func (y *Policy) ActionsFor(ctx context.Context, p Principal, repositories []string) (map[string]Decision, error) {
+	return y.Asked(ctx, p, repositories, func(string) Actions { return AllActions })
+}
+
+// Asked is ActionsFor for somebody who asks for some of the actions only. The TeamService is not asked
+// when nothing that is asked for depends on it: then it keeps nobody waiting, and a decision on other actions may lack them.
+func (y *Policy) Asked(ctx context.Context, p Principal, repositories []string, asked func(repository string) Actions) (map[string]Decision, error) {
 	// The facts of the database make no difference to administrators, and to pulls
 	// of a registry that is open. That saves the query.
 	known := p.Kind == KindUser && p.Admin && p.Limit == nil || p.IsAnonymous() && y.publicRead
-	return y.decisions(ctx, p, repositories, known, func(f facts, _ string) facts {
+	return y.decisions(ctx, p, repositories, asked, known, func(f facts, _ string) facts {
 		f.publicRead = y.publicRead
 		return f
 	})
@@ -308,10 +319,10 @@ func (y *Policy) ActionsFor(ctx context.Context, p Principal, repositories []str
 // by its service name for a token. What counts there are roles in teams, grants,
 // denials, and what the service lets everybody pull: whether a repository of that
 // name is here and public says nothing about the one there, and neither does the
-// setting public_read.
-func (y *Policy) ActionsForService(ctx context.Context, p Principal, service metadata.Service, repositories []string) (map[string]Decision, error) {
+// setting public_read. What is asked for counts as for Asked.
+func (y *Policy) ActionsForService(ctx context.Context, p Principal, service metadata.Service, repositories []string, asked func(repository string) Actions) (map[string]Decision, error) {
 	known := p.Kind == KindUser && p.Admin && p.Limit == nil || p.IsAnonymous()
-	decisions, err := y.decisions(ctx, p, repositories, known, func(f facts, repository string) facts {
+	decisions, err := y.decisions(ctx, p, repositories, asked, known, func(f facts, repository string) facts {
 		f.Exists, f.Visibility = false, ""
 		f.publicRead = service.AnonymousPull != "" && Match(service.AnonymousPull, repository)
 		return f
@@ -330,7 +341,7 @@ func (y *Policy) ActionsForService(ctx context.Context, p Principal, service met
 
 // decisions decides by the facts of the database, seen through a lens, or by none
 // when it is known that they make no difference.
-func (y *Policy) decisions(ctx context.Context, p Principal, repositories []string, known bool, lens func(facts, string) facts) (map[string]Decision, error) {
+func (y *Policy) decisions(ctx context.Context, p Principal, repositories []string, asked func(string) Actions, known bool, lens func(facts, string) facts) (map[string]Decision, error) {
 	all := make(map[string]Decision, len(repositories))
 	if known && len(repositories) > 0 {
 		denials, err := y.denials.recent(ctx)
@@ -342,6 +353,7 @@ func (y *Policy) decisions(ctx context.Context, p Principal, repositories []stri
 		}
 		return all, nil
 	}
+	roles := map[string]askedRole{}
 	for ask := repositories; len(ask) > 0; {
 		n := min(maxAsked, len(ask))
 		found, err := y.facts(ctx, p, ask[:n])
@@ -349,7 +361,7 @@ func (y *Policy) decisions(ctx context.Context, p Principal, repositories []stri
 			return nil, err
 		}
 		for _, repository := range ask[:n] {
-			all[repository] = decide(p, repository, lens(found[repository], repository))
+			all[repository] = y.decideAsked(ctx, p, repository, asked(repository), lens(found[repository], repository), roles)
 		}
 		ask = ask[n:]
 	}
@@ -370,7 +382,6 @@ func (y *Policy) facts(ctx context.Context, p Principal, repositories []string) 
 	if err != nil {
 		return nil, fmt.Errorf("reading the rights of %s: %w", p, err)
 	}
-	roles := y.askTeams(ctx, p, repositories)
 	all := make(map[string]facts, len(repositories))
 	for _, repository := range repositories {
 		f, ok := found[repository]
@@ -382,9 +393,7 @@ func (y *Policy) facts(ctx context.Context, p Principal, repositories []string) 
 		if err != nil {
 			return nil, err
 		}
-		asked := roles[oci.Team(repository)]
-		f.Role = metadata.StrongerRole(f.Role, asked.role)
-		all[repository] = facts{AccessFacts: f, stale: tooOld(f.SeenAt, y.clock(), y.externalMaxAge), denials: denials, unsure: asked.err}
+		all[repository] = facts{AccessFacts: f, stale: tooOld(f.SeenAt, y.clock(), y.externalMaxAge), denials: denials}
 	}
 	return all, nil
 }
@@ -395,25 +404,28 @@ type askedRole struct {
 	err  error
 }
 
-// askTeams asks about the teams of repositories, for a user whose teams the
-// database does not have. No transaction is open meanwhile.
-func (y *Policy) askTeams(ctx context.Context, p Principal, repositories []string) map[string]askedRole {
+// decideAsked decides by facts, and asks about the team of the repository when what is asked for depends on it, for a user whose teams
+// the database does not have. No transaction is open meanwhile. What was said of teams is in roles.
+func (y *Policy) decideAsked(ctx context.Context, p Principal, repository string, asked Actions, f facts, roles map[string]askedRole) Decision {
+	d := decide(p, repository, f)
 	if !p.AskTeams || p.Kind != KindUser || y.teams == nil {
-		return nil
+		return d
 	}
-	roles := map[string]askedRole{}
-	for _, repository := range repositories {
-		team := oci.Team(repository)
-		if _, ok := roles[team]; ok {
-			continue
-		}
-		role, err := y.teams.Role(ctx, p, team)
-		if err != nil {
-			role = ""
-		}
-		roles[team] = askedRole{role, err}
+	best := f
+	best.Role = metadata.StrongerRole(f.Role, metadata.RoleMaintainer)
+	if asked&decide(p, repository, best).Actions&^d.Actions == 0 {
+		return d
 	}
-	return roles
+	team := oci.Team(repository)
+	said, ok := roles[team]
+	if !ok {
+		if said.role, said.err = y.teams.Role(ctx, p, team); said.err != nil {
+			said.role = ""
+		}
+		roles[team] = said
+	}
+	f.Role, f.unsure = metadata.StrongerRole(f.Role, said.role), said.err
+	return decide(p, repository, f)
 }
 
 // Denied reports whether a denial takes an action away that a bearer token

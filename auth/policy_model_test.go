@@ -320,7 +320,7 @@ func (m *model) check(t *testing.T, ctx context.Context, db *metadata.DB, random
 				}
 			}
 			// For another registry nothing of our repositories counts.
-			others, err := y.ActionsForService(ctx, p, metadata.Service{Name: "registry"}, m.names)
+			others, err := y.ActionsForService(ctx, p, metadata.Service{Name: "registry"}, m.names, func(string) Actions { return AllActions })
 			if err != nil {
 				t.Fatal(err)
 			}

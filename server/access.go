@@ -184,7 +184,7 @@ func (s *Server) authorizeRepository(ex *exchange, r *http.Request, action auth.
 			return nil
 		}
 	} else {
-		decision, err = s.policy.Actions(r.Context(), id.principal, ex.repository)
+		decision, err = s.policy.Action(r.Context(), id.principal, ex.repository, action)
 	}
 	if err != nil {
 		return failClosed(err)
@@ -306,7 +306,7 @@ func (s *Server) mayPull(ex *exchange, r *http.Request, repositories []string) (
 			now = append(now, name)
 		}
 	}
-	decisions, err := s.policy.ActionsFor(r.Context(), id.principal, ask)
+	decisions, err := s.policy.Asked(r.Context(), id.principal, ask, func(string) auth.Actions { return auth.Pull })
 	if err != nil {
 		return nil, nil, failClosed(err)
 	}

@@ -73,7 +73,7 @@ func (s *Server) grantOther(ex *exchange, r *http.Request, other *metadata.Servi
 	if err != nil {
 		return err
 	}
-	decisions, err := s.policy.ActionsForService(r.Context(), p, *other, append(repositoriesOf(asked), everyRepository))
+	decisions, err := s.policy.ActionsForService(r.Context(), p, *other, append(repositoriesOf(asked), everyRepository), actionsOf(asked))
 	if err != nil {
 		return failClosed(err)
 	}

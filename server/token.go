@@ -208,7 +208,7 @@ func (s *Server) grant(ex *exchange, r *http.Request, scopes []string, refresh b
 	ex.identity.principal.RemoteAddr = ex.remote
 	p := ex.identity.principal
 	names := repositoriesOf(asked)
-	decisions, err := s.policy.ActionsFor(r.Context(), p, names)
+	decisions, err := s.policy.Asked(r.Context(), p, names, actionsOf(asked))
 	if err != nil {
 		return failClosed(err)
 	}
@@ -234,6 +234,22 @@ func repositoriesOf(asked []scope) (names []string) {
 		}
 	}
 	return names
+}
+
+// actionsOf gives what scopes ask for on a repository.
+func actionsOf(asked []scope) func(repository string) auth.Actions {
+	wanted := map[string]auth.Actions{}
+	for _, sc := range asked {
+		if sc.kind != "repository" {
+			continue
+		}
+		actions, all := sc.asked()
+		if all {
+			actions = auth.AllActions
+		}
+		wanted[sc.name] |= actions
+	}
+	return func(repository string) auth.Actions { return wanted[repository] }
 }
 
 // issued is a token that was made.

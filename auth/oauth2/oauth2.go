@@ -123,6 +123,7 @@ type membership struct {
 
 type bearer struct {
 	token string
+	kio   bool // it is of an application
 	until time.Time
 }
 
@@ -205,8 +206,7 @@ func (a *Authenticator) Unguessable(c auth.Credentials) bool {
 	return ours
 }
 
-// Authenticate finds the user of an access token. It asks the OAuth2 server and
-// the team service when nothing that it remembers still counts; else it reads one
+// Authenticate finds the user of an access token. It asks the OAuth2 server when nothing that it remembers still counts; else it reads one
 // row. A token that holds and names nobody is a DENIED.
 func (a *Authenticator) Authenticate(ctx context.Context, c auth.Credentials) (auth.Principal, error) {
 	token, ours := tokenOf(c)
@@ -284,23 +284,19 @@ func (a *Authenticator) check(ctx context.Context, token string) verdict {
 	if err != nil {
 		return fail(err)
 	}
-	teams, err := a.teamsOf(ctx, token, u)
-	if err != nil {
-		return fail(err)
-	}
 	p, err := a.directory.SignIn(ctx, auth.Identity{
-		Provider: Provider, Subject: u.subject, Name: u.name, Teams: teams, Claims: u.claims,
+		Provider: Provider, Subject: u.subject, Name: u.name, Teams: claimed(u), Claims: u.claims,
 	})
 	if err != nil {
 		return fail(err)
 	}
-	p.Limit, p.Everywhere, p.AskTeams, p.Expires = u.limit, u.everywhere, a.o.PolicyURL != "", u.expires
+	p.Limit, p.Everywhere, p.AskTeams, p.Expires = u.limit, u.everywhere, a.asksTeams(u), u.expires
 	until := began.Add(a.o.CacheTTL)
 	if u.expires.Before(until) {
 		until = u.expires
 	}
 	if p.AskTeams {
-		a.bearers.Add(p.ID, bearer{token, until})
+		a.bearers.Add(p.ID, bearer{token: token, kio: a.asksKio(u), until: until})
 	}
 	return verdict{principal: p, until: until}
 }

@@ -439,13 +439,26 @@ func TestHostileServer(t *testing.T) {
 				w.token("the-secret-token", map[string]any{"uid": "alice", "realm": "/employees", "active": true, "username": "alice", "sub": "1"})
 				w.breakWith(target.path, answer)
 				c := auth.Credentials{Username: "oauth2", Password: "the-secret-token"}
-				p, err := w.Authenticate(t.Context(), c)
+				ofTeams := target.path == "/api/" || target.path == "/apps/"
+				ask := func() (auth.Principal, error) {
+					p, err := w.Authenticate(t.Context(), c)
+					if !ofTeams || err != nil {
+						return p, err
+					}
+					// These are asked when a decision depends on a team.
+					d, err := w.policy.Action(t.Context(), p, "core/app", auth.Push)
+					if err == nil && d.Unsure == nil {
+						return p, nil
+					}
+					return auth.Anonymous(), errors.Join(err, d.Unsure)
+				}
+				p, err := ask()
 				if !errors.Is(err, oci.ErrUnavailable) || errors.Is(err, auth.ErrWrong) || errors.Is(err, auth.ErrNotMine) || !p.IsAnonymous() {
 					t.Fatalf("%+v, %v, want UNAVAILABLE", p, err)
 				}
 				authtest.NoSecret(t, err, c)
 				w.breakWith("", nil)
-				if p, err := w.Authenticate(t.Context(), c); err != nil || p.Name != "alice" {
+				if p, err := ask(); err != nil || p.Name != "alice" {
 					t.Errorf("after it was mended: %+v, %v", p, err)
 				}
 			})
@@ -688,17 +701,18 @@ func TestTeamService(t *testing.T) {
 	w.teams["alice"] = []string{"core", "ops"}
 	w.token("a", employee("alice"))
 	p := w.signIn(t, "a")
-	if r, _ := w.request(); r.URL.String() != "/api/accounts/aws?member=alice" || r.Header.Get("Authorization") != "Bearer a" {
-		t.Errorf("%s, Authorization %q", r.URL, r.Header.Get("Authorization"))
-	}
 	if got := w.may(t, p, "ops/app"); got != auth.Pull|auth.Push {
 		t.Errorf("ops/app: %s", got)
+	}
+	if r, _ := w.request(); r.URL.String() != "/api/accounts/aws?member=alice" || r.Header.Get("Authorization") != "Bearer a" {
+		t.Errorf("%s, Authorization %q", r.URL, r.Header.Get("Authorization"))
 	}
 	w.mu.Lock()
 	w.teams["alice"] = []string{"core"}
 	w.mu.Unlock()
 	w.clock.forward(3 * time.Minute)
-	w.signIn(t, "a")
+	p = w.signIn(t, "a")
+	w.may(t, p, "ops/app")
 	if n := w.calls("/api/accounts/aws"); n != 1 {
 		t.Errorf("%d calls within five minutes", n)
 	}
@@ -707,13 +721,60 @@ func TestTeamService(t *testing.T) {
 	if got := w.may(t, p, "ops/app"); got != 0 {
 		t.Errorf("ops/app after the membership ended: %s", got)
 	}
-	// A name is sent as a value, whatever is in it.
+	// A name that would be more than a value is nobody's.
 	w.token("odd", map[string]any{"uid": "x&member=alice", "realm": "/employees"})
 	if p, err := w.Authenticate(t.Context(), auth.Credentials{Bearer: "odd"}); !errors.Is(err, auth.ErrWrong) {
 		t.Errorf("%+v, %v", p, err)
 	}
-	if r, _ := w.request(); len(r.URL.Query()["member"]) != 1 {
-		t.Errorf("asked for %s", r.URL)
+}
+
+// TestTeamServiceIsAskedForTeamsOnly: what does not depend on a team goes on without the service that knows them, and
+// nobody waits for it. One that refuses the question knows of no team; one that fails fails that push alone.
+func TestTeamServiceIsAskedForTeamsOnly(t *testing.T) {
+	for name, options := range map[string]func(p *provider, o *oauth2.Options){
+		"accounts": func(p *provider, o *oauth2.Options) { o.TeamServiceURL = p.URL },
+		"kio":      func(p *provider, o *oauth2.Options) { o.KioURL = p.URL },
+		"policy":   func(p *provider, o *oauth2.Options) { o.PolicyURL = p.URL },
+	} {
+		for _, status := range []int{400, 401, 403, 404, 410, 429, 500, 503} {
+			t.Run(fmt.Sprint(name, "/", status), func(t *testing.T) {
+				w := newWorld(t, options)
+				w.internal(t, "core/app")
+				var asked atomic.Int64
+				w.breakWith("", func(rw http.ResponseWriter, r *http.Request) {
+					if r.URL.Path == "/tokeninfo" {
+						w.mu.Lock()
+						defer w.mu.Unlock()
+						rw.Header().Set("Content-Type", "application/json")
+						_ = json.NewEncoder(rw).Encode(w.tokens[r.URL.Query().Get("access_token")])
+						return
+					}
+					asked.Add(1)
+					rw.WriteHeader(status)
+				})
+				w.token("own", map[string]any{"uid": "stups_one", "realm": "/services", "scope": []string{"application.write"}})
+				w.token("all", map[string]any{"uid": "stups_all", "realm": "/services", "scope": []string{"application.write_all"}})
+				own, all := w.signIn(t, "own"), w.signIn(t, "all")
+				for what, tt := range map[string]struct {
+					p      auth.Principal
+					action auth.Actions
+				}{"a pull": {own, auth.Pull}, "a pull with write_all": {all, auth.Pull}, "a push with write_all": {all, auth.Push}} {
+					if d, err := w.policy.Action(t.Context(), tt.p, "core/app", tt.action); err != nil || d.Unsure != nil || !d.Actions.Has(tt.action) {
+						t.Errorf("%s: %+v, %v", what, d, err)
+					}
+				}
+				if n := asked.Load(); n != 0 {
+					t.Errorf("the service was asked %d times", n)
+				}
+				d, err := w.policy.Action(t.Context(), own, "core/app", auth.Push)
+				if no := status < 500 && status != 429; err != nil || d.Actions != auth.Pull || no != (d.Unsure == nil) || !no && !errors.Is(d.Unsure, oci.ErrUnavailable) {
+					t.Errorf("a push: %+v, %v", d, err)
+				}
+				if asked.Load() != 1 {
+					t.Errorf("the service was asked %d times for a push", asked.Load())
+				}
+			})
+		}
 	}
 }
 

@@ -17,33 +17,27 @@ import (
 	"berth/oci"
 )
 
-// teamsOf gives the teams of somebody whose token holds, from the claim and from
-// the service that lists them. A service that cannot say is an error, never "no teams".
-func (a *Authenticator) teamsOf(ctx context.Context, token string, u user) (map[string]string, error) {
-	list := u.teams
-	kio := a.o.KioURL != "" && (!a.o.Realms || u.realm == realmServices)
-	if kio || a.o.TeamServiceURL != "" {
-		more, err := a.remembered("user\x00"+u.subject, func() ([]string, time.Duration, error) {
-			ask := a.accounts
-			if kio {
-				ask = a.kio
-			}
-			teams, err := ask(ctx, token, u.name)
-			return teams, teamsFor, err
-		})
-		if err != nil {
-			return nil, fmt.Errorf("the teams of %s: %w", u.name, err)
-		}
-		list = append(slices.Clone(list), more...)
-	}
+// asksTeams reports whether a service has to be asked about the teams of a user. It is asked when a decision
+// depends on a team, and not at the sign-in: pulls, and tokens that may push everywhere, do not need it.
+func (a *Authenticator) asksTeams(u user) bool {
+	return a.o.PolicyURL != "" || a.o.TeamServiceURL != "" || a.asksKio(u)
+}
+
+// asksKio reports whether a user is one of an application.
+func (a *Authenticator) asksKio(u user) bool {
+	return a.o.KioURL != "" && (!a.o.Realms || u.realm == realmServices)
+}
+
+// claimed gives the teams of the claim, which is at hand.
+func claimed(u user) map[string]string {
 	teams := map[string]string{}
-	for _, team := range list {
+	for _, team := range u.teams {
 		// What cannot stand in a repository's name is a team of something else.
 		if _, err := oci.ParseName(team); err == nil && !strings.Contains(team, "/") {
 			teams[team] = metadata.RoleMember
 		}
 	}
-	return teams, nil
+	return teams
 }
 
 // remembered gives an answer of a team service, asking when none still counts.
@@ -72,7 +66,9 @@ func (a *Authenticator) accounts(ctx context.Context, token, name string) ([]str
 	switch {
 	case err != nil:
 		return nil, err
-	case status != http.StatusOK: // also a 404: a service without this path must not look like one that knows no teams
+	case refused(status):
+		return nil, nil
+	case status != http.StatusOK:
 		return nil, statusError(r, status)
 	}
 	var list []struct {
@@ -103,7 +99,7 @@ func (a *Authenticator) kio(ctx context.Context, token, name string) ([]string, 
 	switch {
 	case err != nil:
 		return nil, err
-	case status == http.StatusNotFound:
+	case refused(status):
 		return nil, nil
 	case status != http.StatusOK:
 		return nil, statusError(r, status)
@@ -117,33 +113,57 @@ func (a *Authenticator) kio(ctx context.Context, token, name string) ([]string, 
 	return []string{found.TeamID}, nil
 }
 
-// Role is the third: the policy service says, to the holder of a token, whether it is
-// in one team. A user whose token has not been seen here lately is an
-// auth.ErrShowCredential. See auth.TeamService.
+// Role asks the services whether a user is in a team. A user whose token has not been seen here lately is an
+// auth.ErrShowCredential. See auth.TeamService. One that refuses the question, with a 4xx, knows of no
+// team; one that cannot say is UNAVAILABLE. An answer is believed for some minutes, a "no" for a shorter time.
 func (a *Authenticator) Role(ctx context.Context, p auth.Principal, team string) (string, error) {
-	teams, err := a.remembered("team\x00"+strconv.FormatInt(p.ID, 10)+"\x00"+team, func() ([]string, time.Duration, error) {
-		b, ok := a.bearers.Get(p.ID)
-		if !ok || !a.o.Clock().Before(b.until) {
-			return nil, 0, auth.ErrShowCredential
+	b, ok := a.bearers.Get(p.ID)
+	shown := ok && a.o.Clock().Before(b.until)
+	// One client that hangs up must not fail the others who ask the same.
+	ask := func(question func(context.Context) ([]string, error)) func() ([]string, time.Duration, error) {
+		return func() ([]string, time.Duration, error) {
+			if !shown {
+				return nil, 0, auth.ErrShowCredential
+			}
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.o.Timeout)
+			defer cancel()
+			teams, err := question(ctx)
+			switch {
+			case err != nil:
+				return nil, 0, unavailable(fmt.Errorf("whether %s is in the team %s: %w", p.Name, team, err))
+			case len(teams) == 0:
+				return nil, notTeamFor, nil
+			}
+			return teams, teamsFor, nil
 		}
-		// One client that hangs up must not fail the others who ask the same.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.o.Timeout)
-		defer cancel()
-		in, err := a.member(ctx, b.token, team)
-		switch {
-		case err != nil:
-			return nil, 0, unavailable(fmt.Errorf("whether %s is in the team %s: %w", p.Name, team, err))
-		case !in:
-			return nil, notTeamFor, nil
-		}
-		return []string{team}, teamsFor, nil
-	})
-	if err != nil || len(teams) == 0 {
+	}
+	id := strconv.FormatInt(p.ID, 10)
+	var teams []string
+	var err error
+	switch {
+	case a.o.PolicyURL != "": // the third contract: one team at a time
+		teams, err = a.remembered("team\x00"+id+"\x00"+team, ask(func(ctx context.Context) ([]string, error) {
+			in, err := a.member(ctx, b.token, team)
+			if !in || err != nil {
+				return nil, err
+			}
+			return []string{team}, nil
+		}))
+	default:
+		teams, err = a.remembered("user\x00"+id, ask(func(ctx context.Context) ([]string, error) {
+			if b.kio {
+				return a.kio(ctx, b.token, p.Name)
+			}
+			return a.accounts(ctx, b.token, p.Name)
+		}))
+	}
+	if err != nil || !slices.Contains(teams, team) {
 		return "", err
 	}
 	return metadata.RoleMember, nil
 }
 
+// member is the third contract: the policy service says whether the holder of a token is in one team.
 func (a *Authenticator) member(ctx context.Context, token, team string) (bool, error) {
 	question := map[string]any{"policy": a.o.Policy, "payload": map[string]string{"team": team}}
 	body, err := json.Marshal(question)
@@ -156,8 +176,6 @@ func (a *Authenticator) member(ctx context.Context, token, team string) (bool, e
 		return false, err
 	case status == http.StatusOK:
 		return true, nil
-	case status == http.StatusUnauthorized:
-		return false, auth.ErrShowCredential // the token has ended since
 	case refused(status):
 		return false, nil
 	}

@@ -167,7 +167,7 @@ func testDockitImport(t *testing.T, source, kid string) {
 		t.Error("bob, who was not active, signs in")
 	}
 	policy := auth.NewPolicy(db, auth.PolicyOptions{})
-	decisions, err := policy.ActionsForService(ctx, alice, metadata.Service{}, []string{"team/app", "foo/a/x", "foobar/x", "team/old", "library/x"})
+	decisions, err := policy.ActionsForService(ctx, alice, metadata.Service{}, []string{"team/app", "foo/a/x", "foobar/x", "team/old", "library/x"}, func(string) auth.Actions { return auth.AllActions })
 	if err != nil {
 		t.Fatal(err)
 	}
