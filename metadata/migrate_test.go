@@ -109,7 +109,7 @@ func TestMigrateSteps(t *testing.T) {
 // The tags that a new registry lets move are not given to one that was there before: its policy is its own,
 // also when it is the one that it began with.
 func TestMigrationKeepsTheTagPolicy(t *testing.T) {
-	metadatatest.EachURL(t, func(t *testing.T, url string) {
+	metadatatest.EachEmptyURL(t, func(t *testing.T, url string) {
 		db := open(t, url)
 		all := db.Migrations()
 		before := fstest.MapFS{}
