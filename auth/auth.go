@@ -257,6 +257,9 @@ type Credentials struct {
 	// RemoteAddr is the caller's address, with or without a port. Failures are
 	// counted per name and address.
 	RemoteAddr string
+	// Teams are those in whose repositories something is asked for; none when that is not
+	// known. A job that may act for several teams acts for the one of these.
+	Teams []string
 }
 
 // secret is what must not be seen: the password or the bearer token.

@@ -81,12 +81,15 @@ func (d *Directory) SignIn(ctx context.Context, id Identity) (Principal, error) 
 	case err != nil && !errors.Is(err, oci.ErrNotFound):
 		return Principal{}, fmt.Errorf("reading the user %s of %s: %w", id.Name, id.Provider, err)
 	case err != nil || !same:
+		if err != nil && IsReserved(id.Name) {
+			return Principal{}, Wrongf("%s vouches for %s, but this name is reserved here and no user's", id.Provider, id.Name)
+		}
 		err = d.db.Update(ctx, func(tx *metadata.Tx) (err error) {
 			u, err = tx.PutExternalUser(ctx, e)
 			return err
 		})
 		if errors.Is(err, oci.ErrConflict) {
-			return Principal{}, Wrongf("%s vouches for %s, but this name belongs to another user of this registry: ask an administrator", id.Provider, id.Name)
+			return Principal{}, Wrongf("%s vouches for %s, but this name belongs to another user of this registry, or differs from one in upper and lower case only: ask an administrator", id.Provider, id.Name)
 		}
 		if err != nil {
 			return Principal{}, fmt.Errorf("storing the user %s of %s: %w", id.Name, id.Provider, err)

@@ -80,3 +80,15 @@ func TestDirectory(t *testing.T) {
 		}
 	})
 }
+
+// A provider gives nobody a name that means something else at the sign-in.
+func TestReservedNamesOfProviders(t *testing.T) {
+	metadatatest.Each(t, func(t *testing.T, db *metadata.DB) {
+		d := NewDirectory(db, nil, nil)
+		for _, name := range []string{"oidc", "Token", "oauth2"} {
+			if p, err := d.SignIn(t.Context(), Identity{Provider: "ldap", Subject: name, Name: name}); !errors.Is(err, ErrWrong) {
+				t.Errorf("%s: %v, %v", name, p, err)
+			}
+		}
+	})
+}

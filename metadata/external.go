@@ -62,7 +62,7 @@ func (tx *Tx) ExternalUserOf(ctx context.Context, e ExternalUser) (u User, same 
 
 // PutExternalUser stores what a provider says of a user, who is made at the first
 // sign-in. What it said before is forgotten: a membership that it does not name
-// any more is gone. It returns CONFLICT when the name is that of somebody else.
+// any more is gone. It returns CONFLICT when the name is that of somebody else, or looks like it.
 func (tx *Tx) PutExternalUser(ctx context.Context, e ExternalUser) (User, error) {
 	u, err := scanUser(tx.row(ctx, `
 		UPDATE users SET provider_admin = $3, seen_at = $4 WHERE source = $1 AND subject = $2 RETURNING `+userColumns,
@@ -74,6 +74,9 @@ func (tx *Tx) PutExternalUser(ctx context.Context, e ExternalUser) (User, error)
 			e.Name, e.Source, e.Subject, e.Admin, micros(tx.now)).Scan)
 	}
 	if errors.Is(err, sql.ErrNoRows) {
+		if err := tx.checkLookAlike(ctx, e.Name); err != nil {
+			return User{}, err
+		}
 		u, err = scanUser(tx.row(ctx, `
 			INSERT INTO users (name, source, subject, provider_admin, seen_at, created_at, updated_at)
 			VALUES ($1, $2, $3, $4, $5, $5, $5)

@@ -142,6 +142,12 @@ func (tx *Tx) changeGrant(ctx context.Context, to Grantee, pattern, actor string
 	if err != nil {
 		return g, false, err
 	}
+	// A team that is being deleted takes its grants along, and this one with them.
+	if team := PatternTeam(pattern); team != "" {
+		if err := tx.each(ctx, func(*sql.Rows) error { return nil }, `SELECT id FROM teams WHERE name = $1`+tx.db.dialect.forUpdate(), team); err != nil {
+			return g, false, err
+		}
+	}
 	var before string
 	err = tx.row(ctx, `SELECT actions FROM grants WHERE `+column+` = $1 AND pattern = $2`, id, pattern).Scan(&before)
 	if created = errors.Is(err, sql.ErrNoRows); created {

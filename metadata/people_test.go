@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -418,5 +419,54 @@ func TestProviderTakesOverImportedUser(t *testing.T) {
 		}
 		_, err = put("ldap", "s2", "john.doe")
 		wantErr(t, err, oci.ErrConflict)
+	})
+}
+
+// A name that differs from another user's in case only is taken: for a user of ours, and for
+// one whom a provider vouches for.
+func TestLookAlikeNames(t *testing.T) {
+	metadatatest.Each(t, func(t *testing.T, db *metadata.DB) {
+		make := func(name string) error {
+			return db.Update(t.Context(), func(tx *metadata.Tx) error {
+				_, err := tx.CreateUser(t.Context(), metadata.User{Name: name, Role: metadata.RoleUser})
+				return err
+			})
+		}
+		vouch := func(name, subject string) error {
+			return db.Update(t.Context(), func(tx *metadata.Tx) error {
+				_, err := tx.PutExternalUser(t.Context(), metadata.ExternalUser{Source: "ldap", Subject: subject, Name: name})
+				return err
+			})
+		}
+		for _, err := range []error{make("admin"), vouch("Bob", "1"), vouch("bobby", "2"), vouch("Bob", "1")} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		for what, err := range map[string]error{
+			"Admin from a provider": vouch("Admin", "3"), "Admin of ours": make("Admin"), "ADMIN": make("ADMIN"), "bob beside Bob": make("bob"), "bOB from a provider": vouch("bOB", "4"),
+		} {
+			if !errors.Is(err, oci.ErrConflict) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+	})
+}
+
+// The name of a service is a word: no audience of ours looks like one.
+func TestServiceNames(t *testing.T) {
+	metadatatest.Each(t, func(t *testing.T, db *metadata.DB) {
+		for name, good := range map[string]bool{
+			"registry.example.com": true, "registry.example.com:5000": true, "token-service": true,
+			"": false, "refresh registry.example.com": false, "a b": false, " ": false, "a\tb": false, "a\nb": false, `a"b`: false, "a,b": false, "ä": false, `a\b`: false, strings.Repeat("x", 256): false,
+		} {
+			err := db.Update(t.Context(), func(tx *metadata.Tx) error {
+				_, _, err := tx.PutService(t.Context(), metadata.Service{Name: name, Issuer: "x", TokenTTL: time.Minute, Algorithm: "ES256"})
+				return err
+			})
+			if good && err != nil || !good && !errors.Is(err, oci.ErrInvalid) {
+				t.Errorf("%q: %v", name, err)
+			}
+		}
 	})
 }

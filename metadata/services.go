@@ -3,6 +3,7 @@ package metadata
 import (
 	"context"
 	"database/sql"
+	"regexp"
 	"time"
 
 	"berth/oci"
@@ -55,9 +56,17 @@ func (tx *Tx) LockService(ctx context.Context, name string) (Service, error) {
 	return s, notFound(err, errServiceUnknown(name))
 }
 
+// serviceName is what a challenge of the protocol can carry (RFC 9110, section 11.2). No
+// name has a space: the audience of refresh tokens does.
+var serviceName = regexp.MustCompile(`^[!#-+\--\[\]-~]{1,255}$`)
+
 // PutService makes a service or changes the one of this name, and reports
 // whether it made it. When its tokens are to live longer, so do the keys that verify them.
+// The error is an INVALID for a name that is none.
 func (tx *Tx) PutService(ctx context.Context, s Service) (put Service, made bool, err error) {
+	if !serviceName.MatchString(s.Name) {
+		return s, false, oci.Errorf(oci.CodeInvalid, "the service name %.260q is not valid: use 1 to 255 visible ASCII characters without spaces, quotes and commas, as they stand in the registry's setting", s.Name)
+	}
 	n, err := tx.exec(ctx, `
 		INSERT INTO services (name, issuer, token_ttl, algorithm, anonymous_pull, refresh_tokens, created_at, updated_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $7)

@@ -3,6 +3,8 @@ package metadata
 import (
 	"context"
 	"database/sql"
+	"fmt"
+	"strings"
 	"time"
 
 	"berth/oci"
@@ -100,13 +102,76 @@ func (tx *Tx) SetTeamVisibility(ctx context.Context, name, visibility string) er
 	return err
 }
 
-// DeleteTeam removes a team with its memberships and robots; its repositories
-// stay, in the care of the admins. It returns NOT_FOUND.
+// NamesTeam is what names a team without being a row of it. A right among it would reach
+// the next team of that name.
+type NamesTeam struct {
+	Grants   []Grant   // on patterns that lie in the team
+	Denials  []string  // on such patterns, or of the team's robots
+	Accounts []Account // that may do something in the team alone
+	Services []string  // that let everybody pull in the namespace of that name
+	Quota    bool
+}
+
+// NamesTeam finds what names a team.
+func (tx *Tx) NamesTeam(ctx context.Context, team string) (n NamesTeam, err error) {
+	const inTeam = ` = $1 OR substr(%[1]s, 1, length($1) + 1) = $1 || '/'`
+	within := func(column string) string { return "(" + column + fmt.Sprintf(inTeam, column) + ")" }
+	n.Grants, err = list(ctx, tx, func(rows *sql.Rows) (Grant, error) { return scanGrant(rows.Scan) },
+		`SELECT `+grantColumns+` WHERE g.team = $1 ORDER BY g.id`, team)
+	if err != nil {
+		return n, err
+	}
+	denials, _, err := tx.AllDenials(ctx)
+	if err != nil {
+		return n, err
+	}
+	for _, d := range denials {
+		if whose, _, robot := strings.Cut(d.Principal, "+"); PatternTeam(d.Repository) == team || robot && whose == team {
+			n.Denials = append(n.Denials, d.Name)
+		}
+	}
+	n.Accounts, err = list(ctx, tx, scanAccount, `SELECT `+accountColumns+` WHERE `+within("repositories")+` ORDER BY account, role`, team)
+	if err != nil {
+		return n, err
+	}
+	n.Services, err = list(ctx, tx, scanString, `SELECT name FROM services WHERE `+within("anonymous_pull")+` ORDER BY name`, team)
+	if err != nil {
+		return n, err
+	}
+	return n, tx.row(ctx, `SELECT EXISTS (SELECT 1 FROM team_quotas WHERE team = $1)`, team).Scan(&n.Quota)
+}
+
+// DeleteTeam removes a team with all that names it: memberships, robots, trust policies,
+// retention, quota, grants, denials and accounts' rights on patterns that lie in the team,
+// and what providers said of it. Its repositories stay, in the care of the admins. It
+// returns NOT_FOUND, or CONFLICT when a service lets everybody pull there.
 func (tx *Tx) DeleteTeam(ctx context.Context, name string) error {
+	named, err := tx.NamesTeam(ctx, name)
+	if err != nil {
+		return err
+	}
+	if len(named.Services) > 0 {
+		return oci.Errorf(oci.CodeConflict, "the service %s lets everybody pull from the team %s: change what it lets everybody pull, or delete it, first", strings.Join(named.Services, ", "), name)
+	}
 	var policy sql.NullInt64
-	err := tx.row(ctx, `DELETE FROM teams WHERE name = $1 RETURNING tag_policy_id`, name).Scan(&policy)
+	err = tx.row(ctx, `DELETE FROM teams WHERE name = $1 RETURNING tag_policy_id`, name).Scan(&policy)
 	if err != nil {
 		return notFound(err, errTeamUnknown(name))
+	}
+	for _, table := range []string{"grants", "provider_teams", "team_quotas"} {
+		if _, err := tx.exec(ctx, `DELETE FROM `+table+` WHERE team = $1`, name); err != nil {
+			return err
+		}
+	}
+	for _, d := range named.Denials {
+		if err := tx.DeleteDenial(ctx, d); err != nil {
+			return err
+		}
+	}
+	for _, a := range named.Accounts {
+		if err := tx.DeleteAccount(ctx, a.Account, a.Role); err != nil {
+			return err
+		}
 	}
 	if err := tx.reviewUntagged(ctx); err != nil || !policy.Valid { // its policy has gone with it
 		return err

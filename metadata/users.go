@@ -53,13 +53,35 @@ func errUserUnknown(name string) *oci.Error {
 
 // CreateUser makes a user, or returns CONFLICT when the name is taken. A user with the
 // Source of a provider and no Subject is taken over at the first sign-in by that provider.
+// A name that differs from another user's in upper and lower case only is taken, too:
+// nobody shall be mistaken for somebody else.
 func (tx *Tx) CreateUser(ctx context.Context, u User) (User, error) {
+	if err := tx.checkLookAlike(ctx, u.Name); err != nil {
+		return User{}, err
+	}
 	made, err := scanUser(tx.row(ctx, `
 		INSERT INTO users (name, password_hash, role, disabled, created_at, updated_at, source)
 		VALUES ($1, $2, $3, $4, $5, $5, $6)
 		ON CONFLICT (name) DO NOTHING
 		RETURNING `+userColumns, u.Name, u.PasswordHash, u.Role, u.Disabled, micros(tx.now), cmp.Or(u.Source, SourceLocal)).Scan)
 	return made, notFound(err, oci.Errorf(oci.CodeConflict, "the user %s exists already", u.Name))
+}
+
+// checkLookAlike returns CONFLICT when a user has a name that differs in case only. Until
+// the transaction ends nobody else makes one.
+func (tx *Tx) checkLookAlike(ctx context.Context, name string) error {
+	if err := tx.db.dialect.lockTable(ctx, tx, "users"); err != nil {
+		return err
+	}
+	var other string
+	err := tx.row(ctx, `SELECT name FROM users WHERE lower(name) = lower($1) AND name <> $1 LIMIT 1`, name).Scan(&other)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return oci.Errorf(oci.CodeConflict, "the user name %s differs from that of the user %s in upper and lower case only: choose another one", name, other)
 }
 
 // CreateFirstAdmin makes the first user, an admin, and reports whether it did:

@@ -448,6 +448,9 @@ func credentials(scheme, value string) (auth.Credentials, error) {
 // too often, cannot say now.
 func (s *Server) signIn(ex *exchange, r *http.Request, cred auth.Credentials) (identity, error) {
 	cred.RemoteAddr = ex.remote
+	if cred.Teams = teamsOf(r); len(cred.Teams) == 0 && ex.repository != "" {
+		cred.Teams = []string{oci.Team(ex.repository)}
+	}
 	if ex.tried = cred.Username; auth.LooksLikeSecret(ex.tried) || auth.LooksLikeJWT(ex.tried) {
 		ex.tried = "***" // a token in the wrong place, as some programs put it, is a secret all the same
 	}

@@ -48,6 +48,13 @@ func (s *Server) auditRefusal(ex *exchange, r *http.Request) {
 			}
 		}
 		why["message"] = shorten(auth.MaskSecrets(refused.Message))
+	case r.Method == http.MethodDelete && errors.Is(ex.cause, oci.ErrTagImmutable):
+		// Somebody who may delete met a seal, which nobody may break.
+		why["rule"] = "tag-policy"
+		var refused *oci.Error
+		if errors.As(ex.cause, &refused) {
+			why["message"] = shorten(auth.MaskSecrets(refused.Message))
+		}
 	default:
 		return
 	}

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"net/http"
@@ -38,6 +39,10 @@ func TestRefusalsAreRecorded(t *testing.T) {
 	log := &recorder{}
 	w := small(t, func(_ *world, o *Options) { o.Audit = log.record })
 	w.pushImage("mo", "team/app", "1.0")
+	w.pushImage("mo", "team/sealed", "1.0")
+	w.update(func(ctx context.Context, tx *metadata.Tx) error {
+		return tx.SetRepositoryTagPolicy(ctx, "team/sealed", &metadata.TagPolicy{Mode: metadata.Sealed})
+	})
 	w.token(metadata.Token{Kind: metadata.RobotToken, Name: "cluster", Team: "team", Actions: []string{"pull"}, CIDRs: []string{"10.0.0.0/8"}})
 	w.accounts["ghost"] = "secret-of-ghost"
 	w.accounts["mia2"] = w.accounts["mia"]
@@ -63,6 +68,9 @@ func TestRefusalsAreRecorded(t *testing.T) {
 		{"stranger pulls", "GET", "/v2/team/app/manifests/1.0", "fred", 403, "pull refused fred not-a-member"},
 		{"member deletes", "DELETE", "/v2/team/app/manifests/1.0", "mo", 403, "delete refused mo team-member"},
 		{"from another network", "GET", "/v2/", "token:cluster", 401, "signIn refused team+cluster token-network"},
+		{"the keeper deletes what is sealed", "DELETE", "/v2/team/sealed/manifests/1.0", "mia", 409, "delete refused mia tag-policy"},
+		{"d.ims.io deletes what is sealed", "DELETE", "/repository/team/sealed/image/1.0", "mia", 409, "delete refused mia tag-policy"},
+		{"d.ims.io deletes all that is sealed", "DELETE", "/repository/team/sealed", "mia", 409, "admin refused mia tag-policy"},
 		{"not found", "GET", "/v2/team/app/manifests/none", "mo", 404, ""},
 	} {
 		w.do(tt.method, tt.path, tt.as, nil, "User-Agent", "test").want(t, tt.status)

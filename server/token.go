@@ -226,6 +226,25 @@ func (s *Server) grant(ex *exchange, r *http.Request, scopes []string, refresh b
 	return s.answerToken(ex, r, issued{raw, s.service, access, now, expires}, refresh)
 }
 
+// teamsOf names the teams of the repositories that the token endpoint is asked about.
+func teamsOf(r *http.Request) (teams []string) {
+	if r.URL.Path != "/token" {
+		return nil
+	}
+	params := r.URL.Query()["scope"]
+	if r.Method == http.MethodPost {
+		params = r.PostForm["scope"]
+	}
+	asked, err := parseScopes(params)
+	if err != nil {
+		return nil // and refused for it later
+	}
+	for _, name := range repositoriesOf(asked) {
+		teams = append(teams, oci.Team(name))
+	}
+	return teams
+}
+
 // repositoriesOf names the repositories that scopes are about.
 func repositoriesOf(asked []scope) (names []string) {
 	for _, sc := range asked {

@@ -24,12 +24,15 @@ var provenance = []string{
 // touchEvery is how exact the time of a trust policy's last use is.
 const touchEvery = time.Minute
 
-// job signs a workload in by the trust policies of its issuer. When several match,
-// the one decides whose robot the user name says (team+robot), else the oldest: a
-// policy that somebody makes later takes nothing from those before.
+// job signs a workload in by the trust policies of its issuer. When several match, the
+// user name may say whose robot it is (team+robot). Else the policies of the teams count
+// in whose repositories something is asked for, when there are some, and of one team the
+// oldest: a policy that somebody makes later takes nothing from those before. Policies of
+// several teams are ambiguous, and refused: no team gets the jobs of another by a policy
+// of its own.
 //
 // A token may be shown several times while it lives; its jti is kept for the audit log.
-func (a *Authenticator) job(ctx context.Context, t *verified, username string) (auth.Principal, error) {
+func (a *Authenticator) job(ctx context.Context, t *verified, c auth.Credentials) (auth.Principal, error) {
 	if t.typ != "" && !strings.EqualFold(t.typ, "JWT") && !strings.EqualFold(t.typ, "at+jwt") {
 		return auth.Principal{}, auth.Wrongf("the token of %s is not one of a workload: its type is %.40q", t.issuer, t.typ)
 	}
@@ -38,26 +41,32 @@ func (a *Authenticator) job(ctx context.Context, t *verified, username string) (
 		return auth.Principal{}, auth.Wrongf("the token of %s is for more than %d audiences", t.issuer, maxAudiences)
 	}
 	var (
-		p      auth.Principal
-		policy metadata.TrustPolicy
+		chosen jobPolicies
 		asked  bool
 	)
-	named := strings.Contains(username, "+")
+	named := strings.Contains(c.Username, "+")
 	err := a.options.DB.View(ctx, func(tx *metadata.Tx) error {
-		p, policy, asked = auth.Principal{}, metadata.TrustPolicy{}, false
+		chosen, asked = jobPolicies{teams: c.Teams}, false
 		return tx.EachTrustPolicy(ctx, t.issuer, audience, func(candidate metadata.TrustPolicy) bool {
 			asked = true
-			is, ok := auth.TrustPrincipal(candidate, t.claims.values)
+			p, ok := auth.TrustPrincipal(candidate, t.claims.values)
 			if !ok {
 				return true
 			}
-			if wanted := named && is.String() == username; wanted || policy.ID == 0 {
-				p, policy = is, candidate
-				return named && !wanted
+			if named && p.String() == c.Username {
+				chosen = jobPolicies{found: []jobPolicy{{p, candidate}}}
+				return false
 			}
+			chosen.add(jobPolicy{p, candidate})
 			return true
 		})
 	})
+	if err == nil && len(chosen.found) > 1 {
+		one, other := chosen.found[0], chosen.found[1]
+		return auth.Principal{}, auth.Wrongf("the trust policies %s of the team %s and %s of the team %s both match this token: sign in with the user name %s or %s, or ask an administrator whose jobs these are (berth trust issuer add --owner)",
+			one.policy.Name, one.policy.Team, other.policy.Name, other.policy.Team, one.principal, other.principal)
+	}
+	p, policy := chosen.only()
 	switch {
 	case err != nil:
 		return auth.Principal{}, fmt.Errorf("reading the trust policies of %s: %w", t.issuer, err)
@@ -73,6 +82,40 @@ func (a *Authenticator) job(ctx context.Context, t *verified, username string) (
 	}
 	a.touch(ctx, policy)
 	return p, nil
+}
+
+// jobPolicy is a trust policy that matches a token, and who its holder is by it.
+type jobPolicy struct {
+	principal auth.Principal
+	policy    metadata.TrustPolicy
+}
+
+// jobPolicies are the policies that match a token and of which one decides: the oldest of
+// each team, and only those of the teams that are asked about when there are any.
+type jobPolicies struct {
+	teams []string // that are asked about
+	found []jobPolicy
+	asked bool // found are of these teams
+}
+
+func (j *jobPolicies) add(p jobPolicy) {
+	switch asked := slices.Contains(j.teams, p.policy.Team); {
+	case asked && !j.asked:
+		j.found, j.asked = nil, true
+	case j.asked && !asked:
+		return
+	}
+	if !slices.ContainsFunc(j.found, func(f jobPolicy) bool { return f.policy.TeamID == p.policy.TeamID }) {
+		j.found = append(j.found, p)
+	}
+}
+
+// only is the one policy that is left, or one with ID 0.
+func (j *jobPolicies) only() (p auth.Principal, policy metadata.TrustPolicy) {
+	if len(j.found) == 1 {
+		return j.found[0].principal, j.found[0].policy
+	}
+	return p, policy
 }
 
 // touch notes the use of a policy, for people who clean up: that it fails is no

@@ -196,32 +196,49 @@ func TestJobs(t *testing.T) {
 	})
 }
 
-// TestWhichPolicy: the oldest that matches decides, or the one that the user
-// name asks for; what another team adds takes nothing away.
+// TestWhichPolicy: the policy of the team that is asked about decides, or the one that the
+// user name asks for, and of one team the oldest. What another team adds takes nothing
+// away, and makes no job into its own.
 func TestWhichPolicy(t *testing.T) {
 	metadatatest.Each(t, func(t *testing.T, db *metadata.DB) {
 		tr := newTrust(t, db)
 		a := open(t, db, oidc.Options{TrustedIssuers: []string{tr.h.URL}})
-		is := func(username string) string {
+		is := func(username string, teams ...string) string {
 			t.Helper()
-			p, err := a.Authenticate(t.Context(), auth.Credentials{Username: username, Password: tr.h.token(github)})
-			if err != nil {
+			p, err := a.Authenticate(t.Context(), auth.Credentials{Username: username, Password: tr.h.token(github), Teams: teams})
+			switch {
+			case errors.Is(err, auth.ErrWrong):
+				for _, want := range []string{"core+ci", "web+ci", "the team core", "the team web"} {
+					if !strings.Contains(auth.WrongReason(err), want) {
+						t.Errorf("%s is not in %q", want, auth.WrongReason(err))
+					}
+				}
+				return "refused"
+			case err != nil:
 				t.Fatal(err)
 			}
 			return p.String()
 		}
 		here := map[string]string{"repository": "acme/app"}
 		tr.policy("web", "elsewhere", map[string]string{"repository": "acme/web"}, nil)
+		tr.policy("web", "a", here, nil) // the first that matches, before core's own
 		tr.policy("core", "b", here, nil)
-		tr.policy("web", "a", here, nil)
 		tr.policy("core", "release", here, func(p *metadata.TrustPolicy) { p.Robot = "release" })
 		tr.policy("core", "b", map[string]string{"repository": "acme/*"}, nil) // a change keeps its place
 		for username, want := range map[string]string{
-			"": "core+ci", "x": "core+ci", "core+ci": "core+ci", "web+ci": "web+ci", "core+release": "core+release",
-			"web+release": "core+ci", // nobody's: the oldest
+			"core+ci": "core+ci", "web+ci": "web+ci", "core+release": "core+release",
+			"": "refused", "x": "refused", "web+release": "refused", // nobody's
 		} {
 			if got := is(username); got != want {
 				t.Errorf("as %q the job is %s, want %s", username, got, want)
+			}
+		}
+		for _, tt := range []struct{ username, teams, want string }{
+			{"", "core", "core+ci"}, {"oidc", "core", "core+ci"}, {"oidc", "web", "web+ci"}, {"core+release", "web", "core+release"},
+			{"oidc", "third", "refused"}, {"oidc", "core web", "refused"}, {"oidc", "core third", "core+ci"}, {"web+release", "core", "core+ci"},
+		} {
+			if got := is(tt.username, strings.Fields(tt.teams)...); got != tt.want {
+				t.Errorf("as %q for %q the job is %s, want %s", tt.username, tt.teams, got, tt.want)
 			}
 		}
 		// More than one page of policies.

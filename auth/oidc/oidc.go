@@ -166,7 +166,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, c auth.Credentials) (a
 		return a.person(ctx, t)
 	}
 	if jobs {
-		return a.job(ctx, t, c.Username)
+		return a.job(ctx, t, c)
 	}
 	return auth.Principal{}, auth.Wrongf("the token is for the audience %s, and here it has to be %s", quoted(t.audience), quoted(a.options.People.audiences()))
 }

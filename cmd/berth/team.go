@@ -152,7 +152,7 @@ func newTeamDeleteCommand(r *remote) *cobra.Command {
 		Example: `  berth team delete core --yes`,
 		Args:    arguments(nameOf("team")),
 		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-			if err := r.confirm(cmd, "This deletes the team "+args[0]+" with its memberships and robots."); err != nil {
+			if err := r.confirm(cmd, "This deletes the team "+args[0]+" with its memberships, robots, trust policies and quota, and the grants and denials on its repositories."); err != nil {
 				return err
 			}
 			if err := done(s.DeleteTeamWithResponse(cmd.Context(), args[0], &api.DeleteTeamParams{})); err != nil {
