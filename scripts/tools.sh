@@ -49,6 +49,8 @@ chromium   chromium
 nginx      nginx
 node       nodejs
 npm        npm
+pgbouncer  pgbouncer
+strace     strace
 '
 
 # name, directory of its package.json and package-lock.json

@@ -128,22 +128,44 @@ func MinIOServer() (S3, error) {
 }
 
 func startMinIO() (string, error) {
-	bin, err := lookTool("minio")
-	if err != nil {
-		return "", err
-	}
 	tmp, err := tempDir()
 	if err != nil {
 		return "", err
 	}
+	addr, p, err := runMinIO(tmp)
+	if err == nil {
+		shared.stops = append(shared.stops, func() { _ = p.Stop(syscall.SIGKILL) })
+	}
+	return addr, err
+}
+
+// StartMinIO starts a MinIO of the test's own, to be stopped and broken, with a bucket. It ends with the test.
+func StartMinIO(t testing.TB) (S3, *Process) {
+	t.Helper()
+	addr, p, err := runMinIO(t.TempDir())
+	require(t, err)
+	t.Cleanup(func() { _ = p.Stop(syscall.SIGKILL) })
+	s := S3{Endpoint: "http://" + addr, AccessKey: minioUser, SecretKey: minioPassword, Bucket: "berth-test"}
+	c, err := s.client()
+	require(t, err)
+	require(t, c.MakeBucket(t.Context(), s.Bucket, minio.MakeBucketOptions{Region: "us-east-1"}))
+	return s, p
+}
+
+// runMinIO starts a MinIO on a free port with its data in the directory.
+func runMinIO(tmp string) (string, *Process, error) {
+	bin, err := lookTool("minio")
+	if err != nil {
+		return "", nil, err
+	}
 	for range 5 { // another process may take the port before MinIO does
 		addr, err := FreePort()
 		if err != nil {
-			return "", err
+			return "", nil, err
 		}
 		log, err := os.Create(filepath.Join(tmp, "minio.log"))
 		if err != nil {
-			return "", err
+			return "", nil, err
 		}
 		cmd := exec.Command(bin, "server", "--quiet", "--address", addr, filepath.Join(tmp, "minio"))
 		cmd.Env = []string{
@@ -155,7 +177,7 @@ func startMinIO() (string, error) {
 		p, err := Start(cmd, syscall.SIGKILL)
 		log.Close()
 		if err != nil {
-			return "", err
+			return "", nil, err
 		}
 		err = await(p, func(ctx context.Context) error {
 			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/minio/health/ready", nil)
@@ -173,16 +195,15 @@ func startMinIO() (string, error) {
 			return nil
 		})
 		if err == nil {
-			shared.stops = append(shared.stops, func() { _ = p.Stop(syscall.SIGKILL) })
-			return addr, nil
+			return addr, p, nil
 		}
 		_ = p.Stop(syscall.SIGKILL)
 		text, _ := os.ReadFile(log.Name())
 		if !strings.Contains(string(text), "address already in use") && !strings.Contains(string(text), "port is already in use") {
-			return "", fmt.Errorf("starting MinIO: %w\n%s", err, text)
+			return "", nil, fmt.Errorf("starting MinIO: %w\n%s", err, text)
 		}
 	}
-	return "", fmt.Errorf("starting MinIO: found no free port")
+	return "", nil, fmt.Errorf("starting MinIO: found no free port")
 }
 
 // A line of MinIO's metrics for one bucket; the v3 endpoint answers without a cache.

@@ -155,7 +155,32 @@ func PostgresServer() (string, error) {
 }
 
 func startPostgres() (string, error) {
-	bin, err := postgresBin()
+	dir, err := postgresDir()
+	if err != nil {
+		return "", err
+	}
+	c, err := newPostgresCluster(dir)
+	if err != nil {
+		return "", err
+	}
+	if err := c.init(); err != nil {
+		return "", err
+	}
+	// Nothing here outlives the machine, so nothing waits for the disk.
+	if err := c.start(syscall.SIGQUIT, "fsync=off", "full_page_writes=off", "max_connections=1000", "shared_buffers=64MB"); err != nil {
+		return "", err
+	}
+	shared.stops = append(shared.stops, func() { _ = c.Process.Stop(syscall.SIGQUIT) })
+	return c.Addr, nil
+}
+
+// postgresDir makes a directory of this process's own for a cluster.
+func postgresDir() (string, error) {
+	tmp, err := tempDir()
+	if err != nil {
+		return "", err
+	}
+	dir, err := os.MkdirTemp(tmp, "postgres-*")
 	if err != nil {
 		return "", err
 	}
@@ -163,69 +188,183 @@ func startPostgres() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	tmp, err := tempDir()
-	if err != nil {
-		return "", err
-	}
-	dir := filepath.Join(tmp, "postgres")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return "", err
-	}
 	if owner != nil {
-		if err := os.Chown(dir, int(owner.Uid), int(owner.Gid)); err != nil {
-			return "", err
+		err = os.Chown(dir, int(owner.Uid), int(owner.Gid))
+	}
+	return dir, err
+}
+
+// A PostgresCluster is a Postgres of one test's own, to be stopped, broken and followed by another one.
+type PostgresCluster struct {
+	Addr    string   // host:port
+	Process *Process // the running server
+
+	dir      string // with the directory data, and the log
+	bin      string
+	owner    *syscall.Credential
+	settings []string
+}
+
+func newPostgresCluster(dir string) (*PostgresCluster, error) {
+	bin, err := postgresBin()
+	if err != nil {
+		return nil, err
+	}
+	owner, err := postgresUser()
+	if err != nil {
+		return nil, err
+	}
+	return &PostgresCluster{dir: dir, bin: bin, owner: owner}, nil
+}
+
+// StartPostgres starts a Postgres of the test's own, with settings such as "wal_level=replica". It
+// ends with the test.
+func StartPostgres(t testing.TB, settings ...string) *PostgresCluster {
+	t.Helper()
+	return startCluster(t, (*PostgresCluster).init, settings)
+}
+
+// StartStandby starts a Postgres that follows this one, by streaming replication, under the
+// name of a standby as in synchronous_standby_names.
+func (c *PostgresCluster) StartStandby(t testing.TB, name string, settings ...string) *PostgresCluster {
+	t.Helper()
+	host, port, _ := net.SplitHostPort(c.Addr)
+	return startCluster(t, func(standby *PostgresCluster) error {
+		return standby.run("pg_basebackup", "-D", standby.data(), "-X", "stream", "-c", "fast", "-R",
+			"-d", fmt.Sprintf("host=%s port=%s user=postgres application_name=%s", host, port, name))
+	}, settings)
+}
+
+func startCluster(t testing.TB, fill func(*PostgresCluster) error, settings []string) *PostgresCluster {
+	t.Helper()
+	dir, err := postgresDir()
+	require(t, err)
+	c, err := newPostgresCluster(dir)
+	require(t, err)
+	require(t, fill(c))
+	require(t, c.start(syscall.SIGKILL, slices.Concat([]string{"shared_buffers=32MB", "max_connections=200"}, settings)...))
+	t.Cleanup(func() {
+		_ = c.Process.Thaw()
+		_ = c.Process.Stop(syscall.SIGQUIT)
+		if t.Failed() {
+			text, _ := os.ReadFile(c.logName())
+			t.Logf("the log of Postgres at %s:\n%s", c.Addr, text)
+		}
+		_ = os.RemoveAll(c.dir)
+	})
+	return c
+}
+
+// URL leads to the database postgres, as a superuser.
+func (c *PostgresCluster) URL() string {
+	return "postgres://postgres@" + c.Addr + "/postgres?sslmode=disable"
+}
+
+// Exec runs statements one after the other, as a superuser.
+func (c *PostgresCluster) Exec(t testing.TB, statements ...string) {
+	t.Helper()
+	PostgresExec(t, c.URL(), statements...)
+}
+
+// PostgresExec runs statements one after the other in one session.
+func PostgresExec(t testing.TB, database string, statements ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, database)
+	if err != nil {
+		t.Fatalf("connecting to Postgres: %v", err)
+	}
+	defer conn.Close(ctx)
+	for _, statement := range statements {
+		if _, err := conn.Exec(ctx, statement); err != nil {
+			t.Fatalf("%s: %v", statement, err)
 		}
 	}
-	command := func(name string, args ...string) *exec.Cmd {
-		cmd := exec.Command(filepath.Join(bin, name), args...)
-		cmd.Dir = "/"
-		cmd.Env = []string{"PATH=" + bin + ":/usr/bin:/bin", "LC_ALL=C", "TZ=UTC"}
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: owner}
-		return cmd
+}
+
+// Restart starts a server that has ended, on the same port.
+func (c *PostgresCluster) Restart(t testing.TB) {
+	t.Helper()
+	<-c.Process.Done()
+	require(t, c.startAt(syscall.SIGKILL, c.Addr))
+}
+
+// Kill ends the server and all its processes at once, as a power failure does.
+func (c *PostgresCluster) Kill() {
+	_ = c.Process.signalTree(syscall.SIGKILL)
+	<-c.Process.Done()
+}
+
+func (c *PostgresCluster) data() string    { return filepath.Join(c.dir, "data") }
+func (c *PostgresCluster) logName() string { return filepath.Join(c.dir, "log") }
+
+func (c *PostgresCluster) command(name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(filepath.Join(c.bin, name), args...)
+	cmd.Dir = "/"
+	cmd.Env = []string{"PATH=" + c.bin + ":/usr/bin:/bin", "LC_ALL=C", "TZ=UTC"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: c.owner}
+	return cmd
+}
+
+func (c *PostgresCluster) run(name string, args ...string) error {
+	if out, err := c.command(name, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", name, err, out)
 	}
-	data := filepath.Join(dir, "data")
-	initdb := command("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N")
-	if out, err := initdb.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("initdb: %w\n%s", err, out)
-	}
+	return nil
+}
+
+func (c *PostgresCluster) init() error {
+	return c.run("initdb", "-D", c.data(), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N")
+}
+
+// start runs the server on a free port. death is what it gets when this process dies.
+func (c *PostgresCluster) start(death syscall.Signal, settings ...string) error {
+	c.settings = settings
 	for range 5 { // another process may take the port before Postgres does
 		addr, err := FreePort()
 		if err != nil {
-			return "", err
-		}
-		_, port, _ := net.SplitHostPort(addr)
-		log, err := os.Create(filepath.Join(tmp, "postgres.log"))
-		if err != nil {
-			return "", err
-		}
-		// Nothing here outlives the machine, so nothing waits for the disk.
-		cmd := command("postgres", "-D", data, "-h", "127.0.0.1", "-p", port, "-k", "",
-			"-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=1000", "-c", "shared_buffers=64MB")
-		cmd.Stdout, cmd.Stderr = log, log
-		p, err := Start(cmd, syscall.SIGQUIT)
-		log.Close()
-		if err != nil {
-			return "", err
-		}
-		url := "postgres://postgres@" + addr + "/postgres?sslmode=disable"
-		err = await(p, func(ctx context.Context) error {
-			conn, err := pgx.Connect(ctx, url)
-			if err == nil {
-				err = conn.Close(ctx)
-			}
 			return err
-		})
-		if err == nil {
-			shared.stops = append(shared.stops, func() { _ = p.Stop(syscall.SIGQUIT) })
-			return addr, nil
 		}
-		_ = p.Stop(syscall.SIGQUIT)
-		text, _ := os.ReadFile(log.Name())
-		if !strings.Contains(string(text), "Address already in use") {
-			return "", fmt.Errorf("starting Postgres: %w\n%s", err, text)
+		if err = c.startAt(death, addr); err == nil || !strings.Contains(err.Error(), "Address already in use") {
+			return err
 		}
 	}
-	return "", fmt.Errorf("starting Postgres: found no free port")
+	return fmt.Errorf("starting Postgres: found no free port")
+}
+
+func (c *PostgresCluster) startAt(death syscall.Signal, addr string) error {
+	_, port, _ := net.SplitHostPort(addr)
+	log, err := os.OpenFile(c.logName(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	args := []string{"-D", c.data(), "-h", "127.0.0.1", "-p", port, "-k", ""}
+	for _, setting := range c.settings {
+		args = append(args, "-c", setting)
+	}
+	cmd := c.command("postgres", args...)
+	cmd.Stdout, cmd.Stderr = log, log
+	p, err := Start(cmd, death)
+	if err != nil {
+		return err
+	}
+	c.Addr = addr
+	err = await(p, func(ctx context.Context) error {
+		conn, err := pgx.Connect(ctx, c.URL())
+		if err == nil {
+			err = conn.Close(ctx)
+		}
+		return err
+	})
+	if err != nil {
+		_ = p.Stop(syscall.SIGQUIT)
+		text, _ := os.ReadFile(c.logName())
+		return fmt.Errorf("starting Postgres: %w\n%s", err, text)
+	}
+	c.Process = p
+	return nil
 }
 
 // await asks ready until it says yes; it gives up after three minutes, or when the process ends.
@@ -256,7 +395,10 @@ func postgresBin() (string, error) {
 		return dir, nil
 	}
 	if path, err := exec.LookPath("initdb"); err == nil {
-		return filepath.Dir(path), nil
+		// A link may lead to the directory where the others are.
+		if path, err = filepath.EvalSymlinks(path); err == nil {
+			return filepath.Dir(path), nil
+		}
 	}
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
 	if len(found) == 0 {
