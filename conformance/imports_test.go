@@ -19,13 +19,14 @@ import (
 // review. Packages of tests and tools come last.
 var allowedImports = map[string][]string{
 	"oci":           {},
+	"dial":          {},
 	"migrations":    {},
 	"manifest":      {"oci"},
 	"storage":       {},
 	"storage/fs":    {"storage"},
-	"storage/s3":    {"storage"},
+	"storage/s3":    {"dial", "storage"},
 	"storage/mem":   {"storage"},
-	"metadata":      {"migrations", "oci"},
+	"metadata":      {"dial", "migrations", "oci"},
 	"auth":          {"metadata", "oci"},
 	"auth/token":    {"auth", "metadata", "oci"},
 	"auth/outbound": {},

@@ -116,7 +116,7 @@ func (b *body) readPiece(p []byte) (int, error) {
 				return 0, err
 			}
 		}
-		r, _, _, err := b.store.core.GetObject(b.ctx, b.store.config.Bucket, b.store.prefix+g.key, minio.GetObjectOptions{})
+		r, err := b.store.get(b.ctx, b.store.prefix+g.key, minio.GetObjectOptions{})
 		if code(err) == minio.NoSuchKey {
 			return 0, fmt.Errorf("%w: its bytes are gone, %s", storage.ErrSession, g.key)
 		}

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -18,6 +17,7 @@ import (
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
 
+	"berth/dial"
 	"berth/storage"
 )
 
@@ -52,14 +52,17 @@ type Config struct {
 	// its own, of the default size.
 	Budget *storage.Budget
 
-	// Timeout is what S3 has for one request, besides the time that its bytes
-	// take at 512 KiB/s; 30 seconds by default. Attempts is how often a request is
-	// made before its failure counts, 5 by default.
+	// Timeout is how long S3 may neither take nor send a byte, and what it has for one operation, all
+	// attempts together, besides the time that its bytes take at 512 KiB/s; DefaultTimeout by default.
+	// Attempts is how often a request is made within that time before its failure counts, 5 by default.
 	Timeout  time.Duration
 	Attempts int
 
 	Logger *slog.Logger // of retries; nil: none
 }
+
+// DefaultTimeout is Config.Timeout where none is given.
+const DefaultTimeout = 10 * time.Second
 
 const (
 	minPart  = 5 << 20 // of S3, for all parts but the last one
@@ -195,7 +198,7 @@ func New(ctx context.Context, c Config) (*Store, error) {
 		c.Parallel = 3
 	}
 	if c.Timeout <= 0 {
-		c.Timeout = 30 * time.Second
+		c.Timeout = DefaultTimeout
 	}
 	if c.Attempts <= 0 {
 		c.Attempts = 5
@@ -246,19 +249,19 @@ func New(ctx context.Context, c Config) (*Store, error) {
 	return s, nil
 }
 
-func transport(timeout time.Duration) *http.Transport {
-	return &http.Transport{
+func transport(timeout time.Duration) http.RoundTripper {
+	connect := min(5*time.Second, timeout)
+	return &silence{bound: timeout, base: &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		DialContext:           dial.New(connect, timeout/2).DialContext,
 		TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12},
-		TLSHandshakeTimeout:   10 * time.Second,
-		ResponseHeaderTimeout: 2 * timeout,
+		TLSHandshakeTimeout:   connect,
 		ExpectContinueTimeout: time.Second,
 		IdleConnTimeout:       90 * time.Second,
 		MaxIdleConns:          256,
 		MaxIdleConnsPerHost:   256,
 		DisableCompression:    true, // objects are stored as they are
-	}
+	}}
 }
 
 // partSizes is how large the parts of an upload are, and how many bytes have

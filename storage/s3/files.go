@@ -49,7 +49,7 @@ func (s *Store) OpenFile(ctx context.Context, name string) (io.ReadCloser, error
 	if err != nil {
 		return nil, err
 	}
-	body, _, _, err := s.core.GetObject(ctx, s.config.Bucket, key, minio.GetObjectOptions{})
+	body, err := s.get(ctx, key, minio.GetObjectOptions{})
 	if err != nil {
 		return nil, s.notFound(ctx, name, err)
 	}

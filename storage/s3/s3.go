@@ -124,7 +124,7 @@ func (s *Store) complete(ctx context.Context, st state) (string, error) {
 			list[i] = minio.CompletePart{PartNumber: i + 1, ETag: p.etag, ChecksumCRC32C: checksum(p.crc)}
 		}
 		// S3 reads every part's entry: more parts take longer.
-		ctx, cancel := context.WithTimeout(ctx, 2*s.config.Timeout+time.Duration(len(all))*50*time.Millisecond)
+		ctx, cancel := s.patiently(ctx, 2*s.config.Timeout+time.Duration(len(all))*50*time.Millisecond)
 		defer cancel()
 		_, err = s.core.CompleteMultipartUpload(ctx, s.config.Bucket, s.prefix+key, st.Upload, list, minio.PutObjectOptions{})
 		err = translate(err)
@@ -336,7 +336,7 @@ func (s *Store) Open(ctx context.Context, key string, offset, length int64) (io.
 		opts.Set("Range", "bytes="+strconv.FormatInt(offset, 10)+"-")
 	}
 	// No deadline: reading takes as long as the client takes.
-	body, _, _, err := s.core.GetObject(ctx, s.config.Bucket, s.prefix+key, opts)
+	body, err := s.get(ctx, s.prefix+key, opts)
 	if err == nil {
 		return body, nil
 	}
@@ -412,7 +412,7 @@ func (s *Store) Delete(ctx context.Context, keys ...string) error {
 }
 
 func (s *Store) deleteBatch(ctx context.Context, keys []string) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*s.config.Timeout)
+	ctx, cancel := s.patiently(ctx, 2*s.config.Timeout)
 	defer cancel()
 	if len(keys) == 1 {
 		if err := s.core.RemoveObject(ctx, s.config.Bucket, s.prefix+keys[0], minio.RemoveObjectOptions{}); err != nil {
@@ -472,7 +472,7 @@ func (s *Store) Ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
 	defer cancel()
 	// A GET, for the answer to a HEAD does not tell a missing object from a missing bucket.
-	body, _, _, err := s.core.GetObject(ctx, s.config.Bucket, s.prefix+"ping", minio.GetObjectOptions{})
+	body, err := s.get(ctx, s.prefix+"ping", minio.GetObjectOptions{})
 	if err == nil {
 		_ = body.Close()
 	} else if code(err) != minio.NoSuchKey {
@@ -538,6 +538,41 @@ const (
 	headerAlgorithm = "X-Amz-Checksum-Algorithm"
 )
 
+// patiently gives S3 longer than usual for an operation that takes it long.
+func (s *Store) patiently(ctx context.Context, bound time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(withBound(ctx, bound), bound)
+}
+
+// get begins to read an object. The beginning has the time of an operation; then each read has it.
+func (s *Store) get(ctx context.Context, name string, opts minio.GetObjectOptions) (io.ReadCloser, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	timer := time.AfterFunc(s.config.Timeout, func() { cancel(errSilent) })
+	body, _, _, err := s.core.GetObject(ctx, s.config.Bucket, name, opts)
+	if !timer.Stop() && err == nil {
+		err = errors.Join(errSilent, body.Close())
+	}
+	if err != nil {
+		if context.Cause(ctx) == errSilent {
+			err = fmt.Errorf("%w (%s): %v", errSilent, s.config.Timeout, err)
+		}
+		cancel(nil)
+		return nil, err
+	}
+	return begun{body, cancel}, nil
+}
+
+// begun is the body of an object whose reading has begun.
+type begun struct {
+	io.ReadCloser
+	cancel context.CancelCauseFunc
+}
+
+func (b begun) Close() error {
+	err := b.ReadCloser.Close()
+	b.cancel(nil)
+	return err
+}
+
 // create starts the session's multipart upload.
 func (s *Store) create(ctx context.Context, st state) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
@@ -556,10 +591,10 @@ const deniedAgain = 3
 // been made often enough. The client library does that for requests without one; but it would
 // rewind a body that the failed request may still be reading.
 func (s *Store) send(ctx context.Context, operation string, size int64, segments []segment, request func(context.Context, io.Reader) error) error {
-	deadline := s.config.Timeout + time.Duration(size)*time.Second/(512<<10)
+	deadline, start := s.config.Timeout+time.Duration(size)*time.Second/(512<<10), time.Now()
 	for attempt := 1; ; attempt++ {
 		err := s.try(ctx, deadline, segments, request)
-		again := retryable(err) || attempt <= deniedAgain && code(err) == minio.AccessDenied
+		again := (retryable(err) || attempt <= deniedAgain && code(err) == minio.AccessDenied) && time.Since(start) < s.config.Timeout
 		if err == nil || ctx.Err() != nil || attempt >= s.config.Attempts || !again {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
