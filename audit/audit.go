@@ -32,7 +32,7 @@ type Options struct {
 	// Dropped is told how many events are not in the log; nil tells nobody.
 	Dropped func(n int)
 	Logger  *slog.Logger
-	// Clock is time.Now by default.
+	// Clock is the database's by default.
 	Clock func() time.Time
 }
 
@@ -67,7 +67,7 @@ func New(db *metadata.DB, o Options) *Log {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	if o.Clock == nil {
-		o.Clock = time.Now
+		o.Clock = db.Now
 	}
 	return &Log{db: db, o: o, pending: map[key]*metadata.AuditEvent{}, sources: map[string]int{}}
 }

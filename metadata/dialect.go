@@ -11,6 +11,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	sqlite "modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
+
+	"berth/oci"
 )
 
 // dialect holds what differs between the engines, apart from how connections
@@ -25,6 +27,8 @@ type dialect interface {
 	isUnavailable(error) bool
 	// isFull: it is, because its disk has no room.
 	isFull(error) bool
+	// advice is the message for trouble that has a remedy of its own, or "".
+	advice(error) string
 
 	// keyShare ends a SELECT that keeps the row's key until the transaction ends.
 	keyShare() string
@@ -74,13 +78,44 @@ func (postgresDialect) isRetryable(err error) bool {
 
 func (postgresDialect) isUnavailable(err error) bool {
 	if code := pgCode(err); code != "" {
-		// 08: connection, 53: out of resources, 57P: shutting down or starting.
-		return strings.HasPrefix(code, "08") || strings.HasPrefix(code, "53") || strings.HasPrefix(code, "57P")
+		// 08: connection, 53: out of resources, 57P: shutting down or starting, 57014: it took too long,
+		// 25P03: a transaction rested too long.
+		return strings.HasPrefix(code, "08") || strings.HasPrefix(code, "53") || strings.HasPrefix(code, "57P") ||
+			code == "57014" || code == "25P03"
 	}
 	var connect *pgconn.ConnectError
+	return errors.As(err, &connect) || isBrokenPipe(err)
+}
+
+// isBrokenPipe reports an error of the connection itself, rather than an answer.
+func isBrokenPipe(err error) bool {
 	var network net.Error
-	return errors.As(err, &connect) || errors.As(err, &network) || errors.Is(err, driver.ErrBadConn) ||
+	return errors.As(err, &network) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, net.ErrClosed) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || pgconn.SafeToRetry(err)
+}
+
+// errReadOnlyDatabase is for a Postgres that answers but takes no writes.
+var errReadOnlyDatabase = oci.Errorf(oci.CodeUnavailable, "%s", readOnlyDatabase)
+
+const (
+	readOnlyDatabase = "the database takes no writes now, as while it changes over to another server: nothing was changed, try again later"
+	poolerUnset      = "the database is behind a pooler in transaction mode, such as pgbouncer, and this server was not told so: its operator has to set database_pooled (BERTH_DATABASE_POOLED=true)"
+)
+
+func (postgresDialect) advice(err error) string {
+	var e *pgconn.PgError
+	if !errors.As(err, &e) {
+		return ""
+	}
+	switch {
+	case e.Code == "25006":
+		return readOnlyDatabase
+	// A statement that was prepared on another session of the pooler, or is there already. The
+	// pooler says the first in words of its own, when it gets settings that it does not pass on.
+	case e.Code == "26000" || e.Code == "42P05" || e.Code == "08P01" && strings.Contains(e.Message, "unsupported startup parameter"):
+		return poolerUnset
+	}
+	return ""
 }
 
 func (postgresDialect) isFull(err error) bool { return pgCode(err) == "53100" }
@@ -146,7 +181,9 @@ func (sqliteDialect) isUnavailable(err error) bool {
 		return false
 	}
 	switch code & 0xff { // the primary code
-	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY:
+	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY,
+		// A file system that was shut down gives zeros or nothing, which looks like a damaged file.
+		sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_NOMEM:
 		return true
 	}
 	return false
@@ -154,6 +191,7 @@ func (sqliteDialect) isUnavailable(err error) bool {
 
 func (sqliteDialect) isFull(err error) bool { return sqliteCode(err)&0xff == sqlite3.SQLITE_FULL }
 
+func (sqliteDialect) advice(error) string                          { return "" }
 func (sqliteDialect) keyShare() string                             { return "" }
 func (sqliteDialect) forUpdate() string                            { return "" }
 func (sqliteDialect) skipLocked(...string) string                  { return "" }

@@ -1,9 +1,6 @@
 package metadata
 
-import (
-	"fmt"
-	"os"
-)
+import "os"
 
 // journal makes what SQLite has committed survive a power failure. It waits
 // for the disk on a goroutine of its own, so that one fsync serves all
@@ -18,6 +15,7 @@ import (
 type journal struct {
 	path  string
 	sync  func(*os.File) error
+	fail  func(error) // is told of the first failure, before those who wait
 	queue chan []*task
 	done  chan struct{}
 }
@@ -25,8 +23,8 @@ type journal struct {
 // journalQueue is how many batches may wait for the disk; then the writer waits too.
 const journalQueue = 64
 
-func startJournal(database string, sync func(*os.File) error) *journal {
-	j := &journal{path: database + "-wal", sync: sync, queue: make(chan []*task, journalQueue), done: make(chan struct{})}
+func startJournal(database string, sync func(*os.File) error, fail func(error)) *journal {
+	j := &journal{path: database + "-wal", sync: sync, fail: fail, queue: make(chan []*task, journalQueue), done: make(chan struct{})}
 	go j.loop()
 	return j
 }
@@ -49,9 +47,7 @@ func (j *journal) loop() {
 				break gather
 			}
 		}
-		// After a failed fsync the system may have forgotten what it could not
-		// write, and a later one that succeeds would say nothing about it. So a
-		// failure is for ever; the log is read again at the next start.
+		// A failure is for ever, see brokenError.
 		if failed == nil {
 			if log == nil {
 				log, failed = os.OpenFile(j.path, os.O_RDWR, 0)
@@ -59,11 +55,14 @@ func (j *journal) loop() {
 			if failed == nil {
 				failed = j.sync(log)
 			}
+			if failed != nil {
+				j.fail(failed)
+			}
 		}
 		for _, batch := range waiting {
 			for _, t := range batch {
 				if failed != nil {
-					t.err = fmt.Errorf("syncing the database to disk failed, restart berth when the disk is well: %w", failed)
+					t.err = &brokenError{failed}
 				}
 				close(t.ready)
 			}

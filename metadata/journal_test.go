@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"berth/oci"
 )
 
 // A durable transaction returns only when a sync that began after its commit
@@ -36,7 +38,7 @@ func TestJournal(t *testing.T) {
 		syncs.Add(1)
 		began <- struct{}{}
 		return <-proceed
-	})
+	}, db.breakDown)
 	add := func(update func(context.Context, func(*Tx) error) error, name string) error {
 		return update(ctx, func(tx *Tx) error {
 			_, err := tx.CreateUser(ctx, User{Name: name, Role: RoleUser})
@@ -102,8 +104,22 @@ func TestJournal(t *testing.T) {
 	if err := add(db.Update, "after"); !errors.Is(err, broken) || syncs.Load() != before {
 		t.Errorf("a later transaction was called durable: %v", err)
 	}
-	if err := add(db.UpdateRelaxed, "still relaxed"); err != nil {
-		t.Error(err)
+	// Nor is anything taken or shown: what was committed last may not be there after a power failure.
+	if err := add(db.UpdateRelaxed, "relaxed after"); !errors.Is(err, oci.ErrUnavailable) {
+		t.Errorf("a relaxed transaction afterwards: %v", err)
+	}
+	for name, read := range map[string]func(context.Context, func(*Tx) error) error{"View": db.View, "Snapshot": db.Snapshot} {
+		if err := read(ctx, func(tx *Tx) error { return nil }); !errors.Is(err, oci.ErrUnavailable) {
+			t.Errorf("%s afterwards: %v", name, err)
+		}
+	}
+	if err := db.Dead(); !errors.Is(err, broken) {
+		t.Errorf("the reason is %v", err)
+	}
+	select {
+	case <-db.Died():
+	default:
+		t.Error("nobody was told")
 	}
 }
 

@@ -23,8 +23,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/jackc/pgx/v5/stdlib"
 	sqlite "modernc.org/sqlite"
 
 	"berth/migrations"
@@ -43,10 +41,18 @@ type Options struct {
 	ReadCache int
 	// MustExist makes no SQLite file, nor its directory: a missing one is ErrNoDatabase.
 	MustExist bool
+	// Timeout bounds, on Postgres, how long a statement may wait for a connection and for its
+	// answer, and how long the server may be silent between two rows; 0 means DefaultTimeout.
+	Timeout time.Duration
+	// Pooled says that the URL leads to a pooler that gives each transaction another session, such as
+	// pgbouncer with pool_mode=transaction: nothing may rest in a session.
+	Pooled bool
 	// Logger gets what no caller can be told; nil discards it.
 	Logger *slog.Logger
-	// Clock gives the time of transactions; nil means time.Now.
+	// Clock gives the time of transactions; nil means that of the database, which is this machine's on SQLite.
 	Clock func() time.Time
+	// Machine is the clock of this machine; nil means time.Now. Tests give one that is off.
+	Machine func() time.Time
 }
 
 // DB is a database on either engine. Its methods may be called concurrently.
@@ -58,11 +64,24 @@ type DB struct {
 	reads   *sql.DB // on Postgres: durable transactions too
 	relaxed *sql.DB // Postgres only: synchronous_commit = off
 	stmts   stmtCache
-	pools   []*pgxpool.Pool
-	writer  *writer    // SQLite only
 	cache   *readCache // nil without one, and where it is not possible
 	files   fs.FS      // the migrations of this engine
 	closed  atomic.Bool
+
+	// SQLite only.
+
+	writer *writer
+	broken atomic.Pointer[brokenError] // set once, when nothing can be made durable any more
+	dead   chan struct{}               // closed then
+
+	// Postgres only.
+
+	postgres      *postgres
+	durableSetup  string // begins a transaction, see postgres.setup
+	relaxedSetup  string
+	server        *serverClock
+	stopClock     context.CancelFunc
+	clockFinished chan struct{}
 }
 
 // ErrNoDatabase says that there is no SQLite file where MustExist wants one.
@@ -71,13 +90,19 @@ var ErrNoDatabase = errors.New("there is no database")
 // Open connects to the database. It does not migrate; see Migrate. On SQLite
 // the file and its directory are made when they are missing, unless MustExist is set.
 func Open(ctx context.Context, o Options) (*DB, error) {
-	if o.Clock == nil {
-		o.Clock = time.Now
+	if o.Machine == nil {
+		o.Machine = time.Now
+	}
+	if o.Timeout <= 0 {
+		o.Timeout = DefaultTimeout
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	db := &DB{log: o.Logger, clock: o.Clock}
+	db := &DB{log: o.Logger, clock: o.Clock, dead: make(chan struct{})}
+	if db.clock == nil {
+		db.clock = o.Machine
+	}
 	var err error
 	if path, ok := strings.CutPrefix(o.URL, "sqlite:"); ok {
 		if db.files, err = fs.Sub(migrations.SQLite, "sqlite"); err == nil {
@@ -142,6 +167,9 @@ func (db *DB) openSQLite(ctx context.Context, path string, o Options) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("opening the database %s: %w", path, err), writes.Close())
 	}
+	if err := makeLogDurable(ctx, conn, path, syncData); err != nil {
+		return errors.Join(fmt.Errorf("the database %s was not closed cleanly, and its log cannot be made durable: look at the disk: %w", path, err), conn.Close(), writes.Close())
+	}
 	// Small caches: the kernel has the file too, and 512 KiB measure like 2 MiB.
 	// No mmap: a fifth faster, but each reader's map counts as resident memory.
 	db.reads = sql.OpenDB(connector{driver: &sqlite.Driver{}, dsn: dsn("query_only(ON)", "cache_size(-512)")})
@@ -191,49 +219,47 @@ func (db *DB) openPostgres(ctx context.Context, o Options) error {
 	if o.MaxConns <= 0 {
 		o.MaxConns = 16
 	}
-	var states snapshots
-	open := func(params map[string]string) (*sql.DB, error) {
-		config, err := pgxpool.ParseConfig(o.URL)
-		if err != nil {
-			return nil, errors.New("the database URL is not valid: it has to look like postgres://user:password@host:5432/name") // pgx's text may hold the password
-		}
-		config.MaxConns = int32(o.MaxConns)
-		config.ConnConfig.ConnectTimeout = 5 * time.Second
-		config.ConnConfig.RuntimeParams["application_name"] = "berth"
-		if config.ConnConfig.RuntimeParams["statement_timeout"] == "" {
-			config.ConnConfig.RuntimeParams["statement_timeout"] = "60s"
-		}
-		// A client that dies inside of a transaction must not hold its locks.
-		config.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = "60s"
-		for k, v := range params {
-			config.ConnConfig.RuntimeParams[k] = v
-		}
-		config.AfterConnect = states.connected
-		pool, err := pgxpool.NewWithConfig(ctx, config)
-		if err != nil {
-			return nil, err
-		}
-		db.pools = append(db.pools, pool)
-		return stdlib.OpenDBFromPool(pool), nil
-	}
 	var err error
-	if db.reads, err = open(nil); err != nil {
+	if db.postgres, err = newPostgres(o); err != nil {
 		return err
 	}
-	if db.relaxed, err = open(map[string]string{"synchronous_commit": "off"}); err != nil {
-		return err
-	}
+	states := &snapshots{}
+	db.server = &serverClock{local: o.Machine, log: db.log, asked: make(chan struct{}, 1)}
+	db.postgres.connected = states.connected
+	notDurable := map[string]string{"synchronous_commit": "off"}
+	db.reads, db.durableSetup = db.postgres.open(o.MaxConns, nil), db.postgres.setup(nil)
+	db.relaxed, db.relaxedSetup = db.postgres.open(o.MaxConns, notDurable), db.postgres.setup(notDurable)
 	if err := db.Ping(ctx); err != nil {
 		return err
 	}
+	if err := db.server.read(ctx, db.serverTime); err != nil {
+		return db.classify(ctx, err)
+	}
+	if o.Clock == nil {
+		db.clock = db.server.now
+	}
+	clock, stop := context.WithCancel(context.Background())
+	db.stopClock, db.clockFinished = stop, make(chan struct{})
+	go func() {
+		defer close(db.clockFinished)
+		db.server.run(clock, db.serverTime)
+	}()
 	if o.ReadCache > 0 {
-		if err := states.ofPostgres(ctx, db.pools[0]); err != nil {
+		if err := states.ofPostgres(ctx, db.reads); err != nil {
 			db.log.Warn("the database is read without a cache, which is slower", "error", err)
 		} else {
-			db.cache = &readCache{max: o.ReadCache, states: &states}
+			db.cache = &readCache{max: o.ReadCache, states: states}
 		}
 	}
 	return nil
+}
+
+// serverTime asks Postgres what time it is.
+func (db *DB) serverTime(ctx context.Context) (time.Time, error) {
+	var us int64
+	// By name, so that a schema of somebody cannot stand in for it.
+	err := db.reads.QueryRowContext(ctx, `SELECT CAST(extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000 AS BIGINT)`).Scan(&us)
+	return fromMicros(us), err
 }
 
 // Engine is "sqlite" or "postgres".
@@ -241,29 +267,32 @@ func (db *DB) Engine() string { return db.dialect.name() }
 
 // Ping reports whether the database answers.
 func (db *DB) Ping(ctx context.Context) error {
-	var one int
-	err := db.reads.QueryRowContext(ctx, `SELECT 1`).Scan(&one)
-	if db.closed.Load() {
-		err = errClosed
+	return db.View(ctx, func(tx *Tx) error {
+		var one int
+		return tx.row(ctx, `SELECT 1`).Scan(&one)
+	})
+}
+
+// Writable reports whether the database takes writes: a Postgres that follows another one, or that
+// was set to read-only, answers but takes none.
+func (db *DB) Writable(ctx context.Context) error {
+	if db.writer != nil {
+		return db.Dead()
 	}
-	return db.classify(ctx, err)
+	var readOnly bool
+	err := db.View(ctx, func(tx *Tx) error {
+		return tx.row(ctx, `SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean`).Scan(&readOnly)
+	})
+	if err == nil && readOnly {
+		// A session keeps what it was told when it began: a new one may be told otherwise.
+		db.postgres.discard()
+		return errReadOnlyDatabase
+	}
+	return err
 }
 
 // Stats gives the state of the connections that serve reads.
-func (db *DB) Stats() sql.DBStats {
-	if len(db.pools) > 0 {
-		s := db.pools[0].Stat()
-		return sql.DBStats{
-			MaxOpenConnections: int(s.MaxConns()),
-			OpenConnections:    int(s.TotalConns()),
-			InUse:              int(s.AcquiredConns()),
-			Idle:               int(s.IdleConns()),
-			WaitCount:          s.EmptyAcquireCount(),
-			WaitDuration:       s.AcquireDuration(),
-		}
-	}
-	return db.reads.Stats()
-}
+func (db *DB) Stats() sql.DBStats { return db.reads.Stats() }
 
 // Close waits for running transactions and closes the connections.
 func (db *DB) Close() error {
@@ -271,8 +300,16 @@ func (db *DB) Close() error {
 		return nil
 	}
 	var err error
+	if db.stopClock != nil {
+		db.stopClock()
+		<-db.clockFinished
+	}
 	if db.writer != nil {
 		db.writer.stop()
+	}
+	if db.broken.Load() != nil {
+		// Closing would fold a log into the file that the disk may not have. The next start reads it again.
+		return nil
 	}
 	db.stmts.closeAll()
 	if db.cache != nil {
@@ -287,9 +324,6 @@ func (db *DB) Close() error {
 		// Last, for the last connection folds the log into the file, and
 		// readers may not write.
 		err = errors.Join(err, db.writer.close())
-	}
-	for _, pool := range db.pools {
-		pool.Close()
 	}
 	return err
 }

@@ -3,7 +3,6 @@ package metadata
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"io/fs"
 	"sort"
@@ -59,7 +58,9 @@ func (db *DB) SchemaVersion(ctx context.Context) (have, want int, err error) {
 func schemaVersion(ctx context.Context, q querier, engine string) (int, error) {
 	exists := `SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'schema_migrations')`
 	if engine == "postgres" {
-		exists = `SELECT to_regclass('schema_migrations') IS NOT NULL`
+		// Not to_regclass, which asks a cache: that does not hear of what another replica has made while
+		// this transaction waited for the lock.
+		exists = `SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_class WHERE relname = 'schema_migrations' AND pg_table_is_visible(oid))`
 	}
 	var there bool
 	if err := q.QueryRowContext(ctx, exists).Scan(&there); err != nil || !there {
@@ -83,20 +84,16 @@ func (db *DB) Migrate(ctx context.Context) ([]string, error) {
 	if db.writer != nil {
 		conn, err = db.writer.migrationConn(ctx)
 	} else {
-		begin = `BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0`
+		// The lock is one of the transaction, for a pooler gives each another session.
+		begin = `BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0;
+			SET LOCAL standard_conforming_strings = on; SET LOCAL lock_timeout = '` + milliseconds(migrationLockWait) + `';
+			SELECT pg_advisory_xact_lock(` + strconv.FormatInt(migrationLock, 10) + `); SET LOCAL lock_timeout = 0`
 		conn, err = db.reads.Conn(ctx)
 	}
 	if err != nil {
 		return nil, db.classify(ctx, err)
 	}
 	defer conn.Close()
-	if db.writer == nil {
-		unlock, err := lockMigrations(ctx, conn)
-		if err != nil {
-			return nil, db.classify(ctx, err)
-		}
-		defer unlock()
-	}
 	var applied []string
 	for {
 		name, err := db.applyNext(ctx, conn, begin, all)
@@ -110,41 +107,23 @@ func (db *DB) Migrate(ctx context.Context) ([]string, error) {
 	}
 }
 
-func lockMigrations(ctx context.Context, conn *sql.Conn) (unlock func(), err error) {
-	wait, cancel := context.WithTimeout(ctx, migrationLockWait)
-	defer cancel()
-	// Asked again and again rather than waited for, which statement_timeout would cut.
-	for {
-		var mine bool
-		if err := conn.QueryRowContext(wait, `SELECT pg_try_advisory_lock($1)`, migrationLock).Scan(&mine); err != nil {
-			return nil, err
-		}
-		if mine {
-			return func() {
-				// The lock also ends with the connection, so an error here needs no answer.
-				_, _ = conn.ExecContext(context.WithoutCancel(ctx), `SELECT pg_advisory_unlock($1)`, migrationLock)
-			}, nil
-		}
-		select {
-		case <-wait.Done():
-			return nil, fmt.Errorf("another replica has been migrating the database for %s: look at its log, then start again: %w", migrationLockWait, wait.Err())
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
-}
-
 // applyNext applies one migration in a transaction. Its name is empty when
 // there is none left.
 func (db *DB) applyNext(ctx context.Context, conn *sql.Conn, begin string, all []migration) (name string, err error) {
-	if _, err := conn.ExecContext(ctx, begin); err != nil {
-		return "", err
-	}
 	defer func() {
 		if err != nil || name == "" {
-			_, rollback := conn.ExecContext(context.WithoutCancel(ctx), `ROLLBACK`)
-			err = errors.Join(err, rollback)
+			// It may not have begun.
+			if _, rollback := conn.ExecContext(context.WithoutCancel(ctx), `ROLLBACK`); err == nil {
+				err = rollback
+			}
 		}
 	}()
+	if _, err := conn.ExecContext(ctx, begin); err != nil {
+		if db.dialect.isLockTimeout(err) {
+			err = fmt.Errorf("another replica has been migrating the database for %s: look at its log, then start again: %w", migrationLockWait, err)
+		}
+		return "", err
+	}
 	have, err := schemaVersion(ctx, conn, db.Engine())
 	if err != nil {
 		return "", err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // rowDialect is what differs between the engines when all rows are copied.
@@ -66,12 +67,16 @@ func (postgresDialect) kind(declared string) Kind {
 	return ""
 }
 
+// patience is the bound of a statement that may take as long as it needs.
+const patience = 6 * time.Hour
+
 func (postgresDialect) patient(ctx context.Context, tx *Tx) error {
 	for _, limit := range []string{"statement_timeout", "idle_in_transaction_session_timeout"} {
 		if _, err := tx.exec(ctx, `SET LOCAL `+limit+` = 0`); err != nil {
 			return err
 		}
 	}
+	tx.bound = patience
 	return nil
 }
 

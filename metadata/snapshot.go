@@ -2,14 +2,12 @@ package metadata
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // snapshots names the states of a Postgres database by the transactions that a statement
@@ -49,11 +47,8 @@ const (
 	maxSnapshotPause = 64 * time.Millisecond
 )
 
-// connected is for pgxpool's AfterConnect.
-func (s *snapshots) connected(context.Context, *pgx.Conn) error {
-	s.broken.Add(1)
-	return nil
-}
+// connected is told of each connection that is made.
+func (s *snapshots) connected() { s.broken.Add(1) }
 
 func (s *snapshots) free() bool   { return false }
 func (s *snapshots) close() error { return nil } // the pool is another's
@@ -132,13 +127,13 @@ func (s *snapshots) check(ctx context.Context, write func(context.Context) error
 }
 
 // ofPostgres asks the server of a pool, which was checked before.
-func (s *snapshots) ofPostgres(ctx context.Context, pool *pgxpool.Pool) error {
+func (s *snapshots) ofPostgres(ctx context.Context, pool *sql.DB) error {
 	s.ask = func(ctx context.Context) (text string, err error) {
-		err = pool.QueryRow(ctx, `SELECT pg_current_snapshot()::text || ' ' || extract(epoch FROM pg_postmaster_start_time())`).Scan(&text)
+		err = pool.QueryRowContext(ctx, `SELECT pg_current_snapshot()::text || ' ' || extract(epoch FROM pg_postmaster_start_time())`).Scan(&text)
 		return text, err
 	}
 	return s.check(ctx, func(ctx context.Context) error {
-		_, err := pool.Exec(ctx, `SELECT pg_current_xact_id()`)
+		_, err := pool.ExecContext(ctx, `SELECT pg_current_xact_id()`)
 		return err
 	})
 }

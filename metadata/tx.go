@@ -23,6 +23,9 @@ type Tx struct {
 	now time.Time
 
 	cache *readCache // nil where nothing is remembered
+	// Postgres only: how long a statement may be waited for, and whether each is a transaction of its own that only reads.
+	bound  time.Duration
+	single bool
 }
 
 // Now is the one timestamp of the transaction, UTC, in microseconds.
@@ -37,45 +40,69 @@ type querier interface {
 }
 
 func (db *DB) newTx(q querier) *Tx {
-	return &Tx{db: db, q: q, now: db.clock().UTC().Truncate(time.Microsecond)}
+	tx := &Tx{db: db, q: q, now: db.clock().UTC().Truncate(time.Microsecond)}
+	if db.postgres != nil {
+		tx.bound = db.postgres.timeout
+	}
+	return tx
+}
+
+// unusable is why nothing can be asked of the database any more.
+func (db *DB) unusable() error {
+	if db.closed.Load() {
+		return errClosed
+	}
+	return db.Dead()
 }
 
 // View runs reads without a transaction: each statement sees what is committed
 // when it runs, and one statement costs one round trip.
 func (db *DB) View(ctx context.Context, fn func(*Tx) error) error {
-	if db.closed.Load() {
-		return db.classify(ctx, errClosed)
+	if err := db.unusable(); err != nil {
+		return db.classify(ctx, err)
 	}
 	var q querier = db.reads
 	if db.writer != nil {
 		q = preparedPool{&db.stmts}
 	}
 	tx := db.newTx(q)
-	tx.cache = db.cache
-	return db.classify(ctx, fn(tx))
+	tx.cache, tx.single = db.cache, db.postgres != nil
+	err := fn(tx)
+	if broken := db.Dead(); broken != nil {
+		err = broken // what was read may have been of a commit that is not durable
+	}
+	return db.classify(ctx, err)
 }
 
 // Snapshot runs several reads that all see the same state.
 func (db *DB) Snapshot(ctx context.Context, fn func(*Tx) error) error {
-	if db.closed.Load() {
-		return db.classify(ctx, errClosed)
+	if err := db.unusable(); err != nil {
+		return db.classify(ctx, err)
 	}
-	opts := &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}
-	if db.writer != nil {
-		opts = nil // any read transaction of SQLite is a snapshot
+	if db.postgres != nil {
+		opts := &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}
+		return db.attempt(ctx, func() (bool, error) {
+			began := false
+			_, err := db.transact(ctx, db.reads, opts, db.durableSetup, func(tx *Tx) error { began = true; return fn(tx) })
+			return began, err // fn may have handed on what it read
+		})
 	}
-	t, err := db.reads.BeginTx(ctx, opts)
+	t, err := db.reads.BeginTx(ctx, nil) // any read transaction of SQLite is a snapshot
 	if err != nil {
 		return db.classify(ctx, err)
 	}
 	defer t.Rollback()
-	return db.classify(ctx, fn(db.newTx(t)))
+	err = fn(db.newTx(t))
+	if broken := db.Dead(); broken != nil {
+		err = broken
+	}
+	return db.classify(ctx, err)
 }
 
 // Update runs one durable transaction: when it returns nil, the change
 // survives a power failure. When fn returns an error, all that it did is
-// undone. fn may run several times (after a deadlock), so it sets what it gives to its
-// caller afresh each time. On SQLite all callers' functions run one after the
+// undone. fn may run several times (after a deadlock, or when its connection broke before the commit), so it
+// sets what it gives to its caller afresh each time. On SQLite all callers' functions run one after the
 // other on one goroutine: fn has to be short, and must not call a store, the
 // network, or Update again. There ctx is looked at before each statement, but
 // interrupts none, for that would undo the work of others.
@@ -99,7 +126,7 @@ func (db *DB) StatementRelaxed(ctx context.Context, fn func(*Tx) error) error {
 	if db.writer != nil {
 		return db.UpdateRelaxed(ctx, only)
 	}
-	return db.attempt(ctx, func() error { return only(db.newTx(db.relaxed)) })
+	return db.attempt(ctx, func() (bool, error) { return true, only(db.newTx(db.relaxed)) })
 }
 
 // oneStatement panics at the second statement, which would be a transaction of its own.
@@ -136,27 +163,35 @@ const (
 
 func (db *DB) update(ctx context.Context, durable bool, fn func(*Tx) error) error {
 	if db.writer != nil {
-		if db.closed.Load() {
-			return db.classify(ctx, errClosed)
+		if err := db.unusable(); err != nil {
+			return db.classify(ctx, err)
 		}
 		return db.classify(ctx, db.writer.do(ctx, durable, fn))
 	}
-	pool := db.reads
+	pool, setup := db.reads, db.durableSetup
 	if !durable {
-		pool = db.relaxed
+		pool, setup = db.relaxed, db.relaxedSetup
 	}
-	return db.attempt(ctx, func() error { return db.transact(ctx, pool, fn) })
+	return db.attempt(ctx, func() (bool, error) { return db.transact(ctx, pool, nil, setup, fn) })
 }
 
-// attempt runs a transaction on Postgres until it does not lose against others.
-func (db *DB) attempt(ctx context.Context, transaction func() error) error {
-	if db.closed.Load() {
-		return db.classify(ctx, errClosed)
+// attempt runs a transaction on Postgres until it does not lose against others, and once more on a new connection
+// when its connection broke. transaction also reports whether it may have been done in spite of its error.
+func (db *DB) attempt(ctx context.Context, transaction func() (unsure bool, err error)) error {
+	if err := db.unusable(); err != nil {
+		return db.classify(ctx, err)
 	}
-	pause := firstPause
+	pause, again := firstPause, true
 	for attempt := 1; ; attempt++ {
-		err := transaction()
-		if err == nil || attempt == maxAttempts || !db.dialect.isRetryable(err) && !isContended(err) {
+		unsure, err := transaction()
+		if err == nil {
+			return nil
+		}
+		if db.postgres.failed(ctx, err) && again && (!unsure || pgCode(err) != "") {
+			again = false // the server says itself that it did not do it, or was not told to
+			continue
+		}
+		if attempt == maxAttempts || !db.dialect.isRetryable(err) && !isContended(err) {
 			return db.classify(ctx, err)
 		}
 		select {
@@ -168,16 +203,30 @@ func (db *DB) attempt(ctx context.Context, transaction func() error) error {
 	}
 }
 
-func (db *DB) transact(ctx context.Context, pool *sql.DB, fn func(*Tx) error) error {
-	t, err := pool.BeginTx(ctx, nil)
+// transact runs one transaction on Postgres, and reports whether the commit was sent.
+func (db *DB) transact(ctx context.Context, pool *sql.DB, opts *sql.TxOptions, setup string, fn func(*Tx) error) (sent bool, err error) {
+	// The context of Begin is that of Commit and Rollback.
+	w := newWatch(ctx, db.postgres.timeout)
+	defer func() { err = w.end(err) }()
+	t, err := pool.BeginTx(w.ctx, opts)
 	if err != nil {
-		return err
+		return false, err
 	}
-	defer t.Rollback()
+	defer func() {
+		w.resume()
+		_ = t.Rollback() // after a commit it does nothing
+	}()
+	if setup != "" {
+		if _, err := t.ExecContext(w.ctx, setup); err != nil {
+			return false, err
+		}
+	}
+	w.pause()
 	if err := fn(db.newTx(t)); err != nil {
-		return err
+		return false, err
 	}
-	return t.Commit()
+	w.resume()
+	return true, t.Commit()
 }
 
 // classify makes trouble with the connection recognisable as UNAVAILABLE, what
@@ -196,44 +245,104 @@ func (db *DB) classify(ctx context.Context, err error) error {
 		}
 		return fmt.Errorf("%w: %w", ended, err)
 	}
+	var broken *brokenError
+	if errors.As(err, &broken) {
+		return oci.Errorf(oci.CodeUnavailable, "the disk of this registry's database has failed, this server ends and starts anew: ask again").WithCause(err)
+	}
+	if advice := db.dialect.advice(err); advice != "" {
+		return oci.Errorf(oci.CodeUnavailable, "%s", advice).WithCause(err)
+	}
 	if db.dialect.isFull(err) {
 		return oci.Errorf(oci.CodeUnavailable, "the disk of this registry's database is full: nothing was changed, try again when its operator has made room").WithCause(err)
 	}
-	// A deadline that is not the caller's is one of ours, for connecting.
-	if db.closed.Load() || errors.Is(err, sql.ErrConnDone) || errors.Is(err, errClosed) || errors.Is(err, context.DeadlineExceeded) || db.dialect.isUnavailable(err) {
+	// A deadline that is not the caller's is one of ours.
+	if db.closed.Load() || errors.Is(err, errSilent) || errors.Is(err, sql.ErrConnDone) || errors.Is(err, errClosed) || errors.Is(err, context.DeadlineExceeded) || db.dialect.isUnavailable(err) {
 		return oci.Errorf(oci.CodeUnavailable, "the database cannot be reached now, try again later").WithCause(err)
 	}
 	return err
 }
 
-func (tx *Tx) exec(ctx context.Context, query string, args ...any) (int64, error) {
-	res, err := tx.q.ExecContext(ctx, query, args...)
-	if err != nil {
-		return 0, err
+// exec runs a statement and gives the number of rows that it changed.
+func (tx *Tx) exec(ctx context.Context, query string, args ...any) (n int64, err error) {
+	run := func(ctx context.Context) error {
+		res, err := tx.q.ExecContext(ctx, query, args...)
+		if err == nil {
+			n, err = res.RowsAffected()
+		}
+		return err
 	}
-	return res.RowsAffected()
+	if tx.bound == 0 {
+		return n, run(ctx)
+	}
+	w := newWatch(ctx, tx.bound)
+	return n, w.end(run(w.ctx))
 }
 
-func (tx *Tx) row(ctx context.Context, query string, args ...any) *sql.Row {
-	return tx.q.QueryRowContext(ctx, query, args...)
+// row is a query of one row, which Scan runs.
+type row struct {
+	ctx   context.Context
+	tx    *Tx
+	query string
+	args  []any
+}
+
+func (tx *Tx) row(ctx context.Context, query string, args ...any) row {
+	return row{ctx, tx, query, args}
+}
+
+// Scan is [sql.Row.Scan].
+func (r row) Scan(dest ...any) error {
+	if r.tx.bound == 0 {
+		return r.tx.q.QueryRowContext(r.ctx, r.query, r.args...).Scan(dest...)
+	}
+	for again := r.tx.single; ; again = false {
+		w := newWatch(r.ctx, r.tx.bound)
+		err := w.end(r.tx.q.QueryRowContext(w.ctx, r.query, r.args...).Scan(dest...))
+		if err == nil || !r.tx.single || !r.tx.db.postgres.failed(r.ctx, err) || !again {
+			return err
+		}
+	}
 }
 
 // each calls scan for every row of a query.
 func (tx *Tx) each(ctx context.Context, scan func(*sql.Rows) error, query string, args ...any) error {
-	rows, err := tx.q.QueryContext(ctx, query, args...)
-	if err != nil {
+	if tx.bound == 0 {
+		_, err := tx.rows(ctx, nil, scan, query, args)
 		return err
 	}
-	defer rows.Close()
-	for n := 1; rows.Next(); n++ {
-		if err := scan(rows); err != nil {
+	for again := tx.single; ; again = false {
+		w := newWatch(ctx, tx.bound)
+		n, err := tx.rows(w.ctx, w, scan, query, args)
+		err = w.end(err)
+		if err == nil || !tx.single || !tx.db.postgres.failed(ctx, err) || !again || n > 0 {
 			return err
 		}
+	}
+}
+
+// rows gives the number of rows that scan got. The time that scan takes is not the database's.
+func (tx *Tx) rows(ctx context.Context, w *watch, scan func(*sql.Rows) error, query string, args []any) (n int, err error) {
+	rows, err := tx.q.QueryContext(ctx, query, args...)
+	if err != nil {
+		return 0, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if w != nil {
+			w.pause()
+		}
+		n++
+		if err := scan(rows); err != nil {
+			return n, err
+		}
 		if n%1000 == 0 && ctx.Err() != nil {
-			return ctx.Err()
+			return n, ctx.Err()
+		}
+		if w != nil {
+			w.resume()
 		}
 	}
-	return rows.Err()
+	return n, rows.Err()
 }
 
 // list collects the rows of a query.

@@ -47,7 +47,7 @@ const (
 
 func startWriter(db *DB, pool *sql.DB, conn *sql.Conn, path string) *writer {
 	w := &writer{
-		db: db, pool: pool, conn: conn, journal: startJournal(path, syncData),
+		db: db, pool: pool, conn: conn, journal: startJournal(path, syncData, db.breakDown),
 		queue: make(chan *task, maxBatch),
 		quit:  make(chan struct{}),
 		done:  make(chan struct{}),
@@ -113,7 +113,11 @@ func (w *writer) loop() {
 		}
 		w.run(batch)
 		var durable []*task
+		broken := w.db.Dead()
 		for _, t := range batch {
+			if broken != nil && t.err == nil {
+				t.err = broken
+			}
 			if t.durable && t.err == nil && t.state.Load() == taskTaken {
 				durable = append(durable, t)
 			} else {
@@ -136,6 +140,10 @@ func (w *writer) run(batch []*task) {
 				t.err = err
 			}
 		}
+	}
+	if err := w.db.Dead(); err != nil {
+		fail(err)
+		return
 	}
 	q := preparedPool{&w.stmts}
 	if _, err := q.ExecContext(ctx, `BEGIN IMMEDIATE`); err != nil {

@@ -56,7 +56,7 @@ type Options struct {
 	Budget *storage.Budget
 	// Logger gets what no client can be told; nil discards it.
 	Logger *slog.Logger
-	// Clock decides which uploads are stale; nil means time.Now.
+	// Clock decides which uploads are stale; nil means the database's.
 	Clock func() time.Time
 }
 
@@ -97,7 +97,7 @@ func New(db *metadata.DB, store storage.Store, o Options) *Registry {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	if o.Clock == nil {
-		o.Clock = time.Now
+		o.Clock = db.Now
 	}
 	return &Registry{db: db, store: store, o: o, manifests: newManifestMemory(o.Budget)}
 }

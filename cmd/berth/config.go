@@ -35,8 +35,11 @@ type config struct {
 	DataDir            string
 	DatabaseURL        string
 	DatabaseConns      int
+	DatabaseTimeout    time.Duration
+	DatabasePooled     bool
 	StorageURL         string
 	StorageFallbackURL string
+	StorageTimeout     time.Duration
 	StorageRedirect    bool
 	RedirectTTL        time.Duration
 	PartSize           int64
@@ -120,8 +123,11 @@ func coreSettings() []setting {
 		stringSetting("data_dir", "./berth-data", "directory of the embedded database and of the blobs", func(c *config) *string { return &c.DataDir }, nil),
 		secret(stringSetting("database_url", "", "postgres://user:password@host:5432/name, or sqlite:/path/to/file", func(c *config) *string { return &c.DatabaseURL }, validDatabase), "`sqlite:` file `berth.db` in the data directory"),
 		intSetting("database_conns", "16", "connections to Postgres at most, per replica; and up to as many again for what may be lost in a power failure, such as the progress of uploads", func(c *config) *int { return &c.DatabaseConns }, 2, 1000),
+		durationSetting("database_timeout", "15s", "how long a statement may wait for a connection to Postgres and for its answer; after that the request gets 503, and connections that do not answer are replaced. A connection whose bytes nobody acknowledges breaks after half of it", func(c *config) *time.Duration { return &c.DatabaseTimeout }, time.Second, 10*time.Minute),
+		boolSetting("database_pooled", "false", "the database URL leads to a pooler that gives each transaction another session, such as pgbouncer with pool_mode=transaction", func(c *config) *bool { return &c.DatabasePooled }),
 		shown(stringSetting("storage_url", "", "file:/path, or s3://bucket/prefix?endpoint=http://host:9000&region=us-east-1&path_style=true; credentials from the AWS chain", func(c *config) *string { return &c.StorageURL }, validStorage), "`file:` directory `blobs` in the data directory"),
 		stringSetting("storage_fallback_url", "", "a second store, as storage_url, that is read for what the first one does not have, and deleted from; while the objects move from one to the other", func(c *config) *string { return &c.StorageFallbackURL }, validStorage),
+		durationSetting("storage_timeout", "10s", "how long S3 may neither take nor send a byte, and what one operation has with all its attempts, besides the time that its bytes take at 512 KiB/s; after that the request gets 503", func(c *config) *time.Duration { return &c.StorageTimeout }, time.Second, 10*time.Minute),
 		boolSetting("storage_redirect", "false", "answer a GET of a blob with 307 to a presigned URL of the bucket, whose host name must not be the registry's or below it", func(c *config) *bool { return &c.StorageRedirect }),
 		durationSetting("storage_redirect_ttl", "20m", "how long a presigned URL is valid", func(c *config) *time.Duration { return &c.RedirectTTL }, time.Second, 7*24*time.Hour),
 		sizeSetting("storage_part_size", "8MiB", "size of a part of an S3 multipart upload; grows by itself for blobs of more than 8 GiB, up to half of memory_budget; 10,000 parts are the most", func(c *config) *int64 { return &c.PartSize }, 5<<20, 512<<20),

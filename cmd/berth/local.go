@@ -35,7 +35,9 @@ func runLocal(cmd *cobra.Command, withStore bool, run func(context.Context, *loc
 	}
 	ctx, log := cmd.Context(), newLogger(c, cmd.ErrOrStderr())
 	l := &local{config: c, log: log}
-	if l.db, err = metadata.Open(ctx, metadata.Options{URL: c.DatabaseURL, MaxConns: 4, MustExist: true, Logger: log}); errors.Is(err, metadata.ErrNoDatabase) {
+	o := databaseOptions(c, 4, log)
+	o.MustExist = true
+	if l.db, err = metadata.Open(ctx, o); errors.Is(err, metadata.ErrNoDatabase) {
 		return noRegistry(cmd, c)
 	} else if err != nil {
 		return databaseError(err)
@@ -58,9 +60,9 @@ func runLocal(cmd *cobra.Command, withStore bool, run func(context.Context, *loc
 			return err
 		}
 	}
-	o := registryOptions(c)
-	o.Logger = log
-	l.registry = registry.New(l.db, l.store, o)
+	options := registryOptions(c)
+	options.Logger = log
+	l.registry = registry.New(l.db, l.store, options)
 	return run(ctx, l)
 }
 

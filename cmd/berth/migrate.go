@@ -34,7 +34,9 @@ starts; this is for those who do it by hand, before a new version is rolled out.
 				return err
 			}
 			ctx := cmd.Context()
-			db, err := metadata.Open(ctx, metadata.Options{URL: c.DatabaseURL, MaxConns: 2, MustExist: status, Logger: newLogger(c, cmd.ErrOrStderr())})
+			o := databaseOptions(c, 2, newLogger(c, cmd.ErrOrStderr()))
+			o.MustExist = status
+			db, err := metadata.Open(ctx, o)
 			if errors.Is(err, metadata.ErrNoDatabase) {
 				return noRegistry(cmd, c)
 			}

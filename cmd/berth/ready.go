@@ -15,7 +15,7 @@ import (
 // operator has to look at.
 func readiness(db *metadata.DB, store storage.Store) []server.Check {
 	return []server.Check{
-		{Name: "database", Read: db.Ping},
+		{Name: "database", Read: db.Ping, Write: db.Writable, Warn: db.ClockOff, Dead: db.Dead},
 		{Name: "storage", Read: store.Ping, Write: func(ctx context.Context) error { return storeReason(store.Writable(ctx)) }},
 	}
 }

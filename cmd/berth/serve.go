@@ -48,6 +48,9 @@ Settings come from a YAML file, the environment and flags, later ones winning.`,
 	return c
 }
 
+// lastWords is how long a server answers whose database is dead.
+const lastWords = 3 * time.Second
+
 // certificateInterval is how often the certificate's files are looked at.
 const certificateInterval = 5 * time.Second
 
@@ -130,14 +133,23 @@ func serve(ctx context.Context, c *config, stdout io.Writer, log *slog.Logger) e
 	}
 	group.Go(func() { giveBack(background, a.rest, log) })
 
+	var dead error
+	finish := c.ShutdownTimeout
 	select {
 	case <-ctx.Done():
 	case err := <-failed:
 		closeAll(servers)
 		return fmt.Errorf("serving: %w", err)
+	case <-a.db.Died():
+		dead = fmt.Errorf("the database has failed, and only a new process can go on with it: start berth again: %w", cause(a.db.Dead()))
+		finish = min(finish, lastWords)
+		select { // those who wait, and those who ask /readyz and /livez, are still told
+		case <-ctx.Done():
+		case <-time.After(lastWords):
+		}
 	}
 	a.server.Drain()
-	if c.DrainTime > 0 {
+	if c.DrainTime > 0 && dead == nil {
 		log.Info("stopping: not ready any more, and still taking requests", "for", c.DrainTime)
 		select {
 		case <-time.After(c.DrainTime):
@@ -146,8 +158,8 @@ func serve(ctx context.Context, c *config, stdout io.Writer, log *slog.Logger) e
 			return fmt.Errorf("serving: %w", err)
 		}
 	}
-	log.Info("stopping: finishing what is in flight", "at_most", c.ShutdownTimeout)
-	if err := shutdown(servers, c.ShutdownTimeout); err != nil {
+	log.Info("stopping: finishing what is in flight", "at_most", finish)
+	if err := shutdown(servers, finish); err != nil {
 		// What still waits for its client ends with what has come, and a word to the client.
 		a.server.Cut()
 		if err := shutdown(servers, cutTimeout); err != nil {
@@ -156,7 +168,7 @@ func serve(ctx context.Context, c *config, stdout io.Writer, log *slog.Logger) e
 		log.Warn("requests were still in flight and have been cut off", "error", err)
 	}
 	log.Info("stopped")
-	return nil
+	return dead
 }
 
 // cutTimeout is how long requests that were cut off have to record what came, and to say so.

@@ -62,7 +62,7 @@ func (c *config) target(database, store string) (*config, error) {
 // refused with registry.ErrInUse and left as it is. No error has a secret.
 func openTarget(ctx context.Context, c *config, log *slog.Logger) (side registry.Side, err error) {
 	database := describeDatabase(c.DatabaseURL)
-	if side.DB, err = metadata.Open(ctx, metadata.Options{URL: c.DatabaseURL, MaxConns: 8, Logger: log}); err != nil {
+	if side.DB, err = metadata.Open(ctx, databaseOptions(c, 8, log)); err != nil {
 		return side, fmt.Errorf("the target database %s cannot be opened: %w. Check that it is there and can be reached from here, and the user and the password in its URL", database, cause(err))
 	}
 	defer func() {

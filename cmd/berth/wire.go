@@ -86,9 +86,16 @@ func inMilliseconds(_ []string, a slog.Attr) slog.Attr {
 // readCache is how many bytes of what was read from the database are remembered. At rest they are given back.
 const readCache = 4 << 20
 
+// databaseOptions are those of the settings for the registry's own database.
+func databaseOptions(c *config, conns int, log *slog.Logger) metadata.Options {
+	return metadata.Options{URL: c.DatabaseURL, MaxConns: conns, Timeout: c.DatabaseTimeout, Pooled: c.DatabasePooled, Logger: log}
+}
+
 // openDatabase connects and brings the schema up to date.
 func openDatabase(ctx context.Context, c *config, log *slog.Logger) (*metadata.DB, error) {
-	db, err := metadata.Open(ctx, metadata.Options{URL: c.DatabaseURL, MaxConns: c.DatabaseConns, ReadCache: readCache, Logger: log})
+	o := databaseOptions(c, c.DatabaseConns, log)
+	o.ReadCache = readCache
+	db, err := metadata.Open(ctx, o)
 	if err != nil {
 		return nil, databaseError(err)
 	}
@@ -157,6 +164,7 @@ func openBareStore(ctx context.Context, c *config, url string, mustExist bool, l
 		conf.PartSize = c.PartSize
 	}
 	conf.Budget = budget
+	conf.Timeout = c.StorageTimeout
 	conf.Logger = log
 	store, err = s3.New(ctx, conf)
 	return store, "s3", err
@@ -226,7 +234,7 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	if err := applyTagPolicy(ctx, a.db, c); err != nil {
 		return a, err
 	}
-	tokens, err := token.New(ctx, a.db, token.Options{TTL: c.TokenTTL, Keys: token.KeyOptions{
+	tokens, err := token.New(ctx, a.db, token.Options{TTL: c.TokenTTL, Clock: a.db.Now, Keys: token.KeyOptions{
 		Algorithm: c.TokenAlgorithm, PublishDelay: c.KeyPublishDelay, CertificateLife: c.KeyCertificateLife,
 		Files: slices.Concat(c.TokenKeyFile, c.ServiceKeyFiles), Logger: log,
 	}})
@@ -256,9 +264,9 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 			a.closers = append(a.closers, closer)
 		}
 	}
-	policy := auth.NewPolicy(a.db, auth.PolicyOptions{PublicRead: c.PublicRead, Teams: teamService(list), ExternalMaxAge: c.ExternalMaxAge})
-	refresher := auth.NewRefresher(a.db, nil)
-	refresher.External(c.ExternalMaxAge, auth.NewDirectory(a.db, log, nil), recheckers(list)...)
+	policy := auth.NewPolicy(a.db, auth.PolicyOptions{PublicRead: c.PublicRead, Clock: a.db.Now, Teams: teamService(list), ExternalMaxAge: c.ExternalMaxAge})
+	refresher := auth.NewRefresher(a.db, a.db.Now)
+	refresher.External(c.ExternalMaxAge, auth.NewDirectory(a.db, log, a.db.Now), recheckers(list)...)
 	chain := auth.NewChain(nil, list...)
 	a.checks = registry.NewCheckJobs(reg)
 	a.copies = newCopies(c, registry.Side{DB: a.db, Store: a.store}, reg, log)
@@ -324,10 +332,11 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 		Audit:        a.audit.Record,
 		Version:      version,
 		Logger:       log,
+		Clock:        a.db.Now,
 	}
 	if provider, ok := openid.SignIn(); ok {
 		o.Provider = (*server.Provider)(&provider)
-		o.Browsers, o.Sessions = openid, auth.NewWebSessions(a.db, c.OIDC.SessionTTL, nil)
+		o.Browsers, o.Sessions = openid, auth.NewWebSessions(a.db, c.OIDC.SessionTTL, a.db.Now)
 		o.Sessions.External(c.ExternalMaxAge)
 	}
 	if c.StorageRedirect {
@@ -436,9 +445,9 @@ func pruneTokenSecrets(ctx context.Context, db *metadata.DB) (n int, err error) 
 // authenticators lists who is asked about credentials, in this order. An outside
 // provider is asked when its settings are there.
 func authenticators(_ context.Context, c *config, db *metadata.DB, hasher *auth.Hasher, openid *oidc.Authenticator, log *slog.Logger, metrics *providerMetrics) ([]auth.Authenticator, error) {
-	directory := auth.NewDirectory(db, log, nil)
+	directory := auth.NewDirectory(db, log, db.Now)
 	// A token of an OpenID provider may come with anybody's name.
-	tokens := auth.NewTokens(db, log, nil)
+	tokens := auth.NewTokens(db, log, db.Now)
 	tokens.External(c.ExternalMaxAge)
 	list := []auth.Authenticator{tokens, openid}
 	machines, err := c.AWS.authenticators(c, db)
@@ -454,7 +463,7 @@ func authenticators(_ context.Context, c *config, db *metadata.DB, hasher *auth.
 		}
 		list = append(list, a)
 	}
-	list = append(list, auth.NewPasswords(db, hasher, nil))
+	list = append(list, auth.NewPasswords(db, hasher, db.Now))
 	// The last one: to a directory that binds users without a search, every name may
 	// be one of its own.
 	if c.LDAP.enabled() {
@@ -524,6 +533,8 @@ func (a *app) collectors() {
 			func() float64 { return float64(a.db.Stats().OpenConnections) }),
 		connections("berth_database_connections_in_use", "Connections to the database in use.",
 			func() float64 { return float64(a.db.Stats().InUse) }),
+		connections("berth_clock_skew_seconds", "How far this machine's clock is ahead of the database's; times are taken from the database.",
+			func() float64 { return a.db.ClockSkew().Seconds() }),
 	)
 }
 
