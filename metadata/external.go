@@ -73,6 +73,15 @@ func (tx *Tx) PutExternalUser(ctx context.Context, e ExternalUser) (User, error)
 			 WHERE name = $1 AND source = $2 AND subject IS NULL RETURNING `+userColumns,
 			e.Name, e.Source, e.Subject, e.Admin, micros(tx.now)).Scan)
 	}
+	if errors.Is(err, sql.ErrNoRows) { // the same, with the name in another case than the provider's
+		u, err = scanUser(tx.row(ctx, `
+			UPDATE users SET name = $1, subject = $3, provider_admin = $4, seen_at = $5
+			 WHERE source = $2 AND subject IS NULL AND lower(name) = lower($1)
+			   AND 1 = (SELECT COUNT(*) FROM users o WHERE o.source = $2 AND o.subject IS NULL AND lower(o.name) = lower($1))
+			   AND NOT EXISTS (SELECT 1 FROM users o WHERE o.name = $1)
+			RETURNING `+userColumns,
+			e.Name, e.Source, e.Subject, e.Admin, micros(tx.now)).Scan)
+	}
 	if errors.Is(err, sql.ErrNoRows) {
 		if err := tx.checkLookAlike(ctx, e.Name); err != nil {
 			return User{}, err

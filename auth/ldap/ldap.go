@@ -409,6 +409,39 @@ func (a *Authenticator) Recheck(ctx context.Context, source, subject string) (au
 	return id, nil
 }
 
+// Canonical gives a user's name as the directory writes it, which looks at no case. It is auth.ErrNotMine for a
+// name that the directory does not have; any other error says that it cannot be asked now, as with direct bind.
+func (a *Authenticator) Canonical(ctx context.Context, username string) (name string, err error) {
+	if a.o.UserDN != "" {
+		return "", errors.New("the directory can only be asked by its users themselves")
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*a.o.Timeout)
+	defer cancel()
+	err = a.pool.with(ctx, func(s *conn) error {
+		entry, err := a.find(ctx, s, username)
+		if err == nil {
+			name, err = a.name(entry, username)
+		}
+		return err
+	})
+	return name, err
+}
+
+// name is the user's name here: of several, the one that was typed.
+func (a *Authenticator) name(entry *ldap.Entry, username string) (string, error) {
+	names := entry.GetEqualFoldAttributeValues(a.o.NameAttribute)
+	if len(names) == 0 {
+		return "", fmt.Errorf("%s has no attribute %s for the user's name, or it may not be read", entry.DN, a.o.NameAttribute)
+	}
+	name := names[0]
+	for _, n := range names {
+		if strings.EqualFold(n, username) {
+			name = n
+		}
+	}
+	return name, nil
+}
+
 // identity is what the directory says of a user whose password is right.
 func (a *Authenticator) identity(ctx context.Context, c auth.Credentials) (auth.Identity, error) {
 	if a.o.UserDN != "" {
@@ -483,15 +516,9 @@ func (a *Authenticator) one(ctx context.Context, s *conn, base string, scope int
 
 // describe makes the identity out of an entry and its groups.
 func (a *Authenticator) describe(ctx context.Context, s *conn, entry *ldap.Entry, username string) (auth.Identity, error) {
-	names := entry.GetEqualFoldAttributeValues(a.o.NameAttribute)
-	if len(names) == 0 {
-		return auth.Identity{}, fmt.Errorf("%s has no attribute %s for the user's name, or it may not be read", entry.DN, a.o.NameAttribute)
-	}
-	name := names[0]
-	for _, n := range names { // of several names, the one that was typed
-		if strings.EqualFold(n, username) {
-			name = n
-		}
+	name, err := a.name(entry, username)
+	if err != nil {
+		return auth.Identity{}, err
 	}
 	subject, err := a.subject(entry)
 	if err != nil {

@@ -22,7 +22,8 @@ func newImportCommand() *cobra.Command {
 		Short: "Take over users and tokens from other systems",
 		Long: `Take over users and tokens from other systems. These commands work on the configured database
 themselves, beside running servers, and can be run again: what is there already stays as it is. With
---dry-run they only say what they would do.`,
+--dry-run they only say what they would do. A record that cannot be imported, or whose name is that of
+somebody else here, stops the import before anything is written; all of them are named at once.`,
 		Example: `  berth import htpasswd users.htpasswd --dry-run
   berth import dims tokens.json
   berth import dockit dockit.sqlite --service registry.example.com`,
@@ -34,13 +35,33 @@ themselves, beside running servers, and can be run again: what is there already 
 // importFlags are those that all imports have.
 type importFlags struct {
 	dryRun bool
+	skip   bool
+	admins bool
 	output *choice
+}
+
+// check is what becomes of records that cannot be imported: all of them are one error, or with --skip-invalid
+// lines of the report.
+func (f *importFlags) check(name string, problems []error) (left []string, err error) {
+	if !f.skip {
+		return nil, problemsError(name, problems)
+	}
+	for _, p := range problems {
+		left = append(left, p.Error())
+	}
+	return left, nil
+}
+
+// adminsFlag is for imports that give credentials to users who are there.
+func (f *importFlags) adminsFlag(c *cobra.Command) {
+	c.Flags().BoolVar(&f.admins, "admins", false, "also import records of users who administer this registry")
 }
 
 func addImportFlags(c *cobra.Command) *importFlags {
 	f := &importFlags{}
 	addFlags(c.Flags())
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "only say what would be done")
+	c.Flags().BoolVar(&f.skip, "skip-invalid", false, "leave out records that cannot be imported; without it they are named, and nothing is imported")
 	f.output = outputFlag(c)
 	return f
 }
@@ -197,7 +218,7 @@ func problemsError(name string, problems []error) error {
 	if n > maxProblems {
 		problems = append(problems[:maxProblems:maxProblems], fmt.Errorf("and %d more", n-maxProblems))
 	}
-	return fmt.Errorf("%s was not imported:\n%w", name, errors.Join(problems...))
+	return fmt.Errorf("%s was not imported (--skip-invalid leaves these out):\n%w", name, errors.Join(problems...))
 }
 
 // message is what a person reads of an error: without the code of an *oci.Error.

@@ -28,7 +28,9 @@ func newImportDimsCommand() *cobra.Command {
 as 'aws dynamodb scan' or an export to S3 gives it, or CSV.
 
 Each token becomes a personal token of its user, who is made when there is none: without a password, or
-with --source for an outside provider, which then takes the user over at the first sign-in. What a
+with --source for an outside provider, which then takes the user over at the first sign-in. A user of
+that name who is here from another source is somebody else, and gets nothing. With --source ldap and
+the directory in the settings, the directory says how a name is written, and whether it has it. What a
 token may do is what its user may do: nothing, until the user is in a team or has a grant. Only the hash of a
 token is stored. Tokens that somebody deleted here since come back when the file is imported again.`,
 		Example: `  aws dynamodb scan --table-name d.ims.io.tokens > tokens.json && berth import dims tokens.json --dry-run
@@ -39,6 +41,7 @@ token is stored. Tokens that somebody deleted here since come back when the file
 	f := addImportFlags(c)
 	source := c.Flags().String("source", metadata.SourceLocal, "who vouches for the users that are made: local, or the name of a provider, such as ldap")
 	actions := c.Flags().StringSlice("actions", auth.AllActions.Names(), "what the tokens carry at most: pull, push, delete, admin")
+	f.adminsFlag(c)
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		carried, err := auth.ParseActions(*actions)
 		if err != nil {
@@ -51,17 +54,34 @@ token is stored. Tokens that somebody deleted here since come back when the file
 		if err != nil {
 			return err
 		}
-		tokens, err := readDims(args[0], in)
+		tokens, problems, err := readDims(args[0], in)
 		if err := errors.Join(err, done()); err != nil {
 			return err
 		}
 		return runLocal(cmd, false, func(ctx context.Context, l *local) error {
+			who, done, err := newIdentities(ctx, l, *source, f.admins)
+			if err != nil {
+				return err
+			}
+			tokens, strangers, err := sortRecords(ctx, who, tokens, func(t dimsToken) string { return fmt.Sprintf("record %d", t.record) },
+				func(t *dimsToken) *string { return &t.user }, func(dimsToken) bool { return true })
+			if err := errors.Join(err, done()); err != nil {
+				return err
+			}
+			left, err := f.check(args[0], append(problems, strangers...))
+			if err != nil {
+				return err
+			}
+			if *source == "ldap" && who.ask == nil {
+				fmt.Fprintln(cmd.ErrOrStderr(), "the directory cannot be asked with these settings (ldap_url, and no ldap_user_dn), so names are taken as they are written")
+			}
 			report, err := importAll(ctx, l, f, tokens, func(ctx context.Context, tx *metadata.Tx, t dimsToken, r *imported) error {
-				return importDims(ctx, tx, t, *source, carried, r)
+				return importDims(ctx, tx, t, who, carried, r)
 			})
 			if err != nil {
 				return err
 			}
+			report.Kept = append(left, report.Kept...)
 			return f.print(cmd, report)
 		})
 	}
@@ -100,20 +120,18 @@ func (v *dimsValue) UnmarshalJSON(raw []byte) error {
 // maxDimsToken bounds a token, in bytes; those of d.ims.io have 56.
 const maxDimsToken = 1024
 
-// readDims reads an export. The error names every record that is no token, and never
+// readDims reads an export. The problems name every record that is no token, and never
 // the token. Tokens that were made with another token belong to the user of that one.
-func readDims(file string, in io.Reader) ([]dimsToken, error) {
+func readDims(file string, in io.Reader) (tokens []dimsToken, problems []error, err error) {
 	buffered := bufio.NewReader(in)
 	items := jsonItems
 	if first, err := firstByte(buffered); err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
+		return nil, nil, fmt.Errorf("%s: %w", file, err)
 	} else if first != '{' && first != '[' {
 		items = csvItems
 	}
-	var tokens []dimsToken
-	var problems []error
 	n := 0
-	err := items(buffered, func(item dimsItem) error {
+	err = items(buffered, func(item dimsItem) error {
 		if n++; n > maxImportRecords {
 			return fmt.Errorf("there are more than %d tokens: divide the file", maxImportRecords)
 		}
@@ -131,7 +149,7 @@ func readDims(file string, in io.Reader) ([]dimsToken, error) {
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("%s, record %d: %w", file, n+1, err)
+		return nil, nil, fmt.Errorf("%s, record %d: %w", file, n+1, err)
 	}
 	maker := map[string]string{}
 	for _, t := range tokens {
@@ -147,11 +165,8 @@ func readDims(file string, in io.Reader) ([]dimsToken, error) {
 			}
 			t.user = of
 		}
-		if _, err := auth.ParseUserName(t.user); err != nil {
-			problems = append(problems, fmt.Errorf("record %d: %s", t.record, message(err)))
-		}
 	}
-	return tokens, problemsError(file, problems)
+	return tokens, problems, nil
 }
 
 // firstByte peeks at the first byte that is no space.
@@ -239,7 +254,7 @@ func csvItems(r *bufio.Reader, found func(dimsItem) error) error {
 }
 
 // importDims makes a token, and its user when there is none.
-func importDims(ctx context.Context, tx *metadata.Tx, t dimsToken, source string, actions auth.Actions, r *imported) error {
+func importDims(ctx context.Context, tx *metadata.Tx, t dimsToken, who *identities, actions auth.Actions, r *imported) error {
 	existing, _, err := tx.TokenBySecretHash(ctx, t.hash)
 	switch {
 	case err == nil && existing.User == t.user:
@@ -253,8 +268,8 @@ func importDims(ctx context.Context, tx *metadata.Tx, t dimsToken, source string
 	}
 	var events []metadata.AuditEvent
 	detail := map[string]any{"from": "dims"}
-	if _, err := tx.User(ctx, t.user); errors.Is(err, oci.ErrNotFound) {
-		if _, err := tx.CreateUser(ctx, metadata.User{Name: t.user, Role: metadata.RoleUser, Source: source}); err != nil {
+	if _, err := who.whose(ctx, tx, t.user); errors.Is(err, oci.ErrNotFound) {
+		if _, err := tx.CreateUser(ctx, metadata.User{Name: t.user, Role: metadata.RoleUser, Source: who.source}); err != nil {
 			return err
 		}
 		r.Users++

@@ -54,10 +54,28 @@ repeated.`,
 			return err
 		}
 		return runLocal(cmd, false, func(ctx context.Context, l *local) error {
+			who, done, err := newIdentities(ctx, l, metadata.SourceLocal, f.admins)
+			if err != nil {
+				return err
+			}
+			// Names that nobody can have here are left out and named; those of somebody else stop the import.
+			possible := slices.Clone(from.users)
+			invalid := func(u dockitUser) bool { _, err := auth.ParseUserName(u.name); return err != nil }
+			users, strangers, err := sortRecords(ctx, who, slices.DeleteFunc(possible, invalid), func(u dockitUser) string { return "the user " + u.name },
+				func(u *dockitUser) *string { return &u.name }, func(dockitUser) bool { return false })
+			if err := errors.Join(err, done()); err != nil {
+				return err
+			}
+			left, err := f.check("the database", strangers)
+			if err != nil {
+				return err
+			}
+			valid := func(u dockitUser) bool { return !invalid(u) }
+			from.users = append(users, slices.DeleteFunc(slices.Clone(from.users), valid)...)
 			var report imported
-			err := l.db.Update(ctx, func(tx *metadata.Tx) error {
-				report = imported{}
-				i := &dockitImport{tx: tx, from: from, report: &report, life: l.config.KeyCertificateLife}
+			err = l.db.Update(ctx, func(tx *metadata.Tx) error {
+				report = imported{Kept: slices.Clone(left)}
+				i := &dockitImport{tx: tx, who: who, from: from, report: &report, life: l.config.KeyCertificateLife}
 				if err := i.run(ctx, *services); err != nil {
 					return err
 				}
@@ -235,6 +253,7 @@ func readDockit(ctx context.Context, source string) (d dockitData, err error) {
 type dockitImport struct {
 	tx     *metadata.Tx
 	from   dockitData
+	who    *identities
 	report *imported
 	life   time.Duration // of a certificate, when Dockit's key has none
 
@@ -296,7 +315,7 @@ func (i *dockitImport) users(ctx context.Context) error {
 			continue
 		}
 		i.grantees[u.id] = metadata.Grantee{User: u.name}
-		before, err := i.tx.LockUser(ctx, u.name)
+		before, err := i.who.whose(ctx, i.tx, u.name)
 		switch {
 		case err == nil && before.PasswordHash == u.hash:
 			i.report.Unchanged++

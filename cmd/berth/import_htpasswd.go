@@ -20,8 +20,8 @@ func newImportHtpasswdCommand() *cobra.Command {
 		Use:   "htpasswd FILE",
 		Short: "Take over users from a file of Apache's htpasswd",
 		Long: `Take over users with their passwords from a file of Apache's htpasswd (- is stdin). Only bcrypt hashes
-can be taken over (htpasswd -B). When a line has another hash, nothing is imported, and the message
-says which lines and what to do.
+can be taken over (htpasswd -B). When a line has another hash, or the name of a user who signs in
+elsewhere, nothing is imported, and the message says which lines and what to do.
 
 A user who is there already keeps the password, so that the file can be imported again after people
 have changed theirs; with --replace the file wins.`,
@@ -31,22 +31,37 @@ have changed theirs; with --replace the file wins.`,
 	}
 	f := addImportFlags(c)
 	replace := c.Flags().Bool("replace", false, "give users who are there already the password of the file")
+	f.adminsFlag(c)
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		in, done, err := openImport(cmd, args[0])
 		if err != nil {
 			return err
 		}
-		entries, err := readHtpasswd(args[0], in)
+		entries, problems, err := readHtpasswd(args[0], in)
 		if err := errors.Join(err, done()); err != nil {
 			return err
 		}
 		return runLocal(cmd, false, func(ctx context.Context, l *local) error {
+			who, done, err := newIdentities(ctx, l, metadata.SourceLocal, f.admins)
+			if err != nil {
+				return err
+			}
+			entries, strangers, err := sortRecords(ctx, who, entries, func(e htpasswdEntry) string { return fmt.Sprintf("line %d", e.line) },
+				func(e *htpasswdEntry) *string { return &e.name }, func(htpasswdEntry) bool { return *replace })
+			if err := errors.Join(err, done()); err != nil {
+				return err
+			}
+			left, err := f.check(args[0], append(problems, strangers...))
+			if err != nil {
+				return err
+			}
 			report, err := importAll(ctx, l, f, entries, func(ctx context.Context, tx *metadata.Tx, e htpasswdEntry, r *imported) error {
-				return importHtpasswd(ctx, tx, e, *replace, r)
+				return importHtpasswd(ctx, tx, e, who, *replace, r)
 			})
 			if err != nil {
 				return err
 			}
+			report.Kept = append(left, report.Kept...)
 			return f.print(cmd, report)
 		})
 	}
@@ -61,11 +76,9 @@ type htpasswdEntry struct {
 // maxHtpasswdLine bounds a line, in bytes.
 const maxHtpasswdLine = 4096
 
-// readHtpasswd reads name:hash lines. The error names every line that cannot be taken
+// readHtpasswd reads name:hash lines. The problems name every line that cannot be taken
 // over, and never a hash.
-func readHtpasswd(file string, in io.Reader) ([]htpasswdEntry, error) {
-	var entries []htpasswdEntry
-	var problems []error
+func readHtpasswd(file string, in io.Reader) (entries []htpasswdEntry, problems []error, err error) {
 	hasher := auth.NewHasher(1)
 	seen := map[string]int{}
 	lines := bufio.NewScanner(in)
@@ -78,7 +91,7 @@ func readHtpasswd(file string, in io.Reader) ([]htpasswdEntry, error) {
 			continue
 		}
 		if len(entries) == maxImportRecords {
-			return nil, fmt.Errorf("%s has more than %d users: divide it", file, maxImportRecords)
+			return nil, nil, fmt.Errorf("%s has more than %d users: divide it", file, maxImportRecords)
 		}
 		bad := func(format string, args ...any) {
 			problems = append(problems, fmt.Errorf("line %d: "+format, append([]any{n}, args...)...))
@@ -108,9 +121,9 @@ func readHtpasswd(file string, in io.Reader) ([]htpasswdEntry, error) {
 		entries = append(entries, htpasswdEntry{n, name, hash})
 	}
 	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("%s, line %d: %w", file, n+1, err)
+		return nil, nil, fmt.Errorf("%s, line %d: %w", file, n+1, err)
 	}
-	return entries, problemsError(file, problems)
+	return entries, problems, nil
 }
 
 // otherHash names the kind of a hash that is not bcrypt; "" is bcrypt.
@@ -128,8 +141,8 @@ func otherHash(hash string) string {
 }
 
 // importHtpasswd makes a user, or leaves the one who is there alone.
-func importHtpasswd(ctx context.Context, tx *metadata.Tx, e htpasswdEntry, replace bool, r *imported) error {
-	u, err := tx.LockUser(ctx, e.name)
+func importHtpasswd(ctx context.Context, tx *metadata.Tx, e htpasswdEntry, who *identities, replace bool, r *imported) error {
+	u, err := who.whose(ctx, tx, e.name)
 	event := metadata.AuditEvent{Actor: importer, Reference: e.name, Detail: map[string]any{"from": "htpasswd"}}
 	switch {
 	case errors.Is(err, oci.ErrNotFound):
@@ -141,9 +154,6 @@ func importHtpasswd(ctx context.Context, tx *metadata.Tx, e htpasswdEntry, repla
 		return tx.InsertAudit(ctx, event)
 	case err != nil:
 		return err
-	case u.Source != metadata.SourceLocal:
-		r.Kept = append(r.Kept, fmt.Sprintf("line %d: %s signs in by %s, and gets no password here", e.line, e.name, u.Source))
-		return nil
 	case u.PasswordHash == e.hash:
 		r.Unchanged++
 		return nil
