@@ -183,29 +183,27 @@ func digests(ds []manifest.Descriptor) []digest.Digest {
 }
 
 // maxLies bounds what the detail of a refusal by checkSizes names.
-const maxLies = 100
+const maxLies = 10
 
 // checkSizes refuses a manifest that gives a blob or a child another size than it has. Clients compare
-// the two when they pull, and none would take it.
+// the two when they pull, and none would take it. The detail has three lists of the same order, as
+// many as fit: digests, given (bytes, by the manifest) and stored (bytes).
 func checkSizes(m *manifest.Manifest, sizes map[digest.Digest]int64) error {
-	type lie struct {
-		Digest digest.Digest `json:"digest"`
-		Given  int64         `json:"given"`  // bytes, by the manifest
-		Stored int64         `json:"stored"` // bytes
-	}
-	var lies []lie
+	var digests []digest.Digest
+	var given, stored []int64
 	for _, list := range [][]manifest.Descriptor{m.Blobs, m.Foreign, m.Children} {
 		for _, d := range list {
-			if size, ok := sizes[d.Digest]; ok && size != d.Size && len(lies) < maxLies {
-				lies = append(lies, lie{d.Digest, d.Size, size})
+			if size, ok := sizes[d.Digest]; ok && size != d.Size && len(digests) < maxLies {
+				digests, given, stored = append(digests, d.Digest), append(given, d.Size), append(stored, size)
 			}
 		}
 	}
-	if len(lies) == 0 {
+	if len(digests) == 0 {
 		return nil
 	}
 	return oci.Errorf(oci.CodeSizeInvalid, "the manifest says that %s has %d bytes, but it has %d, so that no client could pull it: correct the size in the descriptor",
-		lies[0].Digest, lies[0].Given, lies[0].Stored).WithDetail(map[string]any{"rule": "descriptor-size", "sizes": lies})
+		digests[0], given[0], stored[0]).
+		WithDetail(map[string]any{"rule": "descriptor-size", "digests": digests, "given": given, "stored": stored})
 }
 
 // withForeign gives the blobs that the manifest needs: those that must be

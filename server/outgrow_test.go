@@ -175,7 +175,7 @@ func outgrowWorld(t *testing.T, database string) (*world, []shown) {
 		{name: "job", as: "oidc", actions: all, ends: time.Now()}, // of minutes: shorter than anything that is made here
 		{name: "OAuth2 token", me: "olga", as: "oauth2", actions: all, ends: hour.Add(-time.Second)},
 		{name: "ID token", me: "pia", as: "pia-id", actions: all, ends: time.Now(), person: true},
-		{name: "session", me: "sam", headers: []string{"Cookie", session, "Sec-Fetch-Site", "same-origin", PageTokenHeader, auth.PageToken(strings.TrimPrefix(session, "__Host-"+sessionCookie+"="))}, actions: all, ends: time.Now().Add(7 * time.Hour), person: true},
+		{name: "session", me: "sam", headers: []string{"Cookie", session, "Sec-Fetch-Site", "same-origin", PageTokenHeader, pageToken(session)}, actions: all, ends: time.Now().Add(7 * time.Hour), person: true},
 	}
 }
 

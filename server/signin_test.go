@@ -65,6 +65,11 @@ func comeBack(t *testing.T, w *world, p *testenv.OIDCProvider, account, path str
 	return cookie, back
 }
 
+// pageToken is what our pages hold for a session, given its cookie.
+func pageToken(cookie string) string {
+	return auth.PageToken(strings.TrimPrefix(cookie, "__Host-"+sessionCookie+"="))
+}
+
 func TestBrowserSignIn(t *testing.T) {
 	w, p := browserWorld(t)
 	whoami := func(headers ...string) reply { return w.do("GET", "/api/v1/whoami", "", nil, headers...) }
@@ -100,9 +105,6 @@ func TestBrowserSignIn(t *testing.T) {
 	w.do("GET", "/api/", "", nil, "Cookie", "__Host-berth-session=invented").want(t, http.StatusOK) // the description is for all
 
 	// Another site's page does not act for alice, nor does one of this origin that does not hold the token of our pages.
-	token := func() []string {
-		return []string{PageTokenHeader, auth.PageToken(strings.TrimPrefix(session, "__Host-berth-session="))}
-	}
 	for _, headers := range [][]string{nil, {PageTokenHeader, ""}, {PageTokenHeader, "x"}, {PageTokenHeader, auth.PageToken("x")}, {PageTokenHeader, strings.TrimPrefix(session, "__Host-berth-session=")}} {
 		for _, method := range []string{"POST", "PUT", "PATCH", "DELETE", "OPTIONS"} {
 			r := w.do(method, "/api/v1/teams", "", nil, append([]string{"Cookie", session, "Sec-Fetch-Site", "same-origin"}, headers...)...)
@@ -127,7 +129,7 @@ func TestBrowserSignIn(t *testing.T) {
 		{[]string{"Sec-Fetch-Site", "same-origin"}, http.StatusOK},
 	} {
 		for _, method := range []string{"POST", "PUT", "PATCH", "DELETE"} {
-			r := w.do(method, "/api/v1/teams", "", nil, append(append([]string{"Cookie", session}, token()...), tt.headers...)...)
+			r := w.do(method, "/api/v1/teams", "", nil, append([]string{"Cookie", session, PageTokenHeader, pageToken(session)}, tt.headers...)...)
 			if r.StatusCode != tt.status {
 				t.Errorf("%s with %v: %d %s", method, tt.headers, r.StatusCode, r.body)
 			}
