@@ -25,14 +25,16 @@ func (s *Server) getBlob(ex *exchange, r *http.Request) error {
 		return err
 	}
 	var parts []byteRange
-	several := false
+	chosen := false
 	if header := r.Header.Get("Range"); header != "" && rangeHolds(r.Header.Get("If-Range"), b) {
-		if parts, several, err = parseRanges(header, b.Size); err != nil {
+		if parts, chosen, err = parseRanges(header, b.Size); err != nil {
 			ex.Header().Set("Content-Range", "bytes */"+strconv.FormatInt(b.Size, 10))
 			return err
 		}
 	}
-	if s.redirectTTL > 0 && !several { // S3 gives one range of an object per request, or everything
+	// Who fetches a blob by parts gets them here. S3 gives one range of an object per request, or everything; and the stargz
+	// snapshotter asks for all parts where its first request for two bytes was answered, and follows no redirect later.
+	if s.redirectTTL > 0 && !chosen {
 		if done, err := s.redirectBlob(ex, r, b); done || err != nil {
 			return err
 		}

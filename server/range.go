@@ -26,13 +26,13 @@ const (
 )
 
 // parseRanges reads the Range header of a GET of size bytes (RFC 9110, 14.2) and gives the parts to send, in the
-// order in which they were asked for, without those that the blob does not have. several says that the header has
-// more than one range, whatever has become of them.
+// order in which they were asked for, without those that the blob does not have. chosen says that the client wants
+// certain parts, several or one that has an end, rather than a blob or the rest of it.
 //
 // No parts mean that the whole blob is to be sent: there is no header, its unit or syntax is unknown, or it asks for more
 // than the bounds allow. The error is a RANGE_INVALID when none of the ranges has anything in common
 // with the blob, or one ends before it begins.
-func parseRanges(header string, size int64) (parts []byteRange, several bool, err error) {
+func parseRanges(header string, size int64) (parts []byteRange, chosen bool, err error) {
 	unit, set, ok := strings.Cut(header, "=")
 	if !ok || !strings.EqualFold(strings.TrimSpace(unit), "bytes") {
 		return nil, false, nil
@@ -40,7 +40,7 @@ func parseRanges(header string, size int64) (parts []byteRange, several bool, er
 	unsatisfiable := func() error {
 		return oci.Errorf(oci.CodeRangeInvalid, "the range %.60q lies outside of the blob, which has %d bytes", header, size)
 	}
-	asked := 0
+	asked, rest := 0, false
 	for spec := range strings.SplitSeq(set, ",") {
 		spec = strings.Trim(spec, " \t")
 		if spec == "" {
@@ -56,20 +56,22 @@ func parseRanges(header string, size int64) (parts []byteRange, several bool, er
 		case !ordered:
 			// RFC 9110, 14.1.1 calls this range invalid and leaves the answer to
 			// the server; the OCI conformance suite and net/http say 416.
-			return nil, strings.Contains(set, ","), unsatisfiable()
+			return nil, true, unsatisfiable()
 		case part.length > 0:
 			parts = append(parts, part)
 		}
+		rest = strings.HasSuffix(spec, "-")
 	}
+	chosen = asked > 1 || !rest
 	switch {
 	case asked == 0:
 		return nil, false, nil
 	case len(parts) == 0:
-		return nil, asked > 1, unsatisfiable()
+		return nil, chosen, unsatisfiable()
 	case len(parts) > 1 && !worthwhile(parts, size):
 		return nil, true, nil
 	}
-	return parts, asked > 1, nil
+	return parts, chosen, nil
 }
 
 // worthwhile reports whether parts keep to the bounds, and are not more bytes than the whole.
