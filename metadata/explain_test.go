@@ -55,7 +55,7 @@ func load(t *testing.T, db *metadata.DB, url string) {
 		`INSERT INTO manifest_blobs (manifest_id, repository_id, digest) SELECT m.id, m.repository_id, m.digest FROM manifests m`,
 		`INSERT INTO manifest_children (manifest_id, repository_id, digest, child_id) SELECT m.id, m.repository_id, m.digest, m.id FROM manifests m`,
 		`INSERT INTO tags (repository_id, name, digest, created_at, updated_at, updated_by) SELECT r.id, 'v' || i, ` + hex + `, 1, 1, 'x' FROM ` + series + ` JOIN repositories r ON r.name = 'team1/app'`,
-		`INSERT INTO uploads (id, repository, principal, algorithm, session, started_at, updated_at) SELECT 'u' || i, 'team1/app', 'x', 'sha256', 's', i, i FROM ` + series,
+		`INSERT INTO uploads (id, repository, principal, algorithm, session, started_at, updated_at) SELECT 'u' || i, 'team1/app', 'user' || i % 300, 'sha256', 's', i, i FROM ` + series,
 		`INSERT INTO audit_events (at, id, action, outcome, principal, kind, address, request_id, user_agent, claims, team, repository, reference, digest, detail, count)
 		 SELECT i, i, CASE WHEN i % 50 = 0 THEN 'updateUser' ELSE 'pushManifest' END, CASE WHEN i % 60 = 0 THEN 'refused' ELSE 'ok' END, 'user' || i % 300,
 		        'user', '', '', '', '', 'team' || i % 100, 'team' || i % 100 || '/app' || i % 500, '', '', '', 1 FROM ` + series,
@@ -328,8 +328,11 @@ func TestPlans(t *testing.T) {
 			return tx.CreateUpload(ctx, metadata.Upload{ID: "new"})
 		}},
 		{"CreateUnlimitedUpload", func(ctx context.Context, tx *metadata.Tx, r int64) error {
-			_, err := tx.CreateUnlimitedUpload(ctx, metadata.Upload{ID: "free", Repository: "team1/app"})
+			_, err := tx.CreateUnlimitedUpload(ctx, metadata.Upload{ID: "free", Repository: "team1/app", Principal: "user7"}, 3)
 			return err
+		}},
+		{"RoomForUpload", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			return tx.RoomForUpload(ctx, "user7", 1000)
 		}},
 		{"Upload", func(ctx context.Context, tx *metadata.Tx, r int64) error {
 			_, err := tx.Upload(ctx, name, "u77")

@@ -208,7 +208,7 @@ func TestUploadOfLimitedTeam(t *testing.T) {
 		for team, want := range map[string]bool{"free": true, "limited": false} {
 			created := false
 			err := db.StatementRelaxed(t.Context(), func(tx *metadata.Tx) (err error) {
-				created, err = tx.CreateUnlimitedUpload(t.Context(), metadata.Upload{ID: team, Repository: team + "/app"})
+				created, err = tx.CreateUnlimitedUpload(t.Context(), metadata.Upload{ID: team, Repository: team + "/app"}, 0)
 				return err
 			})
 			if created != want || err != nil {
@@ -221,6 +221,48 @@ func TestUploadOfLimitedTeam(t *testing.T) {
 			if there := err == nil; there != want || err != nil && !errors.Is(err, oci.ErrBlobUploadUnknown) {
 				t.Errorf("the session of the team %s: %v", team, err)
 			}
+		}
+	})
+}
+
+// A principal has so many sessions at a time and no more, whatever its teams are; those that end make room.
+func TestMostUploads(t *testing.T) {
+	metadatatest.EachURL(t, func(t *testing.T, url string) {
+		db := metadatatest.Open(t, metadata.Options{URL: url})
+		var refused *oci.Error
+		begin := func(id, principal string, most int) (created bool, room error) {
+			t.Helper()
+			err := db.StatementRelaxed(t.Context(), func(tx *metadata.Tx) (err error) {
+				created, err = tx.CreateUnlimitedUpload(t.Context(), metadata.Upload{ID: id, Repository: "team/app", Principal: principal}, most)
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return created, db.View(t.Context(), func(tx *metadata.Tx) error { return tx.RoomForUpload(t.Context(), principal, most) })
+		}
+		for i, id := range []string{"a", "b", "c"} {
+			if created, room := begin(id, "alice", 3); !created || (room == nil) != (i < 2) {
+				t.Errorf("%s: %t, %v", id, created, room)
+			}
+		}
+		if created, room := begin("d", "alice", 3); created || !errors.As(room, &refused) || refused.Code != oci.CodeTooManyRequests {
+			t.Errorf("one too many: %t, %v", created, room)
+		}
+		if created, room := begin("e", "bob", 3); !created || room != nil {
+			t.Errorf("somebody else's: %t, %v", created, room)
+		}
+		if created, room := begin("f", "alice", 0); !created || room != nil {
+			t.Errorf("without a bound: %t, %v", created, room)
+		}
+		for _, id := range []string{"a", "f"} {
+			update(t, db, func(ctx context.Context, tx *metadata.Tx) error {
+				_, err := tx.DeleteUpload(ctx, id)
+				return err
+			})
+		}
+		if created, _ := begin("g", "alice", 3); !created {
+			t.Error("what has ended still counts")
 		}
 	})
 }

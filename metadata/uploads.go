@@ -42,10 +42,30 @@ func (tx *Tx) CreateUpload(ctx context.Context, u Upload) error {
 	return err
 }
 
-// CreateUnlimitedUpload is CreateUpload for a team without a quota. It reports false, and changes
-// nothing, when the team has one: then the session needs ReserveUpload. One statement.
-func (tx *Tx) CreateUnlimitedUpload(ctx context.Context, u Upload) (bool, error) {
-	return tx.createUpload(ctx, u, ` WHERE NOT EXISTS (SELECT 1 FROM team_quotas WHERE team = $9)`, oci.Team(u.Repository))
+// CreateUnlimitedUpload is CreateUpload for a team without a quota and a principal with less than so many sessions, 0 for any number. It
+// reports false, and changes nothing, for others: then the session needs RoomForUpload and ReserveUpload. One statement.
+func (tx *Tx) CreateUnlimitedUpload(ctx context.Context, u Upload, most int) (bool, error) {
+	where, args := ` WHERE NOT EXISTS (SELECT 1 FROM team_quotas WHERE team = $9)`, []any{oci.Team(u.Repository)}
+	if most > 0 {
+		where += ` AND (SELECT COUNT(*) FROM (SELECT 1 FROM uploads WHERE principal = $3 LIMIT $10) AS open) < $10`
+		args = append(args, most)
+	}
+	return tx.createUpload(ctx, u, where, args...)
+}
+
+// RoomForUpload returns TOOMANYREQUESTS when a principal has so many sessions already, 0 for any number. It holds nothing: those who
+// begin at the same time may pass it together. It bounds what is left lying about, and is no right.
+func (tx *Tx) RoomForUpload(ctx context.Context, principal string, most int) error {
+	if most <= 0 {
+		return nil
+	}
+	var open int
+	err := tx.row(ctx, `SELECT COUNT(*) FROM (SELECT 1 FROM uploads WHERE principal = $1 LIMIT $2) AS open`, principal, most).Scan(&open)
+	if err != nil || open < most {
+		return err
+	}
+	return oci.Errorf(oci.CodeTooManyRequests, "%s has %d uploads open, which is the most at a time: finish them, cancel some with a DELETE of their locations, or wait until those that rest are given up", principal, open).
+		WithDetail(map[string]any{"rule": "too-many-uploads", "limit": most})
 }
 
 func (tx *Tx) createUpload(ctx context.Context, u Upload, where string, args ...any) (bool, error) {

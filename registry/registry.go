@@ -37,6 +37,8 @@ type Options struct {
 	MaxManifestSize int64
 	// UploadTTL is how long an upload lives without progress; 0 means 24 hours.
 	UploadTTL time.Duration
+	// MaxUploads is how many uploads a principal may have open at a time; 0 is any number.
+	MaxUploads int
 	// GCGrace is how long what nothing refers to stays; 0 means DefaultGCGrace.
 	GCGrace time.Duration
 	// UntaggedTTL is how long a manifest lives that no tag, index or subject

@@ -54,7 +54,7 @@ const graceOfSessions = time.Hour
 // StartUpload begins an upload of a blob that will be asked for by a digest of
 // the algorithm. It belongs to the principal and the repository. One relaxed insert;
 // the store is not touched. It returns DENIED when the quota of the team is used up, also that of
-// repositories, when this would be a new one.
+// repositories, when this would be a new one, and TOOMANYREQUESTS when the principal has Options.MaxUploads open.
 func (r *Registry) StartUpload(ctx context.Context, principal, repo string, algorithm digest.Algorithm) (Upload, error) {
 	row, err := r.start(ctx, principal, repo, algorithm, 0)
 	return toUpload(row), err
@@ -80,12 +80,15 @@ func (r *Registry) start(ctx context.Context, principal, repo string, algorithm 
 	}
 	created := false
 	err := r.db.StatementRelaxed(ctx, func(tx *metadata.Tx) (err error) {
-		created, err = tx.CreateUnlimitedUpload(ctx, row)
+		created, err = tx.CreateUnlimitedUpload(ctx, row, r.o.MaxUploads)
 		return err
 	})
 	if err == nil && !created {
 		row.QuotaTeam = oci.Team(repo)
 		err = r.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
+			if err := tx.RoomForUpload(ctx, principal, r.o.MaxUploads); err != nil {
+				return err
+			}
 			if err := tx.RoomForRepository(ctx, repo); err != nil {
 				return err
 			}

@@ -37,6 +37,7 @@ type world struct {
 	db       *metadata.DB
 	store    storage.Store
 	registry *registry.Registry
+	options  registry.Options // of the registry, for change
 	server   *Server
 	http     *httptest.Server
 	metrics  *prometheus.Registry
@@ -45,8 +46,6 @@ type world struct {
 	hasher   *auth.Hasher
 	dir      string
 	accounts map[string]string // user name -> password, token name -> secret
-
-	maxManifest int64 // bytes; 0 is the default
 }
 
 // syncBuffer is a log that can be read while it is written.
@@ -142,7 +141,8 @@ func newWorldOn(t testing.TB, url string, change func(*world, *Options)) *world 
 	if change != nil {
 		change(w, &o)
 	}
-	w.registry = registry.New(w.db, w.store, registry.Options{Logger: log, MaxManifestSize: w.maxManifest})
+	w.options.Logger = log
+	w.registry = registry.New(w.db, w.store, w.options)
 	o.Registry = w.registry
 	w.server, err = New(o)
 	must(err)

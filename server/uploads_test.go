@@ -3,6 +3,7 @@ package server
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"berth/metadata"
 )
 
 // begin starts an upload and gives its location.
@@ -229,7 +232,7 @@ func TestRefusedBody(t *testing.T) {
 // TestManifestLimits is CVE-2017-11468: a manifest's size is bounded while it
 // is read, announced or not. And CVE-2021-41190: a body that is both a manifest and an index.
 func TestManifestLimits(t *testing.T) {
-	w := small(t, func(w *world, _ *Options) { w.maxManifest = 1000 })
+	w := small(t, func(w *world, _ *Options) { w.options.MaxManifestSize = 1000 })
 	path := "/v2/team/app/manifests/1.0"
 	big := bytes.Repeat([]byte(" "), 1001)
 	for _, body := range []io.Reader{bytes.NewReader(big), io.MultiReader(bytes.NewReader(big))} {
@@ -256,4 +259,34 @@ func TestManifestLimits(t *testing.T) {
 		t.Errorf("%s", r.body)
 	}
 	w.do("PUT", path+"?tag=2.0", "mo", bytes.NewReader(missing), "Content-Type", imageManifest).want(t, 400)
+}
+
+// TestMostUploads: who has too many uploads open is told so with 429, in one request or in several, and goes on when one
+// has ended. Teams with a quota are no way around it.
+func TestMostUploads(t *testing.T) {
+	w := small(t, func(w *world, _ *Options) { w.options.MaxUploads = 3 })
+	tags := int64(100)
+	w.update(func(ctx context.Context, tx *metadata.Tx) error {
+		return tx.SetQuota(ctx, "other", metadata.Limits{Tags: &tags}, "root")
+	})
+	content := digest.FromString("x").String()
+	for as, repository := range map[string]string{"mo": "team/app", "fred": "other/app"} {
+		uploads := "/v2/" + repository + "/blobs/uploads/"
+		var last string
+		for range 3 {
+			last = w.begin(as, repository)
+		}
+		for _, path := range []string{uploads, uploads + "?digest=" + content} {
+			r := w.do("POST", path, as, strings.NewReader("x")).want(t, http.StatusTooManyRequests)
+			if r.code() != "TOOMANYREQUESTS" || r.detail("rule") != "too-many-uploads" || !strings.Contains(string(r.body), as+" has 3 uploads open") {
+				t.Errorf("%s: %s", path, r.body)
+			}
+		}
+		w.do("PUT", last+"?digest="+content, as, strings.NewReader("x")).want(t, http.StatusCreated)
+		last = w.begin(as, repository)
+		w.do("POST", uploads, as, nil).want(t, http.StatusTooManyRequests)
+		w.do("DELETE", last, as, nil).want(t, http.StatusNoContent)
+		w.do("POST", uploads+"?digest="+content, as, strings.NewReader("x")).want(t, http.StatusCreated)
+		w.do("POST", uploads, as, nil).want(t, http.StatusAccepted)
+	}
 }

@@ -54,6 +54,7 @@ type config struct {
 	SparseIndex        bool
 	MaxManifestSize    int64
 	UploadTTL          time.Duration
+	MaxUploads         int
 	GCGrace            time.Duration
 	UntaggedTTL        time.Duration
 	UndoWindow         time.Duration
@@ -144,6 +145,7 @@ func coreSettings() []setting {
 		boolSetting("sparse_index", "false", "accept an index whose children are not pushed", func(c *config) *bool { return &c.SparseIndex }),
 		sizeSetting("max_manifest_size", "4MiB", "largest manifest; the specification asks for 4 MiB at least", func(c *config) *int64 { return &c.MaxManifestSize }, 4<<20, 64<<20),
 		durationSetting("upload_ttl", "24h", "an upload that rests for so long is given up", func(c *config) *time.Duration { return &c.UploadTTL }, time.Minute, 30*24*time.Hour),
+		intSetting("max_uploads", "1000", "uploads that a user, robot or machine may have open at a time; a further one is 429 TOOMANYREQUESTS until one ends", func(c *config) *int { return &c.MaxUploads }, 1, 1000000),
 		durationSetting("gc_grace", "24h", "how long what nothing refers to stays; a push has to be complete within that time", func(c *config) *time.Duration { return &c.GCGrace }, 10*time.Minute, 90*24*time.Hour),
 		durationSetting("untagged_ttl", "0s", "how long a manifest lives that no tag, index or subject holds; 0s keeps it", func(c *config) *time.Duration { return &c.UntaggedTTL }, 0, 10*365*24*time.Hour),
 		durationSetting("undo_window", "24h", "how long a deleted tag or manifest can be restored; 0s: not at all", func(c *config) *time.Duration { return &c.UndoWindow }, 0, 90*24*time.Hour),

@@ -92,6 +92,7 @@ func registryOptions(c *config) registry.Options {
 		AllowSparse:       c.SparseIndex,
 		MaxManifestSize:   c.MaxManifestSize,
 		UploadTTL:         c.UploadTTL,
+		MaxUploads:        c.MaxUploads,
 		GCGrace:           c.GCGrace,
 		UntaggedTTL:       c.UntaggedTTL,
 		UndoWindow:        c.UndoWindow,
