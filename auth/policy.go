@@ -36,14 +36,14 @@ type PolicyOptions struct {
 	// counts. After that the user has no more rights than a stranger until the next
 	// sign-in. 0 is for ever.
 	ExternalMaxAge time.Duration
-	// Clock is time.Now by default.
+	// Clock is the database's by default.
 	Clock func() time.Time
 }
 
 // NewPolicy makes a Policy.
 func NewPolicy(db *metadata.DB, o PolicyOptions) *Policy {
 	if o.Clock == nil {
-		o.Clock = time.Now
+		o.Clock = db.Now
 	}
 	return &Policy{db: db, publicRead: o.PublicRead, teams: o.Teams, externalMaxAge: o.ExternalMaxAge, clock: o.Clock, denials: newDenials(db, o.Clock)}
 }

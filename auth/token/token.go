@@ -180,7 +180,7 @@ type Options struct {
 	// RefreshTTL is the life of a refresh token; the default is 90 days. It is
 	// checked against the database at each use.
 	RefreshTTL time.Duration
-	// Clock is time.Now by default.
+	// Clock is the database's by default.
 	Clock func() time.Time
 	// Keys say how keys are made and changed.
 	Keys KeyOptions
@@ -207,7 +207,7 @@ func New(ctx context.Context, db *metadata.DB, o Options) (*Issuer, error) {
 		o.RefreshTTL = 90 * 24 * time.Hour
 	}
 	if o.Clock == nil {
-		o.Clock = time.Now
+		o.Clock = db.Now
 	}
 	keys, err := openKeys(ctx, db, o.Clock, max(o.TTL, o.RefreshTTL), o.Keys)
 	if err != nil {
