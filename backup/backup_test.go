@@ -189,6 +189,9 @@ func TestBackupAndRestore(t *testing.T) {
 			gone := from.blob("of no image")
 			_, report, err := backup.Run(t.Context(), from.side, place, o)
 			must(t, err)
+			if at := report.Progress; at.Unit != registry.UnitBytes || at.Done != report.Bytes || at.Total != at.Done {
+				t.Errorf("after %d bytes the first backup is at %+v", report.Bytes, at)
+			}
 			if report.Copied != 13 {
 				t.Errorf("the first backup copied %+v", report)
 			}
@@ -209,6 +212,9 @@ func TestBackupAndRestore(t *testing.T) {
 			}
 			v, err := backup.Verify(t.Context(), place, o)
 			must(t, err)
+			if at := v.Check.Progress; at.Unit != registry.UnitBytes || at.Total == 0 || at.Done != at.Total {
+				t.Errorf("the verified backup is at %+v", at)
+			}
 			if v.Bad != 0 || v.Check.Blobs != 14 || v.Check.Manifests != 7 || v.Check.Bytes == 0 {
 				t.Errorf("the backup is %+v", v)
 			}

@@ -20,6 +20,11 @@ func (tx *Tx) BlobsAfter(ctx context.Context, after digest.Digest, limit int) ([
 	}, `SELECT digest, storage_key, size, created_at, missing_since FROM blobs WHERE digest > $1 ORDER BY digest LIMIT $2`, string(after), limit)
 }
 
+// CountBlobs gives how many blobs there are, and how many bytes they have. It reads all rows.
+func (tx *Tx) CountBlobs(ctx context.Context) (blobs, bytes int64, err error) {
+	return blobs, bytes, tx.row(ctx, `SELECT COUNT(*), CAST(COALESCE(SUM(size), 0) AS BIGINT) FROM blobs`).Scan(&blobs, &bytes)
+}
+
 // MarkMissing notes that the bytes of a blob are lost, unless it has others by
 // now. It is not served any more, and the next push of it brings it back.
 func (tx *Tx) MarkMissing(ctx context.Context, d digest.Digest, key string) (bool, error) {

@@ -72,6 +72,8 @@ type CheckReport struct {
 	Problems []Problem        `json:"problems"`
 	// Open counts the problems that are still there: not repaired, or bytes that only a push brings back.
 	Open int64 `json:"open"`
+	// Progress is in bytes when objects are read, else in rows and objects.
+	Progress Progress `json:"progress"`
 }
 
 // maxProblems bounds the report.
@@ -128,7 +130,13 @@ type check struct {
 	suspects map[digest.Digest]bool // blobs that pulls have got wrong
 }
 
-func (c *check) progress() {
+// progress counts rows and objects that were compared and the bytes of those that were to be read, and tells how far it is.
+func (c *check) progress(items, bytes int64) {
+	if c.run.Rehash {
+		c.report.Progress.add(bytes)
+	} else {
+		c.report.Progress.add(items)
+	}
 	if c.run.Progress != nil && time.Since(c.told) > time.Second {
 		c.told = time.Now()
 		c.run.Progress(c.report)
@@ -162,7 +170,18 @@ func (c *check) cleared(ctx context.Context, d digest.Digest) error {
 }
 
 // blobs looks for the object of every blob.
-func (c *check) blobs(ctx context.Context) error {
+func (c *check) blobs(ctx context.Context) (err error) {
+	switch {
+	case c.run.Rehash:
+		c.report.Progress, err = bytesOf(ctx, c.r.db)
+	case c.run.RowsOnly:
+		c.report.Progress, err = itemsOf(ctx, c.r.db, 1)
+	default: // the row of each, and then its object
+		c.report.Progress, err = itemsOf(ctx, c.r.db, 2)
+	}
+	if err != nil {
+		return err
+	}
 	var after digest.Digest
 	for {
 		var page []metadata.StoredBlob
@@ -191,7 +210,7 @@ func (c *check) blobs(ctx context.Context) error {
 				return fmt.Errorf("checking the blob %s: %w", b.Digest, err)
 			}
 			c.report.Blobs++
-			c.progress()
+			c.progress(1, b.Size)
 		}
 		after = page[len(page)-1].Digest
 	}
@@ -316,7 +335,7 @@ func (c *check) known(ctx context.Context, batch []storage.Info) error {
 		return err
 	}
 	c.report.Objects += int64(len(batch))
-	c.progress()
+	c.progress(int64(len(batch)), 0)
 	var aborting map[string]bool // uploads whose sessions wait to be aborted
 	for i, n := range names {
 		if known[n] || c.r.o.Clock().Sub(batch[i].ModTime) < c.run.Grace {
@@ -389,7 +408,7 @@ func (c *check) manifests(ctx context.Context) error {
 			c.report.Manifests++
 			after = m.ID
 		}
-		c.progress()
+		c.progress(0, 0)
 	}
 }
 

@@ -24,6 +24,10 @@ func (r *Registry) Relocate(ctx context.Context, from, to storage.Store, run Tra
 	}
 	m := &relocation{r: r, from: from, to: to, pace: newPace(run.Rate), run: run, told: time.Now()}
 	m.report.Problems, m.report.Rows = []Problem{}, map[string]int64{}
+	var err error
+	if m.report.Progress, err = bytesOf(ctx, r.db); err != nil {
+		return m.report, err
+	}
 	var after digest.Digest
 	for {
 		var page []metadata.StoredBlob
@@ -38,6 +42,7 @@ func (r *Registry) Relocate(ctx context.Context, from, to storage.Store, run Tra
 			if err := m.blob(ctx, b); err != nil {
 				return m.report, goesOn(fmt.Errorf("moving the blob %s: %w", b.Digest, err))
 			}
+			m.report.Progress.add(b.Size)
 			if run.Progress != nil && time.Since(m.told) > time.Second {
 				m.told = time.Now()
 				run.Progress(m.report)

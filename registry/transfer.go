@@ -50,6 +50,8 @@ type TransferReport struct {
 	// Problems names the first ten thousand. The target counts them as missing.
 	Lost     int64     `json:"lost"`
 	Problems []Problem `json:"problems"`
+	// Progress is in bytes.
+	Progress Progress `json:"progress"`
 }
 
 // Noted is a copy for a job's note: it has the first thousand problems, and does not
@@ -389,9 +391,13 @@ func (t *transfer) rows(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("copying the rows: %w", err)
 	}
+	progress, err := bytesOf(ctx, t.to.DB)
+	if err != nil {
+		return err
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.report.Rows, t.report.Blobs = counts, counts["blobs"]
+	t.report.Rows, t.report.Blobs, t.report.Progress = counts, counts["blobs"], progress
 	if t.run.Progress != nil {
 		t.run.Progress(t.report)
 	}
@@ -433,7 +439,10 @@ func (t *transfer) objects(ctx context.Context) error {
 					return fmt.Errorf("looking for the blob %s in the copy: %w", b.Digest, err)
 				}
 				if there {
-					t.count(func(r *TransferReport) { r.Present++ })
+					t.count(func(r *TransferReport) {
+						r.Present++
+						r.Progress.add(b.Size)
+					})
 				} else if err := t.object(gctx, b.Blob); err != nil {
 					return fmt.Errorf("copying the blob %s: %w", b.Digest, err)
 				}
@@ -567,6 +576,7 @@ func (t *transfer) object(ctx context.Context, b metadata.Blob) error {
 	t.count(func(r *TransferReport) {
 		r.Copied++
 		r.Bytes += n
+		r.Progress.add(n)
 	})
 	return nil
 }
@@ -589,6 +599,7 @@ func (t *transfer) lost(b metadata.Blob, key, kind, detail string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.report.Lost++
+	t.report.Progress.add(b.Size)
 	if len(t.report.Problems) < maxProblems {
 		t.report.Problems = append(t.report.Problems, Problem{Kind: kind, Digest: b.Digest, Key: key, Size: b.Size, Detail: detail})
 	}

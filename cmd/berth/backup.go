@@ -135,10 +135,13 @@ The exit code is 1, after a complete backup, when the registry itself has lost s
 				if err != nil {
 					return err
 				}
+				p := newProgress(cmd, "backing up")
+				defer p.end()
 				m, report, err := backup.Run(ctx, registry.Side{DB: l.db, Store: l.store}, place, backup.Options{
 					Work: work, Source: describeDatabase(l.config.DatabaseURL), Version: version, Rate: rate, Logger: l.log,
-					Progress: transferProgress(cmd),
+					Progress: p.transfer,
 				})
+				p.end()
 				if err != nil {
 					return err
 				}
@@ -214,9 +217,12 @@ The exit code is 1 when the backup lacks bytes, or the restored registry does.`,
 			if err != nil {
 				return err
 			}
-			o := backup.Options{Work: work, Rate: rate, Logger: log, Progress: transferProgress(cmd), CheckProgress: checkProgress(cmd)}
+			p := newProgress(cmd, map[bool]string{true: "verifying", false: "restoring"}[verify])
+			defer p.end()
+			o := backup.Options{Work: work, Rate: rate, Logger: log, Progress: p.transfer, CheckProgress: p.check}
 			if verify {
 				v, err := backup.Verify(ctx, place, o)
+				p.end()
 				if err != nil {
 					return err
 				}
@@ -231,6 +237,7 @@ The exit code is 1 when the backup lacks bytes, or the restored registry does.`,
 					return err
 				}
 				check, err := backup.Compare(ctx, to, o)
+				p.end()
 				if err != nil {
 					return err
 				}
@@ -241,10 +248,6 @@ The exit code is 1 when the backup lacks bytes, or the restored registry does.`,
 	flags.add(c, "restore", "a new one in $TMPDIR, which needs room for the database")
 	c.Flags().BoolVar(&verify, "verify", false, "only read the backup, and say whether it is whole")
 	return c
-}
-
-func transferProgress(cmd *cobra.Command) func(registry.TransferReport) {
-	return func(r registry.TransferReport) { fmt.Fprintln(cmd.ErrOrStderr(), "so far:", transferLine(r)) }
 }
 
 func transferLine(r registry.TransferReport) string {

@@ -59,8 +59,10 @@ The exit code is 0 when nothing is wrong, or nothing any more, else 1.` + whereH
 						return err
 					}
 				}
-				run.Progress = checkProgress(cmd)
+				p := newProgress(cmd, "checking")
+				run.Progress = p.check
 				report, err := l.registry.Check(ctx, run)
+				p.end()
 				if perr := printCheck(cmd, output, report); perr != nil {
 					return perr
 				}
@@ -110,16 +112,13 @@ func remoteCheck(cmd *cobra.Command, r *remote, run registry.CheckRun, flags job
 			return api.Recast[*registry.CheckJob](job)
 		},
 		cancel: func(ctx context.Context) error { return done(s.CancelCheckWithResponse(ctx)) },
+		at:     func(job *registry.CheckJob) registry.Progress { return job.Report.Progress },
 		line:   func(job *registry.CheckJob) string { return checkLine(job.Report) },
 		print:  func(job *registry.CheckJob) error { return printCheck(cmd, output, job.Report) },
 		wrong: func(job *registry.CheckJob) error {
 			return wrongCheck(job.Report, registry.CheckRun{Repair: job.Repair})
 		},
 	}.run(cmd, flags, output)
-}
-
-func checkProgress(cmd *cobra.Command) func(registry.CheckReport) {
-	return func(r registry.CheckReport) { fmt.Fprintln(cmd.ErrOrStderr(), "so far:", checkLine(r)) }
 }
 
 func checkLine(r registry.CheckReport) string {

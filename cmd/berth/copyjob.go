@@ -26,6 +26,7 @@ func remoteCopy(cmd *cobra.Command, f *transferFlags, kind string, rate float64)
 	}
 	limit := pointer(int64(rate))
 	j := serverJob[*backup.Job]{
+		at:    atCopy,
 		line:  copyLine,
 		print: func(job *backup.Job) error { return printCopy(cmd, f.output, job) },
 		wrong: wrongCopy,
@@ -76,6 +77,17 @@ func endCopy(cmd *cobra.Command, output *choice, job *backup.Job) error {
 		return err
 	}
 	return wrongCopy(job)
+}
+
+// atCopy is how far a job is, of what it does at the moment.
+func atCopy(job *backup.Job) (at registry.Progress) {
+	switch {
+	case job.Check != nil:
+		at = job.Check.Progress
+	case job.Transfer != nil:
+		at = job.Transfer.Progress
+	}
+	return at
 }
 
 // copyLine says how far a job is.

@@ -14,6 +14,7 @@ import (
 
 	"berth/metadata"
 	"berth/oci"
+	"berth/registry"
 )
 
 func newImportCommand() *cobra.Command {
@@ -34,6 +35,7 @@ somebody else here, stops the import before anything is written; all of them are
 
 // importFlags are those that all imports have.
 type importFlags struct {
+	cmd    *cobra.Command
 	dryRun bool
 	skip   bool
 	admins bool
@@ -58,7 +60,7 @@ func (f *importFlags) adminsFlag(c *cobra.Command) {
 }
 
 func addImportFlags(c *cobra.Command) *importFlags {
-	f := &importFlags{}
+	f := &importFlags{cmd: c}
 	addFlags(c.Flags())
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "only say what would be done")
 	c.Flags().BoolVar(&f.skip, "skip-invalid", false, "leave out records that cannot be imported; without it they are named, and nothing is imported")
@@ -133,6 +135,9 @@ var errDryRun = errors.New("nothing is written in a dry run")
 // after each, so it counts twice what the file has twice in different batches.
 func importAll[T any](ctx context.Context, l *local, f *importFlags, records []T, one func(context.Context, *metadata.Tx, T, *imported) error) (imported, error) {
 	var total imported
+	p := newProgress(f.cmd, "importing")
+	defer p.end()
+	at := registry.Progress{Unit: registry.UnitItems, Total: int64(len(records))}
 	for len(records) > 0 {
 		n := min(importBatch, len(records))
 		var r imported
@@ -157,6 +162,10 @@ func importAll[T any](ctx context.Context, l *local, f *importFlags, records []T
 		total.Unchanged += r.Unchanged
 		total.Kept = append(total.Kept, r.Kept...)
 		records = records[n:]
+		at.Done += int64(n)
+		if len(records) > 0 {
+			p.show(at, fmt.Sprintf("%d of %d records", at.Done, at.Total))
+		}
 	}
 	return total, nil
 }

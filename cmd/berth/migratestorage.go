@@ -72,13 +72,16 @@ The exit code is 1 when the registry itself has lost some bytes, or the target l
 					return usageError{err}
 				}
 				return withTarget(ctx, target, l.log, func(to registry.Side) error {
+					p := newProgress(cmd, "copying")
+					defer p.end()
 					report, err := registry.Transfer(ctx, registry.Side{DB: l.db, Store: l.store}, to, registry.TransferRun{
-						Source: describeDatabase(l.config.DatabaseURL), Rate: rate, Logger: l.log, Progress: transferProgress(cmd),
+						Source: describeDatabase(l.config.DatabaseURL), Rate: rate, Logger: l.log, Progress: p.transfer,
 					})
 					if err != nil {
 						return err
 					}
-					check, err := backup.Compare(ctx, to, backup.Options{Logger: l.log, CheckProgress: checkProgress(cmd)})
+					check, err := backup.Compare(ctx, to, backup.Options{Logger: l.log, CheckProgress: p.check})
+					p.end()
 					if err != nil {
 						return err
 					}
@@ -116,7 +119,9 @@ func relocate(cmd *cobra.Command, output *choice, rate float64) error {
 		if err != nil {
 			return usageError{err}
 		}
-		report, err := l.registry.Relocate(ctx, from, to, registry.TransferRun{Rate: rate, Logger: l.log, Progress: transferProgress(cmd)})
+		p := newProgress(cmd, "moving")
+		report, err := l.registry.Relocate(ctx, from, to, registry.TransferRun{Rate: rate, Logger: l.log, Progress: p.transfer})
+		p.end()
 		if err != nil {
 			return err
 		}

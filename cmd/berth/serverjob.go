@@ -36,9 +36,10 @@ type serverJob[T registry.Job] struct {
 	start   func(context.Context) (id string, err error)
 	get     func(context.Context) (T, error)
 	cancel  func(context.Context) error
-	line    func(T) string // how far it is
-	print   func(T) error  // what it has done, as the command prints what it does by itself
-	wrong   func(T) error  // what is wrong with the result of a job that has finished
+	at      func(T) registry.Progress // how far it is
+	line    func(T) string            // the same in a line
+	print   func(T) error             // what it has done, as the command prints what it does by itself
+	wrong   func(T) error             // what is wrong with the result of a job that has finished
 }
 
 // jobPoll is how often a server is asked how far its job is.
@@ -72,25 +73,29 @@ func (j serverJob[T]) run(cmd *cobra.Command, flags jobFlags, output *choice) er
 	if err != nil {
 		return err
 	}
+	p := newProgress(cmd, j.noun)
+	defer p.end()
 	for heard := time.Now(); ; {
 		job, err := j.get(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return j.interrupted()
 		case err != nil && passing(err) && time.Since(heard) < jobPatience:
+			p.end()
 			fmt.Fprintln(cmd.ErrOrStderr(), "asking again:", err)
 		case err != nil:
 			return fmt.Errorf("the %s was started, but how far it is cannot be asked, see %s --status: %w", j.noun, j.command, err)
 		case job.Head().ID != id:
 			return fmt.Errorf("the %s has ended, and somebody has started another one since, see %s --status", j.noun, j.command)
 		case job.Head().State != registry.JobRunning:
+			p.end()
 			if err := j.print(job); err != nil {
 				return err
 			}
 			return j.outcome(job)
 		default:
 			heard = time.Now()
-			fmt.Fprintln(cmd.ErrOrStderr(), "so far:", j.line(job))
+			p.show(j.at(job), j.line(job))
 		}
 		select {
 		case <-time.After(jobPoll):

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"berth/registry"
+)
+
+// progress shows on stderr how far a long run is: on a terminal a bar with total, rate and time left,
+// elsewhere a line now and then.
+type progress struct {
+	w        io.Writer
+	terminal bool
+	what     string
+	bar      *progressbar.ProgressBar // nil until the total is known
+	unit     string
+	told     time.Time // when the last line was written
+}
+
+// lineEvery is how often a line is written at most.
+const lineEvery = time.Second
+
+// newProgress begins with what is done, such as "backing up". The caller ends it before it prints something else.
+func newProgress(cmd *cobra.Command, what string) *progress {
+	p := &progress{w: cmd.ErrOrStderr(), what: what}
+	if f, ok := p.w.(*os.File); ok {
+		p.terminal = term.IsTerminal(int(f.Fd()))
+	}
+	return p
+}
+
+// barThrottle is how often a bar is drawn at most.
+const barThrottle = 100 * time.Millisecond
+
+// show tells how far the run is. Where there is no bar, it is the line.
+func (p *progress) show(at registry.Progress, line string) {
+	if !p.terminal {
+		if time.Since(p.told) >= lineEvery {
+			p.told = time.Now()
+			fmt.Fprintln(p.w, "so far:", line)
+		}
+		return
+	}
+	if at.Total <= 0 {
+		return
+	}
+	if p.bar == nil || p.unit != at.Unit || p.bar.GetMax64() != at.Total { // the next part of the run
+		p.end()
+		p.unit = at.Unit
+		options := []progressbar.Option{
+			progressbar.OptionSetWriter(p.w),
+			progressbar.OptionSetDescription(p.what),
+			progressbar.OptionThrottle(barThrottle),
+			progressbar.OptionSetPredictTime(true),
+			progressbar.OptionShowCount(),
+			progressbar.OptionSetElapsedTime(false),
+			progressbar.OptionSetWidth(20),
+			progressbar.OptionUseANSICodes(true),
+		}
+		if at.Unit == registry.UnitBytes {
+			options = append(options, progressbar.OptionShowBytes(true), progressbar.OptionUseIECUnits(true))
+		} else {
+			options = append(options, progressbar.OptionShowIts(), progressbar.OptionSetItsString("items"))
+		}
+		p.bar = progressbar.NewOptions64(at.Total, options...)
+	}
+	// What cannot be drawn is no reason to stop.
+	_ = p.bar.Set64(at.Done)
+}
+
+// end takes the bar away. It may be called twice.
+func (p *progress) end() {
+	if p.bar != nil {
+		_ = p.bar.Clear()
+		p.bar = nil
+	}
+}
+
+// transfer and check are what reports call.
+func (p *progress) transfer(r registry.TransferReport) { p.show(r.Progress, transferLine(r)) }
+func (p *progress) check(r registry.CheckReport)       { p.show(r.Progress, checkLine(r)) }

@@ -1,0 +1,51 @@
+package main
+
+import (
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"berth/registry"
+)
+
+// On a terminal a long run has a bar with total, rate and time left; elsewhere it writes lines.
+func TestProgress(t *testing.T) {
+	report := func(done int64) registry.TransferReport {
+		return registry.TransferReport{Copied: done >> 20, Bytes: done, Progress: registry.Progress{Unit: registry.UnitBytes, Done: done, Total: 100 << 20}}
+	}
+
+	master, slave := openTerminal(t)
+	c := &cobra.Command{}
+	c.SetErr(slave)
+	p := newProgress(c, "backing up")
+	p.transfer(report(20 << 20))
+	time.Sleep(2 * barThrottle) // more often it is not drawn
+	p.transfer(report(40 << 20))
+	if err := slave.Close(); err != nil {
+		t.Fatal(err)
+	}
+	drawn, _ := io.ReadAll(master) // ends with EIO when nobody has the other side any more
+	text := string(drawn)
+	for _, want := range []string{"backing up", "40%", "/100 MiB", "MiB/s", "[", "s]"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the bar has no %q: %q", want, text)
+		}
+	}
+	if strings.Contains(text, "so far") {
+		t.Errorf("the terminal has lines: %q", text)
+	}
+	p.end() // whose terminal is gone
+	p.end()
+
+	var plain strings.Builder
+	c.SetErr(&plain)
+	p = newProgress(c, "backing up")
+	p.transfer(report(40 << 20))
+	p.end()
+	if plain.String() != "so far: 40 blobs copied (40.0 MiB)\n" {
+		t.Errorf("elsewhere it says %q", plain.String())
+	}
+}
