@@ -273,12 +273,27 @@ func (db *DB) Ping(ctx context.Context) error {
 	})
 }
 
-// Writable reports whether the database takes writes: a Postgres that follows another one, or that
-// was set to read-only, answers but takes none.
+// Writable reports whether the database takes writes: one whose disk is full answers but takes none, and so does
+// a Postgres that follows another one, or that was set to read-only. It writes one row.
 func (db *DB) Writable(ctx context.Context) error {
-	if db.writer != nil {
-		return db.Dead()
+	if err := db.Dead(); err != nil {
+		return err
 	}
+	if db.writer == nil {
+		if err := db.takesWrites(ctx); err != nil {
+			return err
+		}
+	}
+	return db.StatementRelaxed(ctx, func(tx *Tx) error {
+		_, err := tx.exec(ctx, `
+			INSERT INTO leases (name, holder, expires_at) VALUES ('write-check', '', $1)
+			    ON CONFLICT (name) DO UPDATE SET expires_at = EXCLUDED.expires_at`, micros(tx.now))
+		return err
+	})
+}
+
+// takesWrites asks a Postgres whether it is one that is written to.
+func (db *DB) takesWrites(ctx context.Context) error {
 	var readOnly bool
 	err := db.View(ctx, func(tx *Tx) error {
 		return tx.row(ctx, `SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean`).Scan(&readOnly)

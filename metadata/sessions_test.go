@@ -317,3 +317,25 @@ func TestLeases(t *testing.T) {
 		}
 	})
 }
+
+// Writable finds out by writing: a database that answers and takes no row is not writable, and says so as
+// long as that lasts.
+func TestWritableWrites(t *testing.T) {
+	metadatatest.EachURL(t, func(t *testing.T, url string) {
+		db := metadatatest.Open(t, metadata.Options{URL: url})
+		if ping, write := db.Ping(t.Context()), db.Writable(t.Context()); ping != nil || write != nil {
+			t.Fatalf("in order: %v, %v", ping, write)
+		}
+		for _, tt := range []struct {
+			change   string
+			writable bool
+		}{{`ALTER TABLE leases RENAME TO away`, false}, {`ALTER TABLE away RENAME TO leases`, true}} {
+			if _, err := shell(t, url, true).Exec(tt.change); err != nil {
+				t.Fatal(err)
+			}
+			if ping, write := db.Ping(t.Context()), db.Writable(t.Context()); ping != nil || (write == nil) != tt.writable {
+				t.Errorf("after %s: %v, %v", tt.change, ping, write)
+			}
+		}
+	})
+}
