@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -26,8 +27,9 @@ type otherRegistry struct {
 	config string
 }
 
-// startOther writes the registry's configuration and starts it.
-func startOther(t *testing.T, w *world, bin, service, bundle string) *otherRegistry {
+// startOther writes the registry's configuration and starts it. keys is the setting (rootcertbundle or jwks) that gets
+// the file.
+func startOther(t *testing.T, w *world, bin, service, keys, file string) *otherRegistry {
 	t.Helper()
 	addr, err := testenv.FreePort()
 	if err != nil {
@@ -49,8 +51,8 @@ auth:
     realm: %s/v2/token
     service: %s
     issuer: dockit
-    rootcertbundle: %s
-`, filepath.Join(dir, "data"), addr, w.URL, service, bundle)
+    %s: %s
+`, filepath.Join(dir, "data"), addr, w.URL, service, keys, file)
 	if err := os.WriteFile(r.config, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +111,7 @@ func (w *world) tokenFor(t *testing.T, user, service string, scopes ...string) (
 		X5c []string
 	}
 	text, err := base64.RawURLEncoding.DecodeString(strings.Split(answer.Token, ".")[0])
-	if err != nil || json.Unmarshal(text, &header) != nil || len(header.X5c) == 0 {
+	if err != nil || json.Unmarshal(text, &header) != nil || header.Kid == "" {
 		t.Fatalf("header %s, %v", text, err)
 	}
 	return answer.Token, header.Kid
@@ -154,11 +156,52 @@ func TestServices(t *testing.T) {
 	}
 }
 
+// A registry that has nothing but the JWKS takes the tokens of a service that leaves the certificates out: CNCF
+// distribution 3 looks at them first, and fails where it has no bundle.
+func TestServiceWithJWKS(t *testing.T) {
+	w := newWorld(t, Start(t, Embedded))
+	const service = "jwks.example.com"
+	w.Berth(t, "service", "set", service, "--issuer", "dockit")
+	resp, err := http.Get(w.URL + "/.well-known/jwks.json?service=" + service)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	set, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s, %v", resp.Status, err)
+	}
+	jwks := filepath.Join(t.TempDir(), "jwks.json")
+	if err := os.WriteFile(jwks, set, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := startOther(t, w, testenv.Tool(t, "registry"), service, "jwks", jwks)
+	status := func(scope, path string) int {
+		raw, _ := w.tokenFor(t, "alice", service, scope)
+		return r.get(t, path, raw)
+	}
+	const list, mine = "/v2/core/app/tags/list", "repository:core/app:pull"
+	if got := status(mine, list); got != http.StatusUnauthorized {
+		t.Errorf("a token with certificates gets %d: then the switch is not needed any more", got)
+	}
+	w.Berth(t, "service", "set", service, "--omit-x5c")
+	if got := status(mine, list); got != http.StatusNotFound { // let in, and there is no such repository
+		t.Errorf("a token without certificates gets %d, want 404", got)
+	}
+	if got := status("repository:core/other:pull", list); got != http.StatusUnauthorized {
+		t.Errorf("a token for another repository gets %d, want 401", got)
+	}
+	w.Berth(t, "service", "set", service, "--omit-x5c=false")
+	if got := status(mine, list); got != http.StatusUnauthorized {
+		t.Errorf("set back, a token gets %d, want 401", got)
+	}
+}
+
 func testOtherRegistry(t *testing.T, w *world, d *daemons, bin, service, algorithm string) {
 	w.Berth(t, "service", "set", service, "--issuer", "dockit", "--algorithm", algorithm)
 	bundle := filepath.Join(t.TempDir(), "bundle.pem")
 	w.Berth(t, "init-container", bundle, "--service", service)
-	r := startOther(t, w, bin, service, bundle)
+	r := startOther(t, w, bin, service, "rootcertbundle", bundle)
 
 	b := newBox(t, "DOCKER_HOST="+d.dockerd(t))
 	docker := testenv.Tool(t, "docker")

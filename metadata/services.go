@@ -18,16 +18,17 @@ type Service struct {
 	Algorithm     string        // JWS name of the keys that are made for it: ES256, ES384 or RS256
 	AnonymousPull string        // pattern (* and ?) of the repositories that everybody may pull; "" gives no token without credentials
 	RefreshTokens bool          // the token endpoint hands out refresh tokens
+	OmitX5C       bool          // its tokens name their key (kid) and do not carry its certificates (x5c)
 	CreatedAt     time.Time
 	UpdatedAt     time.Time
 }
 
-const serviceColumns = `id, name, issuer, token_ttl, algorithm, anonymous_pull, refresh_tokens, created_at, updated_at`
+const serviceColumns = `id, name, issuer, token_ttl, algorithm, anonymous_pull, refresh_tokens, omit_x5c, created_at, updated_at`
 
 func scanService(scan func(...any) error) (Service, error) {
 	var s Service
 	var ttl, created, updated int64
-	err := scan(&s.ID, &s.Name, &s.Issuer, &ttl, &s.Algorithm, &s.AnonymousPull, &s.RefreshTokens, &created, &updated)
+	err := scan(&s.ID, &s.Name, &s.Issuer, &ttl, &s.Algorithm, &s.AnonymousPull, &s.RefreshTokens, &s.OmitX5C, &created, &updated)
 	s.TokenTTL = time.Duration(ttl) * time.Second
 	s.CreatedAt, s.UpdatedAt = fromMicros(created), fromMicros(updated)
 	return s, err
@@ -68,10 +69,10 @@ func (tx *Tx) PutService(ctx context.Context, s Service) (put Service, made bool
 		return s, false, oci.Errorf(oci.CodeInvalid, "the service name %.260q is not valid: use 1 to 255 visible ASCII characters without spaces, quotes and commas, as they stand in the registry's setting", s.Name)
 	}
 	n, err := tx.exec(ctx, `
-		INSERT INTO services (name, issuer, token_ttl, algorithm, anonymous_pull, refresh_tokens, created_at, updated_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $7)
+		INSERT INTO services (name, issuer, token_ttl, algorithm, anonymous_pull, refresh_tokens, omit_x5c, created_at, updated_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8)
 		ON CONFLICT (name) DO NOTHING`,
-		s.Name, s.Issuer, int64(s.TokenTTL/time.Second), s.Algorithm, s.AnonymousPull, s.RefreshTokens, micros(tx.now))
+		s.Name, s.Issuer, int64(s.TokenTTL/time.Second), s.Algorithm, s.AnonymousPull, s.RefreshTokens, s.OmitX5C, micros(tx.now))
 	if err == nil && n == 0 {
 		// A key that has a successor may sign until that one does.
 		_, err = tx.exec(ctx, `
@@ -81,9 +82,9 @@ func (tx *Tx) PutService(ctx context.Context, s Service) (put Service, made bool
 	}
 	if err == nil && n == 0 {
 		_, err = tx.exec(ctx, `
-			UPDATE services SET issuer = $2, token_ttl = $3, algorithm = $4, anonymous_pull = $5, refresh_tokens = $6, updated_at = $7
+			UPDATE services SET issuer = $2, token_ttl = $3, algorithm = $4, anonymous_pull = $5, refresh_tokens = $6, omit_x5c = $7, updated_at = $8
 			 WHERE name = $1`,
-			s.Name, s.Issuer, int64(s.TokenTTL/time.Second), s.Algorithm, s.AnonymousPull, s.RefreshTokens, micros(tx.now))
+			s.Name, s.Issuer, int64(s.TokenTTL/time.Second), s.Algorithm, s.AnonymousPull, s.RefreshTokens, s.OmitX5C, micros(tx.now))
 	}
 	if err != nil {
 		return Service{}, false, err

@@ -311,8 +311,8 @@ const notBefore = 30 * time.Second
 // IssueFor makes an access token for another service, in the form of docker's
 // token specification ("Token Authentication Implementation"): its issuer, its
 // audience, its life time, signed by its key. The header names the key by its
-// RFC 7638 thumbprint and carries its certificates, for CNCF distribution 2
-// verifies by x5c and version 3 by either. It ends with Principal.Expires when that
+// RFC 7638 thumbprint and, unless the service is set otherwise, carries its certificates: CNCF distribution 2
+// verifies by x5c, and version 3 by kid only in a token without x5c. It ends with Principal.Expires when that
 // is earlier. The errors are those of Issue.
 func (i *Issuer) IssueFor(ctx context.Context, s metadata.Service, p auth.Principal, access []Access) (raw string, expires time.Time, err error) {
 	if len(access) > MaxAccess {
@@ -346,7 +346,9 @@ func (i *Issuer) IssueFor(ctx context.Context, s metadata.Service, p auth.Princi
 		"jti":    hex.EncodeToString(id[:]),
 		"access": access,
 	})
-	t.Header["x5c"] = k.x5c
+	if !s.OmitX5C {
+		t.Header["x5c"] = k.x5c
+	}
 	raw, err = sign(t, k)
 	return raw, expires, err
 }

@@ -28,7 +28,7 @@ of its tokens, and keys of its own. See docs/token-server.md.`,
 func newServiceSetCommand(r *remote) *cobra.Command {
 	var (
 		issuer, anonymous string
-		refresh           bool
+		refresh, omitX5C  bool
 	)
 	c := &cobra.Command{
 		Use:   "set NAME",
@@ -44,6 +44,7 @@ func newServiceSetCommand(r *remote) *cobra.Command {
 	ttl := durationFlag(f, "token-ttl", 5*time.Minute, "life of its tokens")
 	f.StringVar(&anonymous, "anonymous-pull", "", "the repositories that everybody may pull, * and ? are wildcards; '' is none")
 	f.BoolVar(&refresh, "refresh-tokens", false, "hand out refresh tokens to clients that ask for one")
+	f.BoolVar(&omitX5C, "omit-x5c", false, "leave the certificates out of its tokens, for a registry that has the keys as a JWKS")
 	algorithm := choiceFlag(c, "algorithm", "ES256", "of the keys that are made for it", "ES256", "ES384", "RS256")
 	c.RunE = r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
 		before, err := s.GetServiceWithResponse(cmd.Context(), args[0])
@@ -54,7 +55,7 @@ func newServiceSetCommand(r *remote) *cobra.Command {
 		params, change := &api.PutServiceParams{}, api.ServiceChange{}
 		if now != nil {
 			change = api.ServiceChange{Issuer: &now.Issuer, TokenTtl: &now.TokenTtl, AnonymousPull: &now.AnonymousPull,
-				RefreshTokens: &now.RefreshTokens, Algorithm: pointer(api.ServiceChangeAlgorithm(now.Algorithm))}
+				RefreshTokens: &now.RefreshTokens, OmitX5c: &now.OmitX5c, Algorithm: pointer(api.ServiceChangeAlgorithm(now.Algorithm))}
 			params.IfMatch = pointer(before.HTTPResponse.Header.Get("ETag"))
 		}
 		if f.Changed("issuer") {
@@ -69,6 +70,9 @@ func newServiceSetCommand(r *remote) *cobra.Command {
 		}
 		if f.Changed("refresh-tokens") {
 			change.RefreshTokens = &refresh
+		}
+		if f.Changed("omit-x5c") {
+			change.OmitX5c = &omitX5C
 		}
 		if f.Changed("algorithm") {
 			change.Algorithm = pointer(api.ServiceChangeAlgorithm(algorithm.value))
@@ -119,6 +123,7 @@ func newServiceShowCommand(r *remote) *cobra.Command {
 				fact{"Algorithm", string(v.Algorithm)},
 				fact{"Anonymous pull", showOr(&v.AnonymousPull, "-")},
 				fact{"Refresh tokens", strconv.FormatBool(v.RefreshTokens)},
+				fact{"Without x5c", strconv.FormatBool(v.OmitX5c)},
 				fact{"Created", showTime(v.CreatedAt)})
 		}),
 	}

@@ -14,7 +14,7 @@ import (
 func serviceOf(s metadata.Service) api.Service {
 	return api.Service{
 		Name: s.Name, Issuer: s.Issuer, TokenTtl: int(s.TokenTTL / time.Second), Algorithm: api.KeyAlgorithm(s.Algorithm),
-		AnonymousPull: s.AnonymousPull, RefreshTokens: s.RefreshTokens, CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt,
+		AnonymousPull: s.AnonymousPull, RefreshTokens: s.RefreshTokens, OmitX5c: s.OmitX5C, CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt,
 	}
 }
 
@@ -89,6 +89,7 @@ func (h *handler) PutService(ctx context.Context, r api.PutServiceRequestObject)
 		service, _, err = tx.PutService(ctx, metadata.Service{
 			Name: r.Service, Issuer: *r.Body.Issuer, TokenTTL: time.Duration(*r.Body.TokenTtl) * time.Second,
 			Algorithm: string(*r.Body.Algorithm), AnonymousPull: *r.Body.AnonymousPull, RefreshTokens: *r.Body.RefreshTokens,
+			OmitX5C: *r.Body.OmitX5c,
 		})
 		return err
 	}

@@ -16,14 +16,14 @@ import (
 func TestServices(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		root := "root:" + rootPassword
-		path := "/api/v1/services/" + url.PathEscape("Docker registry")
+		path := "/api/v1/services/" + url.PathEscape("Docker:registry")
 		for range 2 { // PUT is idempotent
 			s := w.ok("PUT", path, map[string]any{}).json(t)
-			if s["name"] != "Docker registry" || s["issuer"] != "berth" || s["token_ttl"] != 300.0 || s["algorithm"] != "ES256" || s["anonymous_pull"] != "" || s["refresh_tokens"] != false {
+			if s["name"] != "Docker:registry" || s["issuer"] != "berth" || s["token_ttl"] != 300.0 || s["algorithm"] != "ES256" || s["anonymous_pull"] != "" || s["refresh_tokens"] != false || s["omit_x5c"] != false {
 				t.Errorf("the defaults are %v", s)
 			}
 		}
-		if s := w.ok("PUT", path, map[string]any{"issuer": "dockit", "token_ttl": 600, "algorithm": "ES384", "anonymous_pull": "library/*", "refresh_tokens": true}).json(t); s["issuer"] != "dockit" || s["token_ttl"] != 600.0 || s["anonymous_pull"] != "library/*" || s["refresh_tokens"] != true {
+		if s := w.ok("PUT", path, map[string]any{"issuer": "dockit", "token_ttl": 600, "algorithm": "ES384", "anonymous_pull": "library/*", "refresh_tokens": true, "omit_x5c": true}).json(t); s["issuer"] != "dockit" || s["token_ttl"] != 600.0 || s["anonymous_pull"] != "library/*" || s["refresh_tokens"] != true || s["omit_x5c"] != true {
 			t.Errorf("changed: %v", s)
 		}
 		// Another algorithm is a new key, which is published beside the old one; it comes with the change, or neither does.
@@ -34,7 +34,7 @@ func TestServices(t *testing.T) {
 		keys := map[string]string{}
 		for _, k := range w.ok("GET", "/api/v1/keys", nil).json(t)["items"].([]any) {
 			k := k.(map[string]any)
-			if k["service"] == "Docker registry" {
+			if k["service"] == "Docker:registry" {
 				keys[k["algorithm"].(string)] = k["kid"].(string)
 			}
 		}
@@ -44,7 +44,7 @@ func TestServices(t *testing.T) {
 		w.ok("PUT", "/api/v1/services/other", map[string]any{})
 		first := w.ok("GET", "/api/v1/services?limit=1", nil)
 		second := w.ok("GET", "/api/v1/services?limit=1&after="+url.QueryEscape(first.json(t)["next"].(string)), nil)
-		if first.names(t, "name") != "Docker registry" || second.names(t, "name") != "other" || second.json(t)["next"] != nil {
+		if first.names(t, "name") != "Docker:registry" || second.names(t, "name") != "other" || second.json(t)["next"] != nil {
 			t.Errorf("pages: %s then %s", first.body, second.body)
 		}
 		for path, body := range map[string]any{
@@ -64,9 +64,9 @@ func TestServices(t *testing.T) {
 		if got := w.do(root, "DELETE", path, nil); got.status != http.StatusNoContent {
 			t.Errorf("%d %s", got.status, got.body)
 		}
-		w.refused(w.do(root, "DELETE", path, nil), 404, oci.CodeNotFound, "Docker registry")
-		w.refused(w.do(root, "GET", path, nil), 404, oci.CodeNotFound, "Docker registry")
-		if strings.Contains(string(w.ok("GET", "/api/v1/keys", nil).body), "Docker registry") {
+		w.refused(w.do(root, "DELETE", path, nil), 404, oci.CodeNotFound, "Docker:registry")
+		w.refused(w.do(root, "GET", path, nil), 404, oci.CodeNotFound, "Docker:registry")
+		if strings.Contains(string(w.ok("GET", "/api/v1/keys", nil).body), "Docker:registry") {
 			t.Error("the keys of a service that is gone are there")
 		}
 	})
