@@ -113,7 +113,7 @@ var refusalKinds = []struct {
 	served            bool // the client is told something, and not refused
 }{
 	{key: "immutable", title: "A tag that may not move", words: []string{"immutable", "pushed by alice", "Tags that may move here"},
-		about: "409 `DENIED`, rule `tag-policy`: another image is pushed under an immutable tag. Every client sends its manifest once.",
+		about: "409 `DENIED`, then `TAG_INVALID`, rule `tag-policy`: another image is pushed under an immutable tag. Every client sends its manifest once.",
 		once:  regexp.MustCompile(`^PUT /v2/core/\w+/manifests/1\.0`)},
 	{key: "foreign", title: "A push to another team's repository", words: []string{"denied|forbidden"},
 		about: "403 `DENIED`, rule `not-a-member`. Some clients look with HEAD first, whose answer has a status and no sentence."},

@@ -116,7 +116,7 @@ func (tx *Tx) PutTag(ctx context.Context, repositoryID int64, name string, d dig
 			return change, err
 		}
 		if attempt == maxAttempts {
-			return TagChange{}, oci.TagImmutablef("the tag %s is being changed by others all the time: push again", name)
+			return TagChange{}, oci.Errorf(oci.CodeTagImmutable, "the tag %s is being changed by others all the time: push again", name)
 		}
 	}
 }
@@ -163,7 +163,7 @@ func (tx *Tx) putTag(ctx context.Context, repositoryID int64, name string, d dig
 	case err != nil && tx.db.dialect.isPolicy(refused):
 		// A trigger refused on Postgres, so the policy has just become
 		// stricter, and the transaction answers no more questions.
-		return TagChange{}, true, oci.TagImmutablef("the tag policy does not let the tag %s move", name).WithCause(refused)
+		return TagChange{}, true, oci.Errorf(oci.CodeTagImmutable, "the tag policy does not let the tag %s move", name).WithCause(refused)
 	case err != nil:
 		return TagChange{}, true, err
 	case t.Digest == d:
@@ -198,7 +198,7 @@ func errTagRefused(repository string, t Tag) *oci.Error {
 	if t.Mode == Sealed {
 		remedy = "push another tag; a sealed one can neither move nor be deleted"
 	}
-	return oci.TagImmutablef("the tag %s of %s is %s: it points to %s since %s, pushed by %s; %s",
+	return oci.Errorf(oci.CodeTagImmutable, "the tag %s of %s is %s: it points to %s since %s, pushed by %s; %s",
 		t.Name, repository, t.Mode, t.Digest, t.UpdatedAt.Format(time.RFC3339), t.UpdatedBy, remedy).
 		WithDetail(map[string]any{
 			"rule": "tag-policy",
@@ -353,7 +353,7 @@ func (tx *Tx) deleteTags(ctx context.Context, repository string, id int64, actor
 	}
 	names, err := list(ctx, tx, scanString, `DELETE FROM tags WHERE repository_id = $1`+of+` RETURNING name`, args...)
 	if err != nil && tx.db.dialect.isPolicy(err) {
-		return nil, oci.TagImmutablef("a tag of %s is sealed and can never be deleted", repository).WithCause(err)
+		return nil, oci.Errorf(oci.CodeTagImmutable, "a tag of %s is sealed and can never be deleted", repository).WithCause(err)
 	}
 	slices.Sort(names)
 	return names, err

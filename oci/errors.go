@@ -28,9 +28,11 @@ const (
 	CodeUnsupported         Code = "UNSUPPORTED"
 	CodeTooManyRequests     Code = "TOOMANYREQUESTS"
 
-	// CodeTagInvalid: the tag's name is malformed (400). What the tag policy
-	// refuses is not this code, see [ErrTagImmutable].
+	// CodeTagInvalid: the tag's name is malformed (400).
 	CodeTagInvalid Code = "TAG_INVALID"
+	// CodeTagImmutable: the tag exists and its policy refuses to move or delete it (409).
+	// Clients of the protocol do not know this code; [Code.Wire] says what they are told.
+	CodeTagImmutable Code = "TAG_IMMUTABLE"
 	// CodeRangeInvalid: a range or an offset outside of what is there (416).
 	CodeRangeInvalid Code = "RANGE_INVALID"
 	// CodeManifestTooLarge: the manifest is over the limit (413).
@@ -67,6 +69,7 @@ var statuses = map[Code]int{
 	CodeUnsupported:         http.StatusMethodNotAllowed,
 	CodeTooManyRequests:     http.StatusTooManyRequests,
 	CodeTagInvalid:          http.StatusBadRequest,
+	CodeTagImmutable:        http.StatusConflict,
 	CodeRangeInvalid:        http.StatusRequestedRangeNotSatisfiable,
 	CodeManifestTooLarge:    http.StatusRequestEntityTooLarge,
 	CodeConflict:            http.StatusConflict,
@@ -75,6 +78,22 @@ var statuses = map[Code]int{
 	CodePreconditionFailed:  http.StatusPreconditionFailed,
 	CodeUnavailable:         http.StatusServiceUnavailable,
 	CodeUnknown:             http.StatusInternalServerError,
+}
+
+// Wire lists the codes of the protocol that say what the code means, the one that
+// clients decide by first. It is the code itself, but for CodeTagImmutable:
+//
+// To containers/image (podman, buildah, skopeo) a first TAG_INVALID says that the
+// registry does not take this form of manifest, and it pushes three others
+// (docker/docker_image_dest.go, isManifestInvalidError). A code that it does not know it
+// pushes again after a pause (containers/common, pkg/retry). DENIED ends the push at once,
+// and all clients print its message. TAG_INVALID, which Pier One answered, comes behind it
+// for programs that look for that; clients decide by the first.
+func (c Code) Wire() []Code {
+	if c == CodeTagImmutable {
+		return []Code{CodeDenied, CodeTagInvalid}
+	}
+	return []Code{c}
 }
 
 // Error is a failure that a client may read. Message says what was wrong, what
@@ -86,9 +105,6 @@ type Error struct {
 	Message string
 	Detail  any
 	Err     error
-
-	// conflict makes a DENIED a 409; see ErrTagImmutable.
-	conflict bool
 }
 
 // Errorf makes an Error of the code with a formatted message. A %w in the
@@ -128,14 +144,11 @@ func (e *Error) Unwrap() error { return e.Err }
 // errors.Is(err, oci.ErrBlobUnknown) works whatever the message is.
 func (e *Error) Is(target error) bool {
 	t, ok := target.(*Error)
-	return ok && t.Code == e.Code && t.conflict == e.conflict
+	return ok && t.Code == e.Code
 }
 
 // Status is the HTTP status of the error's code.
 func (e *Error) Status() int {
-	if e.conflict {
-		return http.StatusConflict
-	}
 	if s, ok := statuses[e.Code]; ok {
 		return s
 	}
@@ -162,17 +175,5 @@ var (
 	ErrInvalid             = &Error{Code: CodeInvalid, Message: "the request is not valid"}
 	ErrUnavailable         = &Error{Code: CodeUnavailable, Message: "a dependency is unavailable, try again later"}
 
-	// ErrTagImmutable is DENIED with status 409: the tag exists and its policy
-	// refuses to move or delete it. Clients decide by the code whether to try
-	// again. To containers/image (podman, buildah, skopeo) TAG_INVALID says that the
-	// registry does not take this form of manifest: it pushes three others
-	// (docker/docker_image_dest.go, isManifestInvalidError). What it does not
-	// know is pushed again after a pause (containers/common, pkg/retry).
-	// DENIED ends the push at once, and all clients print its message.
-	ErrTagImmutable = &Error{Code: CodeDenied, Message: "the tag is immutable", conflict: true}
+	ErrTagImmutable = &Error{Code: CodeTagImmutable, Message: "the tag is immutable"}
 )
-
-// TagImmutablef is ErrTagImmutable with a message of its own.
-func TagImmutablef(format string, args ...any) *Error {
-	return &Error{Code: CodeDenied, Message: fmt.Sprintf(format, args...), conflict: true}
-}

@@ -90,8 +90,8 @@ func TestErrors(t *testing.T) {
 	if err.Status() != http.StatusNotFound {
 		t.Errorf("status %d", err.Status())
 	}
-	// The two faces of DENIED are different errors.
-	denied, refused := Errorf(CodeDenied, "may not"), TagImmutablef("no")
+	// On the wire both are DENIED first; here they are different errors.
+	denied, refused := Errorf(CodeDenied, "may not"), Errorf(CodeTagImmutable, "no")
 	if denied.Status() != http.StatusForbidden || refused.Status() != http.StatusConflict {
 		t.Errorf("DENIED is %d and %d", denied.Status(), refused.Status())
 	}

@@ -245,7 +245,7 @@ func refusals(refused []refusal) error {
 		}
 		tags = append(tags, f.tag)
 	}
-	return oci.TagImmutablef("%s", strings.Join(messages, "; ")).WithDetail(map[string]any{"rule": "tag-policy", "tags": tags})
+	return oci.Errorf(oci.CodeTagImmutable, "%s", strings.Join(messages, "; ")).WithDetail(map[string]any{"rule": "tag-policy", "tags": tags})
 }
 
 // record writes down who was refused. It is history, not protection: a

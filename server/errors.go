@@ -257,7 +257,12 @@ func writeError(ex *exchange, r *http.Request, err error) {
 		Message string   `json:"message"`
 		Detail  any      `json:"detail,omitempty"`
 	}
-	writeJSON(ex, "application/json", e.Status(), map[string]any{"errors": []item{{e.Code, e.Message, detailLine(ex, e)}}})
+	codes := e.Code.Wire()
+	items := []item{{codes[0], e.Message, detailLine(ex, e)}}
+	for _, code := range codes[1:] {
+		items = append(items, item{Code: code, Message: oci.ErrTagImmutable.Message})
+	}
+	writeJSON(ex, "application/json", e.Status(), map[string]any{"errors": items})
 }
 
 // writeEnvelope answers as Dockit does.

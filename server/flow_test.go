@@ -92,6 +92,10 @@ func TestImmutableTagIsRefusedReadably(t *testing.T) {
 	if r.StatusCode != 409 || r.code() != "DENIED" || r.detail("rule") != "tag-policy" || !strings.Contains(string(r.body), "1.0") || r.detail("principal") != "mo" || r.detail("request_id") != r.Header.Get("X-Request-Id") {
 		t.Errorf("body: %s", r.body)
 	}
+	// Clients decide by the first code; programs of Pier One look for TAG_INVALID.
+	if !strings.Contains(string(r.body), `{"code":"TAG_INVALID","message":"the tag is immutable"}]}`) {
+		t.Errorf("TAG_INVALID is not behind it: %s", r.body)
+	}
 	// zot #4266: a push by digest with several tags checks each of them, and does
 	// all or nothing.
 	d := digest.FromBytes(other).String()
