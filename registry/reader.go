@@ -97,42 +97,45 @@ func (e *DamageError) Error() string {
 // Unwrap gives what a client may read.
 func (e *DamageError) Unwrap() error { return e.err }
 
-// BlobVerifier reads a blob whose bytes come from elsewhere, see VerifyBlob.
+// BlobVerifier hashes the bytes of a blob that come from the store, see VerifyBlob.
 type BlobVerifier struct {
-	r    *Registry
-	b    metadata.Blob
-	from io.Reader
-	sum  *sum
+	r   *Registry
+	b   metadata.Blob
+	sum *sum
 }
 
-// VerifyBlob hashes all bytes of a blob while they are read. With the last ones, when the digest is not the blob's,
-// Read fails with a *DamageError and gives none of them: who passes on what he reads
-// has not passed on the whole. The caller closes it; that leaves from open. Other failures are UNAVAILABLE.
-func (r *Registry) VerifyBlob(from io.Reader, b metadata.Blob) *BlobVerifier {
-	return &BlobVerifier{r: r, b: b, from: from, sum: r.newSum(b.Digest.Algorithm())}
+// VerifyBlob makes a verifier: all bytes of the blob are to be written to it, in order, and Check then says whether they
+// are right. Who passes them on holds the last ones back until then. The caller closes it.
+func (r *Registry) VerifyBlob(b metadata.Blob) *BlobVerifier {
+	return &BlobVerifier{r: r, b: b, sum: r.newSum(b.Digest.Algorithm())}
 }
 
-// Read implements io.Reader.
-func (v *BlobVerifier) Read(p []byte) (int, error) {
-	left := v.b.Size - v.sum.n
-	if left <= 0 {
-		return 0, io.EOF
+// Write implements io.Writer; it does not fail, and does not keep p.
+func (v *BlobVerifier) Write(p []byte) (int, error) { return v.sum.Write(p) }
+
+// Check returns a *DamageError unless what was written is the blob.
+func (v *BlobVerifier) Check() error {
+	got := v.sum.digest()
+	if got == v.b.Digest {
+		return nil
 	}
-	n, err := v.from.Read(p[:min(int64(len(p)), left)])
-	_, _ = v.sum.Write(p[:n]) // a hash does not fail
-	if v.sum.n == v.b.Size && n > 0 {
-		if got := v.sum.digest(); got != v.b.Digest {
-			return 0, &DamageError{Digest: v.b.Digest, Got: got, err: oci.Errorf(oci.CodeUnknown,
-				"the storage gave other bytes than were pushed for the blob %s: try again, and tell an administrator if it stays so", v.b.Digest)}
+	return &DamageError{Digest: v.b.Digest, Got: got, err: oci.Errorf(oci.CodeUnknown,
+		"the storage gave other bytes than were pushed for the blob %s: try again, and tell an administrator if it stays so", v.b.Digest)}
+}
+
+// ReadBlob reads all bytes of a blob that was opened, a small one, and verifies them. It returns a *DamageError, or UNAVAILABLE.
+func (r *Registry) ReadBlob(from io.Reader, b metadata.Blob) ([]byte, error) {
+	all := make([]byte, b.Size)
+	if n, err := io.ReadFull(from, all); err != nil {
+		if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
+			err = fmt.Errorf("the storage gave %d bytes of %d: %w", n, b.Size, io.ErrUnexpectedEOF)
 		}
+		return nil, storeError(err)
 	}
-	switch {
-	case err == nil, err == io.EOF && v.sum.n == v.b.Size:
-		return n, err
-	case err == io.EOF:
-		err = fmt.Errorf("the storage gave %d bytes of %d: %w", v.sum.n, v.b.Size, io.ErrUnexpectedEOF)
-	}
-	return n, storeError(err)
+	v := r.VerifyBlob(b)
+	defer v.Close()
+	_, _ = v.Write(all)
+	return all, v.Check()
 }
 
 // Close gives back the hash.

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/gorilla/mux"
@@ -66,21 +66,23 @@ func (s *Server) sendBlob(ex *exchange, r *http.Request, b metadata.Blob, part b
 	}
 	defer rc.Close()
 	from := sendable(r, rc)
-	if _, byFile := from.(*os.File); !byFile && part.length == b.Size {
-		verified := s.registry.VerifyBlob(rc, b)
-		defer verified.Close()
-		from = verified
-		if b.Size <= registry.SmallBlob { // what is wrong with it is known before the answer begins
-			all, err := io.ReadAll(verified)
-			if err != nil {
-				s.damaged(r, b, err)
-				return err
-			}
-			from = bytes.NewReader(all)
+	if _, byFile := from.(*os.File); byFile || part.length != b.Size {
+		s.blobPart(ex, b, part, partial)
+		s.sent(ex, r, b, s.stream(ex, from, part.length))
+		return nil
+	}
+	if b.Size <= registry.SmallBlob { // what is wrong with it is known before the answer begins
+		all, err := s.registry.ReadBlob(rc, b)
+		if err != nil {
+			s.damaged(r, b, err)
+			return err
 		}
+		s.blobPart(ex, b, part, partial)
+		s.sent(ex, r, b, s.write(ex, all))
+		return nil
 	}
 	s.blobPart(ex, b, part, partial)
-	s.sent(ex, r, b, s.stream(ex, from, part.length))
+	s.sent(ex, r, b, s.streamVerified(ex, rc, b))
 	return nil
 }
 
@@ -254,13 +256,66 @@ func tooFew(got, want int64) error {
 // copyBuffer is the memory of a pull whose bytes pass through this process.
 const copyBuffer = 64 << 10
 
+func (s *Server) buffer() *[]byte {
+	if buf, ok := s.buffers.Get().(*[]byte); ok {
+		return buf
+	}
+	buf := make([]byte, copyBuffer)
+	return &buf
+}
+
+// streamVerified is stream for a whole blob that is no file: its bytes are hashed while others are read and sent, and
+// the last ones are sent when the digest is right.
+func (s *Server) streamVerified(ex *exchange, r io.Reader, b metadata.Blob) error {
+	verifier := s.registry.VerifyBlob(b)
+	buffers := [2]*[]byte{s.buffer(), s.buffer()}
+	blocks, hashed := make(chan []byte, len(buffers)), make(chan struct{}, len(buffers))
+	go func() {
+		defer close(hashed)
+		for p := range blocks {
+			_, _ = verifier.Write(p) // does not fail
+			hashed <- struct{}{}
+		}
+	}()
+	finish := sync.OnceFunc(func() {
+		close(blocks)
+		for range hashed { // until the goroutine has ended
+		}
+	})
+	defer func() {
+		finish()
+		verifier.Close()
+		for _, buf := range buffers {
+			s.buffers.Put(buf)
+		}
+	}()
+	for i, left := 0, b.Size; left > 0; i++ {
+		if i >= len(buffers) {
+			<-hashed // the block that was in the buffer before
+		}
+		p := (*buffers[i%len(buffers)])[:min(left, copyBuffer)]
+		if n, err := io.ReadFull(r, p); err == io.EOF || err == io.ErrUnexpectedEOF {
+			return tooFew(b.Size-left+int64(n), b.Size)
+		} else if err != nil {
+			return err
+		}
+		blocks <- p
+		if left -= int64(len(p)); left == 0 {
+			finish()
+			if err := verifier.Check(); err != nil {
+				return err
+			}
+		}
+		if _, err := ex.Write(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // copy is stream for what is no file.
 func (s *Server) copy(ex *exchange, r io.Reader, n int64) error {
-	buf, ok := s.buffers.Get().(*[]byte)
-	if !ok {
-		made := make([]byte, copyBuffer)
-		buf = &made
-	}
+	buf := s.buffer()
 	defer s.buffers.Put(buf)
 	for left := n; left > 0; {
 		m, err := r.Read((*buf)[:min(left, int64(len(*buf)))])
