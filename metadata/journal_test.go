@@ -123,6 +123,34 @@ func TestJournal(t *testing.T) {
 	}
 }
 
+// A disk that hangs keeps nobody waiting for ever: neither those whose commit it does not take, nor those behind them.
+func TestHangingDisk(t *testing.T) {
+	ctx := context.Background()
+	path := filepath.Join(t.TempDir(), "berth.db")
+	db, err := Open(ctx, Options{URL: "sqlite:" + path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.Migrate(ctx); err != nil {
+		t.Fatal(err)
+	}
+	db.writer.journal.stop()
+	hangs := make(chan struct{})
+	db.writer.journal = startJournal(path, func(*os.File) error { <-hangs; return nil }, db.breakDown)
+	db.writer.patience = 50 * time.Millisecond
+	for i := range 3 {
+		if err := db.addUser(ctx, string(rune('a'+i))); !errors.Is(err, oci.ErrUnavailable) {
+			t.Errorf("a durable transaction while the disk hangs: %v", err)
+		}
+	}
+	close(hangs)
+	db.writer.patience = diskPatience
+	if err := db.addUser(ctx, "afterwards"); err != nil {
+		t.Error(err)
+	}
+}
+
 // waited reports whether all of the group have ended, within a moment.
 func waited(group *sync.WaitGroup) bool {
 	ended := make(chan struct{})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync/atomic"
+	"time"
 )
 
 // maxBatch bounds how many transactions share one commit.
@@ -28,6 +29,8 @@ type writer struct {
 	queue   chan *task
 	quit    chan struct{}
 	done    chan struct{}
+
+	patience time.Duration // diskPatience
 }
 
 type task struct {
@@ -40,10 +43,15 @@ type task struct {
 }
 
 const (
-	taskWaiting = iota
-	taskTaken
-	taskLeft
+	taskWaiting   = iota
+	taskTaken     // its function runs, or is about to
+	taskLeft      // its caller has gone before it was taken
+	taskCommitted // and not yet durable: its function has ended
 )
+
+// diskPatience is how long a transaction may wait for the ones before it, and then for the disk. A
+// disk that hangs takes a call that cannot be ended, and who waits for it is told.
+const diskPatience = 30 * time.Second
 
 func startWriter(db *DB, pool *sql.DB, conn *sql.Conn, path string) *writer {
 	w := &writer{
@@ -51,6 +59,8 @@ func startWriter(db *DB, pool *sql.DB, conn *sql.Conn, path string) *writer {
 		queue: make(chan *task, maxBatch),
 		quit:  make(chan struct{}),
 		done:  make(chan struct{}),
+
+		patience: diskPatience,
 	}
 	w.stmts.prepare = conn.PrepareContext
 	w.stmts.direct = conn
@@ -68,10 +78,18 @@ func (w *writer) do(ctx context.Context, durable bool, fn func(*Tx) error) error
 		return ctx.Err()
 	}
 	ended := ctx.Done()
+	patience := time.NewTimer(w.patience)
+	defer patience.Stop()
 	for {
 		select {
 		case <-t.ready:
 			return t.err
+		case <-patience.C:
+			if t.state.CompareAndSwap(taskWaiting, taskLeft) || t.state.Load() == taskCommitted {
+				return fmt.Errorf("%w (%s)", errSilent, w.patience)
+			}
+			// Its function runs, and uses what the caller has lent it.
+			patience.Reset(w.patience)
 		case <-ended:
 			if t.state.CompareAndSwap(taskWaiting, taskLeft) {
 				return ctx.Err()
@@ -118,7 +136,7 @@ func (w *writer) loop() {
 			if broken != nil && t.err == nil {
 				t.err = broken
 			}
-			if t.durable && t.err == nil && t.state.Load() == taskTaken {
+			if t.durable && t.err == nil && t.state.CompareAndSwap(taskTaken, taskCommitted) {
 				durable = append(durable, t)
 			} else {
 				close(t.ready)
