@@ -40,7 +40,7 @@ type Grant struct {
 // Bounds of grants.
 const (
 	maxGrantPattern = 255  // bytes
-	maxGrants       = 1000 // of one user or group
+	MaxGrants       = 1000 // of one user or group
 )
 
 // ParsePattern checks a pattern on names of repositories: 1 to 255 of the
@@ -153,8 +153,8 @@ func (tx *Tx) changeGrant(ctx context.Context, to Grantee, pattern, actor string
 	if created = errors.Is(err, sql.ErrNoRows); created {
 		var n int
 		err = tx.row(ctx, `SELECT COUNT(*) FROM grants WHERE `+column+` = $1`, id).Scan(&n)
-		if err == nil && n >= maxGrants {
-			return g, false, oci.Errorf(oci.CodeConflict, "%s has %d grants already, which is the limit: remove some, or use wider patterns", to, maxGrants)
+		if err == nil && n >= MaxGrants {
+			return g, false, oci.Errorf(oci.CodeConflict, "%s has %d grants already, which is the limit: remove some, or use wider patterns", to, MaxGrants)
 		}
 	}
 	if err != nil {

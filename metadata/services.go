@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"regexp"
+	"strings"
 	"time"
 
 	"berth/oci"
@@ -57,16 +58,27 @@ func (tx *Tx) LockService(ctx context.Context, name string) (Service, error) {
 	return s, notFound(err, errServiceUnknown(name))
 }
 
-// serviceName is what a challenge of the protocol can carry (RFC 9110, section 11.2). No
-// name has a space: the audience of refresh tokens does.
-var serviceName = regexp.MustCompile(`^[!#-+\--\[\]-~]{1,255}$`)
+// serviceName is what a challenge of the protocol can carry between quotes (RFC 9110,
+// section 5.6.4), such as a host name or "Docker registry": words of visible ASCII.
+var serviceName = regexp.MustCompile(`^[!#-\[\]-~]+( [!#-\[\]-~]+)*$`)
+
+const maxServiceName = 255
+
+// checkService checks the name of a service. "refresh" and a space begin the audience of
+// refresh tokens, so no name does.
+func checkService(name string) error {
+	if len(name) > maxServiceName || !serviceName.MatchString(name) || strings.HasPrefix(name, "refresh ") {
+		return oci.Errorf(oci.CodeInvalid, "the service name %.260q is not valid: write it as it stands in the setting of the registry, in at most %d visible ASCII characters with single spaces, without quotes and backslashes, and not beginning with \"refresh \"", name, maxServiceName)
+	}
+	return nil
+}
 
 // PutService makes a service or changes the one of this name, and reports
 // whether it made it. When its tokens are to live longer, so do the keys that verify them.
 // The error is an INVALID for a name that is none.
 func (tx *Tx) PutService(ctx context.Context, s Service) (put Service, made bool, err error) {
-	if !serviceName.MatchString(s.Name) {
-		return s, false, oci.Errorf(oci.CodeInvalid, "the service name %.260q is not valid: use 1 to 255 visible ASCII characters without spaces, quotes and commas, as they stand in the registry's setting", s.Name)
+	if err := checkService(s.Name); err != nil {
+		return s, false, err
 	}
 	n, err := tx.exec(ctx, `
 		INSERT INTO services (name, issuer, token_ttl, algorithm, anonymous_pull, refresh_tokens, omit_x5c, created_at, updated_at)

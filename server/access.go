@@ -13,7 +13,6 @@ import (
 
 	"berth/auth"
 	"berth/auth/token"
-	"berth/metadata"
 	"berth/oci"
 )
 
@@ -277,15 +276,6 @@ func (s *Server) authorizeOwnTokens(ex *exchange) error {
 	}
 	return oci.Errorf(oci.CodeDenied, "%s may not make or delete tokens with this credential: only users may, with their password or a token that carries everything", p).
 		WithDetail(refusal{Rule: "token-limit", Missing: []string{"admin"}, Ask: "sign in with the password"})
-}
-
-// authorizeToken lets somebody change a token: its owner, and administrators.
-func (s *Server) authorizeToken(ex *exchange, t metadata.Token) error {
-	if p := ex.identity.principal; p.IsAdmin() || p.Kind == auth.KindUser && t.Kind == metadata.PersonalToken && t.UserID == p.ID {
-		return nil
-	}
-	return oci.Errorf(oci.CodeDenied, "this token is somebody else's: its owner and administrators of this registry may delete it").
-		WithDetail(refusal{Rule: "admin-only", Ask: "an administrator of this registry"})
 }
 
 // mayPull divides repositories into those that the caller may pull from with

@@ -4,11 +4,9 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"io"
 	"net/http"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -291,20 +289,7 @@ func (s *Server) dimsCreateAccount(ex *exchange, r *http.Request) error {
 	if !dimsAccountRE.MatchString(account) {
 		return oci.Errorf(oci.CodeInvalid, "%.40q is not the id of an AWS account: it has 12 digits", account)
 	}
-	right := auth.Right{What: "an AWS account's rights", Limit: auth.Limit{Repositories: "*", Actions: auth.Pull}}
-	if err := ex.identity.principal.MayGive(right); err != nil {
-		return err
-	}
-	err = s.db.Update(r.Context(), func(tx *metadata.Tx) error {
-		rows, err := tx.AccountRoles(r.Context(), account)
-		if err != nil || slices.ContainsFunc(rows, func(a metadata.Account) bool { return a.Role == "" }) {
-			return err
-		}
-		if _, err := tx.PutAccount(r.Context(), metadata.Account{Account: account, Repositories: "*", Actions: auth.Pull.Names(), CreatedBy: ex.actor().Name}); err != nil {
-			return err
-		}
-		return tx.InsertAudit(r.Context(), metadata.AuditEvent{Action: "putAccount", Actor: ex.actor(), Reference: account})
-	})
+	err = s.people.AddAccount(r.Context(), ex.by(), metadata.Account{Account: account, Repositories: "*", Actions: auth.Pull.Names()})
 	if err != nil {
 		return err
 	}
@@ -317,13 +302,7 @@ func (s *Server) dimsDeleteAccount(ex *exchange, r *http.Request) error {
 	if !dimsAccountRE.MatchString(account) {
 		return oci.Errorf(oci.CodeNotFound, "%.40q is not the id of an AWS account: it has 12 digits", account)
 	}
-	err := s.db.Update(r.Context(), func(tx *metadata.Tx) error {
-		if err := tx.DeleteAccount(r.Context(), account, ""); err != nil {
-			return err
-		}
-		return tx.InsertAudit(r.Context(), metadata.AuditEvent{Action: "deleteAccount", Actor: ex.actor(), Reference: account})
-	})
-	if err != nil {
+	if err := s.people.DeleteAccount(r.Context(), ex.by(), account, ""); err != nil {
 		return err
 	}
 	ex.WriteHeader(http.StatusNoContent)
@@ -344,26 +323,9 @@ func (s *Server) dimsCreateToken(ex *exchange, r *http.Request) error {
 	if s.readOnly { // the route itself is open, and does not count as one that writes
 		return ErrReadOnly()
 	}
-	p := ex.identity.principal
 	user, password := rand.Text(), rand.Text() // 26 letters and digits, 130 bits, each
-	t := metadata.Token{
-		Kind: metadata.PersonalToken, User: p.Name, Name: "dims-" + auth.PairHash(user, password)[:16],
-		Repositories: "*", Actions: auth.AllActions.Names(), CreatedBy: p.String(),
-	}
-	if p.Limit != nil {
-		t.Repositories, t.Actions, t.Tags, t.CIDRs = p.Limit.Repositories, p.Limit.Actions.Names(), p.Limit.Tags, p.Limit.CIDRs
-	}
-	if !p.Expires.IsZero() { // what is made with a credential lives no longer
-		t.ExpiresAt = &p.Expires
-	}
-	err := s.db.Update(r.Context(), func(tx *metadata.Tx) error {
-		if _, err := tx.CreateToken(r.Context(), t, auth.PairHash(user, password)); err != nil {
-			return err
-		}
-		return tx.InsertAudit(r.Context(), metadata.AuditEvent{Action: "createToken", Actor: ex.actor(), Reference: t.User,
-			Detail: map[string]any{"fields": map[string]any{"name": t.Name, "actions": t.Actions, "repositories": t.Repositories}}})
-	})
-	if err != nil {
+	t := metadata.Token{User: ex.identity.principal.Name, Name: "dims-" + auth.PairHash(user, password)[:16]}
+	if _, err := s.people.CreatePair(r.Context(), ex.by(), t, user, password); err != nil {
 		return err
 	}
 	ex.Header().Set("Cache-Control", "no-store")
@@ -376,29 +338,12 @@ func (s *Server) dimsDeleteToken(ex *exchange, r *http.Request) error {
 	if err := s.authorizeOwnTokens(ex); err != nil {
 		return err
 	}
-	unknown := oci.Errorf(oci.CodeNotFound, "there is no such token")
 	raw, err := base64.StdEncoding.DecodeString(strings.TrimSuffix(mux.Vars(r)["token"], "/"))
 	user, password, ok := strings.Cut(string(raw), ":")
 	if err != nil || !ok || len(raw) > maxCredentials {
-		return unknown
+		return oci.Errorf(oci.CodeNotFound, "there is no such token")
 	}
-	err = s.db.Update(r.Context(), func(tx *metadata.Tx) error {
-		t, _, err := tx.TokenBySecretHash(r.Context(), auth.PairHash(user, password))
-		switch {
-		case errors.Is(err, oci.ErrNotFound):
-			return unknown
-		case err != nil:
-			return err
-		}
-		if err := s.authorizeToken(ex, t); err != nil {
-			return err
-		}
-		if err := tx.DeleteToken(r.Context(), t.User, t.Team, t.Name); err != nil {
-			return err
-		}
-		return tx.InsertAudit(r.Context(), metadata.AuditEvent{Action: "deleteToken", Actor: ex.actor(), Reference: t.Name, Detail: map[string]any{"path": map[string]string{"user": t.User}}})
-	})
-	if err != nil {
+	if err := s.people.DeletePair(r.Context(), ex.by(), user, password); err != nil {
 		return err
 	}
 	return writeText(ex, "Successfully deleted token")

@@ -84,6 +84,15 @@ func (ex *exchange) actor() metadata.Actor {
 	return metadata.Actor{Name: p.String(), Kind: string(p.Kind), Claims: p.Claims, Address: ex.remote, RequestID: ex.id, UserAgent: ex.agent}
 }
 
+// by is who makes the request, for the rules and for the audit log.
+func (ex *exchange) by() auth.Actor {
+	p := ex.identity.principal
+	if !ex.identity.known {
+		p = auth.Anonymous()
+	}
+	return auth.Actor{Principal: p, Audit: ex.actor()}
+}
+
 // RequestID gives the id under which the request is logged, or "". It is the
 // X-Request-Id of request and answer.
 func RequestID(ctx context.Context) string {

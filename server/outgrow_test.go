@@ -19,8 +19,10 @@ import (
 	"berth/backup"
 	"berth/metadata"
 	"berth/metadata/metadatatest"
+	"berth/people"
 	"berth/registry"
 	"berth/server/admin"
+	"berth/server/dockit"
 	"berth/storage/mem"
 	"berth/testenv"
 )
@@ -78,14 +80,17 @@ func outgrowWorld(t *testing.T, database string) (*world, []shown) {
 				t.Fatal(err)
 			}
 		}
-		people := &oidc.People{Issuer: provider.Issuer, ClientID: testenv.OIDCWebClient, ClientSecret: testenv.OIDCWebSecret, Scopes: []string{"openid"}, UsernameClaim: "preferred_username"}
+		vouch := &oidc.People{Issuer: provider.Issuer, ClientID: testenv.OIDCWebClient, ClientSecret: testenv.OIDCWebSecret, Scopes: []string{"openid"}, UsernameClaim: "preferred_username"}
 		var err error
-		openid, err = oidc.New(oidc.Options{DB: w.db, People: people, TrustedIssuers: []string{provider.Issuer}, Clock: w.clock.now})
+		openid, err = oidc.New(oidc.Options{DB: w.db, People: vouch, TrustedIssuers: []string{provider.Issuer}, Clock: w.clock.now})
 		must(err)
 		pierone, err := oauth2.New(auth.NewDirectory(w.db, nil, w.clock.now), oauth2.Options{TokeninfoURL: tokeninfo.URL, Realms: true, Clock: w.clock.now})
 		must(err)
 		chain := auth.NewChain(w.clock.now, auth.NewTokens(w.db, nil, w.clock.now), openid, pierone, auth.NewPasswords(w.db, w.hasher, w.clock.now))
 		o.Auth = chain
+		o.People = people.New(people.Options{DB: w.db, Hasher: w.hasher, Passwords: chain, Keys: o.Tokens.Keys(), Service: "registry.test", TrustedIssuers: []string{provider.Issuer}})
+		o.Dockit, err = dockit.New(dockit.Options{DB: w.db, People: o.People, Principal: PrincipalOf, Actor: ActorOf})
+		must(err)
 		o.URL = "https://registry.example.com"
 		o.Browsers, o.Sessions = openid, auth.NewWebSessions(w.db, 8*time.Hour, w.clock.now)
 		o.Provider = &Provider{Issuer: provider.Issuer, ClientID: "berth-cli", Scopes: []string{"openid"}}
@@ -96,8 +101,8 @@ func outgrowWorld(t *testing.T, database string) (*world, []shown) {
 		copies := backup.NewJobs(backup.JobsOptions{From: registry.Side{DB: w.db, Store: store}, Registry: reg})
 		t.Cleanup(copies.Close)
 		o.API, err = admin.New(admin.Options{
-			Registry: reg, Checks: checks, Copies: copies, DB: w.db, Policy: o.Policy, Passwords: chain, Hasher: w.hasher,
-			Keys: o.Tokens.Keys(), Service: "registry.test", TrustedIssuers: []string{provider.Issuer}, Principal: PrincipalOf, Actor: ActorOf, WriteProblem: WriteProblem,
+			Registry: reg, Checks: checks, Copies: copies, DB: w.db, Policy: o.Policy, People: o.People,
+			Keys: o.Tokens.Keys(), TrustedIssuers: []string{provider.Issuer}, Principal: PrincipalOf, Actor: ActorOf, WriteProblem: WriteProblem,
 		})
 		must(err)
 	})

@@ -28,14 +28,17 @@ import (
 	"berth/auth/token"
 	"berth/metadata"
 	"berth/oci"
+	"berth/people"
 	"berth/registry"
 )
 
 // Options of a Server. Registry, DB, Auth, Policy and Tokens are required.
 type Options struct {
 	Registry *registry.Registry
-	// DB has what the API of d.ims.io manages beside images.
-	DB *metadata.DB
+	// DB has what the API of d.ims.io shows beside images, and People changes it; nil makes
+	// one of its own.
+	DB     *metadata.DB
+	People *people.People
 	// Auth recognises passwords and opaque tokens; usually an auth.Chain.
 	Auth   auth.Authenticator
 	Policy *auth.Policy
@@ -115,6 +118,7 @@ const (
 type Server struct {
 	registry      *registry.Registry
 	db            *metadata.DB
+	people        *people.People
 	auth          auth.Authenticator
 	policy        *auth.Policy
 	tokens        *token.Issuer
@@ -180,9 +184,13 @@ func New(o Options) (*Server, error) {
 	case o.Registry == nil, o.DB == nil, o.Auth == nil, o.Policy == nil, o.Tokens == nil:
 		return nil, fmt.Errorf("server: Registry, DB, Auth, Policy and Tokens are required")
 	}
+	if o.People == nil {
+		o.People = people.New(people.Options{DB: o.DB, Passwords: o.Auth, Keys: o.Tokens.Keys()})
+	}
 	s := &Server{
 		registry:      o.Registry,
 		db:            o.DB,
+		people:        o.People,
 		auth:          o.Auth,
 		policy:        o.Policy,
 		tokens:        o.Tokens,

@@ -24,6 +24,7 @@ import (
 	"berth/auth/token"
 	"berth/metadata"
 	"berth/metadata/metadatatest"
+	"berth/people"
 	"berth/registry"
 	"berth/server/dockit"
 	"berth/storage"
@@ -129,7 +130,8 @@ func newWorldOn(t testing.TB, url string, change func(*world, *Options)) *world 
 			Read:  func(ctx context.Context) error { return w.store.Ping(ctx) },
 			Write: func(ctx context.Context) error { return w.store.Writable(ctx) }}},
 	}
-	o.Dockit, err = dockit.New(dockit.Options{DB: w.db, Hasher: w.hasher, Passwords: o.Auth, Principal: PrincipalOf, Actor: ActorOf})
+	o.People = people.New(people.Options{DB: w.db, Hasher: w.hasher, Passwords: o.Auth, Keys: tokens.Keys(), Service: "registry.test"})
+	o.Dockit, err = dockit.New(dockit.Options{DB: w.db, People: o.People, Principal: PrincipalOf, Actor: ActorOf})
 	must(err)
 	o.Services = func(ctx context.Context, name string) (found metadata.Service, err error) {
 		err = w.db.View(ctx, func(tx *metadata.Tx) (err error) {

@@ -252,7 +252,7 @@ func (i *Issuer) IssueRefresh(ctx context.Context, p auth.Principal, service, pr
 }
 
 // refreshAudience makes a refresh token worthless as an access token, and the
-// other way round. A service name is a host name and has no space.
+// other way round. No service has a name that begins so.
 func refreshAudience(service string) string { return "refresh " + service }
 
 func (i *Issuer) issue(ctx context.Context, p auth.Principal, audience string, access []Access, proof string, ttl time.Duration) (string, time.Time, error) {

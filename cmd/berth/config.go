@@ -21,6 +21,7 @@ import (
 	"berth/api"
 	"berth/auth/token"
 	"berth/metadata"
+	"berth/people"
 	"berth/server"
 	"berth/storage"
 )
@@ -449,8 +450,8 @@ func loadConfig(flags *pflag.FlagSet, environ []string) (*config, error) {
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		problems = append(problems, errors.New("tls_cert and tls_key have to be set together"))
 	}
-	if c.AdminPassword != "" && len(c.AdminPassword) < minPassword {
-		problems = append(problems, fmt.Errorf("admin_password is shorter than %d characters", minPassword))
+	if c.AdminPassword != "" && len(c.AdminPassword) < people.MinPassword {
+		problems = append(problems, fmt.Errorf("admin_password is shorter than %d characters", people.MinPassword))
 	}
 	problems = append(problems, c.OAuth2.problems()...)
 	problems = append(problems, c.LDAP.problems()...)
@@ -476,9 +477,6 @@ func loadConfig(flags *pflag.FlagSet, environ []string) (*config, error) {
 	}
 	return c, nil
 }
-
-// minPassword is the least length of a password, in bytes, as in api/openapi.yaml.
-const minPassword = 8
 
 // What a URL may hold that is not to be printed: a user with a password, also within a parameter, and parameters by their names.
 var (

@@ -11,6 +11,7 @@ import (
 	"berth/api/client"
 	"berth/auth"
 	"berth/metadata"
+	"berth/people"
 )
 
 func newUserCommand(r *remote) *cobra.Command {
@@ -287,7 +288,7 @@ database that a server has. It is on record in the audit log.`,
 }
 
 // restorer is who the audit log names for a password that was set without a server.
-var restorer = metadata.Actor{Name: "berth user password --local"}
+var restorer = auth.Operator("berth user password --local")
 
 // setPassword sets a user's password in the database.
 func setPassword(ctx context.Context, r *remote, cmd *cobra.Command, l *local, name string, fromStdin bool) error {
@@ -302,24 +303,14 @@ func setPassword(ctx context.Context, r *remote, cmd *cobra.Command, l *local, n
 	if err != nil {
 		return err
 	}
-	if len(password) < minPassword {
-		return fmt.Errorf("the password is shorter than %d characters", minPassword)
+	if err := people.CheckPassword(password); err != nil {
+		return fmt.Errorf("%s", message(err))
 	}
-	hash, err := auth.NewHasher(1).Hash(ctx, password)
-	if err != nil {
-		return err
+	if err := people.New(people.Options{DB: l.db, Hasher: auth.NewHasher(1)}).SetPassword(ctx, restorer, name, people.Password{New: password}); err != nil {
+		return fmt.Errorf("%s", message(err))
 	}
 	var user metadata.User
-	err = l.db.Update(ctx, func(tx *metadata.Tx) (err error) {
-		if _, err = tx.LockUser(ctx, name); err != nil {
-			return err
-		}
-		if user, err = tx.UpdateUser(ctx, name, metadata.UserChange{PasswordHash: &hash}); err != nil {
-			return err
-		}
-		return tx.InsertAudit(ctx, metadata.AuditEvent{Action: "setPassword", Actor: restorer, Reference: name})
-	})
-	if err != nil {
+	if err := l.db.View(ctx, func(tx *metadata.Tx) (err error) { user, err = tx.User(ctx, name); return err }); err != nil {
 		return fmt.Errorf("%s", message(err))
 	}
 	if user.Disabled {

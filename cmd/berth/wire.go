@@ -29,6 +29,7 @@ import (
 	"berth/backup"
 	"berth/metadata"
 	"berth/oci"
+	"berth/people"
 	"berth/registry"
 	"berth/server"
 	"berth/server/admin"
@@ -58,6 +59,7 @@ type app struct {
 	holder   string // this process's name in leases
 	closers  []io.Closer
 	hasher   *auth.Hasher
+	people   *people.People
 }
 
 func newLogger(c *config, w io.Writer) *slog.Logger {
@@ -270,6 +272,9 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	chain := auth.NewChain(nil, list...)
 	a.checks = registry.NewCheckJobs(reg)
 	a.copies = newCopies(c, registry.Side{DB: a.db, Store: a.store}, reg, log)
+	a.people = people.New(people.Options{
+		DB: a.db, Hasher: a.hasher, Passwords: chain, Keys: tokens.Keys(), Service: serviceName(c.URL), TrustedIssuers: c.OIDC.TrustedIssuers,
+	})
 	management, err := admin.New(admin.Options{
 		ReadOnly:       readOnly(c),
 		DB:             a.db,
@@ -278,9 +283,7 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 		Copies:         a.copies,
 		Policy:         policy,
 		Keys:           tokens.Keys(),
-		Service:        serviceName(c.URL),
-		Passwords:      chain,
-		Hasher:         a.hasher,
+		People:         a.people,
 		SetRepository:  server.SetRepository,
 		TrustedIssuers: c.OIDC.TrustedIssuers,
 		SetOperation:   server.SetOperation,
@@ -292,7 +295,7 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	if err != nil {
 		return a, err
 	}
-	dockitAPI, err := dockit.New(dockit.Options{DB: a.db, Hasher: a.hasher, Passwords: chain, Principal: server.PrincipalOf, Actor: server.ActorOf})
+	dockitAPI, err := dockit.New(dockit.Options{DB: a.db, People: a.people, Principal: server.PrincipalOf, Actor: server.ActorOf})
 	if err != nil {
 		return a, err
 	}
@@ -314,6 +317,7 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	o := server.Options{
 		Registry:     reg,
 		DB:           a.db,
+		People:       a.people,
 		Auth:         chain,
 		Policy:       policy,
 		Tokens:       tokens,
@@ -578,15 +582,7 @@ func firstStart(ctx context.Context, db *metadata.DB, hasher *auth.Hasher, c *co
 		password = rand.Text()
 		made = password
 	}
-	hash, err := hasher.Hash(ctx, password)
-	if err != nil {
-		return "", err
-	}
-	var created bool
-	err = db.Update(ctx, func(tx *metadata.Tx) (err error) {
-		created, err = tx.CreateFirstAdmin(ctx, adminName, hash)
-		return err
-	})
+	created, err := people.New(people.Options{DB: db, Hasher: hasher}).CreateFirstAdmin(ctx, auth.Operator("berth"), adminName, password)
 	if err != nil || !created { // another replica was first
 		return "", err
 	}

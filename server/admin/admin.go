@@ -27,10 +27,11 @@ import (
 	"berth/backup"
 	"berth/metadata"
 	"berth/oci"
+	"berth/people"
 	"berth/registry"
 )
 
-// Options are what the handlers need. All fields but ReadOnly, TrustedIssuers, Hasher,
+// Options are what the handlers need. All fields but ReadOnly, TrustedIssuers,
 // SetRepository, SetOperation and PageToken are required.
 type Options struct {
 	DB     *metadata.DB
@@ -43,18 +44,12 @@ type Options struct {
 	// ReadOnly is the answer to what changes something, but for the jobs that only copy the
 	// registry; nil lets everything through.
 	ReadOnly error
-	// Passwords checks the current password of users who change their own. With
-	// the server's auth.Chain, guesses are limited as those at the sign-in are.
-	Passwords auth.Authenticator
+	// People changes users, teams, rights and what else is theirs.
+	People *people.People
 	// Keys are those that sign tokens.
 	Keys *token.Keys
-	// Service is the name of the registry itself as a service: no other has it.
-	Service string
 	// TrustedIssuers are issuers of jobs' tokens that the settings name.
 	TrustedIssuers []string
-	// Hasher makes the hashes of new passwords. It bounds how many are made at a
-	// time, so share the one of the sign-in; nil makes one of its own.
-	Hasher *auth.Hasher
 	// Principal gives who makes the request whose context this is, with today's
 	// role and limits: a bearer token lives too long where rights change hands.
 	// Without credentials it is auth.Anonymous.
@@ -92,12 +87,9 @@ type operation struct {
 // New makes the handler of everything below /api/. It fails when an operation
 // of the document has no row in the permission table, or the other way round.
 func New(options Options) (http.Handler, error) {
-	if options.DB == nil || options.Registry == nil || options.Checks == nil || options.Copies == nil || options.Policy == nil || options.Passwords == nil || options.Keys == nil || options.Service == "" ||
+	if options.DB == nil || options.Registry == nil || options.Checks == nil || options.Copies == nil || options.Policy == nil || options.People == nil || options.Keys == nil ||
 		options.Principal == nil || options.Actor == nil || options.WriteProblem == nil {
-		return nil, errors.New("admin: all options but ReadOnly, TrustedIssuers, Hasher, SetRepository, SetOperation and PageToken are required")
-	}
-	if options.Hasher == nil {
-		options.Hasher = auth.NewHasher(0)
+		return nil, errors.New("admin: all options but ReadOnly, TrustedIssuers, SetRepository, SetOperation and PageToken are required")
 	}
 	spec, err := api.GetSpec()
 	if err != nil {
@@ -147,6 +139,9 @@ type call struct {
 }
 
 type callKey struct{}
+
+// by is who makes the call.
+func (c call) by() auth.Actor { return auth.Actor{Principal: c.principal, Audit: c.actor} }
 
 // callOf finds the call of a request that passed the guard.
 func callOf(ctx context.Context) call {

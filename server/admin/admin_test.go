@@ -22,6 +22,7 @@ import (
 	"berth/metadata"
 	"berth/metadata/metadatatest"
 	"berth/oci"
+	"berth/people"
 	"berth/registry"
 	"berth/server"
 	"berth/server/admin"
@@ -97,9 +98,12 @@ func newWorld(t testing.TB, db *metadata.DB, readOnly ...error) *world {
 		},
 	})
 	t.Cleanup(copies.Close)
+	who := people.New(people.Options{
+		DB: db, Hasher: hasher, Passwords: chain, Keys: issuer.Keys(), Service: "berth", TrustedIssuers: []string{"https://jobs.example.com"},
+	})
 	management, err := admin.New(admin.Options{
 		ReadOnly: errors.Join(readOnly...),
-		Registry: reg, Checks: checks, Copies: copies, DB: db, Policy: policy, Passwords: chain, Hasher: hasher, Keys: issuer.Keys(), Service: "berth",
+		Registry: reg, Checks: checks, Copies: copies, DB: db, Policy: policy, People: who, Keys: issuer.Keys(),
 		TrustedIssuers: []string{"https://jobs.example.com"},
 		Principal:      server.PrincipalOf, Actor: server.ActorOf, PageToken: server.PageToken, WriteProblem: server.WriteProblem,
 	})
@@ -107,7 +111,7 @@ func newWorld(t testing.TB, db *metadata.DB, readOnly ...error) *world {
 		t.Fatal(err)
 	}
 	s, err := server.New(server.Options{
-		Registry: reg, DB: db, Auth: chain, Policy: policy,
+		Registry: reg, DB: db, People: who, Auth: chain, Policy: policy,
 		Tokens: issuer, Refresher: auth.NewRefresher(db, nil), API: management, Sessions: auth.NewWebSessions(db, time.Hour, nil),
 	})
 	if err != nil {

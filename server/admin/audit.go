@@ -2,14 +2,11 @@ package admin
 
 import (
 	"context"
-	"encoding/json"
-	"maps"
-	"regexp"
-	"slices"
 	"time"
 
 	"berth/api"
 	"berth/metadata"
+	"berth/people"
 )
 
 // change runs a transaction that changes something, and writes the audit log in
@@ -118,70 +115,5 @@ func (h *handler) ListTeamAudit(ctx context.Context, r api.ListTeamAuditRequestO
 
 // event is what the audit log tells of a call.
 func (c call) event(body any) metadata.AuditEvent {
-	e := metadata.AuditEvent{Action: c.operation, Actor: c.actor, Team: c.params["team"], Repository: c.params["repository"], Detail: map[string]any{}}
-	path := map[string]string{}
-	for _, name := range slices.Sorted(maps.Keys(c.params)) {
-		value := c.params[name]
-		switch name {
-		case "team", "repository":
-		case "user", "group":
-			// Of a member, a token or a grant, it is where that belongs.
-			path[name] = value
-			if e.Reference == "" {
-				e.Reference = value
-			}
-		default:
-			path[name] = value
-			e.Reference = value
-		}
-	}
-	if len(path) > 0 {
-		e.Detail["path"] = path
-	}
-	if fields := fieldsOf(body); len(fields) > 0 {
-		e.Detail["fields"] = fields
-		// What is made has its name in the body and not in the path.
-		if name, ok := fields["name"].(string); ok && e.Reference == "" && name != masked {
-			e.Reference = name
-		}
-	}
-	return e
-}
-
-// secretNames are the names of fields whose values no log may hold. It takes too
-// many rather than too few.
-var secretNames = regexp.MustCompile(`(?i)passw|secret|token$|private|key|pem|credential|hash`)
-
-// masked stands for a secret.
-const masked = "***"
-
-// fieldsOf gives the fields of a request's body, with secrets masked.
-func fieldsOf(body any) map[string]any {
-	raw, err := json.Marshal(body)
-	if err != nil {
-		return nil
-	}
-	var fields map[string]any
-	if json.Unmarshal(raw, &fields) != nil {
-		return nil
-	}
-	mask(fields)
-	return fields
-}
-
-func mask(v any) {
-	switch v := v.(type) {
-	case map[string]any:
-		for name, value := range v {
-			if secretNames.MatchString(name) {
-				v[name] = masked
-			} else {
-				mask(value)
-			}
-		}
-	case []any:
-		for _, item := range v {
-			mask(item)
-		}
-	}
+	return people.Event(c.actor, c.operation, c.params, body)
 }

@@ -2,12 +2,9 @@ package admin
 
 import (
 	"context"
-	"errors"
 
 	"berth/api"
-	"berth/auth"
 	"berth/metadata"
-	"berth/oci"
 )
 
 func denialOf(d metadata.Denial) api.Denial {
@@ -55,27 +52,9 @@ func (h *handler) PutDenial(ctx context.Context, r api.PutDenialRequestObject) (
 	if err != nil {
 		return nil, err
 	}
-	wanted := metadata.Denial{Name: r.Denial, Principal: valueOf(r.Body.Principal), CIDR: valueOf(r.Body.Cidr), Repository: valueOf(r.Body.Repository),
-		Actions: actions, Reason: valueOf(r.Body.Reason), CreatedBy: callOf(ctx).principal.String()}
-	var denial metadata.Denial
-	err = h.change(ctx, r.Body, func(tx *metadata.Tx) error {
-		if r.Params.IfMatch != nil {
-			if err := matchDenial(ctx, tx, r.Denial, r.Params.IfMatch); err != nil && !errors.Is(err, oci.ErrNotFound) {
-				return err
-			} else if err != nil {
-				return oci.Errorf(oci.CodePreconditionFailed, "there is no denial %s any more, and If-Match asks for one", r.Denial)
-			}
-		}
-		before, err := tx.Denial(ctx, r.Denial)
-		if err == nil {
-			err = mayLift(ctx, before)
-		}
-		if err != nil && !errors.Is(err, oci.ErrNotFound) {
-			return err
-		}
-		denial, _, err = tx.PutDenial(ctx, wanted)
-		return err
-	})
+	denial, err := h.People.PutDenial(ctx, callOf(ctx).by(), metadata.Denial{
+		Name: r.Denial, Principal: valueOf(r.Body.Principal), CIDR: valueOf(r.Body.Cidr), Repository: valueOf(r.Body.Repository), Actions: actions, Reason: valueOf(r.Body.Reason),
+	}, matches(r.Params.IfMatch, denialOf))
 	if err != nil {
 		return nil, err
 	}
@@ -83,43 +62,9 @@ func (h *handler) PutDenial(ctx context.Context, r api.PutDenialRequestObject) (
 	return api.PutDenial200JSONResponse{Body: shown, Headers: api.PutDenial200ResponseHeaders{ETag: etagOf(shown)}}, nil
 }
 
-// matchDenial compares If-Match with a denial that the transaction is about to change.
-func matchDenial(ctx context.Context, tx *metadata.Tx, name string, header *api.IfMatch) error {
-	if err := tx.LockDenials(ctx); err != nil {
-		return err
-	}
-	before, err := tx.Denial(ctx, name)
-	if err != nil {
-		return err
-	}
-	return checkMatch(header, denialOf(before))
-}
-
-// mayLift refuses to take back a denial with a credential that has not what it denies.
-func mayLift(ctx context.Context, d metadata.Denial) error {
-	actions, err := auth.ParseActions(d.Actions)
-	if err != nil {
-		return err
-	}
-	return mayGive(ctx, auth.Right{What: "what a denial denies", Limit: auth.Limit{Repositories: d.Repository, Actions: actions}})
-}
-
 // DeleteDenial removes a denial.
 func (h *handler) DeleteDenial(ctx context.Context, r api.DeleteDenialRequestObject) (api.DeleteDenialResponseObject, error) {
-	err := h.change(ctx, nil, func(tx *metadata.Tx) error {
-		if err := matchDenial(ctx, tx, r.Denial, r.Params.IfMatch); err != nil {
-			return err
-		}
-		before, err := tx.Denial(ctx, r.Denial)
-		if err != nil {
-			return err
-		}
-		if err := mayLift(ctx, before); err != nil {
-			return err
-		}
-		return tx.DeleteDenial(ctx, r.Denial)
-	})
-	if err != nil {
+	if err := h.People.DeleteDenial(ctx, callOf(ctx).by(), r.Denial, matches(r.Params.IfMatch, denialOf)); err != nil {
 		return nil, err
 	}
 	return api.DeleteDenial204Response{}, nil

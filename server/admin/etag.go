@@ -35,3 +35,12 @@ func checkMatch(header *api.IfMatch, v any) error {
 	}
 	return oci.Errorf(oci.CodePreconditionFailed, "it has changed since you read it (If-Match does not hold): read it again and repeat the change")
 }
+
+// matches is checkMatch for what a change finds before it, shown as the API shows it; nil
+// without the header.
+func matches[T, S any](header *api.IfMatch, shown func(T) S) func(T) error {
+	if header == nil {
+		return nil
+	}
+	return func(before T) error { return checkMatch(header, shown(before)) }
+}

@@ -62,22 +62,11 @@ func (h *handler) putGrant(ctx context.Context, to metadata.Grantee, pattern str
 	if err != nil {
 		return g, err
 	}
-	set, err := auth.ParseActions(actions)
-	if err != nil {
-		return g, err
-	}
-	if err := mayGive(ctx, auth.Right{What: "a grant", Limit: auth.Limit{Repositories: pattern, Actions: set}}); err != nil {
-		return g, err
-	}
-	err = h.change(ctx, body, func(tx *metadata.Tx) (err error) {
-		g, _, err = tx.PutGrant(ctx, to, pattern, actions, callOf(ctx).principal.String())
-		return err
-	})
-	return g, err
+	return h.People.PutGrant(ctx, callOf(ctx).by(), to, pattern, actions)
 }
 
 func (h *handler) deleteGrant(ctx context.Context, to metadata.Grantee, pattern string) error {
-	return h.change(ctx, nil, func(tx *metadata.Tx) error { return tx.DeleteGrant(ctx, to, pattern) })
+	return h.People.DeleteGrant(ctx, callOf(ctx).by(), to, pattern)
 }
 
 // PutUserGrant gives a user rights on the repositories of a pattern.

@@ -2,29 +2,13 @@ package admin
 
 import (
 	"context"
-	"strings"
-	"unicode"
 
 	"berth/api"
-	"berth/auth"
 	"berth/metadata"
-	"berth/oci"
 )
 
 func groupOf(g metadata.Group) api.Group {
 	return api.Group{Name: g.Name, Disabled: g.Disabled, CreatedAt: g.CreatedAt, UpdatedAt: g.UpdatedAt}
-}
-
-// maxGroupName bounds the name of a group, in bytes.
-const maxGroupName = 255
-
-// parseGroup checks the name of a new group. Identity providers name groups as
-// they like ("CN=devs,OU=Groups", "/platform/devs"), so that nearly all is allowed.
-func parseGroup(name string) error {
-	if name == "" || len(name) > maxGroupName || strings.TrimSpace(name) != name || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) {
-		return oci.Errorf(oci.CodeInvalid, "the group name %.260q is not valid: use 1 to %d printable characters, with no space at an end", name, maxGroupName)
-	}
-	return nil
 }
 
 // ListGroups lists all groups.
@@ -47,14 +31,7 @@ func (h *handler) ListGroups(ctx context.Context, r api.ListGroupsRequestObject)
 
 // CreateGroup makes a group without members of ours.
 func (h *handler) CreateGroup(ctx context.Context, r api.CreateGroupRequestObject) (api.CreateGroupResponseObject, error) {
-	if err := parseGroup(r.Body.Name); err != nil {
-		return nil, err
-	}
-	var group metadata.Group
-	err := h.change(ctx, r.Body, func(tx *metadata.Tx) (err error) {
-		group, err = tx.CreateGroup(ctx, r.Body.Name)
-		return err
-	})
+	group, err := h.People.CreateGroup(ctx, callOf(ctx).by(), r.Body.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -78,23 +55,7 @@ func (h *handler) GetGroup(ctx context.Context, r api.GetGroupRequestObject) (ap
 
 // UpdateGroup disables a group, or enables it again.
 func (h *handler) UpdateGroup(ctx context.Context, r api.UpdateGroupRequestObject) (api.UpdateGroupResponseObject, error) {
-	var group metadata.Group
-	err := h.change(ctx, r.Body, func(tx *metadata.Tx) error {
-		before, err := tx.LockGroup(ctx, r.Group)
-		if err != nil {
-			return err
-		}
-		if err := checkMatch(r.Params.IfMatch, groupOf(before)); err != nil {
-			return err
-		}
-		if before.Disabled && !r.Body.Disabled {
-			if err := mayGive(ctx, auth.Right{What: "what a group may", Limit: auth.Everything()}); err != nil {
-				return err
-			}
-		}
-		group, err = tx.SetGroupDisabled(ctx, r.Group, r.Body.Disabled)
-		return err
-	})
+	group, err := h.People.SetGroupDisabled(ctx, callOf(ctx).by(), r.Group, r.Body.Disabled, matches(r.Params.IfMatch, groupOf))
 	if err != nil {
 		return nil, err
 	}
@@ -104,17 +65,7 @@ func (h *handler) UpdateGroup(ctx context.Context, r api.UpdateGroupRequestObjec
 
 // DeleteGroup removes a group with its memberships and grants.
 func (h *handler) DeleteGroup(ctx context.Context, r api.DeleteGroupRequestObject) (api.DeleteGroupResponseObject, error) {
-	err := h.change(ctx, nil, func(tx *metadata.Tx) error {
-		before, err := tx.LockGroup(ctx, r.Group)
-		if err != nil {
-			return err
-		}
-		if err := checkMatch(r.Params.IfMatch, groupOf(before)); err != nil {
-			return err
-		}
-		return tx.DeleteGroup(ctx, r.Group)
-	})
-	if err != nil {
+	if err := h.People.DeleteGroup(ctx, callOf(ctx).by(), r.Group, matches(r.Params.IfMatch, groupOf)); err != nil {
 		return nil, err
 	}
 	return api.DeleteGroup204Response{}, nil
@@ -143,11 +94,7 @@ func (h *handler) ListGroupMembers(ctx context.Context, r api.ListGroupMembersRe
 
 // PutGroupMember puts a user into a group.
 func (h *handler) PutGroupMember(ctx context.Context, r api.PutGroupMemberRequestObject) (api.PutGroupMemberResponseObject, error) {
-	if err := mayGive(ctx, auth.Right{What: "a place in a group", Limit: auth.Everything()}); err != nil {
-		return nil, err
-	}
-	err := h.change(ctx, nil, func(tx *metadata.Tx) error { return tx.PutGroupMember(ctx, r.Group, r.User) })
-	if err != nil {
+	if err := h.People.PutGroupMember(ctx, callOf(ctx).by(), r.Group, r.User); err != nil {
 		return nil, err
 	}
 	return api.PutGroupMember200JSONResponse{User: r.User}, nil
@@ -155,8 +102,7 @@ func (h *handler) PutGroupMember(ctx context.Context, r api.PutGroupMemberReques
 
 // RemoveGroupMember takes a user out of a group.
 func (h *handler) RemoveGroupMember(ctx context.Context, r api.RemoveGroupMemberRequestObject) (api.RemoveGroupMemberResponseObject, error) {
-	err := h.change(ctx, nil, func(tx *metadata.Tx) error { return tx.RemoveGroupMember(ctx, r.Group, r.User) })
-	if err != nil {
+	if err := h.People.RemoveGroupMember(ctx, callOf(ctx).by(), r.Group, r.User); err != nil {
 		return nil, err
 	}
 	return api.RemoveGroupMember204Response{}, nil

@@ -4,8 +4,8 @@ import (
 	"context"
 
 	"berth/api"
-	"berth/auth"
 	"berth/metadata"
+	"berth/people"
 )
 
 func repositoryOf(r metadata.Repository) api.Repository {
@@ -88,7 +88,7 @@ func (h *handler) UpdateRepository(ctx context.Context, r api.UpdateRepositoryRe
 		if r.Body.Visibility == nil {
 			return nil
 		}
-		if err := mayOpen(ctx, r.Repository, repository.Visibility, string(*r.Body.Visibility)); err != nil {
+		if err := people.MayOpen(callOf(ctx).by(), r.Repository, repository.Visibility, string(*r.Body.Visibility)); err != nil {
 			return err
 		}
 		repository.Visibility = string(*r.Body.Visibility)
@@ -99,14 +99,6 @@ func (h *handler) UpdateRepository(ctx context.Context, r api.UpdateRepositoryRe
 	}
 	shown := repositoryOf(repository)
 	return api.UpdateRepository200JSONResponse{Body: shown, Headers: api.UpdateRepository200ResponseHeaders{ETag: etagOf(shown)}}, nil
-}
-
-// mayOpen refuses to let more people pull than before with a credential that is narrower.
-func mayOpen(ctx context.Context, repositories, before, after string) error {
-	if after != metadata.Public && (after != metadata.Internal || before != metadata.Private) || after == before {
-		return nil
-	}
-	return mayGive(ctx, auth.Right{What: "the right of everybody to pull", Limit: auth.Limit{Repositories: repositories, Actions: auth.Pull}})
 }
 
 // DeleteRepository removes a repository with all it holds.

@@ -5,10 +5,7 @@ import (
 	"time"
 
 	"berth/api"
-	"berth/auth"
-	"berth/auth/token"
 	"berth/metadata"
-	"berth/oci"
 )
 
 func serviceOf(s metadata.Service) api.Service {
@@ -53,57 +50,10 @@ func (h *handler) GetService(ctx context.Context, r api.GetServiceRequestObject)
 // PutService makes a service with its first key, or changes one. The body's
 // defaults are filled in by validate.
 func (h *handler) PutService(ctx context.Context, r api.PutServiceRequestObject) (api.PutServiceResponseObject, error) {
-	if r.Service == h.Service {
-		return nil, oci.Errorf(oci.CodeInvalid, "%s is the name of this registry itself: its tokens need no service", r.Service)
-	}
-	if p := *r.Body.AnonymousPull; p != "" && !repositoriesRE.MatchString(p) {
-		return nil, oci.Errorf(oci.CodeInvalid, "the pattern %.140q cannot match a repository: use the characters of their names, '*' and '?'", p)
-	}
-	if err := mayGive(ctx, auth.Right{What: "a service", Limit: auth.Everything()}); err != nil {
-		return nil, err
-	}
-	var before, service metadata.Service
-	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		before, err = tx.Service(ctx, r.Service)
-		return err
-	})
-	if err != nil && !isNotFound(err) {
-		return nil, err
-	}
-	otherKey := err == nil && before.Algorithm != string(*r.Body.Algorithm)
-	change := func(tx *metadata.Tx) error {
-		before, err := tx.LockService(ctx, r.Service)
-		switch {
-		case err == nil:
-			if err := checkMatch(r.Params.IfMatch, serviceOf(before)); err != nil {
-				return err
-			}
-			if !otherKey && before.Algorithm != string(*r.Body.Algorithm) {
-				return oci.Errorf(oci.CodeConflict, "somebody has changed the service %s at the same time: look at it, and try again", r.Service)
-			}
-		case !isNotFound(err):
-			return err
-		case r.Params.IfMatch != nil:
-			return err
-		}
-		service, _, err = tx.PutService(ctx, metadata.Service{
-			Name: r.Service, Issuer: *r.Body.Issuer, TokenTTL: time.Duration(*r.Body.TokenTtl) * time.Second,
-			Algorithm: string(*r.Body.Algorithm), AnonymousPull: *r.Body.AnonymousPull, RefreshTokens: *r.Body.RefreshTokens,
-			OmitX5C: *r.Body.OmitX5c,
-		})
-		return err
-	}
-	if otherKey { // and so it gets one of the new algorithm, or does not change
-		write := record(ctx, r.Body)
-		_, err = h.Keys.Rotate(ctx, r.Service, token.Rotation{Algorithm: string(*r.Body.Algorithm), Also: func(tx *metadata.Tx) error {
-			if err := change(tx); err != nil {
-				return err
-			}
-			return write(tx)
-		}})
-	} else if err = h.change(ctx, r.Body, change); err == nil {
-		err = h.Keys.Ensure(ctx, service)
-	}
+	service, err := h.People.PutService(ctx, callOf(ctx).by(), metadata.Service{
+		Name: r.Service, Issuer: *r.Body.Issuer, TokenTTL: time.Duration(*r.Body.TokenTtl) * time.Second,
+		Algorithm: string(*r.Body.Algorithm), AnonymousPull: *r.Body.AnonymousPull, RefreshTokens: *r.Body.RefreshTokens, OmitX5C: *r.Body.OmitX5c,
+	}, r.Body, matches(r.Params.IfMatch, serviceOf))
 	if err != nil {
 		return nil, err
 	}
@@ -113,17 +63,7 @@ func (h *handler) PutService(ctx context.Context, r api.PutServiceRequestObject)
 
 // DeleteService removes a service with its keys.
 func (h *handler) DeleteService(ctx context.Context, r api.DeleteServiceRequestObject) (api.DeleteServiceResponseObject, error) {
-	err := h.change(ctx, nil, func(tx *metadata.Tx) error {
-		before, err := tx.LockService(ctx, r.Service)
-		if err != nil {
-			return err
-		}
-		if err := checkMatch(r.Params.IfMatch, serviceOf(before)); err != nil {
-			return err
-		}
-		return tx.DeleteService(ctx, r.Service)
-	})
-	if err != nil {
+	if err := h.People.DeleteService(ctx, callOf(ctx).by(), r.Service, matches(r.Params.IfMatch, serviceOf)); err != nil {
 		return nil, err
 	}
 	return api.DeleteService204Response{}, nil

@@ -1,13 +1,12 @@
 package admin
 
 import (
-	"cmp"
 	"context"
 
 	"berth/api"
 	"berth/auth"
 	"berth/metadata"
-	"berth/oci"
+	"berth/people"
 )
 
 func teamOf(t metadata.Team) api.Team {
@@ -56,14 +55,7 @@ func (h *handler) ListTeams(ctx context.Context, r api.ListTeamsRequestObject) (
 
 // CreateTeam makes a team without members.
 func (h *handler) CreateTeam(ctx context.Context, r api.CreateTeamRequestObject) (api.CreateTeamResponseObject, error) {
-	if err := parseName("team", r.Body.Name); err != nil {
-		return nil, err
-	}
-	var team metadata.Team
-	err := h.change(ctx, r.Body, func(tx *metadata.Tx) (err error) {
-		team, err = tx.CreateTeam(ctx, r.Body.Name, visibilityOf(r.Body.DefaultVisibility))
-		return err
-	})
+	team, err := h.People.CreateTeam(ctx, callOf(ctx).by(), people.NewTeam{Name: r.Body.Name, DefaultVisibility: visibilityOf(r.Body.DefaultVisibility)})
 	if err != nil {
 		return nil, err
 	}
@@ -87,25 +79,8 @@ func (h *handler) GetTeam(ctx context.Context, r api.GetTeamRequestObject) (api.
 
 // UpdateTeam changes a team's default visibility.
 func (h *handler) UpdateTeam(ctx context.Context, r api.UpdateTeamRequestObject) (api.UpdateTeamResponseObject, error) {
-	var team metadata.Team
-	err := h.change(ctx, r.Body, func(tx *metadata.Tx) error {
-		before, err := tx.LockTeam(ctx, r.Team)
-		if err != nil {
-			return err
-		}
-		if err := checkMatch(r.Params.IfMatch, teamOf(before)); err != nil {
-			return err
-		}
-		if after := visibilityOf(r.Body.DefaultVisibility); after != "" {
-			if err := mayOpen(ctx, r.Team+"/*", cmp.Or(before.DefaultVisibility, metadata.Private), after); err != nil {
-				return err
-			}
-		}
-		if err := tx.SetTeamVisibility(ctx, r.Team, visibilityOf(r.Body.DefaultVisibility)); err != nil {
-			return err
-		}
-		team, err = tx.Team(ctx, r.Team)
-		return err
+	team, err := h.People.UpdateTeam(ctx, callOf(ctx).by(), r.Team, people.TeamChange{
+		DefaultVisibility: visibilityOf(r.Body.DefaultVisibility), If: matches(r.Params.IfMatch, teamOf),
 	})
 	if err != nil {
 		return nil, err
@@ -114,28 +89,9 @@ func (h *handler) UpdateTeam(ctx context.Context, r api.UpdateTeamRequestObject)
 	return api.UpdateTeam200JSONResponse{Body: shown, Headers: api.UpdateTeam200ResponseHeaders{ETag: etagOf(shown)}}, nil
 }
 
-// DeleteTeam removes a team that has no repositories: whoever made a team of
-// the same name later would get them. A push that makes one at the same moment
-// leaves it to the admins, as metadata says.
+// DeleteTeam removes a team that has no repositories.
 func (h *handler) DeleteTeam(ctx context.Context, r api.DeleteTeamRequestObject) (api.DeleteTeamResponseObject, error) {
-	err := h.change(ctx, nil, func(tx *metadata.Tx) error {
-		before, err := tx.LockTeam(ctx, r.Team)
-		if err != nil {
-			return err
-		}
-		if err := checkMatch(r.Params.IfMatch, teamOf(before)); err != nil {
-			return err
-		}
-		left, err := tx.Repositories(ctx, metadata.RepositoryFilter{Viewer: metadata.Viewer{All: true}, Team: r.Team, Limit: 1})
-		if err != nil {
-			return err
-		}
-		if len(left) > 0 {
-			return oci.Errorf(oci.CodeConflict, "the team %s has repositories, such as %s: delete them first", r.Team, left[0].Name)
-		}
-		return tx.DeleteTeam(ctx, r.Team)
-	})
-	if err != nil {
+	if err := h.People.DeleteTeam(ctx, callOf(ctx).by(), r.Team, matches(r.Params.IfMatch, teamOf)); err != nil {
 		return nil, err
 	}
 	return api.DeleteTeam204Response{}, nil
@@ -164,14 +120,7 @@ func (h *handler) ListMembers(ctx context.Context, r api.ListMembersRequestObjec
 
 // PutMember adds a user to a team, or changes the role there.
 func (h *handler) PutMember(ctx context.Context, r api.PutMemberRequestObject) (api.PutMemberResponseObject, error) {
-	right := auth.Right{What: "a role in a team", Limit: auth.Limit{Repositories: r.Team + "/*", Actions: auth.RoleActions(string(r.Body.Role))}}
-	if err := mayGive(ctx, right); err != nil {
-		return nil, err
-	}
-	err := h.change(ctx, r.Body, func(tx *metadata.Tx) error {
-		return tx.PutMember(ctx, r.Team, r.User, string(r.Body.Role))
-	})
-	if err != nil {
+	if err := h.People.PutMember(ctx, callOf(ctx).by(), r.Team, r.User, string(r.Body.Role)); err != nil {
 		return nil, err
 	}
 	return api.PutMember200JSONResponse{User: r.User, Role: r.Body.Role}, nil
@@ -179,8 +128,7 @@ func (h *handler) PutMember(ctx context.Context, r api.PutMemberRequestObject) (
 
 // RemoveMember takes a user out of a team.
 func (h *handler) RemoveMember(ctx context.Context, r api.RemoveMemberRequestObject) (api.RemoveMemberResponseObject, error) {
-	err := h.change(ctx, nil, func(tx *metadata.Tx) error { return tx.RemoveMember(ctx, r.Team, r.User) })
-	if err != nil {
+	if err := h.People.RemoveMember(ctx, callOf(ctx).by(), r.Team, r.User); err != nil {
 		return nil, err
 	}
 	return api.RemoveMember204Response{}, nil

@@ -2,13 +2,11 @@ package admin
 
 import (
 	"context"
-	"regexp"
 	"time"
 
 	"berth/api"
-	"berth/auth"
 	"berth/metadata"
-	"berth/oci"
+	"berth/people"
 )
 
 func actionsOf(names []string) []api.Action {
@@ -46,88 +44,19 @@ func list(items []string) *[]string {
 	return &items
 }
 
-// What patterns on the names of repositories and on tags may hold.
-var (
-	repositoriesRE = regexp.MustCompile(`^[a-z0-9._/*?-]+$`)
-	tagsRE         = regexp.MustCompile(`^[A-Za-z0-9._*?-]*$`)
-)
-
-// prefixes of the secrets, by the kind of their token.
-var prefixes = map[string]string{
-	metadata.PersonalToken: auth.PersonalPrefix,
-	metadata.RobotToken:    auth.RobotPrefix,
-	metadata.DeployToken:   auth.DeployPrefix,
-}
-
 // newToken makes a token of a user or a team and gives its secret, which is
 // nowhere else from then on.
-func (h *handler) newToken(ctx context.Context, t metadata.Token, body *api.TokenCreate) (api.NewToken, error) {
-	var none api.NewToken
-	if err := parseName("token", body.Name); err != nil {
-		return none, err
-	}
-	if t.Kind == metadata.PersonalToken && body.Kind != nil && *body.Kind == api.TokenCreateKindDeploy {
-		return none, oci.Errorf(oci.CodeInvalid, "a deploy token belongs to a team: make it there")
-	}
-	t.Name, t.Repositories = body.Name, "*"
-	if t.Kind == metadata.DeployToken {
-		t.Repositories = t.Team + "/*"
-	}
-	if body.Repositories != nil {
-		t.Repositories = *body.Repositories
-	}
-	if !repositoriesRE.MatchString(t.Repositories) {
-		return none, oci.Errorf(oci.CodeInvalid, "the pattern %.140q cannot match a repository: use the characters of their names, '*' and '?'", t.Repositories)
-	}
-	if body.Tags != nil {
-		if t.Tags = *body.Tags; !tagsRE.MatchString(t.Tags) {
-			return none, oci.Errorf(oci.CodeInvalid, "the pattern %.140q cannot match a tag: use the characters of tags, '*' and '?'", t.Tags)
-		}
-	}
+func (h *handler) newToken(ctx context.Context, n people.NewToken, body *api.TokenCreate) (api.NewToken, error) {
+	n.Name, n.Repositories, n.Tags, n.ExpiresAt = body.Name, body.Repositories, body.Tags, body.ExpiresAt
+	n.Actions = each(body.Actions, func(a api.Action) string { return string(a) })
 	if body.Cidrs != nil {
-		var err error
-		if t.CIDRs, err = auth.ParseCIDRs(*body.Cidrs); err != nil {
-			return none, err
-		}
+		n.CIDRs = *body.Cidrs
 	}
-	names := each(body.Actions, func(a api.Action) string { return string(a) })
-	actions, err := auth.ParseActions(names)
+	t, secret, err := h.People.CreateToken(ctx, callOf(ctx).by(), n)
 	if err != nil {
-		return none, err
-	}
-	if t.Kind == metadata.DeployToken && actions.Has(auth.Admin) {
-		return none, oci.Errorf(oci.CodeInvalid, "a deploy token cannot carry admin: make a robot for what manages the team")
-	}
-	t.Actions = actions.Names()
-	t.CreatedBy = callOf(ctx).principal.String()
-	t.ExpiresAt = body.ExpiresAt
-	secret, hash := auth.NewSecret(prefixes[t.Kind])
-	recorded, kind := *body, api.TokenCreateKind(t.Kind) // what it is, where the body has a default
-	recorded.Kind = &kind
-	err = h.change(ctx, recorded, func(tx *metadata.Tx) (err error) {
-		if t.ExpiresAt != nil && !t.ExpiresAt.After(tx.Now()) {
-			return oci.Errorf(oci.CodeInvalid, "the field \"expires_at\" is %s, which is not in the future", t.ExpiresAt.UTC().Format(time.RFC3339))
-		}
-		if err := mayGive(ctx, tokenRight(t)); err != nil {
-			return err
-		}
-		t, err = tx.CreateToken(ctx, t, hash)
-		return err
-	})
-	if err != nil {
-		return none, err
+		return api.NewToken{}, err
 	}
 	return api.NewToken{Token: tokenOf(t), Secret: secret}, nil
-}
-
-// mayGive refuses a deed that gives somebody more than the credential in use has.
-func mayGive(ctx context.Context, r auth.Right) error { return callOf(ctx).principal.MayGive(r) }
-
-// tokenRight is what somebody gets who gets the secret of a token.
-func tokenRight(t metadata.Token) auth.Right {
-	actions, _ := auth.ParseActions(t.Actions) // a word that is none gives nothing
-	return auth.Right{User: t.User, Expires: t.ExpiresAt,
-		Limit: auth.Limit{Repositories: t.Repositories, Actions: actions, Tags: t.Tags, CIDRs: t.CIDRs}}
 }
 
 // rotate gives a token of a user or a team a new secret.
@@ -136,23 +65,7 @@ func (h *handler) rotate(ctx context.Context, user, team, name string, body *api
 	if body.Overlap != nil {
 		overlap = time.Duration(*body.Overlap) * time.Second
 	}
-	var (
-		t      metadata.Token
-		secret string
-	)
-	err := h.change(ctx, body, func(tx *metadata.Tx) error {
-		before, err := tx.Token(ctx, user, team, name)
-		if err != nil {
-			return err
-		}
-		if err := mayGive(ctx, tokenRight(before)); err != nil {
-			return err
-		}
-		var hash string
-		secret, hash = auth.NewSecret(prefixes[before.Kind])
-		t, err = tx.RotateToken(ctx, user, team, name, hash, overlap)
-		return err
-	})
+	t, secret, err := h.People.RotateToken(ctx, callOf(ctx).by(), user, team, name, overlap)
 	if err != nil {
 		return api.NewToken{}, err
 	}
@@ -204,7 +117,11 @@ func (h *handler) ListTokens(ctx context.Context, r api.ListTokensRequestObject)
 
 // CreateToken makes a personal token.
 func (h *handler) CreateToken(ctx context.Context, r api.CreateTokenRequestObject) (api.CreateTokenResponseObject, error) {
-	token, err := h.newToken(ctx, metadata.Token{Kind: metadata.PersonalToken, User: r.User}, r.Body)
+	kind := metadata.PersonalToken
+	if r.Body.Kind != nil && *r.Body.Kind == api.TokenCreateKindDeploy {
+		kind = metadata.DeployToken // which no user has
+	}
+	token, err := h.newToken(ctx, people.NewToken{Kind: kind, User: r.User}, r.Body)
 	if err != nil {
 		return nil, err
 	}
@@ -222,8 +139,7 @@ func (h *handler) GetToken(ctx context.Context, r api.GetTokenRequestObject) (ap
 
 // DeleteToken removes a personal token.
 func (h *handler) DeleteToken(ctx context.Context, r api.DeleteTokenRequestObject) (api.DeleteTokenResponseObject, error) {
-	err := h.change(ctx, nil, func(tx *metadata.Tx) error { return tx.DeleteToken(ctx, r.User, "", r.Token) })
-	if err != nil {
+	if err := h.People.DeleteToken(ctx, callOf(ctx).by(), r.User, "", r.Token); err != nil {
 		return nil, err
 	}
 	return api.DeleteToken204Response{}, nil
@@ -267,7 +183,7 @@ func (h *handler) CreateRobot(ctx context.Context, r api.CreateRobotRequestObjec
 	if r.Body.Kind != nil {
 		kind = string(*r.Body.Kind)
 	}
-	token, err := h.newToken(ctx, metadata.Token{Kind: kind, Team: r.Team}, r.Body)
+	token, err := h.newToken(ctx, people.NewToken{Kind: kind, Team: r.Team}, r.Body)
 	if err != nil {
 		return nil, err
 	}
@@ -285,8 +201,7 @@ func (h *handler) GetRobot(ctx context.Context, r api.GetRobotRequestObject) (ap
 
 // DeleteRobot removes a robot.
 func (h *handler) DeleteRobot(ctx context.Context, r api.DeleteRobotRequestObject) (api.DeleteRobotResponseObject, error) {
-	err := h.change(ctx, nil, func(tx *metadata.Tx) error { return tx.DeleteToken(ctx, "", r.Team, r.Token) })
-	if err != nil {
+	if err := h.People.DeleteToken(ctx, callOf(ctx).by(), "", r.Team, r.Token); err != nil {
 		return nil, err
 	}
 	return api.DeleteRobot204Response{}, nil

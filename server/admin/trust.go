@@ -7,9 +7,7 @@ import (
 	"time"
 
 	"berth/api"
-	"berth/auth"
 	"berth/metadata"
-	"berth/oci"
 )
 
 func trustPolicyOf(p metadata.TrustPolicy) api.TrustPolicy {
@@ -25,15 +23,11 @@ func trustPolicyOf(p metadata.TrustPolicy) api.TrustPolicy {
 }
 
 // trustPolicyTag is the entity tag of a policy. That it was used is no change.
-func trustPolicyTag(p metadata.TrustPolicy) *string {
-	p.LastUsedAt = nil
-	return etagOf(trustPolicyOf(p))
-}
+func trustPolicyTag(p metadata.TrustPolicy) *string { return etagOf(unusedPolicyOf(p)) }
 
-// checkTrustMatch is checkMatch for a policy.
-func checkTrustMatch(header *api.IfMatch, p metadata.TrustPolicy) error {
+func unusedPolicyOf(p metadata.TrustPolicy) api.TrustPolicy {
 	p.LastUsedAt = nil
-	return checkMatch(header, trustPolicyOf(p))
+	return trustPolicyOf(p)
 }
 
 // ListTrustIssuers lists the issuers of the settings and of the database.
@@ -71,17 +65,7 @@ func trustIssuerOf(i metadata.TrustIssuer) api.TrustIssuer {
 
 // PutTrustIssuer lets an issuer in.
 func (h *handler) PutTrustIssuer(ctx context.Context, r api.PutTrustIssuerRequestObject) (api.PutTrustIssuerResponseObject, error) {
-	if err := auth.CheckIssuer(r.Issuer, false); err != nil {
-		return nil, err
-	}
-	if err := mayGive(ctx, auth.Right{What: "trust in an issuer", Limit: auth.Everything()}); err != nil {
-		return nil, err
-	}
-	var issuer metadata.TrustIssuer
-	err := h.change(ctx, nil, func(tx *metadata.Tx) (err error) {
-		issuer, err = tx.PutTrustIssuer(ctx, r.Issuer, callOf(ctx).principal.String())
-		return err
-	})
+	issuer, err := h.People.PutTrustIssuer(ctx, callOf(ctx).by(), r.Issuer)
 	if err != nil {
 		return nil, err
 	}
@@ -92,8 +76,7 @@ func (h *handler) PutTrustIssuer(ctx context.Context, r api.PutTrustIssuerReques
 
 // DeleteTrustIssuer removes an issuer that no policy names.
 func (h *handler) DeleteTrustIssuer(ctx context.Context, r api.DeleteTrustIssuerRequestObject) (api.DeleteTrustIssuerResponseObject, error) {
-	err := h.change(ctx, nil, func(tx *metadata.Tx) error { return tx.DeleteTrustIssuer(ctx, r.Issuer) })
-	if err != nil {
+	if err := h.People.DeleteTrustIssuer(ctx, callOf(ctx).by(), r.Issuer); err != nil {
 		return nil, err
 	}
 	return api.DeleteTrustIssuer204Response{}, nil
@@ -137,92 +120,20 @@ func (h *handler) GetTrustPolicy(ctx context.Context, r api.GetTrustPolicyReques
 // PutTrustPolicy makes or replaces a trust policy. Its issuer has to be one that
 // an admin or the operator let in.
 func (h *handler) PutTrustPolicy(ctx context.Context, r api.PutTrustPolicyRequestObject) (api.PutTrustPolicyResponseObject, error) {
-	c := callOf(ctx)
-	p, err := h.trustPolicy(c.principal, r.Team, r.TrustPolicy, r.Body)
-	if err != nil {
-		return nil, err
-	}
-	err = h.change(ctx, r.Body, func(tx *metadata.Tx) error {
-		if !slices.Contains(h.TrustedIssuers, p.Issuer) {
-			known, err := tx.HasTrustIssuer(ctx, p.Issuer)
-			if err != nil {
-				return err
-			}
-			if !known {
-				return oci.Errorf(oci.CodeInvalid, "the issuer %s is none of those that trust policies may name: ask an administrator of this registry to add it (berth trust issuer add)", p.Issuer)
-			}
-		}
-		// What signs in by it is a robot like others.
-		actions, err := auth.ParseActions(p.Actions)
-		if err != nil {
-			return err
-		}
-		if err := mayGive(ctx, auth.Right{Limit: auth.Limit{Repositories: p.Repositories, Actions: actions, Tags: p.Tags}}); err != nil {
-			return err
-		}
-		before, err := tx.LockTrustPolicy(ctx, p.Team, p.Name)
-		switch {
-		case err == nil:
-			if err := checkTrustMatch(r.Params.IfMatch, before); err != nil {
-				return err
-			}
-		case !isNotFound(err) || r.Params.IfMatch != nil:
-			return err
-		}
-		p, _, err = tx.PutTrustPolicy(ctx, p)
-		return err
-	})
+	p, err := h.People.PutTrustPolicy(ctx, callOf(ctx).by(), metadata.TrustPolicy{
+		Team: r.Team, Name: r.TrustPolicy, Issuer: r.Body.Issuer, Audience: valueOf(r.Body.Audience), Claims: r.Body.Claims, Robot: valueOf(r.Body.Robot),
+		Repositories: *r.Body.Repositories, Actions: each(r.Body.Actions, func(a api.Action) string { return string(a) }), Tags: *r.Body.Tags,
+		MaxLife: time.Duration(*r.Body.MaxLife) * time.Second,
+	}, r.Body, matches(r.Params.IfMatch, unusedPolicyOf))
 	if err != nil {
 		return nil, err
 	}
 	return api.PutTrustPolicy200JSONResponse{Body: trustPolicyOf(p), Headers: api.PutTrustPolicy200ResponseHeaders{ETag: trustPolicyTag(p)}}, nil
 }
 
-// trustPolicy reads the body of a request.
-func (h *handler) trustPolicy(by auth.Principal, team, name string, body *api.TrustPolicyChange) (metadata.TrustPolicy, error) {
-	p := metadata.TrustPolicy{
-		Team: team, Name: name, Issuer: body.Issuer, Audience: h.Service, Claims: body.Claims, Robot: name,
-		Repositories: *body.Repositories, Tags: *body.Tags, MaxLife: time.Duration(*body.MaxLife) * time.Second, CreatedBy: by.String(),
-	}
-	if body.Audience != nil {
-		p.Audience = *body.Audience
-	}
-	if body.Robot != nil {
-		p.Robot = *body.Robot
-	}
-	if err := parseName("trust policy", name); err != nil {
-		return p, err
-	}
-	if err := parseName("robot", p.Robot); err != nil {
-		return p, err
-	}
-	if !repositoriesRE.MatchString(p.Repositories) {
-		return p, oci.Errorf(oci.CodeInvalid, "the pattern %.140q cannot match a repository: use the characters of their names, '*' and '?'", p.Repositories)
-	}
-	if !tagsRE.MatchString(p.Tags) {
-		return p, oci.Errorf(oci.CodeInvalid, "the pattern %.140q cannot match a tag: use the characters of tags, '*' and '?'", p.Tags)
-	}
-	actions, err := auth.ParseActions(each(body.Actions, func(a api.Action) string { return string(a) }))
-	if err != nil {
-		return p, err
-	}
-	p.Actions = actions.Names()
-	return p, auth.CheckTrustPolicy(p)
-}
-
 // DeleteTrustPolicy removes a trust policy.
 func (h *handler) DeleteTrustPolicy(ctx context.Context, r api.DeleteTrustPolicyRequestObject) (api.DeleteTrustPolicyResponseObject, error) {
-	err := h.change(ctx, nil, func(tx *metadata.Tx) error {
-		before, err := tx.LockTrustPolicy(ctx, r.Team, r.TrustPolicy)
-		if err != nil {
-			return err
-		}
-		if err := checkTrustMatch(r.Params.IfMatch, before); err != nil {
-			return err
-		}
-		return tx.DeleteTrustPolicy(ctx, r.Team, r.TrustPolicy)
-	})
-	if err != nil {
+	if err := h.People.DeleteTrustPolicy(ctx, callOf(ctx).by(), r.Team, r.TrustPolicy, matches(r.Params.IfMatch, unusedPolicyOf)); err != nil {
 		return nil, err
 	}
 	return api.DeleteTrustPolicy204Response{}, nil

@@ -6,9 +6,8 @@ import (
 	"slices"
 
 	"berth/api"
-	"berth/auth"
 	"berth/metadata"
-	"berth/oci"
+	"berth/people"
 )
 
 func userOf(u metadata.User) api.User {
@@ -35,31 +34,10 @@ func (h *handler) ListUsers(ctx context.Context, r api.ListUsersRequestObject) (
 
 // CreateUser makes a user, with or without a password.
 func (h *handler) CreateUser(ctx context.Context, r api.CreateUserRequestObject) (api.CreateUserResponseObject, error) {
-	if err := parseName("user", r.Body.Name); err != nil {
+	if err := people.ParseName("user", r.Body.Name); err != nil {
 		return nil, err
 	}
-	user := metadata.User{Name: r.Body.Name, Role: metadata.RoleUser}
-	if r.Body.Role != nil {
-		user.Role = string(*r.Body.Role)
-	}
-	right := auth.Right{What: "a user", Limit: auth.Limit{Repositories: "*", Actions: auth.Pull}}
-	if user.Role == metadata.RoleAdmin {
-		right.Limit = auth.Everything()
-	}
-	if err := mayGive(ctx, right); err != nil {
-		return nil, err
-	}
-	if r.Body.Password != nil {
-		hash, err := h.Hasher.Hash(ctx, *r.Body.Password)
-		if err != nil {
-			return nil, err
-		}
-		user.PasswordHash = hash
-	}
-	err := h.change(ctx, r.Body, func(tx *metadata.Tx) (err error) {
-		user, err = tx.CreateUser(ctx, user)
-		return err
-	})
+	user, err := h.People.CreateUser(ctx, callOf(ctx).by(), people.NewUser{Name: r.Body.Name, Password: r.Body.Password, Role: (*string)(r.Body.Role)})
 	if err != nil {
 		return nil, err
 	}
@@ -104,26 +82,10 @@ func (h *handler) GetUser(ctx context.Context, r api.GetUserRequestObject) (api.
 	return api.GetUser200JSONResponse{Body: shown, Headers: api.GetUser200ResponseHeaders{ETag: etag}}, nil
 }
 
-// UpdateUser changes role and state. That an enabled admin is left is seen to
-// by metadata, in the same transaction.
+// UpdateUser changes role and state.
 func (h *handler) UpdateUser(ctx context.Context, r api.UpdateUserRequestObject) (api.UpdateUserResponseObject, error) {
-	var user metadata.User
-	err := h.change(ctx, r.Body, func(tx *metadata.Tx) error {
-		before, err := tx.LockUser(ctx, r.User)
-		if err != nil {
-			return err
-		}
-		if err := checkMatch(r.Params.IfMatch, userOf(before)); err != nil {
-			return err
-		}
-		promoted := r.Body.Role != nil && string(*r.Body.Role) == metadata.RoleAdmin && before.Role != metadata.RoleAdmin
-		if enabled := r.Body.Disabled != nil && !*r.Body.Disabled && before.Disabled; promoted || enabled {
-			if err := mayGive(ctx, auth.Right{What: "what a user may", Limit: auth.Everything()}); err != nil {
-				return err
-			}
-		}
-		user, err = tx.UpdateUser(ctx, r.User, metadata.UserChange{Role: (*string)(r.Body.Role), Disabled: r.Body.Disabled})
-		return err
+	user, err := h.People.UpdateUser(ctx, callOf(ctx).by(), r.User, people.UserChange{
+		Role: (*string)(r.Body.Role), Disabled: r.Body.Disabled, If: matches(r.Params.IfMatch, userOf),
 	})
 	if err != nil {
 		return nil, err
@@ -132,50 +94,18 @@ func (h *handler) UpdateUser(ctx context.Context, r api.UpdateUserRequestObject)
 	return api.UpdateUser200JSONResponse{Body: shown, Headers: api.UpdateUser200ResponseHeaders{ETag: etagOf(shown)}}, nil
 }
 
-// DeleteUser removes a user; see UpdateUser for the last admin.
+// DeleteUser removes a user.
 func (h *handler) DeleteUser(ctx context.Context, r api.DeleteUserRequestObject) (api.DeleteUserResponseObject, error) {
-	err := h.change(ctx, nil, func(tx *metadata.Tx) error {
-		before, err := tx.LockUser(ctx, r.User)
-		if err != nil {
-			return err
-		}
-		if err := checkMatch(r.Params.IfMatch, userOf(before)); err != nil {
-			return err
-		}
-		return tx.DeleteUser(ctx, r.User)
-	})
-	if err != nil {
+	if err := h.People.DeleteUser(ctx, callOf(ctx).by(), r.User, matches(r.Params.IfMatch, userOf)); err != nil {
 		return nil, err
 	}
 	return api.DeleteUser204Response{}, nil
 }
 
-// SetPassword sets a password. Users show their current one, so that a session
-// left open cannot lock its owner out; failures count like failed sign-ins.
+// SetPassword sets a password; users show their current one.
 func (h *handler) SetPassword(ctx context.Context, r api.SetPasswordRequestObject) (api.SetPasswordResponseObject, error) {
-	c := callOf(ctx)
-	if c.principal.Kind == auth.KindUser && c.principal.Name == r.User {
-		if r.Body.CurrentPassword == nil {
-			return nil, oci.Errorf(oci.CodeInvalid, "the field \"current_password\" is missing: your own password is changed with the current one")
-		}
-		if err := auth.CheckCurrent(ctx, h.Passwords, c.principal, *r.Body.CurrentPassword); err != nil {
-			return nil, err
-		}
-	} else if err := mayGive(ctx, auth.Right{What: "a password", Limit: auth.Everything()}); err != nil {
-		return nil, err
-	}
-	hash, err := h.Hasher.Hash(ctx, r.Body.Password)
-	if err != nil {
-		return nil, err
-	}
-	err = h.change(ctx, r.Body, func(tx *metadata.Tx) error {
-		if _, err := tx.LockUser(ctx, r.User); err != nil {
-			return err
-		}
-		_, err := tx.UpdateUser(ctx, r.User, metadata.UserChange{PasswordHash: &hash})
-		return err
-	})
-	if err != nil {
+	w := people.Password{New: r.Body.Password, Current: valueOf(r.Body.CurrentPassword)}
+	if err := h.People.SetPassword(ctx, callOf(ctx).by(), r.User, w); err != nil {
 		return nil, err
 	}
 	return api.SetPassword204Response{}, nil

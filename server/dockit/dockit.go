@@ -21,6 +21,7 @@ import (
 	"berth/auth"
 	"berth/metadata"
 	"berth/oci"
+	"berth/people"
 )
 
 // Prefix is the path of everything here.
@@ -29,12 +30,8 @@ const Prefix = "/v2/admin/"
 // Options are what the handler needs; all are required.
 type Options struct {
 	DB *metadata.DB
-	// Hasher makes the hashes of new passwords. It bounds how many are made at a
-	// time, so share the one of the sign-in.
-	Hasher *auth.Hasher
-	// Passwords checks the current password of administrators who change their own. With
-	// the server's auth.Chain, guesses are limited as those at the sign-in are.
-	Passwords auth.Authenticator
+	// People changes users, groups and grants.
+	People *people.People
 	// Principal gives who makes the request whose context this is.
 	Principal func(context.Context) auth.Principal
 	// Actor gives what the audit log tells of who makes the request whose context
@@ -52,7 +49,7 @@ type handler struct{ Options }
 // failure is returned, for package server to write: an INVALID, NOT_FOUND,
 // CONFLICT or UNSUPPORTED.
 func New(o Options) (func(http.ResponseWriter, *http.Request) error, error) {
-	if o.DB == nil || o.Hasher == nil || o.Passwords == nil || o.Principal == nil || o.Actor == nil {
+	if o.DB == nil || o.People == nil || o.Principal == nil || o.Actor == nil {
 		return nil, errors.New("dockit: all options are required")
 	}
 	h := &handler{o}
@@ -66,8 +63,7 @@ type call struct {
 	target     string // repository:NAME or namespace:NAME as a pattern
 	action     string // what to do; or pull or push, on the target
 	method     string
-	principal  auth.Principal
-	actor      metadata.Actor
+	by         auth.Actor
 }
 
 // serve does what a request asks, and answers it.
@@ -76,7 +72,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	c.principal, c.actor = h.Principal(r.Context()), h.Actor(r.Context())
+	c.by = auth.Actor{Principal: h.Principal(r.Context()), Audit: h.Actor(r.Context())}
 	do, status := h.operation(c)
 	if do == nil {
 		return oci.Errorf(oci.CodeInvalid, "unsupported action %.40q for a %s and %s: see docs/token-server.md for what there is", c.action, c.kind, c.method)
@@ -216,29 +212,8 @@ func (c call) grantee() metadata.Grantee {
 	return metadata.Grantee{User: c.name}
 }
 
-// change runs a transaction with its line in the audit log.
-func (h *handler) change(r *http.Request, c call, action string, detail map[string]any, fn func(context.Context, *metadata.Tx) error) error {
-	ctx := r.Context()
-	return h.DB.Update(ctx, func(tx *metadata.Tx) error {
-		if err := fn(ctx, tx); err != nil {
-			return err
-		}
-		return tx.InsertAudit(ctx, metadata.AuditEvent{Action: action, Actor: c.actor, Reference: c.name, Detail: detail})
-	})
-}
-
 func (h *handler) grant(r *http.Request, c call) (any, error) {
-	right := auth.Right{What: "a grant", Limit: auth.Limit{Repositories: c.target, Actions: auth.Pull}}
-	if c.action == "push" {
-		right.Limit.Actions |= auth.Push
-	}
-	if err := c.principal.MayGive(right); err != nil {
-		return nil, err
-	}
-	detail := map[string]any{c.kind: c.name, "pattern": c.target, "action": c.action}
-	return nil, h.change(r, c, "putGrant", detail, func(ctx context.Context, tx *metadata.Tx) error {
-		return tx.AddGrant(ctx, c.grantee(), c.target, granted(c.action), c.actor.Name)
-	})
+	return nil, h.People.AddGrant(r.Context(), c.by, c.grantee(), c.target, granted(c.action))
 }
 
 // granted is what a right of Dockit's gives: the one to push includes pulling.
@@ -252,29 +227,16 @@ func granted(action string) []string {
 // revoke takes a right away. Who may push may pull, so the right to pull of somebody
 // who may push goes with the right to push, and is not there on its own.
 func (h *handler) revoke(r *http.Request, c call) (any, error) {
-	detail := map[string]any{c.kind: c.name, "pattern": c.target, "action": c.action}
-	return nil, h.change(r, c, "deleteGrant", detail, func(ctx context.Context, tx *metadata.Tx) error {
-		if c.action == "pull" {
-			grants, err := grantsOf(ctx, tx, c.grantee())
-			if err != nil {
-				return err
-			}
-			for _, g := range grants {
-				if g.Pattern == c.target && permissionAction(g.Actions) != "pull" {
-					return nil
-				}
-			}
-		}
-		return tx.TakeGrant(ctx, c.grantee(), c.target, granted(c.action), c.actor.Name)
-	})
+	var unless []string
+	if c.action == "pull" {
+		unless = []string{"push", "delete", "admin"}
+	}
+	return nil, h.People.TakeGrant(r.Context(), c.by, c.grantee(), c.target, granted(c.action), unless...)
 }
-
-// maxListed is how many grants one user or group can have.
-const maxListed = 1000
 
 // grantsOf lists what a user or a group itself was granted.
 func grantsOf(ctx context.Context, tx *metadata.Tx, to metadata.Grantee) ([]metadata.Grant, error) {
-	return tx.Grants(ctx, metadata.GrantFilter{Grantee: to, Limit: maxListed})
+	return tx.Grants(ctx, metadata.GrantFilter{Grantee: to, Limit: metadata.MaxGrants})
 }
 
 // permissionAction is the one action under which Dockit shows a grant: the
@@ -282,124 +244,66 @@ func grantsOf(ctx context.Context, tx *metadata.Tx, to metadata.Grantee) ([]meta
 func permissionAction(actions []string) string { return actions[len(actions)-1] }
 
 func (h *handler) addUser(r *http.Request, c call) (any, error) {
-	if err := auth.CheckNewUser(c.name); err != nil {
-		return nil, err
-	}
-	if err := c.principal.MayGive(auth.Right{What: "a user", Limit: auth.Limit{Repositories: "*", Actions: auth.Pull}}); err != nil {
-		return nil, err
-	}
-	hash, _, err := h.readPassword(r)
+	w, err := readPassword(r)
 	if err != nil {
 		return nil, err
 	}
-	return nil, h.change(r, c, "createUser", nil, func(ctx context.Context, tx *metadata.Tx) error {
-		_, err := tx.CreateUser(ctx, metadata.User{Name: c.name, PasswordHash: hash, Role: metadata.RoleUser})
-		return err
-	})
+	_, err = h.People.CreateUser(r.Context(), c.by, people.NewUser{Name: c.name, Password: &w.New})
+	return nil, err
 }
 
 func (h *handler) removeUser(r *http.Request, c call) (any, error) {
-	return nil, h.change(r, c, "deleteUser", nil, func(ctx context.Context, tx *metadata.Tx) error {
-		return tx.DeleteUser(ctx, c.name)
-	})
+	return nil, h.People.DeleteUser(r.Context(), c.by, c.name, nil)
 }
 
 func (h *handler) changePassword(r *http.Request, c call) (any, error) {
-	hash, current, err := h.readPassword(r)
+	w, err := readPassword(r)
 	if err != nil {
 		return nil, err
 	}
-	if c.principal.Kind == auth.KindUser && c.principal.Name == c.name {
-		err = auth.CheckCurrent(r.Context(), h.Passwords, c.principal, current)
-	} else {
-		err = c.principal.MayGive(auth.Right{What: "a password", Limit: auth.Everything()})
-	}
-	if err != nil {
-		return nil, err
-	}
-	return nil, h.change(r, c, "setPassword", nil, func(ctx context.Context, tx *metadata.Tx) error {
-		_, err := tx.UpdateUser(ctx, c.name, metadata.UserChange{PasswordHash: &hash})
-		return err
-	})
+	return nil, h.People.SetPassword(r.Context(), c.by, c.name, w)
 }
 
-// Bounds of a password, in bytes; they are those of the management API.
-const (
-	minPassword = 8
-	maxPassword = 1024
-)
-
-// readPassword reads the body {"password": ...} and hashes it. The current password is
-// the field current_password, which Dockit does not know; else the one by which the
-// caller signed in.
-func (h *handler) readPassword(r *http.Request) (hash, current string, err error) {
+// readPassword reads the body {"password": ...}. The current password is the field
+// current_password, which Dockit does not know; else the one by which the caller signed in.
+func readPassword(r *http.Request) (w people.Password, err error) {
 	raw, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxBody))
 	if err != nil {
-		return "", "", oci.Errorf(oci.CodeInvalid, "the body could not be read: it has to be JSON of at most %d bytes", maxBody).WithCause(err)
-	}
-	var body struct {
-		Password string `json:"password"`
-		Current  string `json:"current_password"`
+		return w, oci.Errorf(oci.CodeInvalid, "the body could not be read: it has to be JSON of at most %d bytes", maxBody).WithCause(err)
 	}
 	// The decoder's error would repeat the body.
-	if json.Unmarshal(raw, &body) != nil {
-		return "", "", oci.Errorf(oci.CodeInvalid, "the body is not JSON: send {\"password\": \"...\"}")
+	if json.Unmarshal(raw, &w) != nil {
+		return w, oci.Errorf(oci.CodeInvalid, "the body is not JSON: send {\"password\": \"...\"}")
 	}
-	if n := len(body.Password); n < minPassword || n > maxPassword {
-		return "", "", oci.Errorf(oci.CodeInvalid, "the password has %d characters: use %d to %d", n, minPassword, maxPassword)
+	if w.Current == "" {
+		_, w.Current, _ = r.BasicAuth()
 	}
-	if current = body.Current; current == "" {
-		_, current, _ = r.BasicAuth()
-	}
-	hash, err = h.Hasher.Hash(r.Context(), body.Password)
-	return hash, current, err
+	return w, nil
 }
 
 func (h *handler) setDisabled(r *http.Request, c call) (any, error) {
 	disabled := c.action == "disable"
-	action := "updateUser"
 	if c.kind == "group" {
-		action = "updateGroup"
+		_, err := h.People.SetGroupDisabled(r.Context(), c.by, c.name, disabled, nil)
+		return nil, err
 	}
-	if !disabled {
-		if err := c.principal.MayGive(auth.Right{What: "what a " + c.kind + " may", Limit: auth.Everything()}); err != nil {
-			return nil, err
-		}
-	}
-	return nil, h.change(r, c, action, map[string]any{"disabled": disabled}, func(ctx context.Context, tx *metadata.Tx) (err error) {
-		if c.kind == "group" {
-			_, err = tx.SetGroupDisabled(ctx, c.name, disabled)
-		} else {
-			_, err = tx.UpdateUser(ctx, c.name, metadata.UserChange{Disabled: &disabled})
-		}
-		return err
-	})
+	_, err := h.People.UpdateUser(r.Context(), c.by, c.name, people.UserChange{Disabled: &disabled})
+	return nil, err
 }
 
 func (h *handler) addGroup(r *http.Request, c call) (any, error) {
-	return nil, h.change(r, c, "createGroup", nil, func(ctx context.Context, tx *metadata.Tx) error {
-		_, err := tx.CreateGroup(ctx, c.name)
-		return err
-	})
+	_, err := h.People.CreateGroup(r.Context(), c.by, c.name)
+	return nil, err
 }
 
 func (h *handler) removeGroup(r *http.Request, c call) (any, error) {
-	return nil, h.change(r, c, "deleteGroup", nil, func(ctx context.Context, tx *metadata.Tx) error {
-		return tx.DeleteGroup(ctx, c.name)
-	})
+	return nil, h.People.DeleteGroup(r.Context(), c.by, c.name, nil)
 }
 
 func (h *handler) addMember(r *http.Request, c call) (any, error) {
-	if err := c.principal.MayGive(auth.Right{What: "a place in a group", Limit: auth.Everything()}); err != nil {
-		return nil, err
-	}
-	return nil, h.change(r, c, "putGroupMember", map[string]any{"user": c.member}, func(ctx context.Context, tx *metadata.Tx) error {
-		return tx.PutGroupMember(ctx, c.name, c.member)
-	})
+	return nil, h.People.PutGroupMember(r.Context(), c.by, c.name, c.member)
 }
 
 func (h *handler) removeMember(r *http.Request, c call) (any, error) {
-	return nil, h.change(r, c, "removeGroupMember", map[string]any{"user": c.member}, func(ctx context.Context, tx *metadata.Tx) error {
-		return tx.RemoveGroupMember(ctx, c.name, c.member)
-	})
+	return nil, h.People.RemoveGroupMember(r.Context(), c.by, c.name, c.member)
 }

@@ -1,0 +1,102 @@
+package people
+
+import (
+	"context"
+	"slices"
+
+	"berth/auth"
+	"berth/metadata"
+)
+
+// grantParams are what the audit log names of a grant, and the operation.
+func grantParams(put bool, to metadata.Grantee, pattern string) (action string, params Params) {
+	verb := "delete"
+	if put {
+		verb = "put"
+	}
+	if to.Group != "" {
+		return verb + "GroupGrant", Params{"group": to.Group, "pattern": pattern}
+	}
+	return verb + "UserGrant", Params{"user": to.User, "pattern": pattern}
+}
+
+type grantFields struct {
+	Actions []string `json:"actions"`
+}
+
+// PutGrant gives a user or a group exactly these actions on the repositories of a pattern.
+// It returns NOT_FOUND for the grantee, INVALID for the pattern or no action, DENIED, and
+// CONFLICT for too many grants.
+func (p *People) PutGrant(ctx context.Context, by auth.Actor, to metadata.Grantee, pattern string, actions []string) (metadata.Grant, error) {
+	return in(ctx, p, func(b *Batch) (g metadata.Grant, err error) {
+		if err := mayGrant(by, pattern, actions); err != nil {
+			return g, err
+		}
+		if g, _, err = b.Tx.PutGrant(ctx, to, pattern, actions, by.Audit.Name); err != nil {
+			return g, err
+		}
+		action, params := grantParams(true, to, pattern)
+		return g, b.record(ctx, by, action, params, grantFields{g.Actions})
+	})
+}
+
+func mayGrant(by auth.Actor, pattern string, actions []string) error {
+	l, err := limit(pattern, actions)
+	if err != nil {
+		return err
+	}
+	return by.MayGive(auth.Right{What: "a grant", Limit: l})
+}
+
+// AddGrant adds actions to what is granted on a pattern. The errors are those of PutGrant.
+func (p *People) AddGrant(ctx context.Context, by auth.Actor, to metadata.Grantee, pattern string, actions []string) error {
+	return do(ctx, p, func(b *Batch) error { return b.AddGrant(ctx, by, to, pattern, actions) })
+}
+
+// AddGrant is People.AddGrant.
+func (b *Batch) AddGrant(ctx context.Context, by auth.Actor, to metadata.Grantee, pattern string, actions []string) error {
+	if err := mayGrant(by, pattern, actions); err != nil {
+		return err
+	}
+	if err := b.Tx.AddGrant(ctx, to, pattern, actions, by.Audit.Name); err != nil {
+		return err
+	}
+	action, params := grantParams(true, to, pattern)
+	return b.record(ctx, by, action, params, grantFields{actions})
+}
+
+// TakeGrant takes actions away from what is granted on a pattern; what is not there is no
+// error. unless names actions without which nothing is taken: who may push may pull, says
+// a door that knows only these two. It returns NOT_FOUND for the grantee.
+func (p *People) TakeGrant(ctx context.Context, by auth.Actor, to metadata.Grantee, pattern string, actions []string, unless ...string) error {
+	return do(ctx, p, func(b *Batch) error {
+		if len(unless) > 0 {
+			grants, err := b.Grants(ctx, metadata.GrantFilter{Grantee: to, Limit: metadata.MaxGrants})
+			if err != nil {
+				return err
+			}
+			kept := func(g metadata.Grant) bool {
+				return g.Pattern == pattern && slices.ContainsFunc(g.Actions, func(a string) bool { return slices.Contains(unless, a) })
+			}
+			if slices.ContainsFunc(grants, kept) {
+				return nil
+			}
+		}
+		if err := b.Tx.TakeGrant(ctx, to, pattern, actions, by.Audit.Name); err != nil {
+			return err
+		}
+		action, params := grantParams(false, to, pattern)
+		return b.record(ctx, by, action, params, grantFields{actions})
+	})
+}
+
+// DeleteGrant removes a grant. It returns NOT_FOUND.
+func (p *People) DeleteGrant(ctx context.Context, by auth.Actor, to metadata.Grantee, pattern string) error {
+	return do(ctx, p, func(b *Batch) error {
+		if err := b.Tx.DeleteGrant(ctx, to, pattern); err != nil {
+			return err
+		}
+		action, params := grantParams(false, to, pattern)
+		return b.record(ctx, by, action, params, nil)
+	})
+}

@@ -1,0 +1,207 @@
+package people
+
+import (
+	"context"
+	"time"
+
+	"berth/auth"
+	"berth/metadata"
+	"berth/oci"
+)
+
+// prefixes of the secrets, by the kind of their token.
+var prefixes = map[string]string{
+	metadata.PersonalToken: auth.PersonalPrefix,
+	metadata.RobotToken:    auth.RobotPrefix,
+	metadata.DeployToken:   auth.DeployPrefix,
+}
+
+// NewToken is a token to be made. Exactly one of User and Team owns it.
+type NewToken struct {
+	Kind         string     `json:"kind"` // one of metadata's
+	Name         string     `json:"name"`
+	User         string     `json:"-"`
+	Team         string     `json:"-"`
+	Repositories *string    `json:"repositories,omitempty"` // nil is all; for a deploy token those of the team
+	Actions      []string   `json:"actions"`
+	Tags         *string    `json:"tags,omitempty"`
+	CIDRs        []string   `json:"cidrs,omitempty"`
+	ExpiresAt    *time.Time `json:"expires_at,omitempty"`
+}
+
+// tokenRight is what somebody gets who gets the secret of a token.
+func tokenRight(t metadata.Token) (auth.Right, error) {
+	l, err := limit(t.Repositories, t.Actions)
+	l.Tags, l.CIDRs = t.Tags, t.CIDRs
+	return auth.Right{User: t.User, Expires: t.ExpiresAt, Limit: l}, err
+}
+
+func mayMint(by auth.Actor, t metadata.Token) error {
+	right, err := tokenRight(t)
+	if err != nil {
+		return err
+	}
+	return by.MayGive(right)
+}
+
+// tokenParams name a token of a user or a team; the operations end in Token or Robot.
+func tokenParams(user, team, name string) (noun string, params Params) {
+	params = Params{}
+	if name != "" {
+		params["token"] = name
+	}
+	if team != "" {
+		params["team"] = team
+		return "Robot", params
+	}
+	params["user"] = user
+	return "Token", params
+}
+
+// CreateToken makes a token of a user or a team and gives its secret, which is nowhere else
+// from then on. It returns INVALID, DENIED, NOT_FOUND for the owner, or CONFLICT when the
+// owner has a token of this name.
+func (p *People) CreateToken(ctx context.Context, by auth.Actor, n NewToken) (t metadata.Token, secret string, err error) {
+	if t, err = n.token(); err != nil {
+		return t, "", err
+	}
+	secret, hash := auth.NewSecret(prefixes[t.Kind])
+	t, err = in(ctx, p, func(b *Batch) (metadata.Token, error) { return b.createToken(ctx, by, t, hash, n) })
+	return t, secret, err
+}
+
+// token checks what was asked for.
+func (n NewToken) token() (t metadata.Token, err error) {
+	t = metadata.Token{Kind: n.Kind, Name: n.Name, User: n.User, Team: n.Team, Repositories: "*", ExpiresAt: n.ExpiresAt}
+	if err := ParseName("token", n.Name); err != nil {
+		return t, err
+	}
+	if personal := t.Kind == metadata.PersonalToken; personal != (t.User != "") {
+		return t, oci.Errorf(oci.CodeInvalid, "a %s token belongs to a team: make it there", t.Kind)
+	}
+	if t.Kind == metadata.DeployToken {
+		t.Repositories = t.Team + "/*"
+	}
+	if n.Repositories != nil {
+		t.Repositories = *n.Repositories
+	}
+	if n.Tags != nil {
+		t.Tags = *n.Tags
+	}
+	if err := parsePatterns(t.Repositories, t.Tags); err != nil {
+		return t, err
+	}
+	if len(n.CIDRs) > 0 {
+		if t.CIDRs, err = auth.ParseCIDRs(n.CIDRs); err != nil {
+			return t, err
+		}
+	}
+	actions, err := auth.ParseActions(n.Actions)
+	if err != nil {
+		return t, err
+	}
+	if t.Kind == metadata.DeployToken && actions.Has(auth.Admin) {
+		return t, oci.Errorf(oci.CodeInvalid, "a deploy token cannot carry admin: make a robot for what manages the team")
+	}
+	t.Actions = actions.Names()
+	return t, nil
+}
+
+func (b *Batch) createToken(ctx context.Context, by auth.Actor, t metadata.Token, hash string, fields any) (metadata.Token, error) {
+	if t.Team != "" {
+		if err := b.adopt(ctx, by, t.Team); err != nil {
+			return t, err
+		}
+	}
+	if t.ExpiresAt != nil && !t.ExpiresAt.After(b.Now()) {
+		return t, oci.Errorf(oci.CodeInvalid, "the field \"expires_at\" is %s, which is not in the future", t.ExpiresAt.UTC().Format(time.RFC3339))
+	}
+	if err := mayMint(by, t); err != nil {
+		return t, err
+	}
+	t.CreatedBy = by.Audit.Name
+	made, err := b.Tx.CreateToken(ctx, t, hash)
+	if err != nil {
+		return t, err
+	}
+	noun, params := tokenParams(t.User, t.Team, "")
+	return made, b.record(ctx, by, "create"+noun, params, fields)
+}
+
+// CreatePair makes a personal token of d.ims.io's form, for a user name and a password
+// that the caller has made or imported. It carries what the credential in use carries and
+// ends with it; t gives the owner and the name, and of an import the rest. The errors are
+// those of CreateToken.
+func (p *People) CreatePair(ctx context.Context, by auth.Actor, t metadata.Token, user, password string) (metadata.Token, error) {
+	t.Kind, t.Repositories, t.Actions = metadata.PersonalToken, "*", auth.AllActions.Names()
+	if l := by.Limit; l != nil {
+		t.Repositories, t.Actions, t.Tags, t.CIDRs = l.Repositories, l.Actions.Names(), l.Tags, l.CIDRs
+	}
+	if !by.Expires.IsZero() {
+		t.ExpiresAt = &by.Expires
+	}
+	return in(ctx, p, func(b *Batch) (metadata.Token, error) { return b.CreatePair(ctx, by, t, user, password) })
+}
+
+// CreatePair makes a personal token of d.ims.io's form exactly as t says.
+func (b *Batch) CreatePair(ctx context.Context, by auth.Actor, t metadata.Token, user, password string) (metadata.Token, error) {
+	return b.createToken(ctx, by, t, auth.PairHash(user, password), NewToken{
+		Kind: t.Kind, Name: t.Name, Repositories: &t.Repositories, Actions: t.Actions, CIDRs: t.CIDRs, ExpiresAt: t.ExpiresAt,
+	})
+}
+
+// tokenRotation is what the audit log tells of a new secret.
+type tokenRotation struct {
+	Overlap int `json:"overlap,omitempty"` // seconds
+}
+
+// RotateToken gives a token of a user or a team a new secret; the one before holds for the
+// overlap. It returns NOT_FOUND, DENIED, or CONFLICT for too many secrets.
+func (p *People) RotateToken(ctx context.Context, by auth.Actor, user, team, name string, overlap time.Duration) (t metadata.Token, secret string, err error) {
+	t, err = in(ctx, p, func(b *Batch) (t metadata.Token, err error) {
+		before, err := b.Token(ctx, user, team, name)
+		if err != nil {
+			return t, err
+		}
+		if err := mayMint(by, before); err != nil {
+			return t, err
+		}
+		var hash string
+		secret, hash = auth.NewSecret(prefixes[before.Kind])
+		if t, err = b.Tx.RotateToken(ctx, user, team, name, hash, overlap); err != nil {
+			return t, err
+		}
+		noun, params := tokenParams(user, team, name)
+		return t, b.record(ctx, by, "rotate"+noun, params, tokenRotation{int(overlap / time.Second)})
+	})
+	return t, secret, err
+}
+
+// DeleteToken removes a token of a user or a team. It returns NOT_FOUND.
+func (p *People) DeleteToken(ctx context.Context, by auth.Actor, user, team, name string) error {
+	return do(ctx, p, func(b *Batch) error { return b.deleteToken(ctx, by, user, team, name) })
+}
+
+func (b *Batch) deleteToken(ctx context.Context, by auth.Actor, user, team, name string) error {
+	if err := b.Tx.DeleteToken(ctx, user, team, name); err != nil {
+		return err
+	}
+	noun, params := tokenParams(user, team, name)
+	return b.record(ctx, by, "delete"+noun, params, nil)
+}
+
+// DeletePair removes the token that a user name and a password are (d.ims.io's form): one's
+// own, and for an administrator anybody's. It returns NOT_FOUND or DENIED.
+func (p *People) DeletePair(ctx context.Context, by auth.Actor, user, password string) error {
+	return do(ctx, p, func(b *Batch) error {
+		t, _, err := b.TokenBySecretHash(ctx, auth.PairHash(user, password))
+		if err != nil {
+			return err
+		}
+		if own := by.Kind == auth.KindUser && t.Kind == metadata.PersonalToken && t.UserID == by.ID; !own && !by.IsAdmin() {
+			return oci.Errorf(oci.CodeDenied, "this token is somebody else's: its owner and administrators of this registry may delete it").
+				WithDetail(map[string]string{"rule": "admin-only", "principal": by.String(), "ask": "an administrator of this registry"})
+		}
+		return b.deleteToken(ctx, by, t.User, t.Team, t.Name)
+	})
+}

@@ -1,0 +1,121 @@
+package people
+
+import (
+	"context"
+	"slices"
+
+	"berth/auth"
+	"berth/metadata"
+	"berth/oci"
+)
+
+// PutTrustIssuer lets an issuer in. It returns INVALID or DENIED.
+func (p *People) PutTrustIssuer(ctx context.Context, by auth.Actor, issuer string) (metadata.TrustIssuer, error) {
+	if err := auth.CheckIssuer(issuer, false); err != nil {
+		return metadata.TrustIssuer{}, err
+	}
+	return in(ctx, p, func(b *Batch) (i metadata.TrustIssuer, err error) {
+		if err := by.MayGive(auth.Right{What: "trust in an issuer", Limit: auth.Everything()}); err != nil {
+			return i, err
+		}
+		if i, err = b.Tx.PutTrustIssuer(ctx, issuer, by.Audit.Name); err != nil {
+			return i, err
+		}
+		return i, b.record(ctx, by, "putTrustIssuer", Params{"issuer": issuer}, nil)
+	})
+}
+
+// DeleteTrustIssuer removes an issuer. It returns CONFLICT while a policy names it, or NOT_FOUND.
+func (p *People) DeleteTrustIssuer(ctx context.Context, by auth.Actor, issuer string) error {
+	return do(ctx, p, func(b *Batch) error {
+		if err := b.Tx.DeleteTrustIssuer(ctx, issuer); err != nil {
+			return err
+		}
+		return b.record(ctx, by, "deleteTrustIssuer", Params{"issuer": issuer}, nil)
+	})
+}
+
+// PutTrustPolicy makes or replaces a trust policy of a team, as what signs in by it is a
+// robot like others. An empty audience is the registry itself, an empty robot the policy's
+// name. fields are what the audit log tells. The issuer has to be one that an admin or the
+// operator let in. It returns INVALID, DENIED or NOT_FOUND. condition may be nil; when it
+// is not, there has to be a policy.
+func (p *People) PutTrustPolicy(ctx context.Context, by auth.Actor, t metadata.TrustPolicy, fields any, condition func(metadata.TrustPolicy) error) (metadata.TrustPolicy, error) {
+	if t.Audience == "" {
+		t.Audience = p.o.Service
+	}
+	if t.Robot == "" {
+		t.Robot = t.Name
+	}
+	t.CreatedBy = by.Audit.Name
+	l, err := checkTrustPolicy(&t)
+	if err != nil {
+		return t, err
+	}
+	return in(ctx, p, func(b *Batch) (stored metadata.TrustPolicy, err error) {
+		if err := b.adopt(ctx, by, t.Team); err != nil {
+			return stored, err
+		}
+		if !slices.Contains(p.o.TrustedIssuers, t.Issuer) {
+			known, err := b.HasTrustIssuer(ctx, t.Issuer)
+			if err != nil {
+				return stored, err
+			}
+			if !known {
+				return stored, oci.Errorf(oci.CodeInvalid, "the issuer %s is none of those that trust policies may name: ask an administrator of this registry to add it (berth trust issuer add)", t.Issuer)
+			}
+		}
+		if err := by.MayGive(auth.Right{Limit: l}); err != nil {
+			return stored, err
+		}
+		before, err := b.LockTrustPolicy(ctx, t.Team, t.Name)
+		switch {
+		case err == nil:
+			if err := check(condition, before); err != nil {
+				return stored, err
+			}
+		case !isNotFound(err) || condition != nil:
+			return stored, err
+		}
+		if stored, _, err = b.Tx.PutTrustPolicy(ctx, t); err != nil {
+			return stored, err
+		}
+		return stored, b.record(ctx, by, "putTrustPolicy", Params{"team": t.Team, "trust_policy": t.Name}, fields)
+	})
+}
+
+// checkTrustPolicy checks what a person wrote, and gives what it opens.
+func checkTrustPolicy(t *metadata.TrustPolicy) (l auth.Limit, err error) {
+	if err := ParseName("trust policy", t.Name); err != nil {
+		return l, err
+	}
+	if err := ParseName("robot", t.Robot); err != nil {
+		return l, err
+	}
+	if err := parsePatterns(t.Repositories, t.Tags); err != nil {
+		return l, err
+	}
+	actions, err := auth.ParseActions(t.Actions)
+	if err != nil {
+		return l, err
+	}
+	t.Actions = actions.Names()
+	return auth.Limit{Repositories: t.Repositories, Actions: actions, Tags: t.Tags}, auth.CheckTrustPolicy(*t)
+}
+
+// DeleteTrustPolicy removes a trust policy. It returns NOT_FOUND. condition may be nil.
+func (p *People) DeleteTrustPolicy(ctx context.Context, by auth.Actor, team, name string, condition func(metadata.TrustPolicy) error) error {
+	return do(ctx, p, func(b *Batch) error {
+		before, err := b.LockTrustPolicy(ctx, team, name)
+		if err != nil {
+			return err
+		}
+		if err := check(condition, before); err != nil {
+			return err
+		}
+		if err := b.Tx.DeleteTrustPolicy(ctx, team, name); err != nil {
+			return err
+		}
+		return b.record(ctx, by, "deleteTrustPolicy", Params{"team": team, "trust_policy": name}, nil)
+	})
+}
