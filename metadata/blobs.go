@@ -44,9 +44,9 @@ func (tx *Tx) Link(ctx context.Context, repositoryID int64, d digest.Digest) (bo
 	// so that a collector cannot take the blob away in between.
 	n, err := tx.exec(ctx, `
 		INSERT INTO repository_blobs (repository_id, digest, created_at)
-		SELECT CAST($1 AS BIGINT), digest, CAST($3 AS BIGINT) FROM blobs WHERE digest = $2 AND missing_since IS NULL`+tx.db.dialect.keyShare()+`
+		SELECT CAST($1 AS BIGINT), digest, CAST($3 AS BIGINT) FROM blobs WHERE digest = $2 AND missing_since IS NULL`+tx.dialect().KeyShare()+`
 		ON CONFLICT (repository_id, digest) DO UPDATE SET created_at = excluded.created_at`, repositoryID, string(d), micros(tx.now))
-	if err != nil && tx.db.dialect.isForeignKey(err) {
+	if err != nil && tx.dialect().IsForeignKey(err) {
 		return false, errRepositoryGone(err)
 	}
 	return n > 0, err
@@ -98,7 +98,7 @@ func (tx *Tx) InsertBlob(ctx context.Context, b Blob) (bool, error) {
 	_, err = tx.exec(ctx, `
 		INSERT INTO garbage (kind, value, enqueued_at, not_before)
 		SELECT 'object', storage_key, CAST($2 AS BIGINT), CAST($2 AS BIGINT) FROM blobs
-		 WHERE digest = $1 AND missing_since IS NOT NULL`+tx.db.dialect.forUpdate(), string(b.Digest), micros(tx.now))
+		 WHERE digest = $1 AND missing_since IS NOT NULL`+tx.dialect().ForUpdate(), string(b.Digest), micros(tx.now))
 	if err != nil {
 		return false, err
 	}
@@ -135,7 +135,7 @@ func (tx *Tx) UnlinkBlob(ctx context.Context, repository string, d digest.Digest
 		DELETE FROM repository_blobs
 		 WHERE repository_id = (SELECT id FROM repositories WHERE name = $1) AND digest = $2`, repository, string(d))
 	if err != nil {
-		if tx.db.dialect.isForeignKey(err) {
+		if tx.dialect().IsForeignKey(err) {
 			return errBlobInUse(d, nil).WithCause(err)
 		}
 		return err

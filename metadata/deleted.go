@@ -44,7 +44,7 @@ type DeletedManifest struct {
 func (tx *Tx) buryTags(ctx context.Context, deletion int64, condition string, args ...any) error {
 	_, err := tx.exec(ctx, `
 		INSERT INTO deleted_tags (repository_id, name, digest, created_at, deleted_at, deleted_by, deletion_id)
-		SELECT repository_id, name, digest, created_at, `+tx.db.dialect.clock()+`, removed_by, NULLIF(CAST($`+strconv.Itoa(len(args)+1)+` AS BIGINT), 0)
+		SELECT repository_id, name, digest, created_at, `+tx.clock()+`, removed_by, NULLIF(CAST($`+strconv.Itoa(len(args)+1)+` AS BIGINT), 0)
 		  FROM tags WHERE removed_by IS NOT NULL AND `+condition, append(slices.Clone(args), deletion)...)
 	return err
 }
@@ -55,7 +55,7 @@ func (tx *Tx) buryManifest(ctx context.Context, id int64, actor string) (deletio
 		INSERT INTO deleted_manifests (repository_id, digest, media_type, artifact_type, annotations, subject, size,
 		                               created_at, created_by, deleted_at, deleted_by, payload)
 		SELECT repository_id, digest, media_type, artifact_type, annotations, subject, size,
-		       created_at, created_by, `+tx.db.dialect.clock()+`, CAST($2 AS TEXT), payload
+		       created_at, created_by, `+tx.clock()+`, CAST($2 AS TEXT), payload
 		  FROM manifests WHERE id = $1
 		RETURNING id`, id, actor).Scan(&deletion)
 	if err != nil {
@@ -97,7 +97,7 @@ func scanDeletedTag(rows *sql.Rows) (d DeletedTag, err error) {
 func (tx *Tx) DeletedTagsOf(ctx context.Context, repositoryID int64, d digest.Digest, window time.Duration, limit int) ([]DeletedTag, error) {
 	return list(ctx, tx, scanDeletedTag, `
 		SELECT id, name, digest, deleted_at, deleted_by FROM deleted_tags
-		 WHERE repository_id = $1 AND digest = $2 AND deleted_at > `+tx.db.dialect.clock()+` - $3
+		 WHERE repository_id = $1 AND digest = $2 AND deleted_at > `+tx.clock()+` - $3
 		 ORDER BY id DESC LIMIT $4`, repositoryID, string(d), window.Microseconds(), limit)
 }
 
@@ -141,7 +141,7 @@ func (tx *Tx) DeletedManifests(ctx context.Context, repository string, before in
 // theirs, and subject, if there is one, is what the manifest of the digest refers to.
 func (tx *Tx) DeletedManifestsNeeding(ctx context.Context, repositoryID int64, kind string, d, subject digest.Digest, window time.Duration, limit int) ([]DeletedManifest, error) {
 	return list(ctx, tx, scanDeletedManifest, deletedManifest+`
-		WHERE d.repository_id = $1 AND d.deleted_at > `+tx.db.dialect.clock()+` - $5
+		WHERE d.repository_id = $1 AND d.deleted_at > `+tx.clock()+` - $5
 		  AND d.id IN (SELECT deletion_id FROM deleted_references WHERE repository_id = $1 AND digest = $2 AND kind = $4
 		                UNION ALL SELECT id FROM deleted_manifests WHERE repository_id = $1 AND digest = $3)
 		ORDER BY d.id DESC LIMIT $6`, repositoryID, string(d), string(subject), kind, window.Microseconds(), limit)
@@ -163,7 +163,7 @@ func (tx *Tx) DeletedManifestsOf(ctx context.Context, d digest.Digest, window ti
 	}, `
 		SELECT `+deletedManifestColumns+`, r.name
 		  FROM deleted_manifests d JOIN repositories r ON r.id = d.repository_id
-		 WHERE d.digest = $1 AND d.deleted_at > `+tx.db.dialect.clock()+` - $2 AND r.name > $3
+		 WHERE d.digest = $1 AND d.deleted_at > `+tx.clock()+` - $2 AND r.name > $3
 		   AND NOT EXISTS (SELECT 1 FROM deleted_manifests n WHERE n.repository_id = d.repository_id AND n.digest = d.digest AND n.id > d.id)
 		 ORDER BY r.name LIMIT $4`, string(d), window.Microseconds(), after, limit)
 }
@@ -193,14 +193,14 @@ func (tx *Tx) Restore(ctx context.Context, repository, tag string, d digest.Dige
 	err = tx.row(ctx, `
 		SELECT id, digest, created_at FROM deleted_tags
 		 WHERE repository_id = $1 AND name = $2 AND ($3 = '' OR digest = $3)
-		 ORDER BY id DESC LIMIT 1`+tx.db.dialect.forUpdate(), id, tag, string(d)).Scan(&deleted, &d, &created)
+		 ORDER BY id DESC LIMIT 1`+tx.dialect().ForUpdate(), id, tag, string(d)).Scan(&deleted, &d, &created)
 	if err != nil {
 		return Restored{}, notFound(err, oci.Errorf(oci.CodeNotFound,
 			"there is no deleted tag %s in %s that can be restored: it was not deleted, it points elsewhere, or its undo window is over", tag, repository))
 	}
 	r := Restored{Digest: d, Tags: []string{tag}}
 	var manifest int64
-	err = tx.row(ctx, `SELECT id FROM manifests WHERE repository_id = $1 AND digest = $2`+tx.db.dialect.keyShare(), id, string(d)).Scan(&manifest)
+	err = tx.row(ctx, `SELECT id FROM manifests WHERE repository_id = $1 AND digest = $2`+tx.dialect().KeyShare(), id, string(d)).Scan(&manifest)
 	if errors.Is(err, sql.ErrNoRows) {
 		if err = tx.unbury(ctx, repository, id, d); errors.Is(err, oci.ErrNotFound) {
 			err = oci.Errorf(oci.CodeConflict, "the tag %s cannot be restored: its manifest %s has been collected; push the image again", tag, d)
@@ -266,7 +266,7 @@ func (tx *Tx) unbury(ctx context.Context, repository string, repositoryID int64,
 	err := tx.row(ctx, `
 		SELECT id, media_type, artifact_type, annotations, COALESCE(subject, ''), size, created_at, created_by, payload
 		  FROM deleted_manifests WHERE repository_id = $1 AND digest = $2
-		 ORDER BY id DESC LIMIT 1`+tx.db.dialect.forUpdate(), repositoryID, string(d)).
+		 ORDER BY id DESC LIMIT 1`+tx.dialect().ForUpdate(), repositoryID, string(d)).
 		Scan(&deletion, &m.MediaType, &m.ArtifactType, &annotations, &m.Subject, &m.Size, &created, &m.CreatedBy, &m.Payload)
 	if err != nil {
 		return notFound(err, oci.Errorf(oci.CodeNotFound,
@@ -318,9 +318,9 @@ func (tx *Tx) restoreTag(ctx context.Context, repository string, repositoryID in
 		VALUES ($1, $2, $3, $4, $5, $6, $7)
 		ON CONFLICT (repository_id, name) DO NOTHING`, repositoryID, name, string(d), created, micros(tx.now), actor.Name, actor.claims())
 	switch {
-	case err != nil && tx.db.dialect.isForeignKey(err):
+	case err != nil && tx.dialect().IsForeignKey(err):
 		return nil, oci.Errorf(oci.CodeConflict, "the manifest %s was deleted while it was tagged: restore it again", d).WithCause(err)
-	case err != nil && !tx.db.dialect.isPolicy(err): // SQLite's trigger tags_replace: the tag is there
+	case err != nil && !tx.dialect().IsTriggered(err): // SQLite's trigger tags_replace: the tag is there
 		return nil, err
 	case n > 0:
 		return nil, nil
@@ -363,7 +363,7 @@ func (tx *Tx) purgeTags(ctx context.Context, before int64) (int, error) {
 		SELECT d.id, d.deleted_at, d.deleted_by,
 		       (SELECT m.id FROM manifests m WHERE m.repository_id = d.repository_id AND m.digest = d.digest)
 		  FROM deleted_tags d
-		 WHERE d.deleted_at <= $1 ORDER BY d.deleted_at, d.id LIMIT $2`+tx.db.dialect.skipLocked("d"), before, GCBatch)
+		 WHERE d.deleted_at <= $1 ORDER BY d.deleted_at, d.id LIMIT $2`+tx.dialect().SkipLocked("d"), before, GCBatch)
 	if err != nil || len(due) == 0 {
 		return 0, err
 	}
@@ -416,7 +416,7 @@ func (tx *Tx) purgeManifests(ctx context.Context, before int64) (int, error) {
 		return t, rows.Scan(&t.id, &t.repository, &t.digest, &t.at)
 	}, `
 		SELECT id, repository_id, digest, deleted_at FROM deleted_manifests
-		 WHERE deleted_at <= $1 ORDER BY deleted_at, id LIMIT $2`+tx.db.dialect.skipLocked("deleted_manifests"), before, purgeBatch)
+		 WHERE deleted_at <= $1 ORDER BY deleted_at, id LIMIT $2`+tx.dialect().SkipLocked("deleted_manifests"), before, purgeBatch)
 	if err != nil || len(due) == 0 {
 		return 0, err
 	}

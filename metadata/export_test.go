@@ -2,30 +2,20 @@ package metadata
 
 import (
 	"context"
-	"database/sql"
-	"errors"
 	"io/fs"
 	"runtime"
-	"strings"
+
+	"berth/sqldb"
 )
 
 // RemembersReads says whether there is a read cache on this system.
 const RemembersReads = runtime.GOOS == "linux"
 
 // ReadCacheHits counts the reads that were answered from memory.
-func (db *DB) ReadCacheHits() int64 {
-	if db.cache == nil {
-		return 0
-	}
-	return db.cache.hits.Load()
-}
+func (db *DB) ReadCacheHits() int64 { return db.CacheStats().Hits }
 
 // ReadCacheBytes is what the read cache holds.
-func (db *DB) ReadCacheBytes() int {
-	db.cache.mu.RLock()
-	defer db.cache.mu.RUnlock()
-	return db.cache.bytes
-}
+func (db *DB) ReadCacheBytes() int { return db.CacheStats().Bytes }
 
 // Exec runs any statement, for tests.
 func (tx *Tx) Exec(ctx context.Context, query string, args ...any) error {
@@ -44,95 +34,12 @@ func (db *DB) SetMigrations(files fs.FS) { db.files = files }
 // Migrations are the files of this program.
 func (db *DB) Migrations() fs.FS { return db.files }
 
-// Explain runs fn in a transaction that is rolled back, and gives each
-// statement's plan to record.
+// Explain is [sqldb.DB.Explain].
 func (db *DB) Explain(ctx context.Context, fn func(*Tx) error, record func(query, plan string)) error {
-	var failed error
-	undo := errors.New("undo")
-	err := db.Update(ctx, func(tx *Tx) error {
-		tx.q = explainer{tx.q, record, db.Engine()}
-		failed = fn(tx)
-		return undo
-	})
-	if !errors.Is(err, undo) {
-		return err
-	}
-	return failed
+	return db.database.Explain(ctx, rows(fn), record)
 }
 
-type explainer struct {
-	querier
-	record func(query, plan string)
-	engine string
-}
-
-func (e explainer) explain(ctx context.Context, query string, args []any) error {
-	if strings.HasPrefix(query, "SET ") { // has no plan
-		return nil
-	}
-	if e.engine == "sqlite" {
-		return e.plan(ctx, query, 4, "EXPLAIN QUERY PLAN "+query, args...)
-	}
-	// With these values, and as the server plans what it has prepared and run
-	// a few times: for any values.
-	if err := e.plan(ctx, query, 1, "EXPLAIN (COSTS OFF) "+query, args...); err != nil {
-		return err
-	}
-	execute := "EXECUTE explained"
-	if n := len(args); n > 0 {
-		execute += "(NULL" + strings.Repeat(", NULL", n-1) + ")"
-	}
-	for _, s := range []string{"SET LOCAL plan_cache_mode = force_generic_plan", "PREPARE explained AS " + query} {
-		if _, err := e.querier.ExecContext(ctx, s); err != nil {
-			return err
-		}
-	}
-	if err := e.plan(ctx, query, 1, "EXPLAIN (COSTS OFF) "+execute); err != nil {
-		return err
-	}
-	_, err := e.querier.ExecContext(ctx, "DEALLOCATE explained")
-	return err
-}
-
-func (e explainer) plan(ctx context.Context, query string, columns int, explain string, args ...any) error {
-	rows, err := e.querier.QueryContext(ctx, explain, args...)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	var plan strings.Builder
-	for rows.Next() {
-		var line string
-		dest := make([]any, columns)
-		for i := range dest {
-			dest[i] = new(any)
-		}
-		dest[columns-1] = &line
-		if err := rows.Scan(dest...); err != nil {
-			return err
-		}
-		plan.WriteString(line + "\n")
-	}
-	e.record(query, plan.String())
-	return rows.Err()
-}
-
-func (e explainer) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	if err := e.explain(ctx, query, args); err != nil {
-		return nil, err
-	}
-	return e.querier.ExecContext(ctx, query, args...)
-}
-
-func (e explainer) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	if err := e.explain(ctx, query, args); err != nil {
-		return nil, err
-	}
-	return e.querier.QueryContext(ctx, query, args...)
-}
-
-func (e explainer) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	// The plan's error is the statement's own.
-	_ = e.explain(ctx, query, args)
-	return e.querier.QueryRowContext(ctx, query, args...)
+// Tables are those whose rows a copy has.
+func (db *DB) Tables(ctx context.Context) ([]sqldb.Table, error) {
+	return db.database.Tables(ctx, copyRules)
 }

@@ -42,7 +42,7 @@ type Pass struct {
 // gcTime is the clock of the queues, which triggers write: the database's.
 func (tx *Tx) gcTime(ctx context.Context) (time.Time, error) {
 	var us int64
-	err := tx.row(ctx, `SELECT `+tx.db.dialect.clock()).Scan(&us)
+	err := tx.row(ctx, `SELECT `+tx.clock()).Scan(&us)
 	return fromMicros(us), err
 }
 
@@ -92,7 +92,7 @@ const settle = `
 // of a team or a repository has changed, in one pass.
 func (tx *Tx) ReviewUntagged(ctx context.Context) (Pass, error) {
 	var after sql.NullInt64
-	err := tx.row(ctx, `SELECT review_after FROM retention_state WHERE id = 1`+tx.db.dialect.forUpdate()).Scan(&after)
+	err := tx.row(ctx, `SELECT review_after FROM retention_state WHERE id = 1`+tx.dialect().ForUpdate()).Scan(&after)
 	if err != nil || !after.Valid {
 		return Pass{}, err
 	}
@@ -217,10 +217,10 @@ func (tx *Tx) manifestCandidates(ctx context.Context, which, order string, limit
 		       (SELECT v.untagged_ttl FROM repository_retention v WHERE v.repository_id = r.id)
 		  FROM (SELECT manifest_id, reason, settled, enqueued_at, release_at FROM gc_manifests
 		         WHERE `+which+`
-		         ORDER BY `+order+` LIMIT $`+strconv.Itoa(len(args)+1)+tx.db.dialect.skipLocked("gc_manifests")+`) c
+		         ORDER BY `+order+` LIMIT $`+strconv.Itoa(len(args)+1)+tx.dialect().SkipLocked("gc_manifests")+`) c
 		 CROSS JOIN manifests m CROSS JOIN repositories r
 		 WHERE m.id = c.manifest_id AND r.id = m.repository_id
-		 ORDER BY c.enqueued_at, c.manifest_id`+tx.db.dialect.skipLocked("m"), append(args, limit)...)
+		 ORDER BY c.enqueued_at, c.manifest_id`+tx.dialect().SkipLocked("m"), append(args, limit)...)
 }
 
 // CollectLinks makes repositories forget blobs that none of their manifests, deleted
@@ -255,10 +255,10 @@ func (tx *Tx) CollectLinks(ctx context.Context, grace time.Duration) (Pass, erro
 		SELECT c.id, r.name, c.digest, b.size, c.enqueued_at
 		  FROM (SELECT id, repository_id, digest, enqueued_at FROM gc_links
 		         WHERE enqueued_at <= $1
-		         ORDER BY enqueued_at, id LIMIT $2`+tx.db.dialect.skipLocked("gc_links")+`) c
+		         ORDER BY enqueued_at, id LIMIT $2`+tx.dialect().SkipLocked("gc_links")+`) c
 		 CROSS JOIN repository_blobs l CROSS JOIN repositories r CROSS JOIN blobs b
 		 WHERE l.repository_id = c.repository_id AND l.digest = c.digest AND r.id = c.repository_id AND b.digest = c.digest
-		 ORDER BY c.enqueued_at, c.id`+tx.db.dialect.skipLocked("l"), before, GCBatch)
+		 ORDER BY c.enqueued_at, c.id`+tx.dialect().SkipLocked("l"), before, GCBatch)
 	if err != nil || len(due) == 0 {
 		return Pass{}, err
 	}
@@ -331,10 +331,10 @@ func (tx *Tx) CollectBlobs(ctx context.Context, grace, further time.Duration) (P
 		SELECT c.digest, b.storage_key, b.size, c.enqueued_at
 		  FROM (SELECT digest, enqueued_at FROM gc_blobs
 		         WHERE enqueued_at <= $1
-		         ORDER BY enqueued_at, digest LIMIT $2`+tx.db.dialect.skipLocked("gc_blobs")+`) c
+		         ORDER BY enqueued_at, digest LIMIT $2`+tx.dialect().SkipLocked("gc_blobs")+`) c
 		 CROSS JOIN blobs b
 		 WHERE b.digest = c.digest
-		 ORDER BY c.enqueued_at, c.digest`+tx.db.dialect.skipLocked("b"), before, GCBatch)
+		 ORDER BY c.enqueued_at, c.digest`+tx.dialect().SkipLocked("b"), before, GCBatch)
 	if err != nil || len(due) == 0 {
 		return Pass{}, err
 	}
@@ -372,7 +372,7 @@ func (tx *Tx) CollectBlobs(ctx context.Context, grace, further time.Duration) (P
 // triggers leave nothing out; this is for a database that somebody changed
 // without them. It reads all manifests, links and blobs, and returns how many it found.
 func (tx *Tx) EnqueueForgotten(ctx context.Context) (int64, error) {
-	now := tx.db.dialect.clock()
+	now := tx.clock()
 	var all int64
 	for _, statement := range []string{`
 		INSERT INTO gc_manifests (manifest_id, reason, enqueued_at)
@@ -416,7 +416,7 @@ func (tx *Tx) Queues(ctx context.Context) ([]Queue, error) {
 		}
 		return q, err
 	}, `
-		SELECT name, n, first, `+tx.db.dialect.clock()+` FROM (
+		SELECT name, n, first, `+tx.clock()+` FROM (
 		        SELECT 'manifests' AS name, COUNT(*) AS n, COALESCE(MIN(enqueued_at), 0) AS first FROM gc_manifests WHERE settled = FALSE
 		  UNION ALL SELECT 'untagged', COUNT(*), COALESCE(MIN(enqueued_at), 0) FROM gc_manifests WHERE settled = TRUE
 		  UNION ALL SELECT 'links', COUNT(*), COALESCE(MIN(enqueued_at), 0) FROM gc_links

@@ -86,7 +86,7 @@ func (tx *Tx) grantee(ctx context.Context, to Grantee, lock bool) (column string
 	}
 	query := `SELECT id FROM ` + table + ` WHERE name = $1`
 	if lock {
-		query += tx.db.dialect.forUpdate()
+		query += tx.dialect().ForUpdate()
 	}
 	err = tx.row(ctx, query, name).Scan(&id)
 	return column, id, notFound(err, unknown)
@@ -144,7 +144,7 @@ func (tx *Tx) changeGrant(ctx context.Context, to Grantee, pattern, actor string
 	}
 	// A team that is being deleted takes its grants along, and this one with them.
 	if team := PatternTeam(pattern); team != "" {
-		if err := tx.each(ctx, func(*sql.Rows) error { return nil }, `SELECT id FROM teams WHERE name = $1`+tx.db.dialect.forUpdate(), team); err != nil {
+		if err := tx.each(ctx, func(*sql.Rows) error { return nil }, `SELECT id FROM teams WHERE name = $1`+tx.dialect().ForUpdate(), team); err != nil {
 			return g, false, err
 		}
 	}

@@ -55,7 +55,7 @@ const keysOf = `COALESCE(service_id, 0) = $1`
 // any number of replicas that start on an empty database one does. It returns
 // NOT_FOUND when the service is gone.
 func (tx *Tx) InsertFirstSigningKey(ctx context.Context, k SigningKey) (bool, error) {
-	if err := tx.db.dialect.lockTable(ctx, tx, "signing_keys"); err != nil {
+	if err := tx.dialect().LockTable(ctx, tx.sql, "signing_keys"); err != nil {
 		return false, err
 	}
 	var has bool
@@ -71,7 +71,7 @@ func (tx *Tx) InsertFirstSigningKey(ctx context.Context, k SigningKey) (bool, er
 // of the same kid becomes this one. It returns NOT_FOUND when the service is gone.
 func (tx *Tx) AddSigningKey(ctx context.Context, k SigningKey, keep time.Duration) error {
 	// Two who add at the same time add one after the other: each sees the other's.
-	if err := tx.db.dialect.lockTable(ctx, tx, "signing_keys"); err != nil {
+	if err := tx.dialect().LockTable(ctx, tx.sql, "signing_keys"); err != nil {
 		return err
 	}
 	if _, err := tx.exec(ctx, `DELETE FROM signing_keys WHERE `+keysOf+` AND kid = $2`, k.ServiceID, k.KID); err != nil {
@@ -96,7 +96,7 @@ func (tx *Tx) insertSigningKey(ctx context.Context, k SigningKey) error {
 		INSERT INTO signing_keys (service_id, kid, algorithm, private_pem, certificates, source, created_at, active_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
 		service, k.KID, k.Algorithm, k.PrivatePEM, k.Certificates, k.Source, micros(tx.now), micros(k.ActiveAt))
-	if tx.db.dialect.isForeignKey(err) {
+	if tx.dialect().IsForeignKey(err) {
 		return oci.Errorf(oci.CodeNotFound, "the service of the key has been deleted").WithCause(err)
 	}
 	return err
@@ -112,7 +112,7 @@ func (tx *Tx) SetKeyCertificates(ctx context.Context, id int64, before, after st
 // RetireSigningKey removes a key at once: what it signed is refused from then
 // on. It returns NOT_FOUND, or CONFLICT when no key would be left that signs now.
 func (tx *Tx) RetireSigningKey(ctx context.Context, service, kid string) error {
-	if err := tx.db.dialect.lockTable(ctx, tx, "signing_keys"); err != nil {
+	if err := tx.dialect().LockTable(ctx, tx.sql, "signing_keys"); err != nil {
 		return err
 	}
 	var id, ring int64

@@ -38,6 +38,6 @@ func (tx *Tx) LockRepository(ctx context.Context, name string) (Repository, erro
 
 // lockRow waits for the row of a name; one that is not there is not waited for.
 func (tx *Tx) lockRow(ctx context.Context, table, name string) error {
-	_, err := list(ctx, tx, scanString, `SELECT name FROM `+table+` WHERE name = $1`+tx.db.dialect.forUpdate(), name)
+	_, err := list(ctx, tx, scanString, `SELECT name FROM `+table+` WHERE name = $1`+tx.dialect().ForUpdate(), name)
 	return err
 }

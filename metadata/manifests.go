@@ -123,12 +123,12 @@ func (tx *Tx) PushManifest(ctx context.Context, repositoryID int64, m Manifest, 
 	var id int64
 	// The row is locked (on Postgres) until a tag's foreign key holds it, so that
 	// a collector cannot take the manifest away in between.
-	err = tx.row(ctx, `SELECT id FROM manifests WHERE repository_id = $1 AND digest = $2`+tx.db.dialect.keyShare(), repositoryID, string(m.Digest)).Scan(&id)
+	err = tx.row(ctx, `SELECT id FROM manifests WHERE repository_id = $1 AND digest = $2`+tx.dialect().KeyShare(), repositoryID, string(m.Digest)).Scan(&id)
 	if err == nil {
 		// Its grace period begins anew, as that of a new one does. It may be in no
 		// queue, and held only by a deleted tag whose undo window ends at this moment.
 		_, err = tx.exec(ctx, `
-			INSERT INTO gc_manifests (manifest_id, reason, enqueued_at) VALUES ($1, 'pushed', `+tx.db.dialect.clock()+`)
+			INSERT INTO gc_manifests (manifest_id, reason, enqueued_at) VALUES ($1, 'pushed', `+tx.clock()+`)
 			ON CONFLICT (manifest_id) DO UPDATE SET reason = excluded.reason, settled = FALSE, enqueued_at = excluded.enqueued_at`, id)
 	}
 	if !errors.Is(err, sql.ErrNoRows) {
@@ -173,13 +173,13 @@ func (tx *Tx) PushManifest(ctx context.Context, repositoryID int64, m Manifest, 
 	switch {
 	case errors.Is(err, sql.ErrNoRows): // the same manifest, pushed at the same moment
 		return false, nil
-	case err != nil && tx.db.dialect.isForeignKey(err):
+	case err != nil && tx.dialect().IsForeignKey(err):
 		return false, errRepositoryGone(err)
 	case err != nil:
 		return false, err
 	}
 	if err := tx.insertReferences(ctx, id, repositoryID, found.blobs, found.children, found.ids); err != nil {
-		if tx.db.dialect.isForeignKey(err) {
+		if tx.dialect().IsForeignKey(err) {
 			return false, oci.Errorf(oci.CodeManifestBlobUnknown, "content that the manifest references was deleted while it was pushed: push it again").WithCause(err)
 		}
 		return false, err
@@ -375,7 +375,7 @@ func (tx *Tx) DeleteManifest(ctx context.Context, repository string, d digest.Di
 	}
 	// The lock stops pushes of tags and indexes: their foreign keys wait for
 	// this row, then fail.
-	err = tx.row(ctx, `SELECT id FROM manifests WHERE id = $1`+tx.db.dialect.forUpdate(), id).Scan(&id)
+	err = tx.row(ctx, `SELECT id FROM manifests WHERE id = $1`+tx.dialect().ForUpdate(), id).Scan(&id)
 	if err != nil {
 		return nil, notFound(err, oci.Errorf(oci.CodeManifestUnknown, "the manifest %s was deleted by somebody else", d))
 	}
@@ -397,7 +397,7 @@ func (tx *Tx) DeleteManifest(ctx context.Context, repository string, d digest.Di
 		return nil, err
 	}
 	if _, err := tx.exec(ctx, `DELETE FROM manifests WHERE id = $1`, id); err != nil {
-		if tx.db.dialect.isForeignKey(err) {
+		if tx.dialect().IsForeignKey(err) {
 			return nil, errManifestInUse(d, nil).WithCause(err)
 		}
 		return nil, err

@@ -1,288 +1,76 @@
-// Package metadata owns every fact of the registry: names, tags, links,
-// sessions, people and their rights. All SQL of the project is here; it runs on Postgres and
-// on an embedded SQLite file from one text, with the differences in dialect.go.
+// Package metadata owns every fact of the registry: names, tags, links, sessions, people and their
+// rights. All rows are written and read here, with one SQL text for Postgres and SQLite; how
+// statements come to the database, and what differs between the engines, is package sqldb's.
 //
-// A DB hands out a Tx in four ways: View (single statements, the hot path),
-// Snapshot (several reads that agree), Update (one durable transaction) and
-// UpdateRelaxed (the same, but a power failure may undo it). The methods of Tx stand in one file per
-// subject. Start with tx.go, then tags.go, where the database decides who wins.
+// A [DB] hands out a [Tx] for reading or writing; the methods of Tx stand in one file per noun: tags.go, users.go.
+// The exported ones are the only way to the rows: SQL does not leave this package. Start with tags.go, where the
+// database decides who wins. The schema is in package migrations.
 package metadata
 
 import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 	"io/fs"
-	"log/slog"
-	"net/url"
-	"os"
-	"path/filepath"
-	"runtime"
+	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
-
-	sqlite "modernc.org/sqlite"
 
 	"berth/migrations"
 	"berth/oci"
+	"berth/sqldb"
 )
 
 // Options says where the database is.
-type Options struct {
-	// URL is "sqlite:/path/to/file" or "postgres://user:password@host/name".
-	URL string
-	// MaxConns bounds the connections to Postgres; 0 means 16. UpdateRelaxed has
-	// a second pool of the same size.
-	MaxConns int
-	// ReadCache is how many bytes of what was read are remembered while the database
-	// does not change; 0 is none. On SQLite it takes a file descriptor until the process ends.
-	ReadCache int
-	// MustExist makes no SQLite file, nor its directory: a missing one is ErrNoDatabase.
-	MustExist bool
-	// Timeout bounds, on Postgres, how long a statement may wait for a connection and for its
-	// answer, and how long the server may be silent between two rows; 0 means DefaultTimeout.
-	Timeout time.Duration
-	// Pooled says that the URL leads to a pooler that gives each transaction another session, such as
-	// pgbouncer with pool_mode=transaction: nothing may rest in a session.
-	Pooled bool
-	// Logger gets what no caller can be told; nil discards it.
-	Logger *slog.Logger
-	// Clock gives the time of transactions; nil means that of the database, which is this machine's on SQLite.
-	Clock func() time.Time
-	// Machine is the clock of this machine; nil means time.Now. Tests give one that is off.
-	Machine func() time.Time
-}
+type Options = sqldb.Options
 
-// DB is a database on either engine. Its methods may be called concurrently.
+// ErrNoDatabase is [sqldb.ErrNoDatabase].
+var ErrNoDatabase = sqldb.ErrNoDatabase
+
+// DB is the database of a registry, on either engine. Its methods may be called concurrently. What is about
+// connections rather than rows, such as Ping, Rest and Close, is that of [sqldb.DB].
 type DB struct {
-	dialect dialect
-	log     *slog.Logger
-	clock   func() time.Time
-
-	reads   *sql.DB // on Postgres: durable transactions too
-	relaxed *sql.DB // Postgres only: synchronous_commit = off
-	stmts   stmtCache
-	cache   *readCache // nil without one, and where it is not possible
-	files   fs.FS      // the migrations of this engine
-	closed  atomic.Bool
-
-	// SQLite only.
-
-	writer *writer
-	broken atomic.Pointer[brokenError] // set once, when nothing can be made durable any more
-	dead   chan struct{}               // closed then
-
-	// Postgres only.
-
-	postgres      *postgres
-	durableSetup  string // begins a transaction, see postgres.setup
-	relaxedSetup  string
-	server        *serverClock
-	stopClock     context.CancelFunc
-	clockFinished chan struct{}
+	*database
+	files fs.FS // the migrations of this engine
 }
 
-// ErrNoDatabase says that there is no SQLite file where MustExist wants one.
-var ErrNoDatabase = errors.New("there is no database")
+// database is a name for the embedded one that others do not have: its transactions run any statement.
+type database = sqldb.DB
 
-// Open connects to the database. It does not migrate; see Migrate. On SQLite
-// the file and its directory are made when they are missing, unless MustExist is set.
+// Open connects to the database, see [sqldb.Open]. It does not migrate; see Migrate.
 func Open(ctx context.Context, o Options) (*DB, error) {
-	if o.Machine == nil {
-		o.Machine = time.Now
+	db, err := sqldb.Open(ctx, o)
+	if err != nil {
+		return nil, err
 	}
-	if o.Timeout <= 0 {
-		o.Timeout = DefaultTimeout
-	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	db := &DB{log: o.Logger, clock: o.Clock, dead: make(chan struct{})}
-	if db.clock == nil {
-		db.clock = o.Machine
-	}
-	var err error
-	if path, ok := strings.CutPrefix(o.URL, "sqlite:"); ok {
-		if db.files, err = fs.Sub(migrations.SQLite, "sqlite"); err == nil {
-			err = db.openSQLite(ctx, path, o)
-		}
-	} else if strings.HasPrefix(o.URL, "postgres://") || strings.HasPrefix(o.URL, "postgresql://") {
-		if db.files, err = fs.Sub(migrations.Postgres, "postgres"); err == nil {
-			err = db.openPostgres(ctx, o)
-		}
-	} else {
-		err = errors.New("the database URL has to start with sqlite: or postgres://")
+	files, err := fs.Sub(migrations.SQLite, "sqlite")
+	if db.Engine() == "postgres" {
+		files, err = fs.Sub(migrations.Postgres, "postgres")
 	}
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	return db, nil
+	return &DB{db, files}, nil
 }
 
-func (db *DB) openSQLite(ctx context.Context, path string, o Options) error {
-	db.dialect = sqliteDialect{}
-	if path == "" {
-		return errors.New("the database URL sqlite: needs a path behind it")
-	}
-	if o.MustExist {
-		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("%w at %s", ErrNoDatabase, path)
-		} else if err != nil {
-			return fmt.Errorf("the database: %w", err)
-		}
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return fmt.Errorf("making the directory of the database: %w", err)
-	}
-	// It holds hashes of passwords, and the key that signs tokens. SQLite makes
-	// its -wal and -shm files as readable as this one.
-	// A file that is there is not opened here: closing it again would take away the
-	// locks that another handle of this process has on it.
-	if f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600); err == nil {
-		err = f.Close()
-		if err != nil {
-			return fmt.Errorf("making the database: %w", err)
-		}
-	} else if !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("making the database: %w", err)
-	}
-	// busy_timeout comes first, so that the pragmas behind it wait too. The
-	// cache sizes are in KiB and per connection.
-	dsn := func(pragmas ...string) string {
-		q := url.Values{}
-		for _, p := range append([]string{"busy_timeout(10000)", "journal_mode(WAL)", "foreign_keys(ON)"}, pragmas...) {
-			q.Add("_pragma", p)
-		}
-		return "file:" + (&url.URL{Path: path}).EscapedPath() + "?" + q.Encode()
-	}
-	// The driver is used through its own type, not by a registered name, for
-	// nothing here depends on what else is linked.
-	writes := sql.OpenDB(connector{driver: &sqlite.Driver{}, dsn: dsn("synchronous(NORMAL)", "cache_size(-4096)",
-		// 16 MiB of log: pages that many commits change are folded into the file once.
-		"wal_autocheckpoint(4000)", "journal_size_limit(67108864)")})
-	writes.SetMaxOpenConns(1)
-	conn, err := writes.Conn(ctx)
-	if err != nil {
-		return errors.Join(fmt.Errorf("opening the database %s: %w", path, err), writes.Close())
-	}
-	if err := makeLogDurable(ctx, conn, path, syncData); err != nil {
-		return errors.Join(fmt.Errorf("the database %s was not closed cleanly, and its log cannot be made durable: look at the disk: %w", path, err), conn.Close(), writes.Close())
-	}
-	// Small caches: the kernel has the file too, and 512 KiB measure like 2 MiB.
-	// No mmap: a fifth faster, but each reader's map counts as resident memory.
-	db.reads = sql.OpenDB(connector{driver: &sqlite.Driver{}, dsn: dsn("query_only(ON)", "cache_size(-512)")})
-	db.reads.SetMaxOpenConns(readers())
-	db.reads.SetMaxIdleConns(readers())
-	db.reads.SetConnMaxIdleTime(time.Minute)
-	db.stmts.prepare, db.stmts.direct = db.reads.PrepareContext, db.reads
-	if o.ReadCache > 0 {
-		states, err := openSQLiteStates(ctx, conn, path)
-		if err != nil {
-			db.log.Warn("the database is read without a cache, which is slower", "error", err)
-		} else {
-			db.cache = &readCache{max: o.ReadCache, states: states}
-		}
-	}
-	db.writer = startWriter(db, writes, conn, path)
-	return nil
+// Migrate brings the schema to what this program wants and returns the names
+// of the migrations that it applied. Replicas that start together do it one
+// after the other. A schema that is newer than the program is refused.
+func (db *DB) Migrate(ctx context.Context) ([]string, error) {
+	return db.database.Migrate(ctx, db.files)
 }
 
-// readers is how many connections read an SQLite file at once.
-func readers() int { return max(4, 2*runtime.GOMAXPROCS(0)) }
-
-// Rest gives back the memory that is held for the next statements: what is
-// remembered of reads, and of SQLite's connections the caches of pages and what is prepared, some
-// hundred KiB for each of them. It is for a moment without work; the next
-// statements make anew what they need, in about a millisecond.
-func (db *DB) Rest(ctx context.Context) error {
-	if db.closed.Load() {
-		return db.classify(ctx, errClosed)
-	}
-	if db.cache != nil {
-		db.cache.forget()
-	}
-	if db.writer == nil {
-		return nil // a connection costs Postgres more to make than this process to keep
-	}
-	db.reads.SetMaxIdleConns(-1) // closes those that are idle
-	db.reads.SetMaxIdleConns(readers())
-	return db.UpdateRelaxed(ctx, func(tx *Tx) error {
-		_, err := tx.exec(ctx, `PRAGMA shrink_memory`)
-		return err
-	})
-}
-
-func (db *DB) openPostgres(ctx context.Context, o Options) error {
-	db.dialect = postgresDialect{}
-	if o.MaxConns <= 0 {
-		o.MaxConns = 16
-	}
-	var err error
-	if db.postgres, err = newPostgres(o); err != nil {
-		return err
-	}
-	states := &snapshots{}
-	db.server = &serverClock{local: o.Machine, log: db.log, asked: make(chan struct{}, 1)}
-	db.postgres.connected = states.connected
-	notDurable := map[string]string{"synchronous_commit": "off"}
-	db.reads, db.durableSetup = db.postgres.open(o.MaxConns, nil), db.postgres.setup(nil)
-	db.relaxed, db.relaxedSetup = db.postgres.open(o.MaxConns, notDurable), db.postgres.setup(notDurable)
-	if err := db.Ping(ctx); err != nil {
-		return err
-	}
-	if err := db.server.read(ctx, db.serverTime); err != nil {
-		return db.classify(ctx, err)
-	}
-	if o.Clock == nil {
-		db.clock = db.server.now
-	}
-	clock, stop := context.WithCancel(context.Background())
-	db.stopClock, db.clockFinished = stop, make(chan struct{})
-	go func() {
-		defer close(db.clockFinished)
-		db.server.run(clock, db.serverTime)
-	}()
-	if o.ReadCache > 0 {
-		if err := states.ofPostgres(ctx, db.reads); err != nil {
-			db.log.Warn("the database is read without a cache, which is slower", "error", err)
-		} else {
-			db.cache = &readCache{max: o.ReadCache, states: states}
-		}
-	}
-	return nil
-}
-
-// serverTime asks Postgres what time it is.
-func (db *DB) serverTime(ctx context.Context) (time.Time, error) {
-	var us int64
-	// By name, so that a schema of somebody cannot stand in for it.
-	err := db.reads.QueryRowContext(ctx, `SELECT CAST(extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000 AS BIGINT)`).Scan(&us)
-	return fromMicros(us), err
-}
-
-// Engine is "sqlite" or "postgres".
-func (db *DB) Engine() string { return db.dialect.name() }
-
-// Ping reports whether the database answers.
-func (db *DB) Ping(ctx context.Context) error {
-	return db.View(ctx, func(tx *Tx) error {
-		var one int
-		return tx.row(ctx, `SELECT 1`).Scan(&one)
-	})
+// SchemaVersion gives the number of the last migration that was applied (0 for
+// an empty database) and the one that this program wants.
+func (db *DB) SchemaVersion(ctx context.Context) (have, want int, err error) {
+	return db.database.SchemaVersion(ctx, db.files)
 }
 
 // Writable reports whether the database takes writes: one whose disk is full answers but takes none, and so does
 // a Postgres that follows another one, or that was set to read-only. It writes one row.
 func (db *DB) Writable(ctx context.Context) error {
-	if err := db.Dead(); err != nil {
+	if err := db.TakesWrites(ctx); err != nil {
 		return err
-	}
-	if db.writer == nil {
-		if err := db.takesWrites(ctx); err != nil {
-			return err
-		}
 	}
 	return db.StatementRelaxed(ctx, func(tx *Tx) error {
 		_, err := tx.exec(ctx, `
@@ -292,55 +80,126 @@ func (db *DB) Writable(ctx context.Context) error {
 	})
 }
 
-// takesWrites asks a Postgres whether it is one that is written to.
-func (db *DB) takesWrites(ctx context.Context) error {
-	var readOnly bool
-	err := db.View(ctx, func(tx *Tx) error {
-		return tx.row(ctx, `SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean`).Scan(&readOnly)
-	})
-	if err == nil && readOnly {
-		// A session keeps what it was told when it began: a new one may be told otherwise.
-		db.postgres.discard()
-		return errReadOnlyDatabase
-	}
-	return err
+// View runs reads without a transaction, see [sqldb.DB.View].
+func (db *DB) View(ctx context.Context, fn func(*Tx) error) error {
+	return db.database.View(ctx, rows(fn))
 }
 
-// Stats gives the state of the connections that serve reads.
-func (db *DB) Stats() sql.DBStats { return db.reads.Stats() }
+// Snapshot runs several reads that all see the same state, see [sqldb.DB.Snapshot].
+func (db *DB) Snapshot(ctx context.Context, fn func(*Tx) error) error {
+	return db.database.Snapshot(ctx, rows(fn))
+}
 
-// Close waits for running transactions and closes the connections.
-func (db *DB) Close() error {
-	if db.closed.Swap(true) {
+// Update runs one durable transaction, see [sqldb.DB.Update]: fn may run several times, and has to be short.
+func (db *DB) Update(ctx context.Context, fn func(*Tx) error) error {
+	return db.database.Update(ctx, rows(fn))
+}
+
+// UpdateRelaxed is Update for facts that may be lost in a power failure, see [sqldb.DB.UpdateRelaxed].
+func (db *DB) UpdateRelaxed(ctx context.Context, fn func(*Tx) error) error {
+	return db.database.UpdateRelaxed(ctx, rows(fn))
+}
+
+// StatementRelaxed is UpdateRelaxed for a function that runs one statement at most, see [sqldb.DB.StatementRelaxed].
+func (db *DB) StatementRelaxed(ctx context.Context, fn func(*Tx) error) error {
+	return db.database.StatementRelaxed(ctx, rows(fn))
+}
+
+// Tx is the way to the rows: single statements (View) or a transaction (the
+// others). It must not be used after the function that it was given to has
+// returned, nor from another goroutine.
+type Tx struct {
+	sql *sqldb.Tx
+	now time.Time // sql's
+}
+
+// rows gives what runs statements the methods of this package.
+func rows(fn func(*Tx) error) func(*sqldb.Tx) error {
+	return func(tx *sqldb.Tx) error { return fn(&Tx{tx, tx.Now()}) }
+}
+
+// Now is the one timestamp of the transaction, UTC, in microseconds.
+func (tx *Tx) Now() time.Time { return tx.now }
+
+// What follows are the names by which the files of this package write statements.
+
+func (tx *Tx) exec(ctx context.Context, query string, args ...any) (int64, error) {
+	return tx.sql.Exec(ctx, query, args...)
+}
+
+func (tx *Tx) row(ctx context.Context, query string, args ...any) sqldb.Row {
+	return tx.sql.Row(ctx, query, args...)
+}
+
+func (tx *Tx) each(ctx context.Context, scan func(*sql.Rows) error, query string, args ...any) error {
+	return tx.sql.Each(ctx, scan, query, args...)
+}
+
+func list[T any](ctx context.Context, tx *Tx, scan func(*sql.Rows) (T, error), query string, args ...any) ([]T, error) {
+	return sqldb.List(ctx, tx.sql, scan, query, args...)
+}
+
+func remember[T any](ctx context.Context, tx *Tx, find func(query string, args []any) (T, int, error), query string, args ...any) (T, error) {
+	return sqldb.Remember(ctx, tx.sql, find, query, args...)
+}
+
+func (tx *Tx) dialect() sqldb.Dialect { return tx.sql.Dialect() }
+
+// clock is an expression for the time of the statement, in microseconds, by the clock that triggers
+// have. Now is for all else.
+func (tx *Tx) clock() string {
+	if tx.sql.Engine() == "postgres" {
+		return "gc_now()"
+	}
+	return "CAST(unixepoch('subsec') * 1000000 AS INTEGER)"
+}
+
+// names reads a query of one row with one text, names put together with commas,
+// which are in no name. A page of names costs a fraction of what it costs as rows,
+// for each row passes through many layers of the driver.
+func (tx *Tx) names(ctx context.Context, query string, args ...any) ([]string, error) {
+	var text sql.NullString
+	if err := tx.row(ctx, query, args...).Scan(&text); err != nil || text.String == "" {
+		return nil, err
+	}
+	list := strings.Split(text.String, ",")
+	if !slices.IsSorted(list) { // the engines aggregate in the order of the subquery, but promise nothing
+		slices.Sort(list)
+	}
+	return list, nil
+}
+
+// rememberNames is remember for names, which see.
+func (tx *Tx) rememberNames(ctx context.Context, query string, args ...any) ([]string, error) {
+	return remember(ctx, tx, func(query string, args []any) ([]string, int, error) {
+		found, err := tx.names(ctx, query, args...)
+		return found, sizeOf(found), err
+	}, query, args...)
+}
+
+// sizeOf is about what a list takes in memory.
+func sizeOf(list []string) int {
+	n := 0
+	for _, s := range list {
+		n += 16 + len(s)
+	}
+	return n
+}
+
+func micros(t time.Time) int64      { return t.UnixMicro() }
+func fromMicros(us int64) time.Time { return time.UnixMicro(us).UTC() }
+func nullMicros(t *time.Time) any {
+	if t == nil {
 		return nil
 	}
-	var err error
-	if db.stopClock != nil {
-		db.stopClock()
-		<-db.clockFinished
-	}
-	if db.writer != nil {
-		db.writer.stop()
-	}
-	if db.broken.Load() != nil {
-		// Closing would fold a log into the file that the disk may not have. The next start reads it again.
+	return micros(*t)
+}
+func timePtr(us sql.NullInt64) *time.Time {
+	if !us.Valid {
 		return nil
 	}
-	db.stmts.closeAll()
-	if db.cache != nil {
-		err = errors.Join(err, db.cache.close())
-	}
-	for _, pool := range []*sql.DB{db.reads, db.relaxed} {
-		if pool != nil {
-			err = errors.Join(err, pool.Close())
-		}
-	}
-	if db.writer != nil {
-		// Last, for the last connection folds the log into the file, and
-		// readers may not write.
-		err = errors.Join(err, db.writer.close())
-	}
-	return err
+	t := fromMicros(us.Int64)
+	return &t
 }
 
 // notFound turns "no rows" into the error given and leaves others alone.

@@ -14,6 +14,7 @@ import (
 	"berth/metadata"
 	"berth/metadata/metadatatest"
 	"berth/oci"
+	"berth/testenv"
 )
 
 func open(t *testing.T, url string) *metadata.DB {
@@ -270,4 +271,15 @@ func TestSQLiteBusy(t *testing.T) {
 	if got := names(t, db); !slices.Equal(got, []string{"bob"}) {
 		t.Errorf("users %q", got)
 	}
+}
+
+// Servers whose strings are not those of the standard get the same schema.
+func TestMigrateWithoutStandardStrings(t *testing.T) {
+	t.Parallel()
+	address := testenv.Postgres(t)
+	if _, err := shell(t, address, true).Exec(`DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET standard_conforming_strings = off', current_database()); END $$`); err != nil {
+		t.Fatal(err)
+	}
+	db := metadatatest.Open(t, metadata.Options{URL: address})
+	repo(t, db, "team/app")
 }

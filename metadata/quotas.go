@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"berth/oci"
+	"berth/sqldb"
 )
 
 // Limits are the limits of a team; nil is none.
@@ -110,8 +111,8 @@ func (tx *Tx) SetQuota(ctx context.Context, team string, l Limits, actor string)
 	}
 	// Whoever pushes after this writes the ledger; whoever has begun before does
 	// not, so these end first.
-	if err := tx.db.dialect.drain(ctx, tx, "team_quotas"); err != nil {
-		if tx.db.dialect.isLockTimeout(err) {
+	if err := tx.dialect().Drain(ctx, tx.sql, "team_quotas"); err != nil {
+		if tx.dialect().IsLockTimeout(err) {
 			return oci.Errorf(oci.CodeUnavailable, "pushes did not let the counting begin: set the quota again").WithCause(err)
 		}
 		return err
@@ -135,11 +136,11 @@ func (tx *Tx) DeleteQuota(ctx context.Context, team string) error {
 // be the first thing in its transaction. On SQLite other writes wait for it, about ten
 // seconds per million images.
 func (tx *Tx) CountQuota(ctx context.Context, team string) error {
-	if err := tx.db.dialect.oneSnapshot(ctx, tx); err != nil {
+	if err := tx.dialect().OneSnapshot(ctx, tx.sql); err != nil {
 		return err
 	}
 	// Millions of blobs take longer than a statement may, and the quota would never begin to hold.
-	if err := tx.db.dialect.patient(ctx, tx); err != nil {
+	if err := tx.dialect().Patient(ctx, tx.sql); err != nil {
 		return err
 	}
 	// Who counts at the same time waits here, and begins again when that is done.
@@ -188,7 +189,7 @@ const foldBatch = 1000
 
 // FoldQuota folds lines of a team's ledger into its sums, and returns how many.
 func (tx *Tx) FoldQuota(ctx context.Context, team string) (int, error) {
-	held, err := list(ctx, tx, scanString, `SELECT team FROM team_quotas WHERE team = $1 AND counted`+tx.db.dialect.forUpdate(), team)
+	held, err := list(ctx, tx, scanString, `SELECT team FROM team_quotas WHERE team = $1 AND counted`+tx.dialect().ForUpdate(), team)
 	if err != nil || len(held) == 0 {
 		return 0, err
 	}
@@ -335,13 +336,7 @@ func (q Quota) over(before amount) (int, bool) {
 }
 
 // errQuotaContended makes the transaction begin again, now as one that waits.
-var errQuotaContended = oci.Errorf(oci.CodeUnavailable, "many are pushing at the limit of a quota at once: push again")
-
-// isContended tells that very error from others with its code.
-func isContended(err error) bool {
-	var e *oci.Error
-	return errors.As(err, &e) && e == errQuotaContended
-}
+var errQuotaContended = oci.Errorf(oci.CodeUnavailable, "many are pushing at the limit of a quota at once: push again").WithCause(sqldb.ErrAgain)
 
 // PushTo runs a push to a repository, which is made when it is not there yet, and refuses
 // what its team's quota does not allow: then all is undone, and the error is a DENIED. The limit is never
@@ -396,7 +391,7 @@ func (tx *Tx) withinQuota(ctx context.Context, team string, most amount, unknown
 	}
 	// What was read before the lock is out of date.
 	if !unknown && q.far(most) {
-		if err := lock(tx.db.dialect.keyShare()); err != nil {
+		if err := lock(tx.dialect().KeyShare()); err != nil {
 			return err
 		}
 		if q, err = tx.Quota(ctx, team); err != nil {
@@ -407,7 +402,7 @@ func (tx *Tx) withinQuota(ctx context.Context, team string, most amount, unknown
 		}
 		return fn()
 	}
-	if err := lock(tx.db.dialect.forUpdate()); err != nil {
+	if err := lock(tx.dialect().ForUpdate()); err != nil {
 		return err
 	}
 	if q, err = tx.Quota(ctx, team); err != nil {

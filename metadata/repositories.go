@@ -108,7 +108,7 @@ type RepositoryFilter struct {
 // Repositories lists repositories in the order of their names (bytes).
 func (tx *Tx) Repositories(ctx context.Context, f RepositoryFilter) ([]Repository, error) {
 	return inChunks(f, func(r Repository) string { return r.Name }, func(f RepositoryFilter) ([]Repository, error) {
-		page, args := f.page("*", tx.db.dialect.lateral())
+		page, args := f.page("*", tx.dialect().Lateral())
 		return list(ctx, tx, func(rows *sql.Rows) (Repository, error) { return scanRepository(rows.Scan) },
 			`SELECT `+repositoryColumns+` FROM `+page+` AS r ORDER BY r.name`, args...)
 	})
@@ -116,7 +116,7 @@ func (tx *Tx) Repositories(ctx context.Context, f RepositoryFilter) ([]Repositor
 
 // RepositoryNames is Repositories for the names alone.
 func (tx *Tx) RepositoryNames(ctx context.Context, f RepositoryFilter) ([]string, error) {
-	if tx.cache != nil && !f.Viewer.Fresh.IsZero() {
+	if tx.sql.Remembers() && !f.Viewer.Fresh.IsZero() {
 		// With a moment in it, no question would be asked twice. For nearly everybody it
 		// makes no difference, which is a question without one.
 		fresh, err := tx.isFresh(ctx, f.Viewer)
@@ -128,7 +128,7 @@ func (tx *Tx) RepositoryNames(ctx context.Context, f RepositoryFilter) ([]string
 		}
 	}
 	return inChunks(f, func(name string) string { return name }, func(f RepositoryFilter) ([]string, error) {
-		page, args := f.page("name", tx.db.dialect.lateral())
+		page, args := f.page("name", tx.dialect().Lateral())
 		return tx.rememberNames(ctx, `SELECT string_agg(r.name, ',') FROM `+page+` AS r`, args...)
 	})
 }
@@ -306,7 +306,7 @@ func (tx *Tx) DeleteRepository(ctx context.Context, name string, actor Actor) er
 	// The lock stops pushes: their foreign keys wait for this row, then fail.
 	var id int64
 	var policy sql.NullInt64
-	err := tx.row(ctx, `SELECT id, tag_policy_id FROM repositories WHERE name = $1`+tx.db.dialect.forUpdate(), name).Scan(&id, &policy)
+	err := tx.row(ctx, `SELECT id, tag_policy_id FROM repositories WHERE name = $1`+tx.dialect().ForUpdate(), name).Scan(&id, &policy)
 	if err != nil {
 		return notFound(err, errRepositoryUnknown(name))
 	}
@@ -320,7 +320,7 @@ func (tx *Tx) DeleteRepository(ctx context.Context, name string, actor Actor) er
 		`DELETE FROM repositories WHERE id = $1`,
 	} {
 		if _, err := tx.exec(ctx, statement, id); err != nil {
-			if tx.db.dialect.isForeignKey(err) {
+			if tx.dialect().IsForeignKey(err) {
 				return oci.Errorf(oci.CodeConflict, "somebody is pushing to %s right now: try again", name).WithCause(err)
 			}
 			return fmt.Errorf("deleting repository %s: %w", name, err)

@@ -11,6 +11,7 @@ import (
 
 	"berth/metadata"
 	"berth/metadata/metadatatest"
+	"berth/sqldb"
 )
 
 // pairs are all ways from one engine to another.
@@ -26,7 +27,7 @@ func pairs(t *testing.T, f func(t *testing.T, from, to string)) {
 // Both engines have to describe the schema alike, or nothing could be moved
 // between them; and each table has to be copied or to have a reason not to be.
 func TestTables(t *testing.T) {
-	found := map[string][]metadata.Table{}
+	found := map[string][]sqldb.Table{}
 	metadatatest.EachURL(t, func(t *testing.T, url string) {
 		db := metadatatest.Open(t, metadata.Options{URL: url})
 		tables, err := db.Tables(t.Context())
@@ -42,7 +43,7 @@ func TestTables(t *testing.T) {
 			}
 			names = append(names, table.Name)
 		}
-		slices.SortFunc(tables, func(a, b metadata.Table) int { return strings.Compare(a.Name, b.Name) })
+		slices.SortFunc(tables, func(a, b sqldb.Table) int { return strings.Compare(a.Name, b.Name) })
 		found[db.Engine()] = tables
 		all := map[string]string{
 			"sqlite":   `SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%' ORDER BY name`,
@@ -105,7 +106,7 @@ func queryStrings(t *testing.T, raw *sql.DB, query string, args ...any) []string
 }
 
 // rowsOf gives all rows of a table, in the order of its key.
-func rowsOf(t *testing.T, raw *sql.DB, table metadata.Table) []string {
+func rowsOf(t *testing.T, raw *sql.DB, table sqldb.Table) []string {
 	t.Helper()
 	columns := make([]string, len(table.Columns))
 	for i, c := range table.Columns {

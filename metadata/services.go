@@ -54,7 +54,7 @@ func (tx *Tx) Services(ctx context.Context, after string, limit int) ([]Service,
 // LockService is Service for a change: the row stays as it is until the
 // transaction ends. It returns NOT_FOUND.
 func (tx *Tx) LockService(ctx context.Context, name string) (Service, error) {
-	s, err := scanService(tx.row(ctx, `SELECT `+serviceColumns+` FROM services WHERE name = $1`+tx.db.dialect.forUpdate(), name).Scan)
+	s, err := scanService(tx.row(ctx, `SELECT `+serviceColumns+` FROM services WHERE name = $1`+tx.dialect().ForUpdate(), name).Scan)
 	return s, notFound(err, errServiceUnknown(name))
 }
 

@@ -104,6 +104,9 @@ type TagChange struct {
 	Previous digest.Digest // where it pointed before, when Moved
 }
 
+// putTagAttempts is how often a push of a tag looks at what stands in its way.
+const putTagAttempts = 8
+
 // PutTag points a tag to a manifest of the repository. The database decides:
 // one conditional upsert, with the tag's policy as its condition, so that of
 // any number of pushers of an immutable tag exactly one wins. Where it refuses, the error is a
@@ -115,7 +118,7 @@ func (tx *Tx) PutTag(ctx context.Context, repositoryID int64, name string, d dig
 		if decided || err != nil {
 			return change, err
 		}
-		if attempt == maxAttempts {
+		if attempt == putTagAttempts {
 			return TagChange{}, oci.Errorf(oci.CodeTagImmutable, "the tag %s is being changed by others all the time: push again", name)
 		}
 	}
@@ -143,9 +146,9 @@ func (tx *Tx) putTag(ctx context.Context, repositoryID int64, name string, d dig
 	switch {
 	case err == nil:
 		return TagChange{Created: !previous.Valid, Moved: previous.Valid, Previous: digest.Digest(previous.String)}, true, nil
-	case tx.db.dialect.isForeignKey(err):
+	case tx.dialect().IsForeignKey(err):
 		return TagChange{}, true, oci.Errorf(oci.CodeManifestUnknown, "the manifest %s was deleted while it was tagged: push it again", d).WithCause(err)
-	case !errors.Is(err, sql.ErrNoRows) && !tx.db.dialect.isPolicy(err):
+	case !errors.Is(err, sql.ErrNoRows) && !tx.dialect().IsTriggered(err):
 		return TagChange{}, true, err
 	}
 	// No row, or on SQLite the trigger tags_replace: the tag is there and may
@@ -160,7 +163,7 @@ func (tx *Tx) putTag(ctx context.Context, repositoryID int64, name string, d dig
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return TagChange{}, false, nil
-	case err != nil && tx.db.dialect.isPolicy(refused):
+	case err != nil && tx.dialect().IsTriggered(refused):
 		// A trigger refused on Postgres, so the policy has just become
 		// stricter, and the transaction answers no more questions.
 		return TagChange{}, true, oci.Errorf(oci.CodeTagImmutable, "the tag policy does not let the tag %s move", name).WithCause(refused)
@@ -280,7 +283,7 @@ func (tx *Tx) DeleteTag(ctx context.Context, repository, name string, actor Acto
 		return "", err
 	}
 	_, err = tx.exec(ctx, `DELETE FROM tags WHERE repository_id = $1 AND name = $2`, id, name)
-	if err != nil && tx.db.dialect.isPolicy(err) {
+	if err != nil && tx.dialect().IsTriggered(err) {
 		return "", errTagRefused(repository, t).WithCause(err)
 	}
 	return d, err
@@ -298,7 +301,7 @@ func (tx *Tx) DeleteTagAndImage(ctx context.Context, repository, name string, ac
 		return "", false, err
 	}
 	// The lock stops other tags and indexes: their foreign keys wait for this row.
-	_, err = list(ctx, tx, scanID, `SELECT id FROM manifests WHERE repository_id = $1 AND digest = $2`+tx.db.dialect.forUpdate(), id, string(t.Digest))
+	_, err = list(ctx, tx, scanID, `SELECT id FROM manifests WHERE repository_id = $1 AND digest = $2`+tx.dialect().ForUpdate(), id, string(t.Digest))
 	if err != nil {
 		return "", false, err
 	}
@@ -352,7 +355,7 @@ func (tx *Tx) deleteTags(ctx context.Context, repository string, id int64, actor
 		}
 	}
 	names, err := list(ctx, tx, scanString, `DELETE FROM tags WHERE repository_id = $1`+of+` RETURNING name`, args...)
-	if err != nil && tx.db.dialect.isPolicy(err) {
+	if err != nil && tx.dialect().IsTriggered(err) {
 		return nil, oci.Errorf(oci.CodeTagImmutable, "a tag of %s is sealed and can never be deleted", repository).WithCause(err)
 	}
 	slices.Sort(names)
@@ -458,7 +461,7 @@ func (tx *Tx) setTagPolicy(ctx context.Context, table, name string, unknown *oci
 		}
 	}
 	var old sql.NullInt64
-	if err := tx.row(ctx, `SELECT tag_policy_id FROM `+table+` WHERE name = $1`+tx.db.dialect.forUpdate(), name).Scan(&old); err != nil {
+	if err := tx.row(ctx, `SELECT tag_policy_id FROM `+table+` WHERE name = $1`+tx.dialect().ForUpdate(), name).Scan(&old); err != nil {
 		return notFound(err, unknown)
 	}
 	if err := tx.seal(ctx, repositories, name); err != nil { // what the old policy sealed

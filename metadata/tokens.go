@@ -158,7 +158,7 @@ func (tx *Tx) RotateToken(ctx context.Context, user, team, name, secretHash stri
 		return Token{}, err
 	}
 	// Two rotations at the same moment: the second one sees the secret of the first.
-	if err := tx.row(ctx, `SELECT id FROM tokens WHERE id = $1`+tx.db.dialect.forUpdate(), t.ID).Scan(&t.ID); err != nil {
+	if err := tx.row(ctx, `SELECT id FROM tokens WHERE id = $1`+tx.dialect().ForUpdate(), t.ID).Scan(&t.ID); err != nil {
 		return Token{}, notFound(err, errTokenUnknown(user+team, name))
 	}
 	end := micros(tx.now.Add(overlap))

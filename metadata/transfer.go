@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"berth/oci"
+	"berth/sqldb"
 )
 
 // Copying a registry to another database and store: which blobs still need
@@ -20,22 +21,55 @@ import (
 // copied. It is no key of any store.
 const pendingPrefix = "pending:"
 
+// copyRules says which rows a copy of a registry has, and what becomes of its blobs.
+var copyRules = sqldb.CopyRules{
+	// These are about one database or one store, and mean nothing beside another.
+	LeaveOut: map[string]string{
+		"leases":  "who is doing something at this moment",
+		"uploads": "sessions of the store; clients begin theirs anew",
+		"garbage": "objects of the store that nothing refers to",
+	},
+	Merge: map[string]sqldb.Merge{"blobs": {
+		Before: func(ctx context.Context, to *sqldb.Tx) error {
+			_, err := to.Exec(ctx, `UPDATE blobs SET created_at = -1`) // an impossible time: not copied yet
+			return err
+		},
+		Change: pendingBlob, Conflict: arrivedBlobsStay, After: forgetBlobs,
+	}},
+}
+
+// CopyRows makes the rows of to those that from has at this moment, see [sqldb.CopyRows].
+//
+// A blob is the exception: its bytes are in from's store. The row of one that to has
+// already keeps its own object. Others get no object yet, and count as missing until BlobArrived.
+// What from no longer has loses its row, and its object becomes garbage.
+//
+// It returns the number of rows by table.
+func CopyRows(ctx context.Context, from, to *DB) (map[string]int64, error) {
+	return sqldb.CopyRows(ctx, from.database, to.database, copyRules)
+}
+
+// CountRows counts the rows of every table that CopyRows copies, by its name. It reads them all.
+func (db *DB) CountRows(ctx context.Context) (map[string]int64, error) {
+	return db.database.CountRows(ctx, copyRules)
+}
+
 // pendingBlob gives a blob's row a key of its own until its bytes are there.
-func pendingBlob(t Table, now int64) func([]any) {
+func pendingBlob(to *sqldb.Tx, t sqldb.Table) func([]any) {
 	at := func(name string) int {
-		return slices.IndexFunc(t.Columns, func(c Column) bool { return c.Name == name })
+		return slices.IndexFunc(t.Columns, func(c sqldb.Column) bool { return c.Name == name })
 	}
 	digestAt, keyAt, missingAt := at("digest"), at("storage_key"), at("missing_since")
 	return func(row []any) {
 		row[keyAt] = pendingPrefix + row[digestAt].(string)
 		if row[missingAt] == nil {
-			row[missingAt] = now
+			row[missingAt] = micros(to.Now())
 		}
 	}
 }
 
 // arrivedBlobsStay ends the INSERT of blobs: a healthy row keeps its object.
-func arrivedBlobsStay(t Table) string {
+func arrivedBlobsStay(t sqldb.Table) string {
 	var set []string
 	for _, c := range t.Columns {
 		switch c.Name {
@@ -43,21 +77,20 @@ func arrivedBlobsStay(t Table) string {
 		case "storage_key", "missing_since":
 			set = append(set, c.Name+" = CASE WHEN blobs.missing_since IS NULL THEN blobs."+c.Name+" ELSE excluded."+c.Name+" END")
 		default:
-			set = append(set, quoted(c.Name)+" = excluded."+quoted(c.Name))
+			set = append(set, sqldb.Quoted(c.Name)+" = excluded."+sqldb.Quoted(c.Name))
 		}
 	}
-	return ` ON CONFLICT (digest) DO UPDATE SET ` + strings.Join(set, ", ")
+	return `ON CONFLICT (digest) DO UPDATE SET ` + strings.Join(set, ", ")
 }
 
-// forgetBlobs removes the blobs that the source no longer has, which copyTable
-// has marked by an impossible time, and makes garbage of their objects.
-func (tx *Tx) forgetBlobs(ctx context.Context) error {
-	_, err := tx.exec(ctx, `
+// forgetBlobs removes the blobs that the source no longer has, and makes garbage of their objects.
+func forgetBlobs(ctx context.Context, to *sqldb.Tx) error {
+	_, err := to.Exec(ctx, `
 		INSERT INTO garbage (kind, value, enqueued_at, not_before, digest, size)
 		SELECT 'object', storage_key, CAST($1 AS BIGINT), CAST($1 AS BIGINT), digest, size FROM blobs
-		 WHERE created_at = -1 AND storage_key NOT LIKE '`+pendingPrefix+`%'`, micros(tx.now))
+		 WHERE created_at = -1 AND storage_key NOT LIKE '`+pendingPrefix+`%'`, micros(to.Now()))
 	if err == nil {
-		_, err = tx.exec(ctx, `DELETE FROM blobs WHERE created_at = -1`)
+		_, err = to.Exec(ctx, `DELETE FROM blobs WHERE created_at = -1`)
 	}
 	return err
 }
@@ -179,26 +212,4 @@ func (tx *Tx) Hold(ctx context.Context, id string, ttl time.Duration, renew bool
 // ReleaseHold ends a hold.
 func (tx *Tx) ReleaseHold(ctx context.Context, id string) error {
 	return tx.ReleaseLease(ctx, holdPrefix+id, id)
-}
-
-// Integrity reads an SQLite database through and reports what is damaged: pages,
-// indexes, and rows whose foreign keys point to nothing. Postgres does not have such a check.
-func (db *DB) Integrity(ctx context.Context) error {
-	if db.writer == nil {
-		return nil
-	}
-	return db.View(ctx, func(tx *Tx) error {
-		found, err := list(ctx, tx, scanString, `SELECT integrity_check FROM pragma_integrity_check LIMIT 10`)
-		if err != nil {
-			return err
-		}
-		if len(found) != 1 || found[0] != "ok" {
-			return errors.New("the database is damaged: " + strings.Join(found, "; "))
-		}
-		found, err = list(ctx, tx, scanString, `SELECT DISTINCT "table" || ' to ' || parent FROM pragma_foreign_key_check LIMIT 10`)
-		if err == nil && len(found) > 0 {
-			err = errors.New("rows refer to others that are not there: " + strings.Join(found, "; "))
-		}
-		return err
-	})
 }

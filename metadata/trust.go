@@ -162,7 +162,7 @@ func (tx *Tx) TrustPolicy(ctx context.Context, team, name string) (TrustPolicy, 
 func (tx *Tx) LockTrustPolicy(ctx context.Context, team, name string) (TrustPolicy, error) {
 	var id int64
 	err := tx.row(ctx, `
-		SELECT id FROM trust_policies WHERE team_id = (SELECT id FROM teams WHERE name = $1) AND name = $2`+tx.db.dialect.forUpdate(), team, name).Scan(&id)
+		SELECT id FROM trust_policies WHERE team_id = (SELECT id FROM teams WHERE name = $1) AND name = $2`+tx.dialect().ForUpdate(), team, name).Scan(&id)
 	if err != nil {
 		return TrustPolicy{}, notFound(err, errTrustPolicyUnknown(team, name))
 	}

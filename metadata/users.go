@@ -70,7 +70,7 @@ func (tx *Tx) CreateUser(ctx context.Context, u User) (User, error) {
 // checkLookAlike returns CONFLICT when a user has a name that differs in case only. Until
 // the transaction ends nobody else makes one.
 func (tx *Tx) checkLookAlike(ctx context.Context, name string) error {
-	if err := tx.db.dialect.lockTable(ctx, tx, "users"); err != nil {
+	if err := tx.dialect().LockTable(ctx, tx.sql, "users"); err != nil {
 		return err
 	}
 	var other string
@@ -87,7 +87,7 @@ func (tx *Tx) checkLookAlike(ctx context.Context, name string) error {
 // CreateFirstAdmin makes the first user, an admin, and reports whether it did:
 // of any number of replicas that start on an empty database one does.
 func (tx *Tx) CreateFirstAdmin(ctx context.Context, name, passwordHash string) (bool, error) {
-	if err := tx.db.dialect.lockTable(ctx, tx, "users"); err != nil {
+	if err := tx.dialect().LockTable(ctx, tx.sql, "users"); err != nil {
 		return false, err
 	}
 	n, err := tx.exec(ctx, `
@@ -164,7 +164,7 @@ func (tx *Tx) DeleteUser(ctx context.Context, name string) error {
 // cannot each leave the other one as the last.
 func (tx *Tx) lockAdmins(ctx context.Context) error {
 	return tx.each(ctx, func(*sql.Rows) error { return nil },
-		`SELECT id FROM users WHERE role = 'admin' AND NOT disabled ORDER BY id`+tx.db.dialect.forUpdate())
+		`SELECT id FROM users WHERE role = 'admin' AND NOT disabled ORDER BY id`+tx.dialect().ForUpdate())
 }
 
 func (tx *Tx) checkAdminLeft(ctx context.Context, name string) error {

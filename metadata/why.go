@@ -253,7 +253,7 @@ const smallUsage = `
 // and Shared stay 0: they would tell what other teams have. It returns NOT_FOUND for a team that is neither
 // there nor has repositories.
 func (tx *Tx) UsageOfTeam(ctx context.Context, team, after string, limit int) ([]Usage, error) {
-	if err := tx.db.dialect.preferIndexes(ctx, tx); err != nil {
+	if err := tx.dialect().PreferIndexes(ctx, tx.sql); err != nil {
 		return nil, err
 	}
 	found, err := tx.usage(ctx, smallUsage+`(SELECT id, team, name FROM repositories WHERE team = $1 AND name > $2 ORDER BY name LIMIT $3) r ORDER BY r.name`,
@@ -266,7 +266,7 @@ func (tx *Tx) UsageOfTeam(ctx context.Context, team, after string, limit int) ([
 
 // UsageOfRepository is UsageOfTeam for one repository, or returns NAME_UNKNOWN.
 func (tx *Tx) UsageOfRepository(ctx context.Context, name string) (Usage, error) {
-	if err := tx.db.dialect.preferIndexes(ctx, tx); err != nil {
+	if err := tx.dialect().PreferIndexes(ctx, tx.sql); err != nil {
 		return Usage{}, err
 	}
 	found, err := tx.usage(ctx, smallUsage+`repositories r WHERE r.name = $1`, name)

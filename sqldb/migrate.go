@@ -1,4 +1,4 @@
-package metadata
+package sqldb
 
 import (
 	"context"
@@ -18,14 +18,17 @@ const migrationLock int64 = 0x6265727468
 // that is migrating.
 const migrationLockWait = 5 * time.Minute
 
+// migrationsTable is the one table that this package makes and knows.
+const migrationsTable = "schema_migrations"
+
 type migration struct {
 	name string
 	text string
 }
 
-// migrations lists the embedded files; the n-th has the number n+1.
-func (db *DB) migrations() ([]migration, error) {
-	names, err := fs.Glob(db.files, "*.sql")
+// migrations lists the files; the n-th has the number n+1.
+func migrations(files fs.FS) ([]migration, error) {
+	names, err := fs.Glob(files, "*.sql")
 	if err != nil {
 		return nil, err
 	}
@@ -35,7 +38,7 @@ func (db *DB) migrations() ([]migration, error) {
 		if number, err := strconv.Atoi(strings.SplitN(name, "_", 2)[0]); err != nil || number != i+1 {
 			return nil, fmt.Errorf("the migration %s is out of sequence", name)
 		}
-		text, err := fs.ReadFile(db.files, name)
+		text, err := fs.ReadFile(files, name)
 		if err != nil {
 			return nil, err
 		}
@@ -45,9 +48,9 @@ func (db *DB) migrations() ([]migration, error) {
 }
 
 // SchemaVersion gives the number of the last migration that was applied (0 for
-// an empty database) and the one that this program wants.
-func (db *DB) SchemaVersion(ctx context.Context) (have, want int, err error) {
-	all, err := db.migrations()
+// an empty database) and the one that the files lead to.
+func (db *DB) SchemaVersion(ctx context.Context, files fs.FS) (have, want int, err error) {
+	all, err := migrations(files)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -71,11 +74,12 @@ func schemaVersion(ctx context.Context, q querier, engine string) (int, error) {
 	return version, err
 }
 
-// Migrate brings the schema to what this program wants and returns the names
-// of the migrations that it applied. Replicas that start together do it one
-// after the other. A schema that is newer than the program is refused.
-func (db *DB) Migrate(ctx context.Context) ([]string, error) {
-	all, err := db.migrations()
+// Migrate brings the schema to what the files of this engine lead to and returns the names
+// of the migrations that it applied. The files are NNNN_name.sql, from 0001 and without a gap; each is one
+// transaction. Replicas that start together do it one after the other. A schema that is newer than
+// the files is refused.
+func (db *DB) Migrate(ctx context.Context, files fs.FS) ([]string, error) {
+	all, err := migrations(files)
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +123,7 @@ func (db *DB) applyNext(ctx context.Context, conn *sql.Conn, begin string, all [
 		}
 	}()
 	if _, err := conn.ExecContext(ctx, begin); err != nil {
-		if db.dialect.isLockTimeout(err) {
+		if db.dialect.IsLockTimeout(err) {
 			err = fmt.Errorf("another replica has been migrating the database for %s: look at its log, then start again: %w", migrationLockWait, err)
 		}
 		return "", err
@@ -145,7 +149,7 @@ func (db *DB) applyNext(ctx context.Context, conn *sql.Conn, begin string, all [
 		return "", fmt.Errorf("migration %s: %w", m.name, err)
 	}
 	if _, err := conn.ExecContext(ctx, `INSERT INTO schema_migrations (number, name, applied_at) VALUES ($1, $2, $3)`,
-		have+1, m.name, micros(db.clock())); err != nil {
+		have+1, m.name, db.clock().UnixMicro()); err != nil {
 		return "", err
 	}
 	if _, err := conn.ExecContext(ctx, `COMMIT`); err != nil {

@@ -1,4 +1,4 @@
-package metadata
+package sqldb
 
 import (
 	"context"
@@ -145,6 +145,25 @@ func (c *readCache) put(at dbState, q question, answer any, bytes int) {
 	c.bytes += bytes
 }
 
+// Remembers reports whether Remember may answer from memory.
+func (tx *Tx) Remembers() bool { return tx.cache != nil }
+
+// CacheStats is how the read cache does.
+type CacheStats struct {
+	Hits  int64 // reads that were answered from memory
+	Bytes int   // that it holds
+}
+
+// CacheStats gives the state of the read cache; zeros where there is none.
+func (db *DB) CacheStats() CacheStats {
+	if db.cache == nil {
+		return CacheStats{}
+	}
+	db.cache.mu.RLock()
+	defer db.cache.mu.RUnlock()
+	return CacheStats{Hits: db.cache.hits.Load(), Bytes: db.cache.bytes}
+}
+
 func (c *readCache) forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -156,10 +175,12 @@ func (c *readCache) close() error {
 	return c.states.close()
 }
 
-// remember answers a statement from the cache, or by find, which runs it and says how
+// Remember answers a statement from the read cache, or by find, which runs it and says how
 // many bytes the answer takes. An answer is everybody's: nobody may change it. An
-// error is not remembered.
-func remember[T any](ctx context.Context, tx *Tx, find func(query string, args []any) (T, int, error), query string, args ...any) (T, error) {
+// error is not remembered. Only a View remembers, and only for arguments that are text or whole numbers (string, int64,
+// int); all others run find each time. The query with its arguments is the key, so T is the same for
+// each use of a query.
+func Remember[T any](ctx context.Context, tx *Tx, find func(query string, args []any) (T, int, error), query string, args ...any) (T, error) {
 	var room [256]byte
 	asked, ok := room[:0], tx.cache != nil
 	if ok {
@@ -196,21 +217,4 @@ func appendArgs(b []byte, args []any) ([]byte, bool) {
 		}
 	}
 	return b, true
-}
-
-// rememberNames is remember for names, which see.
-func (tx *Tx) rememberNames(ctx context.Context, query string, args ...any) ([]string, error) {
-	return remember(ctx, tx, func(query string, args []any) ([]string, int, error) {
-		found, err := tx.names(ctx, query, args...)
-		return found, sizeOf(found), err
-	}, query, args...)
-}
-
-// sizeOf is about what a list takes in memory.
-func sizeOf(list []string) int {
-	n := 0
-	for _, s := range list {
-		n += 16 + len(s)
-	}
-	return n
 }

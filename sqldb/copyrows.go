@@ -1,4 +1,4 @@
-package metadata
+package sqldb
 
 import (
 	"context"
@@ -41,34 +41,49 @@ type Table struct {
 	Refs    []string // other tables that its foreign keys point to, by name
 }
 
-// leftOut are the tables whose rows are not copied, and why: they are about
-// one database or one store, and mean nothing beside another.
-var leftOut = map[string]string{
-	"schema_migrations": "says how the tables came to be, and each database says it itself",
-	"leases":            "who is doing something at this moment",
-	"uploads":           "sessions of the store; clients begin theirs anew",
-	"garbage":           "objects of the store that nothing refers to",
+// CopyRules is what a copy has to know of tables that the catalog does not say. The zero value
+// copies every table, and replaces all that is there.
+type CopyRules struct {
+	// LeaveOut has the tables whose rows are not copied, and why. The table of migrations, which each
+	// database fills itself, is always left out.
+	LeaveOut map[string]string
+	// Merge has the tables whose rows stay where they are, for copied ones to be merged with.
+	Merge map[string]Merge
+}
+
+// Merge says how copied rows meet those that are there. Its functions get the transaction of the copy.
+type Merge struct {
+	// Before is called before the first row comes, and After behind the last one.
+	Before, After func(ctx context.Context, to *Tx) error
+	// Change gives what changes each row before it is written; the values are in the order of the table's Columns.
+	Change func(to *Tx, t Table) func(row []any)
+	// Conflict gives the end of the INSERT (ON CONFLICT ...), which decides about a row that is there.
+	Conflict func(t Table) string
+}
+
+func (r CopyRules) leaveOut(table string) bool {
+	return table == migrationsTable || r.LeaveOut[table] != ""
 }
 
 // Tables lists the tables whose rows are copied, each behind those that it
 // refers to. It fails when the schema has something that cannot be copied: a
 // column of an unknown type, a table without a primary key, or tables that refer to each other.
-func (db *DB) Tables(ctx context.Context) ([]Table, error) {
+func (db *DB) Tables(ctx context.Context, rules CopyRules) ([]Table, error) {
 	var tables []Table
 	err := db.View(ctx, func(tx *Tx) (err error) {
-		tables, err = tx.tables(ctx)
+		tables, err = tx.tables(ctx, rules)
 		return err
 	})
 	return tables, err
 }
 
-func (tx *Tx) tables(ctx context.Context) ([]Table, error) {
+func (tx *Tx) tables(ctx context.Context, rules CopyRules) ([]Table, error) {
 	byName := map[string]*Table{}
 	var names []string
-	err := tx.each(ctx, func(rows *sql.Rows) error {
+	err := tx.Each(ctx, func(rows *sql.Rows) error {
 		var table, column, declared string
 		var key int
-		if err := rows.Scan(&table, &column, &declared, &key); err != nil || leftOut[table] != "" {
+		if err := rows.Scan(&table, &column, &declared, &key); err != nil || rules.leaveOut(table) {
 			return err
 		}
 		kind := tx.db.dialect.kind(declared)
@@ -93,7 +108,7 @@ func (tx *Tx) tables(ctx context.Context) ([]Table, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the columns of all tables: %w", err)
 	}
-	err = tx.each(ctx, func(rows *sql.Rows) error {
+	err = tx.Each(ctx, func(rows *sql.Rows) error {
 		var from, to string
 		if err := rows.Scan(&from, &to); err != nil {
 			return err
@@ -113,7 +128,7 @@ func (tx *Tx) tables(ctx context.Context) ([]Table, error) {
 		before := len(ordered)
 		for _, name := range names {
 			t := byName[name]
-			if placed[name] || slices.ContainsFunc(t.Refs, func(ref string) bool { return !placed[ref] && leftOut[ref] == "" }) {
+			if placed[name] || slices.ContainsFunc(t.Refs, func(ref string) bool { return !placed[ref] && !rules.leaveOut(ref) }) {
 				continue
 			}
 			if len(t.Key) == 0 {
@@ -139,25 +154,21 @@ const (
 
 // CopyRows makes the rows of to those that from has at this moment, in one
 // snapshot of from and one transaction of to: who looks at to sees all of it or what was there
-// before. Both have to have this program's schema version; nobody else may write to to meanwhile.
+// before. Both have to have the same schema; nobody else may write to to meanwhile.
 // Numbers that a table gives out go on behind those of from. Memory is bounded by a few rows.
 //
-// A blob is the exception: its bytes are in from's store. The row of one that to has
-// already keeps its own object. Others get no object yet, and count as missing until BlobArrived.
-// What from no longer has loses its row, and its object becomes garbage.
-//
 // It returns the number of rows by table.
-func CopyRows(ctx context.Context, from, to *DB) (map[string]int64, error) {
+func CopyRows(ctx context.Context, from, to *DB, rules CopyRules) (map[string]int64, error) {
 	var counts map[string]int64
 	err := from.Snapshot(ctx, func(src *Tx) error {
-		if err := from.dialect.patient(ctx, src); err != nil {
+		if err := from.dialect.Patient(ctx, src); err != nil {
 			return err
 		}
-		tables, err := src.tables(ctx)
+		tables, err := src.tables(ctx, rules)
 		if err != nil {
 			return err
 		}
-		other, err := to.Tables(ctx)
+		other, err := to.Tables(ctx, rules)
 		if err != nil {
 			return err
 		}
@@ -166,18 +177,21 @@ func CopyRows(ctx context.Context, from, to *DB) (map[string]int64, error) {
 		}
 		return to.Update(ctx, func(dst *Tx) error {
 			counts = map[string]int64{}
-			if err := to.dialect.patient(ctx, dst); err != nil {
+			if err := to.dialect.Patient(ctx, dst); err != nil {
 				return err
 			}
 			enable, err := to.dialect.disableTriggers(ctx, dst, tables)
 			if err != nil {
 				return fmt.Errorf("switching the triggers off: %w", err)
 			}
-			if err := to.dialect.empty(ctx, dst, tables); err != nil {
+			if err := to.dialect.empty(ctx, dst, slices.DeleteFunc(slices.Clone(tables), func(t Table) bool {
+				_, stays := rules.Merge[t.Name]
+				return stays
+			})); err != nil {
 				return fmt.Errorf("emptying the tables: %w", err)
 			}
 			for _, t := range tables {
-				if counts[t.Name], err = copyTable(ctx, src, dst, t); err != nil {
+				if counts[t.Name], err = copyTable(ctx, src, dst, t, rules.Merge[t.Name]); err != nil {
 					return fmt.Errorf("copying the table %s: %w", t.Name, err)
 				}
 				n, err := from.dialect.lastNumber(ctx, src, t)
@@ -214,30 +228,35 @@ func sameTables(from, to []Table) error {
 	return nil
 }
 
-func quoted(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
+// Quoted is the name of a table or a column as it stands in a statement.
+func Quoted(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
 
 // copyTable copies one table, in the order of its key: a row that refers to
 // another one of its table comes behind it, for that has the smaller number.
-func copyTable(ctx context.Context, src, dst *Tx, t Table) (int64, error) {
+func copyTable(ctx context.Context, src, dst *Tx, t Table, merge Merge) (int64, error) {
 	columns := make([]string, len(t.Columns))
 	for i, c := range t.Columns {
-		columns[i] = quoted(c.Name)
+		columns[i] = Quoted(c.Name)
 	}
 	key := make([]string, len(t.Key))
 	for i, k := range t.Key {
-		key[i] = quoted(k)
+		key[i] = Quoted(k)
 	}
 	into := inserter{tx: dst, table: t, batch: min(copyBatch, 30_000/len(columns))} // SQLite takes 32,766 parameters
-	into.head = `INSERT INTO ` + quoted(t.Name) + ` (` + strings.Join(columns, ", ") + `)` + dst.db.dialect.givenNumbers() + ` VALUES `
-	if t.Name == "blobs" {
-		into.change = pendingBlob(t, micros(dst.now))
-		into.tail = arrivedBlobsStay(t)
-		if _, err := dst.exec(ctx, `UPDATE blobs SET created_at = -1`); err != nil {
+	into.head = `INSERT INTO ` + Quoted(t.Name) + ` (` + strings.Join(columns, ", ") + `)` + dst.db.dialect.givenNumbers() + ` VALUES `
+	if merge.Change != nil {
+		into.change = merge.Change(dst, t)
+	}
+	if merge.Conflict != nil {
+		into.tail = " " + merge.Conflict(t)
+	}
+	if merge.Before != nil {
+		if err := merge.Before(ctx, dst); err != nil {
 			return 0, err
 		}
 	}
 	var n int64
-	err := src.each(ctx, func(rows *sql.Rows) error {
+	err := src.Each(ctx, func(rows *sql.Rows) error {
 		values := make([]any, len(columns))
 		targets := make([]any, len(columns))
 		for i := range values {
@@ -255,12 +274,12 @@ func copyTable(ctx context.Context, src, dst *Tx, t Table) (int64, error) {
 		}
 		n++
 		return into.add(ctx, values)
-	}, `SELECT `+strings.Join(columns, ", ")+` FROM `+quoted(t.Name)+` ORDER BY `+strings.Join(key, ", "))
+	}, `SELECT `+strings.Join(columns, ", ")+` FROM `+Quoted(t.Name)+` ORDER BY `+strings.Join(key, ", "))
 	if err == nil {
 		err = into.flush(ctx)
 	}
-	if err == nil && t.Name == "blobs" {
-		err = dst.forgetBlobs(ctx)
+	if err == nil && merge.After != nil {
+		err = merge.After(ctx, dst)
 	}
 	return n, err
 }
@@ -357,7 +376,7 @@ func (in *inserter) flush(ctx context.Context) error {
 			text.WriteString(")")
 		}
 		text.WriteString(in.tail)
-		if _, err := in.tx.exec(ctx, text.String(), args...); err != nil {
+		if _, err := in.tx.Exec(ctx, text.String(), args...); err != nil {
 			return err
 		}
 	}
@@ -373,16 +392,16 @@ func separator(column int) string {
 }
 
 // CountRows counts the rows of every table that CopyRows copies, by its name. It reads them all.
-func (db *DB) CountRows(ctx context.Context) (map[string]int64, error) {
+func (db *DB) CountRows(ctx context.Context, rules CopyRules) (map[string]int64, error) {
 	counts := map[string]int64{}
 	err := db.Snapshot(ctx, func(tx *Tx) error {
-		if err := db.dialect.patient(ctx, tx); err != nil {
+		if err := db.dialect.Patient(ctx, tx); err != nil {
 			return err
 		}
-		tables, err := tx.tables(ctx)
+		tables, err := tx.tables(ctx, rules)
 		for _, t := range tables {
 			var n int64
-			if err = tx.row(ctx, `SELECT COUNT(*) FROM `+quoted(t.Name)).Scan(&n); err != nil {
+			if err = tx.Row(ctx, `SELECT COUNT(*) FROM `+Quoted(t.Name)).Scan(&n); err != nil {
 				break
 			}
 			counts[t.Name] = n
@@ -390,4 +409,27 @@ func (db *DB) CountRows(ctx context.Context) (map[string]int64, error) {
 		return err
 	})
 	return counts, err
+}
+
+// Integrity reads an SQLite database through and reports what is damaged: pages,
+// indexes, and rows whose foreign keys point to nothing. Postgres does not have such a check.
+func (db *DB) Integrity(ctx context.Context) error {
+	if db.writer == nil {
+		return nil
+	}
+	text := func(rows *sql.Rows) (s string, err error) { return s, rows.Scan(&s) }
+	return db.View(ctx, func(tx *Tx) error {
+		found, err := List(ctx, tx, text, `SELECT integrity_check FROM pragma_integrity_check LIMIT 10`)
+		if err != nil {
+			return err
+		}
+		if len(found) != 1 || found[0] != "ok" {
+			return errors.New("the database is damaged: " + strings.Join(found, "; "))
+		}
+		found, err = List(ctx, tx, text, `SELECT DISTINCT "table" || ' to ' || parent FROM pragma_foreign_key_check LIMIT 10`)
+		if err == nil && len(found) > 0 {
+			err = errors.New("rows refer to others that are not there: " + strings.Join(found, "; "))
+		}
+		return err
+	})
 }

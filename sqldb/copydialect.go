@@ -1,4 +1,4 @@
-package metadata
+package sqldb
 
 import (
 	"context"
@@ -18,12 +18,10 @@ type rowDialect interface {
 	catalogReferences() string
 	// kind of a declared type, "" for one that is not known.
 	kind(declared string) Kind
-	// patient lets the transaction take as long as it needs.
-	patient(ctx context.Context, tx *Tx) error
 	// disableTriggers switches our triggers off until the function that it
 	// returns is called, in the same transaction. Foreign keys and checks stay in force.
 	disableTriggers(ctx context.Context, tx *Tx, tables []Table) (enable func() error, err error)
-	// empty removes the rows of all tables but blobs.
+	// empty removes the rows of tables; what refers to them has to be among them, or to keep no rows.
 	empty(ctx context.Context, tx *Tx, tables []Table) error
 	// givenNumbers stands before VALUES where rows bring their numbers along.
 	givenNumbers() string
@@ -70,9 +68,9 @@ func (postgresDialect) kind(declared string) Kind {
 // patience is the bound of a statement that may take as long as it needs.
 const patience = 6 * time.Hour
 
-func (postgresDialect) patient(ctx context.Context, tx *Tx) error {
+func (postgresDialect) Patient(ctx context.Context, tx *Tx) error {
 	for _, limit := range []string{"statement_timeout", "idle_in_transaction_session_timeout"} {
-		if _, err := tx.exec(ctx, `SET LOCAL `+limit+` = 0`); err != nil {
+		if _, err := tx.Exec(ctx, `SET LOCAL `+limit+` = 0`); err != nil {
 			return err
 		}
 	}
@@ -83,7 +81,7 @@ func (postgresDialect) patient(ctx context.Context, tx *Tx) error {
 func (postgresDialect) disableTriggers(ctx context.Context, tx *Tx, tables []Table) (func() error, error) {
 	each := func(what string) error {
 		for _, t := range tables {
-			if _, err := tx.exec(ctx, `ALTER TABLE `+quoted(t.Name)+` `+what+` TRIGGER USER`); err != nil {
+			if _, err := tx.Exec(ctx, `ALTER TABLE `+Quoted(t.Name)+` `+what+` TRIGGER USER`); err != nil {
 				return err
 			}
 		}
@@ -93,13 +91,11 @@ func (postgresDialect) disableTriggers(ctx context.Context, tx *Tx, tables []Tab
 }
 
 func (postgresDialect) empty(ctx context.Context, tx *Tx, tables []Table) error {
-	var names []string
-	for _, t := range tables {
-		if t.Name != "blobs" {
-			names = append(names, quoted(t.Name))
-		}
+	names := make([]string, len(tables))
+	for i, t := range tables {
+		names[i] = Quoted(t.Name)
 	}
-	_, err := tx.exec(ctx, `TRUNCATE `+strings.Join(names, ", "))
+	_, err := tx.Exec(ctx, `TRUNCATE `+strings.Join(names, ", "))
 	return err
 }
 
@@ -111,7 +107,7 @@ func (postgresDialect) sequence(ctx context.Context, tx *Tx, t Table) (string, e
 		return "", nil
 	}
 	var name sql.NullString
-	err := tx.row(ctx, `SELECT pg_get_serial_sequence($1, $2)`, quoted(t.Name), t.Key[0]).Scan(&name)
+	err := tx.Row(ctx, `SELECT pg_get_serial_sequence($1, $2)`, Quoted(t.Name), t.Key[0]).Scan(&name)
 	return name.String, err
 }
 
@@ -120,7 +116,7 @@ func (d postgresDialect) lastNumber(ctx context.Context, tx *Tx, t Table) (n int
 	if err != nil || name == "" {
 		return 0, err
 	}
-	err = tx.row(ctx, `SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM `+name).Scan(&n)
+	err = tx.Row(ctx, `SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM `+name).Scan(&n)
 	return n, err
 }
 
@@ -129,7 +125,7 @@ func (d postgresDialect) setLastNumber(ctx context.Context, tx *Tx, t Table, n i
 	if err != nil || name == "" {
 		return err
 	}
-	_, err = tx.exec(ctx, `SELECT setval($1::text::regclass, $2)`, name, n)
+	_, err = tx.Exec(ctx, `SELECT setval($1::text::regclass, $2)`, name, n)
 	return err
 }
 
@@ -168,7 +164,7 @@ func (sqliteDialect) kind(declared string) Kind {
 	return ""
 }
 
-func (sqliteDialect) patient(context.Context, *Tx) error { return nil }
+func (sqliteDialect) Patient(context.Context, *Tx) error { return nil }
 
 // disableTriggers takes the triggers away and makes them again from their own
 // text; SQLite has no other way, and undoes this with the transaction.
@@ -178,7 +174,7 @@ func (sqliteDialect) disableTriggers(ctx context.Context, tx *Tx, tables []Table
 		names[t.Name] = true
 	}
 	type trigger struct{ name, table, text string }
-	triggers, err := list(ctx, tx, func(rows *sql.Rows) (t trigger, err error) {
+	triggers, err := List(ctx, tx, func(rows *sql.Rows) (t trigger, err error) {
 		return t, rows.Scan(&t.name, &t.table, &t.text)
 	}, `SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'trigger' ORDER BY rowid`)
 	if err != nil {
@@ -186,13 +182,13 @@ func (sqliteDialect) disableTriggers(ctx context.Context, tx *Tx, tables []Table
 	}
 	triggers = slices.DeleteFunc(triggers, func(t trigger) bool { return !names[t.table] })
 	for _, t := range triggers {
-		if _, err := tx.exec(ctx, `DROP TRIGGER `+quoted(t.name)); err != nil {
+		if _, err := tx.Exec(ctx, `DROP TRIGGER `+Quoted(t.name)); err != nil {
 			return nil, err
 		}
 	}
 	return func() error {
 		for _, t := range triggers {
-			if _, err := tx.exec(ctx, t.text); err != nil {
+			if _, err := tx.Exec(ctx, t.text); err != nil {
 				return fmt.Errorf("the trigger %s: %w", t.name, err)
 			}
 		}
@@ -203,14 +199,11 @@ func (sqliteDialect) disableTriggers(ctx context.Context, tx *Tx, tables []Table
 func (sqliteDialect) empty(ctx context.Context, tx *Tx, tables []Table) error {
 	// Foreign keys are looked at when the transaction ends: a row may go before
 	// those that refer to it, all of which go too.
-	if _, err := tx.exec(ctx, `PRAGMA defer_foreign_keys = ON`); err != nil {
+	if _, err := tx.Exec(ctx, `PRAGMA defer_foreign_keys = ON`); err != nil {
 		return err
 	}
 	for _, t := range slices.Backward(tables) {
-		if t.Name == "blobs" {
-			continue
-		}
-		if _, err := tx.exec(ctx, `DELETE FROM `+quoted(t.Name)); err != nil {
+		if _, err := tx.Exec(ctx, `DELETE FROM `+Quoted(t.Name)); err != nil {
 			return err
 		}
 	}
@@ -225,17 +218,17 @@ func (sqliteDialect) lastNumber(ctx context.Context, tx *Tx, t Table) (n int64, 
 	if len(t.Key) != 1 || !slices.Contains(t.Columns, Column{t.Key[0], KindInteger}) {
 		return 0, nil
 	}
-	err = tx.row(ctx, `
+	err = tx.Row(ctx, `
 		SELECT MAX(COALESCE((SELECT seq FROM sqlite_sequence WHERE name = $1), 0),
-		           COALESCE((SELECT MAX(`+quoted(t.Key[0])+`) FROM `+quoted(t.Name)+`), 0))`, t.Name).Scan(&n)
+		           COALESCE((SELECT MAX(`+Quoted(t.Key[0])+`) FROM `+Quoted(t.Name)+`), 0))`, t.Name).Scan(&n)
 	return n, err
 }
 
 func (sqliteDialect) setLastNumber(ctx context.Context, tx *Tx, t Table, n int64) error {
-	if _, err := tx.exec(ctx, `DELETE FROM sqlite_sequence WHERE name = $1`, t.Name); err != nil {
+	if _, err := tx.Exec(ctx, `DELETE FROM sqlite_sequence WHERE name = $1`, t.Name); err != nil {
 		return err
 	}
-	_, err := tx.exec(ctx, `
+	_, err := tx.Exec(ctx, `
 		INSERT INTO sqlite_sequence (name, seq)
 		SELECT name, CAST($2 AS INTEGER) FROM sqlite_master
 		 WHERE type = 'table' AND name = $1 AND sql LIKE '%AUTOINCREMENT%'`, t.Name, n)

@@ -1,4 +1,4 @@
-package metadata
+package sqldb
 
 import (
 	"context"
@@ -24,7 +24,7 @@ func TestJournal(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	if _, err := db.Migrate(ctx); err != nil {
+	if _, err := db.Migrate(ctx, words); err != nil {
 		t.Fatal(err)
 	}
 	var syncs atomic.Int32
@@ -40,10 +40,7 @@ func TestJournal(t *testing.T) {
 		return <-proceed
 	}, db.breakDown)
 	add := func(update func(context.Context, func(*Tx) error) error, name string) error {
-		return update(ctx, func(tx *Tx) error {
-			_, err := tx.CreateUser(ctx, User{Name: name, Role: RoleUser})
-			return err
-		})
+		return update(ctx, func(tx *Tx) error { return tx.add(ctx, name) })
 	}
 	done := make(chan error, 1)
 	go func() { done <- add(db.Update, "first") }()
@@ -63,8 +60,8 @@ func TestJournal(t *testing.T) {
 	}
 	for n := 0; n < together+2; { // all are committed, none is answered
 		if err := db.View(ctx, func(tx *Tx) error {
-			users, err := tx.Users(ctx, "", 100)
-			n = len(users)
+			all, err := tx.words(ctx)
+			n = len(all)
 			return err
 		}); err != nil {
 			t.Fatal(err)
@@ -132,7 +129,7 @@ func TestHangingDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	if _, err := db.Migrate(ctx); err != nil {
+	if _, err := db.Migrate(ctx, words); err != nil {
 		t.Fatal(err)
 	}
 	db.writer.journal.stop()
@@ -140,13 +137,13 @@ func TestHangingDisk(t *testing.T) {
 	db.writer.journal = startJournal(path, func(*os.File) error { <-hangs; return nil }, db.breakDown)
 	db.writer.patience = 50 * time.Millisecond
 	for i := range 3 {
-		if err := db.addUser(ctx, string(rune('a'+i))); !errors.Is(err, oci.ErrUnavailable) {
+		if err := db.add(ctx, string(rune('a'+i))); !errors.Is(err, oci.ErrUnavailable) {
 			t.Errorf("a durable transaction while the disk hangs: %v", err)
 		}
 	}
 	close(hangs)
 	db.writer.patience = diskPatience
-	if err := db.addUser(ctx, "afterwards"); err != nil {
+	if err := db.add(ctx, "afterwards"); err != nil {
 		t.Error(err)
 	}
 }

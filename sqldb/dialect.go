@@ -1,4 +1,4 @@
-package metadata
+package sqldb
 
 import (
 	"context"
@@ -15,12 +15,45 @@ import (
 	"berth/oci"
 )
 
-// dialect holds what differs between the engines, apart from how connections
-// are opened. Refusals are recognised by code, never by text.
-type dialect interface {
+// Dialect is what differs between the engines for who writes statements: pieces of SQL text, the kinds of
+// refusals, and what a transaction can ask for. Refusals are recognised by code, never by text.
+type Dialect interface {
+	// IsForeignKey reports the refusal of a foreign key.
+	IsForeignKey(error) bool
+	// IsTriggered reports the refusal of a trigger of the schema: SQLSTATE BT001 on Postgres, RAISE on SQLite.
+	IsTriggered(error) bool
+	// IsLockTimeout reports that Drain took too long.
+	IsLockTimeout(error) bool
+
+	// KeyShare ends a SELECT that keeps the row's key until the transaction ends.
+	KeyShare() string
+	// ForUpdate ends a SELECT whose rows the transaction is about to change.
+	ForUpdate() string
+	// SkipLocked is ForUpdate for the tables named, without the rows that others have locked.
+	SkipLocked(tables ...string) string
+	// Lateral reports whether a subquery in FROM may refer to the tables before it.
+	Lateral() bool
+
+	// OneSnapshot makes all statements of a transaction, whose first it is, see the same state.
+	OneSnapshot(ctx context.Context, tx *Tx) error
+	// Patient lets the rest of the transaction take as long as it needs, within hours.
+	Patient(ctx context.Context, tx *Tx) error
+	// PreferIndexes lets the rest of a transaction read tables by their indexes: Postgres
+	// knows how many rows a repository has on average, not how few this one has.
+	PreferIndexes(ctx context.Context, tx *Tx) error
+	// LockTable makes transactions that lock the same table wait for each other.
+	LockTable(ctx context.Context, tx *Tx, table string) error
+	// Drain waits until nobody uses a table, and keeps others from it until the
+	// transaction ends; IsLockTimeout tells that this took too long.
+	Drain(ctx context.Context, tx *Tx, table string) error
+}
+
+// engine is all that differs between the engines, apart from how connections are opened.
+type engine interface {
+	Dialect
+	rowDialect
+
 	name() string
-	isForeignKey(error) bool
-	isPolicy(error) bool // a trigger of the tag policy refused the change
 	// isRetryable: the transaction lost against another one and may win next time.
 	isRetryable(error) bool
 	// isUnavailable: the database, not the statement, is the trouble.
@@ -29,31 +62,6 @@ type dialect interface {
 	isFull(error) bool
 	// advice is the message for trouble that has a remedy of its own, or "".
 	advice(error) string
-
-	// keyShare ends a SELECT that keeps the row's key until the transaction ends.
-	keyShare() string
-	// forUpdate ends a SELECT whose rows the transaction is about to change.
-	forUpdate() string
-	// skipLocked is forUpdate for the tables named, without the rows that others have locked.
-	skipLocked(tables ...string) string
-	// clock is an expression for the time of the statement, in microseconds. Go's
-	// clock is for all else; this is the one that triggers have.
-	clock() string
-	// drain waits until nobody uses a table, and keeps others from it until the
-	// transaction ends; isLockTimeout tells that this took too long.
-	drain(ctx context.Context, tx *Tx, table string) error
-	isLockTimeout(error) bool
-	// oneSnapshot makes all statements of a transaction, whose first it is, see the same state.
-	oneSnapshot(ctx context.Context, tx *Tx) error
-	// preferIndexes lets the rest of a transaction read tables by their indexes: Postgres
-	// knows how many rows a repository has on average, not how few this one has.
-	preferIndexes(ctx context.Context, tx *Tx) error
-	// lateral reports whether a subquery in FROM may refer to the tables before it.
-	lateral() bool
-	// lockTable makes transactions that lock the same table wait for each other.
-	lockTable(ctx context.Context, tx *Tx, table string) error
-
-	rowDialect
 }
 
 type postgresDialect struct{}
@@ -68,8 +76,8 @@ func pgCode(err error) string {
 	return ""
 }
 
-func (postgresDialect) isForeignKey(err error) bool { return pgCode(err) == "23503" }
-func (postgresDialect) isPolicy(err error) bool     { return pgCode(err) == "BT001" } // ours, see the schema
+func (postgresDialect) IsForeignKey(err error) bool { return pgCode(err) == "23503" }
+func (postgresDialect) IsTriggered(err error) bool  { return pgCode(err) == "BT001" } // ours, see the schema
 
 func (postgresDialect) isRetryable(err error) bool {
 	code := pgCode(err)
@@ -120,34 +128,33 @@ func (postgresDialect) advice(err error) string {
 
 func (postgresDialect) isFull(err error) bool { return pgCode(err) == "53100" }
 
-func (postgresDialect) keyShare() string  { return " FOR KEY SHARE" }
-func (postgresDialect) forUpdate() string { return " FOR UPDATE" }
-func (postgresDialect) skipLocked(tables ...string) string {
+func (postgresDialect) KeyShare() string  { return " FOR KEY SHARE" }
+func (postgresDialect) ForUpdate() string { return " FOR UPDATE" }
+func (postgresDialect) SkipLocked(tables ...string) string {
 	return " FOR UPDATE OF " + strings.Join(tables, ", ") + " SKIP LOCKED"
 }
-func (postgresDialect) clock() string { return "gc_now()" }
-func (postgresDialect) drain(ctx context.Context, tx *Tx, table string) error {
-	if _, err := tx.exec(ctx, "SET LOCAL lock_timeout = '10s'"); err != nil {
+func (postgresDialect) Drain(ctx context.Context, tx *Tx, table string) error {
+	if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '10s'"); err != nil {
 		return err
 	}
-	_, err := tx.exec(ctx, "LOCK TABLE "+table+" IN ACCESS EXCLUSIVE MODE")
+	_, err := tx.Exec(ctx, "LOCK TABLE "+table+" IN ACCESS EXCLUSIVE MODE")
 	return err
 }
-func (postgresDialect) isLockTimeout(err error) bool { return pgCode(err) == "55P03" }
-func (postgresDialect) oneSnapshot(ctx context.Context, tx *Tx) error {
-	_, err := tx.exec(ctx, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+func (postgresDialect) IsLockTimeout(err error) bool { return pgCode(err) == "55P03" }
+func (postgresDialect) OneSnapshot(ctx context.Context, tx *Tx) error {
+	_, err := tx.Exec(ctx, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
 	return err
 }
-func (postgresDialect) preferIndexes(ctx context.Context, tx *Tx) error {
-	_, err := tx.exec(ctx, "SET LOCAL enable_seqscan = off")
+func (postgresDialect) PreferIndexes(ctx context.Context, tx *Tx) error {
+	_, err := tx.Exec(ctx, "SET LOCAL enable_seqscan = off")
 	if err == nil { // for so many rows it would compile the statement, which takes longer than to run it
-		_, err = tx.exec(ctx, "SET LOCAL jit = off")
+		_, err = tx.Exec(ctx, "SET LOCAL jit = off")
 	}
 	return err
 }
-func (postgresDialect) lateral() bool { return true }
-func (postgresDialect) lockTable(ctx context.Context, tx *Tx, table string) error {
-	_, err := tx.exec(ctx, "LOCK TABLE "+table+" IN SHARE ROW EXCLUSIVE MODE")
+func (postgresDialect) Lateral() bool { return true }
+func (postgresDialect) LockTable(ctx context.Context, tx *Tx, table string) error {
+	_, err := tx.Exec(ctx, "LOCK TABLE "+table+" IN SHARE ROW EXCLUSIVE MODE")
 	return err
 }
 
@@ -165,11 +172,11 @@ func sqliteCode(err error) int {
 	return -1
 }
 
-func (sqliteDialect) isForeignKey(err error) bool {
+func (sqliteDialect) IsForeignKey(err error) bool {
 	return sqliteCode(err) == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY
 }
 
-func (sqliteDialect) isPolicy(err error) bool {
+func (sqliteDialect) IsTriggered(err error) bool {
 	return sqliteCode(err) == sqlite3.SQLITE_CONSTRAINT_TRIGGER
 }
 
@@ -192,16 +199,15 @@ func (sqliteDialect) isUnavailable(err error) bool {
 func (sqliteDialect) isFull(err error) bool { return sqliteCode(err)&0xff == sqlite3.SQLITE_FULL }
 
 func (sqliteDialect) advice(error) string                          { return "" }
-func (sqliteDialect) keyShare() string                             { return "" }
-func (sqliteDialect) forUpdate() string                            { return "" }
-func (sqliteDialect) skipLocked(...string) string                  { return "" }
-func (sqliteDialect) clock() string                                { return "CAST(unixepoch('subsec') * 1000000 AS INTEGER)" }
-func (sqliteDialect) drain(context.Context, *Tx, string) error     { return nil }
-func (sqliteDialect) isLockTimeout(error) bool                     { return false }
-func (sqliteDialect) oneSnapshot(context.Context, *Tx) error       { return nil }
-func (sqliteDialect) preferIndexes(context.Context, *Tx) error     { return nil }
-func (sqliteDialect) lateral() bool                                { return false }
-func (sqliteDialect) lockTable(context.Context, *Tx, string) error { return nil }
+func (sqliteDialect) KeyShare() string                             { return "" }
+func (sqliteDialect) ForUpdate() string                            { return "" }
+func (sqliteDialect) SkipLocked(...string) string                  { return "" }
+func (sqliteDialect) Drain(context.Context, *Tx, string) error     { return nil }
+func (sqliteDialect) IsLockTimeout(error) bool                     { return false }
+func (sqliteDialect) OneSnapshot(context.Context, *Tx) error       { return nil }
+func (sqliteDialect) PreferIndexes(context.Context, *Tx) error     { return nil }
+func (sqliteDialect) Lateral() bool                                { return false }
+func (sqliteDialect) LockTable(context.Context, *Tx, string) error { return nil }
 
 // connector opens SQLite connections for database/sql. The driver is not
 // looked up by a registered name, so that nothing depends on what is linked.

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package metadata
+package sqldb
 
 import (
 	"context"

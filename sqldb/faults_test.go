@@ -1,4 +1,4 @@
-package metadata
+package sqldb
 
 import (
 	"context"
@@ -32,24 +32,10 @@ func openFaulty(t *testing.T, o Options) *DB {
 			t.Errorf("closing: %v", err)
 		}
 	})
-	if _, err := db.Migrate(t.Context()); err != nil {
+	if _, err := db.Migrate(t.Context(), words); err != nil {
 		t.Fatal(err)
 	}
 	return db
-}
-
-func (db *DB) addUser(ctx context.Context, name string) error {
-	return db.Update(ctx, func(tx *Tx) error {
-		_, err := tx.CreateUser(ctx, User{Name: name, Role: RoleUser})
-		return err
-	})
-}
-
-func (db *DB) hasUsers(ctx context.Context) error {
-	return db.View(ctx, func(tx *Tx) error {
-		_, err := tx.Users(ctx, "", 100)
-		return err
-	})
 }
 
 // through gives the URL of a database with a proxy before it.
@@ -72,7 +58,7 @@ func (db *DB) fill(t *testing.T, n int) {
 		group.Go(func() {
 			if err := db.View(t.Context(), func(tx *Tx) error {
 				var none string
-				return tx.row(t.Context(), `SELECT pg_sleep(0.3)::text`).Scan(&none)
+				return tx.Row(t.Context(), `SELECT pg_sleep(0.3)::text`).Scan(&none)
 			}); err != nil {
 				t.Error(err)
 			}
@@ -110,9 +96,9 @@ func TestStoppedPostgresKeepsNobodyWaiting(t *testing.T) {
 	var group sync.WaitGroup
 	for i := range 24 { // more than there are connections
 		group.Go(func() {
-			do := func() error { return db.hasUsers(t.Context()) }
+			do := func() error { return db.read(t.Context()) }
 			if i%2 == 0 {
-				do = func() error { return db.addUser(t.Context(), fmt.Sprint("frozen-", i)) }
+				do = func() error { return db.add(t.Context(), fmt.Sprint("frozen-", i)) }
 			}
 			if err := do(); !errors.Is(err, oci.ErrUnavailable) {
 				t.Errorf("%d: %v", i, err)
@@ -125,10 +111,10 @@ func TestStoppedPostgresKeepsNobodyWaiting(t *testing.T) {
 	if err := server.Process.Thaw(); err != nil {
 		t.Fatal(err)
 	}
-	if err := db.hasUsers(t.Context()); err != nil {
+	if err := db.read(t.Context()); err != nil {
 		t.Errorf("the first read afterwards: %v", err)
 	}
-	if err := db.addUser(t.Context(), "thawed"); err != nil {
+	if err := db.add(t.Context(), "thawed"); err != nil {
 		t.Errorf("the first write afterwards: %v", err)
 	}
 }
@@ -146,7 +132,7 @@ func TestBlackholedConnectionsAreReplaced(t *testing.T) {
 				time.Sleep(restUntested + 100*time.Millisecond)
 			}
 			proxy.HoldConnections()
-			err := db.hasUsers(t.Context())
+			err := db.read(t.Context())
 			if rested && err != nil {
 				t.Errorf("a connection that has rested is tested before it is used: %v", err)
 			}
@@ -154,11 +140,11 @@ func TestBlackholedConnectionsAreReplaced(t *testing.T) {
 				t.Error(err)
 			}
 			for range 8 {
-				if err := db.hasUsers(t.Context()); err != nil {
+				if err := db.read(t.Context()); err != nil {
 					t.Errorf("after the first dead connection was found: %v", err)
 				}
 			}
-			if err := db.addUser(t.Context(), "after"); err != nil {
+			if err := db.add(t.Context(), "after"); err != nil {
 				t.Error(err)
 			}
 		})
@@ -213,13 +199,13 @@ func TestClosedConnectionsAreTriedOnce(t *testing.T) {
 	db := openFaulty(t, Options{URL: address, MaxConns: 4, Timeout: DefaultTimeout})
 	ctx := t.Context()
 	for name, do := range map[string]func(int) error{
-		"View": func(int) error { return db.hasUsers(ctx) },
+		"View": func(int) error { return db.read(ctx) },
 		"Snapshot": func(int) error {
-			return db.Snapshot(ctx, func(tx *Tx) error { _, err := tx.Users(ctx, "", 1); return err })
+			return db.Snapshot(ctx, func(tx *Tx) error { _, err := tx.words(ctx); return err })
 		},
-		"Update": func(i int) error { return db.addUser(ctx, fmt.Sprint("update-", i)) },
+		"Update": func(i int) error { return db.add(ctx, fmt.Sprint("update-", i)) },
 		"StatementRelaxed": func(int) error {
-			return db.StatementRelaxed(ctx, func(tx *Tx) error { return tx.ReleaseLease(ctx, "none", "nobody") })
+			return db.StatementRelaxed(ctx, func(tx *Tx) error { _, err := tx.Exec(ctx, `DELETE FROM words WHERE word = 'none'`); return err })
 		},
 	} {
 		for i := range 3 {
@@ -244,31 +230,31 @@ func TestReadOnlyPostgres(t *testing.T) {
 	ctx := t.Context()
 	name := databaseName(t, address)
 	db.fill(t, 4)
-	if err := db.Writable(ctx); err != nil {
+	if err := db.TakesWrites(ctx); err != nil {
 		t.Errorf("before: %v", err)
 	}
 	// Sessions that begin from now on are read-only until they end, as those with a server that was demoted.
 	execute(t, address, `ALTER DATABASE `+name+` SET default_transaction_read_only = on`)
 	terminate(t, address)
 	db.fill(t, 4)
-	if err := db.addUser(ctx, "refused"); !errors.Is(err, oci.ErrUnavailable) || !strings.Contains(err.Error(), "takes no writes") {
+	if err := db.add(ctx, "refused"); !errors.Is(err, oci.ErrUnavailable) || !strings.Contains(err.Error(), "takes no writes") {
 		t.Errorf("a write: %v", err)
 	}
-	if err := db.Writable(ctx); !errors.Is(err, oci.ErrUnavailable) {
-		t.Errorf("Writable: %v", err)
+	if err := db.TakesWrites(ctx); !errors.Is(err, oci.ErrUnavailable) {
+		t.Errorf("TakesWrites: %v", err)
 	}
-	if err := db.hasUsers(ctx); err != nil {
+	if err := db.read(ctx); err != nil {
 		t.Errorf("a read: %v", err)
 	}
 	db.fill(t, 4) // a pool full of read-only sessions
 	execute(t, "postgres://postgres@"+strings.TrimPrefix(address, "postgres://postgres@")+"&default_transaction_read_only=off",
 		`ALTER DATABASE `+name+` RESET default_transaction_read_only`)
 	for i := range 8 {
-		if err := db.addUser(ctx, fmt.Sprint("taken-", i)); err != nil {
+		if err := db.add(ctx, fmt.Sprint("taken-", i)); err != nil {
 			t.Errorf("a write when it takes them again: %v", err)
 		}
 	}
-	if err := db.Writable(ctx); err != nil {
+	if err := db.TakesWrites(ctx); err != nil {
 		t.Errorf("afterwards: %v", err)
 	}
 }
@@ -283,14 +269,14 @@ func TestPgBouncerInTransactionMode(t *testing.T) {
 	for i := range 40 {
 		group.Go(func() {
 			for n := range 5 {
-				if err := db.addUser(ctx, fmt.Sprintf("pooled-%d-%d", i, n)); err != nil {
+				if err := db.add(ctx, fmt.Sprintf("pooled-%d-%d", i, n)); err != nil {
 					t.Error(err)
 				}
-				if err := db.hasUsers(ctx); err != nil {
+				if err := db.read(ctx); err != nil {
 					t.Error(err)
 				}
 				if err := db.UpdateRelaxed(ctx, func(tx *Tx) error {
-					_, err := tx.AcquireLease(ctx, fmt.Sprint("lease-", i), "holder", time.Minute)
+					_, err := tx.Exec(ctx, `INSERT INTO words (word) VALUES ($1)`, fmt.Sprintf("relaxed-%d-%d", i, n))
 					return err
 				}); err != nil {
 					t.Error(err)
@@ -301,14 +287,14 @@ func TestPgBouncerInTransactionMode(t *testing.T) {
 	group.Wait()
 	var timeout, durable string
 	if err := db.UpdateRelaxed(ctx, func(tx *Tx) error {
-		if err := tx.row(ctx, `SHOW statement_timeout`).Scan(&timeout); err != nil {
+		if err := tx.Row(ctx, `SHOW statement_timeout`).Scan(&timeout); err != nil {
 			return err
 		}
-		return tx.row(ctx, `SHOW synchronous_commit`).Scan(&durable)
+		return tx.Row(ctx, `SHOW synchronous_commit`).Scan(&durable)
 	}); err != nil || timeout != "20s" || durable != "off" {
 		t.Errorf("statement_timeout %s, synchronous_commit %s, %v", timeout, durable, err)
 	}
-	if err := db.Update(ctx, func(tx *Tx) error { return tx.row(ctx, `SHOW synchronous_commit`).Scan(&durable) }); err != nil || durable != "on" {
+	if err := db.Update(ctx, func(tx *Tx) error { return tx.Row(ctx, `SHOW synchronous_commit`).Scan(&durable) }); err != nil || durable != "on" {
 		t.Errorf("a durable transaction has synchronous_commit %s, %v", durable, err)
 	}
 }
@@ -320,53 +306,6 @@ func TestPgBouncerWithoutTheSetting(t *testing.T) {
 	_, err := Open(t.Context(), Options{URL: address})
 	if err == nil || !strings.Contains(err.Error(), "BERTH_DATABASE_POOLED") {
 		t.Errorf("the error does not name the setting: %v", err)
-	}
-}
-
-// Servers whose strings are not those of the standard get the same schema.
-func TestMigrateWithoutStandardStrings(t *testing.T) {
-	t.Parallel()
-	address := testenv.Postgres(t)
-	execute(t, address, `ALTER DATABASE `+databaseName(t, address)+` SET standard_conforming_strings = off`)
-	db := openFaulty(t, Options{URL: address, Timeout: DefaultTimeout})
-	if err := db.addUser(t.Context(), "somebody"); err != nil {
-		t.Error(err)
-	}
-}
-
-// Two replicas whose clocks differ by two hours take the database's time: a lease of one is not over for the other.
-func TestReplicasWithClocksThatAreOff(t *testing.T) {
-	t.Parallel()
-	address := testenv.Postgres(t)
-	off := func(d time.Duration) func() time.Time { return func() time.Time { return time.Now().Add(d) } }
-	behind := openFaulty(t, Options{URL: address, Timeout: DefaultTimeout, Machine: off(-time.Hour)})
-	ahead := openFaulty(t, Options{URL: address, Timeout: DefaultTimeout, Machine: off(time.Hour)})
-	ctx := t.Context()
-	lease := func(db *DB, holder string) (mine bool) {
-		if err := db.Update(ctx, func(tx *Tx) (err error) {
-			mine, err = tx.AcquireLease(ctx, "job", holder, time.Minute)
-			return err
-		}); err != nil {
-			t.Error(err)
-		}
-		return mine
-	}
-	if !lease(behind, "behind") {
-		t.Error("a free lease was not given")
-	}
-	if lease(ahead, "ahead") {
-		t.Error("the replica whose clock is ahead took the other's lease")
-	}
-	if d := ahead.Now().Sub(behind.Now()).Abs(); d > time.Minute {
-		t.Errorf("the replicas' times differ by %v", d)
-	}
-	for db, want := range map[*DB]time.Duration{behind: -time.Hour, ahead: time.Hour} {
-		if d := (db.ClockSkew() - want).Abs(); d > time.Minute {
-			t.Errorf("a skew of %v was measured as %v", want, db.ClockSkew())
-		}
-		if err := db.ClockOff(ctx); err == nil || !strings.Contains(err.Error(), "the clock of this server is 1h0m0") && !strings.Contains(err.Error(), "59m59") {
-			t.Errorf("the warning is %v", err)
-		}
 	}
 }
 

@@ -1,4 +1,4 @@
-package metadata
+package sqldb
 
 import (
 	"context"
@@ -6,17 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"berth/oci"
 )
 
-// Tx is the way to the tables: single statements (View) or a transaction (the
-// others). It must not be used after the function that it was given to has
-// returned, nor from another goroutine.
+// Tx runs statements, single ones (View) or those of a transaction (the others). It must not be
+// used after the function that it was given to has returned, nor from another goroutine.
+//
+// Statements take their arguments as $1, $2 ... on both engines. On a View on Postgres a read whose connection
+// turns out to be dead is made again on a new one, once.
 type Tx struct {
 	db  *DB
 	q   querier
@@ -30,6 +30,12 @@ type Tx struct {
 
 // Now is the one timestamp of the transaction, UTC, in microseconds.
 func (tx *Tx) Now() time.Time { return tx.now }
+
+// Dialect has the words for what differs between the engines.
+func (tx *Tx) Dialect() Dialect { return tx.db.dialect }
+
+// Engine is "sqlite" or "postgres".
+func (tx *Tx) Engine() string { return tx.db.Engine() }
 
 // querier is what runs statements: a pool, a transaction, or a connection
 // with prepared statements.
@@ -137,7 +143,7 @@ type oneStatement struct {
 
 func (q *oneStatement) use() querier {
 	if q.used {
-		panic("metadata: a second statement where there may be one")
+		panic("sqldb: a second statement where there may be one")
 	}
 	q.used = true
 	return q.querier
@@ -160,6 +166,10 @@ const (
 	maxAttempts = 8
 	firstPause  = 2 * time.Millisecond
 )
+
+// ErrAgain, in the error of a transaction's function, asks for another run of it on Postgres, where what it saw
+// may be out of date by a lock that it got since. After some runs the caller gets the error.
+var ErrAgain = errors.New("the transaction has to be run again")
 
 func (db *DB) update(ctx context.Context, durable bool, fn func(*Tx) error) error {
 	if db.writer != nil {
@@ -191,7 +201,7 @@ func (db *DB) attempt(ctx context.Context, transaction func() (unsure bool, err 
 			again = false // the server says itself that it did not do it, or was not told to
 			continue
 		}
-		if attempt == maxAttempts || !db.dialect.isRetryable(err) && !isContended(err) {
+		if attempt == maxAttempts || !db.dialect.isRetryable(err) && !errors.Is(err, ErrAgain) {
 			return db.classify(ctx, err)
 		}
 		select {
@@ -262,8 +272,8 @@ func (db *DB) classify(ctx context.Context, err error) error {
 	return err
 }
 
-// exec runs a statement and gives the number of rows that it changed.
-func (tx *Tx) exec(ctx context.Context, query string, args ...any) (n int64, err error) {
+// Exec runs a statement and gives the number of rows that it changed.
+func (tx *Tx) Exec(ctx context.Context, query string, args ...any) (n int64, err error) {
 	run := func(ctx context.Context) error {
 		res, err := tx.q.ExecContext(ctx, query, args...)
 		if err == nil {
@@ -278,20 +288,21 @@ func (tx *Tx) exec(ctx context.Context, query string, args ...any) (n int64, err
 	return n, w.end(run(w.ctx))
 }
 
-// row is a query of one row, which Scan runs.
-type row struct {
+// Row is a query of one row, which Scan runs.
+type Row struct {
 	ctx   context.Context
 	tx    *Tx
 	query string
 	args  []any
 }
 
-func (tx *Tx) row(ctx context.Context, query string, args ...any) row {
-	return row{ctx, tx, query, args}
+// Row makes a query of which the first row is wanted. Nothing is asked before Scan.
+func (tx *Tx) Row(ctx context.Context, query string, args ...any) Row {
+	return Row{ctx, tx, query, args}
 }
 
-// Scan is [sql.Row.Scan].
-func (r row) Scan(dest ...any) error {
+// Scan runs the query and is [sql.Row.Scan]: it returns [sql.ErrNoRows] when there is no row.
+func (r Row) Scan(dest ...any) error {
 	if r.tx.bound == 0 {
 		return r.tx.q.QueryRowContext(r.ctx, r.query, r.args...).Scan(dest...)
 	}
@@ -304,8 +315,9 @@ func (r row) Scan(dest ...any) error {
 	}
 }
 
-// each calls scan for every row of a query.
-func (tx *Tx) each(ctx context.Context, scan func(*sql.Rows) error, query string, args ...any) error {
+// Each calls scan for every row of a query, and ends with the first error of it. The time that scan
+// takes is its own: the bound of the statement is for the database's answers.
+func (tx *Tx) Each(ctx context.Context, scan func(*sql.Rows) error, query string, args ...any) error {
 	if tx.bound == 0 {
 		_, err := tx.rows(ctx, nil, scan, query, args)
 		return err
@@ -345,10 +357,10 @@ func (tx *Tx) rows(ctx context.Context, w *watch, scan func(*sql.Rows) error, qu
 	return n, rows.Err()
 }
 
-// list collects the rows of a query.
-func list[T any](ctx context.Context, tx *Tx, scan func(*sql.Rows) (T, error), query string, args ...any) ([]T, error) {
+// List collects the rows of a query, in their order; nil when there are none.
+func List[T any](ctx context.Context, tx *Tx, scan func(*sql.Rows) (T, error), query string, args ...any) ([]T, error) {
 	var all []T
-	err := tx.each(ctx, func(rows *sql.Rows) error {
+	err := tx.Each(ctx, func(rows *sql.Rows) error {
 		one, err := scan(rows)
 		all = append(all, one)
 		return err
@@ -356,41 +368,10 @@ func list[T any](ctx context.Context, tx *Tx, scan func(*sql.Rows) (T, error), q
 	return all, err
 }
 
-// names reads a query of one row with one text, names put together with commas,
-// which are in no name. A page of names costs a fraction of what it costs as rows,
-// for each row passes through many layers of the driver.
-func (tx *Tx) names(ctx context.Context, query string, args ...any) ([]string, error) {
-	var text sql.NullString
-	if err := tx.row(ctx, query, args...).Scan(&text); err != nil || text.String == "" {
-		return nil, err
-	}
-	list := strings.Split(text.String, ",")
-	if !slices.IsSorted(list) { // the engines aggregate in the order of the subquery, but promise nothing
-		slices.Sort(list)
-	}
-	return list, nil
-}
-
-func micros(t time.Time) int64      { return t.UnixMicro() }
-func fromMicros(us int64) time.Time { return time.UnixMicro(us).UTC() }
-func nullMicros(t *time.Time) any {
-	if t == nil {
-		return nil
-	}
-	return micros(*t)
-}
-func timePtr(us sql.NullInt64) *time.Time {
-	if !us.Valid {
-		return nil
-	}
-	t := fromMicros(us.Int64)
-	return &t
-}
-
 // SQLite ----------------------------------------------------------------------
 
 // stmtCache keeps one prepared statement per text; the texts are constants of
-// this package and lists padded to powers of two, so their number is bounded.
+// the program and lists padded to powers of two, so their number is bounded.
 type stmtCache struct {
 	prepare func(context.Context, string) (*sql.Stmt, error)
 	direct  querier  // what prepare belongs to
