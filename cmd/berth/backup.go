@@ -2,12 +2,8 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
-	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -55,45 +51,7 @@ func (f *transferFlags) parse() (float64, error) {
 	return float64(bytes), nil
 }
 
-// openPlace opens where backups are kept: a directory, or s3://bucket/prefix.
-// It gives the work directory, too.
-func openPlace(ctx context.Context, c *config, where, work string, log *slog.Logger) (backup.Place, string, error) {
-	if where == "" {
-		return nil, "", usagef("the place of the backup is empty: give a directory, or s3://bucket/prefix")
-	}
-	address := where
-	if !strings.HasPrefix(where, "s3://") {
-		if strings.Contains(where, "://") && !strings.HasPrefix(where, "file:") {
-			return nil, "", usagef("the place of the backup is %s: give a directory, or s3://bucket/prefix", where)
-		}
-		path, err := filepath.Abs(strings.TrimPrefix(where, "file:"))
-		if err != nil {
-			return nil, "", err
-		}
-		address = "file:" + path
-		if work == "" {
-			work = filepath.Join(path, "work")
-		}
-	}
-	if address == c.StorageURL {
-		return nil, "", usagef("%s is the registry's own store: give another place", where)
-	}
-	if work == "" {
-		sum := sha256.Sum256([]byte(address))
-		work = filepath.Join(c.DataDir, "backup-"+hex.EncodeToString(sum[:6]))
-	}
-	store, _, err := openBareStore(ctx, c, address, false, log)
-	if err != nil {
-		return nil, "", err
-	}
-	place, ok := store.(backup.Place)
-	if !ok {
-		return nil, "", fmt.Errorf("%s cannot keep backups", where)
-	}
-	return place, work, nil
-}
-
-func newBackupCommand() *cobra.Command {
+func newBackupCommand(version string) *cobra.Command {
 	var flags transferFlags
 	c := &cobra.Command{
 		Use:   "backup [DEST]",
@@ -139,7 +97,7 @@ The exit code is 1, after a complete backup, when the registry itself has lost s
 				defer p.end()
 				m, report, err := backup.Run(ctx, registry.Side{DB: l.db, Store: l.store}, place, backup.Options{
 					Work: work, Source: describeDatabase(l.config.DatabaseURL), Version: version, Rate: rate, Logger: l.log,
-					Progress: p.transfer,
+					Progress: showTransfer(p),
 				})
 				p.end()
 				if err != nil {
@@ -219,7 +177,7 @@ The exit code is 1 when the backup lacks bytes, or the restored registry does.`,
 			}
 			p := newProgress(cmd, map[bool]string{true: "verifying", false: "restoring"}[verify])
 			defer p.end()
-			o := backup.Options{Work: work, Rate: rate, Logger: log, Progress: p.transfer, CheckProgress: p.check}
+			o := backup.Options{Work: work, Rate: rate, Logger: log, Progress: showTransfer(p), CheckProgress: showCheck(p)}
 			if verify {
 				v, err := backup.Verify(ctx, place, o)
 				p.end()
@@ -266,4 +224,9 @@ func transferLine(r registry.TransferReport) string {
 		line += fmt.Sprintf(", %s lost", count(int(r.Lost), "blob"))
 	}
 	return line
+}
+
+// showTransfer is what hears of a transfer for a bar.
+func showTransfer(p *progress) func(registry.TransferReport) {
+	return func(r registry.TransferReport) { p.show(r.Progress, transferLine(r)) }
 }

@@ -60,7 +60,7 @@ The exit code is 0 when nothing is wrong, or nothing any more, else 1.` + whereH
 					}
 				}
 				p := newProgress(cmd, "checking")
-				run.Progress = p.check
+				run.Progress = showCheck(p)
 				report, err := l.registry.Check(ctx, run)
 				p.end()
 				if perr := printCheck(cmd, output, report); perr != nil {
@@ -176,4 +176,9 @@ func wrongCheck(r registry.CheckReport, run registry.CheckRun) error {
 		return fmt.Errorf("%s left: push the missing blobs again, or restore a backup of the store and run berth check --repair", count(int(r.Open), "problem"))
 	}
 	return fmt.Errorf("%s left: run berth check --repair", count(int(r.Open), "problem"))
+}
+
+// showCheck is what hears of a check for a bar.
+func showCheck(p *progress) func(registry.CheckReport) {
+	return func(r registry.CheckReport) { p.show(r.Progress, checkLine(r)) }
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"crypto/tls"
@@ -9,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"net"
 	"net/http"
@@ -22,7 +20,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/clientcredentials"
-	"golang.org/x/term"
 
 	"berth/api"
 	"berth/api/client"
@@ -33,9 +30,6 @@ import (
 const (
 	// requestTimeout bounds one request to the server.
 	requestTimeout = time.Minute
-	// maxPassword is the longest line read as a password, in bytes: a long
-	// token of another identity provider fits.
-	maxPassword = 16 << 10
 	// pageSize is how many items of a list are asked for at once.
 	pageSize = 500
 )
@@ -481,94 +475,6 @@ func (c *connection) self(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("you are signed in as the robot %s, which has no user account: name the user", me.Name)
 	}
 	return me.Name, nil
-}
-
-// interruptible is what a read gives that knows no context, such as one of a
-// terminal. When the command is interrupted the read is left behind: the program ends.
-func interruptible[T any](ctx context.Context, read func() (T, error)) (T, error) {
-	type outcome struct {
-		value T
-		err   error
-	}
-	done := make(chan outcome, 1)
-	go func() {
-		value, err := read()
-		done <- outcome{value, err}
-	}()
-	select {
-	case o := <-done:
-		return o.value, o.err
-	case <-ctx.Done():
-		var zero T
-		return zero, ctx.Err()
-	}
-}
-
-// stdin is what a command reads; the context's end ends a read.
-type stdin struct {
-	ctx context.Context // the command's; io.Reader has no parameter for it
-	in  io.Reader
-}
-
-func input(cmd *cobra.Command) io.Reader { return stdin{cmd.Context(), cmd.InOrStdin()} }
-
-// Read implements io.Reader.
-func (s stdin) Read(p []byte) (int, error) {
-	return interruptible(s.ctx, func() (int, error) { return s.in.Read(p) })
-}
-
-// readLine reads one line of stdin, such as a password, without its end.
-func readLine(cmd *cobra.Command) (string, error) {
-	line, err := bufio.NewReader(io.LimitReader(input(cmd), maxPassword)).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return "", fmt.Errorf("reading stdin: %w", err)
-	}
-	line = strings.TrimRight(line, "\r\n")
-	if line == "" {
-		return "", usagef("the line is empty")
-	}
-	return line, nil
-}
-
-// terminal is the terminal on stdin, if there is one.
-func terminal(cmd *cobra.Command) (int, bool) {
-	f, ok := cmd.InOrStdin().(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return 0, false
-	}
-	return int(f.Fd()), true
-}
-
-// byteReader reads no more than is asked for at the moment: what is typed ahead is for
-// the question after this one.
-type byteReader struct{ r io.Reader }
-
-func (b byteReader) Read(p []byte) (int, error) { return b.r.Read(p[:min(len(p), 1)]) }
-
-// askPassword asks on the terminal, without echo. It reports false when there
-// is no terminal.
-func askPassword(cmd *cobra.Command, prompt string) (string, bool, error) {
-	fd, ok := terminal(cmd)
-	if !ok {
-		return "", false, nil
-	}
-	before, err := term.MakeRaw(fd)
-	if err != nil {
-		return "", true, fmt.Errorf("reading the password: %w", err)
-	}
-	screen := term.NewTerminal(struct {
-		io.Reader
-		io.Writer
-	}{byteReader{cmd.InOrStdin()}, cmd.ErrOrStderr()}, "")
-	password, err := interruptible(cmd.Context(), func() (string, error) { return screen.ReadPassword(prompt) })
-	if errors.Is(err, io.EOF) { // Ctrl-C, which is no signal in this mode, or Ctrl-D
-		err = context.Canceled
-	}
-	if err = errors.Join(err, term.Restore(fd, before)); err != nil {
-		fmt.Fprintln(cmd.ErrOrStderr())
-		return "", true, fmt.Errorf("reading the password: %w", err)
-	}
-	return password, true, nil
 }
 
 // confirm asks before something that cannot be undone, and gives a usage error

@@ -3,10 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/url"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -500,22 +498,6 @@ func clientVariable(name string) bool {
 		strings.HasPrefix(name, "BERTH_SERVICE_") || strings.HasPrefix(name, "BERTH_PORT")
 }
 
-// maxConfigFile bounds a settings file and a secret's file, in bytes.
-const maxConfigFile = 1 << 20
-
-func readSmallFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxConfigFile+1))
-	if err == nil && len(b) > maxConfigFile {
-		err = fmt.Errorf("%s is larger than 1 MiB", path)
-	}
-	return b, err
-}
-
 func readConfigFile(path string) (map[string]string, error) {
 	if path == "" {
 		return nil, nil
@@ -576,4 +558,12 @@ The column "takes" has the bounds, both included, or the words that are taken. A
 		fmt.Fprintf(&b, "| `%s`%s | `%s` | `--%s` | %s | %s | %s |\n", s.key, mark, s.env(), s.flag(), def, s.takes, s.help)
 	}
 	return b.String()
+}
+
+// sharedBudget is the memory of all that moves bytes in this process.
+func (c *config) sharedBudget() *storage.Budget {
+	if c.budget == nil {
+		c.budget = storage.NewBudget(c.MemoryBudget)
+	}
+	return c.budget
 }

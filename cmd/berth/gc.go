@@ -109,14 +109,6 @@ func gcLine(g registry.GCReport) string {
 		count(g.Objects, "object"), showBytes(g.Freed))
 }
 
-// count is "1 manifest" or "2 manifests".
-func count(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
-}
-
 // gcReasons says why a manifest was looked at.
 var gcReasons = map[string]string{
 	"pushed":   "never tagged",

@@ -13,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/metadata"
-	"berth/oci"
 	"berth/registry"
 )
 
@@ -228,13 +227,4 @@ func problemsError(name string, problems []error) error {
 		problems = append(problems[:maxProblems:maxProblems], fmt.Errorf("and %d more", n-maxProblems))
 	}
 	return fmt.Errorf("%s was not imported (--skip-invalid leaves these out):\n%w", name, errors.Join(problems...))
-}
-
-// message is what a person reads of an error: without the code of an *oci.Error.
-func message(err error) string {
-	var e *oci.Error
-	if errors.As(err, &e) {
-		return e.Message
-	}
-	return err.Error()
 }

@@ -46,7 +46,7 @@ func newIdentities(ctx context.Context, l *local, source string, admins bool) (i
 	if err != nil || source != "ldap" || !l.config.LDAP.enabled() || l.config.LDAP.UserDN != "" {
 		return i, done, err
 	}
-	directory, err := l.config.LDAP.authenticator(nil, func(string, time.Duration) {}, slog.New(slog.DiscardHandler))
+	directory, err := ldapAuthenticator(l.config.LDAP, nil, func(string, time.Duration) {}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, nil, err
 	}

@@ -84,31 +84,3 @@ func (l *local) mayChange() error {
 	}
 	return nil
 }
-
-// registryOptions are what the settings say about the registry.
-func registryOptions(c *config) registry.Options {
-	o := registry.Options{
-		DefaultVisibility: c.Visibility,
-		AllowSparse:       c.SparseIndex,
-		MaxManifestSize:   c.MaxManifestSize,
-		UploadTTL:         c.UploadTTL,
-		MaxUploads:        c.MaxUploads,
-		GCGrace:           c.GCGrace,
-		UntaggedTTL:       c.UntaggedTTL,
-		UndoWindow:        c.UndoWindow,
-	}
-	if c.StorageRedirect {
-		o.ReadTTL = c.RedirectTTL
-	}
-	return o
-}
-
-// outputFlag adds --output to a command that has no server's.
-func outputFlag(cmd *cobra.Command) *choice {
-	c := &choice{value: "text", values: []string{"text", "json"}}
-	cmd.Flags().VarP(c, "output", "o", "form of the output: text, json")
-	if err := cmd.RegisterFlagCompletionFunc("output", c.complete); err != nil {
-		panic(err) // the flag is defined in the line above
-	}
-	return c
-}

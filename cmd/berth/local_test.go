@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -10,23 +9,11 @@ import (
 	"berth/metadata/metadatatest"
 )
 
-// runCommand runs a command line in this process, and gives its exit code and what it printed.
-func runCommand(t *testing.T, words ...string) (code int, stdout, stderr string) {
-	t.Helper()
-	root := newRootCommand()
-	var out, problems strings.Builder
-	root.SetIn(strings.NewReader(""))
-	root.SetOut(&out)
-	root.SetErr(&problems)
-	code = run(context.WithoutCancel(t.Context()), root, words, &problems)
-	return code, out.String(), problems.String()
-}
-
 // A database without Berth's tables is no registry, on either engine, and gets none from a local command.
 func TestNoRegistryIsMade(t *testing.T) {
 	metadatatest.EachURL(t, func(t *testing.T, url string) {
 		for _, words := range [][]string{{"gc"}, {"check", "--repair"}, {"du"}, {"backup", filepath.Join(t.TempDir(), "backup")}} {
-			code, _, stderr := runCommand(t, append(words, "--database-url", url, "--data-dir", filepath.Join(t.TempDir(), "data"))...)
+			code, _, stderr := runBerth(t, append(words, "--database-url", url, "--data-dir", filepath.Join(t.TempDir(), "data"))...)
 			if code != 1 || !strings.HasPrefix(stderr, "berth: there is no registry here: ") {
 				t.Errorf("berth %s ends with code %d and says %q", words[0], code, stderr)
 			}

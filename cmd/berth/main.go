@@ -17,6 +17,9 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// version is set by the linker.
+var version = "dev"
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the program where it is
@@ -92,15 +95,4 @@ func given(args []string) string {
 		return "there is no argument"
 	}
 	return "there are the arguments " + strings.Join(args, " ")
-}
-
-// errNo ends a command with exit code 1 whose answer, which is printed already, is "no".
-var errNo = errors.New("no")
-
-// usageError is a command line that makes no sense, found after its flags
-// were parsed.
-type usageError struct{ error }
-
-func usagef(format string, args ...any) error {
-	return usageError{fmt.Errorf(format, args...)}
 }

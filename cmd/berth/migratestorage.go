@@ -3,13 +3,11 @@ package main
 import (
 	"context"
 	"errors"
-	"log/slog"
 
 	"github.com/spf13/cobra"
 
 	"berth/backup"
 	"berth/registry"
-	"berth/storage"
 )
 
 func newMigrateStorageCommand() *cobra.Command {
@@ -64,23 +62,23 @@ The exit code is 1 when the registry itself has lost some bytes, or the target l
 				return usagef("--to-database and --to-storage are needed, or --storage-only, or --server")
 			}
 			if err := errors.Join(validDatabase(toDatabase), validStorage(toStorage)); err != nil {
-				return usageError{err}
+				return asUsage(err)
 			}
 			return runLocal(cmd, true, func(ctx context.Context, l *local) error {
-				target, err := l.config.target(toDatabase, toStorage)
+				target, err := targetOf(l.config, toDatabase, toStorage)
 				if err != nil {
-					return usageError{err}
+					return asUsage(err)
 				}
 				return withTarget(ctx, target, l.log, func(to registry.Side) error {
 					p := newProgress(cmd, "copying")
 					defer p.end()
 					report, err := registry.Transfer(ctx, registry.Side{DB: l.db, Store: l.store}, to, registry.TransferRun{
-						Source: describeDatabase(l.config.DatabaseURL), Rate: rate, Logger: l.log, Progress: p.transfer,
+						Source: describeDatabase(l.config.DatabaseURL), Rate: rate, Logger: l.log, Progress: showTransfer(p),
 					})
 					if err != nil {
 						return err
 					}
-					check, err := backup.Compare(ctx, to, backup.Options{Logger: l.log, CheckProgress: p.check})
+					check, err := backup.Compare(ctx, to, backup.Options{Logger: l.log, CheckProgress: showCheck(p)})
 					p.end()
 					if err != nil {
 						return err
@@ -101,26 +99,15 @@ The exit code is 1 when the registry itself has lost some bytes, or the target l
 	return c
 }
 
-// openStores opens the registry's second store and its first, between which objects move.
-func openStores(ctx context.Context, c *config, log *slog.Logger) (from, to storage.Store, err error) {
-	if c.StorageFallbackURL == "" || c.StorageFallbackURL == c.StorageURL {
-		return nil, nil, errors.New("objects move from storage_fallback_url to storage_url: set both, to different stores, for all servers and here")
-	}
-	if from, _, err = openBareStore(ctx, c, c.StorageFallbackURL, true, log); err == nil {
-		to, _, err = openBareStore(ctx, c, c.StorageURL, false, log)
-	}
-	return from, to, err
-}
-
 // relocate moves the objects of the registry from its second store to its first.
 func relocate(cmd *cobra.Command, output *choice, rate float64) error {
 	return runLocal(cmd, false, func(ctx context.Context, l *local) error {
 		from, to, err := openStores(ctx, l.config, l.log)
 		if err != nil {
-			return usageError{err}
+			return asUsage(err)
 		}
 		p := newProgress(cmd, "moving")
-		report, err := l.registry.Relocate(ctx, from, to, registry.TransferRun{Rate: rate, Logger: l.log, Progress: p.transfer})
+		report, err := l.registry.Relocate(ctx, from, to, registry.TransferRun{Rate: rate, Logger: l.log, Progress: showTransfer(p)})
 		p.end()
 		if err != nil {
 			return err

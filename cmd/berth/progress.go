@@ -82,7 +82,3 @@ func (p *progress) end() {
 		p.bar = nil
 	}
 }
-
-// transfer and check are what reports call.
-func (p *progress) transfer(r registry.TransferReport) { p.show(r.Progress, transferLine(r)) }
-func (p *progress) check(r registry.CheckReport)       { p.show(r.Progress, checkLine(r)) }

@@ -24,7 +24,7 @@ BERTH_USERNAME and BERTH_PASSWORD, else as 'docker login' or 'berth login' did.`
 	)
 
 	for _, c := range []*cobra.Command{
-		newServeCommand(),
+		newServeCommand(version),
 		newMigrateCommand(),
 		newConfigCommand(),
 		newGCCommand(),
@@ -32,14 +32,14 @@ BERTH_USERNAME and BERTH_PASSWORD, else as 'docker login' or 'berth login' did.`
 		newDuCommand(),
 		newCheckCommand(),
 		newImportCommand(),
-		newBackupCommand(),
+		newBackupCommand(version),
 		newRestoreCommand(),
 		newMigrateStorageCommand(),
 	} {
 		c.GroupID = groupServer
 		root.AddCommand(c)
 	}
-	root.AddCommand(newVersionCommand())
+	root.AddCommand(newVersionCommand(version))
 	root.AddCommand(newSettingsTopic())
 	root.AddCommand(newCredentialHelperCommand())
 	for _, c := range []*cobra.Command{newInitContainerCommand(), newRBACCommand()} {
@@ -75,6 +75,9 @@ BERTH_USERNAME and BERTH_PASSWORD, else as 'docker login' or 'berth login' did.`
 		c.GroupID = groupClient
 		r.addFlags(c)
 		root.AddCommand(c)
+		if c.Name() == "user" {
+			c.AddCommand(newUserPasswordCommand(r)) // which also works on the database itself
+		}
 		addCompletion(r, c)
 	}
 	ownFlagsFirst(root)

@@ -1,7 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -376,5 +381,95 @@ func TestVersionFlag(t *testing.T) {
 		if code := run(t.Context(), root, words, &out); code != 0 || out.String() != "berth "+version+"\n" {
 			t.Errorf("berth %s ends with code %d and says %q", words[0], code, out.String())
 		}
+	}
+}
+
+// TestRedirects checks that neither a password nor a token follows a redirect
+// to another host.
+func TestRedirects(t *testing.T) {
+	thief := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		t.Errorf("the other host got %s %s with %q and %q", r.Method, r.URL, r.Header.Get("Authorization"), body)
+	}))
+	defer thief.Close()
+	t.Setenv("BERTH_USERNAME", "alice")
+	t.Setenv("BERTH_PASSWORD", "alice's password")
+	for _, tokens := range []bool{false, true} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if tokens && r.URL.Path == "/token" {
+				w.Header().Set("Content-Type", "application/json")
+				fmt.Fprint(w, `{"access_token":"secret","token_type":"Bearer","expires_in":300}`)
+				return
+			}
+			http.Redirect(w, r, thief.URL+r.URL.Path, http.StatusTemporaryRedirect)
+		}))
+		var stderr bytes.Buffer
+		code := run(t.Context(), newRootCommand(), []string{"whoami", "--server", server.URL}, &stderr)
+		server.Close()
+		if code != 1 || !strings.Contains(stderr.String(), "307 Temporary Redirect") || !strings.Contains(stderr.String(), "--server") {
+			t.Errorf("code %d: %s", code, stderr.String())
+		}
+	}
+}
+
+// TestCommands asks of every command what the house promises: an example and
+// a help that can be printed.
+func TestCommands(t *testing.T) {
+	var visit func(c *cobra.Command)
+	visit = func(c *cobra.Command) {
+		if c.HasParent() && (!strings.Contains(c.Example, c.CommandPath()) || c.Short == "" || strings.HasSuffix(c.Short, ".")) {
+			t.Errorf("%s: needs an example with this command, and a short description without a full stop", c.CommandPath())
+		}
+		for _, child := range c.Commands() {
+			visit(child)
+		}
+	}
+	visit(newRootCommand())
+
+	var out bytes.Buffer
+	root := newRootCommand()
+	root.SetOut(&out)
+	if code := run(t.Context(), root, []string{"user", "create", "--help"}, &out); code != 0 || !strings.Contains(out.String(), "--new-password-stdin") {
+		t.Errorf("exit code %d, output %s", code, out.String())
+	}
+}
+
+// TestConfigMasksURLs: berth config prints no password, wherever in a URL it stands.
+func TestConfigMasksURLs(t *testing.T) {
+	for in, want := range map[string]string{
+		"s3://AKIA:se/cr+et@bucket/prefix?region=eu":                      "s3://***@bucket/prefix?region=eu",
+		"s3://bucket/a?endpoint=http://user:secret@minio:9000&region=eu":  "s3://bucket/a?endpoint=http://***@minio:9000&region=eu",
+		"s3://bucket/a?endpoint=http%3A%2F%2Fuser%3Asecret%40minio%3A900": "s3://bucket/a?endpoint=http%3A%2F%2F***%40minio%3A900",
+		"s3://bucket?secret_access_key=secret&region=eu":                  "s3://bucket?secret_access_key=***&region=eu",
+		"ldaps://cn=berth:secret@ldap.example/dc=example":                 "ldaps://***@ldap.example/dc=example",
+		"https://secret@registry.example":                                 "https://***@registry.example",
+		"s3://blobs/berth?region=eu-central-1&path_style=true":            "s3://blobs/berth?region=eu-central-1&path_style=true",
+		"file:/var/lib/berth@home":                                        "file:/var/lib/berth@home",
+		"latest,*-SNAPSHOT":                                               "latest,*-SNAPSHOT",
+	} {
+		if got := maskURLs(in); got != want {
+			t.Errorf("%q becomes %q, want %q", in, got, want)
+		}
+	}
+	t.Setenv("BERTH_STORAGE_URL", "s3://AKIA:secret@bucket?endpoint=http://u:secret@127.0.0.1:9")
+	t.Setenv("BERTH_DATABASE_URL", "postgres://u:secret@db/berth")
+	for _, args := range [][]string{{"config"}, {"config", "-o", "json"}} {
+		root := newRootCommand()
+		var out bytes.Buffer
+		root.SetOut(&out)
+		if code := run(t.Context(), root, args, &out); code != 0 || strings.Contains(out.String(), "secret@") || strings.Contains(out.String(), ":secret") {
+			t.Errorf("%v: exit code %d\n%s", args, code, &out)
+		}
+	}
+}
+
+// An error that has text of others is printed without what would steer the terminal.
+func TestTerminalShowsErrorsOfOthers(t *testing.T) {
+	cmd := &cobra.Command{Use: "x", SilenceErrors: true, SilenceUsage: true, RunE: func(*cobra.Command, []string) error {
+		return errors.New("fine\x1b[2J\x1b]0;owned\a\u202e\u2066\r")
+	}}
+	var stderr bytes.Buffer
+	if code := run(t.Context(), cmd, []string{}, &stderr); code != 1 || strings.ContainsAny(stderr.String(), "\x1b\a\r\u202e\u2066") || !strings.Contains(stderr.String(), `\x1b[2J`) {
+		t.Errorf("exit code %d, %q", code, stderr.String())
 	}
 }

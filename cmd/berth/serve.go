@@ -21,10 +21,7 @@ import (
 	"berth/server"
 )
 
-// version is set by the linker.
-var version = "dev"
-
-func newServeCommand() *cobra.Command {
+func newServeCommand(version string) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the registry",
@@ -41,7 +38,7 @@ Settings come from a YAML file, the environment and flags, later ones winning.`,
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), c, cmd.OutOrStdout(), newLogger(c, cmd.ErrOrStderr()))
+			return serve(cmd.Context(), c, version, cmd.OutOrStdout(), newLogger(c, cmd.ErrOrStderr()))
 		},
 	}
 	addFlags(c.Flags())
@@ -55,11 +52,11 @@ const lastWords = 3 * time.Second
 const certificateInterval = 5 * time.Second
 
 // serve runs until the context ends; then it is not ready for the drain time, and lets requests in flight finish.
-func serve(ctx context.Context, c *config, stdout io.Writer, log *slog.Logger) error {
+func serve(ctx context.Context, c *config, version string, stdout io.Writer, log *slog.Logger) error {
 	for _, w := range c.Warnings {
 		log.Warn(w)
 	}
-	a, err := newApp(ctx, c, log)
+	a, err := newApp(ctx, c, version, log)
 	if err != nil {
 		return err
 	}

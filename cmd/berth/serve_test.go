@@ -53,7 +53,7 @@ func TestLostAdminPassword(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			var lines bytes.Buffer
-			if err := serve(ctx, c, &printed{text: "docker push", then: cancel}, slog.New(slog.NewTextHandler(&lines, nil))); err != nil {
+			if err := serve(ctx, c, "test", &printed{text: "docker push", then: cancel}, slog.New(slog.NewTextHandler(&lines, nil))); err != nil {
 				t.Fatal(err)
 			}
 			return lines.String()
@@ -82,13 +82,13 @@ func TestLostAdminPassword(t *testing.T) {
 		if err := signIn("the first one"); err != nil {
 			t.Fatal(err)
 		}
-		root := newRootCommand()
+		cmd := newUserPasswordCommand(&remote{})
 		var out strings.Builder
-		root.SetIn(strings.NewReader("the new one\n"))
-		root.SetOut(&out)
-		words := []string{"user", "password", "admin", "--local", "--new-password-stdin", "--data-dir", data, "--database-url", database}
-		if code := run(t.Context(), root, words, &out); code != 0 || out.String() != "the password of admin is set\n" {
-			t.Fatalf("ends with code %d and says %q", code, out.String())
+		cmd.SetIn(strings.NewReader("the new one\n"))
+		cmd.SetOut(&out)
+		cmd.SetArgs([]string{"admin", "--local", "--new-password-stdin", "--data-dir", data, "--database-url", database})
+		if err := cmd.ExecuteContext(t.Context()); err != nil || out.String() != "the password of admin is set\n" {
+			t.Fatalf("%v, and says %q", err, out.String())
 		}
 		if err := signIn("the new one"); err != nil {
 			t.Error(err)
@@ -132,7 +132,7 @@ func TestFirstStart(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		out := &printed{text: "docker push", then: cancel}
-		err = serve(ctx, c, out, slog.New(slog.DiscardHandler))
+		err = serve(ctx, c, "test", out, slog.New(slog.DiscardHandler))
 		return out.String(), err
 	}
 	for _, env := range [][]string{
@@ -172,7 +172,7 @@ func TestStop(t *testing.T) {
 		serving, ready := context.WithCancel(t.Context())
 		log, ended = &lockedBuffer{}, make(chan error, 1)
 		go func() {
-			ended <- serve(ctx, c, &printed{text: "docker push", then: ready}, slog.New(slog.NewTextHandler(log, nil)))
+			ended <- serve(ctx, c, "test", &printed{text: "docker push", then: ready}, slog.New(slog.NewTextHandler(log, nil)))
 		}()
 		<-serving.Done()
 		return free, stop, log, ended

@@ -7,9 +7,7 @@ import (
 	"net/url"
 	"time"
 
-	"berth/auth"
 	"berth/auth/aws"
-	"berth/metadata"
 )
 
 // awsConfig are the settings of AWS identities. Without any, none is taken.
@@ -38,8 +36,8 @@ func awsSettings() []setting {
 	}
 }
 
-// serverID is what clients sign for.
-func (a *awsConfig) serverID(c *config) string {
+// serverName is what clients sign for.
+func (a *awsConfig) serverName(c *config) string {
 	if a.ServerID != "" {
 		return a.ServerID
 	}
@@ -55,10 +53,10 @@ func (a *awsConfig) check(c *config) []error {
 	if a.Certificates != "" && a.HelperURL != "" {
 		problems = append(problems, errors.New("aws_certificates and aws_iidinfo_url are both set: set the one that verifies identity documents"))
 	}
-	if a.IAM && a.serverID(c) == "" {
+	if a.IAM && a.serverName(c) == "" {
 		problems = append(problems, errors.New("aws_iam needs aws_server_id or url: without a name for this registry, what was signed for another service would be taken here"))
 	}
-	if _, err := a.certificates(); err != nil {
+	if _, err := a.readCertificates(); err != nil {
 		problems = append(problems, err)
 	}
 	if _, err := a.roots(); err != nil {
@@ -82,7 +80,7 @@ func (a *awsConfig) roots() (*x509.CertPool, error) {
 	return roots, nil
 }
 
-func (a *awsConfig) certificates() (*aws.Certificates, error) {
+func (a *awsConfig) readCertificates() (*aws.Certificates, error) {
 	if a.Certificates == "" {
 		return nil, nil
 	}
@@ -91,32 +89,4 @@ func (a *awsConfig) certificates() (*aws.Certificates, error) {
 		return nil, fmt.Errorf("aws_certificates: %w", err)
 	}
 	return c, nil
-}
-
-// authenticators are those that the settings ask for.
-func (a *awsConfig) authenticators(c *config, db *metadata.DB) ([]auth.Authenticator, error) {
-	var list []auth.Authenticator
-	roots, err := a.roots()
-	if err != nil {
-		return nil, err
-	}
-	if a.Certificates != "" || a.HelperURL != "" {
-		o := aws.DocumentOptions{DB: db, HelperURL: a.HelperURL, HelperRepositories: a.HelperRepositories, MaxAge: a.DocumentMaxAge, Roots: roots}
-		if o.Certificates, err = a.certificates(); err != nil {
-			return nil, err
-		}
-		documents, err := aws.NewDocuments(o)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, documents)
-	}
-	if a.IAM {
-		callers, err := aws.NewCallers(aws.CallerOptions{DB: db, ServerID: a.serverID(c), Hosts: a.STSHosts, Roots: roots})
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, callers)
-	}
-	return list, nil
 }

@@ -2,11 +2,8 @@ package main
 
 import (
 	"fmt"
-	"log/slog"
-	"strings"
 	"time"
 
-	"berth/auth"
 	"berth/auth/ldap"
 )
 
@@ -104,19 +101,4 @@ func (c ldapConfig) problems() []error {
 	}
 	_ = a.Close() // has no connection yet
 	return nil
-}
-
-// authenticator is that of the directory's users.
-func (c ldapConfig) authenticator(directory *auth.Directory, observe func(string, time.Duration), log *slog.Logger) (*ldap.Authenticator, error) {
-	o, err := c.options()
-	if err != nil {
-		return nil, err
-	}
-	o.Observe = observe
-	for _, u := range c.URLs {
-		if strings.HasPrefix(u, "ldap:") && !c.StartTLS {
-			log.Warn("passwords go to the LDAP directory in clear: set ldap_start_tls, or use ldaps://", "url", u)
-		}
-	}
-	return ldap.New(directory, o)
 }

@@ -4,10 +4,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"log/slog"
 	"time"
 
-	"berth/auth"
 	"berth/auth/oauth2"
 )
 
@@ -99,35 +97,4 @@ func readRoots(path string) (*x509.CertPool, error) {
 		return nil, errors.New(path + " has no certificate in PEM form")
 	}
 	return roots, nil
-}
-
-// authenticator is that of OAuth2 access tokens.
-func (c oauth2Config) authenticator(directory *auth.Directory, observe func(string, time.Duration), log *slog.Logger) (*oauth2.Authenticator, error) {
-	roots, err := readRoots(c.CAFile)
-	if err != nil {
-		return nil, fmt.Errorf("oauth2_ca_file: %w", err)
-	}
-	if c.TokeninfoURL != "" && c.TeamClaim == "" && c.TeamServiceURL == "" && c.KioURL == "" && c.PolicyURL == "" {
-		log.Warn("no source of teams is set for OAuth2 users: they may push only where they are members here, or with the scope application.write_all")
-	}
-	return oauth2.New(directory, oauth2.Options{
-		TokeninfoURL:     c.TokeninfoURL,
-		IntrospectionURL: c.IntrospectionURL,
-		ClientID:         c.ClientID,
-		ClientSecret:     c.ClientSecret,
-		NameClaim:        c.NameClaim,
-		SubjectClaim:     c.SubjectClaim,
-		Audience:         c.Audience,
-		Realms:           c.Rules == "realm" || c.Rules == "" && c.TokeninfoURL != "",
-		TeamClaim:        c.TeamClaim,
-		TeamServiceURL:   c.TeamServiceURL,
-		KioURL:           c.KioURL,
-		KioPrefix:        c.KioPrefix,
-		PolicyURL:        c.PolicyURL,
-		Policy:           c.Policy,
-		Roots:            roots,
-		Timeout:          c.Timeout,
-		CacheTTL:         c.CacheTTL,
-		Observe:          observe,
-	})
 }

@@ -4,13 +4,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strings"
 	"time"
 
 	"berth/auth"
 	"berth/auth/oidc"
-	"berth/metadata"
 )
 
 // oidcConfig are the settings of the OpenID provider and of trust policies.
@@ -116,15 +114,4 @@ func (o *oidcConfig) options() (oidc.Options, error) {
 		UsernameClaim: o.UsernameClaim, GroupsClaim: o.GroupsClaim, TeamsClaim: o.TeamsClaim, Teams: teams, AdminGroup: o.AdminGroup,
 	}
 	return options, nil
-}
-
-// newOIDC makes what accepts the tokens of people, when there is a provider for
-// them, and of jobs.
-func newOIDC(c *config, db *metadata.DB, log *slog.Logger) (*oidc.Authenticator, error) {
-	options, err := c.OIDC.options()
-	if err != nil {
-		return nil, fmt.Errorf("the OpenID provider: %w", err)
-	}
-	options.DB, options.Log = db, log
-	return oidc.New(options)
 }

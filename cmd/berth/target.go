@@ -5,50 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
-	"path/filepath"
 	"slices"
-	"strings"
 
 	"berth/metadata"
 	"berth/oci"
 	"berth/registry"
 )
 
-// describeDatabase names a database without its secrets.
-func describeDatabase(address string) string {
-	if path, ok := strings.CutPrefix(address, "sqlite:"); ok {
-		if abs, err := filepath.Abs(path); err == nil {
-			path = abs
-		}
-		return "sqlite:" + path
-	}
-	u, err := url.Parse(address)
-	if err != nil {
-		return "postgres"
-	}
-	return "postgres://" + u.Host + u.Path
-}
-
-// describeStore names a store without what should not be in its URL.
-func describeStore(address string) string {
-	u, err := url.Parse(address)
-	if err != nil {
-		return "with a URL that cannot be read"
-	}
-	if u.Scheme != "s3" {
-		return address
-	}
-	place := maskURLs("s3://" + u.Host + u.Path)
-	if endpoint := u.Query().Get("endpoint"); endpoint != "" {
-		place += " at " + maskURLs(endpoint)
-	}
-	return place
-}
-
-// target gives the settings of another registry that is made of this one. It refuses
+// targetOf gives the settings of another registry that is made of this one. It refuses
 // what is by its name the registry's own; registry.Transfer finds out what has two names.
-func (c *config) target(database, store string) (*config, error) {
+func targetOf(c *config, database, store string) (*config, error) {
 	if describeDatabase(database) == describeDatabase(c.DatabaseURL) || slices.Contains([]string{c.StorageURL, c.StorageFallbackURL}, store) {
 		return nil, errors.New("the target has to be another database and another store: objects of two registries must not share a place")
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/api"
-	"berth/api/client"
+	apiclient "berth/api/client"
 	"berth/metadata"
 	"berth/oci"
 	"berth/registry"
@@ -322,7 +322,7 @@ func remoteDu(cmd *cobra.Command, r *remote, team string, output *choice) error 
 		return printUsage(w, usage, true)
 	}
 	repositories := []api.RepositoryUsage{}
-	for one, err := range all(func(limit *api.Limit, after *api.After) (*client.ListTeamUsageResponse, error) {
+	for one, err := range all(func(limit *api.Limit, after *api.After) (*apiclient.ListTeamUsageResponse, error) {
 		return s.ListTeamUsageWithResponse(ctx, team, &api.ListTeamUsageParams{Limit: limit, After: after})
 	}) {
 		if err != nil {

@@ -5,26 +5,20 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"berth/audit"
 	"berth/auth"
-	"berth/auth/oidc"
 	"berth/auth/token"
 	"berth/backup"
 	"berth/metadata"
@@ -35,13 +29,12 @@ import (
 	"berth/server/admin"
 	"berth/server/dockit"
 	"berth/storage"
-	"berth/storage/fs"
-	"berth/storage/s3"
 )
 
 // app is a running Berth without its listeners: the only place that knows all
 // the parts.
 type app struct {
+	version  string
 	config   *config
 	log      *slog.Logger
 	metrics  *prometheus.Registry
@@ -62,155 +55,9 @@ type app struct {
 	people   *people.People
 }
 
-func newLogger(c *config, w io.Writer) *slog.Logger {
-	var level slog.Level
-	// The settings table allows only names that slog knows.
-	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
-		level = slog.LevelInfo
-	}
-	opts := &slog.HandlerOptions{Level: level}
-	if c.LogFormat == "json" {
-		opts.ReplaceAttr = inMilliseconds
-		return slog.New(slog.NewJSONHandler(w, opts))
-	}
-	return slog.New(slog.NewTextHandler(w, opts))
-}
-
-// inMilliseconds gives a duration a unit where machines read it: duration_ms, a number. As
-// JSON it would be a bare number of nanoseconds.
-func inMilliseconds(_ []string, a slog.Attr) slog.Attr {
-	if a.Value.Kind() == slog.KindDuration {
-		return slog.Float64(a.Key+"_ms", float64(a.Value.Duration())/float64(time.Millisecond))
-	}
-	return a
-}
-
-// readCache is how many bytes of what was read from the database are remembered. At rest they are given back.
-const readCache = 4 << 20
-
-// databaseOptions are those of the settings for the registry's own database.
-func databaseOptions(c *config, conns int, log *slog.Logger) metadata.Options {
-	return metadata.Options{URL: c.DatabaseURL, MaxConns: conns, Timeout: c.DatabaseTimeout, Pooled: c.DatabasePooled, Logger: log}
-}
-
-// openDatabase connects and brings the schema up to date.
-func openDatabase(ctx context.Context, c *config, log *slog.Logger) (*metadata.DB, error) {
-	o := databaseOptions(c, c.DatabaseConns, log)
-	o.ReadCache = readCache
-	db, err := metadata.Open(ctx, o)
-	if err != nil {
-		return nil, databaseError(err)
-	}
-	applied, err := db.Migrate(ctx)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("migrating the database: %w", err), db.Close())
-	}
-	if len(applied) > 0 {
-		log.Info("database migrated", "applied", applied)
-	}
-	// What was made by restore or migrate-storage is a registry of its own from here on.
-	if err := db.Update(ctx, func(tx *metadata.Tx) error { return tx.TakeIntoUse(ctx) }); err != nil {
-		return nil, errors.Join(err, db.Close())
-	}
-	return db, nil
-}
-
-// databaseError says in one sentence why the database could not be opened, and which setting to look at.
-func databaseError(err error) error {
-	var file *os.PathError
-	if errors.As(err, &file) {
-		return fmt.Errorf("%w: give a directory that can be written with --data-dir (BERTH_DATA_DIR)", err)
-	}
-	var connect *pgconn.ConnectError
-	if !errors.As(err, &connect) {
-		return err
-	}
-	// The driver tells each address that it tried, in lines.
-	text, _, _ := strings.Cut(connect.Error(), "\n")
-	var refused *pgconn.PgError
-	var name *net.DNSError
-	var op *net.OpError
-	switch {
-	case errors.As(err, &refused):
-		text = refused.Message
-	case errors.As(err, &name):
-		text = name.Error()
-	case errors.As(err, &op):
-		text = op.Err.Error()
-	}
-	return fmt.Errorf("the database at %s cannot be used: %s: does Postgres run there, and is the setting database_url right?",
-		net.JoinHostPort(connect.Config.Host, strconv.Itoa(int(connect.Config.Port))), text)
-}
-
-// sharedBudget is the memory of all that moves bytes in this process.
-func (c *config) sharedBudget() *storage.Budget {
-	if c.budget == nil {
-		c.budget = storage.NewBudget(c.MemoryBudget)
-	}
-	return c.budget
-}
-
-// openBareStore opens the store of a URL as it is in the settings. The directory of one that must exist
-// is not made.
-func openBareStore(ctx context.Context, c *config, url string, mustExist bool, log *slog.Logger) (store storage.Store, driver string, err error) {
-	budget := c.sharedBudget()
-	if path, ok := strings.CutPrefix(url, "file:"); ok {
-		store, err = fs.New(path, fs.Options{Budget: budget, MustExist: mustExist})
-		return store, "filesystem", err
-	}
-	conf, err := s3.ParseURL(url)
-	if err != nil {
-		return nil, "s3", err
-	}
-	if conf.PartSize == 0 || c.Explicit["storage_part_size"] {
-		conf.PartSize = c.PartSize
-	}
-	conf.Budget = budget
-	conf.Timeout = c.StorageTimeout
-	conf.Logger = log
-	store, err = s3.New(ctx, conf)
-	return store, "s3", err
-}
-
-// openStore opens the store of blobs and counts what it does.
-func openStore(ctx context.Context, c *config, mustExist bool, log *slog.Logger, reg prometheus.Registerer) (storage.Store, error) {
-	// Of two stores the one that the objects move to may be still to be made.
-	mustExist = mustExist && c.StorageFallbackURL == ""
-	store, driver, err := openBareStore(ctx, c, c.StorageURL, mustExist, log)
-	if err != nil {
-		return nil, err
-	}
-	if c.StorageFallbackURL != "" {
-		second, _, err := openBareStore(ctx, c, c.StorageFallbackURL, mustExist, log)
-		if err != nil {
-			return nil, fmt.Errorf("storage_fallback_url: %w", err)
-		}
-		store = storage.Fallback(store, second)
-	}
-	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name:    "registry_storage_action_seconds",
-		Help:    "Time that calls of the blob store took.",
-		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
-	}, []string{"driver", "action"})
-	failures := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "berth_storage_errors_total",
-		Help: "Calls of the blob store that failed.",
-	}, []string{"driver", "action"})
-	if err := errors.Join(reg.Register(seconds), reg.Register(failures)); err != nil {
-		return nil, err
-	}
-	return storage.Instrument(store, driver, func(action string, took float64, err error) {
-		seconds.WithLabelValues(driver, action).Observe(took)
-		var source *storage.SourceError
-		if err != nil && !errors.Is(err, storage.ErrNotFound) && !errors.Is(err, context.Canceled) && !errors.As(err, &source) {
-			failures.WithLabelValues(driver, action).Inc()
-		}
-	}), nil
-}
-
 // newApp makes everything from the settings. The caller closes it.
-func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error) {
-	a = &app{config: c, log: log, metrics: prometheus.NewRegistry()}
+func newApp(ctx context.Context, c *config, version string, log *slog.Logger) (a *app, err error) {
+	a = &app{config: c, version: version, log: log, metrics: prometheus.NewRegistry()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.close())
@@ -271,7 +118,7 @@ func newApp(ctx context.Context, c *config, log *slog.Logger) (a *app, err error
 	refresher.External(c.ExternalMaxAge, auth.NewDirectory(a.db, log, a.db.Now), recheckers(list)...)
 	chain := auth.NewChain(nil, list...)
 	a.checks = registry.NewCheckJobs(reg)
-	a.copies = newCopies(c, registry.Side{DB: a.db, Store: a.store}, reg, log)
+	a.copies = newCopies(c, version, registry.Side{DB: a.db, Store: a.store}, reg, log)
 	a.people = people.New(people.Options{
 		DB: a.db, Hasher: a.hasher, Passwords: chain, Keys: tokens.Keys(), Service: serviceName(c.URL), TrustedIssuers: c.OIDC.TrustedIssuers,
 	})
@@ -378,7 +225,7 @@ func readOnly(c *config) error {
 }
 
 // newCopies makes what copies the registry in the background, to and from the places that the settings name.
-func newCopies(c *config, from registry.Side, reg *registry.Registry, log *slog.Logger) *backup.Jobs {
+func newCopies(c *config, version string, from registry.Side, reg *registry.Registry, log *slog.Logger) *backup.Jobs {
 	unset := func(format string, args ...any) error { return oci.Errorf(oci.CodeConflict, format, args...) }
 	return backup.NewJobs(backup.JobsOptions{
 		From: from, Registry: reg, Source: describeDatabase(c.DatabaseURL), Version: version, Logger: log,
@@ -397,7 +244,7 @@ func newCopies(c *config, from registry.Side, reg *registry.Registry, log *slog.
 				return side, unset("no target_database_url and target_storage_url are set: set them to an empty database and a store, or run berth migrate-storage or berth restore")
 			}
 			const names = "target_database_url and target_storage_url"
-			target, err := c.target(c.TargetDatabaseURL, c.TargetStorageURL)
+			target, err := targetOf(c, c.TargetDatabaseURL, c.TargetStorageURL)
 			if err != nil {
 				return side, unusable(oci.CodeConflict, names, err)
 			}
@@ -446,70 +293,6 @@ func pruneTokenSecrets(ctx context.Context, db *metadata.DB) (n int, err error) 
 	return n, err
 }
 
-// authenticators lists who is asked about credentials, in this order. An outside
-// provider is asked when its settings are there.
-func authenticators(_ context.Context, c *config, db *metadata.DB, hasher *auth.Hasher, openid *oidc.Authenticator, log *slog.Logger, metrics *providerMetrics) ([]auth.Authenticator, error) {
-	directory := auth.NewDirectory(db, log, db.Now)
-	// A token of an OpenID provider may come with anybody's name.
-	tokens := auth.NewTokens(db, log, db.Now)
-	tokens.External(c.ExternalMaxAge)
-	list := []auth.Authenticator{tokens, openid}
-	machines, err := c.AWS.authenticators(c, db)
-	if err != nil {
-		return nil, err
-	}
-	list = append(list, machines...)
-	// Every bearer string that nobody before knows is taken for an access token.
-	if c.OAuth2.enabled() {
-		a, err := c.OAuth2.authenticator(directory, metrics.of("oauth2"), log)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, a)
-	}
-	list = append(list, auth.NewPasswords(db, hasher, db.Now))
-	// The last one: to a directory that binds users without a search, every name may
-	// be one of its own.
-	if c.LDAP.enabled() {
-		a, err := c.LDAP.authenticator(directory, metrics.of("ldap"), log)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, a)
-	}
-	return list, nil
-}
-
-// teamService is the authenticator that can be asked about teams; there is at most one.
-func teamService(list []auth.Authenticator) auth.TeamService {
-	for _, a := range list {
-		if t, ok := a.(auth.TeamService); ok {
-			return t
-		}
-	}
-	return nil
-}
-
-// recheckers are the authenticators that can say of a user, without a credential,
-// what they would say at a sign-in now.
-func recheckers(list []auth.Authenticator) []auth.Rechecker {
-	var found []auth.Rechecker
-	for _, a := range list {
-		if r, ok := a.(auth.Rechecker); ok {
-			found = append(found, r)
-		}
-	}
-	return found
-}
-
-// serviceName is the audience of our own tokens: the host of the URL.
-func serviceName(address string) string {
-	if u, err := url.Parse(address); err == nil && u.Hostname() != "" {
-		return u.Hostname()
-	}
-	return "berth"
-}
-
 // findService gives the server the other registries that take our tokens.
 func findService(db *metadata.DB) func(context.Context, string) (metadata.Service, error) {
 	return func(ctx context.Context, name string) (found metadata.Service, err error) {
@@ -531,7 +314,7 @@ func (a *app) collectors() {
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name:        "berth_build_info",
 			Help:        "Constant 1, with the version of the program as a label.",
-			ConstLabels: prometheus.Labels{"version": version},
+			ConstLabels: prometheus.Labels{"version": a.version},
 		}, func() float64 { return 1 }),
 		connections("berth_database_connections_open", "Open connections to the database.",
 			func() float64 { return float64(a.db.Stats().OpenConnections) }),

@@ -1,0 +1,86 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"berth/api"
+)
+
+// outputFlag adds --output to a command that has no server's.
+func outputFlag(cmd *cobra.Command) *choice {
+	c := &choice{value: "text", values: []string{"text", "json"}}
+	cmd.Flags().VarP(c, "output", "o", "form of the output: text, json")
+	if err := cmd.RegisterFlagCompletionFunc("output", c.complete); err != nil {
+		panic(err) // the flag is defined in the line above
+	}
+	return c
+}
+
+// choice is a flag that takes one of a few words.
+type choice struct {
+	value  string
+	values []string
+}
+
+// String, Set and Type make a choice a pflag.Value.
+func (c *choice) String() string { return c.value }
+
+// Set takes one of the words.
+func (c *choice) Set(s string) error {
+	if !slices.Contains(c.values, s) {
+		return fmt.Errorf("use one of %s", strings.Join(c.values, ", "))
+	}
+	c.value = s
+	return nil
+}
+
+// Type is what the help calls the flag's value.
+func (c *choice) Type() string { return "string" }
+
+func (c *choice) complete(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return c.values, cobra.ShellCompDirectiveNoFileComp
+}
+
+// choiceFlag adds a flag that takes one of a few words and completes them.
+func choiceFlag(cmd *cobra.Command, name, initial, usage string, values ...string) *choice {
+	c := &choice{value: initial, values: values}
+	cmd.Flags().Var(c, name, usage+": "+strings.Join(values, ", "))
+	if err := cmd.RegisterFlagCompletionFunc(name, c.complete); err != nil {
+		panic(err) // the flag is defined in the line above
+	}
+	return c
+}
+
+// duration is a flag that takes what api.ParseDuration reads.
+type duration time.Duration
+
+// String, Set and Type make a duration a pflag.Value.
+func (d *duration) String() string { return api.FormatDuration(time.Duration(*d)) }
+
+// Set reads a duration.
+func (d *duration) Set(s string) error {
+	v, err := api.ParseDuration(s)
+	if err == nil {
+		*d = duration(v)
+	}
+	return err
+}
+
+// Type is what the help calls the flag's value.
+func (d *duration) Type() string { return "duration" }
+
+// durationFlag adds a flag that takes a duration.
+func durationFlag(flags *pflag.FlagSet, name string, initial time.Duration, usage string) *time.Duration {
+	d := duration(initial)
+	flags.Var(&d, name, usage)
+	if initial == 0 { // no default to speak of: the usage says what holds without the flag
+		flags.Lookup(name).DefValue = ""
+	}
+	return (*time.Duration)(&d)
+}
