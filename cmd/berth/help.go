@@ -5,6 +5,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"berth/cmd/berth/settings"
 )
 
 // ownFlagsFirst makes the help of every command below root leave out the flags of settings and say
@@ -14,7 +16,7 @@ func ownFlagsFirst(root *cobra.Command) {
 	root.SetUsageFunc(func(c *cobra.Command) error {
 		var hidden []*pflag.Flag
 		c.Flags().VisitAll(func(f *pflag.Flag) {
-			if len(f.Annotations[settingFlag]) > 0 && !f.Hidden {
+			if len(f.Annotations[settings.SettingFlag]) > 0 && !f.Hidden {
 				hidden = append(hidden, f)
 				f.Hidden = true
 			}

@@ -24,6 +24,7 @@ import (
 
 	"berth/auth"
 	"berth/auth/token"
+	"berth/cmd/berth/operate"
 	"berth/metadata"
 	"berth/testenv"
 )
@@ -283,7 +284,7 @@ func TestImportDockitMySQL(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = proc.Stop(syscall.SIGTERM) })
 	source := "mysql://dockit:p%40ss@" + addr + "/dockit"
-	db, err := openDockit(source)
+	db, err := operate.OpenDockit(source)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"berth/cmd/berth/client"
 )
 
 // runInitContainer runs the command line and gives its exit code and what it said.
@@ -65,7 +67,7 @@ func TestInitContainerRefuses(t *testing.T) {
 			w.Header().Set("Content-Length", "10000")
 			_, _ = io.WriteString(w, certificate)
 		}, "ended early"},
-		"too large": {say(200, strings.Repeat(certificate, maxBundle/len(certificate)+1)), "larger"},
+		"too large": {say(200, strings.Repeat(certificate, client.MaxBundle/len(certificate)+1)), "larger"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			answer = tt.answer

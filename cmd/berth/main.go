@@ -1,7 +1,8 @@
 // Command berth is the registry and its command line client in one binary:
 // `berth serve` runs the server, the other verbs talk to a running one over
-// the management API. Start with newRootCommand in root.go, which names every
-// command; each of them has a file. What the server is made of stands in wire.go.
+// the management API, or work on the database and store themselves. Start with newRootCommand in root.go, which
+// names every command. The rooms below: settings (the table), open (what the settings open), serve (the server),
+// operate (local commands), client (remote ones), cli (what they share).
 package main
 
 import (
@@ -15,6 +16,9 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"berth/cmd/berth/cli"
+	"berth/cmd/berth/client"
 )
 
 // version is set by the linker.
@@ -23,7 +27,7 @@ var version = "dev"
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the program where it is
-	code := run(ctx, newRootCommand(), commandLine(os.Args), os.Stderr)
+	code := run(ctx, newRootCommand(), client.CommandLine(os.Args), os.Stderr)
 	stop()
 	os.Exit(code)
 }
@@ -41,18 +45,18 @@ func run(ctx context.Context, root *cobra.Command, args []string, stderr io.Writ
 	if err == nil {
 		return 0
 	}
-	if errors.Is(err, errNo) {
+	if errors.Is(err, cli.ErrNo) {
 		return 1
 	}
 	cut := ctx.Err() != nil
 	if errors.Is(err, context.Canceled) {
 		cut, err = true, errors.New("interrupted")
 	}
-	fmt.Fprintf(stderr, "berth: %s\n", printableLines(strings.TrimSpace(err.Error())))
+	fmt.Fprintf(stderr, "berth: %s\n", cli.PrintableLines(strings.TrimSpace(err.Error())))
 	if cut {
 		return interrupted
 	}
-	var usage usageError
+	var usage cli.UsageError
 	if started && !errors.As(err, &usage) {
 		return 1
 	}
@@ -69,9 +73,9 @@ func prepare(c *cobra.Command, started *bool) {
 		if check := c.Args; check != nil {
 			c.Args = func(cmd *cobra.Command, args []string) error {
 				err := check(cmd, args)
-				var usage usageError
+				var usage cli.UsageError
 				if err != nil && !errors.As(err, &usage) { // cobra's, who counts
-					return usagef("%s, where the command is '%s %s'", given(args), cmd.Parent().CommandPath(), cmd.Use)
+					return cli.Usagef("%s, where the command is '%s %s'", given(args), cmd.Parent().CommandPath(), cmd.Use)
 				}
 				return err
 			}

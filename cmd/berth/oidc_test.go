@@ -22,6 +22,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/spf13/pflag"
 
+	"berth/cmd/berth/client"
+	"berth/cmd/berth/settings"
 	"berth/testenv"
 )
 
@@ -183,7 +185,7 @@ func TestOIDCLogin(t *testing.T) {
 		t.Helper()
 		raw, err := os.ReadFile(file)
 		w.must(err)
-		var all map[string]kept
+		var all map[string]client.Kept
 		w.must(json.Unmarshal(raw, &all))
 		return all[w.host].RefreshToken
 	}
@@ -385,7 +387,7 @@ func TestOIDCSettings(t *testing.T) {
 	if err := os.WriteFile(empty, []byte("no certificate"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err := loadConfig(pflag.NewFlagSet("", pflag.ContinueOnError), []string{
+	_, err := settings.Load(pflag.NewFlagSet("", pflag.ContinueOnError), []string{
 		"BERTH_OIDC_ISSUER=http://login.example.com", "BERTH_OIDC_CLIENT_SECRET=hidden-secret", "BERTH_OIDC_TEAMS=dev=core:owner",
 		"BERTH_OIDC_ALGORITHMS=RS256,none", "BERTH_OIDC_TRUSTED_ISSUERS=https://gitlab.example.com,http://10.0.0.1", "BERTH_OIDC_CA_FILE=" + empty,
 		"BERTH_OIDC_SESSION_TTL=1s",
@@ -398,14 +400,14 @@ func TestOIDCSettings(t *testing.T) {
 	if err != nil && strings.Contains(err.Error(), "hidden-secret") {
 		t.Errorf("the secret is shown: %v", err)
 	}
-	if _, err := loadConfig(pflag.NewFlagSet("", pflag.ContinueOnError), []string{"BERTH_OIDC_ISSUER=https://login.example.com"}); err == nil || !strings.Contains(err.Error(), "oidc_client_id") {
+	if _, err := settings.Load(pflag.NewFlagSet("", pflag.ContinueOnError), []string{"BERTH_OIDC_ISSUER=https://login.example.com"}); err == nil || !strings.Contains(err.Error(), "oidc_client_id") {
 		t.Errorf("an issuer without a client: %v", err)
 	}
-	c, err := loadConfig(pflag.NewFlagSet("", pflag.ContinueOnError), []string{"BERTH_OIDC_ISSUER=https://login.example.com", "BERTH_OIDC_CLIENT_ID=berth", "BERTH_OIDC_TEAMS=dev=core:member"})
+	c, err := settings.Load(pflag.NewFlagSet("", pflag.ContinueOnError), []string{"BERTH_OIDC_ISSUER=https://login.example.com", "BERTH_OIDC_CLIENT_ID=berth", "BERTH_OIDC_TEAMS=dev=core:member"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o, err := c.OIDC.options(); err != nil || o.People == nil || o.People.UsernameClaim != "preferred_username" || len(o.People.Teams["dev"]) != 1 {
+	if o, err := c.OIDC.Options(); err != nil || o.People == nil || o.People.UsernameClaim != "preferred_username" || len(o.People.Teams["dev"]) != 1 {
 		t.Errorf("%+v, %v", o, err)
 	}
 }

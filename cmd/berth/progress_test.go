@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"berth/cmd/berth/cli"
 	"berth/registry"
 )
 
@@ -20,10 +21,10 @@ func TestProgress(t *testing.T) {
 	master, slave := openTerminal(t)
 	c := &cobra.Command{}
 	c.SetErr(slave)
-	p := newProgress(c, "backing up")
-	p.show(at(20<<20), "")
+	p := cli.NewProgress(c, "backing up")
+	p.Show(at(20<<20), "")
 	time.Sleep(2 * 100 * time.Millisecond) // more often it is not drawn
-	p.show(at(40<<20), "40 blobs copied")
+	p.Show(at(40<<20), "40 blobs copied")
 	if err := slave.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -37,14 +38,14 @@ func TestProgress(t *testing.T) {
 	if strings.Contains(text, "so far") {
 		t.Errorf("the terminal has lines: %q", text)
 	}
-	p.end() // whose terminal is gone
-	p.end()
+	p.End() // whose terminal is gone
+	p.End()
 
 	var plain strings.Builder
 	c.SetErr(&plain)
-	p = newProgress(c, "backing up")
-	p.show(at(40<<20), "40 blobs copied")
-	p.end()
+	p = cli.NewProgress(c, "backing up")
+	p.Show(at(40<<20), "40 blobs copied")
+	p.End()
 	if plain.String() != "so far: 40 blobs copied\n" {
 		t.Errorf("elsewhere it says %q", plain.String())
 	}

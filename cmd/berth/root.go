@@ -1,6 +1,13 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"github.com/spf13/cobra"
+
+	"berth/cmd/berth/client"
+	"berth/cmd/berth/operate"
+	"berth/cmd/berth/serve"
+	"berth/cmd/berth/settings"
+)
 
 // newRootCommand is the whole command tree.
 func newRootCommand() *cobra.Command {
@@ -24,61 +31,61 @@ BERTH_USERNAME and BERTH_PASSWORD, else as 'docker login' or 'berth login' did.`
 	)
 
 	for _, c := range []*cobra.Command{
-		newServeCommand(version),
-		newMigrateCommand(),
-		newConfigCommand(),
-		newGCCommand(),
-		newWhyCommand(),
-		newDuCommand(),
-		newCheckCommand(),
-		newImportCommand(),
-		newBackupCommand(version),
-		newRestoreCommand(),
-		newMigrateStorageCommand(),
+		serve.NewCommand(version),
+		operate.NewMigrateCommand(),
+		operate.NewConfigCommand(),
+		operate.NewGCCommand(),
+		operate.NewWhyCommand(),
+		operate.NewDuCommand(),
+		operate.NewCheckCommand(),
+		operate.NewImportCommand(),
+		operate.NewBackupCommand(version),
+		operate.NewRestoreCommand(),
+		operate.NewMigrateStorageCommand(),
 	} {
 		c.GroupID = groupServer
 		root.AddCommand(c)
 	}
 	root.AddCommand(newVersionCommand(version))
-	root.AddCommand(newSettingsTopic())
-	root.AddCommand(newCredentialHelperCommand())
-	for _, c := range []*cobra.Command{newInitContainerCommand(), newRBACCommand()} {
+	root.AddCommand(settings.NewSettingsTopic())
+	root.AddCommand(client.NewCredentialHelperCommand())
+	for _, c := range []*cobra.Command{client.NewInitContainerCommand(), client.NewRBACCommand()} {
 		c.GroupID = groupClient
 		root.AddCommand(c)
 	}
 
-	r := &remote{}
+	r := &client.Remote{}
 	for _, c := range []*cobra.Command{
-		newLoginCommand(r),
-		newLogoutCommand(r),
-		newWhoamiCommand(r),
-		newUserCommand(r),
-		newTeamCommand(r),
-		newGroupCommand(r),
-		newGrantCommand(r),
-		newDenyCommand(r),
-		newExplainCommand(r),
-		newWhoCanCommand(r),
-		newTokenCommand(r),
-		newRepoCommand(r),
-		newTagCommand(r),
-		newRetentionCommand(r),
-		newAuditCommand(r),
-		newQuotaCommand(r),
-		newInstanceCommand(r),
-		newServiceCommand(r),
-		newKeyCommand(r),
-		newAccountCommand(r),
-		newAWSTokenCommand(r),
-		newTrustCommand(r),
+		client.NewLoginCommand(r),
+		client.NewLogoutCommand(r),
+		client.NewWhoamiCommand(r),
+		client.NewUserCommand(r),
+		client.NewTeamCommand(r),
+		client.NewGroupCommand(r),
+		client.NewGrantCommand(r),
+		client.NewDenyCommand(r),
+		client.NewExplainCommand(r),
+		client.NewWhoCanCommand(r),
+		client.NewTokenCommand(r),
+		client.NewRepoCommand(r),
+		client.NewTagCommand(r),
+		client.NewRetentionCommand(r),
+		client.NewAuditCommand(r),
+		client.NewQuotaCommand(r),
+		client.NewInstanceCommand(r),
+		client.NewServiceCommand(r),
+		client.NewKeyCommand(r),
+		client.NewAccountCommand(r),
+		client.NewAWSTokenCommand(r),
+		client.NewTrustCommand(r),
 	} {
 		c.GroupID = groupClient
-		r.addFlags(c)
+		r.AddFlags(c)
 		root.AddCommand(c)
 		if c.Name() == "user" {
-			c.AddCommand(newUserPasswordCommand(r)) // which also works on the database itself
+			c.AddCommand(operate.NewUserPasswordCommand(r)) // which also works on the database itself
 		}
-		addCompletion(r, c)
+		client.AddCompletion(r, c)
 	}
 	ownFlagsFirst(root)
 	return root

@@ -18,6 +18,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"berth/cmd/berth/cli"
+	"berth/cmd/berth/settings"
 	"berth/testenv"
 )
 
@@ -195,10 +197,10 @@ func TestPagesNameSettings(t *testing.T) {
 		"BERTH_IMAGE":  true, // of compose.yaml
 		"BERTH_TOKEN":  true, // of a job of GitLab
 	}
-	for _, s := range settings() {
-		known[s.env()] = true
-		if s.secret {
-			known[s.env()+"_FILE"] = true
+	for _, s := range settings.All() {
+		known[s.Env()] = true
+		if s.Secret {
+			known[s.Env()+"_FILE"] = true
 		}
 	}
 	variable := regexp.MustCompile(`\bBERTH_[A-Z0-9_]*[A-Z0-9]\b`)
@@ -215,7 +217,7 @@ func TestPagesNameSettings(t *testing.T) {
 			}
 			for _, name := range variable.FindAllString(string(text), -1) {
 				count++
-				if !known[name] && !clientVariable(name) {
+				if !known[name] && !settings.ClientVariable(name) {
 					t.Errorf("%s: there is no setting %s", filepath.Base(file), name)
 				}
 			}
@@ -313,13 +315,13 @@ var withoutJSON = []string{
 func TestCompletion(t *testing.T) {
 	everyCommand(t, func(t *testing.T, c *cobra.Command) {
 		c.Flags().VisitAll(func(f *pflag.Flag) {
-			if one, ok := f.Value.(*choice); ok {
+			if one, ok := f.Value.(*cli.Choice); ok {
 				complete, ok := c.GetFlagCompletionFunc(f.Name)
 				if !ok {
 					t.Errorf("--%s is not completed", f.Name)
 					return
 				}
-				if names, _ := complete(c, nil, ""); !slices.Equal(names, one.values) {
+				if names, _ := complete(c, nil, ""); !slices.Equal(names, one.Values) {
 					t.Errorf("--%s is completed as %q", f.Name, names)
 				}
 			}
@@ -358,9 +360,9 @@ func TestHelpListsOwnFlags(t *testing.T) {
 	}
 	for _, words := range [][]string{{"help", "settings"}, {"settings"}, {"settings", "--help"}} {
 		text := help(words...)
-		for _, s := range settings() {
-			if !strings.Contains(text, "--"+s.flag()+" ") && !strings.Contains(text, "--"+s.flag()+"\n") && !strings.Contains(text, "--"+s.flag()+"[") {
-				t.Errorf("berth %s does not list --%s", strings.Join(words, " "), s.flag())
+		for _, s := range settings.All() {
+			if !strings.Contains(text, "--"+s.Flag()+" ") && !strings.Contains(text, "--"+s.Flag()+"\n") && !strings.Contains(text, "--"+s.Flag()+"[") {
+				t.Errorf("berth %s does not list --%s", strings.Join(words, " "), s.Flag())
 			}
 		}
 		if !strings.Contains(strings.Join(strings.Fields(text), " "), "10m to 2160h") {
@@ -417,6 +419,9 @@ func TestRedirects(t *testing.T) {
 func TestCommands(t *testing.T) {
 	var visit func(c *cobra.Command)
 	visit = func(c *cobra.Command) {
+		if c.IsAdditionalHelpTopicCommand() {
+			return
+		}
 		if c.HasParent() && (!strings.Contains(c.Example, c.CommandPath()) || c.Short == "" || strings.HasSuffix(c.Short, ".")) {
 			t.Errorf("%s: needs an example with this command, and a short description without a full stop", c.CommandPath())
 		}
@@ -447,7 +452,7 @@ func TestConfigMasksURLs(t *testing.T) {
 		"file:/var/lib/berth@home":                                        "file:/var/lib/berth@home",
 		"latest,*-SNAPSHOT":                                               "latest,*-SNAPSHOT",
 	} {
-		if got := maskURLs(in); got != want {
+		if got := settings.MaskURLs(in); got != want {
 			t.Errorf("%q becomes %q, want %q", in, got, want)
 		}
 	}

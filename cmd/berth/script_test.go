@@ -32,6 +32,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"berth/cmd/berth/client"
 	"berth/testenv"
 )
 
@@ -41,7 +42,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(withServers{m}, map[string]func(){
 		"berth":                  main,
 		"docker-credential-file": credentialHelper,
-		helperProgram:            main,
+		client.HelperProgram:     main,
 	})
 }
 
@@ -203,7 +204,7 @@ func dockerConfig(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: dockerconfig FIELD")
 	}
 	resp, err := http.PostForm("http://"+ts.Getenv("HOST")+"/token", url.Values{
-		"grant_type": {"password"}, "client_id": {"docker"}, "access_type": {"offline"}, "scope": {apiScope},
+		"grant_type": {"password"}, "client_id": {"docker"}, "access_type": {"offline"}, "scope": {client.ApiScope},
 		"username": {"admin"}, "password": {adminPassword},
 	})
 	ts.Check(err)

@@ -4,18 +4,20 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"berth/cmd/berth/cli"
 )
 
 func newVersionCommand(version string) *cobra.Command {
-	var output *choice
+	var output *cli.Choice
 	c := &cobra.Command{
 		Use:     "version",
 		Short:   "Print the version",
 		Example: `  berth version`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output.value == "json" {
-				return printJSON(cmd.OutOrStdout(), struct {
+			if output.Value == "json" {
+				return cli.PrintJSON(cmd.OutOrStdout(), struct {
 					Version string `json:"version"`
 				}{version})
 			}
@@ -23,6 +25,6 @@ func newVersionCommand(version string) *cobra.Command {
 			return err
 		},
 	}
-	output = outputFlag(c)
+	output = cli.OutputFlag(c)
 	return c
 }

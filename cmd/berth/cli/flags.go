@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"fmt"
@@ -12,46 +12,46 @@ import (
 	"berth/api"
 )
 
-// outputFlag adds --output to a command that has no server's.
-func outputFlag(cmd *cobra.Command) *choice {
-	c := &choice{value: "text", values: []string{"text", "json"}}
+// OutputFlag adds --output to a command that has no server's.
+func OutputFlag(cmd *cobra.Command) *Choice {
+	c := &Choice{Value: "text", Values: []string{"text", "json"}}
 	cmd.Flags().VarP(c, "output", "o", "form of the output: text, json")
-	if err := cmd.RegisterFlagCompletionFunc("output", c.complete); err != nil {
+	if err := cmd.RegisterFlagCompletionFunc("output", c.Complete); err != nil {
 		panic(err) // the flag is defined in the line above
 	}
 	return c
 }
 
-// choice is a flag that takes one of a few words.
-type choice struct {
-	value  string
-	values []string
+// Choice is a flag that takes one of a few words.
+type Choice struct {
+	Value  string
+	Values []string
 }
 
 // String, Set and Type make a choice a pflag.Value.
-func (c *choice) String() string { return c.value }
+func (c *Choice) String() string { return c.Value }
 
 // Set takes one of the words.
-func (c *choice) Set(s string) error {
-	if !slices.Contains(c.values, s) {
-		return fmt.Errorf("use one of %s", strings.Join(c.values, ", "))
+func (c *Choice) Set(s string) error {
+	if !slices.Contains(c.Values, s) {
+		return fmt.Errorf("use one of %s", strings.Join(c.Values, ", "))
 	}
-	c.value = s
+	c.Value = s
 	return nil
 }
 
 // Type is what the help calls the flag's value.
-func (c *choice) Type() string { return "string" }
+func (c *Choice) Type() string { return "string" }
 
-func (c *choice) complete(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-	return c.values, cobra.ShellCompDirectiveNoFileComp
+func (c *Choice) Complete(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return c.Values, cobra.ShellCompDirectiveNoFileComp
 }
 
-// choiceFlag adds a flag that takes one of a few words and completes them.
-func choiceFlag(cmd *cobra.Command, name, initial, usage string, values ...string) *choice {
-	c := &choice{value: initial, values: values}
+// ChoiceFlag adds a flag that takes one of a few words and completes them.
+func ChoiceFlag(cmd *cobra.Command, name, initial, usage string, values ...string) *Choice {
+	c := &Choice{Value: initial, Values: values}
 	cmd.Flags().Var(c, name, usage+": "+strings.Join(values, ", "))
-	if err := cmd.RegisterFlagCompletionFunc(name, c.complete); err != nil {
+	if err := cmd.RegisterFlagCompletionFunc(name, c.Complete); err != nil {
 		panic(err) // the flag is defined in the line above
 	}
 	return c
@@ -75,8 +75,8 @@ func (d *duration) Set(s string) error {
 // Type is what the help calls the flag's value.
 func (d *duration) Type() string { return "duration" }
 
-// durationFlag adds a flag that takes a duration.
-func durationFlag(flags *pflag.FlagSet, name string, initial time.Duration, usage string) *time.Duration {
+// DurationFlag adds a flag that takes a duration.
+func DurationFlag(flags *pflag.FlagSet, name string, initial time.Duration, usage string) *time.Duration {
 	d := duration(initial)
 	flags.Var(&d, name, usage)
 	if initial == 0 { // no default to speak of: the usage says what holds without the flag

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"strconv"
@@ -6,13 +6,13 @@ import (
 	"unicode"
 )
 
-// printable is a text of others as a terminal may show it: a control character, which could move the cursor or begin
+// Printable is a text of others as a terminal may show it: a control character, which could move the cursor or begin
 // a row, and one that turns the direction of writing are shown as escapes. Descriptions, reasons and messages are
 // what somebody wrote, and the one who reads them may be an administrator.
-func printable(s string) string { return escape(s, "") }
+func Printable(s string) string { return escape(s, "") }
 
-// printableLines is printable for a text that may have lines.
-func printableLines(s string) string { return escape(s, "\n\t") }
+// PrintableLines is printable for a text that may have lines.
+func PrintableLines(s string) string { return escape(s, "\n\t") }
 
 func escape(s, but string) string {
 	special := func(r rune) bool {

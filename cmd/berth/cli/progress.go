@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"fmt"
@@ -13,9 +13,9 @@ import (
 	"berth/registry"
 )
 
-// progress shows on stderr how far a long run is: on a terminal a bar with total, rate and time left,
+// Progress shows on stderr how far a long run is: on a terminal a bar with total, rate and time left,
 // elsewhere a line now and then.
-type progress struct {
+type Progress struct {
 	w        io.Writer
 	terminal bool
 	what     string
@@ -27,9 +27,9 @@ type progress struct {
 // lineEvery is how often a line is written at most.
 const lineEvery = time.Second
 
-// newProgress begins with what is done, such as "backing up". The caller ends it before it prints something else.
-func newProgress(cmd *cobra.Command, what string) *progress {
-	p := &progress{w: cmd.ErrOrStderr(), what: what}
+// NewProgress begins with what is done, such as "backing up". The caller ends it before it prints something else.
+func NewProgress(cmd *cobra.Command, what string) *Progress {
+	p := &Progress{w: cmd.ErrOrStderr(), what: what}
 	if f, ok := p.w.(*os.File); ok {
 		p.terminal = term.IsTerminal(int(f.Fd()))
 	}
@@ -39,8 +39,8 @@ func newProgress(cmd *cobra.Command, what string) *progress {
 // barThrottle is how often a bar is drawn at most.
 const barThrottle = 100 * time.Millisecond
 
-// show tells how far the run is. Where there is no bar, it is the line.
-func (p *progress) show(at registry.Progress, line string) {
+// Show tells how far the run is. Where there is no bar, it is the line.
+func (p *Progress) Show(at registry.Progress, line string) {
 	if !p.terminal {
 		if time.Since(p.told) >= lineEvery {
 			p.told = time.Now()
@@ -52,7 +52,7 @@ func (p *progress) show(at registry.Progress, line string) {
 		return
 	}
 	if p.bar == nil || p.unit != at.Unit || p.bar.GetMax64() != at.Total { // the next part of the run
-		p.end()
+		p.End()
 		p.unit = at.Unit
 		options := []progressbar.Option{
 			progressbar.OptionSetWriter(p.w),
@@ -75,8 +75,8 @@ func (p *progress) show(at registry.Progress, line string) {
 	_ = p.bar.Set64(at.Done)
 }
 
-// end takes the bar away. It may be called twice.
-func (p *progress) end() {
+// End takes the bar away. It may be called twice.
+func (p *Progress) End() {
 	if p.bar != nil {
 		_ = p.bar.Clear()
 		p.bar = nil

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"bufio"
@@ -44,28 +44,28 @@ type stdin struct {
 	in  io.Reader
 }
 
-func input(cmd *cobra.Command) io.Reader { return stdin{cmd.Context(), cmd.InOrStdin()} }
+func Input(cmd *cobra.Command) io.Reader { return stdin{cmd.Context(), cmd.InOrStdin()} }
 
 // Read implements io.Reader.
 func (s stdin) Read(p []byte) (int, error) {
 	return interruptible(s.ctx, func() (int, error) { return s.in.Read(p) })
 }
 
-// readLine reads one line of stdin, such as a password, without its end.
-func readLine(cmd *cobra.Command) (string, error) {
-	line, err := bufio.NewReader(io.LimitReader(input(cmd), maxPassword)).ReadString('\n')
+// ReadLine reads one line of stdin, such as a password, without its end.
+func ReadLine(cmd *cobra.Command) (string, error) {
+	line, err := bufio.NewReader(io.LimitReader(Input(cmd), maxPassword)).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
 		return "", fmt.Errorf("reading stdin: %w", err)
 	}
 	line = strings.TrimRight(line, "\r\n")
 	if line == "" {
-		return "", usagef("the line is empty")
+		return "", Usagef("the line is empty")
 	}
 	return line, nil
 }
 
-// terminal is the terminal on stdin, if there is one.
-func terminal(cmd *cobra.Command) (int, bool) {
+// Terminal is the terminal on stdin, if there is one.
+func Terminal(cmd *cobra.Command) (int, bool) {
 	f, ok := cmd.InOrStdin().(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
 		return 0, false
@@ -79,10 +79,10 @@ type byteReader struct{ r io.Reader }
 
 func (b byteReader) Read(p []byte) (int, error) { return b.r.Read(p[:min(len(p), 1)]) }
 
-// askPassword asks on the terminal, without echo. It reports false when there
+// AskPassword asks on the terminal, without echo. It reports false when there
 // is no terminal.
-func askPassword(cmd *cobra.Command, prompt string) (string, bool, error) {
-	fd, ok := terminal(cmd)
+func AskPassword(cmd *cobra.Command, prompt string) (string, bool, error) {
+	fd, ok := Terminal(cmd)
 	if !ok {
 		return "", false, nil
 	}

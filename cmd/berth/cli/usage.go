@@ -1,20 +1,22 @@
-package main
+// Package cli is what the commands have in common with a terminal: errors of usage, flags that take a choice or
+// a duration, passwords that are typed, and how sizes, times, JSON and progress are shown. Start with Usagef.
+package cli
 
 import (
 	"errors"
 	"fmt"
 )
 
-// errNo ends a command with exit code 1 whose answer, which is printed already, is "no".
-var errNo = errors.New("no")
+// ErrNo ends a command with exit code 1 whose answer, which is printed already, is "no".
+var ErrNo = errors.New("no")
 
-// usageError is a command line that makes no sense, found after its flags
+// UsageError is a command line that makes no sense, found after its flags
 // were parsed.
-type usageError struct{ error }
+type UsageError struct{ error }
 
-func usagef(format string, args ...any) error {
-	return usageError{fmt.Errorf(format, args...)}
+func Usagef(format string, args ...any) error {
+	return UsageError{fmt.Errorf(format, args...)}
 }
 
-// asUsage makes an error one of usage.
-func asUsage(err error) error { return usageError{err} }
+// AsUsage makes an error one of usage.
+func AsUsage(err error) error { return UsageError{err} }

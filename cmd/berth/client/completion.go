@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/api"
+	"berth/cmd/berth/cli"
 )
 
 const (
@@ -20,15 +21,15 @@ const (
 )
 
 // completion gives names that begin so.
-type completion func(ctx context.Context, s *connection, begin string) ([]string, error)
+type completion func(ctx context.Context, s *Connection, begin string) ([]string, error)
 
-// addCompletion lets the shell complete the arguments of all commands below one:
+// AddCompletion lets the shell complete the arguments of all commands below one:
 // what an argument is, its usage says (TEAM, USER, ...), and NAME is what the
 // command's parent manages. Names come from the server, as whoever is signed in may
 // see them; without a server, there are none.
-func addCompletion(r *remote, c *cobra.Command) {
+func AddCompletion(r *Remote, c *cobra.Command) {
 	for _, sub := range c.Commands() {
-		addCompletion(r, sub)
+		AddCompletion(r, sub)
 	}
 	if c.Runnable() && c.ValidArgsFunction == nil && c.Name() != "create" {
 		var kinds []completion
@@ -76,7 +77,7 @@ func completionOf(word, parent string) completion {
 
 // complete asks the server. Whatever goes wrong is no name: there is no place
 // to tell about it, and nobody is asked for a password at the tab key.
-func complete(r *remote, cmd *cobra.Command, kind completion, begin string) ([]string, cobra.ShellCompDirective) {
+func complete(r *Remote, cmd *cobra.Command, kind completion, begin string) ([]string, cobra.ShellCompDirective) {
 	none := cobra.ShellCompDirectiveNoFileComp
 	if r.passwordStdin || r.username != "" && os.Getenv("BERTH_PASSWORD") == "" {
 		return nil, none
@@ -84,7 +85,7 @@ func complete(r *remote, cmd *cobra.Command, kind completion, begin string) ([]s
 	ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
 	defer cancel()
 	cmd.SetContext(ctx)
-	s, err := r.connect(cmd)
+	s, err := r.Connect(cmd)
 	if err != nil {
 		return nil, none
 	}
@@ -107,32 +108,32 @@ func namesOf[T any](items []T, name func(T) string) []string {
 	return names
 }
 
-func completeTeams(ctx context.Context, s *connection, _ string) ([]string, error) {
-	page, err := fetched(s.ListTeamsWithResponse(ctx, &api.ListTeamsParams{Limit: pointer(completionNames)}))
+func completeTeams(ctx context.Context, s *Connection, _ string) ([]string, error) {
+	page, err := Fetched(s.ListTeamsWithResponse(ctx, &api.ListTeamsParams{Limit: cli.Pointer(completionNames)}))
 	if err != nil {
 		return nil, err
 	}
 	return namesOf(page.Items, func(t api.Team) string { return t.Name }), nil
 }
 
-func completeUsers(ctx context.Context, s *connection, _ string) ([]string, error) {
-	page, err := fetched(s.ListUsersWithResponse(ctx, &api.ListUsersParams{Limit: pointer(completionNames)}))
+func completeUsers(ctx context.Context, s *Connection, _ string) ([]string, error) {
+	page, err := Fetched(s.ListUsersWithResponse(ctx, &api.ListUsersParams{Limit: cli.Pointer(completionNames)}))
 	if err != nil {
 		return nil, err
 	}
 	return namesOf(page.Items, func(u api.User) string { return u.Name }), nil
 }
 
-func completeGroups(ctx context.Context, s *connection, _ string) ([]string, error) {
-	page, err := fetched(s.ListGroupsWithResponse(ctx, &api.ListGroupsParams{Limit: pointer(completionNames)}))
+func completeGroups(ctx context.Context, s *Connection, _ string) ([]string, error) {
+	page, err := Fetched(s.ListGroupsWithResponse(ctx, &api.ListGroupsParams{Limit: cli.Pointer(completionNames)}))
 	if err != nil {
 		return nil, err
 	}
 	return namesOf(page.Items, func(g api.Group) string { return g.Name }), nil
 }
 
-func completeRepositories(ctx context.Context, s *connection, begin string) ([]string, error) {
-	page, err := fetched(s.ListRepositoriesWithResponse(ctx, &api.ListRepositoriesParams{Limit: pointer(completionNames), Prefix: &begin}))
+func completeRepositories(ctx context.Context, s *Connection, begin string) ([]string, error) {
+	page, err := Fetched(s.ListRepositoriesWithResponse(ctx, &api.ListRepositoriesParams{Limit: cli.Pointer(completionNames), Prefix: &begin}))
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +141,7 @@ func completeRepositories(ctx context.Context, s *connection, begin string) ([]s
 }
 
 // completeTags completes the repository, and behind its colon the tag.
-func completeTags(ctx context.Context, s *connection, begin string) ([]string, error) {
+func completeTags(ctx context.Context, s *Connection, begin string) ([]string, error) {
 	repository, _, colon := strings.Cut(begin, ":")
 	if !colon {
 		names, err := completeRepositories(ctx, s, begin)
@@ -149,7 +150,7 @@ func completeTags(ctx context.Context, s *connection, begin string) ([]string, e
 		}
 		return names, err
 	}
-	page, err := fetched(s.ListTagsWithResponse(ctx, repository, &api.ListTagsParams{Limit: pointer(completionNames)}))
+	page, err := Fetched(s.ListTagsWithResponse(ctx, repository, &api.ListTagsParams{Limit: cli.Pointer(completionNames)}))
 	if err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"context"
@@ -13,28 +13,30 @@ import (
 	dockerconfig "github.com/docker/cli/cli/config"
 	helpers "github.com/docker/docker-credential-helpers/credentials"
 	"github.com/spf13/cobra"
+
+	"berth/cmd/berth/cli"
 )
 
 // helperName is the credential helper's name in docker's configuration; its
 // program is docker-credential-berth.
 const (
 	helperName    = "berth"
-	helperProgram = "docker-credential-" + helperName
+	HelperProgram = "docker-credential-" + helperName
 )
 
-// commandLine gives the arguments of a command line. Called by the name of the
+// CommandLine gives the arguments of a command line. Called by the name of the
 // credential helper, berth is that.
-func commandLine(args []string) []string {
+func CommandLine(args []string) []string {
 	if len(args) == 0 {
 		return nil
 	}
-	if name := strings.TrimSuffix(filepath.Base(args[0]), ".exe"); name == helperProgram {
+	if name := strings.TrimSuffix(filepath.Base(args[0]), ".exe"); name == HelperProgram {
 		return append([]string{"credential-helper"}, args[1:]...)
 	}
 	return args[1:]
 }
 
-func newCredentialHelperCommand() *cobra.Command {
+func NewCredentialHelperCommand() *cobra.Command {
 	actions := []string{helpers.ActionGet, helpers.ActionStore, helpers.ActionErase, helpers.ActionList}
 	return &cobra.Command{
 		Use:   "credential-helper get|store|erase|list",
@@ -50,12 +52,12 @@ replaced at the identity provider.`,
 		ValidArgs: actions,
 		Args: arguments(func(s string) error {
 			if !slices.Contains(actions, s) {
-				return usagef("%q is none of %s", s, strings.Join(actions, ", "))
+				return cli.Usagef("%q is none of %s", s, strings.Join(actions, ", "))
 			}
 			return nil
 		}),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			err := helpers.HandleCommand(helper{cmd.Context()}, args[0], input(cmd), cmd.OutOrStdout())
+			err := helpers.HandleCommand(helper{cmd.Context()}, args[0], cli.Input(cmd), cmd.OutOrStdout())
 			if err != nil {
 				// Docker reads the reason from there, and knows some of them by their text.
 				fmt.Fprintln(cmd.OutOrStdout(), err)
@@ -83,8 +85,8 @@ func hostOf(server string) string {
 
 // Add keeps what docker login was given.
 func (h helper) Add(c *helpers.Credentials) error {
-	return withKept(func(all map[string]kept) (bool, error) {
-		all[hostOf(c.ServerURL)] = kept{Username: c.Username, Secret: c.Secret}
+	return withKept(func(all map[string]Kept) (bool, error) {
+		all[hostOf(c.ServerURL)] = Kept{Username: c.Username, Secret: c.Secret}
 		return true, nil
 	})
 }
@@ -112,7 +114,7 @@ func (h helper) Get(server string) (string, string, error) {
 // List gives the user names by server.
 func (h helper) List() (map[string]string, error) {
 	names := map[string]string{}
-	err := withKept(func(all map[string]kept) (bool, error) {
+	err := withKept(func(all map[string]Kept) (bool, error) {
 		for host, k := range all {
 			if names[host] = k.Username; k.Issuer != "" {
 				names[host] = oidcUser
@@ -124,8 +126,8 @@ func (h helper) List() (map[string]string, error) {
 }
 
 // keptFor gives what is kept for a host, with an ID token that holds.
-func keptFor(ctx context.Context, host string) (k kept, ok bool, err error) {
-	err = withKept(func(all map[string]kept) (bool, error) {
+func keptFor(ctx context.Context, host string) (k Kept, ok bool, err error) {
+	err = withKept(func(all map[string]Kept) (bool, error) {
 		before, found := all[host]
 		if !found {
 			return false, nil
@@ -141,8 +143,8 @@ func keptFor(ctx context.Context, host string) (k kept, ok bool, err error) {
 
 // forget removes what is kept for a host, and tells its provider. That the
 // provider could not be told is no reason to keep it.
-func forget(ctx context.Context, host string) (was kept, err error) {
-	err = withKept(func(all map[string]kept) (bool, error) {
+func forget(ctx context.Context, host string) (was Kept, err error) {
+	err = withKept(func(all map[string]Kept) (bool, error) {
 		var found bool
 		if was, found = all[host]; found {
 			delete(all, host)
@@ -181,12 +183,12 @@ func useHelper(cmd *cobra.Command, host string, use bool) error {
 
 // adviseHelper says how docker finds the helper, when it would not.
 func adviseHelper(cmd *cobra.Command) {
-	if _, err := exec.LookPath(helperProgram); err == nil {
+	if _, err := exec.LookPath(HelperProgram); err == nil {
 		return
 	}
 	program, err := os.Executable()
 	if err != nil {
 		program = "berth"
 	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "docker asks the program %s, which is not in PATH yet: ln -s %s /usr/local/bin/%s\n", helperProgram, program, helperProgram)
+	fmt.Fprintf(cmd.ErrOrStderr(), "docker asks the program %s, which is not in PATH yet: ln -s %s /usr/local/bin/%s\n", HelperProgram, program, HelperProgram)
 }

@@ -1,13 +1,14 @@
-package main
+package client
 
 import (
 	"github.com/spf13/cobra"
 
 	"berth/api"
 	"berth/api/client"
+	"berth/cmd/berth/cli"
 )
 
-func newDenyCommand(r *remote) *cobra.Command {
+func NewDenyCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "deny",
 		Short: "Manage denials, which refuse whatever else allows",
@@ -23,7 +24,7 @@ admins too, but for the management of the registry: nobody can be locked out of 
 	return c
 }
 
-func newDenyAddCommand(r *remote) *cobra.Command {
+func newDenyAddCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "add NAME",
 		Short: "Make a denial, or replace one",
@@ -46,16 +47,16 @@ for those that clients have.`,
 		if err != nil {
 			return err
 		}
-		s, err := r.connect(cmd)
+		s, err := r.Connect(cmd)
 		if err != nil {
 			return err
 		}
-		d, err := fetched(s.PutDenialWithResponse(cmd.Context(), args[0], &api.PutDenialParams{}, api.DenialChange{
-			Principal: principal, Cidr: pointer(*from), Repository: repositories, Actions: actions, Reason: pointer(*reason)}))
+		d, err := Fetched(s.PutDenialWithResponse(cmd.Context(), args[0], &api.PutDenialParams{}, api.DenialChange{
+			Principal: principal, Cidr: cli.Pointer(*from), Repository: repositories, Actions: actions, Reason: cli.Pointer(*reason)}))
 		if err != nil {
 			return err
 		}
-		return printDone(r, cmd, d, "denial %s: %s may not %s on %s%s", d.Name, d.Principal, showList(d.Actions), d.Repository, fromWhere(d))
+		return PrintDone(r, cmd, d, "denial %s: %s may not %s on %s%s", d.Name, d.Principal, cli.ShowList(d.Actions), d.Repository, fromWhere(d))
 	}
 	return c
 }
@@ -67,58 +68,58 @@ func fromWhere(d *api.Denial) string {
 	return " from " + *d.Cidr
 }
 
-func newDenyListCommand(r *remote) *cobra.Command {
+func newDenyListCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "list",
 		Short:   "List the denials",
 		Example: `  berth deny list`,
 		Args:    cobra.NoArgs,
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-			denials := all(func(limit *api.Limit, after *api.After) (*client.ListDenialsResponse, error) {
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+			denials := All(func(limit *api.Limit, after *api.After) (*client.ListDenialsResponse, error) {
 				return s.ListDenialsWithResponse(cmd.Context(), &api.ListDenialsParams{Limit: limit, After: after})
 			})
 			return printList(r, cmd, denials, []string{"NAME", "PRINCIPAL", "FROM", "REPOSITORIES", "ACTIONS", "REASON"}, func(d api.Denial) []string {
-				return []string{d.Name, d.Principal, showOr(d.Cidr, "-"), d.Repository, showList(d.Actions), showOr(d.Reason, "-")}
+				return []string{d.Name, d.Principal, cli.ShowOr(d.Cidr, "-"), d.Repository, cli.ShowList(d.Actions), cli.ShowOr(d.Reason, "-")}
 			})
 		}),
 	}
 }
 
-func newDenyShowCommand(r *remote) *cobra.Command {
+func newDenyShowCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "show NAME",
 		Short:   "Show a denial",
 		Example: `  berth deny show freeze`,
 		Args:    arguments(nameOf("denial")),
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-			d, err := fetched(s.GetDenialWithResponse(cmd.Context(), args[0]))
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+			d, err := Fetched(s.GetDenialWithResponse(cmd.Context(), args[0]))
 			if err != nil {
 				return err
 			}
 			return printFacts(r, cmd, d,
 				fact{"Name", d.Name},
 				fact{"Principal", d.Principal},
-				fact{"From", showOr(d.Cidr, "-")},
+				fact{"From", cli.ShowOr(d.Cidr, "-")},
 				fact{"Repositories", d.Repository},
-				fact{"Actions", showList(d.Actions)},
-				fact{"Reason", showOr(d.Reason, "-")},
-				fact{"Created", showTime(d.CreatedAt) + " by " + d.CreatedBy},
-				fact{"Changed", showTime(d.UpdatedAt)})
+				fact{"Actions", cli.ShowList(d.Actions)},
+				fact{"Reason", cli.ShowOr(d.Reason, "-")},
+				fact{"Created", cli.ShowTime(d.CreatedAt) + " by " + d.CreatedBy},
+				fact{"Changed", cli.ShowTime(d.UpdatedAt)})
 		}),
 	}
 }
 
-func newDenyRemoveCommand(r *remote) *cobra.Command {
+func newDenyRemoveCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "remove NAME",
 		Short:   "Remove a denial",
 		Example: `  berth deny remove freeze`,
 		Args:    arguments(nameOf("denial")),
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-			if err := done(s.DeleteDenialWithResponse(cmd.Context(), args[0], &api.DeleteDenialParams{})); err != nil {
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+			if err := Done(s.DeleteDenialWithResponse(cmd.Context(), args[0], &api.DeleteDenialParams{})); err != nil {
 				return err
 			}
-			return printDone(r, cmd, nil, "denial %s is removed", args[0])
+			return PrintDone(r, cmd, nil, "denial %s is removed", args[0])
 		}),
 	}
 }

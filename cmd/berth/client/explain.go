@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"fmt"
@@ -8,18 +8,19 @@ import (
 
 	"berth/api"
 	"berth/api/client"
+	"berth/cmd/berth/cli"
 )
 
 // actionArgument reads an action of the command line.
 func actionArgument(s string) (api.Action, error) {
 	action := api.Action(s)
 	if !action.Valid() {
-		return "", usagef("the action %q does not exist: use pull, push, delete or admin", s)
+		return "", cli.Usagef("the action %q does not exist: use pull, push, delete or admin", s)
 	}
 	return action, nil
 }
 
-func newExplainCommand(r *remote) *cobra.Command {
+func NewExplainCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "explain ACTION REPOSITORY[:TAG]",
 		Short: "Say whether something may be done, why, and who can help",
@@ -43,24 +44,24 @@ The exit code is 0 for yes and 1 for no.`,
 			return err
 		}
 		repository, tag, _ := strings.Cut(args[1], ":")
-		if err := nameArgument("repository", repository); err != nil {
+		if err := NameArgument("repository", repository); err != nil {
 			return err
 		}
-		s, err := r.connect(cmd)
+		s, err := r.Connect(cmd)
 		if err != nil {
 			return err
 		}
-		e, err := fetched(s.ExplainWithResponse(cmd.Context(), &api.ExplainParams{Action: action, Repository: repository,
-			Tag: pointer(tag), User: pointer(*as), Token: pointer(*token), Address: pointer(*from)}))
+		e, err := Fetched(s.ExplainWithResponse(cmd.Context(), &api.ExplainParams{Action: action, Repository: repository,
+			Tag: cli.Pointer(tag), User: cli.Pointer(*as), Token: cli.Pointer(*token), Address: cli.Pointer(*from)}))
 		if err != nil {
 			return err
 		}
 		var verdict error
 		if !e.Allowed {
-			verdict = errNo
+			verdict = cli.ErrNo
 		}
 		if r.asJSON() {
-			if err := printJSON(cmd.OutOrStdout(), e); err != nil {
+			if err := cli.PrintJSON(cmd.OutOrStdout(), e); err != nil {
 				return err
 			}
 			return verdict
@@ -73,9 +74,9 @@ The exit code is 0 for yes and 1 for no.`,
 		fmt.Fprintf(out, "%s: %s\n", answer, e.Message)
 		fmt.Fprintf(out, "rule: %s\n", e.Rule)
 		if len(e.Missing) > 0 {
-			fmt.Fprintf(out, "missing: %s\n", showList(e.Missing))
+			fmt.Fprintf(out, "missing: %s\n", cli.ShowList(e.Missing))
 		}
-		fmt.Fprintf(out, "has: %s\n", showList(e.Has))
+		fmt.Fprintf(out, "has: %s\n", cli.ShowList(e.Has))
 		for _, g := range e.Grounds {
 			fmt.Fprintf(out, "  %s\n", showGround(g))
 		}
@@ -105,10 +106,10 @@ func showGround(g api.Ground) string {
 	if g.Provider != nil && *g.Provider {
 		text += " (identity provider)"
 	}
-	return text + ": " + showList(g.Actions)
+	return text + ": " + cli.ShowList(g.Actions)
 }
 
-func newWhoCanCommand(r *remote) *cobra.Command {
+func NewWhoCanCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:   "who-can ACTION REPOSITORY",
 		Short: "List who may do something with a repository",
@@ -123,15 +124,15 @@ maintainers of the repository's team.`,
 			if err != nil {
 				return err
 			}
-			if err := nameArgument("repository", args[1]); err != nil {
+			if err := NameArgument("repository", args[1]); err != nil {
 				return err
 			}
-			s, err := r.connect(cmd)
+			s, err := r.Connect(cmd)
 			if err != nil {
 				return err
 			}
 			var everyone *api.HolderListEveryone
-			holders := all(func(limit *api.Limit, after *api.After) (*client.WhoCanResponse, error) {
+			holders := All(func(limit *api.Limit, after *api.After) (*client.WhoCanResponse, error) {
 				resp, err := s.WhoCanWithResponse(cmd.Context(), &api.WhoCanParams{Action: action, Repository: args[1], Limit: limit, After: after})
 				if err == nil && resp.JSON200 != nil {
 					everyone = resp.JSON200.Everyone

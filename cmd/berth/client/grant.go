@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"strings"
@@ -7,10 +7,11 @@ import (
 
 	"berth/api"
 	"berth/api/client"
+	"berth/cmd/berth/cli"
 	"berth/metadata"
 )
 
-func newGrantCommand(r *remote) *cobra.Command {
+func NewGrantCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "grant",
 		Short: "Manage what is granted to single users and groups",
@@ -46,14 +47,14 @@ func (g grantee) check(pattern string) error {
 	if *g.group != "" {
 		return groupArgument(*g.group)
 	}
-	return userArgument(*g.user)
+	return UserArgument(*g.user)
 }
 
 func (g grantee) String() string { return metadata.Grantee{User: *g.user, Group: *g.group}.String() }
 
 func patternArgument(s string) error {
 	if err := metadata.ParsePattern(s); err != nil {
-		return usagef("%q is not a pattern on names of repositories, such as core/app or 'core/*'", s)
+		return cli.Usagef("%q is not a pattern on names of repositories, such as core/app or 'core/*'", s)
 	}
 	return nil
 }
@@ -76,7 +77,7 @@ func parseActions(words []string) ([]api.Action, error) {
 	return actions, nil
 }
 
-func newGrantAddCommand(r *remote) *cobra.Command {
+func newGrantAddCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "add PATTERN",
 		Short: "Grant rights to a user or a group, or change what is granted",
@@ -97,25 +98,25 @@ pattern before is replaced. push does not include pull, so grant both to somebod
 		if err != nil {
 			return err
 		}
-		s, err := r.connect(cmd)
+		s, err := r.Connect(cmd)
 		if err != nil {
 			return err
 		}
 		var g *api.Grant
 		if *to.group != "" {
-			g, err = fetched(s.PutGroupGrantWithResponse(cmd.Context(), *to.group, args[0], api.GrantChange{Actions: actions}))
+			g, err = Fetched(s.PutGroupGrantWithResponse(cmd.Context(), *to.group, args[0], api.GrantChange{Actions: actions}))
 		} else {
-			g, err = fetched(s.PutUserGrantWithResponse(cmd.Context(), *to.user, args[0], api.GrantChange{Actions: actions}))
+			g, err = Fetched(s.PutUserGrantWithResponse(cmd.Context(), *to.user, args[0], api.GrantChange{Actions: actions}))
 		}
 		if err != nil {
 			return err
 		}
-		return printDone(r, cmd, g, "%s has %s on %s", to, showList(g.Actions), g.Pattern)
+		return PrintDone(r, cmd, g, "%s has %s on %s", to, cli.ShowList(g.Actions), g.Pattern)
 	}
 	return c
 }
 
-func newGrantListCommand(r *remote) *cobra.Command {
+func newGrantListCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "list",
 		Short: "List the grants that you may see",
@@ -128,10 +129,10 @@ func newGrantListCommand(r *remote) *cobra.Command {
 	to := addGrantee(c)
 	repository := c.Flags().String("repository", "", "only those whose pattern matches this repository")
 	team := c.Flags().String("team", "", "only those whose pattern lies in this team")
-	c.RunE = r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-		grants := all(func(limit *api.Limit, after *api.After) (*client.ListGrantsResponse, error) {
+	c.RunE = r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+		grants := All(func(limit *api.Limit, after *api.After) (*client.ListGrantsResponse, error) {
 			return s.ListGrantsWithResponse(cmd.Context(), &api.ListGrantsParams{Limit: limit, After: after,
-				User: pointer(*to.user), Group: pointer(*to.group), Repository: pointer(*repository), Team: pointer(*team)})
+				User: cli.Pointer(*to.user), Group: cli.Pointer(*to.group), Repository: cli.Pointer(*repository), Team: cli.Pointer(*team)})
 		})
 		return printList(r, cmd, grants, []string{"TO", "PATTERN", "ACTIONS", "BY", "CREATED"}, func(g api.Grant) []string {
 			who := ""
@@ -140,13 +141,13 @@ func newGrantListCommand(r *remote) *cobra.Command {
 			} else if g.Group != nil {
 				who = "group " + *g.Group
 			}
-			return []string{who, g.Pattern, showList(g.Actions), g.CreatedBy, showTime(g.CreatedAt)}
+			return []string{who, g.Pattern, cli.ShowList(g.Actions), g.CreatedBy, cli.ShowTime(g.CreatedAt)}
 		})
 	})
 	return c
 }
 
-func newGrantRemoveCommand(r *remote) *cobra.Command {
+func newGrantRemoveCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "remove PATTERN",
 		Short: "Take a grant away",
@@ -161,19 +162,19 @@ func newGrantRemoveCommand(r *remote) *cobra.Command {
 		if err := to.check(args[0]); err != nil {
 			return err
 		}
-		s, err := r.connect(cmd)
+		s, err := r.Connect(cmd)
 		if err != nil {
 			return err
 		}
 		if *to.group != "" {
-			err = done(s.DeleteGroupGrantWithResponse(cmd.Context(), *to.group, args[0]))
+			err = Done(s.DeleteGroupGrantWithResponse(cmd.Context(), *to.group, args[0]))
 		} else {
-			err = done(s.DeleteUserGrantWithResponse(cmd.Context(), *to.user, args[0]))
+			err = Done(s.DeleteUserGrantWithResponse(cmd.Context(), *to.user, args[0]))
 		}
 		if err != nil {
 			return err
 		}
-		return printDone(r, cmd, nil, "%s has no grant on %s any more", to, args[0])
+		return PrintDone(r, cmd, nil, "%s has no grant on %s any more", to, args[0])
 	}
 	return c
 }

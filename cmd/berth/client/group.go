@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"strings"
@@ -7,9 +7,10 @@ import (
 
 	"berth/api"
 	"berth/api/client"
+	"berth/cmd/berth/cli"
 )
 
-func newGroupCommand(r *remote) *cobra.Command {
+func NewGroupCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "group",
 		Short: "Manage groups, which rights are granted to",
@@ -37,108 +38,108 @@ same name.`,
 // groupArgument refuses what cannot be a group's name before it becomes part of a path.
 func groupArgument(s string) error {
 	if s == "" || strings.TrimSpace(s) != s || s == "." || s == ".." {
-		return usagef("%q is not the name of a group", s)
+		return cli.Usagef("%q is not the name of a group", s)
 	}
 	return nil
 }
 
-func newGroupCreateCommand(r *remote) *cobra.Command {
+func newGroupCreateCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:   "create NAME",
 		Short: "Create a group",
 		Example: `  berth group create devs
   berth group create 'CN=devs,OU=Groups,DC=example,DC=org'`,
 		Args: arguments(groupArgument),
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
 			group, err := created(s.CreateGroupWithResponse(cmd.Context(), api.GroupCreate{Name: args[0]}))
 			if err != nil {
 				return err
 			}
-			return printDone(r, cmd, group, "group %s is created", group.Name)
+			return PrintDone(r, cmd, group, "group %s is created", group.Name)
 		}),
 	}
 }
 
-func newGroupListCommand(r *remote) *cobra.Command {
+func newGroupListCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "list",
 		Short:   "List the groups",
 		Example: `  berth group list`,
 		Args:    cobra.NoArgs,
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-			groups := all(func(limit *api.Limit, after *api.After) (*client.ListGroupsResponse, error) {
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+			groups := All(func(limit *api.Limit, after *api.After) (*client.ListGroupsResponse, error) {
 				return s.ListGroupsWithResponse(cmd.Context(), &api.ListGroupsParams{Limit: limit, After: after})
 			})
 			return printList(r, cmd, groups, []string{"NAME", "STATE", "CREATED"}, func(g api.Group) []string {
-				return []string{g.Name, showState(g.Disabled), showTime(g.CreatedAt)}
+				return []string{g.Name, cli.ShowState(g.Disabled), cli.ShowTime(g.CreatedAt)}
 			})
 		}),
 	}
 }
 
-func newGroupShowCommand(r *remote) *cobra.Command {
+func newGroupShowCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "show NAME",
 		Short:   "Show a group",
 		Example: `  berth group show devs`,
 		Args:    arguments(groupArgument),
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-			g, err := fetched(s.GetGroupWithResponse(cmd.Context(), args[0]))
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+			g, err := Fetched(s.GetGroupWithResponse(cmd.Context(), args[0]))
 			if err != nil {
 				return err
 			}
 			return printFacts(r, cmd, g,
 				fact{"Name", g.Name},
-				fact{"State", showState(g.Disabled)},
-				fact{"Created", showTime(g.CreatedAt)},
-				fact{"Changed", showTime(g.UpdatedAt)})
+				fact{"State", cli.ShowState(g.Disabled)},
+				fact{"Created", cli.ShowTime(g.CreatedAt)},
+				fact{"Changed", cli.ShowTime(g.UpdatedAt)})
 		}),
 	}
 }
 
-func newGroupStateCommand(r *remote, verb, short string, disabled bool) *cobra.Command {
+func newGroupStateCommand(r *Remote, verb, short string, disabled bool) *cobra.Command {
 	return &cobra.Command{
 		Use:     verb + " NAME",
 		Short:   short,
 		Long:    short + ". It holds from the next token of each member on.",
 		Example: `  berth group ` + verb + ` devs`,
 		Args:    arguments(groupArgument),
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-			g, err := fetched(s.UpdateGroupWithResponse(cmd.Context(), args[0], &api.UpdateGroupParams{}, api.GroupChange{Disabled: disabled}))
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+			g, err := Fetched(s.UpdateGroupWithResponse(cmd.Context(), args[0], &api.UpdateGroupParams{}, api.GroupChange{Disabled: disabled}))
 			if err != nil {
 				return err
 			}
-			return printDone(r, cmd, g, "group %s is %s", g.Name, showState(g.Disabled))
+			return PrintDone(r, cmd, g, "group %s is %s", g.Name, cli.ShowState(g.Disabled))
 		}),
 	}
 }
 
-func newGroupDeleteCommand(r *remote) *cobra.Command {
+func newGroupDeleteCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "delete NAME",
 		Short:   "Delete a group",
 		Example: `  berth group delete devs --yes`,
 		Args:    arguments(groupArgument),
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
 			if err := r.confirm(cmd, "This deletes the group "+args[0]+" with its memberships and all that is granted to it."); err != nil {
 				return err
 			}
-			if err := done(s.DeleteGroupWithResponse(cmd.Context(), args[0], &api.DeleteGroupParams{})); err != nil {
+			if err := Done(s.DeleteGroupWithResponse(cmd.Context(), args[0], &api.DeleteGroupParams{})); err != nil {
 				return err
 			}
-			return printDone(r, cmd, nil, "group %s is deleted", args[0])
+			return PrintDone(r, cmd, nil, "group %s is deleted", args[0])
 		}),
 	}
 }
 
-func newGroupMembersCommand(r *remote) *cobra.Command {
+func newGroupMembersCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "members GROUP",
 		Short:   "List the members of a group, ours and the identity provider's",
 		Example: `  berth group members devs`,
 		Args:    arguments(groupArgument),
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-			members := all(func(limit *api.Limit, after *api.After) (*client.ListGroupMembersResponse, error) {
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+			members := All(func(limit *api.Limit, after *api.After) (*client.ListGroupMembersResponse, error) {
 				return s.ListGroupMembersWithResponse(cmd.Context(), args[0], &api.ListGroupMembersParams{Limit: limit, After: after})
 			})
 			return printList(r, cmd, members, []string{"USER", "BY"}, func(m api.GroupMember) []string {
@@ -151,33 +152,33 @@ func newGroupMembersCommand(r *remote) *cobra.Command {
 	}
 }
 
-func newGroupAddMemberCommand(r *remote) *cobra.Command {
+func newGroupAddMemberCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "add-member GROUP USER",
 		Short:   "Put a user into a group",
 		Example: `  berth group add-member devs alice`,
-		Args:    arguments(groupArgument, userArgument),
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-			m, err := fetched(s.PutGroupMemberWithResponse(cmd.Context(), args[0], args[1]))
+		Args:    arguments(groupArgument, UserArgument),
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+			m, err := Fetched(s.PutGroupMemberWithResponse(cmd.Context(), args[0], args[1]))
 			if err != nil {
 				return err
 			}
-			return printDone(r, cmd, m, "%s is in the group %s", m.User, args[0])
+			return PrintDone(r, cmd, m, "%s is in the group %s", m.User, args[0])
 		}),
 	}
 }
 
-func newGroupRemoveMemberCommand(r *remote) *cobra.Command {
+func newGroupRemoveMemberCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "remove-member GROUP USER",
 		Short:   "Take a user out of a group",
 		Example: `  berth group remove-member devs alice`,
-		Args:    arguments(groupArgument, userArgument),
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-			if err := done(s.RemoveGroupMemberWithResponse(cmd.Context(), args[0], args[1])); err != nil {
+		Args:    arguments(groupArgument, UserArgument),
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+			if err := Done(s.RemoveGroupMemberWithResponse(cmd.Context(), args[0], args[1])); err != nil {
 				return err
 			}
-			return printDone(r, cmd, nil, "%s is not in the group %s any more", args[1], args[0])
+			return PrintDone(r, cmd, nil, "%s is not in the group %s any more", args[1], args[0])
 		}),
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"bytes"
@@ -16,6 +16,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"berth/cmd/berth/cli"
 )
 
 // dockitRemote is a server that is named as Dockit's commands name theirs: by the
@@ -35,8 +37,8 @@ func (d *dockitRemote) addFlags(c *cobra.Command) {
 	f.BoolVar(&d.insecure, "insecure", false, "do not verify the server's certificate (DOCKIT_INSECURE)")
 }
 
-// firstEnv is the value of the first variable that is set.
-func firstEnv(names ...string) string {
+// FirstEnv is the value of the first variable that is set.
+func FirstEnv(names ...string) string {
 	for _, name := range names {
 		if v := os.Getenv(name); v != "" {
 			return v
@@ -49,7 +51,7 @@ func firstEnv(names ...string) string {
 func (d *dockitRemote) url() (*url.URL, error) {
 	s := d.baseURL
 	if s == "" {
-		s = firstEnv(append(d.names, "BERTH_SERVER")...)
+		s = FirstEnv(append(d.names, "BERTH_SERVER")...)
 	}
 	if s == "" {
 		s = "http://localhost:5000/v2"
@@ -72,9 +74,9 @@ func (d *dockitRemote) url() (*url.URL, error) {
 
 // client speaks to the server, and verifies its certificate unless told otherwise.
 func (d *dockitRemote) client(cmd *cobra.Command) (*http.Client, error) {
-	conf := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: d.insecure || !cmd.Flags().Changed("insecure") && firstEnv("DOCKIT_INSECURE", "DOCKIT_GRANT_INSECURE") == "true"}
+	conf := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: d.insecure || !cmd.Flags().Changed("insecure") && FirstEnv("DOCKIT_INSECURE", "DOCKIT_GRANT_INSECURE") == "true"}
 	if d.ca != "" {
-		text, err := readSmallFile(d.ca)
+		text, err := cli.ReadSmallFile(d.ca)
 		if err != nil {
 			return nil, fmt.Errorf("--ca: %w", err)
 		}
@@ -86,7 +88,7 @@ func (d *dockitRemote) client(cmd *cobra.Command) (*http.Client, error) {
 	return newHTTPClient(newTransport(conf)), nil
 }
 
-func newInitContainerCommand() *cobra.Command {
+func NewInitContainerCommand() *cobra.Command {
 	d := &dockitRemote{names: []string{"DOCKIT_BASE_URL", "DOCKIT_INITCONTAINER_BASE_URL"}}
 	var service string
 	c := &cobra.Command{
@@ -121,7 +123,7 @@ that is there already stays as it is.`,
 			if err := writeWhole(args[0], bundle); err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s in %s\n", count(n, "certificate"), args[0])
+			fmt.Fprintf(cmd.OutOrStdout(), "%s in %s\n", cli.Count(n, "certificate"), args[0])
 			return nil
 		},
 	}
@@ -130,8 +132,8 @@ that is there already stays as it is.`,
 	return c
 }
 
-// maxBundle is the largest bundle of certificates, in bytes.
-const maxBundle = 1 << 20
+// MaxBundle is the largest bundle of certificates, in bytes.
+const MaxBundle = 1 << 20
 
 // fetchBundle gets certificates in PEM and nothing else, and their number.
 func fetchBundle(ctx context.Context, client *http.Client, target string) ([]byte, int, error) {
@@ -144,14 +146,14 @@ func fetchBundle(ctx context.Context, client *http.Client, target string) ([]byt
 		return nil, 0, explain(err)
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBundle+1))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, MaxBundle+1))
 	switch {
 	case resp.StatusCode != http.StatusOK:
 		return nil, 0, fmt.Errorf("%s answered %q: is --base-url right, with its path (/v2)?", target, resp.Status)
 	case err != nil:
 		return nil, 0, fmt.Errorf("the answer of %s ended early: %w", target, err)
-	case len(body) > maxBundle:
-		return nil, 0, fmt.Errorf("the answer of %s is larger than %d bytes, which no bundle of certificates is", target, maxBundle)
+	case len(body) > MaxBundle:
+		return nil, 0, fmt.Errorf("the answer of %s is larger than %d bytes, which no bundle of certificates is", target, MaxBundle)
 	}
 	n := 0
 	for rest := body; ; n++ {

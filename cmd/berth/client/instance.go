@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"github.com/spf13/cobra"
@@ -6,7 +6,7 @@ import (
 	"berth/api"
 )
 
-func newInstanceCommand(r *remote) *cobra.Command {
+func NewInstanceCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:     "instance",
 		Short:   "Show and change what holds for the whole registry",
@@ -16,14 +16,14 @@ func newInstanceCommand(r *remote) *cobra.Command {
 	return c
 }
 
-func newInstanceShowCommand(r *remote) *cobra.Command {
+func newInstanceShowCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "show",
 		Short:   "Show the instance's tag policy",
 		Example: `  berth instance show`,
 		Args:    cobra.NoArgs,
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-			p, err := fetched(s.GetInstanceTagPolicyWithResponse(cmd.Context()))
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+			p, err := Fetched(s.GetInstanceTagPolicyWithResponse(cmd.Context()))
 			if err != nil {
 				return err
 			}
@@ -35,7 +35,7 @@ func newInstanceShowCommand(r *remote) *cobra.Command {
 	}
 }
 
-func newInstanceSetCommand(r *remote) *cobra.Command {
+func newInstanceSetCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "set",
 		Short: "Change the instance's tag policy",
@@ -46,15 +46,15 @@ func newInstanceSetCommand(r *remote) *cobra.Command {
 	}
 	policy := addPolicyFlags(c, false)
 	c.MarkFlagsOneRequired("tag-policy", "exempt", "add-exempt")
-	c.RunE = r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
+	c.RunE = r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
 		if err := policy.confirm(r, cmd, "every repository whose team and itself have no policy of their own"); err != nil {
 			return err
 		}
 		ctx := cmd.Context()
 		return policy.apply(r, cmd, "the instance", policyCalls{
-			get: func() (*api.EffectiveTagPolicy, error) { return fetched(s.GetInstanceTagPolicyWithResponse(ctx)) },
+			get: func() (*api.EffectiveTagPolicy, error) { return Fetched(s.GetInstanceTagPolicyWithResponse(ctx)) },
 			put: func(p api.TagPolicy) (*api.EffectiveTagPolicy, error) {
-				return fetched(s.SetInstanceTagPolicyWithResponse(ctx, p))
+				return Fetched(s.SetInstanceTagPolicyWithResponse(ctx, p))
 			},
 		})
 	})

@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"encoding/json"
@@ -12,9 +12,9 @@ import (
 	"github.com/rogpeppe/go-internal/lockedfile"
 )
 
-// kept is what `berth login` keeps of a sign-in at a registry: either of an OpenID
+// Kept is what `berth login` keeps of a sign-in at a registry: either of an OpenID
 // provider, to be refreshed, or a user name with its secret, as docker login stores it.
-type kept struct {
+type Kept struct {
 	Issuer       string    `json:"issuer,omitempty"`
 	ClientID     string    `json:"client_id,omitempty"`
 	Subject      string    `json:"subject,omitempty"`
@@ -43,7 +43,7 @@ func keptFile() (string, error) {
 // withKept gives fn what is kept, by the host of the registry, and stores it
 // again when fn says that it has changed it. Other processes wait meanwhile: a
 // refresh token that two of them used at the same time would be lost for both.
-func withKept(fn func(all map[string]kept) (changed bool, err error)) error {
+func withKept(fn func(all map[string]Kept) (changed bool, err error)) error {
 	path, err := keptFile()
 	if err != nil {
 		return err
@@ -56,7 +56,7 @@ func withKept(fn func(all map[string]kept) (changed bool, err error)) error {
 		return fmt.Errorf("keeping credentials: %w", err)
 	}
 	defer unlock()
-	all := map[string]kept{}
+	all := map[string]Kept{}
 	raw, err := readKept(path)
 	if err == nil && len(raw) > 0 {
 		err = json.Unmarshal(raw, &all)
@@ -87,7 +87,7 @@ func readKept(path string) ([]byte, error) {
 }
 
 // writeKept replaces the file at once, so that it is whole whatever happens.
-func writeKept(path string, all map[string]kept) error {
+func writeKept(path string, all map[string]Kept) error {
 	raw, err := json.MarshalIndent(all, "", "  ")
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"io"
@@ -8,9 +8,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/api"
+	"berth/cmd/berth/cli"
 )
 
-func newKeyCommand(r *remote) *cobra.Command {
+func NewKeyCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "key",
 		Short: "Manage the keys that sign tokens",
@@ -25,19 +26,19 @@ delay, so that others know it by then. The one before it verifies until its last
 	return c
 }
 
-func newKeyListCommand(r *remote) *cobra.Command {
+func newKeyListCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "list",
 		Short:   "List the keys, without what is private of them",
 		Example: `  berth key list --output json`,
 		Args:    cobra.NoArgs,
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-			list, err := fetched(s.ListKeysWithResponse(cmd.Context()))
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+			list, err := Fetched(s.ListKeysWithResponse(cmd.Context()))
 			if err != nil {
 				return err
 			}
 			return printList(r, cmd, items(list.Items), []string{"SERVICE", "KID", "ALGORITHM", "SOURCE", "STATE", "SIGNS FROM", "VERIFIES UNTIL", "CERTIFICATE UNTIL"}, func(k api.Key) []string {
-				return []string{keyService(k), k.Kid, string(k.Algorithm), string(k.Source), string(k.State), showTime(k.ActiveAt), showTimeOr(k.ExpiresAt, "-"), showTimeOr(k.CertificateExpiresAt, "-")}
+				return []string{keyService(k), k.Kid, string(k.Algorithm), string(k.Source), string(k.State), cli.ShowTime(k.ActiveAt), cli.ShowTimeOr(k.ExpiresAt, "-"), cli.ShowTimeOr(k.CertificateExpiresAt, "-")}
 			})
 		}),
 	}
@@ -70,18 +71,18 @@ type rotationFlags struct {
 func addRotationFlags(c *cobra.Command) *rotationFlags {
 	f := &rotationFlags{}
 	c.Flags().StringVar(&f.service, "service", "", "whose key; without it, Berth's own")
-	f.delay = durationFlag(c.Flags(), "delay", 0, "when it signs, such as 0s, 24h or 10d (default: the server's setting key_publish_delay)")
+	f.delay = cli.DurationFlag(c.Flags(), "delay", 0, "when it signs, such as 0s, 24h or 10d (default: the server's setting key_publish_delay)")
 	return f
 }
 
 // rotate sends a rotation and says what became of it.
-func (f *rotationFlags) rotate(r *remote, cmd *cobra.Command, rotation api.KeyRotation) error {
-	rotation.Service = pointer(f.service)
+func (f *rotationFlags) rotate(r *Remote, cmd *cobra.Command, rotation api.KeyRotation) error {
+	rotation.Service = cli.Pointer(f.service)
 	if cmd.Flags().Changed("delay") {
 		delay := int(*f.delay / time.Second)
 		rotation.Delay = &delay
 	}
-	s, err := r.connect(cmd)
+	s, err := r.Connect(cmd)
 	if err != nil {
 		return err
 	}
@@ -89,10 +90,10 @@ func (f *rotationFlags) rotate(r *remote, cmd *cobra.Command, rotation api.KeyRo
 	if err != nil {
 		return err
 	}
-	return printDone(r, cmd, k, "key %s (%s) of %s is published, and signs from %s", k.Kid, k.Algorithm, keyService(*k), showTime(k.ActiveAt))
+	return PrintDone(r, cmd, k, "key %s (%s) of %s is published, and signs from %s", k.Kid, k.Algorithm, keyService(*k), cli.ShowTime(k.ActiveAt))
 }
 
-func newKeyRotateCommand(r *remote) *cobra.Command {
+func newKeyRotateCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "rotate",
 		Short: "Make the next key",
@@ -102,14 +103,14 @@ func newKeyRotateCommand(r *remote) *cobra.Command {
 		Args: cobra.NoArgs,
 	}
 	f := addRotationFlags(c)
-	algorithm := choiceFlag(c, "algorithm", "", "of the new key; without it, the service's", "ES256", "ES384", "RS256", "EdDSA")
+	algorithm := cli.ChoiceFlag(c, "algorithm", "", "of the new key; without it, the service's", "ES256", "ES384", "RS256", "EdDSA")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		return f.rotate(r, cmd, api.KeyRotation{Algorithm: pointer(api.KeyAlgorithm(algorithm.value))})
+		return f.rotate(r, cmd, api.KeyRotation{Algorithm: cli.Pointer(api.KeyAlgorithm(algorithm.Value))})
 	}
 	return c
 }
 
-func newKeyImportCommand(r *remote) *cobra.Command {
+func newKeyImportCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "import FILE [CERTIFICATES]",
 		Short: "Bring the next key",
@@ -126,21 +127,21 @@ have its certificates; they can be in a second file too. - reads standard input.
 			var part []byte
 			var err error
 			if name == "-" {
-				part, err = io.ReadAll(io.LimitReader(input(cmd), maxConfigFile))
+				part, err = io.ReadAll(io.LimitReader(cli.Input(cmd), cli.MaxConfigFile))
 			} else {
-				part, err = readSmallFile(name)
+				part, err = cli.ReadSmallFile(name)
 			}
 			if err != nil {
 				return err
 			}
 			text = append(append(text, part...), '\n')
 		}
-		return f.rotate(r, cmd, api.KeyRotation{PrivateKey: pointer(string(text))})
+		return f.rotate(r, cmd, api.KeyRotation{PrivateKey: cli.Pointer(string(text))})
 	}
 	return c
 }
 
-func newKeyRetireCommand(r *remote) *cobra.Command {
+func newKeyRetireCommand(r *Remote) *cobra.Command {
 	var service string
 	c := &cobra.Command{
 		Use:     "retire KID",
@@ -148,14 +149,14 @@ func newKeyRetireCommand(r *remote) *cobra.Command {
 		Long:    "Remove a key at once, with all that it signed. Write -- before a KID that begins with a dash.",
 		Example: `  berth key retire --service registry.example.com --yes NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs`,
 		Args:    cobra.ExactArgs(1),
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
 			if err := r.confirm(cmd, "This removes the key "+args[0]+": all tokens that it signed are refused."); err != nil {
 				return err
 			}
-			if err := done(s.RetireKeyWithResponse(cmd.Context(), args[0], &api.RetireKeyParams{Service: pointer(service)})); err != nil {
+			if err := Done(s.RetireKeyWithResponse(cmd.Context(), args[0], &api.RetireKeyParams{Service: cli.Pointer(service)})); err != nil {
 				return err
 			}
-			return printDone(r, cmd, nil, "key %s is retired", args[0])
+			return PrintDone(r, cmd, nil, "key %s is retired", args[0])
 		}),
 	}
 	c.Flags().StringVar(&service, "service", "", "whose key; without it, Berth's own")

@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"fmt"
@@ -11,9 +11,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/api"
+	"berth/cmd/berth/cli"
 )
 
-func newLoginCommand(r *remote) *cobra.Command {
+func NewLoginCommand(r *Remote) *cobra.Command {
 	var openid, device bool
 	c := &cobra.Command{
 		Use:   "login",
@@ -67,7 +68,7 @@ which the credential helper docker-credential-berth gets a new ID token when the
 			}
 			store := dockerconfig.LoadDefaultConfigFile(cmd.ErrOrStderr())
 			err = store.GetCredentialsStore(server.Host).Store(types.AuthConfig{
-				Username: from.username, Password: from.password, ServerAddress: server.Host})
+				Username: from.username, Password: from.Password, ServerAddress: server.Host})
 			if err != nil {
 				return fmt.Errorf("keeping the credentials for %s: %w", server.Host, err)
 			}
@@ -81,7 +82,7 @@ which the credential helper docker-credential-berth gets a new ID token when the
 }
 
 // loginOIDC signs in at the server's identity provider and keeps what that gave.
-func (r *remote) loginOIDC(cmd *cobra.Command, server *url.URL, device bool) error {
+func (r *Remote) loginOIDC(cmd *cobra.Command, server *url.URL, device bool) error {
 	k, err := r.signInOIDC(cmd, server, device)
 	if err != nil {
 		return err
@@ -91,18 +92,18 @@ func (r *remote) loginOIDC(cmd *cobra.Command, server *url.URL, device bool) err
 			return err
 		}
 	}
-	s, err := r.connectAs(cmd, server, credentials{username: oidcUser, password: k.IDToken})
+	s, err := r.connectAs(cmd, server, credentials{username: oidcUser, Password: k.IDToken})
 	if err != nil {
 		return err
 	}
-	me, err := fetched(s.WhoamiWithResponse(cmd.Context()))
+	me, err := Fetched(s.WhoamiWithResponse(cmd.Context()))
 	if err != nil {
 		return err
 	}
 	if _, err := forget(cmd.Context(), server.Host); err != nil { // an earlier sign-in
 		return err
 	}
-	if err := withKept(func(all map[string]kept) (bool, error) { all[server.Host] = k; return true, nil }); err != nil {
+	if err := withKept(func(all map[string]Kept) (bool, error) { all[server.Host] = k; return true, nil }); err != nil {
 		return err
 	}
 	if err := useHelper(cmd, server.Host, true); err != nil {
@@ -115,16 +116,16 @@ func (r *remote) loginOIDC(cmd *cobra.Command, server *url.URL, device bool) err
 
 // askCredentials takes the user name and the password from the flags, the
 // environment or the terminal, but not those of an earlier login.
-func (r *remote) askCredentials(cmd *cobra.Command) (credentials, error) {
+func (r *Remote) askCredentials(cmd *cobra.Command) (credentials, error) {
 	if r.username == "" {
 		r.username = os.Getenv("BERTH_USERNAME")
 	}
 	if r.username == "" {
-		if _, ok := terminal(cmd); !ok || r.passwordStdin {
-			return credentials{}, usagef("--username is missing")
+		if _, ok := cli.Terminal(cmd); !ok || r.passwordStdin {
+			return credentials{}, cli.Usagef("--username is missing")
 		}
 		fmt.Fprint(cmd.ErrOrStderr(), "Username: ")
-		name, err := readLine(cmd)
+		name, err := cli.ReadLine(cmd)
 		if err != nil {
 			return credentials{}, err
 		}
@@ -133,7 +134,7 @@ func (r *remote) askCredentials(cmd *cobra.Command) (credentials, error) {
 	return r.credentials(cmd, nil)
 }
 
-func newLogoutCommand(r *remote) *cobra.Command {
+func NewLogoutCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "logout",
 		Short:   "Forget the credentials of a server, for berth and for docker",
@@ -161,20 +162,20 @@ func newLogoutCommand(r *remote) *cobra.Command {
 	}
 }
 
-func newWhoamiCommand(r *remote) *cobra.Command {
+func NewWhoamiCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "whoami",
 		Short:   "Show who you are signed in as, and your teams",
 		Example: `  berth whoami`,
 		Args:    cobra.NoArgs,
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-			me, err := fetched(s.WhoamiWithResponse(cmd.Context()))
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+			me, err := Fetched(s.WhoamiWithResponse(cmd.Context()))
 			if err != nil {
 				return err
 			}
 			facts := []fact{{"Name", me.Name}, {"Kind", string(me.Kind)}, {"Admin", yesNo(me.Admin)}, {"Teams", showTeams(me.Teams)}}
 			if me.Limit != nil {
-				facts = append(facts, fact{"Limited to", me.Limit.Repositories + " (" + showList(me.Limit.Actions) + ")"})
+				facts = append(facts, fact{"Limited to", me.Limit.Repositories + " (" + cli.ShowList(me.Limit.Actions) + ")"})
 			}
 			return printFacts(r, cmd, me, facts...)
 		}),
@@ -193,5 +194,5 @@ func showTeams(teams []api.Membership) string {
 	for i, t := range teams {
 		list[i] = t.Team + " (" + string(t.Role) + ")"
 	}
-	return showList(list)
+	return cli.ShowList(list)
 }

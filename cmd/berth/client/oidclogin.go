@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"cmp"
@@ -96,19 +96,19 @@ func (o *openID) context(ctx context.Context) context.Context {
 }
 
 // credential checks the tokens that the provider gave and makes what is kept.
-func (o *openID) credential(ctx context.Context, tokens *oauth2.Token, issuer, nonce string) (kept, error) {
+func (o *openID) credential(ctx context.Context, tokens *oauth2.Token, issuer, nonce string) (Kept, error) {
 	raw, _ := tokens.Extra("id_token").(string)
 	if raw == "" {
-		return kept{}, fmt.Errorf("the identity provider %s gave no ID token", issuer)
+		return Kept{}, fmt.Errorf("the identity provider %s gave no ID token", issuer)
 	}
 	token, err := o.provider.VerifierContext(o.context(ctx), &oidc.Config{ClientID: o.config.ClientID}).Verify(ctx, raw)
 	if err != nil {
-		return kept{}, fmt.Errorf("the ID token of %s does not hold: %.300w", issuer, err)
+		return Kept{}, fmt.Errorf("the ID token of %s does not hold: %.300w", issuer, err)
 	}
 	if subtle.ConstantTimeCompare([]byte(token.Nonce), []byte(nonce)) != 1 {
-		return kept{}, fmt.Errorf("the ID token of %s belongs to another sign-in: try again", issuer)
+		return Kept{}, fmt.Errorf("the ID token of %s belongs to another sign-in: try again", issuer)
 	}
-	return kept{
+	return Kept{
 		Issuer: issuer, ClientID: o.config.ClientID, Subject: token.Subject,
 		IDToken: raw, Expires: token.Expiry.UTC(), RefreshToken: tokens.RefreshToken,
 	}, nil
@@ -116,23 +116,23 @@ func (o *openID) credential(ctx context.Context, tokens *oauth2.Token, issuer, n
 
 // signInOIDC signs a person in at the server's identity provider, with a browser,
 // or on another device.
-func (r *remote) signInOIDC(cmd *cobra.Command, server *url.URL, device bool) (kept, error) {
+func (r *Remote) signInOIDC(cmd *cobra.Command, server *url.URL, device bool) (Kept, error) {
 	ctx, cancel := context.WithTimeout(cmd.Context(), signInWait)
 	defer cancel()
 	transport, err := r.transport()
 	if err != nil {
-		return kept{}, err
+		return Kept{}, err
 	}
 	w, err := fetchWellKnown(ctx, transport, server)
 	if err != nil {
-		return kept{}, err
+		return Kept{}, err
 	}
 	if w.OIDC == nil {
-		return kept{}, fmt.Errorf("%s has no identity provider to sign in at: give --username", server.Host)
+		return Kept{}, fmt.Errorf("%s has no identity provider to sign in at: give --username", server.Host)
 	}
 	o, err := discover(ctx, r.caFile(), w.OIDC.Issuer, w.OIDC.ClientID, w.OIDC.Scopes)
 	if err != nil {
-		return kept{}, err
+		return Kept{}, err
 	}
 	var tokens *oauth2.Token
 	nonce := ""
@@ -143,10 +143,10 @@ func (r *remote) signInOIDC(cmd *cobra.Command, server *url.URL, device bool) (k
 		tokens, err = o.browser(ctx, cmd.ErrOrStderr(), nonce)
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
-		return kept{}, fmt.Errorf("nobody signed in within %s: try again", signInWait)
+		return Kept{}, fmt.Errorf("nobody signed in within %s: try again", signInWait)
 	}
 	if err != nil {
-		return kept{}, signInError(w.OIDC.Issuer, err)
+		return Kept{}, signInError(w.OIDC.Issuer, err)
 	}
 	return o.credential(ctx, tokens, w.OIDC.Issuer, nonce)
 }
@@ -265,7 +265,7 @@ func openBrowser(ctx context.Context, address string) error {
 
 // refreshed gives a credential whose ID token holds for a while, asking the
 // provider when it has to.
-func (k kept) refreshed(ctx context.Context, host string) (kept, error) {
+func (k Kept) refreshed(ctx context.Context, host string) (Kept, error) {
 	if k.Issuer == "" || time.Until(k.Expires) > refreshAhead {
 		return k, nil
 	}
@@ -299,7 +299,7 @@ func (k kept) refreshed(ctx context.Context, host string) (kept, error) {
 
 // revoke tells the provider that the refresh token is not needed any more (RFC
 // 7009), when it has an endpoint for that.
-func (k kept) revoke(ctx context.Context) error {
+func (k Kept) revoke(ctx context.Context) error {
 	if k.RefreshToken == "" {
 		return nil
 	}

@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"fmt"
@@ -7,13 +7,15 @@ import (
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+
+	"berth/cmd/berth/cli"
 )
 
 // asJSON reports whether the answer is to be printed as JSON.
-func (r *remote) asJSON() bool { return r.output.value == "json" }
+func (r *Remote) asJSON() bool { return r.output.Value == "json" }
 
 // printList writes a list as a table with a header, or as one JSON array.
-func printList[T any](r *remote, cmd *cobra.Command, items iter.Seq2[T, error], header []string, row func(T) []string) error {
+func printList[T any](r *Remote, cmd *cobra.Command, items iter.Seq2[T, error], header []string, row func(T) []string) error {
 	if r.asJSON() {
 		list := []T{}
 		for item, err := range items {
@@ -22,7 +24,7 @@ func printList[T any](r *remote, cmd *cobra.Command, items iter.Seq2[T, error], 
 			}
 			list = append(list, item)
 		}
-		return printJSON(cmd.OutOrStdout(), list)
+		return cli.PrintJSON(cmd.OutOrStdout(), list)
 	}
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 3, ' ', 0)
 	rows := [][]string{header}
@@ -34,7 +36,7 @@ func printList[T any](r *remote, cmd *cobra.Command, items iter.Seq2[T, error], 
 	}
 	for _, cells := range rows {
 		for i := range cells {
-			cells[i] = printable(cells[i])
+			cells[i] = cli.Printable(cells[i])
 		}
 		fmt.Fprintln(w, strings.Join(cells, "\t"))
 	}
@@ -45,21 +47,21 @@ func printList[T any](r *remote, cmd *cobra.Command, items iter.Seq2[T, error], 
 type fact struct{ name, value string }
 
 // printFacts writes a thing as lines of "name: value", or as JSON.
-func printFacts(r *remote, cmd *cobra.Command, v any, facts ...fact) error {
+func printFacts(r *Remote, cmd *cobra.Command, v any, facts ...fact) error {
 	if r.asJSON() {
-		return printJSON(cmd.OutOrStdout(), v)
+		return cli.PrintJSON(cmd.OutOrStdout(), v)
 	}
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 	for _, f := range facts {
-		fmt.Fprintf(w, "%s:\t%s\n", f.name, printable(f.value))
+		fmt.Fprintf(w, "%s:\t%s\n", f.name, cli.Printable(f.value))
 	}
 	return w.Flush()
 }
 
-// printDone writes the changed thing as JSON, or a sentence.
-func printDone(r *remote, cmd *cobra.Command, v any, format string, args ...any) error {
+// PrintDone writes the changed thing as JSON, or a sentence.
+func PrintDone(r *Remote, cmd *cobra.Command, v any, format string, args ...any) error {
 	if r.asJSON() && v != nil {
-		return printJSON(cmd.OutOrStdout(), v)
+		return cli.PrintJSON(cmd.OutOrStdout(), v)
 	}
 	if r.asJSON() {
 		return nil

@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"cmp"
@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/api"
+	"berth/cmd/berth/cli"
 )
 
 // policyHelp explains tag policies in the help of the commands that set them.
@@ -25,7 +26,7 @@ adds one; without either they stay as they are. --exempt '' is none.`
 // policyFlags are --tag-policy and --exempt.
 type policyFlags struct {
 	cmd    *cobra.Command
-	mode   *choice
+	mode   *cli.Choice
 	exempt *[]string
 	add    *[]string
 }
@@ -37,7 +38,7 @@ func addPolicyFlags(c *cobra.Command, inherits bool) policyFlags {
 	}
 	f := policyFlags{
 		cmd:    c,
-		mode:   choiceFlag(c, "tag-policy", "", "what may happen to tags", values...),
+		mode:   cli.ChoiceFlag(c, "tag-policy", "", "what may happen to tags", values...),
 		exempt: c.Flags().StringArray("exempt", nil, "a pattern of tags that stay mutable, in place of all that hold now, the default ones too; give it again for more"),
 		add:    c.Flags().StringArray("add-exempt", nil, "a pattern of tags that stay mutable, beside those that hold now; give it again for more"),
 	}
@@ -51,11 +52,11 @@ func (f policyFlags) exempts() bool {
 }
 
 // confirm asks before tags are sealed.
-func (f policyFlags) confirm(r *remote, cmd *cobra.Command, what string) error {
-	if f.mode.value == "inherit" && f.exempts() {
-		return usagef("--exempt and --add-exempt go with a policy of its own, not with --tag-policy inherit")
+func (f policyFlags) confirm(r *Remote, cmd *cobra.Command, what string) error {
+	if f.mode.Value == "inherit" && f.exempts() {
+		return cli.Usagef("--exempt and --add-exempt go with a policy of its own, not with --tag-policy inherit")
 	}
-	if f.mode.value != string(api.TagModeSealed) {
+	if f.mode.Value != string(api.TagModeSealed) {
 		return nil
 	}
 	return r.confirm(cmd, "This seals the tags in "+what+" for ever: nobody can move or delete them again.")
@@ -70,21 +71,21 @@ type policyCalls struct {
 }
 
 // apply does what the flags say, and nothing when they are absent.
-func (f policyFlags) apply(r *remote, cmd *cobra.Command, what string, calls policyCalls) error {
-	if f.mode.value == "" && !f.exempts() {
+func (f policyFlags) apply(r *Remote, cmd *cobra.Command, what string, calls policyCalls) error {
+	if f.mode.Value == "" && !f.exempts() {
 		return nil
 	}
-	if f.mode.value == "inherit" {
+	if f.mode.Value == "inherit" {
 		if err := calls.remove(); err != nil {
 			return err
 		}
-		return printDone(r, cmd, nil, "%s: no tag policy of its own", what)
+		return PrintDone(r, cmd, nil, "%s: no tag policy of its own", what)
 	}
 	now, err := calls.get()
 	if err != nil {
 		return err
 	}
-	policy := api.TagPolicy{Mode: cmp.Or(api.TagMode(f.mode.value), now.Mode), Exempt: []string{}}
+	policy := api.TagPolicy{Mode: cmp.Or(api.TagMode(f.mode.Value), now.Mode), Exempt: []string{}}
 	replaced := f.cmd.Flags().Changed("exempt")
 	if !replaced {
 		policy.Exempt = slices.Clone(now.Exempt)
@@ -104,15 +105,15 @@ func (f policyFlags) apply(r *remote, cmd *cobra.Command, what string, calls pol
 		for _, pattern := range dropped {
 			again += " --add-exempt '" + pattern + "'"
 		}
-		fmt.Fprintf(cmd.ErrOrStderr(), "--exempt has replaced the patterns that held before: %s are not exempt any more. To have them again, add%s.\n", showList(dropped), again)
+		fmt.Fprintf(cmd.ErrOrStderr(), "--exempt has replaced the patterns that held before: %s are not exempt any more. To have them again, add%s.\n", cli.ShowList(dropped), again)
 	}
-	return printDone(r, cmd, p, "%s: tags are %s, exempt: %s", what, p.Mode, showList(p.Exempt))
+	return PrintDone(r, cmd, p, "%s: tags are %s, exempt: %s", what, p.Mode, cli.ShowList(p.Exempt))
 }
 
 // policyFacts are the lines of a policy in what `show` prints.
 func policyFacts(p api.EffectiveTagPolicy) []fact {
 	return []fact{
 		{"Tag policy", string(p.Mode) + " (set at the " + string(p.Level) + ")"},
-		{"Exempt tags", showList(p.Exempt)},
+		{"Exempt tags", cli.ShowList(p.Exempt)},
 	}
 }

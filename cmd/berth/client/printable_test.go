@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"bytes"
@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+
+	"berth/cmd/berth/cli"
 )
 
 // TestTerminalShowsTextOfOthers: what somebody wrote into a description or a reason neither moves the
@@ -15,7 +17,7 @@ func TestTerminalShowsTextOfOthers(t *testing.T) {
 	row := func(yield func(string, error) bool) { yield(hostile, nil) }
 	var out bytes.Buffer
 	cmd := &cobra.Command{Use: "x", SilenceErrors: true, SilenceUsage: true, RunE: func(cmd *cobra.Command, _ []string) error {
-		r := &remote{output: choice{value: "table"}}
+		r := &Remote{output: cli.Choice{Value: "table"}}
 		if err := printList(r, cmd, row, []string{"NAME"}, func(s string) []string { return []string{s, "end"} }); err != nil {
 			return err
 		}
@@ -35,7 +37,7 @@ func TestTerminalShowsTextOfOthers(t *testing.T) {
 	if lines := strings.Count(out.String(), "\n"); lines != 3 {
 		t.Errorf("%d lines: %q", lines, out.String())
 	}
-	if s := "plain text, Größe 1 µs, 名前 👩‍🚀"; printable(s) != s || printableLines(s+"\n") != s+"\n" {
-		t.Errorf("%q", printable(s))
+	if s := "plain text, Größe 1 µs, 名前 👩‍🚀"; cli.Printable(s) != s || cli.PrintableLines(s+"\n") != s+"\n" {
+		t.Errorf("%q", cli.Printable(s))
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"fmt"
@@ -7,9 +7,11 @@ import (
 
 	"berth/api"
 	"berth/api/client"
+	"berth/cmd/berth/cli"
+	"berth/cmd/berth/settings"
 )
 
-func newQuotaCommand(r *remote) *cobra.Command {
+func NewQuotaCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "quota",
 		Short: "Limit what teams may use",
@@ -23,7 +25,7 @@ however many of its repositories have it; uploads under way count too. A push th
 	return c
 }
 
-func newQuotaSetCommand(r *remote) *cobra.Command {
+func newQuotaSetCommand(r *Remote) *cobra.Command {
 	var bytes string
 	var repositories, tags int64
 	c := &cobra.Command{
@@ -40,9 +42,9 @@ func newQuotaSetCommand(r *remote) *cobra.Command {
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		var body api.QuotaLimits
 		if cmd.Flags().Changed("bytes") {
-			n, err := parseSize(bytes)
+			n, err := settings.ParseSize(bytes)
 			if err != nil || n < 0 {
-				return usagef("--bytes %q is not a size, such as 500MiB or 100GiB", bytes)
+				return cli.Usagef("--bytes %q is not a size, such as 500MiB or 100GiB", bytes)
 			}
 			body.Bytes = &n
 		}
@@ -54,14 +56,14 @@ func newQuotaSetCommand(r *remote) *cobra.Command {
 		}
 		for _, n := range []int64{repositories, tags} {
 			if n < 0 {
-				return usagef("a limit is negative")
+				return cli.Usagef("a limit is negative")
 			}
 		}
-		s, err := r.connect(cmd)
+		s, err := r.Connect(cmd)
 		if err != nil {
 			return err
 		}
-		q, err := fetched(s.SetTeamQuotaWithResponse(cmd.Context(), args[0], body))
+		q, err := Fetched(s.SetTeamQuotaWithResponse(cmd.Context(), args[0], body))
 		if err != nil {
 			return err
 		}
@@ -79,14 +81,14 @@ func limitText(limit *int64, show func(int64) string) string {
 
 func number(n int64) string { return fmt.Sprint(n) }
 
-func printQuota(r *remote, cmd *cobra.Command, q *api.Quota) error {
+func printQuota(r *Remote, cmd *cobra.Command, q *api.Quota) error {
 	facts := []fact{
 		{"Team", q.Team},
-		{"Bytes", showBytes(q.Bytes) + " " + limitText(q.Limits.Bytes, showBytes)},
-		{"Held by uploads", showBytes(q.ReservedBytes)},
+		{"Bytes", cli.ShowBytes(q.Bytes) + " " + limitText(q.Limits.Bytes, cli.ShowBytes)},
+		{"Held by uploads", cli.ShowBytes(q.ReservedBytes)},
 		{"Repositories", number(q.Repositories) + " " + limitText(q.Limits.Repositories, number)},
 		{"Tags", number(q.Tags) + " " + limitText(q.Limits.Tags, number)},
-		{"Set", showTime(q.UpdatedAt) + " by " + q.UpdatedBy},
+		{"Set", cli.ShowTime(q.UpdatedAt) + " by " + q.UpdatedBy},
 	}
 	if !q.Counted {
 		facts = append(facts, fact{"State", "counting what the team has; nothing is refused until then"})
@@ -94,14 +96,14 @@ func printQuota(r *remote, cmd *cobra.Command, q *api.Quota) error {
 	return printFacts(r, cmd, q, facts...)
 }
 
-func newQuotaShowCommand(r *remote) *cobra.Command {
+func newQuotaShowCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "show TEAM",
 		Short:   "Show a team's quota and what it uses",
 		Example: `  berth quota show core`,
 		Args:    arguments(nameOf("team")),
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-			q, err := fetched(s.GetTeamQuotaWithResponse(cmd.Context(), args[0]))
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+			q, err := Fetched(s.GetTeamQuotaWithResponse(cmd.Context(), args[0]))
 			if err != nil {
 				return err
 			}
@@ -110,35 +112,35 @@ func newQuotaShowCommand(r *remote) *cobra.Command {
 	}
 }
 
-func newQuotaListCommand(r *remote) *cobra.Command {
+func newQuotaListCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "list",
 		Short:   "List the teams that have a quota",
 		Example: `  berth quota list`,
 		Args:    cobra.NoArgs,
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-			quotas := all(func(limit *api.Limit, after *api.After) (*client.ListQuotasResponse, error) {
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+			quotas := All(func(limit *api.Limit, after *api.After) (*client.ListQuotasResponse, error) {
 				return s.ListQuotasWithResponse(cmd.Context(), &api.ListQuotasParams{Limit: limit, After: after})
 			})
 			return printList(r, cmd, quotas, []string{"TEAM", "BYTES", "REPOSITORIES", "TAGS"}, func(q api.Quota) []string {
-				return []string{q.Team, showBytes(q.Bytes+q.ReservedBytes) + " " + limitText(q.Limits.Bytes, showBytes),
+				return []string{q.Team, cli.ShowBytes(q.Bytes+q.ReservedBytes) + " " + limitText(q.Limits.Bytes, cli.ShowBytes),
 					number(q.Repositories) + " " + limitText(q.Limits.Repositories, number), number(q.Tags) + " " + limitText(q.Limits.Tags, number)}
 			})
 		}),
 	}
 }
 
-func newQuotaUnsetCommand(r *remote) *cobra.Command {
+func newQuotaUnsetCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "unset TEAM",
 		Short:   "Remove a team's quota",
 		Example: `  berth quota unset core`,
 		Args:    arguments(nameOf("team")),
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-			if err := done(s.DeleteTeamQuotaWithResponse(cmd.Context(), args[0])); err != nil {
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+			if err := Done(s.DeleteTeamQuotaWithResponse(cmd.Context(), args[0])); err != nil {
 				return err
 			}
-			return printDone(r, cmd, nil, "team %s has no quota", args[0])
+			return PrintDone(r, cmd, nil, "team %s has no quota", args[0])
 		}),
 	}
 }

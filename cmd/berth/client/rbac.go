@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"bytes"
@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"berth/cmd/berth/cli"
 )
 
 // rbacRemote is the server of the rbac commands and who signs in there.
@@ -23,7 +25,7 @@ type rbacRemote struct {
 	password    string
 }
 
-func newRBACCommand() *cobra.Command {
+func NewRBACCommand() *cobra.Command {
 	r := &rbacRemote{dockitRemote: dockitRemote{names: []string{"DOCKIT_BASE_URL", "DOCKIT_GRANT_BASE_URL"}}}
 	c := &cobra.Command{
 		Use:   "rbac",
@@ -63,7 +65,7 @@ else those that docker login keeps for --registry-url, or for the server.`,
 func rbacSubject(s string, kinds ...string) (string, error) {
 	kind, name, ok := strings.Cut(s, ":")
 	if !ok || name == "" || !slices.Contains(kinds, kind) {
-		return "", usagef("%q is not (%s):NAME", s, strings.Join(kinds, "|"))
+		return "", cli.Usagef("%q is not (%s):NAME", s, strings.Join(kinds, "|"))
 	}
 	return kind + ":" + url.PathEscape(name), nil
 }
@@ -74,7 +76,7 @@ func rbacSubject(s string, kinds ...string) (string, error) {
 func rbacTarget(s string) (string, error) {
 	parts := strings.Split(s, ":")
 	if len(parts) != 3 || !slices.Contains([]string{"repository", "namespace"}, parts[0]) || parts[1] == "" || !slices.Contains([]string{"pull", "push"}, parts[2]) {
-		return "", usagef("%q is not (repository|namespace):NAME:(pull|push)", s)
+		return "", cli.Usagef("%q is not (repository|namespace):NAME:(pull|push)", s)
 	}
 	name := strings.ReplaceAll(url.PathEscape(parts[1]), "_", "%5F")
 	return parts[0] + ":" + name + ":" + parts[2], nil
@@ -136,7 +138,7 @@ func (r *rbacRemote) passwordCommand(verb, short string) *cobra.Command {
 			}
 			if strings.HasPrefix(who, "group:") {
 				if len(args) > 1 {
-					return usagef("a group has no password")
+					return cli.Usagef("a group has no password")
 				}
 				return r.send(cmd, http.MethodPut, who+"/"+verb, nil, nil)
 			}
@@ -144,8 +146,8 @@ func (r *rbacRemote) passwordCommand(verb, short string) *cobra.Command {
 			if len(args) > 1 {
 				password = args[1]
 			} else {
-				_, typed := terminal(cmd)
-				if password, err = newPassword(&remote{}, cmd, !typed, ""); err != nil {
+				_, typed := cli.Terminal(cmd)
+				if password, err = NewPassword(&Remote{}, cmd, !typed, ""); err != nil {
 					return err
 				}
 			}
@@ -199,25 +201,25 @@ func (r *rbacRemote) permissionsCommand() *cobra.Command {
 
 // credentials finds what to sign in with.
 func (r *rbacRemote) credentials(cmd *cobra.Command, base *url.URL) (username, password string, err error) {
-	username = cmp.Or(r.username, firstEnv("DOCKIT_USERNAME", "DOCKIT_GRANT_USERNAME"))
-	password = cmp.Or(r.password, firstEnv("DOCKIT_PASSWORD", "DOCKIT_GRANT_PASSWORD"))
+	username = cmp.Or(r.username, FirstEnv("DOCKIT_USERNAME", "DOCKIT_GRANT_USERNAME"))
+	password = cmp.Or(r.password, FirstEnv("DOCKIT_PASSWORD", "DOCKIT_GRANT_PASSWORD"))
 	if username != "" && password != "" {
 		return username, password, nil
 	}
 	registry := base
-	if s := cmp.Or(r.registryURL, firstEnv("DOCKIT_REGISTRY_URL", "DOCKIT_GRANT_REGISTRY_URL")); s != "" {
+	if s := cmp.Or(r.registryURL, FirstEnv("DOCKIT_REGISTRY_URL", "DOCKIT_GRANT_REGISTRY_URL")); s != "" {
 		if registry, err = parseServer(s); err != nil {
 			return "", "", err
 		}
 	}
-	c, err := (&remote{username: username}).credentials(cmd, registry)
+	c, err := (&Remote{username: username}).credentials(cmd, registry)
 	if err != nil {
 		return "", "", err
 	}
-	if c.username == "" || c.password == "" {
+	if c.username == "" || c.Password == "" {
 		return "", "", fmt.Errorf("docker login for %s keeps no password: give --username and --password", registry.Host)
 	}
-	return c.username, c.password, nil
+	return c.username, c.Password, nil
 }
 
 // maxAnswer is the largest answer that is read, in bytes.

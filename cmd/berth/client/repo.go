@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"context"
@@ -9,9 +9,10 @@ import (
 
 	"berth/api"
 	"berth/api/client"
+	"berth/cmd/berth/cli"
 )
 
-func newRepoCommand(r *remote) *cobra.Command {
+func NewRepoCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "repo",
 		Short: "Manage repositories, their visibility and their tag policy",
@@ -31,16 +32,16 @@ somebody who may, or by 'berth repo create' beforehand.`,
 	return c
 }
 
-func visibilityFlag(c *cobra.Command) *choice {
-	return choiceFlag(c, "visibility", "", "who may pull", "public", "internal", "private")
+func visibilityFlag(c *cobra.Command) *cli.Choice {
+	return cli.ChoiceFlag(c, "visibility", "", "who may pull", "public", "internal", "private")
 }
 
-func setVisibility(ctx context.Context, s *connection, name string, visibility *choice) (*api.Repository, error) {
-	return fetched(s.UpdateRepositoryWithResponse(ctx, name, &api.UpdateRepositoryParams{},
-		api.RepositoryChange{Visibility: pointer(api.Visibility(visibility.value))}))
+func setVisibility(ctx context.Context, s *Connection, name string, visibility *cli.Choice) (*api.Repository, error) {
+	return Fetched(s.UpdateRepositoryWithResponse(ctx, name, &api.UpdateRepositoryParams{},
+		api.RepositoryChange{Visibility: cli.Pointer(api.Visibility(visibility.Value))}))
 }
 
-func newRepoCreateCommand(r *remote) *cobra.Command {
+func newRepoCreateCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "create NAME",
 		Short: "Create an empty repository before the first push",
@@ -49,7 +50,7 @@ func newRepoCreateCommand(r *remote) *cobra.Command {
 		Args: arguments(nameOf("repository")),
 	}
 	visibility := visibilityFlag(c)
-	c.RunE = r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
+	c.RunE = r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
 		resp, err := s.CreateRepositoryWithResponse(cmd.Context(), args[0])
 		if err := check(resp, err); err != nil {
 			return err
@@ -58,18 +59,18 @@ func newRepoCreateCommand(r *remote) *cobra.Command {
 		if repo == nil {
 			return fmt.Errorf("the repository %s is there already", args[0])
 		}
-		if visibility.value != "" {
+		if visibility.Value != "" {
 			repo, err = setVisibility(cmd.Context(), s, args[0], visibility)
 			if err != nil {
 				return err
 			}
 		}
-		return printDone(r, cmd, repo, "repository %s is created, %s", repo.Name, repo.Visibility)
+		return PrintDone(r, cmd, repo, "repository %s is created, %s", repo.Name, repo.Visibility)
 	})
 	return c
 }
 
-func newRepoListCommand(r *remote) *cobra.Command {
+func newRepoListCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "list",
 		Short: "List the repositories that you may pull",
@@ -80,30 +81,30 @@ func newRepoListCommand(r *remote) *cobra.Command {
 	}
 	team := c.Flags().String("team", "", "only repositories of this team")
 	prefix := c.Flags().String("prefix", "", "only repositories whose name starts with this")
-	c.RunE = r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-		repos := all(func(limit *api.Limit, after *api.After) (*client.ListRepositoriesResponse, error) {
+	c.RunE = r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+		repos := All(func(limit *api.Limit, after *api.After) (*client.ListRepositoriesResponse, error) {
 			return s.ListRepositoriesWithResponse(cmd.Context(), &api.ListRepositoriesParams{
-				Team: pointer(*team), Prefix: pointer(*prefix), Limit: limit, After: after})
+				Team: cli.Pointer(*team), Prefix: cli.Pointer(*prefix), Limit: limit, After: after})
 		})
 		return printList(r, cmd, repos, []string{"NAME", "VISIBILITY", "CREATED", "BY"}, func(p api.Repository) []string {
-			return []string{p.Name, string(p.Visibility), showTime(p.CreatedAt), p.CreatedBy}
+			return []string{p.Name, string(p.Visibility), cli.ShowTime(p.CreatedAt), p.CreatedBy}
 		})
 	})
 	return c
 }
 
-func newRepoShowCommand(r *remote) *cobra.Command {
+func newRepoShowCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "show NAME",
 		Short:   "Show a repository and the tag policy that holds for it",
 		Example: `  berth repo show core/app`,
 		Args:    arguments(nameOf("repository")),
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-			repo, err := fetched(s.GetRepositoryWithResponse(cmd.Context(), args[0]))
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+			repo, err := Fetched(s.GetRepositoryWithResponse(cmd.Context(), args[0]))
 			if err != nil {
 				return err
 			}
-			p, err := fetched(s.GetRepositoryTagPolicyWithResponse(cmd.Context(), args[0]))
+			p, err := Fetched(s.GetRepositoryTagPolicyWithResponse(cmd.Context(), args[0]))
 			if err != nil {
 				return err
 			}
@@ -115,20 +116,20 @@ func newRepoShowCommand(r *remote) *cobra.Command {
 				{"Name", repo.Name},
 				{"Team", repo.Team},
 				{"Visibility", string(repo.Visibility)},
-				{"Created", showTime(repo.CreatedAt) + " by " + repo.CreatedBy},
+				{"Created", cli.ShowTime(repo.CreatedAt) + " by " + repo.CreatedBy},
 			}
 			if repo.Tags != nil {
 				facts = append(facts, fact{"Tags", strconv.FormatInt(*repo.Tags, 10)})
 			}
 			if repo.Size != nil {
-				facts = append(facts, fact{"Size", showBytes(*repo.Size)})
+				facts = append(facts, fact{"Size", cli.ShowBytes(*repo.Size)})
 			}
 			return printFacts(r, cmd, shown, append(facts, policyFacts(*p)...)...)
 		}),
 	}
 }
 
-func newRepoSetCommand(r *remote) *cobra.Command {
+func newRepoSetCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "set NAME",
 		Short: "Change a repository's visibility or tag policy",
@@ -146,47 +147,47 @@ func newRepoSetCommand(r *remote) *cobra.Command {
 		if err := policy.confirm(r, cmd, name); err != nil {
 			return err
 		}
-		s, err := r.connect(cmd)
+		s, err := r.Connect(cmd)
 		if err != nil {
 			return err
 		}
 		ctx := cmd.Context()
-		if visibility.value != "" {
+		if visibility.Value != "" {
 			repo, err := setVisibility(ctx, s, name, visibility)
 			if err != nil {
 				return err
 			}
-			if err := printDone(r, cmd, repo, "repository %s is %s", repo.Name, repo.Visibility); err != nil {
+			if err := PrintDone(r, cmd, repo, "repository %s is %s", repo.Name, repo.Visibility); err != nil {
 				return err
 			}
 		}
 		return policy.apply(r, cmd, "repository "+name, policyCalls{
 			get: func() (*api.EffectiveTagPolicy, error) {
-				return fetched(s.GetRepositoryTagPolicyWithResponse(ctx, name))
+				return Fetched(s.GetRepositoryTagPolicyWithResponse(ctx, name))
 			},
 			put: func(p api.TagPolicy) (*api.EffectiveTagPolicy, error) {
-				return fetched(s.SetRepositoryTagPolicyWithResponse(ctx, name, p))
+				return Fetched(s.SetRepositoryTagPolicyWithResponse(ctx, name, p))
 			},
-			remove: func() error { return done(s.DeleteRepositoryTagPolicyWithResponse(ctx, name)) },
+			remove: func() error { return Done(s.DeleteRepositoryTagPolicyWithResponse(ctx, name)) },
 		})
 	}
 	return c
 }
 
-func newRepoDeleteCommand(r *remote) *cobra.Command {
+func newRepoDeleteCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "delete NAME",
 		Short:   "Delete a repository with its tags and manifests",
 		Example: `  berth repo delete core/app --yes`,
 		Args:    arguments(nameOf("repository")),
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
 			if err := r.confirm(cmd, "This deletes the repository "+args[0]+" with all its tags and manifests."); err != nil {
 				return err
 			}
-			if err := done(s.DeleteRepositoryWithResponse(cmd.Context(), args[0], &api.DeleteRepositoryParams{})); err != nil {
+			if err := Done(s.DeleteRepositoryWithResponse(cmd.Context(), args[0], &api.DeleteRepositoryParams{})); err != nil {
 				return err
 			}
-			return printDone(r, cmd, nil, "repository %s is deleted", args[0])
+			return PrintDone(r, cmd, nil, "repository %s is deleted", args[0])
 		}),
 	}
 }

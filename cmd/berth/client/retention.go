@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"context"
@@ -13,9 +13,10 @@ import (
 
 	"berth/api"
 	"berth/api/client"
+	"berth/cmd/berth/cli"
 )
 
-func newRetentionCommand(r *remote) *cobra.Command {
+func NewRetentionCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "retention",
 		Short: "Say which tags and untagged manifests stay, and for how long",
@@ -42,23 +43,23 @@ What goes can be restored for a while: see 'berth tag restore'.`,
 // retentionTarget tells a team from a repository, whose name has a slash.
 func retentionTarget(s string) (repository bool, err error) {
 	if strings.Contains(s, "/") {
-		return true, nameArgument("repository", s)
+		return true, NameArgument("repository", s)
 	}
-	return false, nameArgument("team", s)
+	return false, NameArgument("team", s)
 }
 
 // parseRule reads a rule of the command line.
 func parseRule(text string) (api.RetentionRule, error) {
 	fields := strings.Fields(text)
 	if len(fields) == 0 || strings.Contains(fields[0], "=") {
-		return api.RetentionRule{}, usagef("the rule %q has no name: write NAME first, then what it says, such as 'releases tags=v* newest=10'", text)
+		return api.RetentionRule{}, cli.Usagef("the rule %q has no name: write NAME first, then what it says, such as 'releases tags=v* newest=10'", text)
 	}
 	rule := api.RetentionRule{Name: fields[0]}
 	said := map[string]bool{}
 	for _, field := range fields[1:] {
 		key, value, has := strings.Cut(field, "=")
 		if said[key] {
-			return rule, usagef("the rule %s says %s twice: say it once, several patterns separated by commas", rule.Name, key)
+			return rule, cli.Usagef("the rule %s says %s twice: say it once, several patterns separated by commas", rule.Name, key)
 		}
 		said[key] = true
 		switch {
@@ -71,7 +72,7 @@ func parseRule(text string) (api.RetentionRule, error) {
 		case key == "newest" && has:
 			n, err := strconv.Atoi(value)
 			if err != nil {
-				return rule, usagef("the rule %s keeps the newest %q, which is no number", rule.Name, value)
+				return rule, cli.Usagef("the rule %s keeps the newest %q, which is no number", rule.Name, value)
 			}
 			rule.Newest = &n
 		case key == "younger-than" && value != "":
@@ -79,7 +80,7 @@ func parseRule(text string) (api.RetentionRule, error) {
 		case key == "pulled-within" && value != "":
 			rule.PulledWithin = &value
 		default:
-			return rule, usagef("the rule %s says %q, which is none of tags=, newest=, younger-than=, pulled-within=, delete-immutable", rule.Name, field)
+			return rule, cli.Usagef("the rule %s says %q, which is none of tags=, newest=, younger-than=, pulled-within=, delete-immutable", rule.Name, field)
 		}
 	}
 	return rule, nil
@@ -117,7 +118,7 @@ func ruleText(rule api.RetentionRule) string {
 	return strings.Join(parts, " ")
 }
 
-func printRetention(r *remote, cmd *cobra.Command, held *api.EffectiveRetention) error {
+func printRetention(r *Remote, cmd *cobra.Command, held *api.EffectiveRetention) error {
 	var facts []fact
 	for _, rule := range held.Rules {
 		facts = append(facts, fact{"Rule", ruleText(rule)})
@@ -132,12 +133,12 @@ func printRetention(r *remote, cmd *cobra.Command, held *api.EffectiveRetention)
 	facts = append(facts, fact{"Rules set at", string(held.RulesLevel)},
 		fact{"Untagged manifests", fmt.Sprintf("%s (set at the %s)", ttl, held.UntaggedTtlLevel)})
 	if held.LastRunAt != nil {
-		facts = append(facts, fact{"Last applied", showTime(*held.LastRunAt)})
+		facts = append(facts, fact{"Last applied", cli.ShowTime(*held.LastRunAt)})
 	}
 	return printFacts(r, cmd, held, facts...)
 }
 
-func newRetentionShowCommand(r *remote) *cobra.Command {
+func newRetentionShowCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:   "show TEAM|REPOSITORY",
 		Short: "Show the retention that holds",
@@ -149,15 +150,15 @@ func newRetentionShowCommand(r *remote) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			s, err := r.connect(cmd)
+			s, err := r.Connect(cmd)
 			if err != nil {
 				return err
 			}
 			var held *api.EffectiveRetention
 			if repository {
-				held, err = fetched(s.GetRepositoryRetentionWithResponse(cmd.Context(), args[0]))
+				held, err = Fetched(s.GetRepositoryRetentionWithResponse(cmd.Context(), args[0]))
 			} else {
-				held, err = fetched(s.GetTeamRetentionWithResponse(cmd.Context(), args[0]))
+				held, err = Fetched(s.GetTeamRetentionWithResponse(cmd.Context(), args[0]))
 			}
 			if err != nil {
 				return err
@@ -167,7 +168,7 @@ func newRetentionShowCommand(r *remote) *cobra.Command {
 	}
 }
 
-func newRetentionSetCommand(r *remote) *cobra.Command {
+func newRetentionSetCommand(r *Remote) *cobra.Command {
 	var rules []string
 	var ttl string
 	c := &cobra.Command{
@@ -202,15 +203,15 @@ It says what would go now. Nothing goes at once: the rules are applied once a da
 		if cmd.Flags().Changed("untagged-ttl") {
 			body.UntaggedTtl = &ttl
 		}
-		s, err := r.connect(cmd)
+		s, err := r.Connect(cmd)
 		if err != nil {
 			return err
 		}
 		var held *api.EffectiveRetention
 		if repository {
-			held, err = fetched(s.SetRepositoryRetentionWithResponse(cmd.Context(), args[0], body))
+			held, err = Fetched(s.SetRepositoryRetentionWithResponse(cmd.Context(), args[0], body))
 		} else {
-			held, err = fetched(s.SetTeamRetentionWithResponse(cmd.Context(), args[0], body))
+			held, err = Fetched(s.SetTeamRetentionWithResponse(cmd.Context(), args[0], body))
 		}
 		if err != nil {
 			return err
@@ -235,8 +236,8 @@ It says what would go now. Nothing goes at once: the rules are applied once a da
 const retentionLooks = 200
 
 // repositoriesOf lists the repositories of a team.
-func (s *connection) repositoriesOf(ctx context.Context, team string) iter.Seq2[string, error] {
-	list := all(func(limit *api.Limit, after *api.After) (*client.ListRepositoriesResponse, error) {
+func (s *Connection) repositoriesOf(ctx context.Context, team string) iter.Seq2[string, error] {
+	list := All(func(limit *api.Limit, after *api.After) (*client.ListRepositoriesResponse, error) {
 		return s.ListRepositoriesWithResponse(ctx, &api.ListRepositoriesParams{Team: &team, Limit: limit, After: after})
 	})
 	return func(yield func(string, error) bool) {
@@ -249,7 +250,7 @@ func (s *connection) repositoriesOf(ctx context.Context, team string) iter.Seq2[
 }
 
 // printGoesNow says what the retention that was just set would delete now, repository by repository.
-func (s *connection) printGoesNow(ctx context.Context, w io.Writer, repositories iter.Seq2[string, error], held *api.EffectiveRetention) error {
+func (s *Connection) printGoesNow(ctx context.Context, w io.Writer, repositories iter.Seq2[string, error], held *api.EffectiveRetention) error {
 	looked, goes, stays := 0, 0, 0
 	var one api.Limit = 1 // the counts come with the first page
 	for name, err := range repositories {
@@ -261,8 +262,8 @@ func (s *connection) printGoesNow(ctx context.Context, w io.Writer, repositories
 			break
 		}
 		looked++
-		trial, err := fetched(s.DryRunRetentionWithResponse(ctx, name, &api.DryRunRetentionParams{Limit: &one}, api.RetentionTrial{}))
-		var refused problemError
+		trial, err := Fetched(s.DryRunRetentionWithResponse(ctx, name, &api.DryRunRetentionParams{Limit: &one}, api.RetentionTrial{}))
+		var refused ProblemError
 		if errors.As(err, &refused) && refused.Status < 500 {
 			continue // it was deleted since, or one that the caller may only pull
 		}
@@ -274,17 +275,17 @@ func (s *connection) printGoesNow(ctx context.Context, w io.Writer, repositories
 		}
 		goes, stays = goes+*trial.Deleted, stays+*trial.Kept
 		if *trial.Deleted > 0 {
-			fmt.Fprintf(w, "%s: %s would go, %d stay; 'berth retention dry-run %s' tells which\n", name, count(*trial.Deleted, "tag"), *trial.Kept, name)
+			fmt.Fprintf(w, "%s: %s would go, %d stay; 'berth retention dry-run %s' tells which\n", name, cli.Count(*trial.Deleted, "tag"), *trial.Kept, name)
 		}
 	}
-	fmt.Fprintf(w, "Would go now: %s; %d stay.\n", count(goes, "tag"), stays)
+	fmt.Fprintf(w, "Would go now: %s; %d stay.\n", cli.Count(goes, "tag"), stays)
 	if held.UntaggedTtl != "0s" {
 		fmt.Fprintln(w, "Untagged manifests that are older than that go with the next collection: 'berth gc --dry-run' tells which.")
 	}
 	return nil
 }
 
-func newRetentionUnsetCommand(r *remote) *cobra.Command {
+func newRetentionUnsetCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "unset TEAM|REPOSITORY",
 		Short:   "Remove the retention of a team or a repository, which then inherits it",
@@ -295,24 +296,24 @@ func newRetentionUnsetCommand(r *remote) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			s, err := r.connect(cmd)
+			s, err := r.Connect(cmd)
 			if err != nil {
 				return err
 			}
 			if repository {
-				err = done(s.DeleteRepositoryRetentionWithResponse(cmd.Context(), args[0]))
+				err = Done(s.DeleteRepositoryRetentionWithResponse(cmd.Context(), args[0]))
 			} else {
-				err = done(s.DeleteTeamRetentionWithResponse(cmd.Context(), args[0]))
+				err = Done(s.DeleteTeamRetentionWithResponse(cmd.Context(), args[0]))
 			}
 			if err != nil {
 				return err
 			}
-			return printDone(r, cmd, nil, "%s has no retention of its own", args[0])
+			return PrintDone(r, cmd, nil, "%s has no retention of its own", args[0])
 		},
 	}
 }
 
-func newRetentionDryRunCommand(r *remote) *cobra.Command {
+func newRetentionDryRunCommand(r *Remote) *cobra.Command {
 	var rules []string
 	c := &cobra.Command{
 		Use:   "dry-run REPOSITORY",
@@ -330,12 +331,12 @@ func newRetentionDryRunCommand(r *remote) *cobra.Command {
 				return err
 			}
 		}
-		s, err := r.connect(cmd)
+		s, err := r.Connect(cmd)
 		if err != nil {
 			return err
 		}
 		var kept, deleted int
-		tags := all(func(limit *api.Limit, after *api.After) (*client.DryRunRetentionResponse, error) {
+		tags := All(func(limit *api.Limit, after *api.After) (*client.DryRunRetentionResponse, error) {
 			resp, err := s.DryRunRetentionWithResponse(cmd.Context(), args[0], &api.DryRunRetentionParams{Limit: limit, After: after}, body)
 			if err == nil && resp.JSON200 != nil && resp.JSON200.Kept != nil && resp.JSON200.Deleted != nil {
 				kept, deleted = *resp.JSON200.Kept, *resp.JSON200.Deleted
@@ -361,33 +362,33 @@ func newRetentionDryRunCommand(r *remote) *cobra.Command {
 			return []string{d.Tag, what, strings.Join(why, "; ")}
 		})
 		if err == nil && !r.asJSON() {
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "Would go now: %s; %d stay.\n", count(deleted, "tag"), kept)
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "Would go now: %s; %d stay.\n", cli.Count(deleted, "tag"), kept)
 		}
 		return err
 	}
 	return c
 }
 
-func newRetentionRunCommand(r *remote) *cobra.Command {
+func newRetentionRunCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "run REPOSITORY",
 		Short:   "Apply the retention of a repository now",
 		Example: `  berth retention run core/app --yes`,
 		Args:    arguments(nameOf("repository")),
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
 			if err := r.confirm(cmd, "This deletes what 'berth retention dry-run "+args[0]+"' shows."); err != nil {
 				return err
 			}
 			deleted := 0
 			for {
-				run, err := fetched(s.RunRetentionWithResponse(cmd.Context(), args[0]))
+				run, err := Fetched(s.RunRetentionWithResponse(cmd.Context(), args[0]))
 				if err != nil {
 					return err
 				}
 				deleted += run.Deleted
 				if !run.More || run.Deleted == 0 {
 					run.Deleted = deleted
-					return printDone(r, cmd, run, "%s deleted", count(deleted, "tag"))
+					return PrintDone(r, cmd, run, "%s deleted", cli.Count(deleted, "tag"))
 				}
 			}
 		}),

@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"maps"
@@ -9,10 +9,11 @@ import (
 
 	"berth/api"
 	"berth/api/client"
+	"berth/cmd/berth/cli"
 	"berth/oci"
 )
 
-func newTagCommand(r *remote) *cobra.Command {
+func NewTagCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "tag",
 		Short: "List, show, delete and restore tags, and show their history",
@@ -30,35 +31,35 @@ func newTagCommand(r *remote) *cobra.Command {
 func tagArgument(s string) (repository, tag string, err error) {
 	repository, tag, ok := strings.Cut(s, ":")
 	if !ok {
-		return "", "", usagef("%q names no tag: write REPOSITORY:TAG, such as core/app:1.0", s)
+		return "", "", cli.Usagef("%q names no tag: write REPOSITORY:TAG, such as core/app:1.0", s)
 	}
-	if err := nameArgument("repository", repository); err != nil {
+	if err := NameArgument("repository", repository); err != nil {
 		return "", "", err
 	}
 	if _, err := oci.ParseTag(tag); err != nil {
-		return "", "", usagef("%q is not a tag: write REPOSITORY:TAG, such as core/app:1.0", tag)
+		return "", "", cli.Usagef("%q is not a tag: write REPOSITORY:TAG, such as core/app:1.0", tag)
 	}
 	return repository, tag, nil
 }
 
-func newTagListCommand(r *remote) *cobra.Command {
+func newTagListCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "list REPOSITORY",
 		Short:   "List a repository's tags",
 		Example: `  berth tag list core/app`,
 		Args:    arguments(nameOf("repository")),
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-			tags := all(func(limit *api.Limit, after *api.After) (*client.ListTagsResponse, error) {
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+			tags := All(func(limit *api.Limit, after *api.After) (*client.ListTagsResponse, error) {
 				return s.ListTagsWithResponse(cmd.Context(), args[0], &api.ListTagsParams{Limit: limit, After: after})
 			})
 			return printList(r, cmd, tags, []string{"TAG", "DIGEST", "POLICY", "PUSHED", "BY"}, func(t api.Tag) []string {
-				return []string{t.Name, t.Digest, string(t.Mode), showTime(t.UpdatedAt), t.UpdatedBy}
+				return []string{t.Name, t.Digest, string(t.Mode), cli.ShowTime(t.UpdatedAt), t.UpdatedBy}
 			})
 		}),
 	}
 }
 
-func newTagShowCommand(r *remote) *cobra.Command {
+func newTagShowCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "show REPOSITORY:TAG",
 		Short:   "Show a tag",
@@ -69,11 +70,11 @@ func newTagShowCommand(r *remote) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			s, err := r.connect(cmd)
+			s, err := r.Connect(cmd)
 			if err != nil {
 				return err
 			}
-			t, err := fetched(s.GetTagWithResponse(cmd.Context(), repository, tag))
+			t, err := Fetched(s.GetTagWithResponse(cmd.Context(), repository, tag))
 			if err != nil {
 				return err
 			}
@@ -81,15 +82,15 @@ func newTagShowCommand(r *remote) *cobra.Command {
 				fact{"Tag", t.Name},
 				fact{"Digest", t.Digest},
 				fact{"Media type", t.MediaType},
-				fact{"Manifest size", showBytes(t.Size)},
+				fact{"Manifest size", cli.ShowBytes(t.Size)},
 				fact{"Policy", string(t.Mode)},
-				fact{"Created", showTime(t.CreatedAt)},
-				fact{"Pushed", showTime(t.UpdatedAt) + " by " + t.UpdatedBy})
+				fact{"Created", cli.ShowTime(t.CreatedAt)},
+				fact{"Pushed", cli.ShowTime(t.UpdatedAt) + " by " + t.UpdatedBy})
 		},
 	}
 }
 
-func newTagHistoryCommand(r *remote) *cobra.Command {
+func newTagHistoryCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "history REPOSITORY:TAG",
 		Short:   "Show what happened to a tag, newest first, refused attempts too",
@@ -100,15 +101,15 @@ func newTagHistoryCommand(r *remote) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			s, err := r.connect(cmd)
+			s, err := r.Connect(cmd)
 			if err != nil {
 				return err
 			}
-			events := all(func(limit *api.Limit, after *api.After) (*client.ListTagHistoryResponse, error) {
+			events := All(func(limit *api.Limit, after *api.After) (*client.ListTagHistoryResponse, error) {
 				return s.ListTagHistoryWithResponse(cmd.Context(), repository, tag, &api.ListTagHistoryParams{Limit: limit, After: after})
 			})
 			return printList(r, cmd, events, []string{"WHEN", "WHAT", "WHO", "DIGEST", "PROVENANCE"}, func(e api.TagEvent) []string {
-				return []string{showTime(e.At), string(e.Action), e.Actor, e.Digest, showClaims(e.Claims)}
+				return []string{cli.ShowTime(e.At), string(e.Action), e.Actor, e.Digest, showClaims(e.Claims)}
 			})
 		},
 	}
@@ -126,7 +127,7 @@ func showClaims(claims *api.Provenance) string {
 	return strings.Join(parts, " ")
 }
 
-func newTagDeleteCommand(r *remote) *cobra.Command {
+func newTagDeleteCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "delete REPOSITORY:TAG",
 		Short:   "Delete a tag; its history stays, and it can be restored for a while",
@@ -140,30 +141,30 @@ func newTagDeleteCommand(r *remote) *cobra.Command {
 			if err := r.confirm(cmd, "This deletes the tag "+args[0]+"."); err != nil {
 				return err
 			}
-			s, err := r.connect(cmd)
+			s, err := r.Connect(cmd)
 			if err != nil {
 				return err
 			}
-			if err := done(s.DeleteTagWithResponse(cmd.Context(), repository, tag)); err != nil {
+			if err := Done(s.DeleteTagWithResponse(cmd.Context(), repository, tag)); err != nil {
 				return err
 			}
-			return printDone(r, cmd, nil, "tag %s is deleted", args[0])
+			return PrintDone(r, cmd, nil, "tag %s is deleted", args[0])
 		},
 	}
 }
 
-func newTagDeletedCommand(r *remote) *cobra.Command {
+func newTagDeletedCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:   "deleted REPOSITORY",
 		Short: "List deleted tags and manifests that can be restored, newest first",
 		Example: `  berth tag deleted core/app
   berth tag deleted core/app -o json`,
 		Args: arguments(nameOf("repository")),
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-			tags := all(func(limit *api.Limit, after *api.After) (*client.ListDeletedTagsResponse, error) {
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+			tags := All(func(limit *api.Limit, after *api.After) (*client.ListDeletedTagsResponse, error) {
 				return s.ListDeletedTagsWithResponse(cmd.Context(), args[0], &api.ListDeletedTagsParams{Limit: limit, After: after})
 			})
-			manifests := all(func(limit *api.Limit, after *api.After) (*client.ListDeletedManifestsResponse, error) {
+			manifests := All(func(limit *api.Limit, after *api.After) (*client.ListDeletedManifestsResponse, error) {
 				return s.ListDeletedManifestsWithResponse(cmd.Context(), args[0], &api.ListDeletedManifestsParams{Limit: limit, After: after})
 			})
 			// A manifest is a line without a tag.
@@ -180,13 +181,13 @@ func newTagDeletedCommand(r *remote) *cobra.Command {
 				}
 			}
 			return printList(r, cmd, rows, []string{"TAG", "DIGEST", "DELETED", "BY", "UNTIL"}, func(t api.DeletedTag) []string {
-				return []string{showOr(&t.Name, "-"), t.Digest, showTime(t.DeletedAt), t.DeletedBy, showTime(t.Until)}
+				return []string{cli.ShowOr(&t.Name, "-"), t.Digest, cli.ShowTime(t.DeletedAt), t.DeletedBy, cli.ShowTime(t.Until)}
 			})
 		}),
 	}
 }
 
-func newTagRestoreCommand(r *remote) *cobra.Command {
+func newTagRestoreCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:   "restore REPOSITORY:TAG[@DIGEST] | REPOSITORY@DIGEST",
 		Short: "Restore a deleted tag or manifest",
@@ -201,7 +202,7 @@ never moves a tag that was pushed again.`,
 			var body api.RestoreRequest
 			if byDigest {
 				if _, err := oci.ParseDigest(digest); err != nil {
-					return usagef("%q is not a digest, such as sha256: and 64 hexadecimal digits", digest)
+					return cli.Usagef("%q is not a digest, such as sha256: and 64 hexadecimal digits", digest)
 				}
 				body.Digest = &digest
 			}
@@ -213,14 +214,14 @@ never moves a tag that was pushed again.`,
 					return err
 				}
 				body.Tag = &tag
-			} else if err := nameArgument("repository", repository); err != nil {
+			} else if err := NameArgument("repository", repository); err != nil {
 				return err
 			}
-			s, err := r.connect(cmd)
+			s, err := r.Connect(cmd)
 			if err != nil {
 				return err
 			}
-			restored, err := fetched(s.RestoreDeletedWithResponse(cmd.Context(), repository, body))
+			restored, err := Fetched(s.RestoreDeletedWithResponse(cmd.Context(), repository, body))
 			if err != nil {
 				return err
 			}
@@ -231,7 +232,7 @@ never moves a tag that was pushed again.`,
 			if len(restored.Taken) > 0 {
 				text += "; not " + strings.Join(restored.Taken, ", ") + ", which was pushed again"
 			}
-			return printDone(r, cmd, restored, "%s", text)
+			return PrintDone(r, cmd, restored, "%s", text)
 		},
 	}
 }

@@ -1,13 +1,14 @@
-package main
+package client
 
 import (
 	"github.com/spf13/cobra"
 
 	"berth/api"
 	"berth/api/client"
+	"berth/cmd/berth/cli"
 )
 
-func newTeamCommand(r *remote) *cobra.Command {
+func NewTeamCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "team",
 		Short: "Manage teams, their members and their tag policy",
@@ -31,7 +32,7 @@ delete and manage the team.`,
 	return c
 }
 
-func newTeamCreateCommand(r *remote) *cobra.Command {
+func newTeamCreateCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "create NAME",
 		Short: "Create a team",
@@ -40,50 +41,50 @@ func newTeamCreateCommand(r *remote) *cobra.Command {
 		Args: arguments(nameOf("team")),
 	}
 	visibility := defaultVisibilityFlag(c)
-	c.RunE = r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
+	c.RunE = r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
 		team, err := created(s.CreateTeamWithResponse(cmd.Context(), api.TeamCreate{
-			Name: args[0], DefaultVisibility: pointer(api.DefaultVisibility(visibility.value))}))
+			Name: args[0], DefaultVisibility: cli.Pointer(api.DefaultVisibility(visibility.Value))}))
 		if err != nil {
 			return err
 		}
-		return printDone(r, cmd, team, "team %s is created", team.Name)
+		return PrintDone(r, cmd, team, "team %s is created", team.Name)
 	})
 	return c
 }
 
-func defaultVisibilityFlag(c *cobra.Command) *choice {
-	return choiceFlag(c, "default-visibility", "", "what new repositories of the team start with", "public", "internal", "private", "inherit")
+func defaultVisibilityFlag(c *cobra.Command) *cli.Choice {
+	return cli.ChoiceFlag(c, "default-visibility", "", "what new repositories of the team start with", "public", "internal", "private", "inherit")
 }
 
-func newTeamListCommand(r *remote) *cobra.Command {
+func newTeamListCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "list",
 		Short:   "List your teams; for admins, all teams",
 		Example: `  berth team list`,
 		Args:    cobra.NoArgs,
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-			teams := all(func(limit *api.Limit, after *api.After) (*client.ListTeamsResponse, error) {
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+			teams := All(func(limit *api.Limit, after *api.After) (*client.ListTeamsResponse, error) {
 				return s.ListTeamsWithResponse(cmd.Context(), &api.ListTeamsParams{Limit: limit, After: after})
 			})
 			return printList(r, cmd, teams, []string{"NAME", "DEFAULT VISIBILITY", "CREATED"}, func(t api.Team) []string {
-				return []string{t.Name, string(t.DefaultVisibility), showTime(t.CreatedAt)}
+				return []string{t.Name, string(t.DefaultVisibility), cli.ShowTime(t.CreatedAt)}
 			})
 		}),
 	}
 }
 
-func newTeamShowCommand(r *remote) *cobra.Command {
+func newTeamShowCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "show NAME",
 		Short:   "Show a team and the tag policy that holds for it",
 		Example: `  berth team show core`,
 		Args:    arguments(nameOf("team")),
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-			t, err := fetched(s.GetTeamWithResponse(cmd.Context(), args[0]))
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+			t, err := Fetched(s.GetTeamWithResponse(cmd.Context(), args[0]))
 			if err != nil {
 				return err
 			}
-			p, err := fetched(s.GetTeamTagPolicyWithResponse(cmd.Context(), args[0]))
+			p, err := Fetched(s.GetTeamTagPolicyWithResponse(cmd.Context(), args[0]))
 			if err != nil {
 				return err
 			}
@@ -94,13 +95,13 @@ func newTeamShowCommand(r *remote) *cobra.Command {
 			return printFacts(r, cmd, shown, append([]fact{
 				{"Name", t.Name},
 				{"Default visibility", string(t.DefaultVisibility)},
-				{"Created", showTime(t.CreatedAt)}},
+				{"Created", cli.ShowTime(t.CreatedAt)}},
 				policyFacts(*p)...)...)
 		}),
 	}
 }
 
-func newTeamSetCommand(r *remote) *cobra.Command {
+func newTeamSetCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "set NAME",
 		Short: "Change a team's default visibility or tag policy",
@@ -119,58 +120,58 @@ func newTeamSetCommand(r *remote) *cobra.Command {
 		if err := policy.confirm(r, cmd, "all of team "+team); err != nil {
 			return err
 		}
-		s, err := r.connect(cmd)
+		s, err := r.Connect(cmd)
 		if err != nil {
 			return err
 		}
 		ctx := cmd.Context()
-		if visibility.value != "" {
-			t, err := fetched(s.UpdateTeamWithResponse(ctx, team, &api.UpdateTeamParams{},
-				api.TeamChange{DefaultVisibility: pointer(api.DefaultVisibility(visibility.value))}))
+		if visibility.Value != "" {
+			t, err := Fetched(s.UpdateTeamWithResponse(ctx, team, &api.UpdateTeamParams{},
+				api.TeamChange{DefaultVisibility: cli.Pointer(api.DefaultVisibility(visibility.Value))}))
 			if err != nil {
 				return err
 			}
-			if err := printDone(r, cmd, t, "team %s: default visibility %s", t.Name, t.DefaultVisibility); err != nil {
+			if err := PrintDone(r, cmd, t, "team %s: default visibility %s", t.Name, t.DefaultVisibility); err != nil {
 				return err
 			}
 		}
 		return policy.apply(r, cmd, "team "+team, policyCalls{
-			get: func() (*api.EffectiveTagPolicy, error) { return fetched(s.GetTeamTagPolicyWithResponse(ctx, team)) },
+			get: func() (*api.EffectiveTagPolicy, error) { return Fetched(s.GetTeamTagPolicyWithResponse(ctx, team)) },
 			put: func(p api.TagPolicy) (*api.EffectiveTagPolicy, error) {
-				return fetched(s.SetTeamTagPolicyWithResponse(ctx, team, p))
+				return Fetched(s.SetTeamTagPolicyWithResponse(ctx, team, p))
 			},
-			remove: func() error { return done(s.DeleteTeamTagPolicyWithResponse(ctx, team)) },
+			remove: func() error { return Done(s.DeleteTeamTagPolicyWithResponse(ctx, team)) },
 		})
 	}
 	return c
 }
 
-func newTeamDeleteCommand(r *remote) *cobra.Command {
+func newTeamDeleteCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "delete NAME",
 		Short:   "Delete a team that has no repositories",
 		Example: `  berth team delete core --yes`,
 		Args:    arguments(nameOf("team")),
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
 			if err := r.confirm(cmd, "This deletes the team "+args[0]+" with its memberships, robots, trust policies and quota, and the grants and denials on its repositories."); err != nil {
 				return err
 			}
-			if err := done(s.DeleteTeamWithResponse(cmd.Context(), args[0], &api.DeleteTeamParams{})); err != nil {
+			if err := Done(s.DeleteTeamWithResponse(cmd.Context(), args[0], &api.DeleteTeamParams{})); err != nil {
 				return err
 			}
-			return printDone(r, cmd, nil, "team %s is deleted", args[0])
+			return PrintDone(r, cmd, nil, "team %s is deleted", args[0])
 		}),
 	}
 }
 
-func newTeamMembersCommand(r *remote) *cobra.Command {
+func newTeamMembersCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "members TEAM",
 		Short:   "List the members of a team",
 		Example: `  berth team members core`,
 		Args:    arguments(nameOf("team")),
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-			members := all(func(limit *api.Limit, after *api.After) (*client.ListMembersResponse, error) {
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+			members := All(func(limit *api.Limit, after *api.After) (*client.ListMembersResponse, error) {
 				return s.ListMembersWithResponse(cmd.Context(), args[0], &api.ListMembersParams{Limit: limit, After: after})
 			})
 			return printList(r, cmd, members, []string{"USER", "ROLE"}, func(m api.Member) []string {
@@ -180,36 +181,36 @@ func newTeamMembersCommand(r *remote) *cobra.Command {
 	}
 }
 
-func newTeamAddMemberCommand(r *remote) *cobra.Command {
+func newTeamAddMemberCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "add-member TEAM USER",
 		Short: "Add a user to a team, or change the role there",
 		Example: `  berth team add-member core alice
   berth team add-member core bob --role maintainer`,
-		Args: arguments(nameOf("team"), userArgument),
+		Args: arguments(nameOf("team"), UserArgument),
 	}
-	role := choiceFlag(c, "role", "member", "what the user may do in the team", "reader", "member", "maintainer")
-	c.RunE = r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-		m, err := fetched(s.PutMemberWithResponse(cmd.Context(), args[0], args[1], api.MemberChange{Role: api.TeamRole(role.value)}))
+	role := cli.ChoiceFlag(c, "role", "member", "what the user may do in the team", "reader", "member", "maintainer")
+	c.RunE = r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+		m, err := Fetched(s.PutMemberWithResponse(cmd.Context(), args[0], args[1], api.MemberChange{Role: api.TeamRole(role.Value)}))
 		if err != nil {
 			return err
 		}
-		return printDone(r, cmd, m, "%s is %s of %s", m.User, m.Role, args[0])
+		return PrintDone(r, cmd, m, "%s is %s of %s", m.User, m.Role, args[0])
 	})
 	return c
 }
 
-func newTeamRemoveMemberCommand(r *remote) *cobra.Command {
+func newTeamRemoveMemberCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "remove-member TEAM USER",
 		Short:   "Remove a user from a team",
 		Example: `  berth team remove-member core alice`,
-		Args:    arguments(nameOf("team"), userArgument),
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-			if err := done(s.RemoveMemberWithResponse(cmd.Context(), args[0], args[1])); err != nil {
+		Args:    arguments(nameOf("team"), UserArgument),
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+			if err := Done(s.RemoveMemberWithResponse(cmd.Context(), args[0], args[1])); err != nil {
 				return err
 			}
-			return printDone(r, cmd, nil, "%s is not in %s any more", args[1], args[0])
+			return PrintDone(r, cmd, nil, "%s is not in %s any more", args[1], args[0])
 		}),
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"errors"
@@ -12,9 +12,10 @@ import (
 
 	"berth/api"
 	"berth/api/client"
+	"berth/cmd/berth/cli"
 )
 
-func newTokenCommand(r *remote) *cobra.Command {
+func NewTokenCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "token",
 		Short: "Manage tokens: your own, and the robots of a team",
@@ -57,17 +58,17 @@ func addTokenOwner(c *cobra.Command) tokenOwner {
 
 // connect is that of remote. user is whose personal tokens are meant, "" for those
 // of a team.
-func (o tokenOwner) connect(r *remote, cmd *cobra.Command) (s *connection, user string, err error) {
+func (o tokenOwner) connect(r *Remote, cmd *cobra.Command) (s *Connection, user string, err error) {
 	switch {
 	case *o.team != "":
-		err = nameArgument("team", *o.team)
+		err = NameArgument("team", *o.team)
 	case *o.user != "":
-		err = userArgument(*o.user)
+		err = UserArgument(*o.user)
 	}
 	if err != nil {
 		return nil, "", err
 	}
-	if s, err = r.connect(cmd); err != nil || *o.team != "" {
+	if s, err = r.Connect(cmd); err != nil || *o.team != "" {
 		return s, "", err
 	}
 	if user = *o.user; user == "" {
@@ -76,7 +77,7 @@ func (o tokenOwner) connect(r *remote, cmd *cobra.Command) (s *connection, user 
 	return s, user, err
 }
 
-func newTokenCreateCommand(r *remote) *cobra.Command {
+func newTokenCreateCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "create NAME",
 		Short: "Create a token and print its secret, which is shown this once",
@@ -89,22 +90,22 @@ the password, for example in 'docker login'.`,
 		Args: arguments(nameOf("token")),
 	}
 	owner := addTokenOwner(c)
-	kind := choiceFlag(c, "kind", "robot", "of a team's token", "robot", "deploy")
+	kind := cli.ChoiceFlag(c, "kind", "robot", "of a team's token", "robot", "deploy")
 	repositories := c.Flags().String("repositories", "", "a pattern (* and ?) on the names of repositories (default \"*\", and \"TEAM/*\" for a deploy token)")
 	actions := actionsFlag(c, []string{"pull"}, "what the token may do")
 	tags := c.Flags().String("tags", "", "a pattern (* and ?) on the tags that may be pushed and deleted, or pulled by a token that can only pull (default every tag)")
 	cidrs := c.Flags().StringSlice("cidr", nil, "a network from which it may be used, such as 10.0.0.0/8; can be repeated (default everywhere)")
 	expires := c.Flags().String("expires", "", "when it ends: after 30d, 12h or 2w, or at 2030-01-31 (default never)")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		body := api.TokenCreate{Name: args[0], Repositories: pointer(*repositories), Tags: pointer(*tags)}
+		body := api.TokenCreate{Name: args[0], Repositories: cli.Pointer(*repositories), Tags: cli.Pointer(*tags)}
 		if len(*cidrs) > 0 {
 			body.Cidrs = cidrs
 		}
 		switch {
 		case *owner.team != "":
-			body.Kind = pointer(api.TokenCreateKind(kind.value))
-		case kind.value == "deploy":
-			return usagef("a deploy token belongs to a team: add --team")
+			body.Kind = cli.Pointer(api.TokenCreateKind(kind.Value))
+		case kind.Value == "deploy":
+			return cli.Usagef("a deploy token belongs to a team: add --team")
 		}
 		var err error
 		if body.Actions, err = actions(); err != nil {
@@ -128,7 +129,7 @@ the password, for example in 'docker login'.`,
 		} else {
 			token, err = created(s.CreateTokenWithResponse(ctx, user, body))
 		}
-		var refused problemError
+		var refused ProblemError
 		if errors.As(err, &refused) && refused.Status == http.StatusConflict {
 			return fmt.Errorf("%w: 'berth token rotate %s' gives it a new secret", err, args[0]+owner.String())
 		}
@@ -136,7 +137,7 @@ the password, for example in 'docker login'.`,
 			return err
 		}
 		if r.asJSON() {
-			return printJSON(cmd.OutOrStdout(), token)
+			return cli.PrintJSON(cmd.OutOrStdout(), token)
 		}
 		return printSecret(cmd, s, token)
 	}
@@ -144,7 +145,7 @@ the password, for example in 'docker login'.`,
 }
 
 // printSecret shows the secret of a token, the only time.
-func printSecret(cmd *cobra.Command, s *connection, token *api.NewToken) error {
+func printSecret(cmd *cobra.Command, s *Connection, token *api.NewToken) error {
 	fmt.Fprintf(cmd.ErrOrStderr(), "The secret is shown this once. Sign in with: docker login -u %s %s\n", token.Token.Username, s.server.Host)
 	_, err := fmt.Fprintln(cmd.OutOrStdout(), token.Secret)
 	return err
@@ -158,7 +159,7 @@ func parseExpiry(s string, now time.Time) (time.Time, error) {
 	if at, err := parseDate(s); err == nil {
 		return at, nil
 	}
-	return time.Time{}, usagef("--expires %q is neither a duration such as 12h, 30d or 2w nor a date such as 2030-01-31", s)
+	return time.Time{}, cli.Usagef("--expires %q is neither a duration such as 12h, 30d or 2w nor a date such as 2030-01-31", s)
 }
 
 // parseDate reads a date in UTC, or a time (RFC 3339).
@@ -170,7 +171,7 @@ func parseDate(s string) (time.Time, error) {
 	return at, err
 }
 
-func newTokenListCommand(r *remote) *cobra.Command {
+func newTokenListCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "list",
 		Short: "List tokens, without their secrets",
@@ -185,22 +186,22 @@ func newTokenListCommand(r *remote) *cobra.Command {
 			return err
 		}
 		ctx := cmd.Context()
-		tokens := all(func(limit *api.Limit, after *api.After) (*client.ListTokensResponse, error) {
+		tokens := All(func(limit *api.Limit, after *api.After) (*client.ListTokensResponse, error) {
 			return s.ListTokensWithResponse(ctx, user, &api.ListTokensParams{Limit: limit, After: after})
 		})
 		if *owner.team != "" {
-			tokens = all(func(limit *api.Limit, after *api.After) (*client.ListRobotsResponse, error) {
+			tokens = All(func(limit *api.Limit, after *api.After) (*client.ListRobotsResponse, error) {
 				return s.ListRobotsWithResponse(ctx, *owner.team, &api.ListRobotsParams{Limit: limit, After: after})
 			})
 		}
 		return printList(r, cmd, tokens, []string{"NAME", "KIND", "USERNAME", "REPOSITORIES", "ACTIONS", "EXPIRES", "LAST USED", "SECRETS"}, func(t api.Token) []string {
-			return []string{t.Name, string(t.Kind), t.Username, t.Repositories, showList(t.Actions), showTimeOr(t.ExpiresAt, "never"), showUse(t), strconv.Itoa(len(t.Secrets))}
+			return []string{t.Name, string(t.Kind), t.Username, t.Repositories, cli.ShowList(t.Actions), cli.ShowTimeOr(t.ExpiresAt, "never"), showUse(t), strconv.Itoa(len(t.Secrets))}
 		})
 	}
 	return c
 }
 
-func newTokenShowCommand(r *remote) *cobra.Command {
+func newTokenShowCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:     "show NAME",
 		Short:   "Show a token, without its secret",
@@ -216,9 +217,9 @@ func newTokenShowCommand(r *remote) *cobra.Command {
 		ctx := cmd.Context()
 		var t *api.Token
 		if *owner.team != "" {
-			t, err = fetched(s.GetRobotWithResponse(ctx, *owner.team, args[0]))
+			t, err = Fetched(s.GetRobotWithResponse(ctx, *owner.team, args[0]))
 		} else {
-			t, err = fetched(s.GetTokenWithResponse(ctx, user, args[0]))
+			t, err = Fetched(s.GetTokenWithResponse(ctx, user, args[0]))
 		}
 		if err != nil {
 			return err
@@ -228,12 +229,12 @@ func newTokenShowCommand(r *remote) *cobra.Command {
 			{"Kind", string(t.Kind)},
 			{"Username", t.Username},
 			{"Repositories", t.Repositories},
-			{"Actions", showList(t.Actions)},
-			{"Tags", showOr(t.Tags, "every")},
+			{"Actions", cli.ShowList(t.Actions)},
+			{"Tags", cli.ShowOr(t.Tags, "every")},
 			{"Networks", "everywhere"},
-			{"Expires", showTimeOr(t.ExpiresAt, "never")},
+			{"Expires", cli.ShowTimeOr(t.ExpiresAt, "never")},
 			{"Last used", showUse(*t)},
-			{"Created", showTime(t.CreatedAt) + " by " + t.CreatedBy},
+			{"Created", cli.ShowTime(t.CreatedAt) + " by " + t.CreatedBy},
 		}
 		if t.Cidrs != nil {
 			facts[6].value = strings.Join(*t.Cidrs, ", ")
@@ -241,9 +242,9 @@ func newTokenShowCommand(r *remote) *cobra.Command {
 		for _, secret := range t.Secrets {
 			state := "in force"
 			if secret.ExpiresAt != nil {
-				state = "replaced, until " + showTime(*secret.ExpiresAt)
+				state = "replaced, until " + cli.ShowTime(*secret.ExpiresAt)
 			}
-			facts = append(facts, fact{"Secret", fmt.Sprintf("of %s, %s, last used %s", showTime(secret.CreatedAt), state, showTimeOr(secret.LastUsedAt, "never"))})
+			facts = append(facts, fact{"Secret", fmt.Sprintf("of %s, %s, last used %s", cli.ShowTime(secret.CreatedAt), state, cli.ShowTimeOr(secret.LastUsedAt, "never"))})
 		}
 		return printFacts(r, cmd, t, facts...)
 	}
@@ -253,12 +254,12 @@ func newTokenShowCommand(r *remote) *cobra.Command {
 // showUse is when and from where a token was used last.
 func showUse(t api.Token) string {
 	if t.LastUsedAt == nil || t.LastUsedFrom == nil {
-		return showTimeOr(t.LastUsedAt, "never")
+		return cli.ShowTimeOr(t.LastUsedAt, "never")
 	}
-	return showTime(*t.LastUsedAt) + " from " + *t.LastUsedFrom
+	return cli.ShowTime(*t.LastUsedAt) + " from " + *t.LastUsedFrom
 }
 
-func newTokenRotateCommand(r *remote) *cobra.Command {
+func newTokenRotateCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "rotate NAME",
 		Short: "Give a token a new secret and print it; the old one works for a while",
@@ -271,35 +272,35 @@ the new one is brought to where it is needed; without it the old one ends at onc
 		Args: arguments(nameOf("token")),
 	}
 	owner := addTokenOwner(c)
-	overlap := durationFlag(c.Flags(), "overlap", 0, "how long the old secret still works, such as 24h or 10d, at most 90d")
+	overlap := cli.DurationFlag(c.Flags(), "overlap", 0, "how long the old secret still works, such as 24h or 10d, at most 90d")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		if *overlap < 0 || *overlap > 90*24*time.Hour {
-			return usagef("--overlap %s is not between 0s and 90d", api.FormatDuration(*overlap))
+			return cli.Usagef("--overlap %s is not between 0s and 90d", api.FormatDuration(*overlap))
 		}
 		s, user, err := owner.connect(r, cmd)
 		if err != nil {
 			return err
 		}
 		ctx := cmd.Context()
-		body := api.TokenRotation{Overlap: pointer(int64(overlap.Seconds()))}
+		body := api.TokenRotation{Overlap: cli.Pointer(int64(overlap.Seconds()))}
 		var token *api.NewToken
 		if *owner.team != "" {
-			token, err = fetched(s.RotateRobotWithResponse(ctx, *owner.team, args[0], body))
+			token, err = Fetched(s.RotateRobotWithResponse(ctx, *owner.team, args[0], body))
 		} else {
-			token, err = fetched(s.RotateTokenWithResponse(ctx, user, args[0], body))
+			token, err = Fetched(s.RotateTokenWithResponse(ctx, user, args[0], body))
 		}
 		if err != nil {
 			return err
 		}
 		if r.asJSON() {
-			return printJSON(cmd.OutOrStdout(), token)
+			return cli.PrintJSON(cmd.OutOrStdout(), token)
 		}
 		return printSecret(cmd, s, token)
 	}
 	return c
 }
 
-func newTokenDeleteCommand(r *remote) *cobra.Command {
+func newTokenDeleteCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "delete NAME",
 		Short: "Delete a token: what uses it is locked out",
@@ -318,14 +319,14 @@ func newTokenDeleteCommand(r *remote) *cobra.Command {
 		}
 		ctx := cmd.Context()
 		if *owner.team != "" {
-			err = done(s.DeleteRobotWithResponse(ctx, *owner.team, args[0]))
+			err = Done(s.DeleteRobotWithResponse(ctx, *owner.team, args[0]))
 		} else {
-			err = done(s.DeleteTokenWithResponse(ctx, user, args[0]))
+			err = Done(s.DeleteTokenWithResponse(ctx, user, args[0]))
 		}
 		if err != nil {
 			return err
 		}
-		return printDone(r, cmd, nil, "token %s is deleted", args[0])
+		return PrintDone(r, cmd, nil, "token %s is deleted", args[0])
 	}
 	return c
 }

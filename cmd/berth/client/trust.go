@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"maps"
@@ -11,9 +11,10 @@ import (
 	"berth/api"
 	"berth/api/client"
 	"berth/auth"
+	"berth/cmd/berth/cli"
 )
 
-func newTrustCommand(r *remote) *cobra.Command {
+func NewTrustCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "trust",
 		Short: "Manage trust policies: jobs that sign in without a secret",
@@ -31,7 +32,7 @@ the password of 'docker login'. See docs/keyless-ci.md.`,
 // presets are issuers by the name of their platform. A cluster has its own.
 var presets = map[string]string{"github": auth.GitHubIssuer, "gitlab": auth.GitLabIssuer, "buildkite": auth.BuildkiteIssuer}
 
-func newTrustSetCommand(r *remote) *cobra.Command {
+func newTrustSetCommand(r *Remote) *cobra.Command {
 	var (
 		issuer, audience, robot, repositories, tags string
 		claims                                      []string
@@ -55,7 +56,7 @@ Useful claims, by platform:
 	}
 	f := c.Flags()
 	f.StringVar(&issuer, "issuer", "", "whose tokens: the URL of their claim iss")
-	preset := choiceFlag(c, "preset", "", "the issuer of a platform", slices.Sorted(maps.Keys(presets))...)
+	preset := cli.ChoiceFlag(c, "preset", "", "the issuer of a platform", slices.Sorted(maps.Keys(presets))...)
 	c.MarkFlagsMutuallyExclusive("issuer", "preset")
 	f.StringVar(&audience, "audience", "", "what the job asks its platform for as audience (default the host of this registry)")
 	f.StringArrayVar(&claims, "claim", nil, "a condition, name=pattern; may be repeated")
@@ -63,10 +64,10 @@ Useful claims, by platform:
 	f.StringVar(&repositories, "repositories", "*", "a pattern (* and ?) on the names of the team's repositories")
 	actions := actionsFlag(c, []string{"pull"}, "what the job may do")
 	f.StringVar(&tags, "tags", "", "a pattern (* and ?) on the tags that may be pushed and deleted (default all)")
-	maxLife := durationFlag(f, "max-life", 15*time.Minute, "longest life of a registry token, 1m to 15m")
+	maxLife := cli.DurationFlag(f, "max-life", 15*time.Minute, "longest life of a registry token, 1m to 15m")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		team, name := args[0], args[1]
-		s, err := r.connect(cmd)
+		s, err := r.Connect(cmd)
 		if err != nil {
 			return err
 		}
@@ -79,16 +80,16 @@ Useful claims, by platform:
 		if now != nil {
 			change = api.TrustPolicyChange{Issuer: now.Issuer, Audience: &now.Audience, Claims: now.Claims, Robot: &now.Robot,
 				Repositories: &now.Repositories, Actions: now.Actions, Tags: now.Tags, MaxLife: &now.MaxLife}
-			params.IfMatch = pointer(before.HTTPResponse.Header.Get("ETag"))
+			params.IfMatch = cli.Pointer(before.HTTPResponse.Header.Get("ETag"))
 		}
-		if preset.value != "" {
-			change.Issuer = presets[preset.value]
+		if preset.Value != "" {
+			change.Issuer = presets[preset.Value]
 		}
 		if f.Changed("issuer") {
 			change.Issuer = issuer
 		}
 		if change.Issuer == "" {
-			return usagef("a new trust policy needs --issuer or --preset")
+			return cli.Usagef("a new trust policy needs --issuer or --preset")
 		}
 		if f.Changed("audience") {
 			change.Audience = &audience
@@ -98,16 +99,16 @@ Useful claims, by platform:
 			for _, claim := range claims {
 				name, pattern, ok := strings.Cut(claim, "=")
 				if !ok || name == "" || pattern == "" {
-					return usagef("--claim %q is not of the form name=pattern", claim)
+					return cli.Usagef("--claim %q is not of the form name=pattern", claim)
 				}
 				if _, twice := change.Claims[name]; twice {
-					return usagef("--claim %s is there twice: all conditions have to match, so make two policies", name)
+					return cli.Usagef("--claim %s is there twice: all conditions have to match, so make two policies", name)
 				}
 				change.Claims[name] = pattern
 			}
 		}
 		if len(change.Claims) == 0 {
-			return usagef("a new trust policy needs at least one --claim, which says whose job it is")
+			return cli.Usagef("a new trust policy needs at least one --claim, which says whose job it is")
 		}
 		if f.Changed("robot") {
 			change.Robot = &robot
@@ -127,11 +128,11 @@ Useful claims, by platform:
 			seconds := int(*maxLife / time.Second)
 			change.MaxLife = &seconds
 		}
-		p, err := fetched(s.PutTrustPolicyWithResponse(cmd.Context(), team, name, params, change))
+		p, err := Fetched(s.PutTrustPolicyWithResponse(cmd.Context(), team, name, params, change))
 		if err != nil {
 			return err
 		}
-		return printDone(r, cmd, p, "jobs of %s for the audience %s act as %s where %s", p.Issuer, p.Audience, p.Username, showConditions(p.Claims))
+		return PrintDone(r, cmd, p, "jobs of %s for the audience %s act as %s where %s", p.Issuer, p.Audience, p.Username, showConditions(p.Claims))
 	}
 	return c
 }
@@ -144,31 +145,31 @@ func showConditions(claims api.TrustConditions) string {
 	return strings.Join(parts, " ")
 }
 
-func newTrustListCommand(r *remote) *cobra.Command {
+func newTrustListCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "list TEAM",
 		Short:   "List the trust policies of a team",
 		Example: `  berth trust list core`,
 		Args:    arguments(nameOf("team")),
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-			policies := all(func(limit *api.Limit, after *api.After) (*client.ListTrustPoliciesResponse, error) {
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+			policies := All(func(limit *api.Limit, after *api.After) (*client.ListTrustPoliciesResponse, error) {
 				return s.ListTrustPoliciesWithResponse(cmd.Context(), args[0], &api.ListTrustPoliciesParams{Limit: limit, After: after})
 			})
 			return printList(r, cmd, policies, []string{"NAME", "ISSUER", "CLAIMS", "ACTS AS", "REPOSITORIES", "ACTIONS", "LAST USED"}, func(p api.TrustPolicy) []string {
-				return []string{p.Name, p.Issuer, showConditions(p.Claims), p.Username, p.Repositories, showList(p.Actions), showTimeOr(p.LastUsedAt, "never")}
+				return []string{p.Name, p.Issuer, showConditions(p.Claims), p.Username, p.Repositories, cli.ShowList(p.Actions), cli.ShowTimeOr(p.LastUsedAt, "never")}
 			})
 		}),
 	}
 }
 
-func newTrustShowCommand(r *remote) *cobra.Command {
+func newTrustShowCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "show TEAM NAME",
 		Short:   "Show a trust policy",
 		Example: `  berth trust show core main`,
 		Args:    arguments(nameOf("team"), nameOf("trust policy")),
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-			p, err := fetched(s.GetTrustPolicyWithResponse(cmd.Context(), args[0], args[1]))
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+			p, err := Fetched(s.GetTrustPolicyWithResponse(cmd.Context(), args[0], args[1]))
 			if err != nil {
 				return err
 			}
@@ -176,32 +177,32 @@ func newTrustShowCommand(r *remote) *cobra.Command {
 			for _, name := range slices.Sorted(maps.Keys(p.Claims)) {
 				facts = append(facts, fact{"Claim " + name, p.Claims[name]})
 			}
-			return printFacts(r, cmd, p, append(facts, fact{"Acts as", p.Username}, fact{"Repositories", p.Repositories}, fact{"Actions", showList(p.Actions)},
-				fact{"Tags", showOr(p.Tags, "every")}, fact{"Max life", seconds(p.MaxLife).String()}, fact{"Last used", showTimeOr(p.LastUsedAt, "never")},
-				fact{"Created", showTime(p.CreatedAt) + " by " + p.CreatedBy})...)
+			return printFacts(r, cmd, p, append(facts, fact{"Acts as", p.Username}, fact{"Repositories", p.Repositories}, fact{"Actions", cli.ShowList(p.Actions)},
+				fact{"Tags", cli.ShowOr(p.Tags, "every")}, fact{"Max life", seconds(p.MaxLife).String()}, fact{"Last used", cli.ShowTimeOr(p.LastUsedAt, "never")},
+				fact{"Created", cli.ShowTime(p.CreatedAt) + " by " + p.CreatedBy})...)
 		}),
 	}
 }
 
-func newTrustDeleteCommand(r *remote) *cobra.Command {
+func newTrustDeleteCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "delete TEAM NAME",
 		Short:   "Delete a trust policy",
 		Example: `  berth trust delete core main --yes`,
 		Args:    arguments(nameOf("team"), nameOf("trust policy")),
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
 			if err := r.confirm(cmd, "This deletes the trust policy "+args[1]+" of the team "+args[0]+": its jobs cannot sign in any more."); err != nil {
 				return err
 			}
-			if err := done(s.DeleteTrustPolicyWithResponse(cmd.Context(), args[0], args[1], &api.DeleteTrustPolicyParams{})); err != nil {
+			if err := Done(s.DeleteTrustPolicyWithResponse(cmd.Context(), args[0], args[1], &api.DeleteTrustPolicyParams{})); err != nil {
 				return err
 			}
-			return printDone(r, cmd, nil, "trust policy %s of %s is deleted", args[1], args[0])
+			return PrintDone(r, cmd, nil, "trust policy %s of %s is deleted", args[1], args[0])
 		}),
 	}
 }
 
-func newTrustIssuerCommand(r *remote) *cobra.Command {
+func newTrustIssuerCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "issuer",
 		Short: "Manage the issuers that trust policies may name",
@@ -215,12 +216,12 @@ them. One at a private address has to stand in the setting oidc_trusted_issuers.
 		Short:   "Let an issuer in",
 		Example: `  berth trust issuer add https://gitlab.com`,
 		Args:    cobra.ExactArgs(1),
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-			issuer, err := fetched(s.PutTrustIssuerWithResponse(cmd.Context(), args[0]))
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+			issuer, err := Fetched(s.PutTrustIssuerWithResponse(cmd.Context(), args[0]))
 			if err != nil {
 				return err
 			}
-			return printDone(r, cmd, issuer, "trust policies may name %s", issuer.Issuer)
+			return PrintDone(r, cmd, issuer, "trust policies may name %s", issuer.Issuer)
 		}),
 	}
 	list := &cobra.Command{
@@ -228,8 +229,8 @@ them. One at a private address has to stand in the setting oidc_trusted_issuers.
 		Short:   "List the issuers",
 		Example: `  berth trust issuer list`,
 		Args:    cobra.NoArgs,
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-			issuers := all(func(limit *api.Limit, after *api.After) (*client.ListTrustIssuersResponse, error) {
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+			issuers := All(func(limit *api.Limit, after *api.After) (*client.ListTrustIssuersResponse, error) {
 				return s.ListTrustIssuersWithResponse(cmd.Context(), &api.ListTrustIssuersParams{Limit: limit, After: after})
 			})
 			return printList(r, cmd, issuers, []string{"ISSUER", "FROM"}, func(i api.TrustIssuer) []string {
@@ -245,11 +246,11 @@ them. One at a private address has to stand in the setting oidc_trusted_issuers.
 		Short:   "Remove an issuer that no trust policy names",
 		Example: `  berth trust issuer remove https://gitlab.com`,
 		Args:    cobra.ExactArgs(1),
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-			if err := done(s.DeleteTrustIssuerWithResponse(cmd.Context(), args[0])); err != nil {
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+			if err := Done(s.DeleteTrustIssuerWithResponse(cmd.Context(), args[0])); err != nil {
 				return err
 			}
-			return printDone(r, cmd, nil, "trust policies may no longer name %s", args[0])
+			return PrintDone(r, cmd, nil, "trust policies may no longer name %s", args[0])
 		}),
 	}
 	c.AddCommand(add, list, remove)

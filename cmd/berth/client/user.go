@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"strings"
@@ -8,9 +8,10 @@ import (
 	"berth/api"
 	"berth/api/client"
 	"berth/auth"
+	"berth/cmd/berth/cli"
 )
 
-func newUserCommand(r *remote) *cobra.Command {
+func NewUserCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "user",
 		Short: "Manage users",
@@ -28,15 +29,15 @@ func newUserCommand(r *remote) *cobra.Command {
 	return c
 }
 
-// userArgument checks a user's name before it becomes part of a path.
-func userArgument(s string) error {
+// UserArgument checks a user's name before it becomes part of a path.
+func UserArgument(s string) error {
 	if _, err := auth.ParseUserName(s); err != nil {
-		return usagef("%q is not the name of a user", s)
+		return cli.Usagef("%q is not the name of a user", s)
 	}
 	return nil
 }
 
-func newUserCreateCommand(r *remote) *cobra.Command {
+func newUserCreateCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "create NAME",
 		Short: "Create a user",
@@ -45,22 +46,22 @@ func newUserCreateCommand(r *remote) *cobra.Command {
 		Example: `  berth user create alice
   berth user create alice --new-password-stdin <password.txt
   berth user create bot --no-password`,
-		Args: arguments(userArgument),
+		Args: arguments(UserArgument),
 	}
-	role := choiceFlag(c, "role", "user", "what the user may do on the instance", "user", "admin")
+	role := cli.ChoiceFlag(c, "role", "user", "what the user may do on the instance", "user", "admin")
 	fromStdin := c.Flags().Bool("new-password-stdin", false, "read the new user's password from stdin")
 	none := c.Flags().Bool("no-password", false, "create the user without a password")
 	c.MarkFlagsMutuallyExclusive("new-password-stdin", "no-password")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		body := api.UserCreate{Name: args[0], Role: pointer(api.Role(role.value))}
+		body := api.UserCreate{Name: args[0], Role: cli.Pointer(api.Role(role.Value))}
 		if !*none {
-			password, err := newPassword(r, cmd, *fromStdin, "or --no-password")
+			password, err := NewPassword(r, cmd, *fromStdin, "or --no-password")
 			if err != nil {
 				return err
 			}
 			body.Password = &password
 		}
-		s, err := r.connect(cmd)
+		s, err := r.Connect(cmd)
 		if err != nil {
 			return err
 		}
@@ -68,74 +69,74 @@ func newUserCreateCommand(r *remote) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return printDone(r, cmd, user, "user %s is created", user.Name)
+		return PrintDone(r, cmd, user, "user %s is created", user.Name)
 	}
 	return c
 }
 
-// newPassword gets a password that is about to be set: from stdin, or typed twice.
-func newPassword(r *remote, cmd *cobra.Command, fromStdin bool, otherwise string) (string, error) {
+// NewPassword gets a password that is about to be set: from stdin, or typed twice.
+func NewPassword(r *Remote, cmd *cobra.Command, fromStdin bool, otherwise string) (string, error) {
 	if fromStdin && r.passwordStdin {
-		return "", usagef("stdin cannot hold both passwords: give your own in BERTH_PASSWORD instead of --password-stdin")
+		return "", cli.Usagef("stdin cannot hold both passwords: give your own in BERTH_PASSWORD instead of --password-stdin")
 	}
 	if fromStdin {
-		return readLine(cmd)
+		return cli.ReadLine(cmd)
 	}
-	password, ok, err := askPassword(cmd, "New password: ")
+	password, ok, err := cli.AskPassword(cmd, "New password: ")
 	if err != nil {
 		return "", err
 	}
 	if !ok {
-		return "", usagef("there is no terminal to ask for the new password on: use --new-password-stdin %s", otherwise)
+		return "", cli.Usagef("there is no terminal to ask for the new password on: use --new-password-stdin %s", otherwise)
 	}
-	again, _, err := askPassword(cmd, "Again: ")
+	again, _, err := cli.AskPassword(cmd, "Again: ")
 	if err != nil {
 		return "", err
 	}
 	if password != again {
-		return "", usagef("the two passwords differ")
+		return "", cli.Usagef("the two passwords differ")
 	}
 	return password, nil
 }
 
-func newUserListCommand(r *remote) *cobra.Command {
+func newUserListCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "list",
 		Short:   "List the users",
 		Example: `  berth user list --output json`,
 		Args:    cobra.NoArgs,
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-			users := all(func(limit *api.Limit, after *api.After) (*client.ListUsersResponse, error) {
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+			users := All(func(limit *api.Limit, after *api.After) (*client.ListUsersResponse, error) {
 				return s.ListUsersWithResponse(cmd.Context(), &api.ListUsersParams{Limit: limit, After: after})
 			})
 			return printList(r, cmd, users, []string{"NAME", "ROLE", "STATE", "SOURCE", "CREATED"}, func(u api.User) []string {
-				return []string{u.Name, string(u.Role), showState(u.Disabled), u.Source, showTime(u.CreatedAt)}
+				return []string{u.Name, string(u.Role), cli.ShowState(u.Disabled), u.Source, cli.ShowTime(u.CreatedAt)}
 			})
 		}),
 	}
 }
 
-func newUserShowCommand(r *remote) *cobra.Command {
+func newUserShowCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "show NAME",
 		Short:   "Show a user",
 		Example: `  berth user show alice`,
-		Args:    arguments(userArgument),
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
-			u, err := fetched(s.GetUserWithResponse(cmd.Context(), args[0]))
+		Args:    arguments(UserArgument),
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+			u, err := Fetched(s.GetUserWithResponse(cmd.Context(), args[0]))
 			if err != nil {
 				return err
 			}
 			return printFacts(r, cmd, u,
 				fact{"Name", u.Name},
 				fact{"Role", string(u.Role)},
-				fact{"State", showState(u.Disabled)},
+				fact{"State", cli.ShowState(u.Disabled)},
 				fact{"Source", u.Source},
-				fact{"Last vouched for", showTimeOr(u.SeenAt, "-")},
+				fact{"Last vouched for", cli.ShowTimeOr(u.SeenAt, "-")},
 				fact{"Teams", showUserTeams(u.Teams)},
 				fact{"Groups", showGroups(u.Groups)},
-				fact{"Created", showTime(u.CreatedAt)},
-				fact{"Changed", showTime(u.UpdatedAt)})
+				fact{"Created", cli.ShowTime(u.CreatedAt)},
+				fact{"Changed", cli.ShowTime(u.UpdatedAt)})
 		}),
 	}
 }
@@ -163,7 +164,7 @@ func showGroups(groups *[]string) string {
 	return strings.Join(*groups, ", ")
 }
 
-func newUserSetCommand(r *remote) *cobra.Command {
+func newUserSetCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "set NAME",
 		Short: "Change a user's role, or disable or enable the user",
@@ -171,45 +172,45 @@ func newUserSetCommand(r *remote) *cobra.Command {
 		Example: `  berth user set alice --role admin
   berth user set bob --disable
   berth user set bob --enable`,
-		Args: arguments(userArgument),
+		Args: arguments(UserArgument),
 	}
-	role := choiceFlag(c, "role", "", "what the user may do on the instance", "user", "admin")
+	role := cli.ChoiceFlag(c, "role", "", "what the user may do on the instance", "user", "admin")
 	disable := c.Flags().Bool("disable", false, "refuse the user and the user's tokens")
 	enable := c.Flags().Bool("enable", false, "let the user in again")
 	c.MarkFlagsMutuallyExclusive("disable", "enable")
 	c.MarkFlagsOneRequired("role", "disable", "enable")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		body := api.UserChange{Role: pointer(api.Role(role.value))}
+		body := api.UserChange{Role: cli.Pointer(api.Role(role.Value))}
 		if *disable || *enable {
 			body.Disabled = disable
 		}
-		s, err := r.connect(cmd)
+		s, err := r.Connect(cmd)
 		if err != nil {
 			return err
 		}
-		u, err := fetched(s.UpdateUserWithResponse(cmd.Context(), args[0], &api.UpdateUserParams{}, body))
+		u, err := Fetched(s.UpdateUserWithResponse(cmd.Context(), args[0], &api.UpdateUserParams{}, body))
 		if err != nil {
 			return err
 		}
-		return printDone(r, cmd, u, "user %s: role %s, %s", u.Name, u.Role, showState(u.Disabled))
+		return PrintDone(r, cmd, u, "user %s: role %s, %s", u.Name, u.Role, cli.ShowState(u.Disabled))
 	}
 	return c
 }
 
-func newUserDeleteCommand(r *remote) *cobra.Command {
+func newUserDeleteCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "delete NAME",
 		Short:   "Delete a user with all memberships and personal tokens",
 		Example: `  berth user delete alice --yes`,
-		Args:    arguments(userArgument),
-		RunE: r.signedIn(func(cmd *cobra.Command, args []string, s *connection) error {
+		Args:    arguments(UserArgument),
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
 			if err := r.confirm(cmd, "This deletes the user "+args[0]+" with all memberships and personal tokens."); err != nil {
 				return err
 			}
-			if err := done(s.DeleteUserWithResponse(cmd.Context(), args[0], &api.DeleteUserParams{})); err != nil {
+			if err := Done(s.DeleteUserWithResponse(cmd.Context(), args[0], &api.DeleteUserParams{})); err != nil {
 				return err
 			}
-			return printDone(r, cmd, nil, "user %s is deleted", args[0])
+			return PrintDone(r, cmd, nil, "user %s is deleted", args[0])
 		}),
 	}
 }

@@ -1,4 +1,6 @@
-package main
+// Package open opens what the settings name: the log, the database, the store, the providers of identities, the
+// place of a backup, and the target of a migration. Servers and the local commands use the same functions.
+package open
 
 import (
 	"context"
@@ -14,11 +16,12 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"berth/cmd/berth/settings"
 	"berth/metadata"
 )
 
-// describeDatabase names a database without its secrets.
-func describeDatabase(address string) string {
+// DescribeDatabase names a database without its secrets.
+func DescribeDatabase(address string) string {
 	if path, ok := strings.CutPrefix(address, "sqlite:"); ok {
 		if abs, err := filepath.Abs(path); err == nil {
 			path = abs
@@ -35,18 +38,18 @@ func describeDatabase(address string) string {
 // readCache is how many bytes of what was read from the database are remembered. At rest they are given back.
 const readCache = 4 << 20
 
-// databaseOptions are those of the settings for the registry's own database.
-func databaseOptions(c *config, conns int, log *slog.Logger) metadata.Options {
+// DatabaseOptions are those of the settings for the registry's own database.
+func DatabaseOptions(c *settings.Config, conns int, log *slog.Logger) metadata.Options {
 	return metadata.Options{URL: c.DatabaseURL, MaxConns: conns, Timeout: c.DatabaseTimeout, Pooled: c.DatabasePooled, Logger: log}
 }
 
-// openDatabase connects and brings the schema up to date.
-func openDatabase(ctx context.Context, c *config, log *slog.Logger) (*metadata.DB, error) {
-	o := databaseOptions(c, c.DatabaseConns, log)
+// Database connects and brings the schema up to date.
+func Database(ctx context.Context, c *settings.Config, log *slog.Logger) (*metadata.DB, error) {
+	o := DatabaseOptions(c, c.DatabaseConns, log)
 	o.ReadCache = readCache
 	db, err := metadata.Open(ctx, o)
 	if err != nil {
-		return nil, databaseError(err)
+		return nil, DatabaseError(err)
 	}
 	applied, err := db.Migrate(ctx)
 	if err != nil {
@@ -62,8 +65,8 @@ func openDatabase(ctx context.Context, c *config, log *slog.Logger) (*metadata.D
 	return db, nil
 }
 
-// databaseError says in one sentence why the database could not be opened, and which setting to look at.
-func databaseError(err error) error {
+// DatabaseError says in one sentence why the database could not be opened, and which setting to look at.
+func DatabaseError(err error) error {
 	var file *os.PathError
 	if errors.As(err, &file) {
 		return fmt.Errorf("%w: give a directory that can be written with --data-dir (BERTH_DATA_DIR)", err)

@@ -1,12 +1,14 @@
-package main
+package open
 
 import (
 	"io"
 	"log/slog"
 	"time"
+
+	"berth/cmd/berth/settings"
 )
 
-func newLogger(c *config, w io.Writer) *slog.Logger {
+func Logger(c *settings.Config, w io.Writer) *slog.Logger {
 	var level slog.Level
 	// The settings table allows only names that slog knows.
 	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {

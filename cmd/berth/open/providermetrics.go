@@ -1,4 +1,4 @@
-package main
+package open
 
 import (
 	"time"
@@ -12,7 +12,7 @@ type providerMetrics struct {
 	seconds *prometheus.HistogramVec
 }
 
-func newProviderMetrics(reg prometheus.Registerer) *providerMetrics {
+func NewProviderMetrics(reg prometheus.Registerer) *providerMetrics {
 	m := &providerMetrics{
 		signIns: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "berth_provider_sign_ins_total",

@@ -1,4 +1,4 @@
-package main
+package open
 
 import (
 	"context"
@@ -12,19 +12,20 @@ import (
 	"berth/auth/ldap"
 	"berth/auth/oauth2"
 	"berth/auth/oidc"
+	"berth/cmd/berth/settings"
 	"berth/metadata"
 )
 
 // awsAuthenticators are those that the settings ask for.
-func awsAuthenticators(a *awsConfig, c *config, db *metadata.DB) ([]auth.Authenticator, error) {
+func awsAuthenticators(a *settings.AwsConfig, c *settings.Config, db *metadata.DB) ([]auth.Authenticator, error) {
 	var list []auth.Authenticator
-	roots, err := a.roots()
+	roots, err := a.Roots()
 	if err != nil {
 		return nil, err
 	}
 	if a.Certificates != "" || a.HelperURL != "" {
 		o := aws.DocumentOptions{DB: db, HelperURL: a.HelperURL, HelperRepositories: a.HelperRepositories, MaxAge: a.DocumentMaxAge, Roots: roots}
-		if o.Certificates, err = a.readCertificates(); err != nil {
+		if o.Certificates, err = a.ReadCertificates(); err != nil {
 			return nil, err
 		}
 		documents, err := aws.NewDocuments(o)
@@ -34,7 +35,7 @@ func awsAuthenticators(a *awsConfig, c *config, db *metadata.DB) ([]auth.Authent
 		list = append(list, documents)
 	}
 	if a.IAM {
-		callers, err := aws.NewCallers(aws.CallerOptions{DB: db, ServerID: a.serverName(c), Hosts: a.STSHosts, Roots: roots})
+		callers, err := aws.NewCallers(aws.CallerOptions{DB: db, ServerID: a.ServerName(c), Hosts: a.STSHosts, Roots: roots})
 		if err != nil {
 			return nil, err
 		}
@@ -43,9 +44,9 @@ func awsAuthenticators(a *awsConfig, c *config, db *metadata.DB) ([]auth.Authent
 	return list, nil
 }
 
-// ldapAuthenticator is that of the directory's users.
-func ldapAuthenticator(c ldapConfig, directory *auth.Directory, observe func(string, time.Duration), log *slog.Logger) (*ldap.Authenticator, error) {
-	o, err := c.options()
+// LdapAuthenticator is that of the directory's users.
+func LdapAuthenticator(c settings.LdapConfig, directory *auth.Directory, observe func(string, time.Duration), log *slog.Logger) (*ldap.Authenticator, error) {
+	o, err := c.Options()
 	if err != nil {
 		return nil, err
 	}
@@ -59,8 +60,8 @@ func ldapAuthenticator(c ldapConfig, directory *auth.Directory, observe func(str
 }
 
 // oauth2Authenticator is that of OAuth2 access tokens.
-func oauth2Authenticator(c oauth2Config, directory *auth.Directory, observe func(string, time.Duration), log *slog.Logger) (*oauth2.Authenticator, error) {
-	roots, err := readRoots(c.CAFile)
+func oauth2Authenticator(c settings.Oauth2Config, directory *auth.Directory, observe func(string, time.Duration), log *slog.Logger) (*oauth2.Authenticator, error) {
+	roots, err := settings.ReadRoots(c.CAFile)
 	if err != nil {
 		return nil, fmt.Errorf("oauth2_ca_file: %w", err)
 	}
@@ -89,10 +90,10 @@ func oauth2Authenticator(c oauth2Config, directory *auth.Directory, observe func
 	})
 }
 
-// newOIDC makes what accepts the tokens of people, when there is a provider for
+// NewOIDC makes what accepts the tokens of people, when there is a provider for
 // them, and of jobs.
-func newOIDC(c *config, db *metadata.DB, log *slog.Logger) (*oidc.Authenticator, error) {
-	options, err := c.OIDC.options()
+func NewOIDC(c *settings.Config, db *metadata.DB, log *slog.Logger) (*oidc.Authenticator, error) {
+	options, err := c.OIDC.Options()
 	if err != nil {
 		return nil, fmt.Errorf("the OpenID provider: %w", err)
 	}
@@ -100,9 +101,9 @@ func newOIDC(c *config, db *metadata.DB, log *slog.Logger) (*oidc.Authenticator,
 	return oidc.New(options)
 }
 
-// authenticators lists who is asked about credentials, in this order. An outside
+// Authenticators lists who is asked about credentials, in this order. An outside
 // provider is asked when its settings are there.
-func authenticators(_ context.Context, c *config, db *metadata.DB, hasher *auth.Hasher, openid *oidc.Authenticator, log *slog.Logger, metrics *providerMetrics) ([]auth.Authenticator, error) {
+func Authenticators(_ context.Context, c *settings.Config, db *metadata.DB, hasher *auth.Hasher, openid *oidc.Authenticator, log *slog.Logger, metrics *providerMetrics) ([]auth.Authenticator, error) {
 	directory := auth.NewDirectory(db, log, db.Now)
 	// A token of an OpenID provider may come with anybody's name.
 	tokens := auth.NewTokens(db, log, db.Now)
@@ -114,7 +115,7 @@ func authenticators(_ context.Context, c *config, db *metadata.DB, hasher *auth.
 	}
 	list = append(list, machines...)
 	// Every bearer string that nobody before knows is taken for an access token.
-	if c.OAuth2.enabled() {
+	if c.OAuth2.Enabled() {
 		a, err := oauth2Authenticator(c.OAuth2, directory, metrics.of("oauth2"), log)
 		if err != nil {
 			return nil, err
@@ -124,8 +125,8 @@ func authenticators(_ context.Context, c *config, db *metadata.DB, hasher *auth.
 	list = append(list, auth.NewPasswords(db, hasher, db.Now))
 	// The last one: to a directory that binds users without a search, every name may
 	// be one of its own.
-	if c.LDAP.enabled() {
-		a, err := ldapAuthenticator(c.LDAP, directory, metrics.of("ldap"), log)
+	if c.LDAP.Enabled() {
+		a, err := LdapAuthenticator(c.LDAP, directory, metrics.of("ldap"), log)
 		if err != nil {
 			return nil, err
 		}
@@ -134,8 +135,8 @@ func authenticators(_ context.Context, c *config, db *metadata.DB, hasher *auth.
 	return list, nil
 }
 
-// teamService is the authenticator that can be asked about teams; there is at most one.
-func teamService(list []auth.Authenticator) auth.TeamService {
+// TeamService is the authenticator that can be asked about teams; there is at most one.
+func TeamService(list []auth.Authenticator) auth.TeamService {
 	for _, a := range list {
 		if t, ok := a.(auth.TeamService); ok {
 			return t
@@ -144,9 +145,9 @@ func teamService(list []auth.Authenticator) auth.TeamService {
 	return nil
 }
 
-// recheckers are the authenticators that can say of a user, without a credential,
+// Recheckers are the authenticators that can say of a user, without a credential,
 // what they would say at a sign-in now.
-func recheckers(list []auth.Authenticator) []auth.Rechecker {
+func Recheckers(list []auth.Authenticator) []auth.Rechecker {
 	var found []auth.Rechecker
 	for _, a := range list {
 		if r, ok := a.(auth.Rechecker); ok {

@@ -1,9 +1,13 @@
-package main
+package open
 
-import "berth/registry"
+import (
+	"berth/registry"
 
-// registryOptions are what the settings say about the registry.
-func registryOptions(c *config) registry.Options {
+	"berth/cmd/berth/settings"
+)
+
+// RegistryOptions are what the settings say about the registry.
+func RegistryOptions(c *settings.Config) registry.Options {
 	o := registry.Options{
 		DefaultVisibility: c.Visibility,
 		AllowSparse:       c.SparseIndex,

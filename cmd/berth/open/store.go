@@ -1,4 +1,4 @@
-package main
+package open
 
 import (
 	"context"
@@ -14,21 +14,23 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"berth/backup"
+	"berth/cmd/berth/cli"
+	"berth/cmd/berth/settings"
 	"berth/storage"
 	"berth/storage/fs"
 	"berth/storage/s3"
 )
 
-// openPlace opens where backups are kept: a directory, or s3://bucket/prefix.
+// Place opens where backups are kept: a directory, or s3://bucket/prefix.
 // It gives the work directory, too.
-func openPlace(ctx context.Context, c *config, where, work string, log *slog.Logger) (backup.Place, string, error) {
+func Place(ctx context.Context, c *settings.Config, where, work string, log *slog.Logger) (backup.Place, string, error) {
 	if where == "" {
-		return nil, "", usagef("the place of the backup is empty: give a directory, or s3://bucket/prefix")
+		return nil, "", cli.Usagef("the place of the backup is empty: give a directory, or s3://bucket/prefix")
 	}
 	address := where
 	if !strings.HasPrefix(where, "s3://") {
 		if strings.Contains(where, "://") && !strings.HasPrefix(where, "file:") {
-			return nil, "", usagef("the place of the backup is %s: give a directory, or s3://bucket/prefix", where)
+			return nil, "", cli.Usagef("the place of the backup is %s: give a directory, or s3://bucket/prefix", where)
 		}
 		path, err := filepath.Abs(strings.TrimPrefix(where, "file:"))
 		if err != nil {
@@ -40,7 +42,7 @@ func openPlace(ctx context.Context, c *config, where, work string, log *slog.Log
 		}
 	}
 	if address == c.StorageURL {
-		return nil, "", usagef("%s is the registry's own store: give another place", where)
+		return nil, "", cli.Usagef("%s is the registry's own store: give another place", where)
 	}
 	if work == "" {
 		sum := sha256.Sum256([]byte(address))
@@ -57,8 +59,8 @@ func openPlace(ctx context.Context, c *config, where, work string, log *slog.Log
 	return place, work, nil
 }
 
-// openStores opens the registry's second store and its first, between which objects move.
-func openStores(ctx context.Context, c *config, log *slog.Logger) (from, to storage.Store, err error) {
+// Stores opens the registry's second store and its first, between which objects move.
+func Stores(ctx context.Context, c *settings.Config, log *slog.Logger) (from, to storage.Store, err error) {
 	if c.StorageFallbackURL == "" || c.StorageFallbackURL == c.StorageURL {
 		return nil, nil, errors.New("objects move from storage_fallback_url to storage_url: set both, to different stores, for all servers and here")
 	}
@@ -77,17 +79,17 @@ func describeStore(address string) string {
 	if u.Scheme != "s3" {
 		return address
 	}
-	place := maskURLs("s3://" + u.Host + u.Path)
+	place := settings.MaskURLs("s3://" + u.Host + u.Path)
 	if endpoint := u.Query().Get("endpoint"); endpoint != "" {
-		place += " at " + maskURLs(endpoint)
+		place += " at " + settings.MaskURLs(endpoint)
 	}
 	return place
 }
 
 // openBareStore opens the store of a URL as it is in the settings. The directory of one that must exist
 // is not made.
-func openBareStore(ctx context.Context, c *config, url string, mustExist bool, log *slog.Logger) (store storage.Store, driver string, err error) {
-	budget := c.sharedBudget()
+func openBareStore(ctx context.Context, c *settings.Config, url string, mustExist bool, log *slog.Logger) (store storage.Store, driver string, err error) {
+	budget := c.SharedBudget()
 	if path, ok := strings.CutPrefix(url, "file:"); ok {
 		store, err = fs.New(path, fs.Options{Budget: budget, MustExist: mustExist})
 		return store, "filesystem", err
@@ -106,8 +108,8 @@ func openBareStore(ctx context.Context, c *config, url string, mustExist bool, l
 	return store, "s3", err
 }
 
-// openStore opens the store of blobs and counts what it does.
-func openStore(ctx context.Context, c *config, mustExist bool, log *slog.Logger, reg prometheus.Registerer) (storage.Store, error) {
+// Store opens the store of blobs and counts what it does.
+func Store(ctx context.Context, c *settings.Config, mustExist bool, log *slog.Logger, reg prometheus.Registerer) (storage.Store, error) {
 	// Of two stores the one that the objects move to may be still to be made.
 	mustExist = mustExist && c.StorageFallbackURL == ""
 	store, driver, err := openBareStore(ctx, c, c.StorageURL, mustExist, log)

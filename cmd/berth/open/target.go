@@ -1,4 +1,4 @@
-package main
+package open
 
 import (
 	"context"
@@ -7,15 +7,16 @@ import (
 	"log/slog"
 	"slices"
 
+	"berth/cmd/berth/settings"
 	"berth/metadata"
 	"berth/oci"
 	"berth/registry"
 )
 
-// targetOf gives the settings of another registry that is made of this one. It refuses
+// TargetOf gives the settings of another registry that is made of this one. It refuses
 // what is by its name the registry's own; registry.Transfer finds out what has two names.
-func targetOf(c *config, database, store string) (*config, error) {
-	if describeDatabase(database) == describeDatabase(c.DatabaseURL) || slices.Contains([]string{c.StorageURL, c.StorageFallbackURL}, store) {
+func TargetOf(c *settings.Config, database, store string) (*settings.Config, error) {
+	if DescribeDatabase(database) == DescribeDatabase(c.DatabaseURL) || slices.Contains([]string{c.StorageURL, c.StorageFallbackURL}, store) {
 		return nil, errors.New("the target has to be another database and another store: objects of two registries must not share a place")
 	}
 	t := *c
@@ -23,13 +24,13 @@ func targetOf(c *config, database, store string) (*config, error) {
 	return &t, nil
 }
 
-// openTarget opens the database and the store of the settings to be filled. It
+// Target opens the database and the store of the settings to be filled. It
 // migrates, and does not take the database into use as a server does. A database that is in use is
 // refused with registry.ErrInUse and left as it is. No error has a secret.
-func openTarget(ctx context.Context, c *config, log *slog.Logger) (side registry.Side, err error) {
-	database := describeDatabase(c.DatabaseURL)
-	if side.DB, err = metadata.Open(ctx, databaseOptions(c, 8, log)); err != nil {
-		return side, fmt.Errorf("the target database %s cannot be opened: %w. Check that it is there and can be reached from here, and the user and the password in its URL", database, cause(err))
+func Target(ctx context.Context, c *settings.Config, log *slog.Logger) (side registry.Side, err error) {
+	database := DescribeDatabase(c.DatabaseURL)
+	if side.DB, err = metadata.Open(ctx, DatabaseOptions(c, 8, log)); err != nil {
+		return side, fmt.Errorf("the target database %s cannot be opened: %w. Check that it is there and can be reached from here, and the user and the password in its URL", database, Cause(err))
 	}
 	defer func() {
 		if err != nil {
@@ -47,13 +48,13 @@ func openTarget(ctx context.Context, c *config, log *slog.Logger) (side registry
 		return side, fmt.Errorf("the target's store %s cannot be used: %w. Check that the directory or the bucket is there and can be written to, and for S3 the endpoint and the credentials of the AWS chain", describeStore(c.StorageURL), err)
 	}
 	if _, err := side.DB.Migrate(ctx); err != nil {
-		return side, fmt.Errorf("making the tables of the target database %s: %w. Its user has to own it", database, cause(err))
+		return side, fmt.Errorf("making the tables of the target database %s: %w. Its user has to own it", database, Cause(err))
 	}
 	return side, nil
 }
 
-// cause is what an error of the database comes from: who reads it has to know what it is.
-func cause(err error) error {
+// Cause is what an error of the database comes from: who reads it has to know what it is.
+func Cause(err error) error {
 	var known *oci.Error
 	if errors.As(err, &known) && known.Err != nil {
 		return known.Err
@@ -61,9 +62,9 @@ func cause(err error) error {
 	return err
 }
 
-// withTarget opens a target, and closes it again.
-func withTarget(ctx context.Context, c *config, log *slog.Logger, run func(registry.Side) error) (err error) {
-	to, err := openTarget(ctx, c, log)
+// WithTarget opens a target, and closes it again.
+func WithTarget(ctx context.Context, c *settings.Config, log *slog.Logger, run func(registry.Side) error) (err error) {
+	to, err := Target(ctx, c, log)
 	if err != nil {
 		return err
 	}

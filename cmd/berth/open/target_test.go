@@ -1,4 +1,4 @@
-package main
+package open
 
 import (
 	"database/sql"
@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"berth/cmd/berth/settings"
 	"berth/metadata"
 	"berth/metadata/metadatatest"
 	"berth/registry"
@@ -49,8 +50,8 @@ func TestTargetThatCannotBeUsed(t *testing.T) {
 		"directory":            {metadatatest.EmptySQLite(t), "file:/proc/nowhere", []string{"/proc/nowhere", "can be written to"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			conf := &config{DatabaseURL: c.database, StorageURL: c.store, MemoryBudget: 16 << 20}
-			side, err := openTarget(t.Context(), conf, slog.New(slog.DiscardHandler))
+			conf := &settings.Config{DatabaseURL: c.database, StorageURL: c.store, MemoryBudget: 16 << 20}
+			side, err := Target(t.Context(), conf, slog.New(slog.DiscardHandler))
 			if err == nil {
 				t.Fatal("it was opened: ", side.DB.Close())
 			}
@@ -92,8 +93,8 @@ func TestTargetInUse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conf := &config{DatabaseURL: address, StorageURL: "file:" + filepath.Join(t.TempDir(), "blobs"), MemoryBudget: 16 << 20}
-	if _, err := openTarget(t.Context(), conf, slog.New(slog.DiscardHandler)); !errors.Is(err, registry.ErrInUse) {
+	conf := &settings.Config{DatabaseURL: address, StorageURL: "file:" + filepath.Join(t.TempDir(), "blobs"), MemoryBudget: 16 << 20}
+	if _, err := Target(t.Context(), conf, slog.New(slog.DiscardHandler)); !errors.Is(err, registry.ErrInUse) {
 		t.Errorf("the target gives %v", err)
 	}
 	if after, _, err := db.SchemaVersion(t.Context()); err != nil || after != before {

@@ -1,4 +1,4 @@
-package main
+package operate
 
 import (
 	"context"
@@ -9,6 +9,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/backup"
+	"berth/cmd/berth/cli"
+	"berth/cmd/berth/client"
+	"berth/cmd/berth/open"
+	"berth/cmd/berth/settings"
 	"berth/registry"
 )
 
@@ -16,27 +20,27 @@ import (
 type transferFlags struct {
 	rate   string
 	work   string
-	output *choice
-	server remote
+	output *cli.Choice
+	server client.Remote
 	job    jobFlags
 }
 
 func (f *transferFlags) add(c *cobra.Command, noun, workDefault string) {
-	addFlags(c.Flags())
+	settings.AddFlags(c.Flags())
 	c.Flags().StringVar(&f.rate, "rate", "0", "bytes to read per second at most, such as 64MiB; 0 for no limit")
-	f.server.addConnectFlags(c, "let this server do it, where its settings say")
+	f.server.AddConnectFlags(c, "let this server do it, where its settings say")
 	f.job.add(c, noun)
 	if workDefault != "" {
 		c.Flags().StringVar(&f.work, "work-dir", "", "private directory for databases while they are worked on (default "+workDefault+")")
 		c.MarkFlagsMutuallyExclusive("server", "work-dir")
 	}
-	f.output = outputFlag(c)
+	f.output = cli.OutputFlag(c)
 }
 
 // remote reports whether a server is to do it. Only the flag says so, since these commands work on
 // databases: BERTH_SERVER is set for others.
 func (f *transferFlags) remote() (bool, error) {
-	if f.server.server != "" {
+	if f.server.Server != "" {
 		return true, nil
 	}
 	return false, f.job.local()
@@ -44,14 +48,14 @@ func (f *transferFlags) remote() (bool, error) {
 
 // parse gives the limit in bytes a second.
 func (f *transferFlags) parse() (float64, error) {
-	bytes, err := parseSize(f.rate)
+	bytes, err := settings.ParseSize(f.rate)
 	if err != nil || bytes < 0 {
-		return 0, usagef("--rate has to be a size such as 64MiB, or 0 for no limit")
+		return 0, cli.Usagef("--rate has to be a size such as 64MiB, or 0 for no limit")
 	}
 	return float64(bytes), nil
 }
 
-func newBackupCommand(version string) *cobra.Command {
+func NewBackupCommand(version string) *cobra.Command {
 	var flags transferFlags
 	c := &cobra.Command{
 		Use:   "backup [DEST]",
@@ -83,23 +87,23 @@ The exit code is 1, after a complete backup, when the registry itself has lost s
 				return err
 			}
 			if remote != (len(args) == 0) {
-				return usagef("give either DEST or --server: a server makes its backups where its backup_url says")
+				return cli.Usagef("give either DEST or --server: a server makes its backups where its backup_url says")
 			}
 			if remote {
 				return remoteCopy(cmd, &flags, backup.KindBackup, rate)
 			}
 			return runLocal(cmd, true, func(ctx context.Context, l *local) error {
-				place, work, err := openPlace(ctx, l.config, args[0], flags.work, l.log)
+				place, work, err := open.Place(ctx, l.config, args[0], flags.work, l.log)
 				if err != nil {
 					return err
 				}
-				p := newProgress(cmd, "backing up")
-				defer p.end()
+				p := cli.NewProgress(cmd, "backing up")
+				defer p.End()
 				m, report, err := backup.Run(ctx, registry.Side{DB: l.db, Store: l.store}, place, backup.Options{
-					Work: work, Source: describeDatabase(l.config.DatabaseURL), Version: version, Rate: rate, Logger: l.log,
+					Work: work, Source: open.DescribeDatabase(l.config.DatabaseURL), Version: version, Rate: rate, Logger: l.log,
 					Progress: showTransfer(p),
 				})
-				p.end()
+				p.End()
 				if err != nil {
 					return err
 				}
@@ -111,7 +115,7 @@ The exit code is 1, after a complete backup, when the registry itself has lost s
 	return c
 }
 
-func newRestoreCommand() *cobra.Command {
+func NewRestoreCommand() *cobra.Command {
 	var flags transferFlags
 	var verify bool
 	c := &cobra.Command{
@@ -144,7 +148,7 @@ The exit code is 1 when the backup lacks bytes, or the restored registry does.`,
 				return err
 			}
 			if remote != (len(args) == 0) {
-				return usagef("give either SRC or --server: a server restores the backup that its backup_url names")
+				return cli.Usagef("give either SRC or --server: a server restores the backup that its backup_url names")
 			}
 			kind := backup.KindRestore
 			if verify {
@@ -153,11 +157,11 @@ The exit code is 1 when the backup lacks bytes, or the restored registry does.`,
 			if remote {
 				return remoteCopy(cmd, &flags, kind, rate)
 			}
-			c, err := loadConfig(cmd.Flags(), os.Environ())
+			c, err := settings.Load(cmd.Flags(), os.Environ())
 			if err != nil {
 				return err
 			}
-			log := newLogger(c, cmd.ErrOrStderr())
+			log := open.Logger(c, cmd.ErrOrStderr())
 			ctx := cmd.Context()
 			if path, ok := strings.CutPrefix(args[0], "file:"); ok || !strings.HasPrefix(args[0], "s3://") {
 				if _, err := os.Stat(path); err != nil {
@@ -171,16 +175,16 @@ The exit code is 1 when the backup lacks bytes, or the restored registry does.`,
 				}
 				defer os.RemoveAll(work)
 			}
-			place, _, err := openPlace(ctx, c, args[0], work, log)
+			place, _, err := open.Place(ctx, c, args[0], work, log)
 			if err != nil {
 				return err
 			}
-			p := newProgress(cmd, map[bool]string{true: "verifying", false: "restoring"}[verify])
-			defer p.end()
+			p := cli.NewProgress(cmd, map[bool]string{true: "verifying", false: "restoring"}[verify])
+			defer p.End()
 			o := backup.Options{Work: work, Rate: rate, Logger: log, Progress: showTransfer(p), CheckProgress: showCheck(p)}
 			if verify {
 				v, err := backup.Verify(ctx, place, o)
-				p.end()
+				p.End()
 				if err != nil {
 					return err
 				}
@@ -189,13 +193,13 @@ The exit code is 1 when the backup lacks bytes, or the restored registry does.`,
 			if _, err := backup.ReadManifest(ctx, place); err != nil {
 				return err // before anything is made in the target
 			}
-			return withTarget(ctx, c, log, func(to registry.Side) error {
+			return open.WithTarget(ctx, c, log, func(to registry.Side) error {
 				m, report, err := backup.Restore(ctx, place, to, o)
 				if err != nil {
 					return err
 				}
 				check, err := backup.Compare(ctx, to, o)
-				p.end()
+				p.End()
 				if err != nil {
 					return err
 				}
@@ -213,20 +217,20 @@ func transferLine(r registry.TransferReport) string {
 	for _, n := range r.Rows {
 		rows += n
 	}
-	line := fmt.Sprintf("%s copied (%s)", count(int(r.Copied), "blob"), showBytes(r.Bytes))
+	line := fmt.Sprintf("%s copied (%s)", cli.Count(int(r.Copied), "blob"), cli.ShowBytes(r.Bytes))
 	if rows > 0 {
-		line = fmt.Sprintf("%s in %s, %s", count(int(rows), "row"), count(len(r.Rows), "table"), line)
+		line = fmt.Sprintf("%s in %s, %s", cli.Count(int(rows), "row"), cli.Count(len(r.Rows), "table"), line)
 	}
 	if r.Present > 0 {
-		line += fmt.Sprintf(", %s there already", count(int(r.Present), "blob"))
+		line += fmt.Sprintf(", %s there already", cli.Count(int(r.Present), "blob"))
 	}
 	if r.Lost > 0 {
-		line += fmt.Sprintf(", %s lost", count(int(r.Lost), "blob"))
+		line += fmt.Sprintf(", %s lost", cli.Count(int(r.Lost), "blob"))
 	}
 	return line
 }
 
 // showTransfer is what hears of a transfer for a bar.
-func showTransfer(p *progress) func(registry.TransferReport) {
-	return func(r registry.TransferReport) { p.show(r.Progress, transferLine(r)) }
+func showTransfer(p *cli.Progress) func(registry.TransferReport) {
+	return func(r registry.TransferReport) { p.Show(r.Progress, transferLine(r)) }
 }

@@ -1,4 +1,4 @@
-package main
+package operate
 
 import (
 	"context"
@@ -10,14 +10,17 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/api"
+	"berth/cmd/berth/cli"
+	"berth/cmd/berth/client"
+	"berth/cmd/berth/settings"
 	"berth/registry"
 )
 
-func newCheckCommand() *cobra.Command {
+func NewCheckCommand() *cobra.Command {
 	var run registry.CheckRun
 	var rate int
 	var hashRate string
-	var output *choice
+	var output *cli.Choice
 	var where place
 	var job jobFlags
 	c := &cobra.Command{
@@ -40,9 +43,9 @@ The exit code is 0 when nothing is wrong, or nothing any more, else 1.` + whereH
   berth check --status --server https://registry.example.com -o json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			bytes, err := parseSize(hashRate)
+			bytes, err := settings.ParseSize(hashRate)
 			if err != nil || bytes < 0 || rate < 0 {
-				return usagef("--rate has to be a number and --hash-rate a size such as 64MiB, or 0 for no limit")
+				return cli.Usagef("--rate has to be a number and --hash-rate a size such as 64MiB, or 0 for no limit")
 			}
 			run.Rate, run.HashRate = float64(rate), float64(bytes)
 			if remote, err := where.remote(cmd); err != nil {
@@ -59,10 +62,10 @@ The exit code is 0 when nothing is wrong, or nothing any more, else 1.` + whereH
 						return err
 					}
 				}
-				p := newProgress(cmd, "checking")
+				p := cli.NewProgress(cmd, "checking")
 				run.Progress = showCheck(p)
 				report, err := l.registry.Check(ctx, run)
-				p.end()
+				p.End()
 				if perr := printCheck(cmd, output, report); perr != nil {
 					return perr
 				}
@@ -73,23 +76,23 @@ The exit code is 0 when nothing is wrong, or nothing any more, else 1.` + whereH
 			})
 		},
 	}
-	addFlags(c.Flags())
+	settings.AddFlags(c.Flags())
 	where.addFlags(c)
 	job.add(c, "check")
 	c.Flags().BoolVar(&run.Rehash, "rehash", false, "read all bytes and compute their digests")
 	c.Flags().BoolVar(&run.Repair, "repair", false, "repair what can be repaired")
 	c.Flags().IntVar(&rate, "rate", 500, "objects to ask for per second at most; 0 for no limit")
 	c.Flags().StringVar(&hashRate, "hash-rate", "64MiB", "bytes to read per second at most; 0 for no limit")
-	output = outputFlag(c)
+	output = cli.OutputFlag(c)
 	return c
 }
 
 // remoteCheck lets a server check.
-func remoteCheck(cmd *cobra.Command, r *remote, run registry.CheckRun, flags jobFlags, output *choice) error {
+func remoteCheck(cmd *cobra.Command, r *client.Remote, run registry.CheckRun, flags jobFlags, output *cli.Choice) error {
 	if starts := flags == (jobFlags{}); starts && (run.Rate <= 0 || run.HashRate <= 0) {
-		return usagef("a server checks at a limited rate only: give --rate and --hash-rate more than 0")
+		return cli.Usagef("a server checks at a limited rate only: give --rate and --hash-rate more than 0")
 	}
-	s, err := r.connect(cmd)
+	s, err := r.Connect(cmd)
 	if err != nil {
 		return err
 	}
@@ -98,20 +101,20 @@ func remoteCheck(cmd *cobra.Command, r *remote, run registry.CheckRun, flags job
 		start: func(ctx context.Context) (string, error) {
 			rate, hashRate := int(run.Rate), int64(run.HashRate)
 			body := api.StartCheckJSONRequestBody{Rehash: &run.Rehash, Repair: &run.Repair, Rate: &rate, HashRate: &hashRate}
-			job, err := accepted(s.StartCheckWithResponse(ctx, body))
+			job, err := client.Accepted(s.StartCheckWithResponse(ctx, body))
 			if err != nil {
 				return "", err
 			}
 			return job.Id, nil
 		},
 		get: func(ctx context.Context) (*registry.CheckJob, error) {
-			job, err := fetched(s.GetCheckWithResponse(ctx))
+			job, err := client.Fetched(s.GetCheckWithResponse(ctx))
 			if err != nil {
 				return nil, err
 			}
 			return api.Recast[*registry.CheckJob](job)
 		},
-		cancel: func(ctx context.Context) error { return done(s.CancelCheckWithResponse(ctx)) },
+		cancel: func(ctx context.Context) error { return client.Done(s.CancelCheckWithResponse(ctx)) },
 		at:     func(job *registry.CheckJob) registry.Progress { return job.Report.Progress },
 		line:   func(job *registry.CheckJob) string { return checkLine(job.Report) },
 		print:  func(job *registry.CheckJob) error { return printCheck(cmd, output, job.Report) },
@@ -122,17 +125,17 @@ func remoteCheck(cmd *cobra.Command, r *remote, run registry.CheckRun, flags job
 }
 
 func checkLine(r registry.CheckReport) string {
-	return fmt.Sprintf("%s, %s compared%s", count(int(r.Blobs), "blob"), count(int(r.Objects), "object"), foundLine(r))
+	return fmt.Sprintf("%s, %s compared%s", cli.Count(int(r.Blobs), "blob"), cli.Count(int(r.Objects), "object"), foundLine(r))
 }
 
 // verifiedLine is checkLine for a copy, which is looked at in one direction: from its rows to its objects.
 func verifiedLine(r registry.CheckReport) string {
-	return count(int(r.Blobs), "blob") + " compared" + foundLine(r)
+	return cli.Count(int(r.Blobs), "blob") + " compared" + foundLine(r)
 }
 
 func foundLine(r registry.CheckReport) (line string) {
 	if r.Bytes > 0 || r.Manifests > 0 {
-		line += fmt.Sprintf(", %s and %s hashed", showBytes(r.Bytes), count(int(r.Manifests), "manifest"))
+		line += fmt.Sprintf(", %s and %s hashed", cli.ShowBytes(r.Bytes), cli.Count(int(r.Manifests), "manifest"))
 	}
 	for _, kind := range slices.Sorted(maps.Keys(r.Found)) {
 		line += fmt.Sprintf("; %s: %d", kind, r.Found[kind])
@@ -140,10 +143,10 @@ func foundLine(r registry.CheckReport) (line string) {
 	return line
 }
 
-func printCheck(cmd *cobra.Command, output *choice, r registry.CheckReport) error {
+func printCheck(cmd *cobra.Command, output *cli.Choice, r registry.CheckReport) error {
 	w := cmd.OutOrStdout()
-	if output.value == "json" {
-		return printJSON(w, r)
+	if output.Value == "json" {
+		return cli.PrintJSON(w, r)
 	}
 	for _, p := range r.Problems {
 		state := ""
@@ -173,12 +176,12 @@ func wrongCheck(r registry.CheckReport, run registry.CheckRun) error {
 	case r.Open == 0:
 		return nil
 	case run.Repair || !slices.ContainsFunc(r.Problems, func(p registry.Problem) bool { return !p.Repaired }): // nothing more to repair
-		return fmt.Errorf("%s left: push the missing blobs again, or restore a backup of the store and run berth check --repair", count(int(r.Open), "problem"))
+		return fmt.Errorf("%s left: push the missing blobs again, or restore a backup of the store and run berth check --repair", cli.Count(int(r.Open), "problem"))
 	}
-	return fmt.Errorf("%s left: run berth check --repair", count(int(r.Open), "problem"))
+	return fmt.Errorf("%s left: run berth check --repair", cli.Count(int(r.Open), "problem"))
 }
 
 // showCheck is what hears of a check for a bar.
-func showCheck(p *progress) func(registry.CheckReport) {
-	return func(r registry.CheckReport) { p.show(r.Progress, checkLine(r)) }
+func showCheck(p *cli.Progress) func(registry.CheckReport) {
+	return func(r registry.CheckReport) { p.Show(r.Progress, checkLine(r)) }
 }

@@ -1,4 +1,4 @@
-package main
+package operate
 
 import (
 	"cmp"
@@ -10,6 +10,8 @@ import (
 
 	"berth/api"
 	"berth/backup"
+	"berth/cmd/berth/cli"
+	"berth/cmd/berth/client"
 	"berth/registry"
 )
 
@@ -20,11 +22,11 @@ var copied = map[string]string{
 
 // remoteCopy lets a server make, verify or restore a backup, or migrate.
 func remoteCopy(cmd *cobra.Command, f *transferFlags, kind string, rate float64) error {
-	s, err := f.server.connect(cmd)
+	s, err := f.server.Connect(cmd)
 	if err != nil {
 		return err
 	}
-	limit := pointer(int64(rate))
+	limit := cli.Pointer(int64(rate))
 	j := serverJob[*backup.Job]{
 		at:    atCopy,
 		line:  copyLine,
@@ -47,32 +49,38 @@ func remoteCopy(cmd *cobra.Command, f *transferFlags, kind string, rate float64)
 	case backup.KindRestore:
 		j.noun, j.command = "restore", "berth restore"
 		j.start = func(ctx context.Context) (string, error) {
-			return id(accepted(s.StartRestoreWithResponse(ctx, api.StartRestoreJSONRequestBody{Rate: limit})))
+			return id(client.Accepted(s.StartRestoreWithResponse(ctx, api.StartRestoreJSONRequestBody{Rate: limit})))
 		}
-		j.get = func(ctx context.Context) (*backup.Job, error) { return read(fetched(s.GetRestoreWithResponse(ctx))) }
-		j.cancel = func(ctx context.Context) error { return done(s.CancelRestoreWithResponse(ctx)) }
+		j.get = func(ctx context.Context) (*backup.Job, error) {
+			return read(client.Fetched(s.GetRestoreWithResponse(ctx)))
+		}
+		j.cancel = func(ctx context.Context) error { return client.Done(s.CancelRestoreWithResponse(ctx)) }
 	case backup.KindMigrate, backup.KindStorage:
 		j.noun, j.command = "migration", "berth migrate-storage"
 		j.start = func(ctx context.Context) (string, error) {
-			body := api.StartMigrationJSONRequestBody{Rate: limit, StorageOnly: pointer(kind == backup.KindStorage)}
-			return id(accepted(s.StartMigrationWithResponse(ctx, body)))
+			body := api.StartMigrationJSONRequestBody{Rate: limit, StorageOnly: cli.Pointer(kind == backup.KindStorage)}
+			return id(client.Accepted(s.StartMigrationWithResponse(ctx, body)))
 		}
-		j.get = func(ctx context.Context) (*backup.Job, error) { return read(fetched(s.GetMigrationWithResponse(ctx))) }
-		j.cancel = func(ctx context.Context) error { return done(s.CancelMigrationWithResponse(ctx)) }
+		j.get = func(ctx context.Context) (*backup.Job, error) {
+			return read(client.Fetched(s.GetMigrationWithResponse(ctx)))
+		}
+		j.cancel = func(ctx context.Context) error { return client.Done(s.CancelMigrationWithResponse(ctx)) }
 	default:
 		j.noun, j.command = "backup", "berth backup"
 		j.start = func(ctx context.Context) (string, error) {
-			body := api.StartBackupJSONRequestBody{Rate: limit, Verify: pointer(kind == backup.KindVerify)}
-			return id(accepted(s.StartBackupWithResponse(ctx, body)))
+			body := api.StartBackupJSONRequestBody{Rate: limit, Verify: cli.Pointer(kind == backup.KindVerify)}
+			return id(client.Accepted(s.StartBackupWithResponse(ctx, body)))
 		}
-		j.get = func(ctx context.Context) (*backup.Job, error) { return read(fetched(s.GetBackupWithResponse(ctx))) }
-		j.cancel = func(ctx context.Context) error { return done(s.CancelBackupWithResponse(ctx)) }
+		j.get = func(ctx context.Context) (*backup.Job, error) {
+			return read(client.Fetched(s.GetBackupWithResponse(ctx)))
+		}
+		j.cancel = func(ctx context.Context) error { return client.Done(s.CancelBackupWithResponse(ctx)) }
 	}
 	return j.run(cmd, f.job, f.output)
 }
 
 // endCopy prints what a command has copied by itself, and makes an error of what is wrong.
-func endCopy(cmd *cobra.Command, output *choice, job *backup.Job) error {
+func endCopy(cmd *cobra.Command, output *cli.Choice, job *backup.Job) error {
 	if err := printCopy(cmd, output, job); err != nil {
 		return err
 	}
@@ -104,22 +112,22 @@ func copyLine(job *backup.Job) string {
 }
 
 // printCopy prints what a job has done, also when it was not finished.
-func printCopy(cmd *cobra.Command, output *choice, job *backup.Job) error {
+func printCopy(cmd *cobra.Command, output *cli.Choice, job *backup.Job) error {
 	w := cmd.OutOrStdout()
 	switch v := job.Verified; {
-	case v != nil && output.value == "json":
-		return printJSON(w, v)
+	case v != nil && output.Value == "json":
+		return cli.PrintJSON(w, v)
 	case v != nil:
 		for _, p := range v.Problems {
 			fmt.Fprintln(w, p)
 		}
 		printLost(w, v.Check.Problems)
-		_, err := fmt.Fprintf(w, "backup of %s, made %s by version %s: %s\n", v.Backup.Source, showTime(v.Backup.CreatedAt), v.Backup.Version, verifiedLine(v.Check))
+		_, err := fmt.Fprintf(w, "backup of %s, made %s by version %s: %s\n", v.Backup.Source, cli.ShowTime(v.Backup.CreatedAt), v.Backup.Version, verifiedLine(v.Check))
 		return err
 	case job.Transfer == nil, job.State == registry.JobFailed && len(job.Transfer.Rows) == 0 && job.Transfer.Copied == 0:
 		return nil // it has not come so far
-	case output.value == "json":
-		return printJSON(w, struct {
+	case output.Value == "json":
+		return cli.PrintJSON(w, struct {
 			*registry.TransferReport
 			Backup *backup.Manifest      `json:"backup,omitempty"`
 			Check  *registry.CheckReport `json:"check,omitempty"`
@@ -141,13 +149,13 @@ func printCopy(cmd *cobra.Command, output *choice, job *backup.Job) error {
 func wrongCopy(job *backup.Job) error {
 	switch {
 	case job.Verified != nil && job.Verified.Bad > 0:
-		return fmt.Errorf("the backup has %s: make a new one to another place, and keep this one until that is verified", count(int(job.Verified.Bad), "problem"))
+		return fmt.Errorf("the backup has %s: make a new one to another place, and keep this one until that is verified", cli.Count(int(job.Verified.Bad), "problem"))
 	case job.Transfer != nil && job.Transfer.Lost > 0 && job.Kind == backup.KindRestore:
 		return fmt.Errorf("everything else is restored, but the backup lacks the bytes of %s: push them again into the restored registry, or restore another backup",
-			count(int(job.Transfer.Lost), "blob"))
+			cli.Count(int(job.Transfer.Lost), "blob"))
 	case job.Transfer != nil && job.Transfer.Lost > 0:
 		return fmt.Errorf("everything else is %s, but the bytes of %s are not in the source: run berth check --repair there and push them again",
-			copied[job.Kind], count(int(job.Transfer.Lost), "blob"))
+			copied[job.Kind], cli.Count(int(job.Transfer.Lost), "blob"))
 	case job.Check != nil:
 		return wrongCheck(*job.Check, registry.CheckRun{})
 	}

@@ -1,4 +1,4 @@
-package main
+package operate
 
 import (
 	"context"
@@ -12,6 +12,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/api"
+	"berth/cmd/berth/cli"
+	"berth/cmd/berth/client"
+	"berth/cmd/berth/settings"
 	"berth/metadata"
 	"berth/registry"
 )
@@ -19,10 +22,10 @@ import (
 // gcProgress is how often a long run says how far it is.
 const gcProgress = 2 * time.Second
 
-func newGCCommand() *cobra.Command {
+func NewGCCommand() *cobra.Command {
 	var dryRun, status bool
 	var grace *time.Duration
-	var output *choice
+	var output *cli.Choice
 	var where place
 	c := &cobra.Command{
 		Use:   "gc",
@@ -59,15 +62,15 @@ What was deleted within the undo window stays; with --undo-window 0s it goes, an
 					run.Grace = *grace
 				}
 				if run.Grace < 0 {
-					return usagef("--grace %s is negative", run.Grace)
+					return cli.Usagef("--grace %s is negative", run.Grace)
 				}
 				if dryRun {
 					report, err := l.registry.DryRun(ctx, run)
 					if err != nil {
 						return err
 					}
-					if output.value == "json" {
-						return printJSON(cmd.OutOrStdout(), dryRunJSON(report))
+					if output.Value == "json" {
+						return cli.PrintJSON(cmd.OutOrStdout(), dryRunJSON(report))
 					}
 					return printDryRun(cmd.OutOrStdout(), report, run)
 				}
@@ -82,8 +85,8 @@ What was deleted within the undo window stays; with --undo-window 0s it goes, an
 					}
 				}
 				report, err := l.registry.Collect(ctx, run)
-				if output.value == "json" {
-					if perr := printJSON(cmd.OutOrStdout(), report); err == nil {
+				if output.Value == "json" {
+					if perr := cli.PrintJSON(cmd.OutOrStdout(), report); err == nil {
 						err = perr
 					}
 					return err
@@ -93,20 +96,20 @@ What was deleted within the undo window stays; with --undo-window 0s it goes, an
 			})
 		},
 	}
-	addFlags(c.Flags())
+	settings.AddFlags(c.Flags())
 	where.addFlags(c)
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would go")
 	c.Flags().BoolVar(&status, "status", false, "only show the collector's rules, its queues and what went last")
 	c.MarkFlagsMutuallyExclusive("dry-run", "status")
-	grace = durationFlag(c.Flags(), "grace", 0, "how long something has to be unreferenced; without it, the setting gc_grace")
-	output = outputFlag(c)
+	grace = cli.DurationFlag(c.Flags(), "grace", 0, "how long something has to be unreferenced; without it, the setting gc_grace")
+	output = cli.OutputFlag(c)
 	return c
 }
 
 func gcLine(g registry.GCReport) string {
 	return fmt.Sprintf("%s deleted, %s taken out of repositories, %s (%s) forgotten; %s removed from the store, %s freed",
-		count(g.Manifests, "manifest"), count(g.Links, "blob"), count(g.Blobs, "blob"), showBytes(g.BlobBytes),
-		count(g.Objects, "object"), showBytes(g.Freed))
+		cli.Count(g.Manifests, "manifest"), cli.Count(g.Links, "blob"), cli.Count(g.Blobs, "blob"), cli.ShowBytes(g.BlobBytes),
+		cli.Count(g.Objects, "object"), cli.ShowBytes(g.Freed))
 }
 
 // gcReasons says why a manifest was looked at.
@@ -130,7 +133,7 @@ func printDryRun(w io.Writer, report registry.GCReport, run registry.GCRun) erro
 		case metadata.CollectedBlob:
 			what, why, repository = "bytes", "no repository has the blob", "-"
 		}
-		fmt.Fprintln(t, strings.Join([]string{what, repository, i.Digest.String(), showBytes(i.Size), showTime(i.Since), why}, "\t"))
+		fmt.Fprintln(t, strings.Join([]string{what, repository, i.Digest.String(), cli.ShowBytes(i.Size), cli.ShowTime(i.Since), why}, "\t"))
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -141,7 +144,7 @@ func printDryRun(w io.Writer, report registry.GCReport, run registry.GCRun) erro
 		fmt.Fprintln(w, "There is more; this is where the dry run stopped looking.")
 	}
 	fmt.Fprintf(w, "Would go now, after a grace period of %s: %s, %s in repositories, %s of %s.\n", run.Grace,
-		count(report.Manifests, "manifest"), count(report.Links, "blob"), showBytes(report.BlobBytes), count(report.Blobs, "blob"))
+		cli.Count(report.Manifests, "manifest"), cli.Count(report.Links, "blob"), cli.ShowBytes(report.BlobBytes), cli.Count(report.Blobs, "blob"))
 	return nil
 }
 
@@ -167,14 +170,14 @@ func dryRunJSON(report registry.GCReport) any {
 }
 
 // remoteGC asks a server to collect, again and again until nothing is left.
-func remoteGC(cmd *cobra.Command, r *remote, dryRun, status bool, output *choice) error {
-	s, err := r.connect(cmd)
+func remoteGC(cmd *cobra.Command, r *client.Remote, dryRun, status bool, output *cli.Choice) error {
+	s, err := r.Connect(cmd)
 	if err != nil {
 		return err
 	}
 	ctx := cmd.Context()
 	if status {
-		shown, err := fetched(s.GetCollectorWithResponse(ctx))
+		shown, err := client.Fetched(s.GetCollectorWithResponse(ctx))
 		if err != nil {
 			return err
 		}
@@ -189,7 +192,7 @@ func remoteGC(cmd *cobra.Command, r *remote, dryRun, status bool, output *choice
 	}
 	var all registry.GCReport
 	for {
-		shown, err := fetched(s.RunCollectorWithResponse(ctx, body))
+		shown, err := client.Fetched(s.RunCollectorWithResponse(ctx, body))
 		if err != nil {
 			return err
 		}
@@ -206,28 +209,28 @@ func remoteGC(cmd *cobra.Command, r *remote, dryRun, status bool, output *choice
 		}
 		fmt.Fprintln(cmd.ErrOrStderr(), "so far:", gcLine(all))
 	}
-	if output.value == "json" {
-		return printJSON(cmd.OutOrStdout(), all)
+	if output.Value == "json" {
+		return cli.PrintJSON(cmd.OutOrStdout(), all)
 	}
 	_, err = fmt.Fprintln(cmd.OutOrStdout(), gcLine(all))
 	return err
 }
 
-func printRemoteDryRun(cmd *cobra.Command, s *connection, output *choice, shown *api.CollectorReport, report registry.GCReport) error {
+func printRemoteDryRun(cmd *cobra.Command, s *client.Connection, output *cli.Choice, shown *api.CollectorReport, report registry.GCReport) error {
 	if shown.Items != nil {
 		for _, i := range *shown.Items {
-			report.Items = append(report.Items, metadata.Collected{Kind: i.Kind, Repository: showOr(i.Repository, ""), Digest: digest.Digest(i.Digest),
-				Size: i.Size, Reason: showOr(i.Reason, ""), Since: i.Since})
+			report.Items = append(report.Items, metadata.Collected{Kind: i.Kind, Repository: cli.ShowOr(i.Repository, ""), Digest: digest.Digest(i.Digest),
+				Size: i.Size, Reason: cli.ShowOr(i.Reason, ""), Since: i.Since})
 		}
 	}
-	if output.value == "json" {
-		return printJSON(cmd.OutOrStdout(), dryRunJSON(report))
+	if output.Value == "json" {
+		return cli.PrintJSON(cmd.OutOrStdout(), dryRunJSON(report))
 	}
 	var run registry.GCRun
 	grace := cmd.Flags().Lookup("grace")
 	text := grace.Value.String()
 	if !grace.Changed {
-		c, err := fetched(s.GetCollectorWithResponse(cmd.Context()))
+		c, err := client.Fetched(s.GetCollectorWithResponse(cmd.Context()))
 		if err != nil {
 			return err
 		}
@@ -254,10 +257,10 @@ func collectorOf(s registry.GCStatus) api.Collector {
 	return c
 }
 
-func printCollector(cmd *cobra.Command, output *choice, c api.Collector) error {
+func printCollector(cmd *cobra.Command, output *cli.Choice, c api.Collector) error {
 	w := cmd.OutOrStdout()
-	if output.value == "json" {
-		return printJSON(w, c)
+	if output.Value == "json" {
+		return cli.PrintJSON(w, c)
 	}
 	fmt.Fprintf(w, "gc_grace %s, untagged_ttl %s\n\n", c.GcGrace, c.UntaggedTtl)
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
@@ -274,7 +277,7 @@ func printCollector(cmd *cobra.Command, output *choice, c api.Collector) error {
 	}
 	last, err := api.Recast[registry.GCReport](c.Last)
 	if err == nil {
-		_, err = fmt.Fprintf(w, "\nLast, at %s: %s\n", showTime(*c.LastAt), gcLine(last))
+		_, err = fmt.Fprintf(w, "\nLast, at %s: %s\n", cli.ShowTime(*c.LastAt), gcLine(last))
 	}
 	return err
 }

@@ -1,4 +1,4 @@
-package main
+package operate
 
 import (
 	"bufio"
@@ -12,11 +12,13 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"berth/cmd/berth/cli"
+	"berth/cmd/berth/settings"
 	"berth/metadata"
 	"berth/registry"
 )
 
-func newImportCommand() *cobra.Command {
+func NewImportCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "import",
 		Short: "Take over users and tokens from other systems",
@@ -38,7 +40,7 @@ type importFlags struct {
 	dryRun bool
 	skip   bool
 	admins bool
-	output *choice
+	output *cli.Choice
 }
 
 // check is what becomes of records that cannot be imported: all of them are one error, or with --skip-invalid
@@ -60,10 +62,10 @@ func (f *importFlags) adminsFlag(c *cobra.Command) {
 
 func addImportFlags(c *cobra.Command) *importFlags {
 	f := &importFlags{cmd: c}
-	addFlags(c.Flags())
+	settings.AddFlags(c.Flags())
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "only say what would be done")
 	c.Flags().BoolVar(&f.skip, "skip-invalid", false, "leave out records that cannot be imported; without it they are named, and nothing is imported")
-	f.output = outputFlag(c)
+	f.output = cli.OutputFlag(c)
 	return f
 }
 
@@ -90,8 +92,8 @@ type imported struct {
 // print writes the report, and says nothing was written after a dry run.
 func (f *importFlags) print(cmd *cobra.Command, r imported) error {
 	r.DryRun = f.dryRun
-	if f.output.value == "json" {
-		return printJSON(cmd.OutOrStdout(), r)
+	if f.output.Value == "json" {
+		return cli.PrintJSON(cmd.OutOrStdout(), r)
 	}
 	for _, line := range r.Kept {
 		fmt.Fprintln(cmd.ErrOrStderr(), line)
@@ -100,13 +102,13 @@ func (f *importFlags) print(cmd *cobra.Command, r imported) error {
 	if f.dryRun {
 		did = "would be made"
 	}
-	parts := []string{count(r.Users, "user") + " " + did}
+	parts := []string{cli.Count(r.Users, "user") + " " + did}
 	for _, made := range []struct {
 		n    int
 		what string
 	}{{r.Tokens, "token"}, {r.Groups, "group"}, {r.Members, "membership"}, {r.Grants, "grant"}, {r.Services, "service"}, {r.Keys, "key"}} {
 		if made.n > 0 {
-			parts = append(parts, count(made.n, made.what)+" "+did)
+			parts = append(parts, cli.Count(made.n, made.what)+" "+did)
 		}
 	}
 	if r.Updated > 0 {
@@ -134,8 +136,8 @@ var errDryRun = errors.New("nothing is written in a dry run")
 // after each, so it counts twice what the file has twice in different batches.
 func importAll[T any](ctx context.Context, l *local, f *importFlags, records []T, one func(context.Context, *metadata.Tx, T, *imported) error) (imported, error) {
 	var total imported
-	p := newProgress(f.cmd, "importing")
-	defer p.end()
+	p := cli.NewProgress(f.cmd, "importing")
+	defer p.End()
 	at := registry.Progress{Unit: registry.UnitItems, Total: int64(len(records))}
 	for len(records) > 0 {
 		n := min(importBatch, len(records))
@@ -163,7 +165,7 @@ func importAll[T any](ctx context.Context, l *local, f *importFlags, records []T
 		records = records[n:]
 		at.Done += int64(n)
 		if len(records) > 0 {
-			p.show(at, fmt.Sprintf("%d of %d records", at.Done, at.Total))
+			p.Show(at, fmt.Sprintf("%d of %d records", at.Done, at.Total))
 		}
 	}
 	return total, nil
@@ -179,7 +181,7 @@ const (
 // to S3 are. More than 256 MiB is an error of the reader.
 func openImport(cmd *cobra.Command, name string) (io.Reader, func() error, error) {
 	done := func() error { return nil }
-	in := input(cmd)
+	in := cli.Input(cmd)
 	if name != "-" {
 		f, err := os.Open(name)
 		if err != nil {
@@ -207,7 +209,7 @@ type boundedReader struct {
 
 func (b *boundedReader) Read(p []byte) (int, error) {
 	if b.left <= 0 {
-		return 0, fmt.Errorf("the file is larger than %s", showBytes(maxImportBytes))
+		return 0, fmt.Errorf("the file is larger than %s", cli.ShowBytes(maxImportBytes))
 	}
 	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
 	b.left -= int64(n)

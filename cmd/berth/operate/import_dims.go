@@ -1,4 +1,4 @@
-package main
+package operate
 
 import (
 	"bufio"
@@ -15,6 +15,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/auth"
+	"berth/cmd/berth/cli"
+	"berth/cmd/berth/client"
 	"berth/metadata"
 	"berth/oci"
 )
@@ -45,9 +47,9 @@ token is stored. Tokens that somebody deleted here since come back when the file
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		carried, err := auth.ParseActions(*actions)
 		if err != nil {
-			return usagef("--actions: %s", message(err))
+			return cli.Usagef("--actions: %s", cli.Message(err))
 		}
-		if err := nameArgument("source", *source); err != nil {
+		if err := client.NameArgument("source", *source); err != nil {
 			return err
 		}
 		in, done, err := openImport(cmd, args[0])

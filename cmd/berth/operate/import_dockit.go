@@ -1,4 +1,4 @@
-package main
+package operate
 
 import (
 	"bytes"
@@ -19,6 +19,8 @@ import (
 
 	"berth/auth"
 	"berth/auth/token"
+	"berth/cmd/berth/cli"
+	"berth/cmd/berth/client"
 	"berth/metadata"
 	"berth/oci"
 )
@@ -98,18 +100,18 @@ func dockitSource(args []string) (string, error) {
 	if len(args) == 1 {
 		return args[0], nil
 	}
-	dsn := firstEnv("DOCKIT_SQL_DSN", "SQL_DSN")
+	dsn := client.FirstEnv("DOCKIT_SQL_DSN", "SQL_DSN")
 	if dsn == "" {
-		return "", usagef("name Dockit's SQLite file or mysql:// URL, or set DOCKIT_SQL_DIALECT and DOCKIT_SQL_DSN as for Dockit")
+		return "", cli.Usagef("name Dockit's SQLite file or mysql:// URL, or set DOCKIT_SQL_DIALECT and DOCKIT_SQL_DSN as for Dockit")
 	}
-	if firstEnv("DOCKIT_SQL_DIALECT", "SQL_DIALECT") == "mysql" {
+	if client.FirstEnv("DOCKIT_SQL_DIALECT", "SQL_DIALECT") == "mysql" {
 		return "mysql://" + dsn, nil
 	}
 	return dsn, nil
 }
 
-// openDockit opens Dockit's database for reading.
-func openDockit(source string) (*sql.DB, error) {
+// OpenDockit opens Dockit's database for reading.
+func OpenDockit(source string) (*sql.DB, error) {
 	if dsn, ok := strings.CutPrefix(source, "mysql://"); ok {
 		c, err := mysqlConfig(dsn)
 		if err != nil {
@@ -192,7 +194,7 @@ type (
 
 // readDockit reads the whole database.
 func readDockit(ctx context.Context, source string) (d dockitData, err error) {
-	db, err := openDockit(source)
+	db, err := OpenDockit(source)
 	if err != nil {
 		return d, err
 	}
@@ -307,11 +309,11 @@ func (i *dockitImport) users(ctx context.Context) error {
 			continue
 		}
 		if _, err := auth.ParseUserName(u.name); err != nil {
-			i.kept("a user: %s", message(err))
+			i.kept("a user: %s", cli.Message(err))
 			continue
 		}
 		if err := hasher.Check(u.hash); err != nil {
-			i.kept("the user %s: %s", u.name, message(err))
+			i.kept("the user %s: %s", u.name, cli.Message(err))
 			continue
 		}
 		i.grantees[u.id] = metadata.Grantee{User: u.name}

@@ -1,4 +1,4 @@
-package main
+package operate
 
 import (
 	"bufio"
@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/auth"
+	"berth/cmd/berth/cli"
 	"berth/metadata"
 	"berth/oci"
 )
@@ -102,7 +103,7 @@ func readHtpasswd(file string, in io.Reader) (entries []htpasswdEntry, problems 
 			continue
 		}
 		if _, err := auth.ParseUserName(name); err != nil {
-			bad("%s", message(err))
+			bad("%s", cli.Message(err))
 			continue
 		}
 		if kind := otherHash(hash); kind != "" {
@@ -110,7 +111,7 @@ func readHtpasswd(file string, in io.Reader) (entries []htpasswdEntry, problems 
 			continue
 		}
 		if err := hasher.Check(hash); err != nil {
-			bad("%s: %s", name, message(err))
+			bad("%s: %s", name, cli.Message(err))
 			continue
 		}
 		if first, ok := seen[name]; ok {

@@ -1,4 +1,4 @@
-package main
+package operate
 
 import (
 	"context"
@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"berth/auth"
+	"berth/cmd/berth/cli"
+	"berth/cmd/berth/open"
 	"berth/metadata"
 	"berth/oci"
 )
@@ -43,10 +45,10 @@ func newIdentities(ctx context.Context, l *local, source string, admins bool) (i
 			after = page[len(page)-1].Name
 		}
 	})
-	if err != nil || source != "ldap" || !l.config.LDAP.enabled() || l.config.LDAP.UserDN != "" {
+	if err != nil || source != "ldap" || !l.config.LDAP.Enabled() || l.config.LDAP.UserDN != "" {
 		return i, done, err
 	}
-	directory, err := ldapAuthenticator(l.config.LDAP, nil, func(string, time.Duration) {}, slog.New(slog.DiscardHandler))
+	directory, err := open.LdapAuthenticator(l.config.LDAP, nil, func(string, time.Duration) {}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -81,7 +83,7 @@ func (i *identities) nameOf(ctx context.Context, written string, credential bool
 		name = known
 	}
 	if _, err := auth.ParseUserName(name); err != nil {
-		return "", badf("%s", message(err))
+		return "", badf("%s", cli.Message(err))
 	}
 	key := strings.ToLower(name)
 	here := i.users[key]

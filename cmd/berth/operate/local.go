@@ -1,4 +1,6 @@
-package main
+// Package operate has the commands that work on the configured database and store, beside running servers; most can
+// also ask a server to do it. A file has the commands of its name. Start with runLocal.
+package operate
 
 import (
 	"context"
@@ -11,6 +13,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
+	"berth/cmd/berth/open"
+	"berth/cmd/berth/settings"
 	"berth/metadata"
 	"berth/registry"
 	"berth/storage"
@@ -19,7 +23,7 @@ import (
 // local is what the commands work on that go to the configured database and
 // store themselves, beside running servers.
 type local struct {
-	config   *config
+	config   *settings.Config
 	log      *slog.Logger
 	db       *metadata.DB
 	store    storage.Store // nil for commands that do not need it
@@ -29,18 +33,18 @@ type local struct {
 // runLocal opens what a command works on, runs it, and closes. It makes no registry where there is
 // none, and does not migrate: servers of an older version may be running.
 func runLocal(cmd *cobra.Command, withStore bool, run func(context.Context, *local) error) (err error) {
-	c, err := loadConfig(cmd.Flags(), os.Environ())
+	c, err := settings.Load(cmd.Flags(), os.Environ())
 	if err != nil {
 		return err
 	}
-	ctx, log := cmd.Context(), newLogger(c, cmd.ErrOrStderr())
+	ctx, log := cmd.Context(), open.Logger(c, cmd.ErrOrStderr())
 	l := &local{config: c, log: log}
-	o := databaseOptions(c, 4, log)
+	o := open.DatabaseOptions(c, 4, log)
 	o.MustExist = true
 	if l.db, err = metadata.Open(ctx, o); errors.Is(err, metadata.ErrNoDatabase) {
 		return noRegistry(cmd, c)
 	} else if err != nil {
-		return databaseError(err)
+		return open.DatabaseError(err)
 	}
 	defer func() { err = errors.Join(err, l.db.Close()) }()
 	have, want, err := l.db.SchemaVersion(ctx)
@@ -54,26 +58,26 @@ func runLocal(cmd *cobra.Command, withStore bool, run func(context.Context, *loc
 		return fmt.Errorf("the database has schema version %d and this program needs %d: use the berth of the servers, or run 'berth migrate' when they are updated", have, want)
 	}
 	if withStore {
-		if l.store, err = openStore(ctx, c, true, log, prometheus.NewRegistry()); errors.Is(err, fs.ErrNotExist) {
+		if l.store, err = open.Store(ctx, c, true, log, prometheus.NewRegistry()); errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("the store of the registry is not here: %w: give --data-dir or --storage-url as the servers have them", err)
 		} else if err != nil {
 			return err
 		}
 	}
-	options := registryOptions(c)
+	options := open.RegistryOptions(c)
 	options.Logger = log
 	l.registry = registry.New(l.db, l.store, options)
 	return run(ctx, l)
 }
 
 // noRegistry says that the settings lead to no registry, of which nothing is made here.
-func noRegistry(cmd *cobra.Command, c *config) error {
+func noRegistry(cmd *cobra.Command, c *settings.Config) error {
 	ask := ""
 	if cmd.Flags().Lookup("server") != nil {
 		ask = ", or --server to ask a running one"
 	}
 	return fmt.Errorf("there is no registry here: %s has no data. Give --data-dir or --database-url as the servers have them%s; 'berth serve' makes a new registry",
-		describeDatabase(c.DatabaseURL), ask)
+		open.DescribeDatabase(c.DatabaseURL), ask)
 }
 
 // mayChange refuses what would change a registry that its settings make read-only: it is being

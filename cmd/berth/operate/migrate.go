@@ -1,4 +1,4 @@
-package main
+package operate
 
 import (
 	"errors"
@@ -7,6 +7,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"berth/cmd/berth/cli"
+	"berth/cmd/berth/open"
+	"berth/cmd/berth/settings"
 	"berth/metadata"
 )
 
@@ -17,9 +20,9 @@ type schema struct {
 	Newest  int      `json:"newest"` // that this program has
 }
 
-func newMigrateCommand() *cobra.Command {
+func NewMigrateCommand() *cobra.Command {
 	var status bool
-	var output *choice
+	var output *cli.Choice
 	c := &cobra.Command{
 		Use:   "migrate",
 		Short: "Bring the database's schema up to date",
@@ -29,19 +32,19 @@ starts; this is for those who do it by hand, before a new version is rolled out.
   berth migrate --status --database-url postgres://berth@db/berth`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			c, err := loadConfig(cmd.Flags(), os.Environ())
+			c, err := settings.Load(cmd.Flags(), os.Environ())
 			if err != nil {
 				return err
 			}
 			ctx := cmd.Context()
-			o := databaseOptions(c, 2, newLogger(c, cmd.ErrOrStderr()))
+			o := open.DatabaseOptions(c, 2, open.Logger(c, cmd.ErrOrStderr()))
 			o.MustExist = status
 			db, err := metadata.Open(ctx, o)
 			if errors.Is(err, metadata.ErrNoDatabase) {
 				return noRegistry(cmd, c)
 			}
 			if err != nil {
-				return databaseError(err)
+				return open.DatabaseError(err)
 			}
 			defer func() {
 				if e := db.Close(); err == nil {
@@ -53,7 +56,7 @@ starts; this is for those who do it by hand, before a new version is rolled out.
 				applied, err := db.Migrate(ctx)
 				for _, name := range applied {
 					done.Applied = append(done.Applied, name)
-					if output.value != "json" {
+					if output.Value != "json" {
 						fmt.Fprintln(cmd.OutOrStdout(), "applied", name)
 					}
 				}
@@ -64,15 +67,15 @@ starts; this is for those who do it by hand, before a new version is rolled out.
 			if done.Version, done.Newest, err = db.SchemaVersion(ctx); err != nil {
 				return err
 			}
-			if output.value == "json" {
-				return printJSON(cmd.OutOrStdout(), done)
+			if output.Value == "json" {
+				return cli.PrintJSON(cmd.OutOrStdout(), done)
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "schema version %d of %d\n", done.Version, done.Newest)
 			return err
 		},
 	}
-	addFlags(c.Flags())
+	settings.AddFlags(c.Flags())
 	c.Flags().BoolVar(&status, "status", false, "only say which version the schema has")
-	output = outputFlag(c)
+	output = cli.OutputFlag(c)
 	return c
 }

@@ -1,4 +1,4 @@
-package main
+package operate
 
 import (
 	"context"
@@ -7,10 +7,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/backup"
+	"berth/cmd/berth/cli"
+	"berth/cmd/berth/open"
+	"berth/cmd/berth/settings"
 	"berth/registry"
 )
 
-func newMigrateStorageCommand() *cobra.Command {
+func NewMigrateStorageCommand() *cobra.Command {
 	var flags transferFlags
 	var toDatabase, toStorage string
 	var storageOnly bool
@@ -59,27 +62,27 @@ The exit code is 1 when the registry itself has lost some bytes, or the target l
 				return relocate(cmd, flags.output, rate)
 			}
 			if toDatabase == "" || toStorage == "" {
-				return usagef("--to-database and --to-storage are needed, or --storage-only, or --server")
+				return cli.Usagef("--to-database and --to-storage are needed, or --storage-only, or --server")
 			}
-			if err := errors.Join(validDatabase(toDatabase), validStorage(toStorage)); err != nil {
-				return asUsage(err)
+			if err := errors.Join(settings.ValidDatabase(toDatabase), settings.ValidStorage(toStorage)); err != nil {
+				return cli.AsUsage(err)
 			}
 			return runLocal(cmd, true, func(ctx context.Context, l *local) error {
-				target, err := targetOf(l.config, toDatabase, toStorage)
+				target, err := open.TargetOf(l.config, toDatabase, toStorage)
 				if err != nil {
-					return asUsage(err)
+					return cli.AsUsage(err)
 				}
-				return withTarget(ctx, target, l.log, func(to registry.Side) error {
-					p := newProgress(cmd, "copying")
-					defer p.end()
+				return open.WithTarget(ctx, target, l.log, func(to registry.Side) error {
+					p := cli.NewProgress(cmd, "copying")
+					defer p.End()
 					report, err := registry.Transfer(ctx, registry.Side{DB: l.db, Store: l.store}, to, registry.TransferRun{
-						Source: describeDatabase(l.config.DatabaseURL), Rate: rate, Logger: l.log, Progress: showTransfer(p),
+						Source: open.DescribeDatabase(l.config.DatabaseURL), Rate: rate, Logger: l.log, Progress: showTransfer(p),
 					})
 					if err != nil {
 						return err
 					}
 					check, err := backup.Compare(ctx, to, backup.Options{Logger: l.log, CheckProgress: showCheck(p)})
-					p.end()
+					p.End()
 					if err != nil {
 						return err
 					}
@@ -100,15 +103,15 @@ The exit code is 1 when the registry itself has lost some bytes, or the target l
 }
 
 // relocate moves the objects of the registry from its second store to its first.
-func relocate(cmd *cobra.Command, output *choice, rate float64) error {
+func relocate(cmd *cobra.Command, output *cli.Choice, rate float64) error {
 	return runLocal(cmd, false, func(ctx context.Context, l *local) error {
-		from, to, err := openStores(ctx, l.config, l.log)
+		from, to, err := open.Stores(ctx, l.config, l.log)
 		if err != nil {
-			return asUsage(err)
+			return cli.AsUsage(err)
 		}
-		p := newProgress(cmd, "moving")
+		p := cli.NewProgress(cmd, "moving")
 		report, err := l.registry.Relocate(ctx, from, to, registry.TransferRun{Rate: rate, Logger: l.log, Progress: showTransfer(p)})
-		p.end()
+		p.End()
 		if err != nil {
 			return err
 		}

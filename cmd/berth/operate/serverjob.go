@@ -1,4 +1,4 @@
-package main
+package operate
 
 import (
 	"context"
@@ -8,6 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"berth/cmd/berth/cli"
+	"berth/cmd/berth/client"
 	"berth/registry"
 )
 
@@ -23,7 +25,7 @@ func (f *jobFlags) add(c *cobra.Command, noun string) {
 // local refuses the flags where no server is asked.
 func (f *jobFlags) local() error {
 	if f.status || f.cancel {
-		return usagef("--status and --cancel are for what a server does in the background: give --server")
+		return cli.Usagef("--status and --cancel are for what a server does in the background: give --server")
 	}
 	return nil
 }
@@ -51,13 +53,13 @@ const jobPatience = time.Minute
 
 // passing reports whether an error of asking may be another one, or none, in a moment.
 func passing(err error) bool {
-	var refused problemError
+	var refused client.ProblemError
 	return !errors.As(err, &refused) || refused.Status >= 500
 }
 
 // run does what the flags say. Without any it starts the job and waits for the end; when it
 // is interrupted the job goes on.
-func (j serverJob[T]) run(cmd *cobra.Command, flags jobFlags, output *choice) error {
+func (j serverJob[T]) run(cmd *cobra.Command, flags jobFlags, output *cli.Choice) error {
 	ctx := cmd.Context()
 	switch {
 	case flags.cancel:
@@ -73,29 +75,29 @@ func (j serverJob[T]) run(cmd *cobra.Command, flags jobFlags, output *choice) er
 	if err != nil {
 		return err
 	}
-	p := newProgress(cmd, j.noun)
-	defer p.end()
+	p := cli.NewProgress(cmd, j.noun)
+	defer p.End()
 	for heard := time.Now(); ; {
 		job, err := j.get(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return j.interrupted()
 		case err != nil && passing(err) && time.Since(heard) < jobPatience:
-			p.end()
+			p.End()
 			fmt.Fprintln(cmd.ErrOrStderr(), "asking again:", err)
 		case err != nil:
 			return fmt.Errorf("the %s was started, but how far it is cannot be asked, see %s --status: %w", j.noun, j.command, err)
 		case job.Head().ID != id:
 			return fmt.Errorf("the %s has ended, and somebody has started another one since, see %s --status", j.noun, j.command)
 		case job.Head().State != registry.JobRunning:
-			p.end()
+			p.End()
 			if err := j.print(job); err != nil {
 				return err
 			}
 			return j.outcome(job)
 		default:
 			heard = time.Now()
-			p.show(j.at(job), j.line(job))
+			p.Show(j.at(job), j.line(job))
 		}
 		select {
 		case <-time.After(jobPoll):
@@ -110,17 +112,17 @@ func (j serverJob[T]) interrupted() error {
 }
 
 // status shows the job that runs, or how the last one ended.
-func (j serverJob[T]) status(cmd *cobra.Command, output *choice) error {
+func (j serverJob[T]) status(cmd *cobra.Command, output *cli.Choice) error {
 	job, err := j.get(cmd.Context())
 	if err != nil {
 		return err
 	}
 	h := job.Head()
 	running := h.State == registry.JobRunning
-	if output.value == "json" {
-		err = printJSON(cmd.OutOrStdout(), job)
+	if output.Value == "json" {
+		err = cli.PrintJSON(cmd.OutOrStdout(), job)
 	} else {
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s, started by %s, last heard of at %s\n", h.State, h.StartedBy, showTime(h.UpdatedAt))
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s, started by %s, last heard of at %s\n", h.State, h.StartedBy, cli.ShowTime(h.UpdatedAt))
 		if err == nil && running {
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), j.line(job))
 		} else if err == nil {

@@ -1,4 +1,4 @@
-package main
+package operate
 
 import (
 	"bytes"
@@ -9,6 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"berth/cmd/berth/cli"
+	"berth/cmd/berth/client"
 	"berth/registry"
 )
 
@@ -30,8 +32,8 @@ func TestServerJob(t *testing.T) {
 		printed int
 	}{
 		"it finishes":              {answers: []answer{{job: head("a", registry.JobRunning, "")}, {job: head("a", registry.JobFinished, "")}}, printed: 1},
-		"a replica dies meanwhile": {answers: []answer{{err: away}, {err: problemError{Status: 503}}, {job: head("a", registry.JobFinished, "")}}, printed: 1},
-		"it is refused":            {answers: []answer{{err: problemError{Status: 403, Detail: "only admins may"}}}, want: "only admins may"},
+		"a replica dies meanwhile": {answers: []answer{{err: away}, {err: client.ProblemError{Status: 503}}, {job: head("a", registry.JobFinished, "")}}, printed: 1},
+		"it is refused":            {answers: []answer{{err: client.ProblemError{Status: 403, Detail: "only admins may"}}}, want: "only admins may"},
 		"it fails":                 {answers: []answer{{job: head("a", registry.JobFailed, "the disk is full")}}, want: "the check was not finished: the disk is full", printed: 1},
 		"another one":              {answers: []answer{{job: head("b", registry.JobFinished, "")}}, want: "somebody has started another one"},
 		"bytes are lost":           {answers: []answer{{job: head("a", registry.JobFinished, "")}}, wrong: errors.New("bytes are lost"), want: "bytes are lost", printed: 1},
@@ -62,7 +64,7 @@ func TestServerJob(t *testing.T) {
 				line:  func(*registry.CheckJob) string { return "so far" },
 				print: func(*registry.CheckJob) error { printed++; return nil },
 				wrong: func(*registry.CheckJob) error { return c.wrong },
-			}.run(cmd, c.flags, &choice{value: "text"})
+			}.run(cmd, c.flags, &cli.Choice{Value: "text"})
 			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 				t.Errorf("it ends with %v, want %q", err, c.want)
 			}

@@ -1,14 +1,17 @@
-package main
+package operate
 
 import (
 	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
+
+	"berth/cmd/berth/cli"
+	"berth/cmd/berth/settings"
 )
 
-func newConfigCommand() *cobra.Command {
-	var output *choice
+func NewConfigCommand() *cobra.Command {
+	var output *cli.Choice
 	c := &cobra.Command{
 		Use:   "config",
 		Short: "Print the settings in force, without secrets",
@@ -16,28 +19,28 @@ func newConfigCommand() *cobra.Command {
   BERTH_LISTEN=:8080 berth config --config /etc/berth.yaml -o json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := loadConfig(cmd.Flags(), os.Environ())
+			c, err := settings.Load(cmd.Flags(), os.Environ())
 			if err != nil {
 				return err
 			}
 			values := map[string]string{}
-			for _, s := range settings() {
-				value := maskURLs(s.get(c))
-				if s.secret && value != "" {
+			for _, s := range settings.All() {
+				value := settings.MaskURLs(s.Get(c))
+				if s.Secret && value != "" {
 					value = "***"
 				}
-				values[s.key] = value
-				if output.value != "json" {
-					fmt.Fprintf(cmd.OutOrStdout(), "%s: %q\n", s.key, value)
+				values[s.Key] = value
+				if output.Value != "json" {
+					fmt.Fprintf(cmd.OutOrStdout(), "%s: %q\n", s.Key, value)
 				}
 			}
-			if output.value == "json" {
-				return printJSON(cmd.OutOrStdout(), values)
+			if output.Value == "json" {
+				return cli.PrintJSON(cmd.OutOrStdout(), values)
 			}
 			return nil
 		},
 	}
-	addFlags(c.Flags())
-	output = outputFlag(c)
+	settings.AddFlags(c.Flags())
+	output = cli.OutputFlag(c)
 	return c
 }

@@ -1,15 +1,18 @@
-package main
+package operate
 
 import (
 	"os"
 
 	"github.com/spf13/cobra"
+
+	"berth/cmd/berth/client"
+	"berth/cmd/berth/settings"
 )
 
 // place is where a command works that has two ways: on the configured database
 // and store itself, or on a running server over the management API.
 type place struct {
-	server remote
+	server client.Remote
 	local  bool
 }
 
@@ -20,7 +23,7 @@ It works on the configured database and store, unless --server says otherwise, o
 
 // addFlags adds --server and what signs in there, and --local.
 func (p *place) addFlags(c *cobra.Command) {
-	p.server.addConnectFlags(c, "ask this server instead of the configured database and store (default $BERTH_SERVER, where no setting says where those are)")
+	p.server.AddConnectFlags(c, "ask this server instead of the configured database and store (default $BERTH_SERVER, where no setting says where those are)")
 	c.Flags().BoolVar(&p.local, "local", false, "work on the configured database and store, whatever BERTH_SERVER says")
 	c.MarkFlagsMutuallyExclusive("server", "local")
 }
@@ -29,12 +32,12 @@ func (p *place) addFlags(c *cobra.Command) {
 // database works on that one, also where BERTH_SERVER is set for other commands.
 func (p *place) remote(cmd *cobra.Command) (bool, error) {
 	switch {
-	case p.server.server != "":
+	case p.server.Server != "":
 		return true, nil
 	case p.local || os.Getenv("BERTH_SERVER") == "":
 		return false, nil
 	}
-	c, err := loadConfig(cmd.Flags(), os.Environ())
+	c, err := settings.Load(cmd.Flags(), os.Environ())
 	if err != nil {
 		return false, err
 	}

@@ -1,4 +1,4 @@
-package main
+package operate
 
 import (
 	"context"
@@ -13,13 +13,16 @@ import (
 
 	"berth/api"
 	apiclient "berth/api/client"
+	"berth/cmd/berth/cli"
+	"berth/cmd/berth/client"
+	"berth/cmd/berth/settings"
 	"berth/metadata"
 	"berth/oci"
 	"berth/registry"
 )
 
-func newWhyCommand() *cobra.Command {
-	var output *choice
+func NewWhyCommand() *cobra.Command {
+	var output *cli.Choice
 	var where place
 	c := &cobra.Command{
 		Use:   "why DIGEST",
@@ -34,11 +37,11 @@ A server tells everybody of the repositories that they may pull from, and admins
 		RunE: func(cmd *cobra.Command, args []string) error {
 			d, err := oci.ParseDigest(args[0])
 			if err != nil {
-				return usagef("%q is not a digest, such as sha256: and 64 hexadecimal digits", args[0])
+				return cli.Usagef("%q is not a digest, such as sha256: and 64 hexadecimal digits", args[0])
 			}
 			show := func(why registry.Why) error {
-				if output.value == "json" {
-					return printJSON(cmd.OutOrStdout(), why)
+				if output.Value == "json" {
+					return cli.PrintJSON(cmd.OutOrStdout(), why)
 				}
 				printWhy(cmd.OutOrStdout(), why)
 				return nil
@@ -46,11 +49,11 @@ A server tells everybody of the repositories that they may pull from, and admins
 			if remote, err := where.remote(cmd); err != nil {
 				return err
 			} else if remote {
-				s, err := where.server.connect(cmd)
+				s, err := where.server.Connect(cmd)
 				if err != nil {
 					return err
 				}
-				shown, err := fetched(s.ExplainDigestWithResponse(cmd.Context(), d.String()))
+				shown, err := client.Fetched(s.ExplainDigestWithResponse(cmd.Context(), d.String()))
 				if err != nil {
 					return err
 				}
@@ -73,9 +76,9 @@ A server tells everybody of the repositories that they may pull from, and admins
 			})
 		},
 	}
-	addFlags(c.Flags())
+	settings.AddFlags(c.Flags())
 	where.addFlags(c)
-	output = outputFlag(c)
+	output = cli.OutputFlag(c)
 	return c
 }
 
@@ -83,13 +86,13 @@ A server tells everybody of the repositories that they may pull from, and admins
 func printWhy(w io.Writer, why registry.Why) {
 	fmt.Fprintln(w, why.Digest)
 	if b := why.Blob; b != nil {
-		fmt.Fprintf(w, "blob of %s", showBytes(b.Size))
+		fmt.Fprintf(w, "blob of %s", cli.ShowBytes(b.Size))
 		if b.Key != "" { // a server tells admins only
-			fmt.Fprintf(w, ", stored %s, object %s", showTime(b.StoredAt), b.Key)
+			fmt.Fprintf(w, ", stored %s, object %s", cli.ShowTime(b.StoredAt), b.Key)
 		}
 		fmt.Fprintln(w)
 		if b.MissingSince != nil {
-			fmt.Fprintf(w, "  its bytes are lost since %s: push it again\n", showTime(*b.MissingSince))
+			fmt.Fprintf(w, "  its bytes are lost since %s: push it again\n", cli.ShowTime(*b.MissingSince))
 		}
 		if b.Fate != nil {
 			fmt.Fprintln(w, "  no repository has it: "+fateText(b.Fate))
@@ -98,7 +101,7 @@ func printWhy(w io.Writer, why registry.Why) {
 	for _, r := range why.Repositories {
 		fmt.Fprintln(w, "repository", r.Name)
 		if r.Linked != nil {
-			fmt.Fprintf(w, "  has the blob since %s\n", showTime(*r.Linked))
+			fmt.Fprintf(w, "  has the blob since %s\n", cli.ShowTime(*r.Linked))
 		}
 		if r.Fate != nil {
 			fmt.Fprintln(w, "  no manifest needs the blob: "+fateText(r.Fate))
@@ -129,7 +132,7 @@ func printWhy(w io.Writer, why registry.Why) {
 		fmt.Fprintln(w, "retention rules of more tags: see berth retention dry-run")
 	}
 	for _, o := range why.Removals {
-		fmt.Fprintf(w, "collected: the object %s (%s) goes after %s\n", o.Key, showBytes(o.Size), showTime(o.After))
+		fmt.Fprintf(w, "collected: the object %s (%s) goes after %s\n", o.Key, cli.ShowBytes(o.Size), cli.ShowTime(o.After))
 	}
 }
 
@@ -141,7 +144,7 @@ func printHolder(w io.Writer, how string, h *registry.Holder, indent string) {
 	fmt.Fprintf(w, "%s%s %s (%s)\n", indent, how, h.Digest, kind)
 	indent += "  "
 	for _, t := range h.Tags {
-		fmt.Fprintf(w, "%stag %s (%s), pushed %s\n", indent, t.Name, t.Mode, showTime(t.UpdatedAt))
+		fmt.Fprintf(w, "%stag %s (%s), pushed %s\n", indent, t.Name, t.Mode, cli.ShowTime(t.UpdatedAt))
 		printTagRetention(w, t.Retention, indent+"  ")
 	}
 	for _, d := range h.Deleted {
@@ -176,7 +179,7 @@ func printTagRetention(w io.Writer, t *registry.TagRetention, indent string) {
 	if !t.Keep {
 		when := ""
 		if t.After != nil {
-			when = " after " + showTime(*t.After)
+			when = " after " + cli.ShowTime(*t.After)
 		}
 		fmt.Fprintf(w, "%sgoes with the next run of retention%s (retention:%s of the %s)\n", indent, when, t.Rule, t.Level)
 	}
@@ -192,7 +195,7 @@ func printTagRetention(w io.Writer, t *registry.TagRetention, indent string) {
 			parts = append(parts, "by retention:"+reason.Rule)
 		}
 		if reason.Until != nil {
-			parts = append(parts, "until "+showTime(*reason.Until))
+			parts = append(parts, "until "+cli.ShowTime(*reason.Until))
 		}
 		fmt.Fprintf(w, "%s%s: %s\n", indent, strings.Join(parts, " "), reason.Reason)
 	}
@@ -200,7 +203,7 @@ func printTagRetention(w io.Writer, t *registry.TagRetention, indent string) {
 
 // undoText is until when a deletion can be undone.
 func undoText(d *registry.Deletion) string {
-	text := "by " + d.DeletedBy + " at " + showTime(d.DeletedAt) + ", can be restored until " + showTime(d.Until) + " (undo_window)"
+	text := "by " + d.DeletedBy + " at " + cli.ShowTime(d.DeletedAt) + ", can be restored until " + cli.ShowTime(d.Until) + " (undo_window)"
 	if len(d.Tags) > 0 {
 		text += ", with the tags " + strings.Join(d.Tags, ", ")
 		if d.Truncated {
@@ -224,15 +227,15 @@ func fateText(f *registry.Fate) string {
 	case f.Since == nil:
 		parts = append(parts, "since when was not noted, run berth check --repair")
 	case f.After == nil:
-		parts = append(parts, "since "+showTime(*f.Since), "kept, because "+rule+" is 0s")
+		parts = append(parts, "since "+cli.ShowTime(*f.Since), "kept, because "+rule+" is 0s")
 	default:
-		parts = append(parts, "since "+showTime(*f.Since), "goes after "+showTime(*f.After)+" ("+rule+")")
+		parts = append(parts, "since "+cli.ShowTime(*f.Since), "goes after "+cli.ShowTime(*f.After)+" ("+rule+")")
 	}
 	return strings.Join(parts, ", ")
 }
 
-func newDuCommand() *cobra.Command {
-	var output *choice
+func NewDuCommand() *cobra.Command {
+	var output *cli.Choice
 	var teams bool
 	var team string
 	var where place
@@ -254,7 +257,7 @@ It reads all links. A server tells admins about all teams, and the members of a 
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if team != "" {
-				if err := nameArgument("team", team); err != nil {
+				if err := client.NameArgument("team", team); err != nil {
 					return err
 				}
 			}
@@ -285,35 +288,35 @@ It reads all links. A server tells admins about all teams, and the members of a 
 						return err
 					}
 				}
-				if output.value == "json" {
-					return printJSON(cmd.OutOrStdout(), usage)
+				if output.Value == "json" {
+					return cli.PrintJSON(cmd.OutOrStdout(), usage)
 				}
 				return printUsage(cmd.OutOrStdout(), usage, teams)
 			})
 		},
 	}
-	addFlags(c.Flags())
+	settings.AddFlags(c.Flags())
 	where.addFlags(c)
 	c.Flags().BoolVar(&teams, "teams", false, "only the teams")
 	c.Flags().StringVar(&team, "team", "", "only this team and its repositories")
-	output = outputFlag(c)
+	output = cli.OutputFlag(c)
 	return c
 }
 
 // remoteDu asks a server: for all teams, or for the repositories of one.
-func remoteDu(cmd *cobra.Command, r *remote, team string, output *choice) error {
-	s, err := r.connect(cmd)
+func remoteDu(cmd *cobra.Command, r *client.Remote, team string, output *cli.Choice) error {
+	s, err := r.Connect(cmd)
 	if err != nil {
 		return err
 	}
 	ctx, w := cmd.Context(), cmd.OutOrStdout()
 	if team == "" {
-		shown, err := fetched(s.GetInstanceUsageWithResponse(ctx))
+		shown, err := client.Fetched(s.GetInstanceUsageWithResponse(ctx))
 		if err != nil {
 			return err
 		}
-		if output.value == "json" {
-			return printJSON(w, shown)
+		if output.Value == "json" {
+			return cli.PrintJSON(w, shown)
 		}
 		usage, err := api.Recast[registry.Usage](shown)
 		if err != nil {
@@ -322,7 +325,7 @@ func remoteDu(cmd *cobra.Command, r *remote, team string, output *choice) error 
 		return printUsage(w, usage, true)
 	}
 	repositories := []api.RepositoryUsage{}
-	for one, err := range all(func(limit *api.Limit, after *api.After) (*apiclient.ListTeamUsageResponse, error) {
+	for one, err := range client.All(func(limit *api.Limit, after *api.After) (*apiclient.ListTeamUsageResponse, error) {
 		return s.ListTeamUsageWithResponse(ctx, team, &api.ListTeamUsageParams{Limit: limit, After: after})
 	}) {
 		if err != nil {
@@ -330,13 +333,13 @@ func remoteDu(cmd *cobra.Command, r *remote, team string, output *choice) error 
 		}
 		repositories = append(repositories, one)
 	}
-	if output.value == "json" {
-		return printJSON(w, repositories)
+	if output.Value == "json" {
+		return cli.PrintJSON(w, repositories)
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(t, "REPOSITORY\tLOGICAL\tWAITING\tBLOBS\tMANIFESTS")
 	for _, u := range repositories {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%d\n", u.Repository, showBytes(u.LogicalBytes), showBytes(u.WaitingBytes), u.Blobs, u.Manifests)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%d\n", u.Repository, cli.ShowBytes(u.LogicalBytes), cli.ShowBytes(u.WaitingBytes), u.Blobs, u.Manifests)
 	}
 	return t.Flush()
 }
@@ -345,7 +348,7 @@ func printUsage(w io.Writer, u registry.Usage, teamsOnly bool) error {
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	line := func(cells ...string) { fmt.Fprintln(t, strings.Join(cells, "\t")) }
 	row := func(name string, u metadata.Usage, waiting string) {
-		line(name, showBytes(u.Logical), showBytes(u.Unique), showBytes(u.Shared), waiting, fmt.Sprint(u.Blobs), fmt.Sprint(u.Manifests))
+		line(name, cli.ShowBytes(u.Logical), cli.ShowBytes(u.Unique), cli.ShowBytes(u.Shared), waiting, fmt.Sprint(u.Blobs), fmt.Sprint(u.Manifests))
 	}
 	line("TEAM", "LOGICAL", "UNIQUE", "SHARED", "WAITING", "BLOBS", "MANIFESTS")
 	waiting := map[string]int64{}
@@ -353,7 +356,7 @@ func printUsage(w io.Writer, u registry.Usage, teamsOnly bool) error {
 		waiting[r.Team] += r.Waiting
 	}
 	for _, one := range u.Teams {
-		show := showBytes(waiting[one.Team])
+		show := cli.ShowBytes(waiting[one.Team])
 		if u.Repositories == nil {
 			show = "-" // a server measures it for one team only
 		}
@@ -363,7 +366,7 @@ func printUsage(w io.Writer, u registry.Usage, teamsOnly bool) error {
 		line()
 		line("REPOSITORY", "LOGICAL", "UNIQUE", "SHARED", "WAITING", "BLOBS", "MANIFESTS")
 		for _, one := range u.Repositories {
-			row(one.Repository, one, showBytes(one.Waiting))
+			row(one.Repository, one, cli.ShowBytes(one.Waiting))
 		}
 	}
 	if err := t.Flush(); err != nil {
@@ -371,9 +374,9 @@ func printUsage(w io.Writer, u registry.Usage, teamsOnly bool) error {
 	}
 	s := u.Stored
 	_, err := fmt.Fprintf(w, "\nStored: %s in %s, of them %s in no repository; %s about to be removed; %s of manifests; %s of unfinished uploads\n",
-		showBytes(s.Bytes), count(int(s.Blobs), "blob"), showBytes(s.Unlinked), showBytes(s.Removing), showBytes(s.Manifests), showBytes(s.Uploading))
+		cli.ShowBytes(s.Bytes), cli.Count(int(s.Blobs), "blob"), cli.ShowBytes(s.Unlinked), cli.ShowBytes(s.Removing), cli.ShowBytes(s.Manifests), cli.ShowBytes(s.Uploading))
 	if err == nil && s.Missing > 0 {
-		_, err = fmt.Fprintf(w, "The bytes of %s are known to be lost; berth check lists them.\n", count(int(s.Missing), "blob"))
+		_, err = fmt.Fprintf(w, "The bytes of %s are known to be lost; berth check lists them.\n", cli.Count(int(s.Missing), "blob"))
 	}
 	return err
 }

@@ -1,4 +1,4 @@
-package main
+package serve
 
 import (
 	"bytes"
@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"berth/auth/token"
+	"berth/cmd/berth/settings"
 	"berth/metadata"
 )
 
@@ -137,9 +138,9 @@ func TestKeyFileSettings(t *testing.T) {
 		"a=/k":              {{Service: "a", Key: "/k"}},
 		"a=/k:/c, *=/other": {{Service: "a", Key: "/k", Certificates: "/c"}, {Service: "*", Key: "/other"}},
 	} {
-		c := &config{}
-		s := keyFilesSetting("x", "", func(c *config) *[]token.KeyFile { return &c.ServiceKeyFiles }, true)
-		if err := s.set(c, value); err != nil || len(c.ServiceKeyFiles) != len(want) {
+		c := &settings.Config{}
+		s := settings.KeyFilesSetting("x", "", func(c *settings.Config) *[]token.KeyFile { return &c.ServiceKeyFiles }, true)
+		if err := s.Set(c, value); err != nil || len(c.ServiceKeyFiles) != len(want) {
 			t.Errorf("%q: %+v, %v", value, c.ServiceKeyFiles, err)
 		}
 		for n, f := range want {
@@ -147,16 +148,16 @@ func TestKeyFileSettings(t *testing.T) {
 				t.Errorf("%q: %+v, want %+v", value, c.ServiceKeyFiles[n], f)
 			}
 		}
-		if got := s.get(c); got != strings.ReplaceAll(value, " ", "") {
+		if got := s.Get(c); got != strings.ReplaceAll(value, " ", "") {
 			t.Errorf("%q is shown as %q", value, got)
 		}
 	}
 	for _, bad := range []string{"/k", "=/k", "a=", "a=:c", "a=/k,a=/l"} {
-		if err := keyFilesSetting("x", "", func(c *config) *[]token.KeyFile { return &c.ServiceKeyFiles }, true).set(&config{}, bad); err == nil {
+		if err := settings.KeyFilesSetting("x", "", func(c *settings.Config) *[]token.KeyFile { return &c.ServiceKeyFiles }, true).Set(&settings.Config{}, bad); err == nil {
 			t.Errorf("%q is taken", bad)
 		}
 	}
-	if err := keyFilesSetting("x", "", func(c *config) *[]token.KeyFile { return &c.TokenKeyFile }, false).set(&config{}, "/a,/b"); err == nil {
+	if err := settings.KeyFilesSetting("x", "", func(c *settings.Config) *[]token.KeyFile { return &c.TokenKeyFile }, false).Set(&settings.Config{}, "/a,/b"); err == nil {
 		t.Error("two files of our own are taken")
 	}
 }

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package main
+package serve
 
 // dropProgram does nothing: other systems do without.
 func dropProgram() {}

@@ -1,4 +1,5 @@
-package main
+// Package serve is 'berth serve': it makes a server of its parts (wire.go), runs it and its jobs, and stops it.
+package serve
 
 import (
 	"context"
@@ -18,10 +19,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"berth/cmd/berth/open"
+	"berth/cmd/berth/settings"
 	"berth/server"
 )
 
-func newServeCommand(version string) *cobra.Command {
+func NewCommand(version string) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the registry",
@@ -34,14 +37,14 @@ Settings come from a YAML file, the environment and flags, later ones winning.`,
   BERTH_DATABASE_URL=postgres://berth@db/berth BERTH_STORAGE_URL='s3://blobs?region=eu-central-1' berth serve`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := loadConfig(cmd.Flags(), os.Environ())
+			c, err := settings.Load(cmd.Flags(), os.Environ())
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), c, version, cmd.OutOrStdout(), newLogger(c, cmd.ErrOrStderr()))
+			return serve(cmd.Context(), c, version, cmd.OutOrStdout(), open.Logger(c, cmd.ErrOrStderr()))
 		},
 	}
-	addFlags(c.Flags())
+	settings.AddFlags(c.Flags())
 	return c
 }
 
@@ -52,7 +55,7 @@ const lastWords = 3 * time.Second
 const certificateInterval = 5 * time.Second
 
 // serve runs until the context ends; then it is not ready for the drain time, and lets requests in flight finish.
-func serve(ctx context.Context, c *config, version string, stdout io.Writer, log *slog.Logger) error {
+func serve(ctx context.Context, c *settings.Config, version string, stdout io.Writer, log *slog.Logger) error {
 	for _, w := range c.Warnings {
 		log.Warn(w)
 	}
@@ -138,7 +141,7 @@ func serve(ctx context.Context, c *config, version string, stdout io.Writer, log
 		closeAll(servers)
 		return fmt.Errorf("serving: %w", err)
 	case <-a.db.Died():
-		dead = fmt.Errorf("the database has failed, and only a new process can go on with it: start berth again: %w", cause(a.db.Dead()))
+		dead = fmt.Errorf("the database has failed, and only a new process can go on with it: start berth again: %w", open.Cause(a.db.Dead()))
 		finish = min(finish, lastWords)
 		select { // those who wait, and those who ask /readyz and /livez, are still told
 		case <-ctx.Done():
@@ -221,7 +224,7 @@ func listen(setting, address string) (net.Listener, error) {
 
 // clientAddress is what clients on this machine type: localhost and the port,
 // unless the listener or the settings are more definite.
-func clientAddress(c *config, listening net.Addr) string {
+func clientAddress(c *settings.Config, listening net.Addr) string {
 	if c.URL != "" {
 		if u, err := url.Parse(c.URL); err == nil {
 			return u.Host

@@ -1,4 +1,4 @@
-package main
+package serve
 
 import (
 	"bufio"
@@ -18,6 +18,10 @@ import (
 	"github.com/spf13/pflag"
 
 	"berth/auth"
+	"berth/cmd/berth/client"
+	"berth/cmd/berth/open"
+	"berth/cmd/berth/operate"
+	"berth/cmd/berth/settings"
 	"berth/metadata"
 	"berth/metadata/metadatatest"
 	"berth/testenv"
@@ -26,12 +30,12 @@ import (
 // A duration in a log of JSON has its unit in its name; in text it is written with it.
 func TestLogDurations(t *testing.T) {
 	for format, want := range map[string]string{"json": `"duration_ms":1.25,"at_most_ms":30000}`, "text": "duration=1.25ms at_most=30s"} {
-		c, err := loadConfig(pflag.NewFlagSet("", pflag.ContinueOnError), []string{"BERTH_LOG_FORMAT=" + format})
+		c, err := settings.Load(pflag.NewFlagSet("", pflag.ContinueOnError), []string{"BERTH_LOG_FORMAT=" + format})
 		if err != nil {
 			t.Fatal(err)
 		}
 		var log bytes.Buffer
-		newLogger(c, &log).Info("a line", slog.Duration("duration", 1250*time.Microsecond), "at_most", 30*time.Second)
+		open.Logger(c, &log).Info("a line", slog.Duration("duration", 1250*time.Microsecond), "at_most", 30*time.Second)
 		if !strings.HasSuffix(strings.TrimSpace(log.String()), want) {
 			t.Errorf("%s: %s, want %s", format, log.String(), want)
 		}
@@ -45,7 +49,7 @@ func TestLostAdminPassword(t *testing.T) {
 		data := t.TempDir()
 		start := func(env ...string) (log string) {
 			t.Helper()
-			c, err := loadConfig(pflag.NewFlagSet("", pflag.ContinueOnError),
+			c, err := settings.Load(pflag.NewFlagSet("", pflag.ContinueOnError),
 				append(env, "BERTH_LISTEN=127.0.0.1:0", "BERTH_DATA_DIR="+data, "BERTH_DATABASE_URL="+database))
 			if err != nil {
 				t.Fatal(err)
@@ -82,7 +86,7 @@ func TestLostAdminPassword(t *testing.T) {
 		if err := signIn("the first one"); err != nil {
 			t.Fatal(err)
 		}
-		cmd := newUserPasswordCommand(&remote{})
+		cmd := operate.NewUserPasswordCommand(&client.Remote{})
 		var out strings.Builder
 		cmd.SetIn(strings.NewReader("the new one\n"))
 		cmd.SetOut(&out)
@@ -125,7 +129,7 @@ func TestFirstStart(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "data")
 	start := func(env ...string) (string, error) {
 		t.Helper()
-		c, err := loadConfig(pflag.NewFlagSet("", pflag.ContinueOnError), append(env, "BERTH_DATA_DIR="+data))
+		c, err := settings.Load(pflag.NewFlagSet("", pflag.ContinueOnError), append(env, "BERTH_DATA_DIR="+data))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -164,7 +168,7 @@ func TestStop(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c, err := loadConfig(pflag.NewFlagSet("", pflag.ContinueOnError), append(env, "BERTH_DATA_DIR="+data, "BERTH_LISTEN="+free, "BERTH_ADMIN_PASSWORD=password-of-admin"))
+		c, err := settings.Load(pflag.NewFlagSet("", pflag.ContinueOnError), append(env, "BERTH_DATA_DIR="+data, "BERTH_LISTEN="+free, "BERTH_ADMIN_PASSWORD=password-of-admin"))
 		if err != nil {
 			t.Fatal(err)
 		}

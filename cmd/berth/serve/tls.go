@@ -1,4 +1,4 @@
-package main
+package serve
 
 import (
 	"context"
@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"sync/atomic"
 	"time"
+
+	"berth/cmd/berth/cli"
 )
 
 // certificate serves a certificate from files and reads them again when their
@@ -28,11 +30,11 @@ func newCertificate(certFile, keyFile string, log *slog.Logger) (*certificate, e
 
 // load reads the files and reports whether they were new.
 func (c *certificate) load() (bool, error) {
-	cert, err := readSmallFile(c.certFile)
+	cert, err := cli.ReadSmallFile(c.certFile)
 	if err != nil {
 		return false, fmt.Errorf("tls_cert: %w", err)
 	}
-	key, err := readSmallFile(c.keyFile)
+	key, err := cli.ReadSmallFile(c.keyFile)
 	if err != nil {
 		return false, fmt.Errorf("tls_key: %w", err)
 	}

@@ -1,4 +1,4 @@
-package main
+package serve
 
 import (
 	"context"
@@ -21,6 +21,8 @@ import (
 	"berth/auth"
 	"berth/auth/token"
 	"berth/backup"
+	"berth/cmd/berth/open"
+	"berth/cmd/berth/settings"
 	"berth/metadata"
 	"berth/oci"
 	"berth/people"
@@ -35,7 +37,7 @@ import (
 // the parts.
 type app struct {
 	version  string
-	config   *config
+	config   *settings.Config
 	log      *slog.Logger
 	metrics  *prometheus.Registry
 	db       *metadata.DB
@@ -56,7 +58,7 @@ type app struct {
 }
 
 // newApp makes everything from the settings. The caller closes it.
-func newApp(ctx context.Context, c *config, version string, log *slog.Logger) (a *app, err error) {
+func newApp(ctx context.Context, c *settings.Config, version string, log *slog.Logger) (a *app, err error) {
 	a = &app{config: c, version: version, log: log, metrics: prometheus.NewRegistry()}
 	defer func() {
 		if err != nil {
@@ -73,10 +75,10 @@ func newApp(ctx context.Context, c *config, version string, log *slog.Logger) (a
 	}
 	a.holder = host + "-" + hex.EncodeToString(id)
 
-	if a.db, err = openDatabase(ctx, c, log); err != nil {
+	if a.db, err = open.Database(ctx, c, log); err != nil {
 		return a, err
 	}
-	if a.store, err = openStore(ctx, c, false, log, a.metrics); err != nil {
+	if a.store, err = open.Store(ctx, c, false, log, a.metrics); err != nil {
 		return a, err
 	}
 	a.hasher = auth.NewHasher(runtime.GOMAXPROCS(0))
@@ -95,16 +97,16 @@ func newApp(ctx context.Context, c *config, version string, log *slog.Logger) (a
 		return a, err
 	}
 	gc := newGCMetrics(a.metrics)
-	options := registryOptions(c)
-	options.Collected, options.Logger, options.Budget = gc.collected, log, c.sharedBudget()
+	options := open.RegistryOptions(c)
+	options.Collected, options.Logger, options.Budget = gc.collected, log, c.SharedBudget()
 	reg := registry.New(a.db, a.store, options)
 	a.registry = reg
 	a.metrics.MustRegister(newQueueCollector(reg.Queues, log))
-	openid, err := newOIDC(c, a.db, log)
+	openid, err := open.NewOIDC(c, a.db, log)
 	if err != nil {
 		return a, err
 	}
-	list, err := authenticators(ctx, c, a.db, a.hasher, openid, log, newProviderMetrics(a.metrics))
+	list, err := open.Authenticators(ctx, c, a.db, a.hasher, openid, log, open.NewProviderMetrics(a.metrics))
 	if err != nil {
 		return a, err
 	}
@@ -113,9 +115,9 @@ func newApp(ctx context.Context, c *config, version string, log *slog.Logger) (a
 			a.closers = append(a.closers, closer)
 		}
 	}
-	policy := auth.NewPolicy(a.db, auth.PolicyOptions{PublicRead: c.PublicRead, Clock: a.db.Now, Teams: teamService(list), ExternalMaxAge: c.ExternalMaxAge})
+	policy := auth.NewPolicy(a.db, auth.PolicyOptions{PublicRead: c.PublicRead, Clock: a.db.Now, Teams: open.TeamService(list), ExternalMaxAge: c.ExternalMaxAge})
 	refresher := auth.NewRefresher(a.db, a.db.Now)
-	refresher.External(c.ExternalMaxAge, auth.NewDirectory(a.db, log, a.db.Now), recheckers(list)...)
+	refresher.External(c.ExternalMaxAge, auth.NewDirectory(a.db, log, a.db.Now), open.Recheckers(list)...)
 	chain := auth.NewChain(nil, list...)
 	a.checks = registry.NewCheckJobs(reg)
 	a.copies = newCopies(c, version, registry.Side{DB: a.db, Store: a.store}, reg, log)
@@ -157,7 +159,7 @@ func newApp(ctx context.Context, c *config, version string, log *slog.Logger) (a
 		Logger:    log,
 	})
 	a.collectors()
-	trusted, err := proxies(c.TrustProxy)
+	trusted, err := settings.Proxies(c.TrustProxy)
 	if err != nil {
 		return a, err
 	}
@@ -217,7 +219,7 @@ func newApp(ctx context.Context, c *config, version string, log *slog.Logger) (a
 }
 
 // readOnly is what the management API answers to changes; nil lets them through.
-func readOnly(c *config) error {
+func readOnly(c *settings.Config) error {
 	if c.ReadOnly {
 		return server.ErrReadOnly()
 	}
@@ -225,15 +227,15 @@ func readOnly(c *config) error {
 }
 
 // newCopies makes what copies the registry in the background, to and from the places that the settings name.
-func newCopies(c *config, version string, from registry.Side, reg *registry.Registry, log *slog.Logger) *backup.Jobs {
+func newCopies(c *settings.Config, version string, from registry.Side, reg *registry.Registry, log *slog.Logger) *backup.Jobs {
 	unset := func(format string, args ...any) error { return oci.Errorf(oci.CodeConflict, format, args...) }
 	return backup.NewJobs(backup.JobsOptions{
-		From: from, Registry: reg, Source: describeDatabase(c.DatabaseURL), Version: version, Logger: log,
+		From: from, Registry: reg, Source: open.DescribeDatabase(c.DatabaseURL), Version: version, Logger: log,
 		Place: func(ctx context.Context) (backup.Place, string, error) {
 			if c.BackupURL == "" {
 				return nil, "", unset("no backup_url is set: set it, or run berth backup or berth restore")
 			}
-			place, work, err := openPlace(ctx, c, c.BackupURL, "", log)
+			place, work, err := open.Place(ctx, c, c.BackupURL, "", log)
 			if err != nil {
 				err = unusable(oci.CodeUnavailable, "backup_url", err)
 			}
@@ -244,11 +246,11 @@ func newCopies(c *config, version string, from registry.Side, reg *registry.Regi
 				return side, unset("no target_database_url and target_storage_url are set: set them to an empty database and a store, or run berth migrate-storage or berth restore")
 			}
 			const names = "target_database_url and target_storage_url"
-			target, err := targetOf(c, c.TargetDatabaseURL, c.TargetStorageURL)
+			target, err := open.TargetOf(c, c.TargetDatabaseURL, c.TargetStorageURL)
 			if err != nil {
 				return side, unusable(oci.CodeConflict, names, err)
 			}
-			switch side, err = openTarget(ctx, target, log); {
+			switch side, err = open.Target(ctx, target, log); {
 			case errors.Is(err, registry.ErrInUse):
 				err = unusable(oci.CodeConflict, names, err)
 			case err != nil:
@@ -257,7 +259,7 @@ func newCopies(c *config, version string, from registry.Side, reg *registry.Regi
 			return side, err
 		},
 		Stores: func(ctx context.Context) (from, to storage.Store, err error) {
-			if from, to, err = openStores(ctx, c, log); err != nil {
+			if from, to, err = open.Stores(ctx, c, log); err != nil {
 				err = unusable(oci.CodeConflict, "storage_fallback_url and storage_url", err)
 			}
 			return from, to, err
@@ -347,7 +349,7 @@ const adminName = "admin"
 
 // firstStart makes the first user when there is none, and gives its password
 // when it was made up here. When there are users, the setting of that password is ignored, and the log says so.
-func firstStart(ctx context.Context, db *metadata.DB, hasher *auth.Hasher, c *config, log *slog.Logger) (string, error) {
+func firstStart(ctx context.Context, db *metadata.DB, hasher *auth.Hasher, c *settings.Config, log *slog.Logger) (string, error) {
 	var has bool
 	err := db.View(ctx, func(tx *metadata.Tx) (err error) {
 		has, err = tx.HasUsers(ctx)
@@ -374,7 +376,7 @@ func firstStart(ctx context.Context, db *metadata.DB, hasher *auth.Hasher, c *co
 
 // applyTagPolicy gives the instance the policy of the settings, when somebody
 // has set one; else what `berth instance set` last said stays in force.
-func applyTagPolicy(ctx context.Context, db *metadata.DB, c *config) error {
+func applyTagPolicy(ctx context.Context, db *metadata.DB, c *settings.Config) error {
 	if !c.Explicit["tag_policy"] && !c.Explicit["tag_exempt"] {
 		return nil
 	}

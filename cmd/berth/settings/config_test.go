@@ -1,4 +1,4 @@
-package main
+package settings
 
 import (
 	"flag"
@@ -15,14 +15,14 @@ import (
 
 var update = flag.Bool("update", false, "write the generated pages")
 
-func load(t *testing.T, args, environ []string) (*config, error) {
+func load(t *testing.T, args, environ []string) (*Config, error) {
 	t.Helper()
 	flags := pflag.NewFlagSet("serve", pflag.ContinueOnError)
-	addFlags(flags)
+	AddFlags(flags)
 	if err := flags.Parse(args); err != nil {
 		t.Fatal(err)
 	}
-	return loadConfig(flags, environ)
+	return Load(flags, environ)
 }
 
 func TestConfigDefaults(t *testing.T) {
@@ -122,14 +122,14 @@ func TestProviderSettings(t *testing.T) {
 	if c, err = load(t, []string{"--config", file}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if o, err := c.LDAP.options(); err != nil || len(o.Teams) != 2 || o.Teams[0].Group != "cn=devs,dc=x" {
+	if o, err := c.LDAP.Options(); err != nil || len(o.Teams) != 2 || o.Teams[0].Group != "cn=devs,dc=x" {
 		t.Errorf("%+v, %v", o.Teams, err)
 	}
 }
 
 func TestSizes(t *testing.T) {
 	for text, n := range map[string]int64{"0B": 0, "5": 5, "512KiB": 512 << 10, "16MiB": 16 << 20, "1GiB": 1 << 30, "2TiB": 2 << 40} {
-		if got, err := parseSize(text); err != nil || got != n {
+		if got, err := ParseSize(text); err != nil || got != n {
 			t.Errorf("parseSize(%q) = %d, %v", text, got, err)
 		}
 		if text != "5" && formatSize(n) != text {
@@ -137,7 +137,7 @@ func TestSizes(t *testing.T) {
 		}
 	}
 	for _, text := range []string{"", "MiB", "-1MiB", "9999999999TiB", "1.5GiB", "x"} {
-		if n, err := parseSize(text); err == nil {
+		if n, err := ParseSize(text); err == nil {
 			t.Errorf("parseSize(%q) = %d", text, n)
 		}
 	}
@@ -145,14 +145,14 @@ func TestSizes(t *testing.T) {
 
 // docs/config.md is what the table says. Run with -update to write it.
 func TestConfigPage(t *testing.T) {
-	const page = "../../docs/config.md"
+	const page = "../../../docs/config.md"
 	want := configPage()
 	if *update {
 		write(t, page, want)
 	}
 	got, err := os.ReadFile(page)
 	if err != nil || string(got) != want {
-		t.Errorf("docs/config.md is not what the table of settings says (%v): run go test ./cmd/berth -run ConfigPage -update", err)
+		t.Errorf("docs/config.md is not what the table of settings says (%v): run go test ./cmd/berth/settings -run ConfigPage -update", err)
 	}
 }
 
@@ -168,13 +168,13 @@ func TestSettingsSayTheirBounds(t *testing.T) {
 	bounds := regexp.MustCompile(`^(\S+) to (\S+)$`)
 	count := 0
 	flags := pflag.NewFlagSet("serve", pflag.ContinueOnError)
-	addFlags(flags)
-	for _, s := range settings() {
-		c := &config{Explicit: map[string]bool{}}
+	AddFlags(flags)
+	for _, s := range All() {
+		c := &Config{Explicit: map[string]bool{}}
 		if words := strings.Split(s.takes, ", "); len(words) > 1 && words[0] != "list" {
 			for _, word := range words {
-				if err := s.set(c, word); err != nil {
-					t.Errorf("%s takes %s, but: %v", s.key, s.takes, err)
+				if err := s.Set(c, word); err != nil {
+					t.Errorf("%s takes %s, but: %v", s.Key, s.takes, err)
 				}
 			}
 		}
@@ -184,26 +184,26 @@ func TestSettingsSayTheirBounds(t *testing.T) {
 		}
 		count++
 		for _, bound := range m[1:] {
-			if err := s.set(c, bound); err != nil {
-				t.Errorf("%s takes %s, but: %v", s.key, s.takes, err)
+			if err := s.Set(c, bound); err != nil {
+				t.Errorf("%s takes %s, but: %v", s.Key, s.takes, err)
 			}
 		}
 		unit := strings.TrimLeft(m[2], "0123456789")
 		number, err := strconv.Atoi(strings.TrimSuffix(m[2], unit))
 		if err != nil {
-			t.Errorf("%s takes %q: %v", s.key, s.takes, err)
+			t.Errorf("%s takes %q: %v", s.Key, s.takes, err)
 			continue
 		}
 		for _, outside := range []string{strconv.Itoa(number+1) + unit, "-1" + unit} {
-			if s.set(c, outside) == nil {
-				t.Errorf("%s takes %s, and %s", s.key, s.takes, outside)
+			if s.Set(c, outside) == nil {
+				t.Errorf("%s takes %s, and %s", s.Key, s.takes, outside)
 			}
 		}
-		if help := flags.Lookup(s.flag()).Usage; !strings.Contains(help, s.takes) {
-			t.Errorf("the help of --%s does not say %s: %s", s.flag(), s.takes, help)
+		if help := flags.Lookup(s.Flag()).Usage; !strings.Contains(help, s.takes) {
+			t.Errorf("the help of --%s does not say %s: %s", s.Flag(), s.takes, help)
 		}
 		if !strings.Contains(configPage(), "| "+s.takes+" |") {
-			t.Errorf("the page does not say that %s takes %s", s.key, s.takes)
+			t.Errorf("the page does not say that %s takes %s", s.Key, s.takes)
 		}
 	}
 	if count < 25 {

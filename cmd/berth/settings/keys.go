@@ -1,4 +1,4 @@
-package main
+package settings
 
 import (
 	"fmt"
@@ -11,18 +11,18 @@ import (
 // keySettings are those of the keys that sign tokens.
 func keySettings() []setting {
 	return []setting{
-		enumSetting("token_algorithm", token.ES256, "algorithm of the keys that are made for Berth's own tokens; another one is a rotation at the next start", func(c *config) *string { return &c.TokenAlgorithm }, token.Algorithms()...),
-		durationSetting("key_publish_delay", "24h", "how long a new key is published before it signs, unless the rotation says otherwise; a registry reads the PEM bundle only when it starts", func(c *config) *time.Duration { return &c.KeyPublishDelay }, 0, 90*24*time.Hour),
-		durationSetting("key_certificate_life", "17520h", "life of the certificates made for keys; a key is replaced when a tenth of it is left", func(c *config) *time.Duration { return &c.KeyCertificateLife }, 24*time.Hour, 10*365*24*time.Hour),
-		keyFilesSetting("token_key_file", "PEM file with the private key of Berth's own tokens, and behind a colon that of its certificates, if they stand apart; read again when it changes", func(c *config) *[]token.KeyFile { return &c.TokenKeyFile }, false),
-		keyFilesSetting("service_key_files", "the same for services, as NAME=KEY or NAME=KEY:CERTIFICATES, separated by commas; the name * is every service without a file of its own", func(c *config) *[]token.KeyFile { return &c.ServiceKeyFiles }, true),
+		enumSetting("token_algorithm", token.ES256, "algorithm of the keys that are made for Berth's own tokens; another one is a rotation at the next start", func(c *Config) *string { return &c.TokenAlgorithm }, token.Algorithms()...),
+		durationSetting("key_publish_delay", "24h", "how long a new key is published before it signs, unless the rotation says otherwise; a registry reads the PEM bundle only when it starts", func(c *Config) *time.Duration { return &c.KeyPublishDelay }, 0, 90*24*time.Hour),
+		durationSetting("key_certificate_life", "17520h", "life of the certificates made for keys; a key is replaced when a tenth of it is left", func(c *Config) *time.Duration { return &c.KeyCertificateLife }, 24*time.Hour, 10*365*24*time.Hour),
+		KeyFilesSetting("token_key_file", "PEM file with the private key of Berth's own tokens, and behind a colon that of its certificates, if they stand apart; read again when it changes", func(c *Config) *[]token.KeyFile { return &c.TokenKeyFile }, false),
+		KeyFilesSetting("service_key_files", "the same for services, as NAME=KEY or NAME=KEY:CERTIFICATES, separated by commas; the name * is every service without a file of its own", func(c *Config) *[]token.KeyFile { return &c.ServiceKeyFiles }, true),
 	}
 }
 
-// keyFilesSetting reads KEY[:CERTIFICATES], or a list of NAME=KEY[:CERTIFICATES].
-func keyFilesSetting(key, help string, field func(*config) *[]token.KeyFile, named bool) setting {
-	return setting{key: key, help: help,
-		set: func(c *config, v string) error {
+// KeyFilesSetting reads KEY[:CERTIFICATES], or a list of NAME=KEY[:CERTIFICATES].
+func KeyFilesSetting(key, help string, field func(*Config) *[]token.KeyFile, named bool) setting {
+	return setting{Key: key, help: help,
+		Set: func(c *Config, v string) error {
 			var list []token.KeyFile
 			for _, part := range strings.Split(v, ",") {
 				if part = strings.TrimSpace(part); part == "" {
@@ -51,7 +51,7 @@ func keyFilesSetting(key, help string, field func(*config) *[]token.KeyFile, nam
 			*field(c) = list
 			return nil
 		},
-		get: func(c *config) string {
+		Get: func(c *Config) string {
 			var parts []string
 			for _, f := range *field(c) {
 				part := f.Key

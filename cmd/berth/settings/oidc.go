@@ -1,4 +1,4 @@
-package main
+package settings
 
 import (
 	"crypto/x509"
@@ -9,6 +9,7 @@ import (
 
 	"berth/auth"
 	"berth/auth/oidc"
+	"berth/cmd/berth/cli"
 )
 
 // oidcConfig are the settings of the OpenID provider and of trust policies.
@@ -34,21 +35,21 @@ type oidcConfig struct {
 func oidcSettings() []setting {
 	issuer := func(v string) error { return auth.CheckIssuer(v, true) }
 	return []setting{
-		stringSetting("oidc_issuer", "", "the OpenID provider that vouches for people, as in its tokens' claim iss", func(c *config) *string { return &c.OIDC.Issuer }, issuer),
-		stringSetting("oidc_client_id", "", "client of the browser's sign-in at the provider; its ID tokens are accepted", func(c *config) *string { return &c.OIDC.ClientID }, nil),
-		secret(stringSetting("oidc_client_secret", "", "secret of that client; none when it is a public one", func(c *config) *string { return &c.OIDC.ClientSecret }, nil), "none"),
-		shown(stringSetting("oidc_cli_client_id", "", "public client of `berth login`, without a secret, with the redirect http://127.0.0.1/callback at any port", func(c *config) *string { return &c.OIDC.CLIClientID }, nil), "`oidc_client_id`"),
-		listSetting("oidc_audience", "", "audiences of ID tokens that are accepted beside the clients", func(c *config) *[]string { return &c.OIDC.Audiences }),
-		listSetting("oidc_scopes", "openid,profile,email,offline_access", "scopes that a sign-in asks for", func(c *config) *[]string { return &c.OIDC.Scopes }),
-		stringSetting("oidc_username_claim", "preferred_username", "claim that holds the user's name here; an email has to be verified by the provider", func(c *config) *string { return &c.OIDC.UsernameClaim }, nil),
-		stringSetting("oidc_groups_claim", "groups", "claim that holds the user's groups; nested ones with dots, such as realm_access.roles", func(c *config) *string { return &c.OIDC.GroupsClaim }, nil),
-		stringSetting("oidc_teams_claim", "", "claim that holds a list of team:role", func(c *config) *string { return &c.OIDC.TeamsClaim }, nil),
-		listSetting("oidc_teams", "", "group=team:role, with the roles reader, member and maintainer", func(c *config) *[]string { return &c.OIDC.Teams }),
-		stringSetting("oidc_admin_group", "", "group whose members administer the instance", func(c *config) *string { return &c.OIDC.AdminGroup }, nil),
-		stringSetting("oidc_ca_file", "", "PEM file of the certificate authorities of oidc_issuer and oidc_trusted_issuers, beside the system's", func(c *config) *string { return &c.OIDC.CAFile }, nil),
-		listSetting("oidc_algorithms", strings.Join(oidc.DefaultAlgorithms, ","), "signing algorithms of tokens that are accepted", func(c *config) *[]string { return &c.OIDC.Algorithms }),
-		durationSetting("oidc_session_ttl", "8h", "how long a browser stays signed in", func(c *config) *time.Duration { return &c.OIDC.SessionTTL }, 5*time.Minute, 30*24*time.Hour),
-		listSetting("oidc_trusted_issuers", "", "issuers of jobs' tokens that trust policies may name, beside those that an administrator adds with `berth trust issuer add`; only these may have a private address", func(c *config) *[]string { return &c.OIDC.TrustedIssuers }),
+		stringSetting("oidc_issuer", "", "the OpenID provider that vouches for people, as in its tokens' claim iss", func(c *Config) *string { return &c.OIDC.Issuer }, issuer),
+		stringSetting("oidc_client_id", "", "client of the browser's sign-in at the provider; its ID tokens are accepted", func(c *Config) *string { return &c.OIDC.ClientID }, nil),
+		secret(stringSetting("oidc_client_secret", "", "secret of that client; none when it is a public one", func(c *Config) *string { return &c.OIDC.ClientSecret }, nil), "none"),
+		shown(stringSetting("oidc_cli_client_id", "", "public client of `berth login`, without a secret, with the redirect http://127.0.0.1/callback at any port", func(c *Config) *string { return &c.OIDC.CLIClientID }, nil), "`oidc_client_id`"),
+		listSetting("oidc_audience", "", "audiences of ID tokens that are accepted beside the clients", func(c *Config) *[]string { return &c.OIDC.Audiences }),
+		listSetting("oidc_scopes", "openid,profile,email,offline_access", "scopes that a sign-in asks for", func(c *Config) *[]string { return &c.OIDC.Scopes }),
+		stringSetting("oidc_username_claim", "preferred_username", "claim that holds the user's name here; an email has to be verified by the provider", func(c *Config) *string { return &c.OIDC.UsernameClaim }, nil),
+		stringSetting("oidc_groups_claim", "groups", "claim that holds the user's groups; nested ones with dots, such as realm_access.roles", func(c *Config) *string { return &c.OIDC.GroupsClaim }, nil),
+		stringSetting("oidc_teams_claim", "", "claim that holds a list of team:role", func(c *Config) *string { return &c.OIDC.TeamsClaim }, nil),
+		listSetting("oidc_teams", "", "group=team:role, with the roles reader, member and maintainer", func(c *Config) *[]string { return &c.OIDC.Teams }),
+		stringSetting("oidc_admin_group", "", "group whose members administer the instance", func(c *Config) *string { return &c.OIDC.AdminGroup }, nil),
+		stringSetting("oidc_ca_file", "", "PEM file of the certificate authorities of oidc_issuer and oidc_trusted_issuers, beside the system's", func(c *Config) *string { return &c.OIDC.CAFile }, nil),
+		listSetting("oidc_algorithms", strings.Join(oidc.DefaultAlgorithms, ","), "signing algorithms of tokens that are accepted", func(c *Config) *[]string { return &c.OIDC.Algorithms }),
+		durationSetting("oidc_session_ttl", "8h", "how long a browser stays signed in", func(c *Config) *time.Duration { return &c.OIDC.SessionTTL }, 5*time.Minute, 30*24*time.Hour),
+		listSetting("oidc_trusted_issuers", "", "issuers of jobs' tokens that trust policies may name, beside those that an administrator adds with `berth trust issuer add`; only these may have a private address", func(c *Config) *[]string { return &c.OIDC.TrustedIssuers }),
 	}
 }
 
@@ -80,7 +81,7 @@ func (o *oidcConfig) roots() (*x509.CertPool, error) {
 	if o.CAFile == "" {
 		return nil, nil
 	}
-	text, err := readSmallFile(o.CAFile)
+	text, err := cli.ReadSmallFile(o.CAFile)
 	if err != nil {
 		return nil, err
 	}
@@ -94,8 +95,8 @@ func (o *oidcConfig) roots() (*x509.CertPool, error) {
 	return roots, nil
 }
 
-// options makes the authenticator's options of settings that have passed check.
-func (o *oidcConfig) options() (oidc.Options, error) {
+// Options makes the authenticator's options of settings that have passed check.
+func (o *oidcConfig) Options() (oidc.Options, error) {
 	roots, err := o.roots()
 	if err != nil {
 		return oidc.Options{}, err

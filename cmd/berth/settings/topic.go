@@ -1,4 +1,4 @@
-package main
+package settings
 
 import (
 	"cmp"
@@ -9,22 +9,22 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// settingFlag marks a flag that is a setting, in the flag's annotations: commands that take all
+// SettingFlag marks a flag that is a setting, in the flag's annotations: commands that take all
 // settings list their own flags only, and 'berth help settings' lists these.
-const settingFlag = "setting"
+const SettingFlag = "setting"
 
-// newSettingsTopic is the page of 'berth help settings'. It is no command: it only has a text.
-func newSettingsTopic() *cobra.Command {
+// NewSettingsTopic is the page of 'berth help settings'. It is no command: it only has a text.
+func NewSettingsTopic() *cobra.Command {
 	var b strings.Builder
-	for _, s := range settings() {
-		about := []string{s.env()}
+	for _, s := range All() {
+		about := []string{s.Env()}
 		if s.takes != "" {
 			about = append(about, s.takes)
 		}
 		if initial := cmp.Or(strings.ReplaceAll(s.shown, "`", ""), s.initial); initial != "" {
 			about = append(about, "default "+initial)
 		}
-		fmt.Fprintf(&b, "\n  --%s  (%s)\n", s.flag(), strings.Join(about, "; "))
+		fmt.Fprintf(&b, "\n  --%s  (%s)\n", s.Flag(), strings.Join(about, "; "))
 		writeWrapped(&b, "      ", s.help)
 	}
 	return &cobra.Command{
