@@ -3,12 +3,49 @@ package serve
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"berth/auth/token"
+	"berth/metadata"
+	"berth/server"
 )
+
+// newKeys makes what signs tokens.
+func newKeys(ctx context.Context, a *app) (part, error) {
+	c := a.config
+	tokens, err := token.New(ctx, a.db, token.Options{TTL: c.TokenTTL, Clock: a.db.Now, Keys: token.KeyOptions{
+		Algorithm: c.TokenAlgorithm, PublishDelay: c.KeyPublishDelay, CertificateLife: c.KeyCertificateLife,
+		Files: slices.Concat(c.TokenKeyFile, c.ServiceKeyFiles), Logger: a.log,
+	}})
+	if err != nil {
+		return part{}, err
+	}
+	a.tokens = tokens
+	files, err := newKeyFiles(tokens.Keys(), a.metrics, a.log)
+	if err != nil {
+		return part{}, err
+	}
+	return part{
+		serve: func(o *server.Options) { o.Tokens, o.Services = tokens, findService(a.db) },
+		jobs:  []job{{"maintain-keys", time.Minute, tokens.Keys().Maintain}},
+		run:   []func(context.Context){func(ctx context.Context) { files.watch(ctx, keyFileInterval) }},
+		rest:  tokens.Rest,
+	}, nil
+}
+
+// findService gives the server the other registries that take our tokens.
+func findService(db *metadata.DB) func(context.Context, string) (metadata.Service, error) {
+	return func(ctx context.Context, name string) (found metadata.Service, err error) {
+		err = db.View(ctx, func(tx *metadata.Tx) (err error) {
+			found, err = tx.Service(ctx, name)
+			return err
+		})
+		return found, err
+	}
+}
 
 // keyFileInterval is how often the files of keys are looked at.
 const keyFileInterval = 10 * time.Second

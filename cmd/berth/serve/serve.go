@@ -117,10 +117,9 @@ func serve(ctx context.Context, c *settings.Config, version string, stdout io.Wr
 			failed <- main.Serve(server.Listen(listener))
 		}
 	})
-	group.Go(func() { a.keyFiles.watch(background, keyFileInterval) })
-	group.Go(func() { a.audit.Run(background) })
-	group.Go(func() { runJobs(background, a.db, a.holder, log, a.jobs) })
-	group.Go(func() { runOwnJobs(background, log, a.ownJobs) })
+	for _, run := range a.work() {
+		group.Go(func() { run(background) })
+	}
 
 	address := clientAddress(c, listener.Addr())
 	log.Info("serving", "address", listener.Addr().String(), "tls", c.TLSCert != "", "version", version, "database", a.db.Engine())
@@ -187,26 +186,6 @@ func shutdown(servers []*http.Server, atMost time.Duration) (err error) {
 func closeAll(servers []*http.Server) {
 	for _, s := range servers {
 		_ = s.Close() // connections are being thrown away, there is nobody to tell
-	}
-}
-
-// storeTimeout is how long the store may take for its first answer.
-const storeTimeout = 15 * time.Second
-
-// askStore warns when the store does not answer, such as one of wrong credentials: the
-// server runs on, and what needs the store fails until it does.
-func (a *app) askStore(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
-	if err := a.store.Ping(ctx); err != nil && !errors.Is(err, context.Canceled) {
-		a.log.Warn("the store does not answer: pushes and pulls fail until it does; look at storage_url and its credentials", "error", err)
-		return
-	}
-	if a.config.ReadOnly {
-		return
-	}
-	if err := a.store.Writable(ctx); err != nil && !errors.Is(err, context.Canceled) {
-		a.log.Warn("the store cannot be written to: pushes fail until it can; look at storage_url, the rights of its credentials and the room that is left", "error", err)
 	}
 }
 
