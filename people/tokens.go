@@ -129,9 +129,8 @@ func (b *Batch) createToken(ctx context.Context, by auth.Actor, t metadata.Token
 }
 
 // CreatePair makes a personal token of d.ims.io's form, for a user name and a password
-// that the caller has made or imported. It carries what the credential in use carries and
-// ends with it; t gives the owner and the name, and of an import the rest. The errors are
-// those of CreateToken.
+// that the caller has made. It carries what the credential in use carries and ends with it;
+// t gives the owner and the name. The errors are those of CreateToken.
 func (p *People) CreatePair(ctx context.Context, by auth.Actor, t metadata.Token, user, password string) (metadata.Token, error) {
 	t.Kind, t.Repositories, t.Actions = metadata.PersonalToken, "*", auth.AllActions.Names()
 	if l := by.Limit; l != nil {
@@ -140,14 +139,22 @@ func (p *People) CreatePair(ctx context.Context, by auth.Actor, t metadata.Token
 	if !by.Expires.IsZero() {
 		t.ExpiresAt = &by.Expires
 	}
-	return in(ctx, p, func(b *Batch) (metadata.Token, error) { return b.CreatePair(ctx, by, t, user, password) })
+	return in(ctx, p, func(b *Batch) (metadata.Token, error) {
+		return b.createToken(ctx, by, t, auth.PairHash(user, password), pairFields(t, ""))
+	})
 }
 
-// CreatePair makes a personal token of d.ims.io's form exactly as t says.
-func (b *Batch) CreatePair(ctx context.Context, by auth.Actor, t metadata.Token, user, password string) (metadata.Token, error) {
-	return b.createToken(ctx, by, t, auth.PairHash(user, password), NewToken{
-		Kind: t.Kind, Name: t.Name, Repositories: &t.Repositories, Actions: t.Actions, CIDRs: t.CIDRs, ExpiresAt: t.ExpiresAt,
-	})
+func pairFields(t metadata.Token, from string) any {
+	return struct {
+		NewToken
+		From string `json:"from,omitempty"`
+	}{NewToken{Kind: t.Kind, Name: t.Name, Repositories: &t.Repositories, Actions: t.Actions, CIDRs: t.CIDRs, ExpiresAt: t.ExpiresAt}, from}
+}
+
+// ImportPair makes a personal token of d.ims.io's form as t says, by its auth.PairHash.
+func (b *Batch) ImportPair(ctx context.Context, by auth.Actor, t metadata.Token, hash, from string) (metadata.Token, error) {
+	t.Kind = metadata.PersonalToken
+	return b.createToken(ctx, by, t, hash, pairFields(t, from))
 }
 
 // tokenRotation is what the audit log tells of a new secret.

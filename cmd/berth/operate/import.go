@@ -12,9 +12,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"berth/auth"
 	"berth/cmd/berth/cli"
 	"berth/cmd/berth/settings"
-	"berth/metadata"
+	"berth/people"
 	"berth/registry"
 )
 
@@ -123,7 +124,7 @@ func (f *importFlags) print(cmd *cobra.Command, r imported) error {
 }
 
 // importer is who the audit log names for what an import makes.
-var importer = metadata.Actor{Name: "berth import"}
+var importer = auth.Operator("berth import")
 
 // importBatch is how many records one transaction takes: servers that use the same
 // SQLite file wait for it.
@@ -134,7 +135,7 @@ var errDryRun = errors.New("nothing is written in a dry run")
 
 // importAll gives the records to a function, some in each transaction. A dry run is undone
 // after each, so it counts twice what the file has twice in different batches.
-func importAll[T any](ctx context.Context, l *local, f *importFlags, records []T, one func(context.Context, *metadata.Tx, T, *imported) error) (imported, error) {
+func importAll[T any](ctx context.Context, l *local, f *importFlags, records []T, one func(context.Context, *people.Batch, T, *imported) error) (imported, error) {
 	var total imported
 	p := cli.NewProgress(f.cmd, "importing")
 	defer p.End()
@@ -142,10 +143,10 @@ func importAll[T any](ctx context.Context, l *local, f *importFlags, records []T
 	for len(records) > 0 {
 		n := min(importBatch, len(records))
 		var r imported
-		err := l.db.Update(ctx, func(tx *metadata.Tx) error {
+		err := l.people().Batch(ctx, func(b *people.Batch) error {
 			r = imported{}
 			for _, record := range records[:n] {
-				if err := one(ctx, tx, record, &r); err != nil {
+				if err := one(ctx, b, record, &r); err != nil {
 					return err
 				}
 			}

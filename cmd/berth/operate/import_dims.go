@@ -19,6 +19,7 @@ import (
 	"berth/cmd/berth/client"
 	"berth/metadata"
 	"berth/oci"
+	"berth/people"
 )
 
 func newImportDimsCommand() *cobra.Command {
@@ -77,8 +78,8 @@ token is stored. Tokens that somebody deleted here since come back when the file
 			if *source == "ldap" && who.ask == nil {
 				fmt.Fprintln(cmd.ErrOrStderr(), "the directory cannot be asked with these settings (ldap_url, and no ldap_user_dn), so names are taken as they are written")
 			}
-			report, err := importAll(ctx, l, f, tokens, func(ctx context.Context, tx *metadata.Tx, t dimsToken, r *imported) error {
-				return importDims(ctx, tx, t, who, carried, r)
+			report, err := importAll(ctx, l, f, tokens, func(ctx context.Context, b *people.Batch, t dimsToken, r *imported) error {
+				return importDims(ctx, b, t, who, carried, r)
 			})
 			if err != nil {
 				return err
@@ -256,8 +257,8 @@ func csvItems(r *bufio.Reader, found func(dimsItem) error) error {
 }
 
 // importDims makes a token, and its user when there is none.
-func importDims(ctx context.Context, tx *metadata.Tx, t dimsToken, who *identities, actions auth.Actions, r *imported) error {
-	existing, _, err := tx.TokenBySecretHash(ctx, t.hash)
+func importDims(ctx context.Context, b *people.Batch, t dimsToken, who *identities, actions auth.Actions, r *imported) error {
+	existing, _, err := b.TokenBySecretHash(ctx, t.hash)
 	switch {
 	case err == nil && existing.User == t.user:
 		r.Unchanged++
@@ -268,25 +269,20 @@ func importDims(ctx context.Context, tx *metadata.Tx, t dimsToken, who *identiti
 	case !errors.Is(err, oci.ErrNotFound):
 		return err
 	}
-	var events []metadata.AuditEvent
-	detail := map[string]any{"from": "dims"}
-	if _, err := who.whose(ctx, tx, t.user); errors.Is(err, oci.ErrNotFound) {
-		if _, err := tx.CreateUser(ctx, metadata.User{Name: t.user, Role: metadata.RoleUser, Source: who.source}); err != nil {
+	if _, err := who.whose(ctx, b.Tx, t.user); errors.Is(err, oci.ErrNotFound) {
+		if _, err := b.CreateUser(ctx, importer, metadata.User{Name: t.user, Role: metadata.RoleUser, Source: who.source}, "dims"); err != nil {
 			return err
 		}
 		r.Users++
-		events = append(events, metadata.AuditEvent{Action: "createUser", Actor: importer, Reference: t.user, Detail: detail})
 	} else if err != nil {
 		return err
 	}
-	made, err := tx.CreateToken(ctx, metadata.Token{
-		Kind: metadata.PersonalToken, Name: "dims-" + t.hash[:16], User: t.user,
-		Repositories: "*", Actions: actions.Names(), CreatedBy: importer.Name,
-	}, t.hash)
+	_, err = b.ImportPair(ctx, importer, metadata.Token{
+		Name: "dims-" + t.hash[:16], User: t.user, Repositories: "*", Actions: actions.Names(),
+	}, t.hash, "dims")
 	if err != nil {
 		return err
 	}
 	r.Tokens++
-	return tx.InsertAudit(ctx, append(events, metadata.AuditEvent{Action: "createToken", Actor: importer, Reference: made.Name,
-		Detail: map[string]any{"from": "dims", "path": map[string]string{"user": t.user}}})...)
+	return nil
 }

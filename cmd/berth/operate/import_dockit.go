@@ -23,6 +23,7 @@ import (
 	"berth/cmd/berth/client"
 	"berth/metadata"
 	"berth/oci"
+	"berth/people"
 )
 
 func newImportDockitCommand() *cobra.Command {
@@ -62,7 +63,7 @@ repeated.`,
 			}
 			// Names that nobody can have here are left out and named; those of somebody else stop the import.
 			possible := slices.Clone(from.users)
-			invalid := func(u dockitUser) bool { _, err := auth.ParseUserName(u.name); return err != nil }
+			invalid := func(u dockitUser) bool { return auth.CheckNewUser(u.name) != nil }
 			users, strangers, err := sortRecords(ctx, who, slices.DeleteFunc(possible, invalid), func(u dockitUser) string { return "the user " + u.name },
 				func(u *dockitUser) *string { return &u.name }, func(dockitUser) bool { return false })
 			if err := errors.Join(err, done()); err != nil {
@@ -75,9 +76,9 @@ repeated.`,
 			valid := func(u dockitUser) bool { return !invalid(u) }
 			from.users = append(users, slices.DeleteFunc(slices.Clone(from.users), valid)...)
 			var report imported
-			err = l.db.Update(ctx, func(tx *metadata.Tx) error {
+			err = l.people().Batch(ctx, func(b *people.Batch) error {
 				report = imported{Kept: slices.Clone(left)}
-				i := &dockitImport{tx: tx, who: who, from: from, report: &report, life: l.config.KeyCertificateLife}
+				i := &dockitImport{b: b, who: who, from: from, report: &report, life: l.config.KeyCertificateLife}
 				if err := i.run(ctx, *services); err != nil {
 					return err
 				}
@@ -253,7 +254,7 @@ func readDockit(ctx context.Context, source string) (d dockitData, err error) {
 
 // dockitImport is one import, in one transaction.
 type dockitImport struct {
-	tx     *metadata.Tx
+	b      *people.Batch
 	from   dockitData
 	who    *identities
 	report *imported
@@ -264,14 +265,6 @@ type dockitImport struct {
 
 func (i *dockitImport) kept(format string, args ...any) {
 	i.report.Kept = append(i.report.Kept, fmt.Sprintf(format, args...))
-}
-
-func (i *dockitImport) audit(ctx context.Context, action, reference string, detail map[string]any) error {
-	if detail == nil {
-		detail = map[string]any{}
-	}
-	detail["from"] = "dockit"
-	return i.tx.InsertAudit(ctx, metadata.AuditEvent{Action: action, Actor: importer, Reference: reference, Detail: detail})
 }
 
 func (i *dockitImport) run(ctx context.Context, services []string) error {
@@ -308,7 +301,7 @@ func (i *dockitImport) users(ctx context.Context) error {
 			i.kept("the user anonymous: what everybody may pull is said for each service, 'berth service set NAME --anonymous-pull PATTERN'")
 			continue
 		}
-		if _, err := auth.ParseUserName(u.name); err != nil {
+		if err := auth.CheckNewUser(u.name); err != nil {
 			i.kept("a user: %s", cli.Message(err))
 			continue
 		}
@@ -317,7 +310,7 @@ func (i *dockitImport) users(ctx context.Context) error {
 			continue
 		}
 		i.grantees[u.id] = metadata.Grantee{User: u.name}
-		before, err := i.who.whose(ctx, i.tx, u.name)
+		before, err := i.who.whose(ctx, i.b.Tx, u.name)
 		switch {
 		case err == nil && before.PasswordHash == u.hash:
 			i.report.Unchanged++
@@ -332,13 +325,10 @@ func (i *dockitImport) users(ctx context.Context) error {
 		if u.admin {
 			role = metadata.RoleAdmin
 		}
-		if _, err := i.tx.CreateUser(ctx, metadata.User{Name: u.name, PasswordHash: u.hash, Role: role, Disabled: !u.active}); err != nil {
+		if _, err := i.b.CreateUser(ctx, importer, metadata.User{Name: u.name, PasswordHash: u.hash, Role: role, Disabled: !u.active}, "dockit"); err != nil {
 			return err
 		}
 		i.report.Users++
-		if err := i.audit(ctx, "createUser", u.name, map[string]any{"role": role}); err != nil {
-			return err
-		}
 	}
 	return nil
 }
@@ -350,7 +340,7 @@ func (i *dockitImport) groups(ctx context.Context) error {
 			continue
 		}
 		i.grantees[g.id] = metadata.Grantee{Group: g.name}
-		_, err := i.tx.Group(ctx, g.name)
+		_, err := i.b.Group(ctx, g.name)
 		switch {
 		case err == nil: // or a second one of the name, which Dockit allows
 			i.report.Unchanged++
@@ -358,18 +348,15 @@ func (i *dockitImport) groups(ctx context.Context) error {
 		case !errors.Is(err, oci.ErrNotFound):
 			return err
 		}
-		if _, err := i.tx.CreateGroup(ctx, g.name); err != nil {
+		if _, err := i.b.CreateGroup(ctx, importer, g.name); err != nil {
 			return err
 		}
 		if !g.active {
-			if _, err := i.tx.SetGroupDisabled(ctx, g.name, true); err != nil {
+			if _, err := i.b.SetGroupDisabled(ctx, importer, g.name, true, nil); err != nil {
 				return err
 			}
 		}
 		i.report.Groups++
-		if err := i.audit(ctx, "createGroup", g.name, nil); err != nil {
-			return err
-		}
 	}
 	return nil
 }
@@ -382,11 +369,11 @@ func (i *dockitImport) members(ctx context.Context) error {
 			continue // of somebody who was left out, and named
 		}
 		if _, ok := in[user]; !ok {
-			u, err := i.tx.User(ctx, user)
+			u, err := i.b.User(ctx, user)
 			if err != nil {
 				return err
 			}
-			if in[user], err = i.tx.UserGroups(ctx, u.ID); err != nil {
+			if in[user], err = i.b.UserGroups(ctx, u.ID); err != nil {
 				return err
 			}
 		}
@@ -394,14 +381,11 @@ func (i *dockitImport) members(ctx context.Context) error {
 			i.report.Unchanged++
 			continue
 		}
-		if err := i.tx.PutGroupMember(ctx, group, user); err != nil {
+		if err := i.b.PutGroupMember(ctx, importer, group, user); err != nil {
 			return err
 		}
 		in[user] = append(in[user], group)
 		i.report.Members++
-		if err := i.audit(ctx, "putGroupMember", group, map[string]any{"user": user}); err != nil {
-			return err
-		}
 	}
 	return nil
 }
@@ -422,7 +406,7 @@ func (i *dockitImport) permissions(ctx context.Context) error {
 			i.kept("%s on the %s %s of %s: there is no such right here", p.action, p.kind, p.name, to)
 			continue
 		}
-		grants, err := i.tx.Grants(ctx, metadata.GrantFilter{Grantee: to, Limit: maxGrantsListed})
+		grants, err := i.b.Grants(ctx, metadata.GrantFilter{Grantee: to, Limit: metadata.MaxGrants})
 		if err != nil {
 			return err
 		}
@@ -432,40 +416,31 @@ func (i *dockitImport) permissions(ctx context.Context) error {
 			i.report.Unchanged++
 			continue
 		}
-		if err := i.tx.AddGrant(ctx, to, pattern, actions, importer.Name); err != nil {
+		if err := i.b.AddGrant(ctx, importer, to, pattern, actions); err != nil {
 			return err
 		}
 		i.report.Grants++
-		if err := i.audit(ctx, "putGrant", to.String(), map[string]any{"pattern": pattern, "actions": actions}); err != nil {
-			return err
-		}
 	}
 	return nil
 }
-
-// maxGrantsListed is how many grants one user or group can have.
-const maxGrantsListed = 1000
 
 // dockitIssuer is the issuer of Dockit's tokens, which registries expect.
 const dockitIssuer = "dockit"
 
 // service makes Dockit's key that of a registry.
 func (i *dockitImport) service(ctx context.Context, name string, m *token.Material) error {
-	s, err := i.tx.LockService(ctx, name)
+	s, err := i.b.LockService(ctx, name)
 	switch {
 	case errors.Is(err, oci.ErrNotFound):
-		s, _, err = i.tx.PutService(ctx, metadata.Service{Name: name, Issuer: dockitIssuer, TokenTTL: 5 * time.Minute, Algorithm: m.Algorithm()})
+		s, err = i.b.CreateService(ctx, importer, metadata.Service{Name: name, Issuer: dockitIssuer, TokenTTL: 5 * time.Minute, Algorithm: m.Algorithm()}, "dockit")
 		if err != nil {
 			return err
 		}
 		i.report.Services++
-		if err := i.audit(ctx, "putService", name, nil); err != nil {
-			return err
-		}
 	case err != nil:
 		return err
 	}
-	keys, err := i.tx.SigningKeys(ctx)
+	keys, err := i.b.SigningKeys(ctx)
 	if err != nil {
 		return err
 	}
@@ -473,15 +448,11 @@ func (i *dockitImport) service(ctx context.Context, name string, m *token.Materi
 		i.report.Unchanged++
 		return nil
 	}
-	row, err := m.SigningKey(s, metadata.KeyImported, i.tx.Now(), i.life)
+	row, err := m.SigningKey(s, metadata.KeyImported, i.b.Now(), i.life)
 	if err != nil {
 		i.kept("the signing key: %v", err)
 		return nil
 	}
-	row.ActiveAt = i.tx.Now() // the registry knows it already
-	if err := i.tx.AddSigningKey(ctx, row, token.KeepFor(s)); err != nil {
-		return err
-	}
 	i.report.Keys++
-	return i.audit(ctx, "rotateKey", m.KID(), map[string]any{"service": name})
+	return i.b.ImportKey(ctx, importer, s, row, "dockit")
 }

@@ -14,6 +14,7 @@ import (
 	"berth/cmd/berth/cli"
 	"berth/metadata"
 	"berth/oci"
+	"berth/people"
 )
 
 func newImportHtpasswdCommand() *cobra.Command {
@@ -56,8 +57,8 @@ have changed theirs; with --replace the file wins.`,
 			if err != nil {
 				return err
 			}
-			report, err := importAll(ctx, l, f, entries, func(ctx context.Context, tx *metadata.Tx, e htpasswdEntry, r *imported) error {
-				return importHtpasswd(ctx, tx, e, who, *replace, r)
+			report, err := importAll(ctx, l, f, entries, func(ctx context.Context, b *people.Batch, e htpasswdEntry, r *imported) error {
+				return importHtpasswd(ctx, b, e, who, *replace, r)
 			})
 			if err != nil {
 				return err
@@ -102,7 +103,7 @@ func readHtpasswd(file string, in io.Reader) (entries []htpasswdEntry, problems 
 			bad("it is not NAME:HASH")
 			continue
 		}
-		if _, err := auth.ParseUserName(name); err != nil {
+		if err := auth.CheckNewUser(name); err != nil {
 			bad("%s", cli.Message(err))
 			continue
 		}
@@ -142,17 +143,15 @@ func otherHash(hash string) string {
 }
 
 // importHtpasswd makes a user, or leaves the one who is there alone.
-func importHtpasswd(ctx context.Context, tx *metadata.Tx, e htpasswdEntry, who *identities, replace bool, r *imported) error {
-	u, err := who.whose(ctx, tx, e.name)
-	event := metadata.AuditEvent{Actor: importer, Reference: e.name, Detail: map[string]any{"from": "htpasswd"}}
+func importHtpasswd(ctx context.Context, b *people.Batch, e htpasswdEntry, who *identities, replace bool, r *imported) error {
+	u, err := who.whose(ctx, b.Tx, e.name)
 	switch {
 	case errors.Is(err, oci.ErrNotFound):
-		if _, err := tx.CreateUser(ctx, metadata.User{Name: e.name, PasswordHash: e.hash, Role: metadata.RoleUser}); err != nil {
+		if _, err := b.CreateUser(ctx, importer, metadata.User{Name: e.name, PasswordHash: e.hash, Role: metadata.RoleUser}, "htpasswd"); err != nil {
 			return err
 		}
 		r.Users++
-		event.Action = "createUser"
-		return tx.InsertAudit(ctx, event)
+		return nil
 	case err != nil:
 		return err
 	case u.PasswordHash == e.hash:
@@ -162,10 +161,9 @@ func importHtpasswd(ctx context.Context, tx *metadata.Tx, e htpasswdEntry, who *
 		r.Kept = append(r.Kept, fmt.Sprintf("line %d: %s has another password here, which stays (use --replace to change it)", e.line, e.name))
 		return nil
 	}
-	if _, err := tx.UpdateUser(ctx, e.name, metadata.UserChange{PasswordHash: &e.hash}); err != nil {
+	if err := b.SetPassword(ctx, importer, e.name, e.hash, "htpasswd"); err != nil {
 		return err
 	}
 	r.Updated++
-	event.Action = "setPassword"
-	return tx.InsertAudit(ctx, event)
+	return nil
 }

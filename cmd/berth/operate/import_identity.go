@@ -82,7 +82,7 @@ func (i *identities) nameOf(ctx context.Context, written string, credential bool
 		}
 		name = known
 	}
-	if _, err := auth.ParseUserName(name); err != nil {
+	if err := auth.CheckNewUser(name); err != nil {
 		return "", badf("%s", cli.Message(err))
 	}
 	key := strings.ToLower(name)

@@ -13,9 +13,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
+	"berth/auth"
 	"berth/cmd/berth/open"
 	"berth/cmd/berth/settings"
 	"berth/metadata"
+	"berth/people"
 	"berth/registry"
 	"berth/storage"
 )
@@ -28,6 +30,11 @@ type local struct {
 	db       *metadata.DB
 	store    storage.Store // nil for commands that do not need it
 	registry *registry.Registry
+}
+
+// people changes users and rights in the database of l. Nobody signs in by it.
+func (l *local) people() *people.People {
+	return people.New(people.Options{DB: l.db, Hasher: auth.NewHasher(1)})
 }
 
 // runLocal opens what a command works on, runs it, and closes. It makes no registry where there is

@@ -102,7 +102,7 @@ func setPassword(ctx context.Context, r *client.Remote, cmd *cobra.Command, l *l
 	if err := people.CheckPassword(password); err != nil {
 		return fmt.Errorf("%s", cli.Message(err))
 	}
-	if err := people.New(people.Options{DB: l.db, Hasher: auth.NewHasher(1)}).SetPassword(ctx, restorer, name, people.Password{New: password}); err != nil {
+	if err := l.people().SetPassword(ctx, restorer, name, people.Password{New: password}); err != nil {
 		return fmt.Errorf("%s", cli.Message(err))
 	}
 	var user metadata.User
