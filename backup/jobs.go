@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"berth/jobs"
 	"berth/metadata"
 	"berth/registry"
 	"berth/storage"
@@ -25,7 +26,7 @@ const (
 // Job is something that copies a registry, which a server does in the background, as all
 // replicas see it.
 type Job struct {
-	registry.JobHead
+	jobs.Head
 	Kind string  `json:"kind"`
 	Rate float64 `json:"rate"` // bytes a second, 0 for no limit
 	// Transfer is what has been copied so far. Check is what a verifying has read so far, or, after
@@ -53,7 +54,7 @@ type JobsOptions struct {
 	Version string
 	// Logger gets why a job failed; nil discards it.
 	Logger *slog.Logger
-	// Renew is as in registry.JobOptions.
+	// Renew is as in jobs.Options.
 	Renew time.Duration
 }
 
@@ -62,7 +63,7 @@ type JobsOptions struct {
 // must not read what a backup writes. Close it.
 type Jobs struct {
 	o                             JobsOptions
-	backups, restores, migrations *registry.JobRunner[*Job]
+	backups, restores, migrations *jobs.Runner[*Job]
 }
 
 // NewJobs makes one for a registry.
@@ -70,8 +71,8 @@ func NewJobs(o JobsOptions) *Jobs {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	runner := func(noun string) *registry.JobRunner[*Job] {
-		return registry.NewJobRunner[*Job](registry.JobOptions{
+	runner := func(noun string) *jobs.Runner[*Job] {
+		return jobs.NewRunner[*Job](jobs.Options{
 			DB: o.From.DB, Name: noun, Lease: "backup", Noun: noun, Excludes: "backup, restore or migration", Logger: o.Logger, Renew: o.Renew})
 	}
 	return &Jobs{o: o, backups: runner("backup"), restores: runner("restore"), migrations: runner("migration")}
@@ -86,7 +87,7 @@ func (j *Jobs) Close() {
 
 // Of gives what shows and cancels jobs of a kind, and of those that are seen as the
 // same: a backup and its verifying, a migration and that of the store alone.
-func (j *Jobs) Of(kind string) *registry.JobRunner[*Job] {
+func (j *Jobs) Of(kind string) *jobs.Runner[*Job] {
 	switch kind {
 	case KindRestore:
 		return j.restores
@@ -100,7 +101,7 @@ func (j *Jobs) Of(kind string) *registry.JobRunner[*Job] {
 const openTime = 20 * time.Second
 
 // Start begins a job of a kind that reads so many bytes a second, 0 for no
-// limit; the rest is as registry.JobRunner.Start.
+// limit; the rest is as jobs.Runner.Start.
 func (j *Jobs) Start(ctx context.Context, kind string, rate float64, by string, also func(*metadata.Tx) error) (*Job, error) {
 	run := &running{Job: &Job{Kind: kind, Rate: rate}, o: j.o}
 	if err := j.Of(kind).Free(ctx); err != nil { // before anything is opened, and perhaps migrated

@@ -46,20 +46,3 @@ func (tx *Tx) DeleteNote(ctx context.Context, name string) error {
 	_, err := tx.exec(ctx, `DELETE FROM leases WHERE name = $1`, notePrefix+name)
 	return err
 }
-
-// LeaseHolder says who has a lease now; "" is nobody.
-func (tx *Tx) LeaseHolder(ctx context.Context, name string) (holder string, err error) {
-	err = tx.row(ctx, `SELECT holder FROM leases WHERE name = $1 AND expires_at > $2`, name, micros(tx.now)).Scan(&holder)
-	if errors.Is(err, sql.ErrNoRows) {
-		err = nil
-	}
-	return holder, err
-}
-
-// RenewLease prolongs a lease that the holder still has. It reports false when
-// that has run out or was taken away, and then takes nothing.
-func (tx *Tx) RenewLease(ctx context.Context, name, holder string, ttl time.Duration) (bool, error) {
-	n, err := tx.exec(ctx, `UPDATE leases SET expires_at = $3 WHERE name = $1 AND holder = $2 AND expires_at > $4`,
-		name, holder, micros(tx.now.Add(ttl)), micros(tx.now))
-	return n > 0, err
-}

@@ -428,3 +428,11 @@ func (c *check) queues(ctx context.Context) error {
 	}
 	return err
 }
+
+// maxNoted bounds the problems in a job's note, which is written every few seconds.
+const maxNoted = 1000
+
+// firstProblems is a copy of them, which does not change when the list grows.
+func firstProblems(problems []Problem) []Problem {
+	return append([]Problem{}, problems[:min(len(problems), maxNoted)]...)
+}

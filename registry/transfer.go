@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
+	"berth/jobs"
 	"berth/metadata"
 	"berth/storage"
 )
@@ -210,19 +211,15 @@ func (t *transfer) begin(ctx context.Context) (_ context.Context, end func() err
 	if err != nil {
 		return ctx, nil, fmt.Errorf("holding the objects of the source: %w", err)
 	}
-	held, cancel := context.WithCancelCause(ctx)
-	var renewing sync.WaitGroup
-	stop := make(chan struct{})
-	renewing.Go(func() {
-		t.keep(held, stop, transferLeaseTTL/3, 0, cancel, ErrBusy, t.holdTarget)
-	})
-	renewing.Go(func() {
-		t.keep(held, stop, transferRenew, transferTTL-transferRenew, cancel, errHoldLost, t.holdSource)
-	})
-	return held, func() error {
-		close(stop)
-		renewing.Wait()
-		cancel(nil)
+	failed := func(err error) {
+		t.run.Logger.Warn("renewing a hold of the transfer failed, it will be tried again", "error", err)
+	}
+	source, stopSource := jobs.Keep(ctx, jobs.Lease{
+		Every: transferRenew, Renew: t.holdSource, Patience: transferTTL - transferRenew, Late: errHoldLost, Failed: failed})
+	both, stopTarget := jobs.Keep(source, jobs.Lease{Every: transferLeaseTTL / 3, Renew: t.holdTarget, Failed: failed})
+	return both, func() error {
+		stopTarget()
+		stopSource()
 		return t.release(ctx)
 	}, nil
 }
@@ -259,49 +256,30 @@ func (t *transfer) unused(ctx context.Context) error {
 	return nil
 }
 
-// keep calls renew every now and then until it says that the hold is lost, or
-// has failed for so long that it is; then the transfer ends with the reason.
-func (t *transfer) keep(ctx context.Context, stop <-chan struct{}, every, ttl time.Duration, cancel context.CancelCauseFunc,
-	lost error, renew func(context.Context) (bool, error)) {
-	renewed := time.Now()
-	for {
-		select {
-		case <-stop:
-			return
-		case <-ctx.Done():
-			return
-		case <-time.After(every):
-		}
-		asked := time.Now()
-		mine, err := renew(ctx)
-		switch {
-		case err == nil && mine:
-			renewed = asked
-		case err == nil, ttl > 0 && time.Since(renewed) > ttl:
-			cancel(lost)
-			return
-		case ctx.Err() == nil:
-			t.run.Logger.Warn("renewing a hold of the transfer failed, it will be tried again", "error", err)
-		}
-	}
-}
-
 // holdTarget renews the target's lease. It waits behind the one transaction that
 // fills the rows; while that runs, others cannot begin either.
-func (t *transfer) holdTarget(ctx context.Context) (mine bool, err error) {
-	err = t.to.DB.UpdateRelaxed(ctx, func(tx *metadata.Tx) (err error) {
+func (t *transfer) holdTarget(ctx context.Context) (lost, failed error) {
+	var mine bool
+	err := t.to.DB.UpdateRelaxed(ctx, func(tx *metadata.Tx) (err error) {
 		mine, err = tx.AcquireLease(ctx, transferLease, t.id, transferLeaseTTL)
 		return err
 	})
-	return mine, err
+	if err == nil && !mine {
+		return ErrBusy, nil
+	}
+	return nil, err
 }
 
-func (t *transfer) holdSource(ctx context.Context) (held bool, err error) {
-	err = t.from.DB.UpdateRelaxed(ctx, func(tx *metadata.Tx) (err error) {
+func (t *transfer) holdSource(ctx context.Context) (lost, failed error) {
+	var held bool
+	err := t.from.DB.UpdateRelaxed(ctx, func(tx *metadata.Tx) (err error) {
 		held, err = tx.Hold(ctx, t.id, transferTTL, true)
 		return err
 	})
-	return held, err
+	if err == nil && !held {
+		return errHoldLost, nil
+	}
+	return nil, err
 }
 
 // sweep removes what a transfer that was killed has half written, also what the store has under names
@@ -408,7 +386,7 @@ func (t *transfer) rows(ctx context.Context) error {
 func (t *transfer) objects(ctx context.Context) error {
 	group, gctx := errgroup.WithContext(ctx)
 	work := make(chan metadata.StoredBlob)
-	start := func(work func() error) { group.Go(func() error { return protected(work) }) }
+	start := func(work func() error) { group.Go(func() error { return jobs.Protected(work) }) }
 	start(func() error {
 		defer close(work)
 		var after digest.Digest

@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"berth/jobs"
 	"berth/metadata"
 	"berth/oci"
 	"berth/storage"
@@ -197,7 +198,7 @@ func TestTransferPanics(t *testing.T) {
 		source := from.side()
 		source.Store = mistaken{source.Store}
 		_, err := Transfer(from.ctx, source, to.side(), TransferRun{Source: "the source"})
-		var mistake panicked
+		var mistake jobs.Panicked
 		if !errors.As(err, &mistake) || !strings.Contains(mistake.LogValue().String(), "transfer_test.go") {
 			t.Fatalf("the transfer ends with %v", err)
 		}

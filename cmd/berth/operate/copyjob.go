@@ -12,6 +12,7 @@ import (
 	"berth/backup"
 	"berth/cmd/berth/cli"
 	"berth/cmd/berth/client"
+	"berth/jobs"
 	"berth/registry"
 )
 
@@ -124,7 +125,7 @@ func printCopy(cmd *cobra.Command, output *cli.Choice, job *backup.Job) error {
 		printLost(w, v.Check.Problems)
 		_, err := fmt.Fprintf(w, "backup of %s, made %s by version %s: %s\n", v.Backup.Source, cli.ShowTime(v.Backup.CreatedAt), v.Backup.Version, verifiedLine(v.Check))
 		return err
-	case job.Transfer == nil, job.State == registry.JobFailed && len(job.Transfer.Rows) == 0 && job.Transfer.Copied == 0:
+	case job.Transfer == nil, job.State == jobs.Failed && len(job.Transfer.Rows) == 0 && job.Transfer.Copied == 0:
 		return nil // it has not come so far
 	case output.Value == "json":
 		return cli.PrintJSON(w, struct {
@@ -135,7 +136,7 @@ func printCopy(cmd *cobra.Command, output *cli.Choice, job *backup.Job) error {
 	}
 	printLost(w, job.Transfer.Problems)
 	what := copied[job.Kind]
-	if job.State != "" && job.State != registry.JobFinished {
+	if job.State != "" && job.State != jobs.Finished {
 		what += " before it ended"
 	}
 	_, err := fmt.Fprintf(w, "%s: %s\n", what, transferLine(*job.Transfer))

@@ -10,6 +10,7 @@ import (
 
 	"berth/cmd/berth/cli"
 	"berth/cmd/berth/client"
+	"berth/jobs"
 	"berth/registry"
 )
 
@@ -32,7 +33,7 @@ func (f *jobFlags) local() error {
 
 // serverJob is a job that a server does in the background, as a command starts, shows,
 // awaits and cancels it.
-type serverJob[T registry.Job] struct {
+type serverJob[T jobs.Job] struct {
 	noun    string // "backup"
 	command string // that shows and cancels it, "berth backup"
 	start   func(context.Context) (id string, err error)
@@ -87,9 +88,9 @@ func (j serverJob[T]) run(cmd *cobra.Command, flags jobFlags, output *cli.Choice
 			fmt.Fprintln(cmd.ErrOrStderr(), "asking again:", err)
 		case err != nil:
 			return fmt.Errorf("the %s was started, but how far it is cannot be asked, see %s --status: %w", j.noun, j.command, err)
-		case job.Head().ID != id:
+		case jobs.HeadOf(job).ID != id:
 			return fmt.Errorf("the %s has ended, and somebody has started another one since, see %s --status", j.noun, j.command)
-		case job.Head().State != registry.JobRunning:
+		case jobs.HeadOf(job).State != jobs.Running:
 			p.End()
 			if err := j.print(job); err != nil {
 				return err
@@ -117,8 +118,8 @@ func (j serverJob[T]) status(cmd *cobra.Command, output *cli.Choice) error {
 	if err != nil {
 		return err
 	}
-	h := job.Head()
-	running := h.State == registry.JobRunning
+	h := jobs.HeadOf(job)
+	running := h.State == jobs.Running
 	if output.Value == "json" {
 		err = cli.PrintJSON(cmd.OutOrStdout(), job)
 	} else {
@@ -137,7 +138,7 @@ func (j serverJob[T]) status(cmd *cobra.Command, output *cli.Choice) error {
 
 // outcome makes an error of what is not right in the end.
 func (j serverJob[T]) outcome(job T) error {
-	if h := job.Head(); h.State != registry.JobFinished {
+	if h := jobs.HeadOf(job); h.State != jobs.Finished {
 		return errors.New("the " + j.noun + " was not finished: " + h.Error)
 	}
 	return j.wrong(job)

@@ -11,13 +11,14 @@ import (
 
 	"berth/cmd/berth/cli"
 	"berth/cmd/berth/client"
+	"berth/jobs"
 	"berth/registry"
 )
 
 // How a command waits for a job, whatever the server answers meanwhile.
 func TestServerJob(t *testing.T) {
 	head := func(id, state, why string) *registry.CheckJob {
-		return &registry.CheckJob{JobHead: registry.JobHead{ID: id, State: state, Error: why}}
+		return &registry.CheckJob{Head: jobs.Head{ID: id, State: state, Error: why}}
 	}
 	type answer struct {
 		job *registry.CheckJob
@@ -31,14 +32,14 @@ func TestServerJob(t *testing.T) {
 		want    string // in the error, "" for none
 		printed int
 	}{
-		"it finishes":              {answers: []answer{{job: head("a", registry.JobRunning, "")}, {job: head("a", registry.JobFinished, "")}}, printed: 1},
-		"a replica dies meanwhile": {answers: []answer{{err: away}, {err: client.ProblemError{Status: 503}}, {job: head("a", registry.JobFinished, "")}}, printed: 1},
+		"it finishes":              {answers: []answer{{job: head("a", jobs.Running, "")}, {job: head("a", jobs.Finished, "")}}, printed: 1},
+		"a replica dies meanwhile": {answers: []answer{{err: away}, {err: client.ProblemError{Status: 503}}, {job: head("a", jobs.Finished, "")}}, printed: 1},
 		"it is refused":            {answers: []answer{{err: client.ProblemError{Status: 403, Detail: "only admins may"}}}, want: "only admins may"},
-		"it fails":                 {answers: []answer{{job: head("a", registry.JobFailed, "the disk is full")}}, want: "the check was not finished: the disk is full", printed: 1},
-		"another one":              {answers: []answer{{job: head("b", registry.JobFinished, "")}}, want: "somebody has started another one"},
-		"bytes are lost":           {answers: []answer{{job: head("a", registry.JobFinished, "")}}, wrong: errors.New("bytes are lost"), want: "bytes are lost", printed: 1},
-		"status, running":          {flags: jobFlags{status: true}, answers: []answer{{job: head("b", registry.JobRunning, "")}}},
-		"status, lost":             {flags: jobFlags{status: true}, answers: []answer{{job: head("b", registry.JobLost, "it has died")}}, want: "it has died", printed: 1},
+		"it fails":                 {answers: []answer{{job: head("a", jobs.Failed, "the disk is full")}}, want: "the check was not finished: the disk is full", printed: 1},
+		"another one":              {answers: []answer{{job: head("b", jobs.Finished, "")}}, want: "somebody has started another one"},
+		"bytes are lost":           {answers: []answer{{job: head("a", jobs.Finished, "")}}, wrong: errors.New("bytes are lost"), want: "bytes are lost", printed: 1},
+		"status, running":          {flags: jobFlags{status: true}, answers: []answer{{job: head("b", jobs.Running, "")}}},
+		"status, lost":             {flags: jobFlags{status: true}, answers: []answer{{job: head("b", jobs.Lost, "it has died")}}, want: "it has died", printed: 1},
 		"status, away":             {flags: jobFlags{status: true}, answers: []answer{{err: away}}, want: "connection refused"},
 	} {
 		t.Run(name, func(t *testing.T) {

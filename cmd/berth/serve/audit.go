@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"berth/audit"
+	"berth/jobs"
 	"berth/server"
 )
 
@@ -24,7 +25,7 @@ func newAudit(_ context.Context, a *app) (part, error) {
 	return part{
 		metrics: []prometheus.Collector{dropped},
 		serve:   func(o *server.Options) { o.Audit = events.Record },
-		jobs:    []job{{"prune-audit", 10 * time.Minute, events.Prune}},
+		loops:   []jobs.Loop{{Name: "prune-audit", Every: 10 * time.Minute, Run: events.Prune}},
 		run:     []func(context.Context){events.Run},
 	}, nil
 }

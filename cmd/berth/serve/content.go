@@ -9,6 +9,7 @@ import (
 
 	"berth/cmd/berth/open"
 	"berth/cmd/berth/settings"
+	"berth/jobs"
 	"berth/metadata"
 	"berth/registry"
 	"berth/server"
@@ -28,15 +29,15 @@ func newContent(ctx context.Context, a *app) (part, error) {
 	return part{
 		metrics: []prometheus.Collector{newQueueCollector(reg.Queues, a.log)},
 		serve:   func(o *server.Options) { o.Registry = reg },
-		jobs: []job{
-			{"expire-uploads", time.Minute, reg.ExpireUploads},
-			{"collect-unreferenced", 30 * time.Second, gc.counted(reg.CollectUnreferenced)},
-			{"collect-garbage", 30 * time.Second, gc.counted(reg.CollectGarbage)},
-			{"fold-quotas", 5 * time.Second, reg.FoldQuotas},
-			{"retention", time.Minute, gc.counted(retention)},
+		loops: []jobs.Loop{
+			{Name: "expire-uploads", Every: time.Minute, Run: reg.ExpireUploads},
+			{Name: "collect-unreferenced", Every: 30 * time.Second, Run: gc.counted(reg.CollectUnreferenced)},
+			{Name: "collect-garbage", Every: 30 * time.Second, Run: gc.counted(reg.CollectGarbage)},
+			{Name: "fold-quotas", Every: 5 * time.Second, Run: reg.FoldQuotas},
+			{Name: "retention", Every: time.Minute, Run: gc.counted(retention)},
 		},
-		ownJobs: []job{{"record-pulls", time.Minute, reg.RecordPulls}},
-		rest:    reg.Rest,
+		ownLoops: []jobs.Loop{{Name: "record-pulls", Every: time.Minute, Run: reg.RecordPulls}},
+		rest:     reg.Rest,
 	}, nil
 }
 

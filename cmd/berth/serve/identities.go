@@ -8,6 +8,7 @@ import (
 
 	"berth/auth"
 	"berth/cmd/berth/open"
+	"berth/jobs"
 	"berth/metadata"
 	"berth/server"
 )
@@ -36,7 +37,7 @@ func newIdentities(ctx context.Context, a *app) (part, error) {
 				o.Sessions.External(c.ExternalMaxAge)
 			}
 		},
-		jobs: []job{{"prune-token-secrets", time.Hour, func(ctx context.Context) (int, error) { return pruneTokenSecrets(ctx, db) }}},
+		loops: []jobs.Loop{{Name: "prune-token-secrets", Every: time.Hour, Run: func(ctx context.Context) (int, error) { return pruneTokenSecrets(ctx, db) }}},
 		close: func() (err error) {
 			for _, l := range list {
 				if closer, ok := l.(io.Closer); ok {

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"berth/auth/token"
+	"berth/jobs"
 	"berth/metadata"
 	"berth/server"
 )
@@ -30,7 +31,7 @@ func newKeys(ctx context.Context, a *app) (part, error) {
 	}
 	return part{
 		serve: func(o *server.Options) { o.Tokens, o.Services = tokens, findService(a.db) },
-		jobs:  []job{{"maintain-keys", time.Minute, tokens.Keys().Maintain}},
+		loops: []jobs.Loop{{Name: "maintain-keys", Every: time.Minute, Run: tokens.Keys().Maintain}},
 		run:   []func(context.Context){func(ctx context.Context) { files.watch(ctx, keyFileInterval) }},
 		rest:  tokens.Rest,
 	}, nil

@@ -17,6 +17,7 @@ import (
 	"berth/auth/token"
 	"berth/backup"
 	"berth/cmd/berth/settings"
+	"berth/jobs"
 	"berth/metadata"
 	"berth/people"
 	"berth/registry"
@@ -26,13 +27,13 @@ import (
 
 // part is a piece of the server. Every field may be left out.
 type part struct {
-	metrics []prometheus.Collector
-	serve   func(*server.Options)   // what it gives to the HTTP server: its routes, and what requests need of it
-	jobs    []job                   // by one replica at a time; none while the registry is read-only
-	ownJobs []job                   // by each replica; none while the registry is read-only
-	run     []func(context.Context) // each until the context ends
-	rest    func()                  // lets go of memory that only makes the next requests faster
-	close   func() error            // after all that it runs has ended; parts are closed in the reverse of their order
+	metrics  []prometheus.Collector
+	serve    func(*server.Options)   // what it gives to the HTTP server: its routes, and what requests need of it
+	loops    []jobs.Loop             // by one replica at a time; none while the registry is read-only
+	ownLoops []jobs.Loop             // by each replica; none while the registry is read-only
+	run      []func(context.Context) // each until the context ends
+	rest     func()                  // lets go of memory that only makes the next requests faster
+	close    func() error            // after all that it runs has ended; parts are closed in the reverse of their order
 }
 
 // parts makes the parts of the server, in this order. A new one is a file beside this one and a line here. It finds
@@ -129,17 +130,17 @@ func newHolder() (string, error) {
 
 // work is all that runs in the background beside requests, each until the context ends.
 func (a *app) work() (all []func(context.Context)) {
-	var jobs, own []job
+	var leased, own []jobs.Loop
 	for _, p := range a.parts {
 		all = append(all, p.run...)
-		jobs, own = append(jobs, p.jobs...), append(own, p.ownJobs...)
+		leased, own = append(leased, p.loops...), append(own, p.ownLoops...)
 	}
 	if a.config.ReadOnly {
-		return all // jobs would change something
+		return all // they would change something
 	}
 	return append(all,
-		func(ctx context.Context) { runJobs(ctx, a.db, a.holder, a.log, jobs) },
-		func(ctx context.Context) { runOwnJobs(ctx, a.log, own) })
+		func(ctx context.Context) { jobs.RunLeased(ctx, a.db, a.holder, a.log, leased) },
+		func(ctx context.Context) { jobs.RunOwn(ctx, a.log, own) })
 }
 
 // rest lets go of memory that only makes the next requests faster. Small things that live

@@ -23,12 +23,12 @@ func TestPartsHaveJobs(t *testing.T) {
 		names, runs, beside := map[string]bool{}, 0, 0
 		for _, p := range a.parts {
 			runs += len(p.run)
-			beside += len(p.ownJobs)
-			for _, j := range p.jobs {
-				if names[j.name] || j.every <= 0 || j.run == nil {
-					t.Errorf("the job %q is there twice, or never runs", j.name)
+			beside += len(p.ownLoops)
+			for _, j := range p.loops {
+				if names[j.Name] || j.Every <= 0 || j.Run == nil {
+					t.Errorf("the job %q is there twice, or never runs", j.Name)
 				}
-				names[j.name] = true
+				names[j.Name] = true
 			}
 		}
 		if len(names) < 8 || beside == 0 || runs < 2 {

@@ -1,7 +1,8 @@
-package registry
+package jobs
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,15 +17,15 @@ import (
 
 // The states of a job.
 const (
-	JobRunning   = "running"
-	JobFinished  = "finished"
-	JobFailed    = "failed"
-	JobCancelled = "cancelled"
-	JobLost      = "lost" // the replica that ran it has died
+	Running   = "running"
+	Finished  = "finished"
+	Failed    = "failed"
+	Cancelled = "cancelled"
+	Lost      = "lost" // the replica that ran it has died
 )
 
-// JobHead is what all jobs have; a job is a struct that embeds it. A JobRunner fills it in.
-type JobHead struct {
+// Head is what all jobs have; a job is a struct that embeds it. A [Runner] fills it in.
+type Head struct {
 	ID        string    `json:"id"`
 	State     string    `json:"state"`
 	StartedBy string    `json:"started_by"`
@@ -32,15 +33,17 @@ type JobHead struct {
 	Error     string    `json:"error,omitempty"` // why it has not finished, for an admin
 }
 
-// Head is the head itself, so that a pointer to a job is a Job.
-func (h *JobHead) Head() *JobHead { return h }
-
-// Job is a pointer to a struct that embeds JobHead. It is noted as JSON, every few
+// Job is a pointer to a struct that embeds [Head]. It is noted as JSON, every few
 // seconds, so its size has to be bounded.
-type Job interface{ Head() *JobHead }
+type Job interface{ head() *Head }
 
-// JobOptions say how jobs of one kind are told from others.
-type JobOptions struct {
+func (h *Head) head() *Head { return h }
+
+// HeadOf is what a job of any kind has in common with others.
+func HeadOf(job Job) *Head { return job.head() }
+
+// Options say how jobs of one kind are told from others.
+type Options struct {
 	DB *metadata.DB
 	// Name is that of the note in which all replicas see the job.
 	Name string
@@ -61,21 +64,23 @@ type JobOptions struct {
 
 // The terms of a job.
 const (
-	jobRenew    = 5 * time.Second
-	jobLeaseTTL = time.Minute
-	jobNoteTTL  = 90 * 24 * time.Hour
-	// maxJobError bounds the error in a note, in characters.
-	maxJobError = 4000
+	renewEvery = 5 * time.Second
+	leaseTTL   = time.Minute
+	noteTTL    = 90 * 24 * time.Hour
+	// maxError bounds the error in a note, in characters.
+	maxError = 4000
+	// endTime bounds the statements that note a job's end.
+	endTime = 15 * time.Second
 	// cancelling is before the job's ID in the lease when somebody wants it to end. So nothing
 	// else begins before it has ended.
 	cancelling = "cancelling:"
 )
 
-// JobRunner runs jobs in the background, one at a time over all replicas: who runs one
+// Runner runs jobs in the background, one at a time over all replicas: who runs one
 // holds a lease in the database, and notes there how far it is. T is a pointer to the job's
 // type. Its methods may be called concurrently; Close it before the database.
-type JobRunner[T Job] struct {
-	o      JobOptions
+type Runner[T Job] struct {
+	o      Options
 	ctx    context.Context // ends with the server; a job outlives the request that started it
 	cancel context.CancelFunc
 
@@ -84,8 +89,8 @@ type JobRunner[T Job] struct {
 	running sync.WaitGroup
 }
 
-// NewJobRunner makes one.
-func NewJobRunner[T Job](o JobOptions) *JobRunner[T] {
+// NewRunner makes one.
+func NewRunner[T Job](o Options) *Runner[T] {
 	if o.Lease == "" {
 		o.Lease = o.Name
 	}
@@ -99,14 +104,14 @@ func NewJobRunner[T Job](o JobOptions) *JobRunner[T] {
 		o.Clock = time.Now
 	}
 	if o.Renew <= 0 {
-		o.Renew = jobRenew
+		o.Renew = renewEvery
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	return &JobRunner[T]{o: o, ctx: ctx, cancel: cancel}
+	return &Runner[T]{o: o, ctx: ctx, cancel: cancel}
 }
 
 // Close ends a job that runs here, and waits for its end.
-func (r *JobRunner[T]) Close() {
+func (r *Runner[T]) Close() {
 	r.mu.Lock()
 	r.closed = true
 	r.mu.Unlock()
@@ -115,7 +120,7 @@ func (r *JobRunner[T]) Close() {
 }
 
 // enter counts a job, unless the runner is closed.
-func (r *JobRunner[T]) enter() bool {
+func (r *Runner[T]) enter() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.closed {
@@ -130,27 +135,27 @@ func (r *JobRunner[T]) enter() bool {
 // also runs in the transaction that takes the lease, for the audit log. work does
 // what the job is for; it changes the job only in functions that it gives to change,
 // and returns when its context ends. An error of work is shown to admins, so it holds no secret.
-func (r *JobRunner[T]) Start(ctx context.Context, job T, by string, also func(*metadata.Tx) error,
+func (r *Runner[T]) Start(ctx context.Context, job T, by string, also func(*metadata.Tx) error,
 	work func(ctx context.Context, change func(func())) error) (started T, err error) {
 	if !r.enter() {
 		return started, oci.Errorf(oci.CodeUnavailable, "this server is stopping: ask again, another one will answer")
 	}
-	h := job.Head()
-	h.ID, h.State, h.StartedBy, h.UpdatedAt = newID(), JobRunning, by, r.o.Clock().UTC()
+	h := job.head()
+	h.ID, h.State, h.StartedBy, h.UpdatedAt = rand.Text(), Running, by, r.o.Clock().UTC()
 	text, err := json.Marshal(job)
 	if err == nil {
 		err = json.Unmarshal(text, &started)
 	}
 	if err == nil {
 		err = r.o.DB.Update(ctx, func(tx *metadata.Tx) error {
-			mine, err := tx.AcquireLease(ctx, r.o.Lease, h.ID, jobLeaseTTL)
+			mine, err := tx.AcquireLease(ctx, r.o.Lease, h.ID, leaseTTL)
 			if err != nil {
 				return err
 			}
 			if !mine {
 				return r.conflict()
 			}
-			if err := tx.PutNote(ctx, r.o.Name, string(text), jobNoteTTL); err != nil {
+			if err := tx.PutNote(ctx, r.o.Name, string(text), noteTTL); err != nil {
 				return err
 			}
 			return also(tx)
@@ -165,13 +170,13 @@ func (r *JobRunner[T]) Start(ctx context.Context, job T, by string, also func(*m
 }
 
 // conflict says that another job runs.
-func (r *JobRunner[T]) conflict() error {
+func (r *Runner[T]) conflict() error {
 	return oci.Errorf(oci.CodeConflict, "a %s is running already, or is about to end: look at it, cancel it or wait for its end", r.o.Excludes)
 }
 
 // Free returns CONFLICT while a job runs, for those who want to know before they prepare
 // one. Start decides.
-func (r *JobRunner[T]) Free(ctx context.Context) error {
+func (r *Runner[T]) Free(ctx context.Context) error {
 	return r.o.DB.View(ctx, func(tx *metadata.Tx) error {
 		holder, err := tx.LeaseHolder(ctx, r.o.Lease)
 		if err == nil && holder != "" {
@@ -183,16 +188,16 @@ func (r *JobRunner[T]) Free(ctx context.Context) error {
 
 // Current gives the job that runs, or the last one; nil when there was none
 // within three months.
-func (r *JobRunner[T]) Current(ctx context.Context) (job T, err error) {
+func (r *Runner[T]) Current(ctx context.Context) (job T, err error) {
 	err = r.o.DB.Snapshot(ctx, func(tx *metadata.Tx) error {
 		var there bool
 		if job, there, err = r.noted(ctx, tx); err != nil || !there {
 			return err
 		}
-		h := job.Head()
+		h := job.head()
 		holder, err := tx.LeaseHolder(ctx, r.o.Lease)
-		if err == nil && h.State == JobRunning && holder != h.ID && holder != cancelling+h.ID {
-			h.State, h.Error = JobLost, fmt.Sprintf("the server that ran the %s has died: start it again", r.o.Noun)
+		if err == nil && h.State == Running && holder != h.ID && holder != cancelling+h.ID {
+			h.State, h.Error = Lost, fmt.Sprintf("the server that ran the %s has died: start it again", r.o.Noun)
 		}
 		return err
 	})
@@ -201,7 +206,7 @@ func (r *JobRunner[T]) Current(ctx context.Context) (job T, err error) {
 
 // Cancel ends the job that runs, on whichever replica, within seconds. It
 // returns NOT_FOUND when none does. also is as in Start.
-func (r *JobRunner[T]) Cancel(ctx context.Context, also func(*metadata.Tx) error) error {
+func (r *Runner[T]) Cancel(ctx context.Context, also func(*metadata.Tx) error) error {
 	return r.o.DB.Update(ctx, func(tx *metadata.Tx) error {
 		job, there, err := r.noted(ctx, tx)
 		if err != nil {
@@ -209,8 +214,8 @@ func (r *JobRunner[T]) Cancel(ctx context.Context, also func(*metadata.Tx) error
 		}
 		passed := false
 		if there {
-			id := job.Head().ID
-			if passed, err = tx.PassLease(ctx, r.o.Lease, id, cancelling+id, jobLeaseTTL); err != nil {
+			id := job.head().ID
+			if passed, err = tx.PassLease(ctx, r.o.Lease, id, cancelling+id, leaseTTL); err != nil {
 				return err
 			}
 		}
@@ -222,7 +227,7 @@ func (r *JobRunner[T]) Cancel(ctx context.Context, also func(*metadata.Tx) error
 }
 
 // noted reads the last job.
-func (r *JobRunner[T]) noted(ctx context.Context, tx *metadata.Tx) (job T, there bool, err error) {
+func (r *Runner[T]) noted(ctx context.Context, tx *metadata.Tx) (job T, there bool, err error) {
 	text, err := tx.Note(ctx, r.o.Name)
 	if err != nil || text == "" {
 		return job, false, err
@@ -234,17 +239,15 @@ func (r *JobRunner[T]) noted(ctx context.Context, tx *metadata.Tx) (job T, there
 }
 
 var (
-	errJobCancelled = errors.New("it was cancelled")
-	errJobLease     = errors.New("the database could not be reached for a minute, so another replica may have begun one: start it again")
-	errJobStopped   = errors.New("the server that ran it was stopped: start it again")
+	errCancelled = errors.New("it was cancelled")
+	errLease     = errors.New("the database could not be reached for a minute, so another replica may have begun one: start it again")
+	errStopped   = errors.New("the server that ran it was stopped: start it again")
 )
 
 // run does the work and notes the end.
-func (r *JobRunner[T]) run(job T, work func(context.Context, func(func())) error) {
+func (r *Runner[T]) run(job T, work func(context.Context, func(func())) error) {
 	defer r.running.Done()
-	h := job.Head()
-	ctx, cancel := context.WithCancelCause(r.ctx)
-	defer cancel(nil)
+	h := job.head()
 	var mu sync.Mutex // job
 	change := func(f func()) {
 		mu.Lock()
@@ -258,32 +261,36 @@ func (r *JobRunner[T]) run(job T, work func(context.Context, func(func())) error
 		})
 		return text, err
 	}
-	done := make(chan struct{})
-	var renewing sync.WaitGroup
-	renewing.Go(func() { r.renew(ctx, done, cancel, h.ID, text) })
-	err := protected(func() error { return work(ctx, change) })
-	close(done)
-	renewing.Wait()
+	ctx, stop := Keep(r.ctx, Lease{
+		Every: r.o.Renew, Patience: leaseTTL - r.o.Renew, Late: errLease,
+		Renew: func(ctx context.Context) (lost, failed error) { return r.renew(ctx, h.ID, text) },
+		Failed: func(err error) {
+			r.o.Logger.Warn("renewing the lease of a job failed, it will be tried again", "job", r.o.Noun, "error", err)
+		},
+	})
+	err := Protected(func() error { return work(ctx, change) })
+	cause := context.Cause(ctx)
+	stop()
 	change(func() {
-		h.State = JobFinished
+		h.State = Finished
 		if err == nil {
 			return
 		}
-		h.State = JobFailed
-		switch cause := context.Cause(ctx); {
-		case errors.Is(cause, errJobCancelled):
-			h.State, err = JobCancelled, cause
-		case errors.Is(cause, errJobLease):
+		h.State = Failed
+		switch {
+		case errors.Is(cause, errCancelled):
+			h.State, err = Cancelled, cause
+		case errors.Is(cause, errLease):
 			err = cause
 		case r.ctx.Err() != nil:
-			err = errJobStopped
+			err = errStopped
 		}
-		h.Error = fmt.Sprintf("%.*s", maxJobError, err)
+		h.Error = fmt.Sprintf("%.*s", maxError, err)
 		level := slog.LevelInfo
-		if h.State == JobFailed {
+		if h.State == Failed {
 			level = slog.LevelError
 		}
-		var mistake panicked // which may be wrapped
+		var mistake Panicked // which may be wrapped
 		if errors.As(err, &mistake) {
 			err = mistake
 		}
@@ -294,76 +301,64 @@ func (r *JobRunner[T]) run(job T, work func(context.Context, func(func())) error
 	}
 }
 
-// panicked is what a job's work panicked with. The stack is for the log alone.
-type panicked struct {
+// Panicked is what a job's work panicked with. The stack is for the log alone.
+type Panicked struct {
 	value any
 	stack []byte
 }
 
-func (p panicked) Error() string {
+func (p Panicked) Error() string {
 	return "it ended by a mistake in the program; the server's log says where"
 }
 
 // LogValue implements slog.LogValuer.
-func (p panicked) LogValue() slog.Value {
+func (p Panicked) LogValue() slog.Value {
 	return slog.StringValue(fmt.Sprintf("panic: %v\n%s", p.value, p.stack))
 }
 
-// protected works. A panic in it is an error: it must not end the server, which serves others.
-// Each goroutine that works for a job needs it.
-func protected(work func() error) (err error) {
+// Protected works. A panic in it is an error, [Panicked]: it must not end the server, which serves others.
+// Each goroutine that works for a job needs it; a Runner does it for the first one.
+func Protected(work func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			err = panicked{v, debug.Stack()}
+			err = Panicked{v, debug.Stack()}
 		}
 	}()
 	return work()
 }
 
-// renew keeps the lease and notes the progress, until the job is done. It ends the job
-// when somebody wants that, or when the lease is or may be lost.
-func (r *JobRunner[T]) renew(ctx context.Context, done <-chan struct{}, cancel context.CancelCauseFunc, id string, text func() ([]byte, error)) {
-	renewed := time.Now()
-	for {
-		select {
-		case <-done:
-			return
-		case <-ctx.Done():
-			return
-		case <-time.After(r.o.Renew):
-		}
-		asked := time.Now()
-		note, err := text()
-		var mine bool
-		var holder string
-		if err == nil {
-			err = r.o.DB.UpdateRelaxed(ctx, func(tx *metadata.Tx) (err error) {
-				if mine, err = tx.RenewLease(ctx, r.o.Lease, id, jobLeaseTTL); err == nil && mine {
-					return tx.PutNote(ctx, r.o.Name, string(note), jobNoteTTL)
-				}
-				if err == nil {
-					holder, err = tx.LeaseHolder(ctx, r.o.Lease)
-				}
-				return err
-			})
-		}
-		switch {
-		case err == nil && mine:
-			renewed = asked
-		case err == nil && holder == cancelling+id:
-			cancel(errJobCancelled)
-		case err == nil, time.Since(renewed) > jobLeaseTTL-r.o.Renew:
-			cancel(errJobLease)
-		case ctx.Err() == nil:
-			r.o.Logger.Warn("renewing the lease of a job failed, it will be tried again", "job", r.o.Noun, "error", err)
-		}
+// renew prolongs the lease and notes the progress. The lease is lost when somebody wants the job to end, or has
+// begun another one.
+func (r *Runner[T]) renew(ctx context.Context, id string, text func() ([]byte, error)) (lost, failed error) {
+	note, err := text()
+	if err != nil {
+		return nil, err
 	}
+	err = r.o.DB.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
+		lost = nil
+		mine, err := tx.RenewLease(ctx, r.o.Lease, id, leaseTTL)
+		if err == nil && mine {
+			return tx.PutNote(ctx, r.o.Name, string(note), noteTTL)
+		}
+		holder := ""
+		if err == nil {
+			holder, err = tx.LeaseHolder(ctx, r.o.Lease)
+		}
+		if lost = errLease; holder == cancelling+id {
+			lost = errCancelled
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return lost, nil
 }
 
 // end writes the last note and gives the lease back. When the lease was lost, somebody
 // may have begun another job since, and the note is about that one.
-func (r *JobRunner[T]) end(id string, text func() ([]byte, error)) error {
-	ctx, cancel := context.WithTimeout(context.Background(), recordTime)
+func (r *Runner[T]) end(id string, text func() ([]byte, error)) error {
+	ctx, cancel := context.WithTimeout(context.Background(), endTime)
 	defer cancel()
 	note, err := text()
 	if err != nil {
@@ -374,19 +369,11 @@ func (r *JobRunner[T]) end(id string, text func() ([]byte, error)) error {
 		if err != nil {
 			return err
 		}
-		if there && last.Head().ID == id {
-			if err := tx.PutNote(ctx, r.o.Name, string(note), jobNoteTTL); err != nil {
+		if there && last.head().ID == id {
+			if err := tx.PutNote(ctx, r.o.Name, string(note), noteTTL); err != nil {
 				return err
 			}
 		}
 		return errors.Join(tx.ReleaseLease(ctx, r.o.Lease, id), tx.ReleaseLease(ctx, r.o.Lease, cancelling+id))
 	})
-}
-
-// maxNoted bounds the problems in a job's note, which is written every few seconds.
-const maxNoted = 1000
-
-// firstProblems is a copy of them, which does not change when the list grows.
-func firstProblems(problems []Problem) []Problem {
-	return append([]Problem{}, problems[:min(len(problems), maxNoted)]...)
 }

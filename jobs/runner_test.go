@@ -1,10 +1,11 @@
-package registry
+package jobs
 
 import (
 	"bytes"
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -13,16 +14,37 @@ import (
 	"berth/metadata"
 	"berth/metadata/metadatatest"
 	"berth/oci"
+	"berth/testenv"
 )
+
+func TestMain(m *testing.M) { os.Exit(testenv.Main(m)) }
+
+// clock is one that tests put forward.
+type clock struct {
+	mu sync.Mutex
+	t  time.Time
+}
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.t
+}
+
+func (c *clock) add(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.t = c.t.Add(d)
+}
 
 // counting is a job that counts.
 type counting struct {
-	JobHead
+	Head
 	Count int `json:"count"`
 }
 
-// jobs is a database on which replicas run jobs.
-type jobs struct {
+// replicas is a database on which replicas run jobs.
+type replicas struct {
 	*testing.T
 	url   string
 	clock *clock
@@ -46,16 +68,16 @@ func (s *syncBuffer) String() string {
 	return s.b.String()
 }
 
-func eachJobs(t *testing.T, run func(j *jobs)) {
+func eachJobs(t *testing.T, run func(j *replicas)) {
 	metadatatest.EachURL(t, func(t *testing.T, url string) {
-		run(&jobs{T: t, url: url, clock: &clock{t: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}})
+		run(&replicas{T: t, url: url, clock: &clock{t: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}})
 	})
 }
 
 // replica is a runner with a connection of its own, as another process has it.
-func (j *jobs) replica() (*JobRunner[*counting], *metadata.DB) {
+func (j *replicas) replica() (*Runner[*counting], *metadata.DB) {
 	db := metadatatest.Open(j.T, metadata.Options{URL: j.url, Clock: j.clock.now})
-	r := NewJobRunner[*counting](JobOptions{DB: db, Name: "count", Noun: "count", Renew: 10 * time.Millisecond, Clock: j.clock.now,
+	r := NewRunner[*counting](Options{DB: db, Name: "count", Noun: "count", Renew: 10 * time.Millisecond, Clock: j.clock.now,
 		Logger: slog.New(slog.NewTextHandler(&j.log, nil))})
 	j.Cleanup(r.Close)
 	return r, db
@@ -64,7 +86,7 @@ func (j *jobs) replica() (*JobRunner[*counting], *metadata.DB) {
 func nothing(*metadata.Tx) error { return nil }
 
 // start begins a job that has to begin.
-func (j *jobs) start(r *JobRunner[*counting], work func(ctx context.Context, job *counting, change func(func())) error) *counting {
+func (j *replicas) start(r *Runner[*counting], work func(ctx context.Context, job *counting, change func(func())) error) *counting {
 	j.Helper()
 	job := &counting{}
 	started, err := r.Start(j.Context(), job, "root", nothing, func(ctx context.Context, change func(func())) error { return work(ctx, job, change) })
@@ -75,7 +97,7 @@ func (j *jobs) start(r *JobRunner[*counting], work func(ctx context.Context, job
 }
 
 // current waits until the job is as it should be.
-func (j *jobs) current(r *JobRunner[*counting], what string, is func(*counting) bool) *counting {
+func (j *replicas) current(r *Runner[*counting], what string, is func(*counting) bool) *counting {
 	j.Helper()
 	var job *counting
 	for range 2000 {
@@ -92,13 +114,13 @@ func (j *jobs) current(r *JobRunner[*counting], what string, is func(*counting) 
 	return nil
 }
 
-func (j *jobs) ends(r *JobRunner[*counting], state string) *counting {
+func (j *replicas) ends(r *Runner[*counting], state string) *counting {
 	j.Helper()
 	return j.current(r, state, func(job *counting) bool { return job.State == state })
 }
 
 // refused starts a job that must not begin, nor do what goes with its beginning.
-func (j *jobs) refused(r *JobRunner[*counting], want error) {
+func (j *replicas) refused(r *Runner[*counting], want error) {
 	j.Helper()
 	_, err := r.Start(j.Context(), &counting{}, "root", func(*metadata.Tx) error {
 		j.Error("the transaction of a refused job goes on")
@@ -115,7 +137,7 @@ func untilCancelled(ctx context.Context, _ *counting, _ func(func())) error {
 }
 
 func TestJobIsTheOnlyOne(t *testing.T) {
-	eachJobs(t, func(j *jobs) {
+	eachJobs(t, func(j *replicas) {
 		a, _ := j.replica()
 		b, _ := j.replica()
 		if job, err := a.Current(j.Context()); job != nil || err != nil {
@@ -142,7 +164,7 @@ func TestJobIsTheOnlyOne(t *testing.T) {
 			change(func() { job.Count = 8 })
 			return nil
 		})
-		if job.State != JobRunning || job.StartedBy != "root" || job.ID == "" || job.UpdatedAt.IsZero() {
+		if job.State != Running || job.StartedBy != "root" || job.ID == "" || job.UpdatedAt.IsZero() {
 			j.Errorf("the job begins as %+v", job)
 		}
 		j.refused(a, oci.ErrConflict)
@@ -150,11 +172,11 @@ func TestJobIsTheOnlyOne(t *testing.T) {
 		if err := b.Free(j.Context()); !errors.Is(err, oci.ErrConflict) {
 			j.Errorf("while a job runs, Free gives %v", err)
 		}
-		if now := j.current(b, "noted", func(job *counting) bool { return job.Count == 7 }); now.State != JobRunning || now.ID != job.ID {
+		if now := j.current(b, "noted", func(job *counting) bool { return job.Count == 7 }); now.State != Running || now.ID != job.ID {
 			j.Errorf("the other replica sees %+v", now)
 		}
 		close(release)
-		if end := j.ends(b, JobFinished); end.Count != 8 || end.Error != "" || end.ID != job.ID {
+		if end := j.ends(b, Finished); end.Count != 8 || end.Error != "" || end.ID != job.ID {
 			j.Errorf("the job ends as %+v", end)
 		}
 		if err := b.Free(j.Context()); err != nil {
@@ -165,8 +187,8 @@ func TestJobIsTheOnlyOne(t *testing.T) {
 }
 
 // A cancelled job ends wherever it runs, and no other begins before that.
-func TestJobCancelledElsewhere(t *testing.T) {
-	eachJobs(t, func(j *jobs) {
+func TestCancelledElsewhere(t *testing.T) {
+	eachJobs(t, func(j *replicas) {
 		a, _ := j.replica()
 		b, _ := j.replica()
 		ending, release := make(chan struct{}), make(chan struct{})
@@ -183,7 +205,7 @@ func TestJobCancelledElsewhere(t *testing.T) {
 			j.Fatalf("cancelling gives %v, recorded %d times", err, recorded)
 		}
 		<-ending
-		if now := j.current(b, "there", func(*counting) bool { return true }); now.State != JobRunning {
+		if now := j.current(b, "there", func(*counting) bool { return true }); now.State != Running {
 			j.Errorf("before its end the job is %+v", now)
 		}
 		j.refused(b, oci.ErrConflict)
@@ -191,17 +213,17 @@ func TestJobCancelledElsewhere(t *testing.T) {
 			j.Errorf("cancelling again gives %v, recorded %d times", err, recorded)
 		}
 		close(release)
-		if end := j.ends(b, JobCancelled); end.Count != 5 || end.Error != "it was cancelled" {
+		if end := j.ends(b, Cancelled); end.Count != 5 || end.Error != "it was cancelled" {
 			j.Errorf("the job ends as %+v", end)
 		}
 		j.start(b, func(context.Context, *counting, func(func())) error { return nil })
-		j.ends(a, JobFinished)
+		j.ends(a, Finished)
 	})
 }
 
 // When a replica dies its lease runs out, and the job is lost.
 func TestJobOfADeadReplica(t *testing.T) {
-	eachJobs(t, func(j *jobs) {
+	eachJobs(t, func(j *replicas) {
 		a, db := j.replica()
 		b, _ := j.replica()
 		j.start(a, untilCancelled)
@@ -209,22 +231,22 @@ func TestJobOfADeadReplica(t *testing.T) {
 			j.Fatal(err)
 		}
 		j.refused(b, oci.ErrConflict)
-		j.clock.add(2 * jobLeaseTTL)
-		if now := j.current(b, "there", func(*counting) bool { return true }); now.State != JobLost || !strings.Contains(now.Error, "has died") {
+		j.clock.add(2 * leaseTTL)
+		if now := j.current(b, "there", func(*counting) bool { return true }); now.State != Lost || !strings.Contains(now.Error, "has died") {
 			j.Errorf("the job is %+v", now)
 		}
 		if err := b.Cancel(j.Context(), nothing); !errors.Is(err, oci.ErrNotFound) {
 			j.Errorf("cancelling gives %v", err)
 		}
 		j.start(b, func(context.Context, *counting, func(func())) error { return nil })
-		j.ends(b, JobFinished)
+		j.ends(b, Finished)
 	})
 }
 
 // A replica that stood still for longer than its lease ends its job, and leaves the
 // note and the lease of the next one alone.
 func TestJobWithoutItsLease(t *testing.T) {
-	eachJobs(t, func(j *jobs) {
+	eachJobs(t, func(j *replicas) {
 		a, _ := j.replica()
 		b, _ := j.replica()
 		ending, release := make(chan struct{}), make(chan struct{})
@@ -234,12 +256,12 @@ func TestJobWithoutItsLease(t *testing.T) {
 			<-release
 			return ctx.Err()
 		})
-		j.clock.add(2 * jobLeaseTTL)
+		j.clock.add(2 * leaseTTL)
 		<-ending
 		next := j.start(b, untilCancelled)
 		close(release)
 		a.Close()
-		if now := j.current(b, "there", func(*counting) bool { return true }); now.ID != next.ID || now.ID == lost.ID || now.State != JobRunning {
+		if now := j.current(b, "there", func(*counting) bool { return true }); now.ID != next.ID || now.ID == lost.ID || now.State != Running {
 			j.Errorf("the job is %+v, want the second one", now)
 		}
 		a, _ = j.replica()
@@ -249,34 +271,34 @@ func TestJobWithoutItsLease(t *testing.T) {
 
 // Why a job failed is in its note; where it panicked, in the log. Then the next one can begin.
 func TestJobFails(t *testing.T) {
-	eachJobs(t, func(j *jobs) {
+	eachJobs(t, func(j *replicas) {
 		a, _ := j.replica()
 		j.start(a, func(context.Context, *counting, func(func())) error { return errors.New("the disk is full") })
-		if end := j.ends(a, JobFailed); end.Error != "the disk is full" {
+		if end := j.ends(a, Failed); end.Error != "the disk is full" {
 			j.Errorf("the job ends as %+v", end)
 		}
 		j.start(a, func(_ context.Context, job *counting, change func(func())) error {
 			change(func() { job = nil; job.Count++ })
 			return nil
 		})
-		if end := j.ends(a, JobFailed); !strings.Contains(end.Error, "mistake in the program") || strings.Contains(end.Error, "nil pointer") {
+		if end := j.ends(a, Failed); !strings.Contains(end.Error, "mistake in the program") || strings.Contains(end.Error, "nil pointer") {
 			j.Errorf("the job ends as %+v", end)
 		}
-		if log := j.log.String(); !strings.Contains(log, "the disk is full") || !strings.Contains(log, "nil pointer") || !strings.Contains(log, "job_test.go") {
+		if log := j.log.String(); !strings.Contains(log, "the disk is full") || !strings.Contains(log, "nil pointer") || !strings.Contains(log, "runner_test.go") {
 			j.Errorf("the log has %s", log)
 		}
 		j.start(a, func(context.Context, *counting, func(func())) error { return nil })
-		j.ends(a, JobFinished)
+		j.ends(a, Finished)
 	})
 }
 
 func TestJobOfAServerThatStops(t *testing.T) {
-	eachJobs(t, func(j *jobs) {
+	eachJobs(t, func(j *replicas) {
 		a, _ := j.replica()
 		b, _ := j.replica()
 		j.start(a, untilCancelled)
 		a.Close()
-		if now := j.current(b, "there", func(*counting) bool { return true }); now.State != JobFailed || !strings.Contains(now.Error, "was stopped") {
+		if now := j.current(b, "there", func(*counting) bool { return true }); now.State != Failed || !strings.Contains(now.Error, "was stopped") {
 			j.Errorf("the job is %+v", now)
 		}
 		j.refused(a, oci.ErrUnavailable)
@@ -286,9 +308,9 @@ func TestJobOfAServerThatStops(t *testing.T) {
 
 // Jobs that share a lease exclude each other; each has its own note, and is cancelled by itself.
 func TestJobsExcludeEachOther(t *testing.T) {
-	eachJobs(t, func(j *jobs) {
+	eachJobs(t, func(j *replicas) {
 		a, db := j.replica()
-		other := NewJobRunner[*counting](JobOptions{DB: db, Name: "other", Lease: "count", Noun: "other", Excludes: "count or other", Renew: 10 * time.Millisecond})
+		other := NewRunner[*counting](Options{DB: db, Name: "other", Lease: "count", Noun: "other", Excludes: "count or other", Renew: 10 * time.Millisecond})
 		j.Cleanup(other.Close)
 		j.start(a, untilCancelled)
 		j.refused(other, oci.ErrConflict)
@@ -301,27 +323,9 @@ func TestJobsExcludeEachOther(t *testing.T) {
 		if err := a.Cancel(j.Context(), nothing); err != nil {
 			j.Error(err)
 		}
-		j.ends(a, JobCancelled)
+		j.ends(a, Cancelled)
 		j.start(other, func(context.Context, *counting, func(func())) error { return nil })
-		j.ends(other, JobFinished)
-		j.ends(a, JobCancelled)
+		j.ends(other, Finished)
+		j.ends(a, Cancelled)
 	})
-}
-
-// Notes hold the first problems and do not change under the hands of who writes them.
-func TestNotedReports(t *testing.T) {
-	many := make([]Problem, 3*maxNoted)
-	check := CheckReport{Problems: many, Found: map[string]int64{ProblemMissing: 1}}
-	transfer := TransferReport{Problems: many, Rows: map[string]int64{"tags": 1}}
-	c, r := check.Noted(), transfer.Noted()
-	check.Found[ProblemMissing], transfer.Rows["tags"], many[0].Kind = 2, 2, ProblemMissing
-	if len(c.Problems) != maxNoted || c.Found[ProblemMissing] != 1 || c.Problems[0].Kind != "" {
-		t.Errorf("the check is noted with %d problems and %v", len(c.Problems), c.Found)
-	}
-	if len(r.Problems) != maxNoted || r.Rows["tags"] != 1 || r.Problems[0].Kind != "" {
-		t.Errorf("the transfer is noted with %d problems and %v", len(r.Problems), r.Rows)
-	}
-	if c, r := (CheckReport{}).Noted(), (TransferReport{}).Noted(); c.Problems == nil || c.Found == nil || r.Problems == nil || r.Rows == nil {
-		t.Error("an empty report is noted with null in place of lists")
-	}
 }
