@@ -15,10 +15,13 @@ type NewTeam struct {
 	DefaultVisibility string `json:"default_visibility,omitempty"` // "" takes the instance's
 }
 
-// CreateTeam makes a team without members. It returns INVALID, or CONFLICT when the name
-// is taken.
+// CreateTeam makes a team without members. It returns INVALID, DENIED, or CONFLICT when the
+// name is taken.
 func (p *People) CreateTeam(ctx context.Context, by auth.Actor, n NewTeam) (metadata.Team, error) {
 	if err := ParseName("team", n.Name); err != nil {
+		return metadata.Team{}, err
+	}
+	if err := MayOpen(by, n.Name+"/*", metadata.Private, n.DefaultVisibility); err != nil {
 		return metadata.Team{}, err
 	}
 	return in(ctx, p, func(b *Batch) (metadata.Team, error) {
@@ -50,8 +53,10 @@ func (p *People) UpdateTeam(ctx context.Context, by auth.Actor, name string, c T
 		if err := check(c.If, before); err != nil {
 			return team, err
 		}
-		if c.DefaultVisibility != "" {
-			if err := MayOpen(by, name+"/*", cmp.Or(before.DefaultVisibility, metadata.Private), c.DefaultVisibility); err != nil {
+		if c.DefaultVisibility != before.DefaultVisibility {
+			// The instance's may be any, so it counts as the most open one after, and the least before.
+			after := cmp.Or(c.DefaultVisibility, metadata.Public)
+			if err := MayOpen(by, name+"/*", cmp.Or(before.DefaultVisibility, metadata.Private), after); err != nil {
 				return team, err
 			}
 		}

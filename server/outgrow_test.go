@@ -213,6 +213,12 @@ func deeds(n int, me string) []deed {
 			return err
 		})
 	}
+	haveTeam := func(w *world) {
+		w.update(func(ctx context.Context, tx *metadata.Tx) error {
+			_, err := tx.CreateTeam(ctx, user, metadata.Private)
+			return err
+		})
+	}
 	haveDenial := func(w *world) {
 		w.deny(metadata.Denial{Name: user, Principal: "nobody", Repository: "core/x", Actions: []string{"push"}, CreatedBy: "test"})
 	}
@@ -267,6 +273,9 @@ func deeds(n int, me string) []deed {
 				return err
 			})
 		}},
+		{name: "team that is open", method: "POST", path: "/teams", body: `{"name":"%","default_visibility":"public"}`, actions: pull},
+		{name: "team opened", method: "PATCH", path: "/teams/" + user, body: `{"default_visibility":"internal"}`, actions: pull, before: haveTeam},
+		{name: "team as open as the instance", method: "PATCH", path: "/teams/" + user, body: `{"default_visibility":"inherit"}`, actions: pull, before: haveTeam},
 
 		{name: "d.ims.io's account", door: "dims", method: "POST", path: "/account", body: fmt.Sprintf(`{"account":"%012d"}`, n), actions: pull},
 		{name: "Dockit's grant", door: "dockit", method: "PUT", path: "/v2/admin/user:" + user + "/namespace:core:push", actions: pull | auth.Push, before: haveUser},
