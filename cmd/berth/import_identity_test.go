@@ -134,6 +134,23 @@ func TestImportDimsIdentity(t *testing.T) {
 	w.want("Lea/ldap/1", "admin/local/1", "bob/local/0", "boss/ldap/0", "new/ldap/1")
 }
 
+// The user names that come with tokens of other providers are nobody's, by any importer. Who has one already keeps it.
+func TestImportReservedNames(t *testing.T) {
+	hash, err := bcrypt.GenerateFromPassword([]byte("x"), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newImportWorld(t, metadata.User{Name: "token", Role: metadata.RoleUser})
+	w.run(1, []string{"dims", w.dims("oauth2", "OIDC", "token"), "--dry-run"}, `record 1: the user name "oauth2" is reserved`, `record 2: the user name "OIDC" is reserved`)
+	w.run(0, []string{"dims", w.dims("oauth2", "token"), "--skip-invalid"}, "1 token made", "1 left alone")
+	passwords := filepath.Join(t.TempDir(), "htpasswd")
+	if err := os.WriteFile(passwords, fmt.Appendf(nil, "Oidc:%s\n", hash), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.run(1, []string{"htpasswd", passwords}, `line 1: the user name "Oidc" is reserved`)
+	w.want("token/local/1")
+}
+
 // The directory says how a name is written and whether it has it.
 func TestImportDimsAsksTheDirectory(t *testing.T) {
 	s := testenv.Slapd(t, `

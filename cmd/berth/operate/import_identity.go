@@ -88,6 +88,9 @@ func (i *identities) nameOf(ctx context.Context, written string, credential bool
 	key := strings.ToLower(name)
 	here := i.users[key]
 	if len(here) == 0 {
+		if err := auth.CheckNewUser(name); err != nil {
+			return "", badf("%s", cli.Message(err))
+		}
 		if first, ok := i.seen[key]; ok && first != name {
 			return "", badf("%s and %s differ in case only: write one of them everywhere", name, first)
 		}
