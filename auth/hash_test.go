@@ -188,6 +188,23 @@ func FuzzParseHash(f *testing.F) {
 	})
 }
 
+// A token is masked wherever it stands in a text: also behind and before what touches it.
+func TestMaskSecretsThatTouchOtherText(t *testing.T) {
+	secret, _ := NewSecret(RobotPrefix)
+	for text, want := range map[string]string{
+		"/v2/" + secret + "/x":  "/v2/berth_rob_***/x",
+		"/v2/x" + secret + "/x": "/v2/xberth_rob_***/x",
+		"user_" + secret:        "user_berth_rob_***",
+		secret[:20]:             "berth_rob_***",
+		"berth and they":        "berth and they",
+		"berth_url":             "berth_url",
+	} {
+		if got := MaskSecrets(text); got != want {
+			t.Errorf("%q is logged as %q, want %q", text, got, want)
+		}
+	}
+}
+
 func TestSecret(t *testing.T) {
 	seen := map[string]bool{}
 	for _, prefix := range []string{PersonalPrefix, RobotPrefix} {

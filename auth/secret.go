@@ -83,8 +83,8 @@ func IsSecret(s string) bool {
 }
 
 // secrets are the forms of the tokens that we hand out, anywhere in a text: those of the database, and JSON Web Tokens
-// of two or three parts.
-var secrets = regexp.MustCompile(`(\bberth_[a-z]+_)[A-Za-z0-9]+|\bey[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)?`)
+// of two or three parts. What stands before a token of ours may touch it.
+var secrets = regexp.MustCompile(`(berth_[a-z]+_)[A-Za-z0-9]+|\bey[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)?`)
 
 // MaskSecrets gives a text for a log, with *** in place of the tokens in it, whole or cut short. Which kind of token it was
 // stays, for that helps to find its owner.
