@@ -1884,6 +1884,9 @@ type TrustIssuer struct {
 	// Issuer Its URL.
 	Issuer string `json:"issuer"`
 
+	// Owners Whose its jobs are; absent when every team may let in all.
+	Owners *[]TrustOwner `json:"owners,omitempty"`
+
 	// Setting It stands in the setting `oidc_trusted_issuers`.
 	Setting bool `json:"setting"`
 }
@@ -1894,6 +1897,23 @@ type TrustIssuerList struct {
 
 	// Next Ask with `after=` this for the next page. Absent on the last page.
 	Next *Next `json:"next,omitempty"`
+}
+
+// TrustOwner defines model for TrustOwner.
+type TrustOwner struct {
+	// Claim Its name; those of nested claims are joined with dots.
+	Claim string `json:"claim"`
+
+	// Pattern What it has to match: `*` is any run of characters, `?` is one.
+	Pattern string `json:"pattern"`
+
+	// Team Whose such jobs are.
+	Team string `json:"team"`
+}
+
+// TrustOwners defines model for TrustOwners.
+type TrustOwners struct {
+	Owners []TrustOwner `json:"owners"`
 }
 
 // TrustPolicy defines model for TrustPolicy.
@@ -2569,6 +2589,9 @@ type SetTeamTagPolicyJSONRequestBody = TagPolicy
 // PutTrustPolicyJSONRequestBody defines body for PutTrustPolicy for application/json ContentType.
 type PutTrustPolicyJSONRequestBody = TrustPolicyChange
 
+// SetTrustOwnersJSONRequestBody defines body for SetTrustOwners for application/json ContentType.
+type SetTrustOwnersJSONRequestBody = TrustOwners
+
 // CreateUserJSONRequestBody defines body for CreateUser for application/json ContentType.
 type CreateUserJSONRequestBody = UserCreate
 
@@ -2889,6 +2912,9 @@ type ServerInterface interface {
 	// PutTrustIssuer Let an issuer in
 	// (PUT /trust-issuers/{issuer})
 	PutTrustIssuer(w http.ResponseWriter, r *http.Request, issuer string)
+	// SetTrustOwners Say whose the jobs of an issuer are
+	// (PUT /trust-issuers/{issuer}/owners)
+	SetTrustOwners(w http.ResponseWriter, r *http.Request, issuer string)
 	// ListUsers List the users
 	// (GET /users)
 	ListUsers(w http.ResponseWriter, r *http.Request, params ListUsersParams)
@@ -6588,6 +6614,32 @@ func (siw *ServerInterfaceWrapper) PutTrustIssuer(w http.ResponseWriter, r *http
 	handler.ServeHTTP(w, r)
 }
 
+// SetTrustOwners operation middleware
+func (siw *ServerInterfaceWrapper) SetTrustOwners(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "issuer" -------------
+	var issuer string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "issuer", mux.Vars(r)["issuer"], &issuer, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "issuer", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.SetTrustOwners(w, r, issuer)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListUsers operation middleware
 func (siw *ServerInterfaceWrapper) ListUsers(w http.ResponseWriter, r *http.Request) {
 
@@ -7350,6 +7402,8 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 	r.HandleFunc(options.BaseURL+"/trust-issuers/{issuer}", wrapper.DeleteTrustIssuer).Methods(http.MethodDelete)
 
 	r.HandleFunc(options.BaseURL+"/trust-issuers/{issuer}", wrapper.PutTrustIssuer).Methods(http.MethodPut)
+
+	r.HandleFunc(options.BaseURL+"/trust-issuers/{issuer}/owners", wrapper.SetTrustOwners).Methods(http.MethodPut)
 
 	r.HandleFunc(options.BaseURL+"/teams/{team}/trust-policies", wrapper.ListTrustPolicies).Methods(http.MethodGet)
 
@@ -11678,6 +11732,46 @@ func (response PutTrustIssuerdefaultApplicationProblemPlusJSONResponse) VisitPut
 	return err
 }
 
+type SetTrustOwnersRequestObject struct {
+	Issuer string `json:"issuer"`
+	Body   *SetTrustOwnersJSONRequestBody
+}
+
+type SetTrustOwnersResponseObject interface {
+	VisitSetTrustOwnersResponse(w http.ResponseWriter) error
+}
+
+type SetTrustOwners200JSONResponse TrustIssuer
+
+func (response SetTrustOwners200JSONResponse) VisitSetTrustOwnersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SetTrustOwnersdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response SetTrustOwnersdefaultApplicationProblemPlusJSONResponse) VisitSetTrustOwnersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListUsersRequestObject struct {
 	Params ListUsersParams
 }
@@ -12613,6 +12707,9 @@ type StrictServerInterface interface {
 	// PutTrustIssuer Let an issuer in
 	// (PUT /trust-issuers/{issuer})
 	PutTrustIssuer(ctx context.Context, request PutTrustIssuerRequestObject) (PutTrustIssuerResponseObject, error)
+	// SetTrustOwners Say whose the jobs of an issuer are
+	// (PUT /trust-issuers/{issuer}/owners)
+	SetTrustOwners(ctx context.Context, request SetTrustOwnersRequestObject) (SetTrustOwnersResponseObject, error)
 	// ListUsers List the users
 	// (GET /users)
 	ListUsers(ctx context.Context, request ListUsersRequestObject) (ListUsersResponseObject, error)
@@ -15494,6 +15591,39 @@ func (sh *strictHandler) PutTrustIssuer(w http.ResponseWriter, r *http.Request, 
 	}
 }
 
+// SetTrustOwners operation middleware
+func (sh *strictHandler) SetTrustOwners(w http.ResponseWriter, r *http.Request, issuer string) {
+	var request SetTrustOwnersRequestObject
+
+	request.Issuer = issuer
+
+	var body SetTrustOwnersJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.SetTrustOwners(ctx, request.(SetTrustOwnersRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "SetTrustOwners")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(SetTrustOwnersResponseObject); ok {
+		if err := validResponse.VisitSetTrustOwnersResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ListUsers operation middleware
 func (sh *strictHandler) ListUsers(w http.ResponseWriter, r *http.Request, params ListUsersParams) {
 	var request ListUsersRequestObject
@@ -15935,346 +16065,350 @@ func (sh *strictHandler) Whoami(w http.ResponseWriter, r *http.Request) {
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7L0Nc9u2sjf+VTB6njtNchjbSZO+2HPmXjdNW582bW7i3sz8j/M3IRGSUFOASoBWdDL57s9gFyBBCaAo",
-	"mbKdnjudaWyLIt52F/v624+DkZzNpWBCq8Hxx8GU0YwV8OPLczox/2ZMjQo+11yKwfHgxZSKCVNkMWWC",
-	"XbOC6CkjesrFhIzwo4NBMlCjKZtR8229nLPB8UDpgovJ4NOnZPALF1fr7z2fMiLYB03mdMISQhVJL8qj",
-	"oy9HZZHDD+yEFCz/+8XAPHUxSA/I6VAxoYkUMIecKvxy+/ifksGcFnTGtF3m6WgkS6HPsvCceEbkmFBB",
-	"Tt+9JRSfTciTpyTjE65hsdw8O6d6OkgGgs7McPbBQTIo2J8lL1g2ONZFyfyZzanWrDDf/f//efT42/cf",
-	"nzz99H8HSWDH7BTfyJxFNo7OmJ3m2ekrUsickQXXU1lqwrUiZnIJkQWhxI56TNJHKeGKULEkRSnMt0dT",
-	"WtCR2ZeEpP8Jn0rBIis0Y7Qub0Y//MLERE8Hx189SwYzLtyvT5LG2k8f/3/08b+OHn/7t78nB/91+eg/",
-	"H7//W2QfxpoV4R1IDVWkZhWGFgwZkCEby6Ke/p8lK5beCcG7IhN+/uRpaPzvmeA0/xVeEJpEBp9/oeA8",
-	"IvuGz7Tu3PrAPxaynMfHnZiP7bAJmbNixIR+zMRIZiwjXGhpDpIoNpkxoSMTg5dsOa+z8SuqR9PwrIz8",
-	"IHpKtSciZqXSRGme52RKrxnQZPooraaE4qee1Nn4MY4QOagnR0+fJUEZM+M6PK2ZVIYp2EwRjpKDCrVg",
-	"RUKeEC3Jk6OjoxjN5PBWfyoZG9My12YiR4mZGJ+VM/jtCEje/lpNkQvNJqyAOb52PLA6y1PHpEa0maGV",
-	"oeuCzaXiWhacqc2HTB6kI1mw/3j6w6P0YeTEHRNud+Zv3DyWcYKs5rrsTJXkQaoZnf3H0x/ofB6dcv3i",
-	"LWf9lhXXfMTiU1b4gJ3vsRUj9qIgqf24kjBaXjFBmMjmkpsLgYoM/j7KKZ+RlJZZGlmCfVNX2fn0+fNO",
-	"wvP9g/pncnB5fPhfj98/8j5++J9hmXpOJ/FN0XQSWYWmky1P4JzRWctIjM7aBad5YtshzSG1jGk+3jCo",
-	"eWTLUX9XrIgPWipWtI9pnthqyE/mYTWXQjHQaH6gPC8LGH8khWYCJCGdz3M+omYqh/NCDnM2+9sfSoL8",
-	"qd/9fws2HhwP/s9hrRYe4qfq8DV+C0cMMf2fJVOaLKgiBRuXimVGvI8pz1l2AFtj3+SpXaAIFXLOCs1x",
-	"9rT+IKaNGUaLq2Mr25MM6Mi8AV4Ocn/TOk/hefNN+ypaFHRpfh8VjGqWXVKY3lgWM/PTIKOaPdZ8xkKj",
-	"u+8Ml4GzSwa+WN9wFWir6a1dB8FVF0FtMf5CpziqSrEeS9TuF1OjT9rNPghKkZpY/9nQfb211efQ2MfG",
-	"Br2v3i2Hf7CRHtTKL9odQCBZxs2LaP7aI5wxzRVLVmhpfXPtdT14NFgl4XdGU5nRJRkyMi/znGWbdGSa",
-	"K0noqJBKkfQwxUugqTi3C/L1fYyt/heuAqxSUXNHssZzCdC1UZ43ff1X88zqWePALcdmbJadjs5j2sA5",
-	"GbIEYoUTy6T5Q8EOSEqzGRdwAoZ650zOc3ZMZnQ05YIp86SQGnRPwlET3k4izOiHM/zGl3Ca9pcnK3ua",
-	"DErB/yyZ/dhI8CCvx8mxG+ffAYk2WR0PKUwAuJKPAyaMEvzPgeGqQTKYl2oKy82ZNhITjsx7RS3CTsuM",
-	"65fXLHxNuNev7Jsg5jG45/Cu4Iqcvj4DU2NhaMfcT5nRPI14KzjLiCMoNuFKF8vwJZJlBVMqKMO3ug6M",
-	"gqg6XLXXTFAxYvCd8IX4k1wQOdZMEG5Iej5ngmUnePfSXKHtVbA5M4vmxgAjio2kyBShBQPlm11bg7Ca",
-	"PBf6q2eDdYPFHJimPI+zMaopAWY1G46+oYw8SMec5ZlKE5iSmVDBtAJ/z6NHj9KH9pyWZk2+JvEgLcqc",
-	"pQlJZ0wpOmFoI6yRXcYnDGXl2tZfsWVYq4Bd+EKReU5HzFmFuZwECeGKi4CrKDVam5ldIYdSwzRR5qRg",
-	"4lIhxXImS5UG3ylLPZKoMTpmkVdwgcLizfmAFhXkknnBxYjPaR6SldLuI2yrEyNIGZQoPhGPuYB9Rk4w",
-	"ZxLWJtiYFczQY0Cl0HTSfL8cI6uxXBk5CwJqKEsdeXVl04UVJFArL3kW/BjMgtAH5kAu6cQKj3Y5ZigD",
-	"2NgpKYP6TPwNdqwYlHeVsOrlsq5F3+3c19/R0VU5f0UFH1v+WeeTITxzYKwG8DYSM6yR4u6TweotPszl",
-	"UDWEY1y+7KJcZ1TTIVVsfbuFtcDWvqKm9Onzr8If8X+xTpNd2VUYy369GiC0ye7FHwPLz6XSHXeqkAsV",
-	"l8OdXrE2tTXz0ntYybIYhXfzmhXK3sPtLGbntKL7u69X41eDeWdrF5xYarJbFSfiN6XY1k6gOiDYvltq",
-	"poiWpGA0M9cCtfenURhmUukTIiQBp6DnbQ/epp5n8Osvv3725Junzxoewq+eP//yq9A5XbOCj5cNZdGu",
-	"oDnXN2aKuuJRlPBcoV4MWt+i4JoZ7RccsdpcDAnhQmnzTTkmM3plPrBaoZ3JUMqcURG2TXC3/8fMkLNs",
-	"nQVxKpvk1Irg+ZQMhjQLKzuzcjQ1i1oUUkzIkCmesVqnM1QBYSl/H8wHM5qxE3KEn9E8N6vlmoyoMLZe",
-	"wZSWBcs6akGjKRtdbVrTC/PQGzaXhcYbGhwnAWPmLRPa3Kr2foSZO7pvWCfr917jSlhhNrvzbrbeDHB3",
-	"Q7zzwi2seYisKGQRnMGUquml45xaXMtymHuyWpSzIe5c5ALf4g0FM2N6b6nIE7QIyovoZ+Yktjs0pWnR",
-	"4rdROigzilIILiYJGXPB1ZRliXWAJYbeRiyHH2WxQq0FA+ecVdmp1egVyTgS5rp2M8+2vCxXNQGjVeIi",
-	"GmttvLra8mp/7Xn5p1/tb5SqnONwjbhqk2L9Zt9Sj/8N3YI48haK+4wrBQeW0RmdwHnJUsAZzadUJGRm",
-	"JZM5tD9LVrKYEktxa2ME6Bv+Xdl6d5UEFlvZbN78oof0pmKSiAq3cuHIhbUwF+aGMfxEC2tBmJPghT0L",
-	"1VGwDs1te2mu2o4qjOMwywPr6uqS0YI8IaXQPHcM5b7UmFSrignkcENtqzk3yw6KDJd2p8xpBa1ZR3wq",
-	"tEK394YVO99f9lACDIQftJ0pMXpY13HmLOCdqZaOFmjBbDAY1JRj8M05SgUpOUQVzDwsRb4klMxLNSVD",
-	"czgK7viO04lfwYZSxrxQ5vKVpaJ4Ep2MtIZwCzDvvJAT5zTa4O3B57xrZ2fB7r2gySO1/uxowKevBgM6",
-	"qm8oDnCicfGxtdLd0B8q7farr58cffPNV8+SbZXxznp3F7V7bVrPjboeYRhJqLoCf3NkWo28gA2JAb6W",
-	"00HlN+osMonR8Q1tlZpZqYJXqAqp876+tGkU8xxq2ZXGjBza1U54IfOcjTSqkU0amIwuJwUNeZWMvp8b",
-	"NV/JGUObxchvLc0MSlH5o7KEKGMWUEXSp8+mR7OjiI8tp6hO0Dz/bTw4/ucG1nZzdgrh+7BrkwkNmWcn",
-	"hGLQDFQ6Z2VlPLNRtIIxMpNCT9WBm8xWjg7QPLq7j6rp/7f5Xkg2lULTyYRll1rnLbtPa/0n59dOFrv1",
-	"TWWeqROSHqmUXDE2V9b+bZdQ1aGvzKJa5fs2IjrTQU2yRV0M6312WQnJubiCuyaXw4huR1Uo1PDb2Nue",
-	"Y7iZDDm6NRnrOmMfzKtVGVdLN7g/FQ86Xd9N0e0/ZCM6Y4Qa3sy4IaHums1NdUvc8trvBTNtPTukxrXD",
-	"y228aS3X1K1JHZBXVCxBYeCClApdGjmj1yDsUDEnkNMHvwN9kTkruOyqGIlgykZ1QdbnSh5csbm2yhuZ",
-	"y5yPlqCdPERaUgmQkjIH76nA607/PGNKX9qQzA38jnb71t7YehRt6v4l3CgddduIffAdbIGVFl5CmJHi",
-	"GIZcTKVyBpsiE3kQ1vILBoZp9wlVAjLArVkBYdLE3c51ut9WUhVkUECowvG37gX1t0JIELKsMJsSXn6L",
-	"AfA9BFCzyPdkEU5AMhykyEIWVyRnYx1WDqJGwhs2k9csI+NCzoD8wXdmY3l0KI3mScp5LmkWWZAuSjGi",
-	"mmXtJ3RsPZdcEbMUs3mCpHBKKck5MKRRuNCqU1rO5ywjuZRXYMyjJHh6lBwdHdWiUUU0Fp+nfI0Yj7PW",
-	"mz3e8JVon0TbeW5rHTkrlpdFKUJq2vqpRTSpM2EDmzZzSjGtzeWduns49VQooz2RFy6sw2d0wjBabHaZ",
-	"juFfds2KE2eKlSJjBVnQJWRiQGIF6GgTowtPKBcrOQZfPg15s0QmLxdcZHKxxfy9b6UnSIKgidRRfuQQ",
-	"MpHMypwRFcbGXHH7bp5em67UMr/6a+nmccKq83z5DzkMBV3Rx5vAkBglAPf9mEjBEpAzsEDM+p/xCaZE",
-	"rIfodnFox53CESdvWAdzS8DpJ27KiZ0upoebP9EJQ8UanAC1n88Ih+uwQ27mRTK3Cz+0BYM8Ay8hR6Db",
-	"uxBQU++K+rDvt1tZF1SoMRZZtO3auX2uJontHdI2uGVDR5vPqAo0BV3ZVint4NE2D4TE9PcoYP+HKz7k",
-	"OdeRZJHr6nOr3bBFIyULI+Oa0RmZMH1CUi6mrOA6teE4iLmZM/vCCCgY0hxFnSQ1zPkIMoM1KwQkHcwL",
-	"fo3Lsu8K5oFYfcAP4a962+GB7QLs9jsRcm0xu2Ys4/QS/9wSaw9xmRWkjoU7KvCaTkLuPTqpfJpCE2oU",
-	"rm0iayD9eR6xwMw0zTVE8BqCtLprVnS1wVYIubKovL2rzCtYXuIfYuN03DzDlN2gjD7yU1aJ7XaSVOyo",
-	"tjCxb+pey53C8qSCaSbMH49T0CEoKco8fOm0sEM0H+X2yMuaixWV3YCUzumkRyoy53lbBATVdwG7Zlwq",
-	"o+liQqtRYY2WuxzKbGkM1Rk4WrlWxFz9HB+aMaYT0DahEBaS3WieY2CMzdZVrR4LEXhWxGpoNRh3VoaO",
-	"aJ6Dto7eSY7a+3IB6dJt5Qo9ljhESb8lczFcA1cqVqCnG9IsFXmQ0pyDBQPlbn97ZH6qky0fbuXPs5nl",
-	"0hyjMTllDk4K+MVmYnbw4G1by7ef8L7ldT91sVE7t7kWozGJOC/dNLl/5/z7Z9vn3zuuWSlN3kSXfpL+",
-	"VtnyPqn51cVHRx2oaOdRt8jRxyPsR5KDYL0lKQ432E8yd1AF6y7MTSP+xPLsO/Nc+61dsJm8pnlLuNzK",
-	"WXxHHda26VySTOQJmIlQ5aAamucKT7ji9m4y1ybB9OfUhxRoq2viXEJbv3q60cyW1s2XecbFpK4kDr65",
-	"zJm6bHEXYs2h1c3MOSg5q5wwRls2t52QmqipXIiwo7Pl9a9kwZqGna0aQl+kOeScKx0NgwYV+8Z2BUm7",
-	"RD9NIFXQuei+PZqZW+7ps6n558lRlnbxYb0cj9lI82v2xm1ZIA5Dlb4sShHMqLERJ0XkQoAGrDBLBHA3",
-	"oLh0m6waeEFngqnm/KbMWZxYcnbN8s7v+gWeDrj3WuWcO5+V7+029gqZ4KY0V7MWIw2MGiKk6rzP6eQ1",
-	"xKgCuZ0f2Gy+UTi/xKc+JYNqjWuWkqoCYVBvxZXv0nAOj0FSF3FXnB/yZMxkxjZ6oOjklXlszX9v/pi4",
-	"pbk5B3eoWv1KjhIqbCjaK++B4fdZqekwhxCkmnNdCRsz5paAKo7qfSyLp99s1Cdq9eeJp0S06TwvP8xz",
-	"KmiY4esium7aF1g3IWH5bsr0lEE8ZiHLPCNDBjV2iRPGjjy4GOVlFhaayYCqq3AR04gKMmX5PGyyVCZZ",
-	"S7UognyQjM2ZyMw5bOcEyiKGYw374srtwJAMznNSyNJGeleMhNx+ewIpFgWfTLUixkSrA5XPu4cpf4Rx",
-	"QquY0tgWGcLFw8V6U668QOUOdbKrI9uivfAG2rOxznXMiId6soUM+/YxZ7cHO7qh6W9nKJqrkJZ6Kgui",
-	"6FLtVNpW5izy9oyNeMYyxCExz1kpBO6FqthOCraZ7DR6yzZYCZazmyZjVQzXxF0pIbThjhTJqj6VmtAb",
-	"rBkSwT8Egx2wAUM2ktZarjPA1pOPAk6WMEiUS5iZSKaayVpcE6XtCXZTXlrvQf9+Pvaj/ebMGJ1Vg2Ni",
-	"GNXuFnHX5F3kIJV5FBYHg5m6Jkp1TFzk2LzXX+9BOM3IZjDt4MaAiYUo58eChkqiT1F42jAo+IsgDUdY",
-	"kKwDAl9UhGYZCRUs3musEIToikOAJRVB15rGunMjBjv1m9gPxgBJx1IePkoh8gg/f0BHOvxMDz+kCZhp",
-	"5te0J28Ylv/GEXg67NQKJdZgWT24zoAI+4XFeElHUyPHoLo/l4Idg+8SBIIiCyD6dF7meUq0lDdCvtja",
-	"87aFRwp2pg+HFAqI2/FHWYVr3WRvXly+drdPyVOJiS14f+zSJoV2ygVgX4VFSCGveRbir+8wO2Mhiwqo",
-	"yQJe8cxYvnpJ3JcjaekRlYiPpqAGHTuIl4QAXtzjGZsNEXkBJo8/yHL+uPoVI+oocpS0mn9XHIHQfZRs",
-	"oGC7+ytpNrtUt3Nl7M0srrPDIlkGNQjEPY6XAQGoAmVzVIYyW4Z3PB6Y7CkGUa1iRWBulJGynO8kI/1t",
-	"2+iYs4/GZwBT3nIG4VxiwJd8+vw5MSo2ehL8e9TcgZSoudGrjKoP8IIHpLrdlUV4XeMkG6AayYngimWY",
-	"mcxrjLkOpxRdfj+i2HDE7Yni+SuQCevT7kVu4e0a5iWndLTvuAX4q2azYR29HYHdlts5iCrAsjbzseWn",
-	"tsHAMOxU6rsaXYk5Cy4jhRSAa4IFVAUjV0IuhC0yyleLyvoppkgGmHgadLL/0FjLLtV/ZhrB84BoWeBe",
-	"2uQ849pzmh1bZ5d1ihoTHPYfQi8WIoupyutnpBrmI2DUXhel0lXJhDFdIY6/nSvOc6Pd0B3mslKdo9oh",
-	"b5o5bYZa2mAveG4Um5vY2S2CZxXme0jfkIKF/aSQgzKjy8SVpzSQeL3URavjebmI1tI/bipM9pfHBaNZ",
-	"WufEJCR1+YlpM1PGaCWKTwRA/G5MbKxfHtzv7YScJfFbkm8Yw4QMpnC8rlL+XRo6sAyWyS0sZ2ElEQCV",
-	"k8WU5ywCTLJiKrTw6oKqY0IRkssoC879A5np6AJaza+0yPBVoZ9Na2UZ5qsOczk0T0D5ZRXqPmjLp7sf",
-	"OXjBW8MdRmPxDV+qi1gYxSic8LMhtTXscI0lqBo6WU1QrSvu/RzY7iJyU1gbwlrNfNiAMnNriYngPr5R",
-	"WqLlxjh82WlN3rC3C3d9KXACCaLLIlAcQQvNx3Sk44dtJxgtz7LXIPChrdK2bKhqgQCMC+yvp2y5KgDM",
-	"JbowMweYgs6um1UJFYpqxTNfttHS7OK2zf9oSx7elD2OW7jLQJYJI1k48VzFKoa+UiCKMeGE8JkLDxt9",
-	"iNE8IjzQRb+ViCz8lI0NQfE6vSOWEogL8SfSJdGnIVK6prt4p9jCtW8aUbJgVnecvap6PY+bqlvrTnjK",
-	"SqyuBUiBV27DezkXVxFj4p1XBuSCUBOpq+3pbtxsuRaf31oKWOubzygbjWn1JUai7GxGjCgdgDRHxdIj",
-	"rbX5dSlH2XAHZ2sE7G6C7fPLLGvXiwpx25nV9X93gfgmpyFfbNrzt/AUlOk4r2l3uX/O6AxH3wRgZyfj",
-	"Bggt52e2DCe0XLMgN5xpsEtUVbssrCu4GwvQfCILrqezTYv8mS1Pq2c/JYORmd2YG1K4ZB/mvGBqp5jg",
-	"Nt9pjrO2D7buTlloLLMXFeg/ikwhyRVbkrHEcga+hSPkikdyNd/88IJ8/dWX3xA9LWdD8IGG48W2QUok",
-	"vm7mBXG7Rp8CWRakmeXpvbCCL3W26IQJVgBvJgM+m0PZOqAlNaLNG6sy0Tg2t2h6XLuOpJ5iXFRkJJPM",
-	"5qDyiSBLpg9IWhXrpseWIoWEInf8CgdIoSsm0CM1kYhg0TCjzZCQrTsRmHFRvTMw/TX0DvPVmpw9xFVX",
-	"PNlw09csFeHCU58zVjboZfb929OUPHiZPX3+/Mm3Dx0wvz0ut1Ap8uUxbpxDYec1Wr/ZWUuCbhdevn36",
-	"/KtBMnj59stvjPh943434wWP8Ge27MORaqTOJuEVdxr8zJZvpK6S8baJ++4qfjKW02UIeBSB4CtwPKDE",
-	"Ew/HNmkWs1+x5aWlvUt4Z9pAtvr666+/amJbHYVh2KCS9TLo13398hU6Be1TwOoPXv/84i35P08S8vbl",
-	"C/LEKNf4l28eWtgJqMqqhawifOzqnKlYHpB31ZIIRemBkLArWdMWC2xDAuZm4dTcQ08urRZxdCj/jwUy",
-	"XG+XTZctdAzcNi4BL38fnc1ujVi2mvBq0LV9Qn2w9a2GRnAwNeXzm59st7C1S7uObqSDh/grQWdb4IhL",
-	"c7lsxrl7JS2UlEOWADXRvWNM83xIR1eXZZGbZbm/l0WOt7ZLSmS56oyf/StbQIeygC4OXTHCatScKgVx",
-	"SjMNo1VwgW0byNspXKlTSGmK5BFqN2ArgcFDa0Rke6HZyb0PruhDyPemriw6C+Rm/j3FObr2UlXX19aO",
-	"rmsreW33YX28b7CP49NnXni9QVpuC5tCGXtJevL/m5ZRd5KCo7IomNCX8+jUz6uS3S8UsY9XJ35AfpVo",
-	"K7PMgpkLjBaaa9rcdqhBYeT6ILS6QEZQPZVWiFL33HpenP0gRA8e8PNalx7AkCEPjFXw7bPnXz8MINPY",
-	"MpBAwxbzXbNDMsNewbZny28vzsjp6zPywNAW+0Bn85yR9PuXv569/D5SDFxDUEc61wDYfFKDCrEPczYy",
-	"hjtimFGo8jOaKvugEwxGkzkrVCTPCKbeVqhg06ohqRzfBzCydKbqZHDUzaoQYwKBN1cjQR6kVF2Z5YJr",
-	"1tbeRGQJhBnsyqi6YhDOjWQg+31YVsLW3La/dD0A7XkYbQlIOZcTl5YSNtE01WUEnPen8/PXBB+IQIpx",
-	"Hc2jR4wy810yYzSSIuDczKtVGQu6VCSFUs7jYU7FVXpCUkNzKdEszxVx6LiEzmnRAfnSInrghKtVezDd",
-	"QPIRTqqghNfdVWNaQEhM2MqrFR+qDRd3cVpJHazGV64dUw0tVAoyZBMqTsiRi2C6phNgCnd0k5Ui1KgX",
-	"MjIswhszlF/IBQZPpB87oR5K9ebdh6ES3A631Mheu+ZbLbDfAUkSpL71BCJFsY2lYdqMZ2AnOAC2FXet",
-	"ayu7kMXVOId+X4SSF2fkjwZWaT33/y6lpoGSaIefuAZdVip2QCphhzGBqgWWuYBdy7AZXWJKoQfI59SM",
-	"Ln0zzFdDztAfzE1p3U6LKv7K6AwsOK6I/eaJ562q1C2uAsgMXgwTNMyN2j9s2i/4aKCmuUtHHgaizgOq",
-	"XGFSlkNenoVGrFHztsQ26vJotCHWLln09jvBgoSwkWG3vD5xiyw+WNultQahFuKoAdflzeB9jN5/qU55",
-	"C2UsclK/jRG9NSGMjqZA4ZWmalaYYK+cChUWZNK448G2O0c20l3716M00va1T/E9vblVjcLodozqtiDi",
-	"bWLabMA1o3lOMq40FyNtYYINBVUEhTo+F4hxeiPks18Bc9BVMe/24pgsuW6A5LUdowenF4laWbnhvXK7",
-	"BsH1yXc0ymZc+H99sioZdl5cy9T6YKd2vIy98lQkZrhNe79cTviI5ltBOTeCx52u4dZ62yg5LyjXXEwu",
-	"N9wJFZx13RNovKqxQd5cQoTR1QoIXyxZNwTDiM/Or7x1QMQNkOLGvq6upcOx9kuakfjunugT4sRv0Ojc",
-	"ukrE5T75jnnrWmwLAdj0vq2QGz61zP4v43JtWWS2VceGWWsX0jqRz4N41lLa8GndFigA97Oa/LU5k5Je",
-	"hfoYAaroShotSoe55AJcQnXVOiRlD5dGJtygp1+dVOV2p1KYcZJhDrHZYN+zEVdBDJDWRmtsHm5ohg3y",
-	"g/kFLz/QEWwAFWQqy6J75sBOmXFUbVM0WQMJYT19BEooTHhVhnDOtEIsgd0BF8xDXtJrvXa77fXaWs/1",
-	"lzYoAkyTuAkSTzVODSHUKqjCVYo5G2sC8kYRi2DMsuO6iQDaVWDYV3/z0RBWxJ+Djgq0oUYkB+ccXyJy",
-	"RtWZhpziH5z4wxTAhCxlKSasuMTEK5ERS962aTp+nzqQFq6JYjkbaXXiGlxfCC+tf8bQGb+0AmJmxjVz",
-	"Q6QOQM7CF9jIkXBTrHHqlcTUEVphDlXEB8/bCRyQU3Eh2Gyul6DX11M9uBBd0+jWwLXqSu/nR5sbB3VD",
-	"y/rURsRvKnCL5knDamIdFd1XOoJZeLlCC0uWRjkr53BlmkMJQw+0JsFzRUaMKrx3q9RTqL3gY1t160rw",
-	"ZQFkZQhxtVkUMeLNoWvsmEOPe1VtzPv2/Q73fvGSbVvaqmxHVNXFE6q/YvNYM+zdkNx21jEd1lqbrulz",
-	"yZaqJuzrZZUhHnDEVsnjNeJYLWfA9zqRDrghXsO9kuODaBDWmTvlCmFoxs0x4DKbyGOSywUrHo+oYuZv",
-	"WJOc8QnXKiHpQZqQ9NL87/Eq3OBXzzaqzCho12f4M4grJTHftu48ad3QOd3QPy+cY+QL723w/MJulAoO",
-	"7kH6KHXYJg8bOJNr14Ivo0Ea7wny7VMy8O+urcRxpxpwj+rFlvLCMXewCkt7qPwFg749zBgq4QDfjtJg",
-	"Qw8kDGNIa0IcQ9wdksRc15oNSddOZsBC60IgO27rbp4XFkxuG6svrPa8AX1CS6KLpWF1rxWNUQGrMt2D",
-	"vagDwWtdhiSche0AUZZZdHU0j2y2x2Iq86bat1KWCy8Iaqlv66S8nrImKwjxSyNNWmG9VzxA3PVIrKti",
-	"zZLNa04IamqIA2O1A4o5sJVOOioYBAxprnrDZ+dKlTE0pFFO+YykXKkU++K77OPg6FG3t5xxffnh+SiU",
-	"b17lM5tvu47HbGkTpEENG9HCkO9KJmesc+m4YGp6iS8Nq4fwWbhd0y98zJorTQDQE8OcYQHUFxSKPQh/",
-	"fs1U7BW6W1ust9HboalYFtkNc6qZ4O2AyV0OdlDAX7GlD5xKM4yidcniDnF4iB/dPNamUDOnubKTxn29",
-	"Lz7dkNzb5EE38yEroG/jFlyZ1EkCkCa/rCv3LX9xfbA9Tn2TfdvyJH+pem42cq4fpB+ej8w2l3p1wpgS",
-	"5eZrbyS7CiATauzcf7z7+e0xefHrix8gPlbwYQm43l+CcqCITQxoDFrV7nUREu3LepFzcyFYkrXtnAE2",
-	"kGHTRngdrslmfDKWYXmCs/uqPL2w77EpkuxkvlzvK71BQBGHceiybcD7R+iCLgmgdLja8VlDdf7mqxUf",
-	"bsdgsBUcfQQJ3DV9O8EBv1LtRoGrXQJWl/GEGwAhoJoOqeqaO+MgbCKtVtHZ1xHEpi14NpPX7VGwteQr",
-	"r80BAlhxQVL4fto5/8tWsHaNvTVbyXYdBdIz2hdXCtdcz2Vz7LSkFQKteofa8NzKete2ffW012hqfTEh",
-	"6g+2yIJbZSObeulvO+qbGyA4fEyLDdgaO3x/G+z43fM4duhPt+/8q9X2XqEmchYdP6Y5bky3OqeTl9dM",
-	"6DYoeafd4SAw6DWrDGTUaUvFwog/dKQjnUW3St7ZgdBjRLuSGwlJqVWeYlaDfGDkD0KRQcLEvOkOdDIv",
-	"2DWXZVuOeHM4m367OQEWKz8dpndFKLjnsMNtZ96HClDRz+3oAD21qbu9/nROMnls5HzGyaD2HycDBBgJ",
-	"slCj4ccWZt623UD669IR2YlGp5oIJ9QNgDCwNqNXzHZgpRM/zgIpy+b/Rm0RFsGxO3K8q7xADQtKlmzP",
-	"m5NqOIvyK8GyZFtgC8Tj7K1I8zgfPWXYsC4ENn/wmQTNo67VjZHwc5vT1QPaLtpkl93T/9Y7Bt8Knu76",
-	"PLfzBZkt6ylVspc9+xSb4y7Quz2f4oppvhYiQyemjZIpNqcAK0GGyypkBvh1j9O6k8uTp9+sFCbuCNBr",
-	"9qiX682w0C3db650eT0+UDCasSLFIHlCUgvsje0FMIZu/kq50JSL6hPUwKosajpBkVhJP3eN4utBLYZS",
-	"b2NXuVeFr9EKrKbftNcVv5MsBQAsUESs4gIdkr4srzxmvKupsW3erJrSoqsJjjWmgMuDHfGoIguGMc4b",
-	"ladA24DYHFALd62lxgWrs3j8094xybZLXm1jfitbFiT1cGl3vz2AVWsTYFvEvgD0fK7BwT0EZOusqrVe",
-	"6wjcPTdyD2UVuwAkraL4YvEttrwFJF9zZc5zGc5wg56HZkeCyYznEi19LkrNtmgQVL3UHECk6RWiJTtn",
-	"AtTalYptF3ZbLRnqEghBZbZ7L2Ks91fhyJ79EAuSZZ5VkHrHBNq/YZG0BbbligyZEXaF1BQRccFzidWj",
-	"vDsMH/DWW8QhCCbtTtSGVszNJATLGDbtBK50NOwTl7aFd7oLAsGXRlAAmWPMyPHTsRXfmk4OYm1pwrrF",
-	"u6ms224QCpkjNhvQwdHbAGoT9+GYVD2wjaZhJNrfgO7Tg64apcWnrua2VphXt7xxxLBdiQ6c107q3B12",
-	"ig6VVAXkan1mnnitC3rTJ0cH8N/hN2mNRaSnbLYikfGdEVm8XbpVvXSvFWzFHa3gcMgZ41KXBWtAJ9XL",
-	"rDDN8EXbIMO5JjkuAFrL57WeZoaOv7ABsGMHFG+RqlGcu2DcWBZklJcKtGly2viUCGjNP6IFBHyr3jEO",
-	"aK0RDjaWfXr+8vTV4aOUlCI30nnCr5nA2jmAYrB3i5cjUSmYm++auzQqut8VbRfEjXuBeRQFVxJ87vZ8",
-	"vHa6O4Sy70T4e8tqyP9ti4QCwrmt1xDIVah+bnMWw6w5lPoTQYsCER2hkTOAc9h+oxlGDffaE++uVdZV",
-	"HtiJeqCatst1v4pjFr5UWw62B9seoZxux7g3Y+2IbyivWZHTeeN6WMuMcKCFmMTvLl+rktRqJFGa57lT",
-	"kk7IEeZFwJ1ra7DiJW+dgAw/xVb/NgLcdWpnaX3FeHH5Bix+HMBA6hn91bVBNTuSkCEbUSMVHHKUFAxT",
-	"cyClxMgISCfdxfDpzZpaIT9vQ4I0WFChxqyoSxwi0byRnPNQb41IjsW5k6YjOV9W6UtDFw6OkVUIB8WM",
-	"29Evgw9vVTKdy1AQ8zvw3yy8RBEgOgB+NefM8nGt103pddfMlHnBFBM6sl+Awpl54clOb0RIpfAtAaal",
-	"MRtLRUX3nOYXUza6cmBkwTbQNbrShogxPmeIUi5UGz5Qh7Wu9yCjw0ZXE0fXa4CYC+V5rdwhVMS1QjiW",
-	"KLy9DXNOqfSLRjeo2NI8reb5k6cbNbK2eoqdVcmHrsNRpadi0P+AnOY5Oia1JDOqR9ODC/Gre0gwZVRp",
-	"fBY0/j8kFyzDrLlManVAwP7ADEyXY0ehvC4BAWkoDiVA/X68QRqhkqeh6El418+q3NA24R+tZzOTsl4k",
-	"lwraXWI3HXLbjtE51fxMK/L7m18iDiZ4YRiyvVHDVKERS56NLqGbGMsucUyVdqjZqBKw3Zjv28+kFxXM",
-	"O+JbUsTMiHUOwL60eVpmnFmUtB1TcFaFzn68yjVR3khhqSHysWrzDzkkIzpjawgfG3ppfLjM+TjoCBAT",
-	"pjTJbQKwnzSNGuOmOoXOfuL1B8B7Ebxz4SOUhH8AXtFIE6pile/bWE8gWTb4S3ds/R12tRgphHVG5vNk",
-	"N29pJUMq+q+ovY44dPGlVpRwg07iHqvftJ/4bfpXfdERcVsY7qLqSjkzRJvDB4p5oOsKCVpm6UPf/5JU",
-	"SgHeV4AQaLkICg0sgnvifAw4wFSq1bqJLqrNzlIudk/+Vt+zUNAvx8RebzvMrilqrFX9baDiYBvBQ860",
-	"9arKUudQImOP6wtV93Ro1B58u7HyIOSddE7iRy0FPqu+ShcL/kL16rbc3gu5vTxtoWFmW6Zu7VH0JXKH",
-	"cqnurlFXIuVccQF/Z6THQVAbq8Rnq0+sFnW9qWVWSbodtex3tVnJv2lj+NO6CzxEDEdUVO1neFW5xMHb",
-	"M6LC73S9Vvbp5SFiA/IwPduv4yMAjylLG8OwJppDvv1CkRrH3Ici7O7AjWs4HRonuKYJijHR3jFtHbQX",
-	"4vPXshxN0WvUsSt01XpoPdiLL6tx8M0+HpM0lyOap+QBrZH+ISyCbny7uw+rtqVOSoQaw4d1NNeyK3qS",
-	"8MQND7LtGAwfxHLO+kqSBHLwGMXrcrRNqqSZal+pkh7PBuoVO5Pvp9g0dwmv321EcvvmA1tuVKc0SrN5",
-	"fVwoIN5v7yYJJz47Dg2VLjkk8cxpFZbf2+TGliR6s9Y0ST390Kr/p5HSuy5QXf2218J824blCUlt86k0",
-	"mEUabGKOXwhG/N9NJZ3xgBMGsCyCkmDrpvS5i/9ujANipDiaiHCqKpAgw+65nNSQDbYryVbJRtu2h/T6",
-	"Im0CQ7QZSy5EDrsZbxaJSWxlwfXyrRnLRnqo4lDwDuPDKcBfqq9PtYaZDBktkKPwpx/crfSPd+fmYqm+",
-	"js+tfP8TdOEYy/X9NlyskkpxstfupKACEups6bdvxySom0NOGJSA5XzELbA0+Y4VelpZbgcX4mzmsqFn",
-	"iuXXNsPFU+ZtboM0xpxrn9Iovj99fWbkeXp4/fQwPbgQF+LRo7fYdJBwcfDoEXkJ2r8hbYj62rbx1JLL",
-	"AXnLjCV1WuqpLPi/4Jlj8h1sFLkoj46+HME64UeWoheeXghUdiAVIH3929tzcgh/SaGzy4yMOcszRVLY",
-	"Kyhx/Lu7S8xt5Jwv5uf67xciVSM5Z38H2IVjOufHj1JUpKDFyHfm9O0MnGgE8oetqnrwnCOWSVUCDeyH",
-	"dXhKztiFsDYMBFHJnBbWYegAcIwVOpNi4gp38OkT7FIMGIiYxh6Gq7gQ8BzEHVCb95B0AI0QslJcmw77",
-	"5HpO+YP0UfrQnigGR7iAdjDKnOqp96jbhZGEbHlFVE7VlKkDciYIxRYymNv5268viWKTGRM6uRBzVoyY",
-	"0I+ZGMmMZccoLQ7pfA57kB7SOT+8fnLoL/HQPPIfT38wD9nJvYR+OY8eYXYW1FyNgIwObTTrb38oKdK6",
-	"Y74ZTdWd/F1LoBJR+qR9rbnw3VttcEEWmYVLB4Qa8Ckk0H8KFJ0rtjyukCFSOPUUu5PYvlYpthc8uRCp",
-	"ufJT914q1IIV5IHL5Ex/4eIqJVMoSICOmBYJA+vojRVuCL+Cs6V+U6wLUXfFwpV8JzPO3FL+8fa3X0Ea",
-	"OCWMvOLfHZBT5Bi3K1yRTI5Kc1B11BfBQ+p+Gvh2VH6BKKy4wsx/M7cGcSKCDxUkfXlOJ+mJkQHwXcNf",
-	"mW1uDad0IdKz8eNXhi5Tb0A8wWdPntY9ZpCqp1TZV2VEcTFiB+T17+fguMvYbC41E9rO9twTio8eEUWX",
-	"FpKTLsmUzucMYBG8Yj32ASwXktrKyvTYJR3N5DVy/pBdCOv1OCBpVYOZohvS+lUewvfQLWa+qU7smo2g",
-	"1FYqwuHjq1JMukouBHohQSgXiuR0dFUdvBSkYCMQOinWe+L0jN3ubHiYppAFGbI6bc1MIyHD5YWgwmo/",
-	"awmP2BFdSJJLMWH+9wm+2shuG22zg0NXe1W5iIwocluI8CxAdcD+tWSCvQb8nyoNfCrzzOLCTKTMjslE",
-	"mmGGdHRFtDSTlnZtGSM51ayAgg+FsHoVqCpgMIN4g/oZQVIsJ00bWe81Yh8t2IWwp3dAMOeMFsxwE3iB",
-	"HADn8Qqk+xcqcTivyjoX7R98nNovFIaBbTOqAd7GKMqB0U5fn2GjXoRhHjwB3J05E3TOB8eDLw+ODr40",
-	"2qSRwUZXOKQj6KACv0xCSUU/yALbv4F1Vd3BZ9ngeGAs8lP3AvPWgs6YMcQGx/8Ma2H1I4dOT9z44ClU",
-	"zH56D61d5lIo1KyeHh1h/zahbXKIL7f/sMCtqPZtDjjAIsBAA11q3Xk5QQeIXe0JdMXDX6xHmgldLF0o",
-	"uepVJVUFs2OsD9hEFMqwCCOlY5Ozjx3CM3ZW1r8a/kK1PYc/UJ6XBZqnqpzNaLEEzB+F19Xpu7fVSlDI",
-	"ypx53ljryHPY38f/HFRk8t68sqKaw4/2p081UmMrCZGXArsu+3sCeMrr1IWvs0czWDv9Z5GKl5HtH0WX",
-	"cOMY9RM88jNID7r5Lr6dltqcvreJAEgFiI7hLduWNeyazzKg+nnZzpbEW7YxtK2sUFUBB/rVeFHb4O5i",
-	"TjwrFaUP5O1ZR5w5HHOxgo/X6TpLI+LWD2teav+koFfCdzJb9s2i1k/2qWmr2YDfvuVDSDZ4m98Hdf3C",
-	"1ojLUDAYEFbVWdisN+eJ2IZND4HhDj+af7rybDtjvkGfSjfmdHcmV2QCIa+bb9i5MYAAlwz25ez0lRUq",
-	"6K72N3IGkeJ++TPp+jA6rLqw829jogxb0tztVyWajZVFYX0YvcttTNWoLDQ3/8c1OVUM/4gIUxWcDOYm",
-	"eJvSxs3V8e6No80I95Kr7X3dD0+30SUXa+xtrWojqVvYu8zQJ7dJcatbL2ZAKVAuKeEP1i5KbJuCGu0w",
-	"oOnBcGu8stYgwXozufn1z5JBTyH0BTo/bH08q7kGa27c3tXIJOTUdQ0yZUGMepJ5Hkjf/ZiQtMIITWNr",
-	"rBrmbrvQ1Y2sjYPYUI22TTcYq0ke9SZQ4TndXKLL6esz9Msac/KVrWU3W2OsRGOVJ87+9D/EvzQ+/i6X",
-	"Q/Nbgd17wI9W5jn+q6b1g+Yno8ucieimV3hTwV346lmHTUjHlIMBSgsGqtNjLmzaPehHV0IuILErSt2y",
-	"1CMJvuJ6Fs7BLq88TLJkgGMFPO3r8/pV6tqcwE4rocHBadEYultccy2Cs3kobFex9VB7NeCMbKoBxFpt",
-	"OGYeU+sS787NMpDnJJcTX+SD0EV5nzHBab67qf69/f7nbKnjGjYfst2rBFpi0Rm78wPOqs13R+v+0jjc",
-	"w4/4ww2Vc9ymrU/6bAwe09ARRjR6nG2fCv33sAAo0bVrWN+wZHsGmDBdbcqeqTOmUOL8VyjxpQVRbaNE",
-	"eKYPSnw7lYtNO7sdxeCKfzUXQyfj5kxblRNdvFUYSzbj5TOCfTIUGVUZrdDzKgH9GFzg4LCgeW6uZYdE",
-	"vWbG9MII/ds+OK27MXu6ECkBICjsX7W4S4p9Bea9m1VtJXEdl6QAOWokKfzwKXpfnmmb0wvxbogMOeOL",
-	"F1HQR0NqCeEiYx+YSogqEa7aodDQZsvIYYmhlCG7EFbRzQ4woA20rhhTkZ4BlQ0ILsw6WoesBB1/yCnB",
-	"RVY1ZBCYNZwBdesXAtKR1YIVLDNnWgEl4slCbTtEFJqMwz7Mc8rF9w68dX+0CCP8JHMgrgBJvnOtZRCY",
-	"rAcR6DxFtosdIqLJogJatti7WME8kcy/stWcjlhISgawRdx7qffmCq9FTenT518dY+Doq2dkyj7QjI34",
-	"jOY2A65SvucU2jdY3Turj8SXFxHD58mzo4AebpjEnnCUN142GlZQdeVQ2Ks8jxP7FwijGfK3ZCkc4lIV",
-	"LEchjw+49G/PuCW/SozB8toAtaHYgxhlbnJDuKaQiE+f2fT6VssxvqFdSlXWDanzlez6esUnLlprAW44",
-	"2h8bLfxOR765biDka9B0EppnDQMNsUuu6iZark9c0M0DbUfDFNkBoCQCRAsAIsfNfGSITQDHYkUJVD08",
-	"8H02DzE+gqlCxhqw8iNq3GImXG97e96YbpVfDULYjBXdQ8DU6HEXf6ghTywqXC2Pnnz79ODo4OnB180C",
-	"EZCTGZsDsoVlXIcoZwOdpchYQdJaS4u7aPCLbT6a9hXt06x8acSKcH3rwkEeuEb7u4IYpB/UDZxtGUwG",
-	"Dvvh0h6V0T2SymNrNIkpy+felTRnBfRygIIW0H8wty8q2U9RTisGyvPJagTQ9S2Ft2DGGWCagFyXVjdy",
-	"2YSVypNzVtVPY+6Or8IgBGrYKfEjznbfPolkvQYuX9bxefBstrHjRrGwkf8CA8I2xkaED3sbElE5XPwN",
-	"IkmgZ3LVi5/5hvOpyYernQMIwTnsU2gA6W52Rblc20YGIBc1uNAS+1POaHb3bqqJY0cnX+wfnGhxFVo7",
-	"OSB/xK9/zv5HWEKXM0cBeV+8jzTP7ZwaRwt/AHMmCOiz4riZUmM0EsS2VmDa+sy8Xs6G1jXFkSup5zak",
-	"SR9YMPWjFXr78LnAu20BUyeXy5N+h44pFtUtcFc+FtwTd04hAql5//Aj/HtD97Q75n17p5Hw9uGcxjeD",
-	"icu1cjwx5XO0gANitOK1XVzXNV/sU67dWwq1fusofW5LSbDa2mkNVLU5gaKpFdO6CBqJweZTjmXhQsZQ",
-	"WgL2Kvugne0X0IOxPrQPptiX1LwTR/Vmmrw3burvkRTqu64gTMBf+HpmaItYtcbb4UerGbfK2VMkNvgK",
-	"F5NWYQu66qC73KQIgdpvlp59L2TrAW+EWJrulpPnsfRmRdHCw8VDVnZraWUTrgWWVnZ1H4xH7yrdFZcV",
-	"ZTw4wwbj3ZxAfsS3WvaxYMGrvuKqCtFyR7uZUvGUvZxvZrbYutHP33jBhWw2Yeyu3R8bBkDSrO0BVLAX",
-	"dSBOP4cfjTDoXOnwDqu+Gxn1ri4+hKOBVWozeQ0tK1jBTgi0kuMWG/LZ0bfr5Ilf8M61s4iHpH6uXPNZ",
-	"XV+pPdZKWLEPY9mm3fs5ts3s9btiRec0hajAj23yXng0JoFrY6OPM3pdandEXIBe22oGuvKSwyEdXZXz",
-	"rtxwpuu+4TXOV4JNE6/N2JoUpatmwXc3wLbp0utTAvo0NE6XDK6JKtbocIepRqdajcC84m4wa8i/wzV0",
-	"4Rm7gD52/AWMjdPFhcJ8zfKDseaN6d1my65ZwcdLLibIZPbFXBE1lQuRQLiO1HEM88mzo2dVGWzBIG0B",
-	"ih/tGelpwRiZSaGnYaM0tnv9McMLOV/+Qw5jjPCHHCZe3gZHFxXEkJUkY9pPtMbYnqGzqtCRoFhaChZO",
-	"FOjiWcN2nogDCmDodWm5Q6PF0S/LIke32kmF7I45Hc2D/faA/CYQ3tBMlVDD45rP2EkDhn2tMDp0xyhN",
-	"C/+s+1d18eVvStFN0X16i/QFFDVkk1L0QUtmoQRoiNXoh/b2NQdsJK3AliDIzx7hBairIY9HUza66lsc",
-	"o8jFVBmfx8ZmnjGpCkDodyhUYSf6kKn9icrIlvQoKWGACB3DhiS1t7KAvgX7kJErW9+XiDSyDF+9rTTz",
-	"k4sUK4xyrXK5wIJWa15SozKoUB0ciL767PqXfPDuuxB8G8mlX8H3Qs7mFLtjk4xqOqR+ghikRa7LwU0S",
-	"bzLqVPx2Zii+zJlKgPj/LFnJ/NwFrpE8tZRX4JtKQKOc8tEURGHBYJfDfC3znNnO9nvUgtwgsQNzD/TG",
-	"yxU/uzdjch4Xkx05+K3hvUK5F1qDuEolhMAgdzCVNqZIFlRYJciMZNheAjILiAOa5wSaOV0I8y0lZ4zo",
-	"BRN66a4zB1BzbLGRjFULYDCGu5rAOQm+Dzy1mANF0qxYXhalSI2JbETIhcCsREs7KcDypDbIuahbx05k",
-	"KKW2KEWTWPYgTNz7OwuUPdCo7YkTS+VdAOqALOq96kW6IFFNaDGkE0aEXMAYFTSPG2yTRJnxSVE1lurf",
-	"rA2brYv1bkEhrepVNbe706yq/blf2lXL1vxFbdHAQfRojnJHi84mra5s54DBG3ulVwvRtJgwfemeBmMV",
-	"YQTh7+ZLdAJ/TmqgJssLJyh8EzMktL9auIbkIyPZobw1IVB6avH1jQ5Hr1wndhgCPVilsj0giRtRYuIZ",
-	"IwjWqBDRCkJQ7pExzXOjesCktSTeZBsdVZW/3lWrO6njIrg+54hJiC3+gEqD6vBANIS1ziZN939ZVO//",
-	"NzC7zXhNm1vLynJo0PaOmqg93Nu8NbZ3dr6xk7y768PxwL26PKLb8he9OtYOoa+L43zFR9rmvURbHcvh",
-	"UGhvuGa2u1lG06o525BhFwlY5ZTmYzLmVbNdQRgtcg5GXjUW13ci8H067F/c27f/Gwh7rBi1wr0S+FZV",
-	"cWGRbQW8ppPH86rXmZVQa6LkzD5+Tie258c+S1bGYzbS/NobLbLFrq9Lj0KkBqT06sO8TXSfo+jYVBT+",
-	"E9R3en26GJ01wV+XVbSDumI0iyAoF+KAvOLC4s5WMKK2J8mQXQhsNAvIn+BfqDrPYOldwFhXsbPsnzFX",
-	"Tu/2LPY7oR+mtyWfBhuWimKTjA5OP1IwmkGZNMm5uApf/u6Uf4cX73G3mwNFNhpET68+vFk5mlrvWUP/",
-	"dUi9tlaLXrGIBLxiy06JU+S3sgAYVPMFLA5cA0G1TdGU7Ty1EXDsZzP2Hs/kZ7aMpUGdI1h2P/BvLnnp",
-	"Ctfjthl+7a5aXTEowJ3RjIEuM+HXTEAxue0NcXnFlqmz3+0N9493P7/Fw8bfX798RYalyPLKm4rOTMUn",
-	"Ql0IgBgH2C26TLH812ihdR4GRCU5U9YQr7RGzG3WVn11nS4UyRjNKqhpwJ23KU4HRnsCvR3A5h1tfKFg",
-	"ncbkVy5FdGz0qtW2sCEPq9RUs5/ZviT1z2xZ9Z2/5foRs6g4lfaSf8mvWd23EGQD2J1XbLlOsk4wHH68",
-	"4tkWCXGr1OGidS5PXhApEsx6s9bb2EwLO6OC6Vu1GICITEVDREjEIQDqqWgF1wK0HUqd07yoyKVLypzl",
-	"wL5yot8whH+H91puDIqHNqADO68vFHnzwwvy9VdffkP0tJwN5wUXOoIhccWzzgASO5frw2YZUVQnqgDC",
-	"Il4TURQ7PLPtSjwNOf5ZSk13T/H9b/z655zcC0vYnNaLGwVZva7Q9s6zer2KcTDbKc7Si9FClWypfP6o",
-	"8HmsQFrt7Rk00sxZv2m2ym1HchH5ci3//EZVysBR3SqlG+NijSUgSYC7QDk3YByncV6wMf+wbcn2Z0Ty",
-	"1UkuN9N9s8PRfcppDyI/OcCSAMh3g9DXaf/wY201b7ybvVa2DqbBNeIbe1f3G3tRP3h29O1DvHGxvwlk",
-	"1RiDO1Z89MaHDth3uafnLthHzeeKNwINKNcqy4E8qfhJtbi265yHBuAXYF4FfdYNWKC9s1cUIrsBHXHH",
-	"1aGh4xHlbGj7LbmDMn9W/F+s7Zy2I9R6n7qUlHZjuUiNaG/stA8Ps5va3RStbUOtpO72dKeF94hlSJuN",
-	"0K7rDpRtJFp2FCVq6qL4cOORM72iQDBvxPr+sSTqIjGex84uGlMmL4QPVO73uyIr0INgDNg419Ojo5AF",
-	"jxgQ90+4QVARwos3opY+PQLbTD8hf5RKE9uS+D4gTQjb2d3b4spZyNAlCJS7o9ZzaNE3D+tLuc0w3Oby",
-	"RRxtePsr78b/nAG1G4vpgqyNyKbV3t4LJXptViiKEHq1CjU3Qd8jxuSNr/9utIlD90+W5+a9fwGKPKeT",
-	"7sRoNvNe0WEdZLyHJOilK91c040GL1ZQYKumlIi4ajP0wIzExHwIJFRNPDlgS0rByAPYRuvUTREAN00I",
-	"H7uiD4iEPEyIlhMEVXTq/4Vw4uAL64YE1BYATLadkfx3u4dB6bF/q89xwQR+a3JATuvmnkY1cN2OJ5SL",
-	"CzFjVNjsRuV168yOoSAlFLjA47B0v+cEEHz17SvnSP3xvHBaJwT141zH7Bvqc6QP89zRk7jKOO7JXvwq",
-	"G30mb6rxdnCBWLi2Gsfcy5joq1OdP95Y5rlceA1M66GjYm6Xyw+ioTm7ZrmyGf7mUUZHU2yEzdUGn0nL",
-	"ru4hvaIeLaqouwPiwlBHjykAuvF67WGpi8bZ7esaajVTO3keMZoNx2Bz9rysLfKHHJ4QqKHV+FlWLElR",
-	"ilhWgYqTwT4krn3/Hef33BEB2oiy75NF4bNRLHSUwYdZsXxclOIeqDGy1CSFGsOqITsAwHFNtHXrS8Vq",
-	"BnQP+Sj4Z9q6pNSFsBVnFrrc9umtE9OtgQw6sMiXIZ0iK5ZvSuGT+C0YBHvkofOi6llym1qLHT1e1Fab",
-	"IoaS70VgCeHFAVvYKK81dyPlKiyPw9DqEu/NuoYagFZuyJe3wZNdLw+3ZlsKantWPDlKjo6OYH9OXF2o",
-	"oktVZTAZ3QmTxyEOl1WVoVOqLwSv37ti3Xl5UcZ6IQsuMqMTKSKvWRGpC70VfaSm5VK0auFZT2Gz0/k8",
-	"X65oINikob4RhFzsRGvNdOweApznlZkH3R8hpAm80Dm82ZLz3VlVX89svh09PZiD20vwkqSgqFvusjjR",
-	"HVT0e5lBvx/93Ouv4inoiD4Z0dB7j1beUElvS78nG7Lv23X0/82+3wftxVXzLpJgo2ju16392fuzOzmy",
-	"7432iO0CmhFpjUfg6AH+3buT2oxy+FHTSYckpjYLDUr0IoJsSq8ZGlmV7xcUYPyb74uWxmwdycKZbhdC",
-	"08kXiky5QvPt1GkNNi2q8FOmghaa64jdWWGwb+49rwnbda2d7tYcrNcygtZu+OBye2W1mBjVdNLbtR3d",
-	"spsxxGZpdU4nW/LOoSXQnUTyqosC6/QcZVOt2WxutEgp0Z6Upc75dYXIMIkK9J/spD5zsb5Vw/E7dQkY",
-	"qrWAGvM5E66DAcTeIvHIe0fUm4v/ds6i3Hv53+pQd1EA2FD4ADmlS2fTXS51V+i3cznGW/eCz1lA2EVs",
-	"lg91XeR9SktX9RlUROL+hEaA+/Xwo/2pcynYuV+L6vqBC7Ygo5wzaKLiVYTFfC9vq1qhfeeVV1Vxe1C+",
-	"3LurlOWVKlFvz3drHVRv074pPSrV8ON7kCJel5cFt3c7OrKr7t77/p3LrYXYUM6oUZVkqcmEaQVn73rT",
-	"klPgBkcb1ecY+PHqBQ/IKSJdXIiU5hNZcD2dpdCrXBEKL4GnFUmr8tiUZJIFK2jnpe6Hqfp31Nh53U1q",
-	"+f2nbwA9qbvjb6B0I7yh5q61Tu4cnvisVXRGZx1cL2ad9+vubbbQdbVgUNZ/4nleE0IblWF4pp0gBSK5",
-	"9+dYubgXVyujs7vpvgiLirkF1mtg76b3oq0ZXT3KilUPP5p/OmtYqxV7PGcVZUG4ybezYhqWpYZ9q1cw",
-	"p704tsyLoz0aoT+8CrJPVM+qm2V7za43pvVNmK4Ya4+i7r7SuPOZhSl8W/oyK917nV0PlL8nCXonCtAm",
-	"6rpf9XTg6DKq73rhvp0uFMCBZOggcg9pmXG9wfHUKU4KBsDI6O2FUE3x4doy1CXqm/GRzKmcwtxuvXv+",
-	"u6kkGc8Q0qOAJLfsmKQ05yOWJiQ16/obCFjzGxVSLGeyVGkcqoCLEZ/TPIZW8PzJ0w6wCae9NLPvNlYj",
-	"YcbbBCpIdVQVWsTp6zPYqHReqqmrtTJbM5MQAjY/4p3rf1iFiOpfvsvl0PxmE47Mj/Myz/FfNa0fND8p",
-	"PhFnIrrpGB+L7cJXzzpsQjqmHOL9kDbDJ+IxF8BqtgPulZALyPuIYmXIUo/krIn4wkQ5Mxwpse0GaDKD",
-	"ZIBjDd53mNevkHtgKwrjCBmAKt0YeiyLGdVGA6KaPdYcZrZxuO82DwWJYdsPtU/zCGTHVjGMdal0x2Fq",
-	"K3Qh798KeJDWJJd+gA4l+I10jbVboUtX0d3URSPb/wrtRv86nUb7V11j5NSxyeiOyi2C7928U6gl4/4a",
-	"hVZYaDCYBf7rfdf76hK64+7PS+1t/R4g/eHld2Mh3GbH0tMsc5SCUWxGZ4nn/YS0BYkOj4J10fABbqyj",
-	"a6XFVwIQbIOt3B428xcm0CsjWfr8005py/K7ThdXDb1vM+YFOHAi3o/I5vQMgBejwN422HNmuO1ttBIr",
-	"FVM9ldM1PR2doktckZyNNUSVrMjOjUbAsgNyasFg0DpmmQLpvZKr9mVC0u9f/nr28vv0IcZpMeaEC60u",
-	"Q5uljPitCx8zBggBGsiUQrPMwfGDFWSFXjT+pFYppX8ZaVESZ1yr2xaRt0OfsDakRntUM7oJOrEhC3uu",
-	"cSa1nWwLsYdQFxcunOFaBQtnWoTu9jXSvuDdV3X0qhzuUvd4Y3m8W2H0hk38dymJxoqLFZ1z/+L7ruqg",
-	"10/9fyug91MBjeGtLWqfm+IYo1Q9eJ/fslHBbCGxUQygMXzY+/DGhcY+49i/vGKiAywsrPQ+VV447Iy1",
-	"6KRZ0M0DZjetqcWEF0NJ2OXBthqowP4c2D8C3wCNueLZU1zUhaAjDV9rQIX4oRqRL6FsA+MI5mDSFrxA",
-	"89J9JS2YTb+brIVf2QJGj8oss+wa0RSOpJd+bS4jAQcI+r8cKUak1eFHeOLTflFyqmPvVGwLi9kLKrCd",
-	"R4BPbyqxPV6zxlxEZk+YjmxHzwK1lRh7NK9bNnV/zj9YYcw/26TsQ8ym3B7mYNf59CS5Mat0J+l9DtZE",
-	"3QpGaZ7nEPMjXGAPbugXc82KnM6xIAj8D1JMvHb7S9uMeUqv2QlJcTIqrcLz0EjGDAwB8lm80cvexf52",
-	"zV6Obk3w4xY5wV+faJ+VwXi3eC/vJP3vDSyD4bLtARl8v8AeoRhgGAvC0KUZWl9padthMWzYwn8nFIa9",
-	"JK7dM8iF9eP+X7CF/XkBWvl8XawWpdIoWDnrwxUQziYzo7x2g3zWpn+1kg59YWBzidvce+gIaE7Qpxfz",
-	"Qc9ZCE1SO/wIv18iqe7XnPMO7TZSzutN3U+vGH+A4Jn1zcLmym5s4W2wV1RF9VZ/HzLPNx3GDWy49cVD",
-	"jy5nzqxsRKAbn89irW35AqmBN9UiTqH9NqgGaHJRa13Y6XOlSlYkxBl3tMw4g6ahqD6OcspnALOtR1No",
-	"tTuSIuNmIoqAl89ir4BBkfjaacjnd0DeTY31Z9RZmlcyj8DrsWuszDOm9IXI2IhnrO5dDx3/YU5ou2iX",
-	"uOSfhk1QRQX4gZ+k/PCAgM1VYX0XjEypyBiAWjirl14Im2KSm0sddtLiCj55XrWpnMmCnThAcTphMyY0",
-	"OX19VhU6G7u2KuAMl2H2Jw33oMbVc7ujaoTPRwC5usyCzXPEYNggi9Zu5M2oF92MPwjDI84nVheqKcXs",
-	"D2M0aJln8SIDB4/x+aqEK/gbbW2f712jwHgz72Z1i7UxIs28b6olgmKI98GGsmHz5Jl98LM3I3Ahm80I",
-	"uzNAML+/+eVepDDbOdk64oYZAUlBoIBERJB/3Icf8YebFZ82x4drOYTL41kDuPed3Xc4yX10aBb23V10",
-	"x9i8vlBkqvVcGeqw7dB8D7zVpUjKlUoTMmfFiAn9mImRNEoIF1oiPjObGH0iokvyesf60CL9yEG1ioyr",
-	"kYQ23JkclaDcmLsG+v6bG2XM9Ghq9KZrVuCSLTiYyJc2szvLCqZUXZM3L4c5H12IM6FZIZg+qbecQB6b",
-	"7XDvvungmWED3f7Z1vAklTwbXcL5sOzSknDapmfF6GwvoiR27eBEe/MyV/vHRYTFjXa8O0LT7+pzF+9m",
-	"BZvlOuzS/apMKe3Wu0PF3zuhPlTNCiiZU6UWsshqSwn65BtuGi6tojhjVLhsDGWUD6qMZFJS0BwNxSiQ",
-	"hNndPbmRzavvJiUDFhXhX7OF9wJIolSNi8pRR8XyHSuMGjmlVGnCBB0CEr75wAs2uLReBDqtQY6Apmxn",
-	"LABVTWqIVjTKHaRqTAmwNLRvX6Crb+rdBwgvxq5jeb4GP7HCSEGGbnUSwus7uAUrVtyjIL2vXGEdgBGe",
-	"2Ja2mtVhceiJzbxDBOMgYnPsC2MLloQsgKW4wueRpyIYFT2wx56E8514hTaR4X3r+WzmBHmeOQMvpj10",
-	"8yOSS8XkHaT54aSgZvSPc6qNDt0q3k8xsA1f4WLSJn5/NM90tsDgjX2K0nN6ZbYK30sX1BkQq9uCq78R",
-	"R2/WSV/j1napxkoquYxu4NoDX/tpoHAOrB98LxmyCRdeV27rJYe70ryOEpVTNTXmNTgT0bOOIA6qQpqA",
-	"rcDxLcKguXxQn8NtwtaXwfLU5pH3Lx3g3XcjHnBZEflgCcw2KSdCLnqJ/ONbUfoUfDLVgCMf9t1ZKggR",
-	"9RqzO919+/TD7vXNZiQI80B7VaS1UVkUxt6vbQeH/N2mgiimX7sJ74es3Ou3oayICKuWxhVR/eTUvWW+",
-	"vdVFmFuNcFOiR0gB3KbK49wpnn/5Kg/c0PuU3GFv/7gRsHPGc5PFW5OGgwR0owKP5nouhFF1M+mKoxWO",
-	"OKNL80ewEyF+OmPmyjIXny0KaYhHuPvwlosXgWDG7L9dEUgzF3gPRSDNA41lAQek1zY1IJ0sWRsYqM65",
-	"U5oPbM8+bPvN+7KD9b5VwUdkJ26p4AOW2WPBR5f93J9qv1r50ULPO1d+7DqfnYX4X6jWY+/S/d+41qPJ",
-	"eZ2KPhZT+XhERYfgEUx9pT8X3uXWFybXGyFDaMlD6HVa24lVkrywDGKLGH1iRItiSXKmjO1tVV+j44Zq",
-	"RBZT+YKKuwDNRIQWbCybWSO8FZkxHsdtBfYbWVremJ9Y7/uJ4XPBGDJyVSiwEUEzPkMPS/Lp8+fJYMaF",
-	"+/3J7QId/iTzrHOwz6O8+2MwuJ5GmSRKzhh0B7ehhXCT0DkrZlwpozTXTEtnPJq6Yz/e4ym8wxEikg4x",
-	"7vuQa++msomaj/cTFw6KyPY1qBsjwD6ZbTLvYaOy4HoJEmHIaMGKwfE/3xtWGlLFR/DL+wTaKTjBURb5",
-	"4HhwSOf88PoJXNn23SHYXHP/qivrd3U4pHYK6wz7msl5zpIaYgquVXsTAwV4r0GHQggWFzyOcmFRhxvm",
-	"FWbNupbyeupSTKDdgFYV/bt0Zdi99TGc38HoBvNCTgo6UwfkddO+NbLfpgTzwrqYrJA3C8zYPJdL/1nM",
-	"7eBFhWHuZoHX0fo03vhLG8kZw9SZITMMYyOTdq2lmoLj3VwXaERmZMoKp/dMqcgOAkKPs9C4UKm42t4a",
-	"LNc8txVlXuc10Ha81RhqidwXLnRqfp5I5n5cgU9CAqmSBJvIT41VVEgo4eHqujezU4upzOtOTd57XM1i",
-	"7DXQXgxzFe2ErxibK8CLRlJmmIo6ZWS4hAbthcXr89kCchcD9PzuLaEjQBhDwjk7fQWBFEfNMzqacmHT",
-	"3CyzHPjXK3438Oqf2dIoEVWquByTP+RQHdsX/3b2/QtHnw/kmPzI9U/lkOCFqxLz+y90mJCfyyFkMpnz",
-	"+q7keXbFNUvIwcHBQ8cDKIxWQBZQBfYrAwJz/A22zp4KZy7BD1KNy8IlZpBaf2Qim0suNHSFYQohoYZM",
-	"8Qy/IRciqfskGDvAJf7XCf85HzOiuY1FXLGlasgv21smrHFAbhhWGZizcN44Q2VlXZQAs3K9dMhrm/JV",
-	"5ZV5Zoo3MnTLCkkjXeuJOLR1wJtXgWcdODEx61cgBQThmeENvTTy65pnrPjCX+OkkOU8KHKsZ39MFBeT",
-	"nHlqBH4ncXuNirBrOdN4Nw2To1MZLUIf8hJsBMsVM8LFGE+YR2nflTHBaa4ioO1WiTCvcZzo87WvNsRR",
-	"3/1vS8B2s/PzeQwglz+9//T/AgAA//8=",
+	"7P0Lcxs3sjcOfxWUnudUbO9Ykh07F6m2zqM4zq42ceJja4+r3pVfDcgBSURDgDvAiOZx+bv/C90ABkMC",
+	"wyFFSsruqVTFkjgc3Lobff3154OhnM6kYEKrg5PPBxNGC1bBj68v6Nj8WzA1rPhMcykOTg5eTagYM0Xm",
+	"EybYDauInjCiJ1yMyRA/OjzIDtRwwqbUfFsvZuzg5EDpiovxwZcv2cEvXFyvvvdiwohgnzSZ0THLCFUk",
+	"v6yPj78e1lUJP7BTUrHyz5cH5qnLg/yQnA0UE5pIAXMoqcIvd4//JTuY0YpOmbbLPBsOZS30eRGfEy+I",
+	"HBEqyNmH94Tisxl59pwUfMw1LJabZ2dUTw6yA0GnZjj74EF2ULF/1rxixcGJrmoWzmxGtWaV+e7//x/H",
+	"T7//+PnZ8y//9yCL7Jid4jtZssTG0Smz0zw/e0MqWTIy53oia024VsRMLiOyIpTYUU9I/iQnXBEqFqSq",
+	"hfn2cEIrOjT7kpH8P+FTKVhihWaMzuVN6adfmBjrycHJNy+ygykX7tdnWWvtZ0//f/Tp/xw//f5Pf84O",
+	"/9/Vk/98+vFPiX0YaVbFdyA3VJGbVRhaMGRABmwkq2b6/6xZtQhOCN6VmPDLZ89j4//IBKflr/CC2CQK",
+	"+PwrBeeR2Dd8pnPnVgf+SyXrWXrcsfnYDpuRGauGTOinTAxlwQrChZbmIIli4ykTOjExeMmG8zofvaF6",
+	"OInPysgPoidUByJiWitNlOZlSSb0hgFN5k9yPyUUP82kzkdPcYTEQT07fv4ii8qYKdfxaU2lMkzBpopw",
+	"lBxUqDmrMvKMaEmeHR8fp2imhLeGUynYiNalNhM5zszE+LSewm/HQPL2Vz9FLjQbswrm+NbxwPIszxyT",
+	"GtFmhlaGris2k4prWXGm1h8yeZQPZcX+4/lPT/LHiRN3TLjZmb9z81ikCdLPddGbKsmjXDM6/Y/nP9HZ",
+	"LDnl5sUbzvo9q274kKWnrPABO98TK0bsRUFy+7GXMFpeM0GYKGaSmwuBigL+Piwpn5Kc1kWeWIJ9U1/Z",
+	"+fzly17C8+Oj5mdyeHVy9P+efnwSfPz4P+My9YKO05ui6TixCk3HG57ABaPTjpEYnXYLTvPEpkOaQ+oY",
+	"03y8ZlDzyIaj/l2xKj1orVjVPaZ5YqMhv5iH1UwKxUCj+Ynysq5g/KEUmgmQhHQ2K/mQmqkczSo5KNn0",
+	"T78rCfKneff/rdjo4OTg/xw1auERfqqO3uK3cMQY0/+zZkqTOVWkYqNascKI9xHlJSsOYWvsmwK1CxSh",
+	"Ss5YpTnOnjYfpLQxw2hpdWxpe7IDOjRvgJeD3F+3zjN43nzTvopWFV2Y34cVo5oVVxSmN5LV1Px0UFDN",
+	"nmo+ZbHR3XcGi8jZZQehWF9zFWir6a1cB9FVV1FtMf1Cpzgqr1iPJGr384nRJ+1mH0alSEOs/2jpvsHa",
+	"mnNo7WNrgz76d8vB72yoDxrlF+0OIJCi4OZFtHwbEM6IloplS7S0urn2uj54crBMwh+MpjKlCzJgZFaX",
+	"JSvW6ci0VJLQYSWVIvlRjpdAW3HuFuSr+5ha/S9cRVjFU3NPssZzidC1UZ7Xff1X88zyWePAHcdmbJat",
+	"ji5g2sg5GbIEYoUTK6T5Q8UOSU6LKRdwAoZ6Z0zOSnZCpnQ44YIp86SQGnRPwlET3kwiTOmnc/zG13Ca",
+	"9pdnS3uaHdSC/7Nm9mMjwaO8nibHfpx/DyTaZnU8pDgB4Eo+HzBhlOB/HBiuOsgOZrWawHJLpo3EhCML",
+	"XtGIsLO64Pr1DYtfE+71S/smiHkM7jm8K7giZ2/PwdSYG9ox91NhNE8j3irOCuIIio250tUifokURcWU",
+	"isrwja4DoyCqHlftDRNUDBl8J34h/lXOiRxpJgg3JD2bMcGKU7x7aanQ9qrYjJlFc2OAEcWGUhSK0IqB",
+	"8s1urEHoJ8+F/ubFwarBYg5MU16m2RjVlAizmg1H31BBHuUjzspC5RlMyUyoYlqBv+fJkyf5Y3tOC7Om",
+	"UJN4lFd1yfKM5FOmFB0ztBFWyK7gY4aycmXrr9kirlXALnylyKykQ+aswlKOo4RwzUXEVZQbrc3MrpID",
+	"qWGaKHNyMHGpkGIxlbXKo++UtR5K1Bgds8hruEBh8eZ8QIuKcsms4mLIZ7SMyUpp9xG21YkRpAxKFB+L",
+	"p1zAPiMnmDOJaxNsxCpm6DGiUmg6br9fjpDVWKmMnAUBNZC1Trza23RxBQnUyiteRD8GsyD2gTmQKzq2",
+	"wqNbjhnKADZ2SspBcybhBjtWjMo7L6x2clk3ou9u7usf6PC6nr2hgo8s/6zyyQCeOTRWA3gbiRnWSHH3",
+	"ycHyLT4o5UC1hGNavmyjXBdU0wFVbHW7hbXAVr6iJvT5y2/iH/H/Yb0mu7SrMJb9uh8gtsnuxZ8jyy+l",
+	"0j13qpJzlZbDvV6xMrUV8zJ4WMm6GsZ384ZVyt7D3Sxm57Sk+7uv+/H9YMHZ2gVnlprsVqWJ+F0tNrUT",
+	"qI4Ith8WmimiJakYLcy1QO39aRSGqVT6lAhJwCkYeNujt2ngGfz2629fPPvu+YuWh/Cbly+//iZ2Tjes",
+	"4qNFS1m0K2jP9Z2ZovY8ihKeK9SLQeubV1wzo/2CI1abiyEjXChtvilHZEqvzQdWK7QzGUhZMiritgnu",
+	"9n+bGXJWrLIgTmWdnFoSPF+ygwEt4srOtB5OzKLmlRRjMmCKF6zR6QxVQFgq3AfzwZQW7JQc42e0LM1q",
+	"uSZDKoytVzGlZcWKnlrQcMKG1+vW9Mo89I7NZKXxhgbHScSYec+ENreqvR9h5o7uW9bJ6r3XuhKWmM3u",
+	"vJttMAPc3RjvvHILax8iqypZRWcwoWpy5TinEdeyHpSBrBb1dIA7l7jAN3hDxcyYwVs8eYIWQXmV/Myc",
+	"xGaHpjStOvw2SkdlRlULwcU4IyMuuJqwIrMOsMzQ25CV8KOslqi1YuCcsyo7tRq9IgVHwlzVbmbFhpfl",
+	"siZgtEpcRGutrVf7Lff7a88rPH2/v0mqco7DFeJqTIrVm31DPf43dAviyBso7lOuFBxYQad0DOclawFn",
+	"NJtQkZGplUzm0P5Zs5qllFiKW5siwNDw78vW26sksFhvswXzSx7SO88kCRVu6cKRc2thzs0NY/iJVtaC",
+	"MCfBK3sWqqdgHZjb9spctT1VGMdhlgdW1dUFoxV5RmqheekYyn2pNalOFRPI4ZbaVntulh0UGSzsTpnT",
+	"ilqzjvhUbIVu7w0r9r6/7KFEGAg/6DpTYvSwvuPMWMQ745eOFmjFbDAY1JQT8M05SgUpOUAVzDwsRbkg",
+	"lMxqNSEDczgK7vie00lfwYZSRrxS5vKVtaJ4Er2MtJZwizDvrJJj5zRa4+3B54JrZ2vBHrygzSON/uxo",
+	"IKSvFgM6qm8pDnCiafGxsdLd0h+8dvvNt8+Ov/vumxfZpsp4b727j9q9Mq2XRl1PMIwkVF2DvzkxrVZe",
+	"wJrEgFDL6aHyG3UWmcTo+Ia2as2sVMErVMXU+VBfWjeKeQ61bK8xI4f2tRNeybJkQ41qZJsGxsOrcUVj",
+	"XiWj75dGzVdyytBmMfJbSzODWnh/VJERZcwCqkj+/MXkeHqc8LGVFNUJWpa/jQ5O/rGGtd2cnUL4Me7a",
+	"ZEJD5tkpoRg0A5XOWVkFL2wUrWKMTKXQE3XoJrORowM0j/7uIz/9/zLfi8mmWmg6HrPiSuuyY/dpo/+U",
+	"/MbJYre+iSwLdUryY5WTa8Zmytq/3RLKH/rSLPwqP3YR0bmOapId6mJc77PLykjJxTXcNaUcJHQ7qmKh",
+	"ht9GwfacwM1kyNGtyVjXBftkXq3qtFq6xv2peNTp+mGCbv8BG9IpI9TwZsENCfXXbG6rW+KWN34vmGnn",
+	"2SE1rhxeaeNNK7mmbk3qkLyhYgEKAxekVujSKBm9AWGHijmBnD74HeiLzFjFZV/FSERTNvwF2ZwreXTN",
+	"Ztoqb2QmSz5cgHbyGGlJZUBKyhx8oAKvOv3Lgil9ZUMyt/A72u1beWPnUXSp+1dwo/TUbRP2wQ+wBVZa",
+	"BAlhRopjGHI+kcoZbIqM5WFcy68YGKb9J+QFZIRbiwrCpJm7nZt0v42kKsigiFCF4+/cCxpuhZAgZFll",
+	"NiW+/A4D4EcIoBaJ78kqnoBkOEiRuayuSclGOq4cJI2Ed2wqb1hBRpWcAvmD78zG8uhAGs2T1LNS0iKx",
+	"IF3VYkg1K7pP6MR6LrkiZilm8wTJ4ZRyUnJgSKNwoVWntJzNWEFKKa/BmEdJ8Pw4Oz4+bkSjSmgsIU+F",
+	"GjEeZ6M3B7wRKtEhiXbz3MY6clEtrqpaxNS01VNLaFLnwgY2beaUYlqbyzt393AeqFBGeyKvXFiHT+mY",
+	"YbTY7DIdwb/shlWnzhSrRcEqMqcLyMSAxArQ0cZGFx5TLpZyDL5+HvNmiUJezbko5HyD+Qffyk+RBEET",
+	"aaL8yCFkLJmVOUMqjI255PZdP70uXaljfs3X8vXjxFXn2eJvchALuqKPN4MhMUoA7vsRkYJlIGdggZj1",
+	"P+VjTIlYDdFt49BOO4UTTt64DuaWgNPP3JQzO11MDzd/omOGijU4ARo/nxEON3GH3DSIZG4WfugKBgUG",
+	"XkaOQbd3IaC23pX0YT9st7KuqFAjLLLo2rUL+1xDEps7pG1wy4aO1p+RDzRFXdlWKe3h0TYPxMT0jyhg",
+	"/5srPuAl14lkkRv/udVu2LyVkoWRcc3olIyZPiU5FxNWcZ3bcBzE3MyZfWUEFAxpjqJJkhqUfAiZwZpV",
+	"ApIOZhW/wWXZd0XzQKw+EIbwl73t8MBmAXb7nQS5dphdU1ZweoV/7oi1x7jMClLHwj0VeE3HMfceHXuf",
+	"ptCEGoVrk8gaSH9eJiwwM01zDRG8hiCt7oZVfW2wJUL2FlWwd968guVl4SG2TsfNM07ZLcrYRX7KMrHd",
+	"TZKKHdUWJu6auldyp7A8qWKaCfPHkxx0CEqquoxfOh3skMxHuTvysuaip7JbkNIFHe+Qisx53hUBQfVd",
+	"xK4Z1cpoupjQalRYo+UuBrJYGEN1Co5WrhUxVz/Hh6aM6Qy0TSiEhWQ3WpYYGGPTVVVrh4UIvKhSNbQa",
+	"jDsrQ4e0LEFbR+8kR+19MYd06a5yhR2WOCRJvyNzMV4DVytWoacb0iwVeZTTkoMFA+Vuf3pifmqSLR9v",
+	"5M+zmeXSHKMxOWUJTgr4xWZi9vDgbVrLt5/wvuX1MHWxVTu3vhajNYk0L902uX/r/PsXm+ffO65ZKk1e",
+	"R5dhkv5G2fIhqYXVxcfHPaho61E3yNHHI9yNJAfBekdSHG6wv8rSQRWsujDXjfhXVhY/mOe6b+2KTeUN",
+	"LTvC5VbO4juasLZN55JkLE/BTIQqB9XSPJd4whW395O5Nglmd059SIG2uibOJbb1y6ebzGzp3HxZFlyM",
+	"m0ri6JvrkqmrDnch1hxa3cycg5JT74Qx2rK57YTURE3kXMQdnR2vfyMr1jbsbNUQ+iLNIZdc6WQYNKrY",
+	"t7YrSto1+mkiqYLORff98dTccs9fTMw/z46LvI8P6/VoxIaa37B3bssicRiq9FVVi2hGjY04KSLnAjRg",
+	"hVkigLsBxaWbZNXAC3oTjJ/zu7pkaWIp2Q0re7/rF3g64t7rlHPufJa+t93YS2SCm9JezUqMNDJqjJD8",
+	"eV/Q8VuIUUVyOz+x6WytcH6NT33JDvwaVywl5QNhUG/FVejScA6Pg6wp4vacH/NkTGXB1nqg6PiNeWzF",
+	"f2/+mLmluTlHd8ivfilHCRU2FO3ee2D4fVprOighBKlmXHthY8bcEFDFUX2IZfH8u7X6RKP+PAuUiC6d",
+	"5/WnWUkFjTN8U0TXT/sC6yYmLD9MmJ4wiMfMZV0WZMCgxi5zwtiRBxfDsi7iQjM7oOo6XsQ0pIJMWDmL",
+	"myzeJOuoFkWQD1KwGROFOYfNnEBFwnBsYF9cuR0YktF5jitZ20jvkpFQ2m+PIcWi4uOJVsSYaE2g8mX/",
+	"MOVfYJzYKiY0tUWGcPFwsd6UqyBQuUWd7PLItmgvvoH2bKxzHTPioZ5sLuO+fczZ3YEd3dL0NzMUzVVI",
+	"az2RFVF0obYqbatLlnh7wYa8YAXikJjnrBQC94IvtpOCrSc7jd6yNVaC5ey2yeiL4dq4KzWENtyRIlk1",
+	"p9IQeos1YyL4p2iwAzZgwIbSWstNBthq8lHEyRIHiXIJM2PJVDtZi2uitD3BfspL5z0Y3s8nYbTfnBmj",
+	"Uz84JoZR7W4Rd03eRw5SXSZhcTCYqRuiVCfERY7Ne8P1HsbTjGwG0xZuDJhYjHL+UtFYSfQZCk8bBgV/",
+	"EaThCAuSdUjgi4rQoiCxgsUHjRWCEF1pCLDME3Sjaaw6N1KwU7+J/WAMkHwk5dGTHCKP8PMndKTDz/To",
+	"U56BmWZ+zXfkDcPy3zQCT4+dWqLEBixrB64zIMLdwmK8psOJkWNQ3V9KwU7AdwkCQZE5EH0+q8syJ1rK",
+	"WyFfbOx528AjBTuzC4cUCoi78UdZhWvVZG9fXKF2t0/J48XEBrw/cmmTQjvlArCv4iKkkje8iPHXD5id",
+	"MZeVB2qygFe8MJavXhD35URaekIl4sMJqEEnDuIlI4AX93TKpgNEXoDJ4w+ynj31v2JEHUWOklbz74sj",
+	"ELuPsjUUbHd/Kc1mm+p2roy9WaR1dlgkK6AGgbjH8TIgAFWgbI7KQBaL+I6nA5M7ikH4VSwJzLUyUtaz",
+	"rWRkuG1rHXP20fQMYMobziCeSwz4ks9fviRGxUZPQniPmjuQEjUzepVR9QFe8JD4211ZhNcVTrIBqqEc",
+	"C65YgZnJvMGY63FKyeXvRhQbjrg7UTx7AzJhddo7kVt4u8Z5ySkd3TtuAf78bNasY2dHYLflbg7CB1hW",
+	"Zj6y/NQ1GBiGvUp9l6MrKWfBVaKQAnBNsICqYuRayLmwRUblclHZboopsgNMPI062X9qrWWb6j8zjeh5",
+	"QLQsci+tc55xHTjNTqyzyzpFjQkO+w+hFwuRxZT3+hmphvkIGLXXVa20L5kwpivE8TdzxQVutFu6w1xW",
+	"qnNUO+RNM6f1UEtr7IXAjWJzE3u7RfCs4nwP6RtSsLifFHJQpnSRufKUFhJvkLpodbwgF9Fa+idthcn+",
+	"8rRitMibnJiM5C4/MW9nyhitRPGxAIjftYmNzcuj+72ZkLMkfkfyDWOYkMEUj9d55d+loQPLYJnc3HIW",
+	"VhIBUDmZT3jJEsAkS6ZCB6/OqTohFCG5jLLg3D+QmY4uoOX8SosM7wv9bForKzBfdVDKgXkCyi99qPuw",
+	"K5/uYeTgRW8Ndxitxbd8qS5iYRSjeMLPmtTWuMM1laBq6GQ5QbWpuA9zYPuLyHVhbQhrtfNhI8rMnSUm",
+	"gvv4VmmJlhvT8GVnDXnD3s7d9aXACSSIrqtIcQStNB/RoU4ftp1gsjzLXoPAh7ZK27KhagQCMC6wv56w",
+	"xbIAMJfo3MwcYAp6u26WJVQsqpXOfNlES7OL2zT/oyt5eF32OG7hNgNZJkxk4aRzFX0MfalAFGPCGeFT",
+	"Fx42+hCjZUJ4oIt+IxFZhSkba4LiTXpHKiUQFxJOpE+iT0uk9E13CU6xg2vftaJk0azuNHv5er2Am/yt",
+	"dS88ZSVW3wKkyCs34b2Si+uEMfEhKANyQaix1H57+hs3G64l5LeOAtbm5jPKRmtauxIjSXY2IyaUDkCa",
+	"o2IRkNbK/PqUo6y5g4sVAnY3web5ZZa1m0XFuO3c6vp/d4H4NqchX6zb8/fwFJTpOK9pf7l/wegUR18H",
+	"YGcn4waILedntogntNywKDeca7BLlK9dFtYV3I8FaDmWFdeT6bpF/swWZ/7ZL9nB0MxuxA0pXLFPM14x",
+	"tVVMcJPvtMdZ2Qdbd6csNJbZCw/6jyJTSHLNFmQksZyBb+AIueaJXM13P70i337z9XdET+rpAHyg8Xix",
+	"bZCSiK+beUHcrtWnQNYVaWd5Bi/08KXOFh0zwSrgzeyAT2dQtg5oSa1o89qqTDSOzS2anzSuI6knGBcV",
+	"BSkkszmofCzIgulDkvti3fzEUqSQUOSOX+EAKXTNBHqkxhIRLFpmtBkSsnXHAjMu/Dsj019B7zBfbcg5",
+	"QFx1xZMtN33DUgkuPAs5Y2mDXhc/vj/LyaPXxfOXL599/9gB89vjcguVolyc4MY5FHbeoPWbnbUk6Hbh",
+	"9fvnL785yA5ev//6OyN+37nfzXjRI/yZLXbhSDVSZ53wSjsNfmaLd1L7ZLxN4r7bip+ClXQRAx5FIHgP",
+	"jgeUeBrg2GbtYvZrtriytHcF78xbyFbffvvtN21sq+M4DBtUsl5F/bpvX79Bp6B9Clj90dufX70n/+dZ",
+	"Rt6/fkWeGeUa//LdYws7AVVZjZBVhI9cnTMVi0PywS+JUJQeCAm7lDVtscDWJGCuF07tPQzk0nIRR4/y",
+	"/1Qgw/V2WXfZQsfATeMS8PKPydls14hlowkvB127J7QLtr7T0AgOpiZ8dvuT7Re2dmnXyY108BD/StDZ",
+	"Fjjiylwu63Hu3kgLJeWQJUBNdO8Y0bIc0OH1VV2VZlnu73VV4q3tkhJZqXrjZ//K5tChLKKLQ1eMuBo1",
+	"o0pBnNJMw2gVXGDbBvJ+AlfqBFKaEnmE2g3YSWDw0AoR2V5odnIfoyv6FPO9qWuLzgK5mX/OcY6uvZTv",
+	"+trZ0XVlJW/tPqyO9x32cXz+Igivt0jLbWFbKGMvyUD+f9cx6lZScFhXFRP6apac+oUv2f1KEfu4P/FD",
+	"8qtEW5kVFsxcYLTQXNPmtkMNCiPXh7HVRTKCmql0QpS651bz4uwHMXoIgJ9XuvQAhgx5ZKyC71+8/PZx",
+	"BJnGloFEGraY75odkgX2CrY9W357dU7O3p6TR4a22Cc6nZWM5D++/vX89Y+JYuAGgjrRuQbA5rMGVIh9",
+	"mrGhMdwRw4xClZ/RVNknnWEwmsxYpRJ5RjD1rkIFm1YNSeX4PoCRpVPVJIOjbuZDjBkE3lyNBHmUU3Vt",
+	"lguuWVt7k5AlEGawK6PqmkE4N5GBHPZhWQpbc9v+0vUAtOdhtCUg5VKOXVpK3ETTVNcJcN6/Xly8JfhA",
+	"AlKM62QePWKUme+SKaOJFAHnZl6uypjThSI5lHKeDEoqrvNTkhuay4lmZamIQ8cldEarHsiXFtEDJ+xX",
+	"HcB0A8knOMlDCa+6q0a0gpCYsJVXSz5UGy7u47SSOlqNr1w7pgZaqBZkwMZUnJJjF8F0TSfAFO7pJqtF",
+	"rFEvZGRYhDdmKL+ScwyeyDB2QgOU6vW7D0NluB1uqYm9ds23OmC/I5IkSn2rCUSKYhtLw7QFL8BOcABs",
+	"S+5a11Z2LqvrUQn9vgglr87J7y2s0mbu/1VLTSMl0Q4/cQW6rFbskHhhhzEB3wLLXMCuZdiULjClMADk",
+	"c2pGn74Z5qsxZ+hP5qa0bqe5j78yOgULjitiv3kaeKu8usVVBJkhiGGChrlW+4dN+wUfjdQ09+nIw0DU",
+	"BUCVS0zKSsjLs9CIDWrehthGfR5NNsTaJovefidakBA3MuyWNydukcUPVnZppUGohThqwXUFM/iYovdf",
+	"/ClvoIwlTuq3EaK3ZoTR4QQo3GuqZoUZ9srxqLAgk0Y9D7bbObKW7rq/nqSRrq99Se/p7a1qFEZ3Y1R3",
+	"BRHvEtNmDa4ZLUtScKW5GGoLE2woyBMU6vhcIMbprZDPfgXMQVfFvN2LU7LkpgWS13WMAZxeImpl5Ubw",
+	"ys0aBDcn39Mom3IR/vXZsmTYenEdU9sFO3XjZeyVpxIxw03a+5VyzIe03AjKuRU87nUNd9bbJsl5Trnm",
+	"Yny15k7wcNZNT6DRssYGeXMZEUZXqyB8sWD9EAwTPruw8tYBEbdAilv7uryWHse6W9JMxHf3RJ8QJ36H",
+	"RufGVSIu9yl0zFvXYlcIwKb3bYTc8KVj9v8yLteORRYbdWyYdnYhbRL5AohnLaUNnzZtgSJwP8vJX+sz",
+	"Kel1rI8RoIoupdGidJhJLsAl1FStQ1L2YGFkwi16+jVJVW53vMKMk4xziM0G+5ENuYpigHQ2WmOzeEMz",
+	"bJAfzS94/YkOYQOoIBNZV/0zB7bKjKNqk6LJBkgI6+kTUEJxwvMZwiXTCrEEtgdcMA8FSa/N2u22N2vr",
+	"PNdfuqAIME3iNkg8fpwGQqhTUMWrFEs20gTkjSIWwZgVJ00TAbSrwLD3fwvREJbEn4OOirShRiQH5xxf",
+	"IHKG70xDzvAPTvxhCmBGFrIWY1ZdYeKVKIglb9s0Hb9PHUgL10Sxkg21OnUNri9FkNY/ZeiMX1gBMTXj",
+	"mrkhUgcgZ+ELbORIuCk2OPVKYuoI9ZhDnvjgeTuBQ3ImLgWbzvQC9PpmqoeXom8a3Qq4VlPp/fJ4feOg",
+	"fmhZX7qI+J0Ht2ifNKwm1VHRfaUnmEWQKzS3ZGmUs3oGV6Y5lDj0QGcSPFdkyKjCe9ennkLtBR/ZqltX",
+	"gi8rICtDiMvNoogRbw5dY8scetwrvzEfu/c73vslSLbtaKuyGVH5iydWf8VmqWbY2yG5ba1jOqy1Ll0z",
+	"5JINVU3Y1yufIR5xxPrk8QZxrJEz4HsdSwfckK7hXsrxQTQI68ydcIUwNKP2GHCZjeUJKeWcVU+HVDHz",
+	"N6xJLviYa5WR/DDPSH5l/vd0GW7wmxdrVWYUtKsz/BnElZKYb9t0nrRu6JKu6Z8XzzEKhfcmeH5xN4qH",
+	"g3uUP8kdtsnjFs7kyrUQymiQxnuCfPuSHYR310biuFcNeED1YkN54Zg7WoWlA1T+ikHfHmYMlXiAb0tp",
+	"sKYHEoYxpDUhTiDuDklirmvNmqRrJzNgoU0hkB23czcvKgsmt4nVF1d73oE+oSXR1cKwetCKxqiAvkz3",
+	"cC/qQPRalzEJZ2E7QJQVFl0dzSOb7TGfyLKt9i2V5cILolrq+yYpb0dZkx5C/MpIk05Y7yUPEHc9Epuq",
+	"WLNk85pTgpoa4sBY7YBiDqzXSYcVg4AhLdXO8Nm5UnUKDWlYUj4lOVcqx774Lvs4OnrS7S2nXF99ejmM",
+	"5Zv7fGbzbdfxmC1sgjSoYUNaGfJdyuRMdS4dVUxNrvClcfUQPou3a/qFj1h7pRkAemKYMy6AdgWFYg8i",
+	"nF87FXuJ7lYWG2z0ZmgqlkW2w5xqJ3g7YHKXgx0V8NdsEQKn0gKjaH2yuGMcHuNHN4+VKTTMaa7srHVf",
+	"74tP1yT3tnnQzXzAKujbuAFXZk2SAKTJL5rKfctfXB9ujlPfZt+uPMlffM/NVs71o/zTy6HZ5lovTxhT",
+	"otx87Y1kVwFkQo2d+7cPP78/Ia9+ffUTxMcqPqgB1/trUA4UsYkBrUF97V4fIdG9rFclNxeCJVnbzhlg",
+	"Axk2bYTX4ZpsxidjBZYnOLvP5+nFfY9tkWQn8/VqX+k1Aoo4jEOXbQPeP0LndEEApcPVjk9bqvN33yz5",
+	"cHsGg63g2EWQwF3TdxMcCCvVbhW42iZgdZVOuAEQAqrpgKq+uTMOwibRahWdfT1BbLqCZ1N50x0FW0m+",
+	"CtocIIAVFySH7+e9879sBWvf2Fu7lWzfUSA9o3txtXDN9Vw2x1ZLWiJQ3zvUhueW1ruy7cunvUJTq4uJ",
+	"UX+0RRbcKmvZNEh/21LfXAPBEWJarMHW2OL7m2DHb5/HsUV/un3nXy2394o1kbPo+CnNcW261QUdv75h",
+	"QndByTvtDgeBQW+YN5BRp60ViyP+0KFOdBbdKHlnC0JPEe1SbiQkpfo8xaIB+cDIH4Qio4SJedM96GRW",
+	"sRsu664c8fZwNv12fQIsVn46TG9PKLjnsMNdZ74LFcDTz93oADtqU3d3/emcZArYyPmMs4PGf5wdIMBI",
+	"lIVaDT82MPM27Qayuy4diZ1odapJcELTAAgDa1N6zWwHVjoO4yyQsmz+b9QWYREc+yPHu8oL1LCgZMn2",
+	"vDn1w1mUXwmWJdsAWyAdZ+9Emsf56AnDhnUxsPnDP0jQPOlaXRsJv7A5XTtA20Wb7Kp/+t9qx+A7wdNd",
+	"nedmviCzZTtKldzJnn1JzXEb6N0dn+KSab4SIkMnpo2SKTajACtBBgsfMgP8uqd508nl2fPvlgoTtwTo",
+	"NXu0k+vNsNAd3W+udHk1PlAxWrAqxyB5RnIL7I3tBTCGbv5KudCUC/8JamA+i5qOUSR66eeuUXw9qMVQ",
+	"6m3sKveq+DXqwWp2m/a65HeStQCABYqIVVygQzKU5d5jxvuaGpvmzaoJrfqa4FhjCrg82BGPKjJnGOO8",
+	"VXkKtA1IzQG1cNdaalSxJosnPO0tk2z75NW25re0ZVFSj5d277YHsOpsAmyL2OeAns81OLgHgGxd+Frr",
+	"lY7A/XMj91BWsQ1A0jKKLxbfYstbQPI1V+aslPEMN+h5aHYkmsx4IdHS56LWbIMGQf6l5gASTa8QLdk5",
+	"E6DWrlZss7DbcslQn0AIKrP9exFjvb+KR/bsh1iQLMvCQ+qdEGj/hkXSFtiWKzJgRthVUlNExAXPJVaP",
+	"8v4wfMBb7xGHIJq0O1ZrWjG3kxAsY9i0E7jS0bDPXNoW3ukuCARfGkIBZIkxI8dPJ1Z8azo+TLWliesW",
+	"HyayabtBKGSO2GxAB0dvA6ht3IcT4ntgG03DSLQ/Ad3nh301SotP7ee2UpjXtLxxxLBZiQ6c11bq3D12",
+	"io6VVEXkanNmgXhtCnrzZ8eH8N/Rd3mDRaQnbLokkfGdCVm8WbpVs/SgFaznjk5wOOSMUa3rirWgk5pl",
+	"ekwzfNEmyHCuSY4LgDbyeaWnmaHjr2wA7MQBxVukahTnLhg3khUZlrUCbZqctT4lAlrzD2kFAV/fO8YB",
+	"rbXCwcayzy9en705epKTWpRGOo/5DRNYOwdQDPZuCXIkvIK5/q65T6Oi/13RdUHcuhdYQFFwJcHnbs9H",
+	"K6e7RSj7XoR/sKyW/N+0SCginLt6DYFchernLmcxzJpDqT8RtKoQ0REaOQM4h+03WmDUcK898e5bZV3m",
+	"ga2oB6pp+1z3yzhm8Uu142B3YNsjlNPdGPdmrC3xDeUNq0o6a10PK5kRDrQQk/jd5WtVkkaNJErzsnRK",
+	"0ik5xrwIuHNtDVa65K0XkOGX1OrfJ4C7zuwsra8YL67QgMWPIxhIO0Z/dW1QzY5kZMCG1EgFhxwlBcPU",
+	"HEgpMTIC0km3MXx2Zk0tkV+wIVEarKhQI1Y1JQ6JaN5Qznist0Yix+LCSdOhnC18+tLAhYNTZBXDQTHj",
+	"9vTL4MMblUyXMhbE/AH8N/MgUQSIDoBfzTmzctTodRN60zczZVYxxYRO7BegcBZBeLLXGxFSKX5LgGlp",
+	"zMZaUdE/p/nVhA2vHRhZtA10g660JmKMzxmilHPVhQ/UY62rPcjooNXVxNH1CiDmXAVeK3cInriWCMcS",
+	"RbC3cc6plX7V6gaVWlqg1bx89nytRtZVT7G1KvnYdTjyeioG/Q/JWVmiY1JLMqV6ODm8FL+6hwRTRpXG",
+	"Z0Hj/11ywQrMmiukVocE7A/MwHQ5dhTK6zIQkIbiUAI078cbpBUqeR6LnsR3/dznhnYJ/2Q9m5mU9SK5",
+	"VND+ErvtkNt0jN6p5udakb+/+yX6HdBDVbqIVZHfASelYu3COat6MToFNbFkkKu1XG7TqR2Z3f/NDB+T",
+	"CnahcSj5Vm2VR0mWvBheQZczVlzhXqi8Ry2JTwx3Y37sppWdqIYB6d2Rgths94bAmYYZ40Rl2P/UOhL7",
+	"8femZllH29wP/pZrpME6Ezmwhtsz6SNKXfQkxijgcXKcst4awT3NgsbW8PLuc9sUZKth7S34sVX5drwG",
+	"HsGOlJx+kxKzL+OW1gVnFjRwy4y05Tt4P0GWRkbfSn9vOkZgEfPvckCGdMpWAG/WtJb5dFXyUdQvJsZM",
+	"aVLafPiwhgANqHVlO73DJqsPgDMvqoLCR6gYILMNNaEqBQSxiTMBLto14YMtO+HHPY9GfmLZnfk82y54",
+	"4K8uT/+e2psAXJ/QgqeEWzTWD1j9tu317zLcEIqOhBfPcBdV18pZ5docPlDMI90UDNG6yB+H7sjM68io",
+	"vgFgpuUiqLuxDQ0y53LDASZS6S2up62lXEpt/K1ROwHfQo6I1aq2mF1b1Fgn0/eRApxNBA851zbIIGtd",
+	"QsWYPa6vVNPipFWK8/3aQpyYs97FTJ501Lstu+5dasRXaqde/M2d8pvL0w4aZraD8BaaXCORe1QP9o8U",
+	"uIpB55mOuP8TLT+iRoAXn50u4kbU7cwasErS3VgDf1frbd6+9SZNw//lw3SfYQB9SIXvxsR9IR8H5+eQ",
+	"irDx+0oVdJCWi/344/Rsv46PAFqsrG1Iz3osHBD0V4o0sP4hMmf/eEZaw+nRR8T1EFGMie4GgqsY1pCu",
+	"ciPr4QSdqD2bpPtOXKu5D/iypi2E2ccTkpdySMucPKJN4wuIEmJUy+7uY9/F10kJKlYnHdfRXAe75EnC",
+	"E7c8yK5jMHyQSsHcVc4wkEPAKEHTr00yh81Ud5U5HPBspHy3N/l+SU1zm2yT+w3Qb96LY8ON6pVVbDZv",
+	"FxcKiPe7u0nidQCOQ2OVfA5Yv3BaheX3LrmxIYnerlNT1kw/tur/bmW4rwpUB2cQdPTftH9/RnLbiy2P",
+	"JlVHe/rjF6IJMB8mkk55xAkD0C5RSbCc3emblBmFMprQ6dIh1obFMXEimZdzpjxmlmH3Uo4bBBPbpGej",
+	"3LtNu6UGbcLWYYPaBD6XMQK7me6dijmddcX14r0ZywY+qeKA/wDjwynAX/zXJ1rDTAaMVshR+NNP7lb6",
+	"24cLc7H4r+NzS9//Ak1pRnJ1vw0Xq8wrTvbaHVdUQH6pRUII7ZgMdXNIkYSKyJIPucVZJz+wSk+85XZ4",
+	"Kc6nrjhgqlh5YxO+AmXepvpIY8y5bkItLIqzt+dGnudHN8+P8sNLcSmePHmPPTgJF4dPnpDXoP0b0oYk",
+	"CESDJtSSyyF5z4wldVbriaz4/8AzJ+QH2ChyWR8ffz2EdcKPLEenNb0UqOxAZkz+9rf3F+QI/pJDo6Mp",
+	"GXFWForksFdQ8ftnd5eY28g5X8zPzd8vRa6Gcsb+DCgkJ3TGT57kqEhBx50fzOnbGTjRCOQPW+VbUl0g",
+	"tI9HBAD2w7JUJafsUlgbBnIKyIxW1mHo8KCMFTqVYuzq2PDpU2zaDZCgWNURR2+5FPAcON5Rmw+ApQCc",
+	"E5K0XNca++RqicWj/En+2J4oxgq5gO5IypzqWfCo24WhhOIRRVRJ1YSpQ3IuCMWOSpjq/Nuvr4li4ykT",
+	"OrsUM1YNmdBPmRjKghUnKC2O6GwGe5Af0Rk/unl2FC7xyDzyH89/Mg/Zyb2G9lFPnmCyIpQgDoGMjmxw",
+	"90+/KylyDwICLbLs8YQdsmoErZT2tebCd2+1MS1ZFbZ7AAA2gU8hg3ZsoOhcs8WJB0rJ4dRzbNZj27zl",
+	"2G3z9FLk5srP3XupUHNWkUcusTn/hYvrnEygPgcaxFpgGISVMFa4IXyP7kzDHnGXomkShyv5QRacuaX8",
+	"7f1vv4I0cEoYecN/OCRnyDFuV7gihRzW5qCaJAjE0mnay+DbUfkForDiCgthzNxaxImAVlSQ/PUFHeen",
+	"RgbAdw1/FbbXO5zSpcjPR0/fGLrMgwHxBF88e960XEKqnlBlX1UQxcWQHZK3f78Ax13BpjOpmdB2theB",
+	"UHzyhCi6sAi1dEEmdDZjgBIS1K6yT2C5kNwWGucnLgdvKm+Q8wfsUlivxyHJfUlyjm5I61d5DN9Dt5j5",
+	"pjq1azaCUlupCIePr8oxBzG7FOiFBKFcKVLS4bU/eClIxYYgdHIsf8bpGbvd2fAwTSErMmBNFqeZRkYG",
+	"i0tBhdV+VvJ/F/gaSUopxiz8PsFXG9ltg7x2cGL+Vd5FZESR20JEKwKqA/ZvJBPsNcBh+aqIiSwLC5M0",
+	"lrI4IWNphhnQ4TXR0kxa2rUVjJRUswrqnxSiTHqMYYAkB/EG5WSC5FhdnbeKQBoAS1qxS2FP75BgCiat",
+	"mOEm8AI5PNqTpQ4HX6nMwR4r61y0fwhhm79SmBVhe7Md4G2MohwY7eztOfatRlTyg2eQCTBjgs74wcnB",
+	"14fHh19jdHIC6skRHUJDIfhlHMux+0lW2A0RrCt/B58XBycHxiI/cy8wb63olGkITf4jroU1jxw5PXHt",
+	"g2dQQP7lI3Q6mkmhULN6fnyM7QyFtrlSodz+3eIYo9q3PuAAiwADDXSpVeflGB0gdrWn0CQSf7EeaSZ0",
+	"tXAZDL51mw2gA1dIC4eMQhkWYaR0anL2sSN4xs7K+lfjX/Dbc/QT5WVdoXmq6umUVguAwFJ4XZ19eO9X",
+	"gkJWlizwxlpHnoPCP/nHgSeTj+aVnmqOPtufvjTApZ0kRF4LbEIe7gnAi69SF77OHs3Byum/SBSADW07",
+	"NbqAG8eon+CRn0K23O138f2k1ub0g00EfDYAOI1v2aasYdd8XgDVz+putiTBso2hbWWF8vVM6FfjVWOD",
+	"u4s5C6xUlD6QxmodceZwzMUKPl6n6yxcHkT7sGa1Dk8KWof8IIvFrlnU+sm+tG01G/Dbt3yIyYZg83dB",
+	"Xb+wFeIyFAwGhFV15jY9xnkiNmHTI2C4o8/mn748282Y79Cn0o853Z3JFRlDyOv2G3ZhDCCA6YN9OT97",
+	"Y4UKuqvDjZxCpHi3/Jn1fRgdVn3Y+bcRUYYtaen2y4tmY2VRWB9G70obUzUqCy3N/3FNThXDPyLgmkdX",
+	"wtyEYFO6uNkf79442ozwILna3te74ekuuuRihb2tVW0kdQd71wX65NYpbk0n0gIoBaqHJfzB2kWZ7drR",
+	"gH9GND0YboVXVvqFWG8mN7/+s2bQYgt9gc4P2xzPcq7Biht352pkFnPqun6xsiJGPSkCD2TofsxI7iFz",
+	"89Qaff/oTRe6vJGNcZAaqtXF7BZjtcmj2QQqAqebS3Q5e3uOflljTr6x0A5ma4yVaKzyzNmf4Yf4l9bH",
+	"P5RyYH6rsJkV+NHqssR/1aR50PxkdJlzkdx0D78W3YVvXvTYhHxEORigtGKgOj3lwlahgH50LeQcEruS",
+	"1C1rPZTgK25m4Rzs8jqA6MsOcKyIp311Xr9K3ZgT2HgoNjg4LVpD94trrkRw1g+F3Vs2HmqvBpyRTQ2e",
+	"XqcNx8xjalXi3btZBvKclHIcinwQuijvCyY4Lbc31X+03/8jW+q4hvWHbPcqgw5xdMru/YALv/nuaN1f",
+	"Wod79Bl/uKVyjtu08Umfj8BjGjvChEaPs92lQv8jLAAq1u0aVjcs25wBxkz7TdkzdaYUSpz/EiW+tpjC",
+	"XZQIz+yCEt9P5Hzdzm5GMbjiX83F0Mu4OddW5UQXrw9jyXa8fEqwbYwiQ5/RCi3gMtCPwQUODgtaluZa",
+	"dsDsK2bMThhh97YPTut+zJ4+REoAFw3buc3vk2LfgHnvZtVYSVynJSkg8BpJCj98Sd6X59rm9EK8GyJD",
+	"zvjiVRID1ZBaRrgo2CemMqJqRG93oEy03UF1UGMoZcAuhVV0i0MMaAOtK8ZUooWGtwHBhdlE65CVoCKP",
+	"nBFcpC+phMCs4QyAcbgUkI6s5qxihTlTjxuKJwtQDxBRaDMO+zQrKRc/Oizj/dEijPBXWQJxRUjyg+u0",
+	"hDh9OxCBzlNkmzoiQKCsPO64haLGgv6xZOGVrWZ0yGJSMgK1495Lgzd7+CI1oc9ffnOCgaNvXpAJ+0QL",
+	"NuRTWtoMOK98zyh0M7G6d9EcSSgvEobPsxfHET3cMIk94SRvvG71b6Hq2jUl8Hkep/YvEEYz5G/JUjgA",
+	"Mh8sRyGPD7j078C4Jb9KjMHyxgC1odjDFGWuc0O4HqnYrqGw6fWdlmN6Q/uUqqwaUhdL2fXNik9dtNbi",
+	"PXG0P9Za+L2OfH3dQMzXoOk4Ns8GFR1il1w1PeVc28Somwe68MYpsgdeTwKXGfB0Ttr5yBCbAI7FihKo",
+	"engU+mweY3wEU4WMNWDlR9K4xUy4ne3tRWu6Pr8ahLAZK7mHADGzw138qUEAsiCJjTx69v3zw+PD54ff",
+	"tgtEQE4WbAZAL5ZxHcCiDXTWomAVyRstLe2iwS92+Wi6V7RPs/K1ESvCtXGMB3ngGt3dFcQg/aDpZ27L",
+	"YApw2A8W9qiM7pF5j63RJCasnAVX0oxV0NoEClpA/8HcvqRkP0M5rRgoz6fLEUDXxhfeghlnAPEDcl1a",
+	"3chlE3qVp+TMl+1j7k6owiAicNwp8Rec7b59EtlqDVy5aOLz4NnsYse1YmEt/0UGhG1MjQgf7mxIBKlx",
+	"8TeIJIGeydVO/My3nE9DPlxtHUCIzmGfQgNId70ryuXatjIAuWiwthbYrnVKi/t3U40dOzr5Yv/gRIur",
+	"0NrKAfkX/Pof2f8IS+hz5iggH4r3kZalnVPraOEPYM5E8a2WHDcTaoxGglDvCkzbkJlXy9nQuqY4spd6",
+	"bkPa9IEFU3+xQm8fPhd4ty1g6uVyebbboVOKhb8F7svHgnvizilGIA3vH32Gf2/pnnbHvG/vNBLePpzT",
+	"+GYwcblWjicmfIYWcESMel7bxnXd8MU+5dqDpVDrt07S56aUBKttnNZAVesTKNpaMW2KoJEYbD7lSFYu",
+	"ZAylJWCvsk/a2X4RPRjrQ3fBFPuSmvfiqF5Pkw/GTf0jkkJz11WECfgLX80M7RCr1ng7+mw14045e4bE",
+	"Bl/hYtwpbEFXPegvNykiAu82S8++F7L1gDdiLE23y8kLWHq9omjREtMhK7u11NuEK4GlpV3dB+PR+0p3",
+	"xWUlGQ/OsMV4tyeQv+BbLftY7OxlX7GvQgzQ1dJmiucpeznfzmyxdaN/fOMFF7LehLG79nBsGABJs7YH",
+	"UMFe1IE0/Rx9NsKgd6XDB6z6bmXUu7r4GI4GVqlN5Q10cGEVOyXQWZFbqNQXx9+vkid+ITjX3iIekvq5",
+	"cr2YdXOl7rBWwop9GMv2sN/Psa1nr78rVvVOU0gK/NQm74VHUxK4MTZ2cUZva+2OiAvQazvNQFdecjSg",
+	"w+t61pcbznXTRr/B+cqwh+iNGVuTqnbVLPjuFvY8XQRte0CfloJhW1Bb8hlgh4PzGZxqDSD5krvBrKH8",
+	"AdfQh2fsAnax469gbJwuLhTma5YfjTWvTe82W3bDKj5acDFGJrMv5oqoiZyLDMJ1pIljmE9eHL/wZbAV",
+	"g7QFKH60Z6QnFWNkKoWexI3S1O7tjhleydnib3KQYoTf5SAL8jYsZCzEkJUkI7qbaI2xPWNn5dGRoFha",
+	"ChZPFOjjWcPutogDCr0BmtJyB4KMo1/VVYlutVPf6ABzOtoH+/0h+U0gvKGZKqGGxzWfstNWV4KVwujY",
+	"HaM0rcKz3r2qiy9/V4t+iu7zO6QvoKgBG9diF7RkFkqAhliDfmhvX3PARtIK7JCD/BwQXoS6WvJ4OGHD",
+	"612LYxS5mCoT8tjIzDMlVaEvwD0KVdiJXcjU3YnKxJbsUFLCAAk6hg3JGm9lBW089iEjl7Z+VyLSyDJ8",
+	"9abSLEwuUqwyyrUq5RwLWq15SY3KoGJ1cCD6mrPbveSDd9+H4FtLLrsVfK/kdEaxWTwpqKYDGiaIQVrk",
+	"qhxcJ/HGw17Fb+eG4uuSqQyI/581q1mYu8A1kqeW8hp8UxlolBM+nIAorBjscpyvZVmyoZbVfrUgN0jq",
+	"wNwDO+Nlz8/uzZicx8V4Sw5+b3ivUu6F1iD2qYQQGOQOptLGFMmcCqsEmZEM20tAZgFxQMuSQG+zS2G+",
+	"peSUET1nQi/cdeYAak4sNpKxagEMxnBXGzgnw/eBpxZzoEheVIurqha5MZGNCLkUmJVoaScHWJ7cBjnn",
+	"TSflsYyl1Fa1aBPLHoSJe39vgbIHGrUtolKpvHNAHZBVs1c7kS5IVGNaDeiYESHnMIaH5nGDrZMoUz6u",
+	"fJ+13Zu1cbN1vto8K6ZVvfFzuz/Nyu/Pw9KuOrbmX9QWjRzEDs1R7mjR2aT+ynYOGLyxl1oXEU2rMdNX",
+	"7mkwVhFGEP5uvkTH8OesAWqyvHCKwjczQ0I3uLnrzz80kh3KWzMCpacWX9/ocPSaOawoMwR6sGplW6IS",
+	"N6LExDNGEKxRIaIVhKDcIyNalkb1gElrSYLJthoMq3C9y1Z31sRFcH3OEZMRW/wBlQb+8EA0xLXONk3v",
+	"/rLw7/83MLvNeG2bW0tvObRoe0tN1B7uXd4amzs739lJ3t/14XjgQV0eyW35F706Vg5hVxfHxZKPtMt7",
+	"ibY6lsOh0F5zzWx2swwnvlfhgGEXCVjlhJYjMuK+97QgjFYlByPPj8X1vQj8kA53L+7t2/8NhD1WjFrh",
+	"7gW+VVVcWGRTAa/p+OnM9zqzEmpFlJzbxy/o2Pb82GfJymjEhprfBKMlttj1ddmhEGkAKYP6sGAT3eco",
+	"OtYVhf8V6juDPl2MTtvgrwsf7aCuGM0iCMq5OCRvuLC4sx5G1PYkGbBLgX2XAfkT/Au+8wyW3kWMdZU6",
+	"y90z5tLp3Z3Ffi/0w/Sm5NNiw1pRbJLRw+lHKkYLKJMmJRfX8cvfnfLf4cV73O32QImNBtGzUx/etB5O",
+	"rPespf86pF5bq0WvWUICXrNFr8Qp8ltdAQyq+QIWB66AoNqmaMp2nloLOPazGXuPZ/IzW6TSoC4QLHs3",
+	"8G8ueeka1+O2GX7tr1pdMyjAndKCgS4z5jdMQDG57Q1xdc0WubPf7Q33tw8/v8fDxt/fvn5DBrUoSu9N",
+	"RWem4mOhLgVAjAPsFl3kWP5rtNAmDwOikpwpa4h7rRFzm7VVX12nC0UKRgsPNQ248zbF6dBoT6C3A9i8",
+	"o42vFKzTmPzKpYiOjF613CU55mGVmmr2M9uXpP6ZLd6ZIXyN6N3Vj5hFpal0J/mX/IY1fQtBNoDdec0W",
+	"qyTrBMPR52tebJAQt0wdLlrn8uQFkSLDrDdrvY3MtLAzKpi+vsUARGQ8DREhEYcAqMfTCq4FaDuWOqd5",
+	"5cmlT8qc5cBd5US/Ywj/Du+13BgVD11AB3ZeXyny7qdX5Ntvvv6O6Ek9HcwqLnQCQ+KaF70BJLYu14fN",
+	"MqKoSVQBhEW8JpIodnhmm5V4GnL8Zy013T7F97/w63/k5F5Ywvq0XtwoyOp1hbb3ntUbVIyD2U5xlkGM",
+	"FqpkaxXyh8fnsQJpubdn1EgzZ/2u3Sq3G8lFlIuV/PNbVSkDR/WrlG6NizWWgCQB7gLl3IBpnMZZxUb8",
+	"06Yl238gkvcnuVhP9+0ORw8ppz2K/OQASyIg3y1CX6X9o8+N1bz2bg5a2TqYBteIbxRc3e/sRf3oxfH3",
+	"j/HGxf4mkFVjDO5U8dG7EDpg3+WegbtgHzWfS94INKBcqywH8qTSJ9Xh2m5yHlqAX4B5FfVZt2CB9s5e",
+	"SYjsFnTEPVeHxo5H1NOB7bfkDsr8WfH/YV3ntBmhNvvUp6S0H8slakR3xk778DC7qd1P0dom1Eqabk/3",
+	"WniPWIa03QjtpulA2UWidU9RoiYuig83HjnXSwoEC0Zs7h9Loi4SE3js7KIxZfJShEDlYb8rsgQ9CMaA",
+	"jXM9Pz6OWfCIAfHwhBsEFSG8eCtq2aVHYJPpZ+T3WmliWxI/BKQJYTu7B1vsnYUMXYJAuVtqPUcWffOo",
+	"uZS7DMNNLl/E0Ya3vwlu/D8yoHZrMX2QtRHZ1O/tg1CiV2aFogihV32ouQ36njAmb33996NNHHr3ZHlh",
+	"3vsvQJEXdNyfGM1mPig6bIKMD5AEg3Sl22u6yeDFEgqsb0qJiKs2Qw/MSEzMh0CCb+LJAVtSCkYewTZa",
+	"p26OALh5RvjIFX1AJORxRrQcI6iiU/8vhRMHX1k3JKC2AGCy7YwUvts9DEqP/VtzjnMm8FvjQ3LWNPc0",
+	"qoHrdjymXFyKKaPCZjeqoFtncQIFKbHABR6Hpfs9J4Dgq+9eOUfqT+eF0yYhaDfOdcy+oSFHhjDPPT2J",
+	"y4zjntyJX2Wtz+SdH28LF4iFa2twzIOMiV11qgvHG8mylPOggWkzdFLMbXP5QTS0ZDesVDbD3zzK6HCC",
+	"jbC5WuMz6djVPaRXNKMlFXV3QFwY6thhCoBuvV4HWOqidXb7uoY6zdRenkeMZsMx2Jy9IGuL/C4HpwRq",
+	"aDV+VlQLUtUilVWg0mSwD4lr33/P+T33RIA2ohz6ZFH4rBULPWXwUVEtnla1eABqjKw1yaHG0DdkBwA4",
+	"rom2bn2pWMOA7qEQBf9cW5eUuhS24sxCl9s+vU1iujWQQQcW5SKmUxTV4l0tQhK/A4Ngjzx0UfmeJXep",
+	"tdjR00VtjSliKPlBBJYQXhywhY3y2nA3Uq7C8jgMrS7w3mxqqAFo5ZZ8eRc82ffycGu2paC2Z8Wz4+z4",
+	"+Bj259TVhSq6UD6DyehOmDwOcbjCV4ZOqL4UvHnvknUX5EUZ64XMuSiMTqSIvGFVoi70TvSRhpZr0amF",
+	"FzsKm53NZuViSQPBJg3NjSDkfCtaa6dj7yDAeeHNPOj+CCFN4IXe4c2OnO/eqvpqZvPd6OnRHNydBC9J",
+	"Doq65S6LE91DRX+QGfT70c+D/iqBgo7okwkNfefRylsq6V3p92RN9n23jv6/2ff7oL20at5HEqwVzbt1",
+	"a//h/dm9HNkPRnvEdgHtiLTGI3D0AP/u3UltRjn6rOm4RxJTl4UGJXoJQTahNwyNLO/7BQUY/xb6oqUx",
+	"W4eycqbbpdB0/JUiE67QfDtzWoNNi6rClKmoheY6YvdWGOybd57XhO26Vk53Yw7WKxlBKzd8dLk7ZbWU",
+	"GNV0vLNrO7llt2OI9dLqgo435J0jS6BbieRlFwXW6TnKplqz6cxokVKiPSlrXfIbj8gwTgr0v9pJ/cHF",
+	"+kYNx+/VJWCo1gJqzGZMuA4GEHtLxCMfHFGvL/7bOoty7+V/y0PdRwFgS+ED5JQ+nU23udRdod/W5Rjv",
+	"3Qv+yALCLmK9fGjqIh9SWrpqzsATifsTGgHu16PP9qfepWAXYS2q6wcu2JwMS86giUpQEZbyvbz3tUL7",
+	"ziv3VXF7UL7cu33K8lKVaLDn27UOarZp35SelGr48QNIEW/Ky6Lbuxkd2VX3733/weXWQmyoZNSoSrLW",
+	"ZMy0grN3vWnJGXCDow3/OQZ+gnrBQ3KGSBeXIqflWFZcT6Y59CpXhMJL4GlFcl8em5NCsmgF7azWu2Gq",
+	"3Ttq7LzuJ7X84dM3gJ403fHXULoR3lBz11kndwFP/KFVdEanPVwvZp0P6+5tt9B1tWBQ1n8aeF4zQluV",
+	"YXimvSAFErn3F1i5uBdXK6PT++m+CItKuQVWa2Dvp/eirRldPkrPqkefzT+9Nazlij1eMk9ZEG4K7ayU",
+	"hmWpYd/qFcxpL44t8+Jkj0boD6+i7JPUs5pm2UGz67VpfWOmPWPtUdQ9VBp3PrM4hW9KX2ale6+z2wHl",
+	"70mC3osCtI66HlY9HTi6jOq7WrhvpwsFcCAZeojcI1oXXK9xPPWKk4IBMDR6eyVUW3y4tgxNifp6fCRz",
+	"Kmcwtzvvnv9hIknBC4T0qCDJrTghOS35kOUZyc26/gQC1vxGhRSLqaxVnoYq4GLIZ7RMoRW8fPa8B2zC",
+	"2U6a2fcbq5UwE2wCFcQflUeLOHt7DhuVz2o1cbVWZmumEkLA5ke8c8MPfYio+eWHUg7MbzbhyPw4q8sS",
+	"/1WT5kHzk+JjcS6Sm47xsdQufPOixybkI8oh3g9pM3wsnnIBrGY74F4LOYe8jyRWhqz1UE7biC9M1FPD",
+	"kRLbboAmc5Ad4FgHH3vM61fIPbAVhWmEDECVbg09ktWUaqMBUc2eag4zWzvcD+uHgsSwzYfap3kEsmOj",
+	"GMaqVLrnMLUVupD3bwU8SGtSyjBAhxL8VrrGyq3Qp6voduqike3/Cu1G/3U6je5edU2RU88mo1sqtwi+",
+	"d/tOoZaMd9co1GOhwWAW+G/nu76rLqFb7v6s1sHW7wHSH15+PxbCXXYsPSsKRykYxWZ0mgXeT0hbkOjw",
+	"qFgfDR/gxnq6Vjp8JQDBdrCR28Nm/sIEdspIlj7/aae0Yfldr4urgd63GfMCHDgJ70dic3YMgJeiwJ1t",
+	"cODMcNvbaiVWK6Z2VE7X9nT0ii5xRUo20hBVsiK7NBoBKw7JmQWDQeuYFQqk91Ku2tcZyX98/ev56x/z",
+	"xxinxZgTLtRfhjZLGfFb5yFmDBACNJCphWaFg+MHK8gKvWT8SS1Tyu5lpEVJnHKt7lpE3g19wtqQGu1R",
+	"Tek66MSWLNxxjTNp7GRbiD2Aurh44QzXKlo40yF0N6+RDgXvvqqjl+Vwn7rHW8vj7Qqj12ziv0tJNFZc",
+	"LOmc+xff91UHvXrq/1sBvZ8KaAxvbVD73BbHGKXagff5PRtWzBYSG8UAGsPHvQ/vXGjsDxz7l9dM9ICF",
+	"hZU+pMoLh52xEp00C7p9wOy2NbWY8GIoCbs82FYDHuzPgf0j8A3QmCuePcNFXQo61PC1FlRIGKoR5QLK",
+	"NjCOYA4m78ALNC/dV9KC2fT7yVr4lc1h9KTMMstuEE3hSHbSr81lJOAAUf+XI8WEtDr6DE982S9Kjj/2",
+	"XsW2sJi9oALbeUT49LYSO+A1a8wlZPaY6cR27FigdhLjDs3rjk3dn/MPVpjyz7Yp+wizKTeHOdh2PjuS",
+	"3JhVupX0vgBromkFozQvS4j5ES6wBzf0i7lhVUlnWBAE/gcpxkG7/YVtxjyhN+yU5DgZlfvwPDSSMQND",
+	"gHyabvSyd7G/WbOX4zsT/LhFTvA3J7rLymC8W4KX95L+DwaWwXDZ5oAMoV9gj1AMMIwFYejTDG1XaWmb",
+	"YTGs2cJ/JxSGvSSuPTDIhdXj/l+whf15ATr5fFWsVrXSKFg524UrIJ5NZkZ56wb5Q5v+fiU9+sLA5hK3",
+	"uQ/QEdCeYEgv5oMdZyG0Se3oM/x+haS6X3MuOLS7SDlvNnU/vWLCAaJntmsWNld2awvvgr2SKmqw+oeQ",
+	"eb7uMG5hw60uHnp0OXNmaSMi3fhCFutsyxdJDbytFnEG7bdBNUCTi1rrwk6fK1WzKiPOuKN1wRk0DUX1",
+	"cVhSPgWYbT2cQKvdoRQFNxNRBLx8FnsFDIos1E5jPr9D8mFirD+jztLSyzwCr8eusbIsmNKXomBDXrCm",
+	"dz10/Ic5oe2iXeJSeBo2QRUV4EdhkvLjQwI2l8f6rhiZUFEwALVwVi+9FDbFpDSXOuykxRV89tK3qZzK",
+	"ip06QHE6ZlMmNDl7e+4LnY1d6ws442WYu5OGe1DjmrndUzXCH0cAubrMis1KxGBYI4tWbuT1qBf9jD8I",
+	"wyPOJ1YXqgnF7A9jNGhZFukiAweP8cdVCZfwN7raPj+4RoHpZt7t6hZrYySaed9WSwTFEO+DNWXD5slz",
+	"++Af3ozAhaw3I+zOAMH8/d0vDyKF2c7J1hG3zAhICgIFJCGCwuM++ow/3K74tD0+XMsxXJ7AGsC97+2+",
+	"w0nuo0OzsO/uozum5vWVIhOtZ8pQh22HFnrgrS5Fcq5UnpEZq4ZM6KdMDKVRQrjQEvGZ2djoEwldkjc7",
+	"tgstMowc+FUUXA0ltOEu5LAG5cbcNdD339woI6aHE6M33bAKl2zBwUS5sJndRVExpZqavFk9KPnwUpwL",
+	"zSrB9Gmz5QTy2GyHe/dNB88MG+j2z7aGJ7nkxfAKzocVV5aE8y49K0VnexElqWsHJ7ozL7PfPy42YvEj",
+	"ORdWaP0bEPbf5MB5wjGq4fpP45xBcILxwZC2G+PlhAjZ9iKYG1g0ChYpmUZV/1Jg+MxYDUo7VVB5swWN",
+	"CzsZzM6VhAldLfzYRloPmHml2dTBwvbBh8LuRB6tmdpveJZ7NAPsCPdhANwVO733mZTmwH43hwRH7QVU",
+	"lbpEjf25PQba39UfXYEyK1ivOcEuPazar9puvTtU/L0XropvB0LJjCo1l1XR+CIUHwtlORglxZRR4fKd",
+	"lFHvqTIiUklBSyuSUlAtZnf3xNrm1feT9ASLSrC02cIHAdVSq5Yq6KjDs3zPGr5W1jZVmjBBB9BrwnwQ",
+	"hPNc4jxCCTcwYkBTtvccwBZnDQgyur0caHFKzbY0tG9vu6sg3LmXHV6Mff3KcgXgZYmRogzd6YaH1/dw",
+	"vHtW3KMgfahcYV3sCZ7YlLba9ZdpcJf1vEME4yBiS3d1Q0mgkBWwFFf4PPJUAgVmB+yxJ+F8L37XdWT4",
+	"0LqqmzlBJnXJIE5gD938iOTimbyHND8aV9SM/nlGtbFSO8X7GaaOwFe4GHeJ37+YZ3r7OOCNuxSlF/Ta",
+	"bBW+l86pM9GXtwVXfyuOXq+TvsWt7VPvmHm5jIGWJsbVeEKhNBX8C/heMmBjLoK+9zYOBXeleR0lqqRq",
+	"ckjehTYawqQoj+UCW4HjWwxPc/mgPofbhM1lowXg7SPfvXSAd9+PeMBlJeSDJTCFGWdEyPlOcmvwrSh9",
+	"Kj6eaOjUEPeOWyqIEfUKszvdffME3/4IAmYkCKRCA2OktWFdVUzowHZw2PpdKohi+q2b8H7Iyr1+E8pK",
+	"iDC/NK6I2k3W6nsW2lt9hLnVCNelUsUUwE3qqC6c4vkvX0eFG/qQ0qfs7Z82ArauKWizeGdafpSAblVC",
+	"1V7PpTCqbiEd/IDCEad0Yf4IdiJkKEyZubLMxWfLrlriEe4+vOXSZVaYk/5vV2bVzrbfQ5lV+0BTefYR",
+	"6bVJlVUvS9aG3vw590qkg+3Zh22/fl+2sN43KqlK7MQdlVTBMndYUtVnP/en2i/XVnXQ89a1VdvOZ2sh",
+	"/i9UTbV36f5vXE3V5rxeZVXziXw6pKJH8AimvtQBD+9y6wuTq63GIbQUYGA7re3URUGbsAyi9xh9Ykir",
+	"akFKpoztbVVfo+PGqrDmE/mKivuApUUMJGzdXFgjvBP7NB1Q7oTOHFpaXpsB3Oz7qeFzwRgysi/FWYtR",
+	"m55hgNb6/OXL7GDKhfv92d1Cif5VlkXvYF9AeQ/HYHBdwwpJlJwy6L9vQwvxNrwzVk25UkZpbpiWTnky",
+	"Oc5+vMdT+IAjJCQddpHYhVz7MJHtvhR4P3HhwL5s55Cm9Qjsk9km8x42rCuuFyARBoxWrDo4+cdHw0oD",
+	"qvgQfvmYQcMSJzjqqjw4OTiiM3508wyubPvuGDC1uX/VtfW7OqRfO4VVhn3L5KxkWQPiBteqvYmBAoLX",
+	"oEMhBjwNHkc5t7jeLfMKswcQR21G9cTlukBDD608/buCANi91TGc38HoBrNKjis6VYfkbdu+NbLfJt3z",
+	"yrqYrJA3CyzYrJSL8FlM0uGV7xLgZoHX0eo03oVLG8opwxyeATMMYyOTdq21moDj3VwXaEQWZMIqp/dM",
+	"qCgOI0KPs9i4UAu83EAeLNeytDWbQW9D0HaC1RhqSdwXLnRqfh5L5n5cAihDAvFpuG1stdYqPNZQfLim",
+	"stTs1Hwiy6YXWvAeVxWceg008MNsYDvha8ZmChDZkZQZ5iJNGBksdJPAVIWzxezgCD1/eE/oEDD8kHDO",
+	"z95AIMVR85QOJ1zY1CTLLIfh9Yrfjbz6Z7YwSoQvxpAjSKo5sS/+7fzHV44+H8kR+QvXf60HBC9clZnf",
+	"f6GDjPxcDyBX0JzXDzUvi2uuWUYODw8fOx5AYbQEY4IqcFh7E5njb7B19lQ4cym0kMxfVy4xgzT6IxPF",
+	"THKhoe8SUwi6NmCKF/gNORdZ04nE2AGutKYpqSn5iBHNbSzimi1US37Z7k1xjQOyL7GOx5yF88YZKqub",
+	"sh+YletWRd7apEqfuRmYKcHI0I8uJo10oyfi0NYBb14FnnXgxMysX4EUEIQXhjf0wsivG16w6qtwjeNK",
+	"1rOoyLGe/RFRXIxLFqgR+J3M7TUqwq6pU+vdNE6OTmW0GJjIS7ARrFTMCBdjPGGmsn1XwQSnpUq0RbBK",
+	"hHmN48SQr0O1Id1XIfy2BPREO7+QxwDU/MvHL/9fAAAA//8=",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,

@@ -48,6 +48,36 @@ func TrustPrincipal(p metadata.TrustPolicy, values func(claim string) []string) 
 	}, true
 }
 
+// maxOwners bounds the owners of one issuer, each of which is compared at a sign-in.
+const maxOwners = 1000
+
+// CheckTrustOwners says whether owners are ones that can be stored. The error is an INVALID.
+func CheckTrustOwners(owners []metadata.TrustOwner) error {
+	if len(owners) > maxOwners {
+		return oci.Errorf(oci.CodeInvalid, "an issuer can have %d owners, these are %d: use patterns", maxOwners, len(owners))
+	}
+	for _, o := range owners {
+		switch {
+		case !claimRE.MatchString(o.Claim) || len(o.Claim) > maxConditionClaim:
+			return oci.Errorf(oci.CodeInvalid, "%.140q cannot be the name of a claim: use letters, digits and '_.:/-', with dots between the names of nested claims", o.Claim)
+		case o.Pattern == "" || len(o.Pattern) > MaxClaimSize:
+			return oci.Errorf(oci.CodeInvalid, "the pattern for the claim %s has to be 1 to %d bytes", o.Claim, MaxClaimSize)
+		}
+	}
+	return nil
+}
+
+// TrustOwners names the teams whose a workload with these claims is; none is anybody's.
+// values is as in TrustPrincipal.
+func TrustOwners(owners []metadata.TrustOwner, values func(claim string) []string) (teams []string) {
+	for _, o := range owners {
+		if slices.ContainsFunc(values(o.Claim), func(v string) bool { return Match(o.Pattern, v) }) {
+			teams = append(teams, o.Team)
+		}
+	}
+	return teams
+}
+
 // ClipClaim cuts the value of a claim to what Principal.Claims may hold, and keeps
 // it text.
 func ClipClaim(v string) string {

@@ -143,7 +143,7 @@ func (tx *Tx) NamesTeam(ctx context.Context, team string) (n NamesTeam, err erro
 
 // DeleteTeam removes a team with all that names it: memberships, robots, trust policies,
 // retention, quota, grants, denials and accounts' rights on patterns that lie in the team,
-// and what providers said of it. Its repositories stay, in the care of the admins. It
+// what providers said of it, and which jobs are its own. Its repositories stay, in the care of the admins. It
 // returns NOT_FOUND, or CONFLICT when a service lets everybody pull there.
 func (tx *Tx) DeleteTeam(ctx context.Context, name string) error {
 	named, err := tx.NamesTeam(ctx, name)
@@ -162,6 +162,9 @@ func (tx *Tx) DeleteTeam(ctx context.Context, name string) error {
 		if _, err := tx.exec(ctx, `DELETE FROM `+table+` WHERE team = $1`, name); err != nil {
 			return err
 		}
+	}
+	if err := tx.dropTrustOwners(ctx, name); err != nil {
+		return err
 	}
 	for _, d := range named.Denials {
 		if err := tx.DeleteDenial(ctx, d); err != nil {

@@ -49,6 +49,9 @@ func TestDeletedTeamLeavesNoRight(t *testing.T) {
 				errs = append(errs, err)
 			}
 			_, err = tx.PutExternalUser(ctx, metadata.ExternalUser{Source: "ldap", Subject: "1", Name: "bob", Teams: map[string]string{"core": metadata.RoleMember, "core2": metadata.RoleMember}})
+			_, err3 := tx.PutTrustIssuer(ctx, "https://jobs.example.com", "test")
+			_, err4 := tx.SetTrustOwners(ctx, "https://jobs.example.com", []metadata.TrustOwner{{Claim: "sub", Pattern: "a", Team: "core"}, {Claim: "sub", Pattern: "b", Team: "core2"}})
+			errs = append(errs, err3, err4)
 			_, _, err2 = tx.PutService(ctx, metadata.Service{Name: "registry.example.com", Issuer: "x", TokenTTL: time.Minute, Algorithm: "ES256", AnonymousPull: "core/*"})
 			return errors.Join(append(errs, err, err2)...)
 		})
@@ -92,6 +95,10 @@ func TestDeletedTeamLeavesNoRight(t *testing.T) {
 			}
 			if roles["alice"] != "" || roles["bob"] != "" {
 				t.Errorf("roles in the next team: %v", roles)
+			}
+			issuer, err9 := tx.TrustIssuer(ctx, "https://jobs.example.com")
+			if err9 != nil || len(issuer.Owners) != 1 || issuer.Owners[0].Team != "core2" {
+				t.Errorf("whose the jobs are: %+v, %v", issuer, err9)
 			}
 			policies, err6 := tx.TrustPolicies(ctx, "core", "", 10)
 			retention, err7 := tx.TeamRetention(ctx, "core")

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,8 +17,17 @@ import (
 // policies. An administrator has let it in.
 type TrustIssuer struct {
 	URL       string // as it stands in the tokens' claim "iss"
+	Owners    []TrustOwner
 	CreatedAt time.Time
 	CreatedBy string
+}
+
+// TrustOwner says whose the jobs are whose tokens have a claim that matches a pattern
+// (* and ?): no policy of another team lets them in.
+type TrustOwner struct {
+	Claim   string `json:"claim"`
+	Pattern string `json:"pattern"`
+	Team    string `json:"team"`
 }
 
 // TrustPolicy lets workloads of somebody else's platform act as a robot of a
@@ -50,13 +60,79 @@ func (tx *Tx) PutTrustIssuer(ctx context.Context, issuer, by string) (TrustIssue
 	if err != nil {
 		return TrustIssuer{}, err
 	}
-	return scanTrustIssuer(tx.row(ctx, `SELECT url, created_at, created_by FROM trust_issuers WHERE url = $1`, issuer).Scan)
+	return tx.TrustIssuer(ctx, issuer)
+}
+
+const trustIssuerColumns = `url, owners, created_at, created_by FROM trust_issuers`
+
+// TrustIssuer finds an issuer that an administrator has let in, or returns NOT_FOUND.
+func (tx *Tx) TrustIssuer(ctx context.Context, issuer string) (TrustIssuer, error) {
+	i, err := scanTrustIssuer(tx.row(ctx, `SELECT `+trustIssuerColumns+` WHERE url = $1`, issuer).Scan)
+	return i, notFound(err, errTrustIssuerUnknown(issuer))
+}
+
+func errTrustIssuerUnknown(issuer string) *oci.Error {
+	return oci.Errorf(oci.CodeNotFound, "there is no issuer %s", issuer)
+}
+
+// SetTrustOwners says whose the jobs of an issuer are; before, they were others'. It
+// returns NOT_FOUND for the issuer or a team.
+func (tx *Tx) SetTrustOwners(ctx context.Context, issuer string, owners []TrustOwner) (TrustIssuer, error) {
+	for _, o := range owners {
+		if _, err := tx.LockTeam(ctx, o.Team); err != nil {
+			return TrustIssuer{}, err
+		}
+	}
+	if err := tx.setTrustOwners(ctx, issuer, owners); err != nil {
+		return TrustIssuer{}, err
+	}
+	return tx.TrustIssuer(ctx, issuer)
+}
+
+func (tx *Tx) setTrustOwners(ctx context.Context, issuer string, owners []TrustOwner) error {
+	text := ""
+	if len(owners) > 0 {
+		raw, err := json.Marshal(owners)
+		if err != nil {
+			return err
+		}
+		text = string(raw)
+	}
+	n, err := tx.exec(ctx, `UPDATE trust_issuers SET owners = $2 WHERE url = $1`, issuer, text)
+	if err == nil && n == 0 {
+		return errTrustIssuerUnknown(issuer)
+	}
+	return err
+}
+
+// dropTrustOwners forgets what was a team's.
+func (tx *Tx) dropTrustOwners(ctx context.Context, team string) error {
+	issuers, err := list(ctx, tx, func(rows *sql.Rows) (TrustIssuer, error) { return scanTrustIssuer(rows.Scan) },
+		`SELECT `+trustIssuerColumns+` WHERE owners <> '' ORDER BY url`+tx.dialect().ForUpdate())
+	if err != nil {
+		return err
+	}
+	for _, i := range issuers {
+		left := slices.DeleteFunc(slices.Clone(i.Owners), func(o TrustOwner) bool { return o.Team == team })
+		if len(left) < len(i.Owners) {
+			if err := tx.setTrustOwners(ctx, i.URL, left); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func scanTrustIssuer(scan func(...any) error) (TrustIssuer, error) {
 	var i TrustIssuer
 	var created int64
-	err := scan(&i.URL, &created, &i.CreatedBy)
+	var owners string
+	err := scan(&i.URL, &owners, &created, &i.CreatedBy)
+	if err == nil && owners != "" {
+		if err := json.Unmarshal([]byte(owners), &i.Owners); err != nil {
+			return i, fmt.Errorf("the owners of the issuer %s: %w", i.URL, err)
+		}
+	}
 	i.CreatedAt = fromMicros(created)
 	return i, err
 }
@@ -64,7 +140,7 @@ func scanTrustIssuer(scan func(...any) error) (TrustIssuer, error) {
 // TrustIssuers lists issuers behind a URL, in byte order.
 func (tx *Tx) TrustIssuers(ctx context.Context, after string, limit int) ([]TrustIssuer, error) {
 	return list(ctx, tx, func(rows *sql.Rows) (TrustIssuer, error) { return scanTrustIssuer(rows.Scan) },
-		`SELECT url, created_at, created_by FROM trust_issuers WHERE url > $1 ORDER BY url LIMIT $2`, after, limit)
+		`SELECT `+trustIssuerColumns+` WHERE url > $1 ORDER BY url LIMIT $2`, after, limit)
 }
 
 // HasTrustIssuer reports whether an administrator has let an issuer in.
@@ -89,7 +165,7 @@ func (tx *Tx) DeleteTrustIssuer(ctx context.Context, issuer string) error {
 	case has:
 		return oci.Errorf(oci.CodeConflict, "trust policies name the issuer %s: delete these first", issuer)
 	}
-	return oci.Errorf(oci.CodeNotFound, "there is no issuer %s", issuer)
+	return errTrustIssuerUnknown(issuer)
 }
 
 const trustPolicyColumns = `p.id, p.team_id, t.name, p.name, p.issuer, p.audience, p.claims, p.robot, p.repositories, p.actions, p.tags,

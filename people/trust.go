@@ -25,6 +25,30 @@ func (p *People) PutTrustIssuer(ctx context.Context, by auth.Actor, issuer strin
 	})
 }
 
+// SetTrustOwners says whose the jobs of an issuer are, by their claims: no policy of another
+// team lets these in. An issuer of the settings gets its row. It returns INVALID, DENIED, or
+// NOT_FOUND for the issuer or a team.
+func (p *People) SetTrustOwners(ctx context.Context, by auth.Actor, issuer string, owners []metadata.TrustOwner) (metadata.TrustIssuer, error) {
+	if err := auth.CheckTrustOwners(owners); err != nil {
+		return metadata.TrustIssuer{}, err
+	}
+	return in(ctx, p, func(b *Batch) (i metadata.TrustIssuer, err error) {
+		// Whose jobs these are no more, others may take.
+		if err := by.MayGive(auth.Right{What: "jobs to a team", Limit: auth.Everything()}); err != nil {
+			return i, err
+		}
+		if slices.Contains(p.o.TrustedIssuers, issuer) {
+			if _, err := b.Tx.PutTrustIssuer(ctx, issuer, by.Audit.Name); err != nil {
+				return i, err
+			}
+		}
+		if i, err = b.Tx.SetTrustOwners(ctx, issuer, owners); err != nil {
+			return i, err
+		}
+		return i, b.record(ctx, by, "setTrustOwners", Params{"issuer": issuer}, map[string]any{"owners": owners})
+	})
+}
+
 // DeleteTrustIssuer removes an issuer. It returns CONFLICT while a policy names it, or NOT_FOUND.
 func (p *People) DeleteTrustIssuer(ctx context.Context, by auth.Actor, issuer string) error {
 	return do(ctx, p, func(b *Batch) error {

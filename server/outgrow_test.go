@@ -264,6 +264,7 @@ func deeds(n int, me string) []deed {
 		{name: "denial removed", method: "DELETE", path: "/denials/" + user, actions: auth.Push, before: haveDenial},
 		{name: "denial weakened", method: "PUT", path: "/denials/" + user, body: `{"principal":"somebody","repository":"core/x","actions":["push"]}`, actions: auth.Push, before: haveDenial},
 		{name: "trust issuer", method: "PUT", path: "/trust-issuers/https%3A%2F%2F" + user + ".example.com", actions: all},
+		{name: "trust owners", method: "PUT", path: "/trust-issuers/https%3A%2F%2Fjobs.example.com/owners", body: `{"owners":[]}`, actions: all},
 		{name: "service", method: "PUT", path: "/services/" + user + ".example.com", body: `{"anonymous_pull":"core/*"}`, actions: all},
 		{name: "account", method: "PUT", path: fmt.Sprintf("/accounts/%012d", n), body: `{}`, actions: pull},
 		{name: "account's role", method: "PUT", path: fmt.Sprintf("/accounts/%012d/roles/ci", n), body: `{"actions":["push"]}`, actions: auth.Push},

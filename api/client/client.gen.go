@@ -1128,6 +1128,26 @@ type ClientInterface interface {
 	// Corresponds with PUT /trust-issuers/{issuer} (the `PutTrustIssuer` operationId).
 	PutTrustIssuer(ctx context.Context, issuer string, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// SetTrustOwnersWithBody Say whose the jobs of an issuer are
+	//
+	// For admins. Jobs whose tokens have a claim that matches are the team's: no trust policy of another team lets them
+	// in. The list replaces the one before. Jobs that no entry matches may be let in by every team.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /trust-issuers/{issuer}/owners (the `SetTrustOwners` operationId).
+	SetTrustOwnersWithBody(ctx context.Context, issuer string, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// SetTrustOwners Say whose the jobs of an issuer are
+	//
+	// For admins. Jobs whose tokens have a claim that matches are the team's: no trust policy of another team lets them
+	// in. The list replaces the one before. Jobs that no entry matches may be let in by every team.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PUT /trust-issuers/{issuer}/owners (the `SetTrustOwners` operationId).
+	SetTrustOwners(ctx context.Context, issuer string, body SetTrustOwnersJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListUsers List the users
 	//
 	// For admins.
@@ -3608,6 +3628,46 @@ func (c *Client) DeleteTrustIssuer(ctx context.Context, issuer string, reqEditor
 // Corresponds with PUT /trust-issuers/{issuer} (the `PutTrustIssuer` operationId).
 func (c *Client) PutTrustIssuer(ctx context.Context, issuer string, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewPutTrustIssuerRequest(c.Server, issuer)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// SetTrustOwnersWithBody Say whose the jobs of an issuer are
+//
+// For admins. Jobs whose tokens have a claim that matches are the team's: no trust policy of another team lets them
+// in. The list replaces the one before. Jobs that no entry matches may be let in by every team.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /trust-issuers/{issuer}/owners (the `SetTrustOwners` operationId).
+func (c *Client) SetTrustOwnersWithBody(ctx context.Context, issuer string, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSetTrustOwnersRequestWithBody(c.Server, issuer, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// SetTrustOwners Say whose the jobs of an issuer are
+//
+// For admins. Jobs whose tokens have a claim that matches are the team's: no trust policy of another team lets them
+// in. The list replaces the one before. Jobs that no entry matches may be let in by every team.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PUT /trust-issuers/{issuer}/owners (the `SetTrustOwners` operationId).
+func (c *Client) SetTrustOwners(ctx context.Context, issuer string, body SetTrustOwnersJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSetTrustOwnersRequest(c.Server, issuer, body)
 	if err != nil {
 		return nil, err
 	}
@@ -8993,6 +9053,53 @@ func NewPutTrustIssuerRequest(server string, issuer string) (*http.Request, erro
 	return req, nil
 }
 
+// NewSetTrustOwnersRequest calls the generic SetTrustOwners builder with application/json body
+func NewSetTrustOwnersRequest(server string, issuer string, body SetTrustOwnersJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewSetTrustOwnersRequestWithBody(server, issuer, "application/json", bodyReader)
+}
+
+// NewSetTrustOwnersRequestWithBody constructs an http.Request for the SetTrustOwners method, with any body, and a specified content type
+func NewSetTrustOwnersRequestWithBody(server string, issuer string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "issuer", issuer, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/trust-issuers/%s/owners", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 // NewListUsersRequest constructs an http.Request for the ListUsers method
 func NewListUsersRequest(server string, params *ListUsersParams) (*http.Request, error) {
 	var err error
@@ -10974,6 +11081,26 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with PUT /trust-issuers/{issuer} (the `PutTrustIssuer` operationId).
 	PutTrustIssuerWithResponse(ctx context.Context, issuer string, reqEditors ...RequestEditorFn) (*PutTrustIssuerResponse, error)
+
+	// SetTrustOwnersWithBodyWithResponse Say whose the jobs of an issuer are
+	//
+	// For admins. Jobs whose tokens have a claim that matches are the team's: no trust policy of another team lets them
+	// in. The list replaces the one before. Jobs that no entry matches may be let in by every team.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /trust-issuers/{issuer}/owners (the `SetTrustOwners` operationId).
+	SetTrustOwnersWithBodyWithResponse(ctx context.Context, issuer string, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*SetTrustOwnersResponse, error)
+
+	// SetTrustOwnersWithResponse Say whose the jobs of an issuer are
+	//
+	// For admins. Jobs whose tokens have a claim that matches are the team's: no trust policy of another team lets them
+	// in. The list replaces the one before. Jobs that no entry matches may be let in by every team.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /trust-issuers/{issuer}/owners (the `SetTrustOwners` operationId).
+	SetTrustOwnersWithResponse(ctx context.Context, issuer string, body SetTrustOwnersJSONRequestBody, reqEditors ...RequestEditorFn) (*SetTrustOwnersResponse, error)
 
 	// ListUsersWithResponse List the users
 	//
@@ -16065,6 +16192,54 @@ func (r PutTrustIssuerResponse) ContentType() string {
 	return ""
 }
 
+type SetTrustOwnersResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *TrustIssuer
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Failure
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r SetTrustOwnersResponse) GetJSON200() *TrustIssuer {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r SetTrustOwnersResponse) GetApplicationproblemJSONDefault() *Failure {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r SetTrustOwnersResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r SetTrustOwnersResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r SetTrustOwnersResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r SetTrustOwnersResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // ListUsersResponse200Headers the declared response headers of an HTTP 200 response for ListUsers
 type ListUsersResponse200Headers struct {
 	Link *string
@@ -18745,6 +18920,38 @@ func (c *ClientWithResponses) PutTrustIssuerWithResponse(ctx context.Context, is
 		return nil, err
 	}
 	return ParsePutTrustIssuerResponse(rsp)
+}
+
+// SetTrustOwnersWithBodyWithResponse Say whose the jobs of an issuer are
+//
+// For admins. Jobs whose tokens have a claim that matches are the team's: no trust policy of another team lets them
+// in. The list replaces the one before. Jobs that no entry matches may be let in by every team.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /trust-issuers/{issuer}/owners (the `SetTrustOwners` operationId).
+func (c *ClientWithResponses) SetTrustOwnersWithBodyWithResponse(ctx context.Context, issuer string, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*SetTrustOwnersResponse, error) {
+	rsp, err := c.SetTrustOwnersWithBody(ctx, issuer, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSetTrustOwnersResponse(rsp)
+}
+
+// SetTrustOwnersWithResponse Say whose the jobs of an issuer are
+//
+// For admins. Jobs whose tokens have a claim that matches are the team's: no trust policy of another team lets them
+// in. The list replaces the one before. Jobs that no entry matches may be let in by every team.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /trust-issuers/{issuer}/owners (the `SetTrustOwners` operationId).
+func (c *ClientWithResponses) SetTrustOwnersWithResponse(ctx context.Context, issuer string, body SetTrustOwnersJSONRequestBody, reqEditors ...RequestEditorFn) (*SetTrustOwnersResponse, error) {
+	rsp, err := c.SetTrustOwners(ctx, issuer, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSetTrustOwnersResponse(rsp)
 }
 
 // ListUsersWithResponse List the users
@@ -22729,6 +22936,39 @@ func ParsePutTrustIssuerResponse(rsp *http.Response) (*PutTrustIssuerResponse, e
 	}
 
 	response := &PutTrustIssuerResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest TrustIssuer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseSetTrustOwnersResponse parses an HTTP response from a SetTrustOwnersWithResponse call
+func ParseSetTrustOwnersResponse(rsp *http.Response) (*SetTrustOwnersResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &SetTrustOwnersResponse{
 		Body:         bodyBytes,
 		HTTPResponse: rsp,
 	}

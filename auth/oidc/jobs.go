@@ -2,6 +2,7 @@ package oidc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,6 +10,7 @@ import (
 
 	"berth/auth"
 	"berth/metadata"
+	"berth/oci"
 )
 
 // provenance are claims that tell where something was built, by the names that GitHub,
@@ -30,6 +32,8 @@ const touchEvery = time.Minute
 // oldest: a policy that somebody makes later takes nothing from those before. Policies of
 // several teams are ambiguous, and refused: no team gets the jobs of another by a policy
 // of its own.
+// An administrator may say whose the jobs with some claims are; then only policies of
+// these teams count.
 //
 // A token may be shown several times while it lives; its jti is kept for the audit log.
 func (a *Authenticator) job(ctx context.Context, t *verified, c auth.Credentials) (auth.Principal, error) {
@@ -47,8 +51,16 @@ func (a *Authenticator) job(ctx context.Context, t *verified, c auth.Credentials
 	named := strings.Contains(c.Username, "+")
 	err := a.options.DB.View(ctx, func(tx *metadata.Tx) error {
 		chosen, asked = jobPolicies{teams: c.Teams}, false
+		issuer, err := tx.TrustIssuer(ctx, t.issuer)
+		if err != nil && !errors.Is(err, oci.ErrNotFound) { // one of the settings needs no row
+			return err
+		}
+		owners := auth.TrustOwners(issuer.Owners, t.claims.values)
 		return tx.EachTrustPolicy(ctx, t.issuer, audience, func(candidate metadata.TrustPolicy) bool {
 			asked = true
+			if len(owners) > 0 && !slices.Contains(owners, candidate.Team) {
+				return true
+			}
 			p, ok := auth.TrustPrincipal(candidate, t.claims.values)
 			if !ok {
 				return true
@@ -63,7 +75,7 @@ func (a *Authenticator) job(ctx context.Context, t *verified, c auth.Credentials
 	})
 	if err == nil && len(chosen.found) > 1 {
 		one, other := chosen.found[0], chosen.found[1]
-		return auth.Principal{}, auth.Wrongf("the trust policies %s of the team %s and %s of the team %s both match this token: sign in with the user name %s or %s, or ask an administrator whose jobs these are (berth trust issuer add --owner)",
+		return auth.Principal{}, auth.Wrongf("the trust policies %s of the team %s and %s of the team %s both match this token: sign in with the user name %s or %s, or ask an administrator whose jobs these are (berth trust issuer owners)",
 			one.policy.Name, one.policy.Team, other.policy.Name, other.policy.Team, one.principal, other.principal)
 	}
 	p, policy := chosen.only()

@@ -241,6 +241,27 @@ func TestWhichPolicy(t *testing.T) {
 				t.Errorf("as %q for %q the job is %s, want %s", tt.username, tt.teams, got, tt.want)
 			}
 		}
+		// An administrator says whose they are: then no other team's policy counts.
+		owners := func(list ...metadata.TrustOwner) {
+			tr.update(func(ctx context.Context, tx *metadata.Tx) error {
+				if _, err := tx.PutTrustIssuer(ctx, tr.h.URL, "admin"); err != nil {
+					return err
+				}
+				_, err := tx.SetTrustOwners(ctx, tr.h.URL, list)
+				return err
+			})
+		}
+		owners(metadata.TrustOwner{Claim: "repository", Pattern: "acme/*", Team: "core"}, metadata.TrustOwner{Claim: "repository", Pattern: "shop/*", Team: "web"})
+		for username, want := range map[string]string{"": "core+ci", "oidc": "core+ci", "web+ci": "core+ci", "core+release": "core+release"} {
+			if got := is(username, "web"); got != want {
+				t.Errorf("as %q the job of core is %s, want %s", username, got, want)
+			}
+		}
+		owners(metadata.TrustOwner{Claim: "repository", Pattern: "shop/*", Team: "web"}) // acme is nobody's
+		if got := is("oidc"); got != "refused" {
+			t.Errorf("a job of nobody in particular is %s", got)
+		}
+		owners()
 		// More than one page of policies.
 		for i := range 250 {
 			tr.policy("web", "many-"+strings.Repeat("x", i%50)+string(rune('a'+i/50)), map[string]string{"repository": "nobody/app"}, nil)

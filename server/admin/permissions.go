@@ -93,6 +93,7 @@ func permissions() map[string]rule {
 
 		"listTrustIssuers":  {who: signedIn},
 		"putTrustIssuer":    {who: adminOnly},
+		"setTrustOwners":    {who: adminOnly},
 		"deleteTrustIssuer": {who: adminOnly},
 		"listTrustPolicies": {who: maintainer},
 		"getTrustPolicy":    {who: maintainer},

@@ -153,6 +153,7 @@ var attempts = []attempt{
 	{"listTrustPolicies", "", "GET", "/teams/core/trust-policies", ""},
 	{"getTrustPolicy", "not there", "GET", "/teams/core/trust-policies/nope", ""},
 	{"deleteTrustPolicy", "not there", "DELETE", "/teams/core/trust-policies/nope", ""},
+	{"setTrustOwners", "", "PUT", "/trust-issuers/https%3A%2F%2Fgitlab.com/owners", `{"owners":[{"claim":"namespace_path","pattern":"acme","team":"core"}]}`},
 	{"deleteTrustIssuer", "", "DELETE", "/trust-issuers/https%3A%2F%2Fgitlab.com", ""},
 	{"listServices", "", "GET", "/services", ""},
 	{"putService", "", "PUT", "/services/registry.example.com", `{}`},

@@ -60,7 +60,12 @@ func (h *handler) ListTrustIssuers(ctx context.Context, r api.ListTrustIssuersRe
 }
 
 func trustIssuerOf(i metadata.TrustIssuer) api.TrustIssuer {
-	return api.TrustIssuer{Issuer: i.URL, CreatedAt: &i.CreatedAt, CreatedBy: &i.CreatedBy}
+	shown := api.TrustIssuer{Issuer: i.URL, CreatedAt: &i.CreatedAt, CreatedBy: &i.CreatedBy}
+	if len(i.Owners) > 0 {
+		owners := each(i.Owners, func(o metadata.TrustOwner) api.TrustOwner { return api.TrustOwner(o) })
+		shown.Owners = &owners
+	}
+	return shown
 }
 
 // PutTrustIssuer lets an issuer in.
@@ -72,6 +77,17 @@ func (h *handler) PutTrustIssuer(ctx context.Context, r api.PutTrustIssuerReques
 	shown := trustIssuerOf(issuer)
 	shown.Setting = slices.Contains(h.TrustedIssuers, issuer.URL)
 	return api.PutTrustIssuer200JSONResponse(shown), nil
+}
+
+// SetTrustOwners says whose the jobs of an issuer are.
+func (h *handler) SetTrustOwners(ctx context.Context, r api.SetTrustOwnersRequestObject) (api.SetTrustOwnersResponseObject, error) {
+	issuer, err := h.People.SetTrustOwners(ctx, callOf(ctx).by(), r.Issuer, each(r.Body.Owners, func(o api.TrustOwner) metadata.TrustOwner { return metadata.TrustOwner(o) }))
+	if err != nil {
+		return nil, err
+	}
+	shown := trustIssuerOf(issuer)
+	shown.Setting = slices.Contains(h.TrustedIssuers, issuer.URL)
+	return api.SetTrustOwners200JSONResponse(shown), nil
 }
 
 // DeleteTrustIssuer removes an issuer that no policy names.

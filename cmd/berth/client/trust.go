@@ -233,12 +233,41 @@ them. One at a private address has to stand in the setting oidc_trusted_issuers.
 			issuers := All(func(limit *api.Limit, after *api.After) (*client.ListTrustIssuersResponse, error) {
 				return s.ListTrustIssuersWithResponse(cmd.Context(), &api.ListTrustIssuersParams{Limit: limit, After: after})
 			})
-			return printList(r, cmd, issuers, []string{"ISSUER", "FROM"}, func(i api.TrustIssuer) []string {
+			return printList(r, cmd, issuers, []string{"ISSUER", "FROM", "OWNERS"}, func(i api.TrustIssuer) []string {
 				if i.Setting || i.CreatedBy == nil {
-					return []string{i.Issuer, "the settings"}
+					return []string{i.Issuer, "the settings", showOwners(i.Owners)}
 				}
-				return []string{i.Issuer, *i.CreatedBy}
+				return []string{i.Issuer, *i.CreatedBy, showOwners(i.Owners)}
 			})
+		}),
+	}
+	owners := &cobra.Command{
+		Use:   "owners URL [CLAIM=PATTERN:TEAM]...",
+		Short: "Say whose the jobs of an issuer are",
+		Long: `Say whose the jobs of an issuer are. Jobs whose tokens have a claim that matches are the team's: no trust
+policy of another team lets them in. What is given replaces what was there; nothing removes it. Jobs that
+nothing matches may be let in by every team.`,
+		Example: `  berth trust issuer owners https://token.actions.githubusercontent.com repository_owner=acme:core
+  berth trust issuer owners https://gitlab.com 'project_path=acme/*:core' 'project_path=shop/*:web'`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+			change := api.TrustOwners{Owners: []api.TrustOwner{}}
+			for _, text := range args[1:] {
+				claim, rest, ok := strings.Cut(text, "=")
+				i := strings.LastIndexByte(rest, ':') // a value may have one, a team's name has none
+				if !ok || claim == "" || i <= 0 || i == len(rest)-1 {
+					return cli.Usagef("%q is not of the form CLAIM=PATTERN:TEAM", text)
+				}
+				change.Owners = append(change.Owners, api.TrustOwner{Claim: claim, Pattern: rest[:i], Team: rest[i+1:]})
+			}
+			issuer, err := Fetched(s.SetTrustOwnersWithResponse(cmd.Context(), args[0], change))
+			if err != nil {
+				return err
+			}
+			if issuer.Owners == nil {
+				return PrintDone(r, cmd, issuer, "every team may let in the jobs of %s", issuer.Issuer)
+			}
+			return PrintDone(r, cmd, issuer, "jobs of %s: %s", issuer.Issuer, showOwners(issuer.Owners))
 		}),
 	}
 	remove := &cobra.Command{
@@ -253,6 +282,17 @@ them. One at a private address has to stand in the setting oidc_trusted_issuers.
 			return PrintDone(r, cmd, nil, "trust policies may no longer name %s", args[0])
 		}),
 	}
-	c.AddCommand(add, list, remove)
+	c.AddCommand(add, list, owners, remove)
 	return c
+}
+
+func showOwners(owners *[]api.TrustOwner) string {
+	if owners == nil {
+		return "-"
+	}
+	var parts []string
+	for _, o := range *owners {
+		parts = append(parts, o.Claim+"="+o.Pattern+":"+o.Team)
+	}
+	return strings.Join(parts, " ")
 }
