@@ -1,4 +1,4 @@
-package operate
+package imports
 
 import (
 	"bufio"
@@ -12,83 +12,37 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/spf13/cobra"
-
 	"berth/auth"
-	"berth/cmd/berth/cli"
-	"berth/cmd/berth/client"
 	"berth/metadata"
 	"berth/oci"
 	"berth/people"
 )
 
-func newImportDimsCommand() *cobra.Command {
-	c := &cobra.Command{
-		Use:   "dims FILE",
-		Short: "Take over the tokens of d.ims.io",
-		Long: `Take over the tokens of d.ims.io, so that docker configurations that hold them go on working. FILE
-(- is stdin, gzip is unpacked) is an export of its DynamoDB table, with the fields Token and User: JSON
-as 'aws dynamodb scan' or an export to S3 gives it, or CSV.
-
-Each token becomes a personal token of its user, who is made when there is none: without a password, or
-with --source for an outside provider, which then takes the user over at the first sign-in. A user of
-that name who is here from another source is somebody else, and gets nothing. With --source ldap and
-the directory in the settings, the directory says how a name is written, and whether it has it. What a
-token may do is what its user may do: nothing, until the user is in a team or has a grant. Only the hash of a
-token is stored. Tokens that somebody deleted here since come back when the file is imported again.`,
-		Example: `  aws dynamodb scan --table-name d.ims.io.tokens > tokens.json && berth import dims tokens.json --dry-run
-  berth import dims tokens.json --source ldap
-  berth import dims tokens.csv --actions pull,push`,
-		Args: cobra.ExactArgs(1),
+// Dims takes the tokens of d.ims.io over from an export of its table. Each becomes a personal token that carries no more than
+// the actions; its user is made when there is none.
+func Dims(ctx context.Context, o Options, name string, in io.Reader, actions auth.Actions) (Report, error) {
+	tokens, problems, err := readDims(name, in)
+	if err != nil {
+		return Report{}, err
 	}
-	f := addImportFlags(c)
-	source := c.Flags().String("source", metadata.SourceLocal, "who vouches for the users that are made: local, or the name of a provider, such as ldap")
-	actions := c.Flags().StringSlice("actions", auth.AllActions.Names(), "what the tokens carry at most: pull, push, delete, admin")
-	f.adminsFlag(c)
-	c.RunE = func(cmd *cobra.Command, args []string) error {
-		carried, err := auth.ParseActions(*actions)
-		if err != nil {
-			return cli.Usagef("--actions: %s", cli.Message(err))
-		}
-		if err := client.NameArgument("source", *source); err != nil {
-			return err
-		}
-		in, done, err := openImport(cmd, args[0])
-		if err != nil {
-			return err
-		}
-		tokens, problems, err := readDims(args[0], in)
-		if err := errors.Join(err, done()); err != nil {
-			return err
-		}
-		return runLocal(cmd, false, func(ctx context.Context, l *local) error {
-			who, done, err := newIdentities(ctx, l, *source, f.admins)
-			if err != nil {
-				return err
-			}
-			tokens, strangers, err := sortRecords(ctx, who, tokens, func(t dimsToken) string { return fmt.Sprintf("record %d", t.record) },
-				func(t *dimsToken) *string { return &t.user }, func(dimsToken) bool { return true })
-			if err := errors.Join(err, done()); err != nil {
-				return err
-			}
-			left, err := f.check(args[0], append(problems, strangers...))
-			if err != nil {
-				return err
-			}
-			if *source == "ldap" && who.ask == nil {
-				fmt.Fprintln(cmd.ErrOrStderr(), "the directory cannot be asked with these settings (ldap_url, and no ldap_user_dn), so names are taken as they are written")
-			}
-			report, err := importAll(ctx, l, f, tokens, func(ctx context.Context, b *people.Batch, t dimsToken, r *imported) error {
-				return importDims(ctx, b, t, who, carried, r)
-			})
-			if err != nil {
-				return err
-			}
-			report.Kept = append(left, report.Kept...)
-			return f.print(cmd, report)
-		})
+	who, err := newIdentities(ctx, o)
+	if err != nil {
+		return Report{}, err
 	}
-	return c
+	tokens, strangers, err := sortRecords(ctx, who, tokens, func(t dimsToken) string { return fmt.Sprintf("record %d", t.record) },
+		func(t *dimsToken) *string { return &t.user }, func(dimsToken) bool { return true })
+	if err != nil {
+		return Report{}, err
+	}
+	left, err := o.left(name, append(problems, strangers...))
+	if err != nil {
+		return Report{}, err
+	}
+	report, err := inBatches(ctx, o, tokens, func(ctx context.Context, b *people.Batch, t dimsToken, r *Report) error {
+		return importDims(ctx, b, t, who, actions, r)
+	})
+	report.Kept = append(left, report.Kept...)
+	return report, err
 }
 
 // dimsToken is a token of d.ims.io: the hash of its pair, and whose it is.
@@ -135,8 +89,8 @@ func readDims(file string, in io.Reader) (tokens []dimsToken, problems []error, 
 	}
 	n := 0
 	err = items(buffered, func(item dimsItem) error {
-		if n++; n > maxImportRecords {
-			return fmt.Errorf("there are more than %d tokens: divide the file", maxImportRecords)
+		if n++; n > maxRecords {
+			return fmt.Errorf("there are more than %d tokens: divide the file", maxRecords)
 		}
 		raw, err := base64.StdEncoding.DecodeString(string(item.Token))
 		user, password, ok := strings.Cut(string(raw), ":")
@@ -257,7 +211,7 @@ func csvItems(r *bufio.Reader, found func(dimsItem) error) error {
 }
 
 // importDims makes a token, and its user when there is none.
-func importDims(ctx context.Context, b *people.Batch, t dimsToken, who *identities, actions auth.Actions, r *imported) error {
+func importDims(ctx context.Context, b *people.Batch, t dimsToken, who *identities, actions auth.Actions, r *Report) error {
 	existing, _, err := b.TokenBySecretHash(ctx, t.hash)
 	switch {
 	case err == nil && existing.User == t.user:

@@ -1,4 +1,4 @@
-package operate
+package imports
 
 import (
 	"bytes"
@@ -14,101 +14,56 @@ import (
 	"time"
 
 	"github.com/go-sql-driver/mysql"
-	"github.com/spf13/cobra"
 	_ "modernc.org/sqlite" // opens Dockit's SQLite files
 
 	"berth/auth"
 	"berth/auth/token"
-	"berth/cmd/berth/cli"
-	"berth/cmd/berth/client"
 	"berth/metadata"
 	"berth/oci"
 	"berth/people"
 )
 
-func newImportDockitCommand() *cobra.Command {
-	c := &cobra.Command{
-		Use:   "dockit [SOURCE]",
-		Short: "Take over users, groups, rights and the key from Dockit's database",
-		Long: `Take over users with their passwords, groups, memberships and permissions from Dockit's database,
-and with --service its signing key. SOURCE is its SQLite file, or mysql://USER:PASSWORD@HOST:3306/NAME;
-without it, what DOCKIT_SQL_DIALECT and DOCKIT_SQL_DSN say. A dump of MySQL has to be loaded into a
-server first.
-
-With --service, the registry of this name goes on with the certificates that it has: the service is
-made with the issuer dockit, and Dockit's key signs for it.
-
-Everything is taken over or nothing. What is there already stays as it is, so that the import can be
-repeated.`,
-		Example: `  berth import dockit /var/lib/dockit/dockit.sqlite --dry-run
-  berth import dockit dockit.sqlite --service registry.example.com
-  DOCKIT_SQL_DIALECT=mysql DOCKIT_SQL_DSN='dockit:secret@tcp(db:3306)/dockit' berth import dockit`,
-		Args: cobra.MaximumNArgs(1),
+// Dockit takes over what Dockit's database has, all of it or nothing. source is an SQLite file or a mysql:// URL; services are
+// the registries that trust Dockit's key; life is that of a certificate, when the key has none.
+func Dockit(ctx context.Context, o Options, source string, services []string, life time.Duration) (Report, error) {
+	from, err := readDockit(ctx, source)
+	if err != nil {
+		return Report{}, err
 	}
-	f := addImportFlags(c)
-	services := c.Flags().StringSlice("service", nil, "a registry that trusts Dockit's key, as its setting service names it; can be repeated")
-	c.RunE = func(cmd *cobra.Command, args []string) error {
-		source, err := dockitSource(args)
-		if err != nil {
+	who, err := newIdentities(ctx, o)
+	if err != nil {
+		return Report{}, err
+	}
+	// Names that nobody can have here are left out and named; those of somebody else stop the import.
+	possible := slices.Clone(from.users)
+	invalid := func(u dockitUser) bool { _, err := auth.ParseUserName(u.name); return err != nil }
+	users, strangers, err := sortRecords(ctx, who, slices.DeleteFunc(possible, invalid), func(u dockitUser) string { return "the user " + u.name },
+		func(u *dockitUser) *string { return &u.name }, func(dockitUser) bool { return false })
+	if err != nil {
+		return Report{}, err
+	}
+	left, err := o.left("the database", strangers)
+	if err != nil {
+		return Report{}, err
+	}
+	valid := func(u dockitUser) bool { return !invalid(u) }
+	from.users = append(users, slices.DeleteFunc(slices.Clone(from.users), valid)...)
+	var report Report
+	err = o.People.Batch(ctx, func(b *people.Batch) error {
+		report = Report{Kept: slices.Clone(left)}
+		i := &dockitImport{b: b, who: who, from: from, report: &report, life: life}
+		if err := i.run(ctx, services); err != nil {
 			return err
 		}
-		from, err := readDockit(cmd.Context(), source)
-		if err != nil {
-			return err
+		if o.DryRun {
+			return errDryRun
 		}
-		return runLocal(cmd, false, func(ctx context.Context, l *local) error {
-			who, done, err := newIdentities(ctx, l, metadata.SourceLocal, f.admins)
-			if err != nil {
-				return err
-			}
-			// Names that nobody can have here are left out and named; those of somebody else stop the import.
-			possible := slices.Clone(from.users)
-			invalid := func(u dockitUser) bool { return auth.CheckNewUser(u.name) != nil }
-			users, strangers, err := sortRecords(ctx, who, slices.DeleteFunc(possible, invalid), func(u dockitUser) string { return "the user " + u.name },
-				func(u *dockitUser) *string { return &u.name }, func(dockitUser) bool { return false })
-			if err := errors.Join(err, done()); err != nil {
-				return err
-			}
-			left, err := f.check("the database", strangers)
-			if err != nil {
-				return err
-			}
-			valid := func(u dockitUser) bool { return !invalid(u) }
-			from.users = append(users, slices.DeleteFunc(slices.Clone(from.users), valid)...)
-			var report imported
-			err = l.people().Batch(ctx, func(b *people.Batch) error {
-				report = imported{Kept: slices.Clone(left)}
-				i := &dockitImport{b: b, who: who, from: from, report: &report, life: l.config.KeyCertificateLife}
-				if err := i.run(ctx, *services); err != nil {
-					return err
-				}
-				if f.dryRun {
-					return errDryRun
-				}
-				return nil
-			})
-			if err != nil && !errors.Is(err, errDryRun) {
-				return err
-			}
-			return f.print(cmd, report)
-		})
+		return nil
+	})
+	if err != nil && !errors.Is(err, errDryRun) {
+		return Report{}, err
 	}
-	return c
-}
-
-// dockitSource is the database to read: the argument, or Dockit's own variables.
-func dockitSource(args []string) (string, error) {
-	if len(args) == 1 {
-		return args[0], nil
-	}
-	dsn := client.FirstEnv("DOCKIT_SQL_DSN", "SQL_DSN")
-	if dsn == "" {
-		return "", cli.Usagef("name Dockit's SQLite file or mysql:// URL, or set DOCKIT_SQL_DIALECT and DOCKIT_SQL_DSN as for Dockit")
-	}
-	if client.FirstEnv("DOCKIT_SQL_DIALECT", "SQL_DIALECT") == "mysql" {
-		return "mysql://" + dsn, nil
-	}
-	return dsn, nil
+	return report, nil
 }
 
 // OpenDockit opens Dockit's database for reading.
@@ -211,8 +166,8 @@ func readDockit(ctx context.Context, source string) (d dockitData, err error) {
 		}
 		defer rows.Close()
 		for n := 0; err == nil && rows.Next(); n++ {
-			if n == maxImportRecords {
-				err = fmt.Errorf("the database of Dockit has more than %d rows in a table", maxImportRecords)
+			if n == maxRecords {
+				err = fmt.Errorf("the database of Dockit has more than %d rows in a table", maxRecords)
 				return
 			}
 			err = row(rows)
@@ -257,7 +212,7 @@ type dockitImport struct {
 	b      *people.Batch
 	from   dockitData
 	who    *identities
-	report *imported
+	report *Report
 	life   time.Duration // of a certificate, when Dockit's key has none
 
 	grantees map[int64]metadata.Grantee // by Dockit's id
@@ -302,11 +257,11 @@ func (i *dockitImport) users(ctx context.Context) error {
 			continue
 		}
 		if err := auth.CheckNewUser(u.name); err != nil {
-			i.kept("a user: %s", cli.Message(err))
+			i.kept("a user: %s", oci.Message(err))
 			continue
 		}
 		if err := hasher.Check(u.hash); err != nil {
-			i.kept("the user %s: %s", u.name, cli.Message(err))
+			i.kept("the user %s: %s", u.name, oci.Message(err))
 			continue
 		}
 		i.grantees[u.id] = metadata.Grantee{User: u.name}

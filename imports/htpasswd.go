@@ -1,4 +1,4 @@
-package operate
+package imports
 
 import (
 	"bufio"
@@ -8,66 +8,36 @@ import (
 	"io"
 	"strings"
 
-	"github.com/spf13/cobra"
-
 	"berth/auth"
-	"berth/cmd/berth/cli"
 	"berth/metadata"
 	"berth/oci"
 	"berth/people"
 )
 
-func newImportHtpasswdCommand() *cobra.Command {
-	c := &cobra.Command{
-		Use:   "htpasswd FILE",
-		Short: "Take over users from a file of Apache's htpasswd",
-		Long: `Take over users with their passwords from a file of Apache's htpasswd (- is stdin). Only bcrypt hashes
-can be taken over (htpasswd -B). When a line has another hash, or the name of a user who signs in
-elsewhere, nothing is imported, and the message says which lines and what to do.
-
-A user who is there already keeps the password, so that the file can be imported again after people
-have changed theirs; with --replace the file wins.`,
-		Example: `  berth import htpasswd users.htpasswd --dry-run
-  berth import htpasswd users.htpasswd --replace`,
-		Args: cobra.ExactArgs(1),
+// Htpasswd takes users over from a file of Apache's htpasswd. A user who is there keeps the password, unless replace is set.
+func Htpasswd(ctx context.Context, o Options, name string, in io.Reader, replace bool) (Report, error) {
+	entries, problems, err := readHtpasswd(name, in)
+	if err != nil {
+		return Report{}, err
 	}
-	f := addImportFlags(c)
-	replace := c.Flags().Bool("replace", false, "give users who are there already the password of the file")
-	f.adminsFlag(c)
-	c.RunE = func(cmd *cobra.Command, args []string) error {
-		in, done, err := openImport(cmd, args[0])
-		if err != nil {
-			return err
-		}
-		entries, problems, err := readHtpasswd(args[0], in)
-		if err := errors.Join(err, done()); err != nil {
-			return err
-		}
-		return runLocal(cmd, false, func(ctx context.Context, l *local) error {
-			who, done, err := newIdentities(ctx, l, metadata.SourceLocal, f.admins)
-			if err != nil {
-				return err
-			}
-			entries, strangers, err := sortRecords(ctx, who, entries, func(e htpasswdEntry) string { return fmt.Sprintf("line %d", e.line) },
-				func(e *htpasswdEntry) *string { return &e.name }, func(htpasswdEntry) bool { return *replace })
-			if err := errors.Join(err, done()); err != nil {
-				return err
-			}
-			left, err := f.check(args[0], append(problems, strangers...))
-			if err != nil {
-				return err
-			}
-			report, err := importAll(ctx, l, f, entries, func(ctx context.Context, b *people.Batch, e htpasswdEntry, r *imported) error {
-				return importHtpasswd(ctx, b, e, who, *replace, r)
-			})
-			if err != nil {
-				return err
-			}
-			report.Kept = append(left, report.Kept...)
-			return f.print(cmd, report)
-		})
+	who, err := newIdentities(ctx, o)
+	if err != nil {
+		return Report{}, err
 	}
-	return c
+	entries, strangers, err := sortRecords(ctx, who, entries, func(e htpasswdEntry) string { return fmt.Sprintf("line %d", e.line) },
+		func(e *htpasswdEntry) *string { return &e.name }, func(htpasswdEntry) bool { return replace })
+	if err != nil {
+		return Report{}, err
+	}
+	left, err := o.left(name, append(problems, strangers...))
+	if err != nil {
+		return Report{}, err
+	}
+	report, err := inBatches(ctx, o, entries, func(ctx context.Context, b *people.Batch, e htpasswdEntry, r *Report) error {
+		return importHtpasswd(ctx, b, e, who, replace, r)
+	})
+	report.Kept = append(left, report.Kept...)
+	return report, err
 }
 
 type htpasswdEntry struct {
@@ -92,8 +62,8 @@ func readHtpasswd(file string, in io.Reader) (entries []htpasswdEntry, problems 
 		if text == "" || strings.HasPrefix(text, "#") {
 			continue
 		}
-		if len(entries) == maxImportRecords {
-			return nil, nil, fmt.Errorf("%s has more than %d users: divide it", file, maxImportRecords)
+		if len(entries) == maxRecords {
+			return nil, nil, fmt.Errorf("%s has more than %d users: divide it", file, maxRecords)
 		}
 		bad := func(format string, args ...any) {
 			problems = append(problems, fmt.Errorf("line %d: "+format, append([]any{n}, args...)...))
@@ -104,7 +74,7 @@ func readHtpasswd(file string, in io.Reader) (entries []htpasswdEntry, problems 
 			continue
 		}
 		if err := auth.CheckNewUser(name); err != nil {
-			bad("%s", cli.Message(err))
+			bad("%s", oci.Message(err))
 			continue
 		}
 		if kind := otherHash(hash); kind != "" {
@@ -112,7 +82,7 @@ func readHtpasswd(file string, in io.Reader) (entries []htpasswdEntry, problems 
 			continue
 		}
 		if err := hasher.Check(hash); err != nil {
-			bad("%s: %s", name, cli.Message(err))
+			bad("%s: %s", name, oci.Message(err))
 			continue
 		}
 		if first, ok := seen[name]; ok {
@@ -143,7 +113,7 @@ func otherHash(hash string) string {
 }
 
 // importHtpasswd makes a user, or leaves the one who is there alone.
-func importHtpasswd(ctx context.Context, b *people.Batch, e htpasswdEntry, who *identities, replace bool, r *imported) error {
+func importHtpasswd(ctx context.Context, b *people.Batch, e htpasswdEntry, who *identities, replace bool, r *Report) error {
 	u, err := who.whose(ctx, b.Tx, e.name)
 	switch {
 	case errors.Is(err, oci.ErrNotFound):

@@ -1,16 +1,12 @@
-package operate
+package imports
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strings"
-	"time"
 
 	"berth/auth"
-	"berth/cmd/berth/cli"
-	"berth/cmd/berth/open"
 	"berth/metadata"
 	"berth/oci"
 )
@@ -28,11 +24,11 @@ type identities struct {
 	seen  map[string]string          // the name of an earlier record, by the name in lower case
 }
 
-// newIdentities reads who is here, and finds out whether the directory of the source can be asked. The caller calls done.
-func newIdentities(ctx context.Context, l *local, source string, admins bool) (i *identities, done func() error, err error) {
-	i = &identities{source: source, admins: admins, asked: map[string]string{}, users: map[string][]metadata.User{}, seen: map[string]string{}}
-	done = func() error { return nil }
-	err = l.db.View(ctx, func(tx *metadata.Tx) error {
+// newIdentities reads who is here.
+func newIdentities(ctx context.Context, o Options) (*identities, error) {
+	i := &identities{source: o.Source, admins: o.Admins, ask: o.Canonical,
+		asked: map[string]string{}, users: map[string][]metadata.User{}, seen: map[string]string{}}
+	err := o.DB.View(ctx, func(tx *metadata.Tx) error {
 		for after := ""; ; {
 			page, err := tx.Users(ctx, after, 1000)
 			if err != nil || len(page) == 0 {
@@ -45,15 +41,7 @@ func newIdentities(ctx context.Context, l *local, source string, admins bool) (i
 			after = page[len(page)-1].Name
 		}
 	})
-	if err != nil || source != "ldap" || !l.config.LDAP.Enabled() || l.config.LDAP.UserDN != "" {
-		return i, done, err
-	}
-	directory, err := open.LdapAuthenticator(l.config.LDAP, nil, func(string, time.Duration) {}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		return nil, nil, err
-	}
-	i.ask = directory.Canonical
-	return i, directory.Close, nil
+	return i, err
 }
 
 // badRecord is why a record is nobody's who could get it.
@@ -83,13 +71,13 @@ func (i *identities) nameOf(ctx context.Context, written string, credential bool
 		name = known
 	}
 	if err := auth.CheckNewUser(name); err != nil {
-		return "", badf("%s", cli.Message(err))
+		return "", badf("%s", oci.Message(err))
 	}
 	key := strings.ToLower(name)
 	here := i.users[key]
 	if len(here) == 0 {
 		if err := auth.CheckNewUser(name); err != nil {
-			return "", badf("%s", cli.Message(err))
+			return "", badf("%s", oci.Message(err))
 		}
 		if first, ok := i.seen[key]; ok && first != name {
 			return "", badf("%s and %s differ in case only: write one of them everywhere", name, first)

@@ -177,3 +177,12 @@ var (
 
 	ErrTagImmutable = &Error{Code: CodeTagImmutable, Message: "the tag is immutable"}
 )
+
+// Message is what a person reads of an error: without the code of an *Error.
+func Message(err error) string {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Message
+	}
+	return err.Error()
+}

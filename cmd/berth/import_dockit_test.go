@@ -24,7 +24,7 @@ import (
 
 	"berth/auth"
 	"berth/auth/token"
-	"berth/cmd/berth/operate"
+	"berth/imports"
 	"berth/metadata"
 	"berth/testenv"
 )
@@ -284,7 +284,7 @@ func TestImportDockitMySQL(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = proc.Stop(syscall.SIGTERM) })
 	source := "mysql://dockit:p%40ss@" + addr + "/dockit"
-	db, err := operate.OpenDockit(source)
+	db, err := imports.OpenDockit(source)
 	if err != nil {
 		t.Fatal(err)
 	}

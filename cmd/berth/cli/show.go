@@ -2,14 +2,11 @@ package cli
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"strconv"
 	"strings"
 	"time"
-
-	"berth/oci"
 )
 
 // Count is "1 manifest" or "2 manifests".
@@ -18,15 +15,6 @@ func Count(n int, what string) string {
 		return "1 " + what
 	}
 	return fmt.Sprintf("%d %ss", n, what)
-}
-
-// Message is what a person reads of an error: without the code of an *oci.Error.
-func Message(err error) string {
-	var e *oci.Error
-	if errors.As(err, &e) {
-		return e.Message
-	}
-	return err.Error()
 }
 
 // PrintJSON writes a value as the API gives it, indented.

@@ -7,15 +7,21 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"berth/auth"
 	"berth/cmd/berth/cli"
+	"berth/cmd/berth/client"
+	"berth/cmd/berth/open"
 	"berth/cmd/berth/settings"
-	"berth/people"
+	"berth/imports"
+	"berth/metadata"
+	"berth/oci"
 	"berth/registry"
 )
 
@@ -44,18 +50,6 @@ type importFlags struct {
 	output *cli.Choice
 }
 
-// check is what becomes of records that cannot be imported: all of them are one error, or with --skip-invalid
-// lines of the report.
-func (f *importFlags) check(name string, problems []error) (left []string, err error) {
-	if !f.skip {
-		return nil, problemsError(name, problems)
-	}
-	for _, p := range problems {
-		left = append(left, p.Error())
-	}
-	return left, nil
-}
-
 // adminsFlag is for imports that give credentials to users who are there.
 func (f *importFlags) adminsFlag(c *cobra.Command) {
 	c.Flags().BoolVar(&f.admins, "admins", false, "also import records of users who administer this registry")
@@ -70,28 +64,36 @@ func addImportFlags(c *cobra.Command) *importFlags {
 	return f
 }
 
-// imported is what an import has done, or would do.
-type imported struct {
-	DryRun bool `json:"dry_run"`
-	// Users and Tokens are those that were made.
-	Users  int `json:"users"`
-	Tokens int `json:"tokens,omitempty"`
-	// What else was made.
-	Groups   int `json:"groups,omitempty"`
-	Members  int `json:"members,omitempty"`
-	Grants   int `json:"grants,omitempty"`
-	Services int `json:"services,omitempty"`
-	Keys     int `json:"keys,omitempty"`
-	// Updated are users who got what the file says.
-	Updated int `json:"updated,omitempty"`
-	// Unchanged were there already, as the file has them.
-	Unchanged int `json:"unchanged"`
-	// Kept are lines that were left out on purpose, and why.
-	Kept []string `json:"kept,omitempty"`
+// run imports into the configured database, and prints the report. Where the users are a directory's, and the settings have the
+// directory, it is asked about names.
+func (f *importFlags) run(source string, one func(context.Context, *local, imports.Options) (imports.Report, error)) error {
+	return runLocal(f.cmd, false, func(ctx context.Context, l *local) (err error) {
+		p := cli.NewProgress(f.cmd, "importing")
+		defer p.End()
+		o := imports.Options{DB: l.db, People: l.people(), DryRun: f.dryRun, SkipInvalid: f.skip, Admins: f.admins, Source: source,
+			Progress: func(done, total int) {
+				at := registry.Progress{Unit: registry.UnitItems, Done: int64(done), Total: int64(total)}
+				p.Show(at, fmt.Sprintf("%d of %d records", done, total))
+			}}
+		if source == "ldap" && l.config.LDAP.Enabled() && l.config.LDAP.UserDN == "" {
+			directory, err := open.LdapAuthenticator(l.config.LDAP, nil, func(string, time.Duration) {}, slog.New(slog.DiscardHandler))
+			if err != nil {
+				return err
+			}
+			defer directory.Close()
+			o.Canonical = directory.Canonical
+		}
+		report, err := one(ctx, l, o)
+		p.End()
+		if err != nil {
+			return err
+		}
+		return f.print(f.cmd, report)
+	})
 }
 
 // print writes the report, and says nothing was written after a dry run.
-func (f *importFlags) print(cmd *cobra.Command, r imported) error {
+func (f *importFlags) print(cmd *cobra.Command, r imports.Report) error {
 	r.DryRun = f.dryRun
 	if f.output.Value == "json" {
 		return cli.PrintJSON(cmd.OutOrStdout(), r)
@@ -123,61 +125,6 @@ func (f *importFlags) print(cmd *cobra.Command, r imported) error {
 	return err
 }
 
-// importer is who the audit log names for what an import makes.
-var importer = auth.Operator("berth import")
-
-// importBatch is how many records one transaction takes: servers that use the same
-// SQLite file wait for it.
-const importBatch = 200
-
-// errDryRun undoes a transaction whose only purpose was to see what it would do.
-var errDryRun = errors.New("nothing is written in a dry run")
-
-// importAll gives the records to a function, some in each transaction. A dry run is undone
-// after each, so it counts twice what the file has twice in different batches.
-func importAll[T any](ctx context.Context, l *local, f *importFlags, records []T, one func(context.Context, *people.Batch, T, *imported) error) (imported, error) {
-	var total imported
-	p := cli.NewProgress(f.cmd, "importing")
-	defer p.End()
-	at := registry.Progress{Unit: registry.UnitItems, Total: int64(len(records))}
-	for len(records) > 0 {
-		n := min(importBatch, len(records))
-		var r imported
-		err := l.people().Batch(ctx, func(b *people.Batch) error {
-			r = imported{}
-			for _, record := range records[:n] {
-				if err := one(ctx, b, record, &r); err != nil {
-					return err
-				}
-			}
-			if f.dryRun {
-				return errDryRun
-			}
-			return nil
-		})
-		if err != nil && !errors.Is(err, errDryRun) {
-			return total, err
-		}
-		total.Users += r.Users
-		total.Tokens += r.Tokens
-		total.Updated += r.Updated
-		total.Unchanged += r.Unchanged
-		total.Kept = append(total.Kept, r.Kept...)
-		records = records[n:]
-		at.Done += int64(n)
-		if len(records) > 0 {
-			p.Show(at, fmt.Sprintf("%d of %d records", at.Done, at.Total))
-		}
-	}
-	return total, nil
-}
-
-// Bounds of a file that is imported.
-const (
-	maxImportBytes   = 256 << 20 // unpacked
-	maxImportRecords = 1_000_000
-)
-
 // openImport opens a file, "-" for stdin, and unpacks it when it is gzip, as exports
 // to S3 are. More than 256 MiB is an error of the reader.
 func openImport(cmd *cobra.Command, name string) (io.Reader, func() error, error) {
@@ -199,35 +146,127 @@ func openImport(cmd *cobra.Command, name string) (io.Reader, func() error, error
 		}
 		in = unpacked
 	}
-	return &boundedReader{in, maxImportBytes}, done, nil
+	return imports.Bounded(in), done, nil
 }
 
-// boundedReader fails when there is more than it may give.
-type boundedReader struct {
-	r    io.Reader
-	left int64
+func newImportHtpasswdCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "htpasswd FILE",
+		Short: "Take over users from a file of Apache's htpasswd",
+		Long: `Take over users with their passwords from a file of Apache's htpasswd (- is stdin). Only bcrypt hashes
+can be taken over (htpasswd -B). When a line has another hash, or the name of a user who signs in
+elsewhere, nothing is imported, and the message says which lines and what to do.
+
+A user who is there already keeps the password, so that the file can be imported again after people
+have changed theirs; with --replace the file wins.`,
+		Example: `  berth import htpasswd users.htpasswd --dry-run
+  berth import htpasswd users.htpasswd --replace`,
+		Args: cobra.ExactArgs(1),
+	}
+	f := addImportFlags(c)
+	replace := c.Flags().Bool("replace", false, "give users who are there already the password of the file")
+	f.adminsFlag(c)
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		in, done, err := openImport(cmd, args[0])
+		if err != nil {
+			return err
+		}
+		return errors.Join(f.run(metadata.SourceLocal, func(ctx context.Context, l *local, o imports.Options) (imports.Report, error) {
+			return imports.Htpasswd(ctx, o, args[0], in, *replace)
+		}), done())
+	}
+	return c
 }
 
-func (b *boundedReader) Read(p []byte) (int, error) {
-	if b.left <= 0 {
-		return 0, fmt.Errorf("the file is larger than %s", cli.ShowBytes(maxImportBytes))
+func newImportDimsCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "dims FILE",
+		Short: "Take over the tokens of d.ims.io",
+		Long: `Take over the tokens of d.ims.io, so that docker configurations that hold them go on working. FILE
+(- is stdin, gzip is unpacked) is an export of its DynamoDB table, with the fields Token and User: JSON
+as 'aws dynamodb scan' or an export to S3 gives it, or CSV.
+
+Each token becomes a personal token of its user, who is made when there is none: without a password, or
+with --source for an outside provider, which then takes the user over at the first sign-in. A user of
+that name who is here from another source is somebody else, and gets nothing. With --source ldap and
+the directory in the settings, the directory says how a name is written, and whether it has it. What a
+token may do is what its user may do: nothing, until the user is in a team or has a grant. Only the hash of a
+token is stored. Tokens that somebody deleted here since come back when the file is imported again.`,
+		Example: `  aws dynamodb scan --table-name d.ims.io.tokens > tokens.json && berth import dims tokens.json --dry-run
+  berth import dims tokens.json --source ldap
+  berth import dims tokens.csv --actions pull,push`,
+		Args: cobra.ExactArgs(1),
 	}
-	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
-	b.left -= int64(n)
-	return n, err
+	f := addImportFlags(c)
+	source := c.Flags().String("source", metadata.SourceLocal, "who vouches for the users that are made: local, or the name of a provider, such as ldap")
+	actions := c.Flags().StringSlice("actions", auth.AllActions.Names(), "what the tokens carry at most: pull, push, delete, admin")
+	f.adminsFlag(c)
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		carried, err := auth.ParseActions(*actions)
+		if err != nil {
+			return cli.Usagef("--actions: %s", oci.Message(err))
+		}
+		if err := client.NameArgument("source", *source); err != nil {
+			return err
+		}
+		in, done, err := openImport(cmd, args[0])
+		if err != nil {
+			return err
+		}
+		return errors.Join(f.run(*source, func(ctx context.Context, l *local, o imports.Options) (imports.Report, error) {
+			if *source == "ldap" && o.Canonical == nil {
+				fmt.Fprintln(cmd.ErrOrStderr(), "the directory cannot be asked with these settings (ldap_url, and no ldap_user_dn), so names are taken as they are written")
+			}
+			return imports.Dims(ctx, o, args[0], in, carried)
+		}), done())
+	}
+	return c
 }
 
-// maxProblems is how many bad lines a message names.
-const maxProblems = 20
+func newImportDockitCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "dockit [SOURCE]",
+		Short: "Take over users, groups, rights and the key from Dockit's database",
+		Long: `Take over users with their passwords, groups, memberships and permissions from Dockit's database,
+and with --service its signing key. SOURCE is its SQLite file, or mysql://USER:PASSWORD@HOST:3306/NAME;
+without it, what DOCKIT_SQL_DIALECT and DOCKIT_SQL_DSN say. A dump of MySQL has to be loaded into a
+server first.
 
-// problemsError says what is wrong with a file; nothing of it was imported.
-func problemsError(name string, problems []error) error {
-	n := len(problems)
-	if n == 0 {
-		return nil
+With --service, the registry of this name goes on with the certificates that it has: the service is
+made with the issuer dockit, and Dockit's key signs for it.
+
+Everything is taken over or nothing. What is there already stays as it is, so that the import can be
+repeated.`,
+		Example: `  berth import dockit /var/lib/dockit/dockit.sqlite --dry-run
+  berth import dockit dockit.sqlite --service registry.example.com
+  DOCKIT_SQL_DIALECT=mysql DOCKIT_SQL_DSN='dockit:secret@tcp(db:3306)/dockit' berth import dockit`,
+		Args: cobra.MaximumNArgs(1),
 	}
-	if n > maxProblems {
-		problems = append(problems[:maxProblems:maxProblems], fmt.Errorf("and %d more", n-maxProblems))
+	f := addImportFlags(c)
+	services := c.Flags().StringSlice("service", nil, "a registry that trusts Dockit's key, as its setting service names it; can be repeated")
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		source, err := dockitSource(args)
+		if err != nil {
+			return err
+		}
+		return f.run(metadata.SourceLocal, func(ctx context.Context, l *local, o imports.Options) (imports.Report, error) {
+			return imports.Dockit(ctx, o, source, *services, l.config.KeyCertificateLife)
+		})
 	}
-	return fmt.Errorf("%s was not imported (--skip-invalid leaves these out):\n%w", name, errors.Join(problems...))
+	return c
+}
+
+// dockitSource is the database to read: the argument, or Dockit's own variables.
+func dockitSource(args []string) (string, error) {
+	if len(args) == 1 {
+		return args[0], nil
+	}
+	dsn := client.FirstEnv("DOCKIT_SQL_DSN", "SQL_DSN")
+	if dsn == "" {
+		return "", cli.Usagef("name Dockit's SQLite file or mysql:// URL, or set DOCKIT_SQL_DIALECT and DOCKIT_SQL_DSN as for Dockit")
+	}
+	if client.FirstEnv("DOCKIT_SQL_DIALECT", "SQL_DIALECT") == "mysql" {
+		return "mysql://" + dsn, nil
+	}
+	return dsn, nil
 }

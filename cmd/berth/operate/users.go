@@ -12,6 +12,7 @@ import (
 	"berth/cmd/berth/client"
 	"berth/cmd/berth/settings"
 	"berth/metadata"
+	"berth/oci"
 	"berth/people"
 )
 
@@ -93,21 +94,21 @@ func setPassword(ctx context.Context, r *client.Remote, cmd *cobra.Command, l *l
 	}
 	// Whether there is such a user is said before a password is asked for.
 	if err := l.db.View(ctx, func(tx *metadata.Tx) error { _, err := tx.User(ctx, name); return err }); err != nil {
-		return fmt.Errorf("%s", cli.Message(err))
+		return fmt.Errorf("%s", oci.Message(err))
 	}
 	password, err := client.NewPassword(r, cmd, fromStdin, "")
 	if err != nil {
 		return err
 	}
 	if err := people.CheckPassword(password); err != nil {
-		return fmt.Errorf("%s", cli.Message(err))
+		return fmt.Errorf("%s", oci.Message(err))
 	}
 	if err := l.people().SetPassword(ctx, restorer, name, people.Password{New: password}); err != nil {
-		return fmt.Errorf("%s", cli.Message(err))
+		return fmt.Errorf("%s", oci.Message(err))
 	}
 	var user metadata.User
 	if err := l.db.View(ctx, func(tx *metadata.Tx) (err error) { user, err = tx.User(ctx, name); return err }); err != nil {
-		return fmt.Errorf("%s", cli.Message(err))
+		return fmt.Errorf("%s", oci.Message(err))
 	}
 	if user.Disabled {
 		fmt.Fprintf(cmd.ErrOrStderr(), "%s is disabled, and cannot sign in until an admin says: berth user set %s --enable\n", name, name)
