@@ -2,7 +2,7 @@
 // growing for ever.
 //
 // What changes something writes its line itself, in the transaction of the change (see
-// metadata.InsertAudit). A refusal changes nothing and may come in floods, from people
+// metadata.Tx.Record). A refusal changes nothing and may come in floods, from people
 // who mean no good, so it goes through a [Log]: in memory, put together where it
 // repeats, bounded in rows and bytes, and written some seconds later.
 package audit
@@ -42,12 +42,15 @@ type Log struct {
 	o  Options
 
 	mu      sync.Mutex
-	pending map[key]*metadata.AuditEvent
+	pending map[key]*metadata.Event
 	sources map[string]int // rows of each source
 }
 
 // key is what has to be equal for events to be one row.
-type key struct{ action, outcome, principal, kind, source, rule, repository, reference string }
+type key struct {
+	event                                                         metadata.EventKind
+	outcome, principal, kind, source, rule, repository, reference string
+}
 
 // New makes a Log; see Run.
 func New(db *metadata.DB, o Options) *Log {
@@ -69,7 +72,7 @@ func New(db *metadata.DB, o Options) *Log {
 	if o.Clock == nil {
 		o.Clock = db.Now
 	}
-	return &Log{db: db, o: o, pending: map[key]*metadata.AuditEvent{}, sources: map[string]int{}}
+	return &Log{db: db, o: o, pending: map[key]*metadata.Event{}, sources: map[string]int{}}
 }
 
 // RuleMany is the rule of a row that stands for different refusals of one source.
@@ -78,21 +81,21 @@ const RuleMany = "many"
 // Record takes an event, which never waits for the database. source is what counts as
 // one client (see auth.Network). Events of a source that differ in nothing but time are
 // one row with a count; its other details are those of the first.
-func (l *Log) Record(e metadata.AuditEvent, source string) {
+func (l *Log) Record(e metadata.Event, source string) {
 	if e.At.IsZero() {
 		e.At = l.o.Clock()
 	}
 	e.Count = 1
 	rule, _ := e.Detail["rule"].(string)
-	k := key{e.Action, e.Outcome, e.Actor.Name, e.Actor.Kind, source, rule, e.Repository, e.Reference}
+	k := key{e.Kind, e.Outcome, e.Actor.Name, e.Actor.Kind, source, rule, e.Repository, e.Reference}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.add(k, e, l.o.RowsPerSource) {
 		return
 	}
 	// The last row of a source that is over its share.
-	many := metadata.AuditEvent{
-		At: e.At, Action: e.Action, Outcome: e.Outcome, Count: 1,
+	many := metadata.Event{
+		At: e.At, Kind: e.Kind, Outcome: e.Outcome, Count: 1,
 		Actor:  metadata.Actor{Address: source},
 		Detail: map[string]any{"rule": RuleMany},
 	}
@@ -102,7 +105,7 @@ func (l *Log) Record(e metadata.AuditEvent, source string) {
 }
 
 // add counts an event in its row, or makes the row when there is room.
-func (l *Log) add(k key, e metadata.AuditEvent, share int) bool {
+func (l *Log) add(k key, e metadata.Event, share int) bool {
 	if row := l.pending[k]; row != nil {
 		row.Count++
 		return true
@@ -119,7 +122,7 @@ func (l *Log) add(k key, e metadata.AuditEvent, share int) bool {
 // not be written now would only grow.
 func (l *Log) Flush(ctx context.Context) error {
 	l.mu.Lock()
-	rows := make([]metadata.AuditEvent, 0, len(l.pending))
+	rows := make([]metadata.Event, 0, len(l.pending))
 	for _, e := range l.pending {
 		rows = append(rows, *e)
 	}
@@ -129,7 +132,7 @@ func (l *Log) Flush(ctx context.Context) error {
 	if len(rows) == 0 {
 		return nil
 	}
-	err := l.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error { return tx.InsertAudit(ctx, rows...) })
+	err := l.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error { return tx.Record(ctx, rows...) })
 	if err != nil {
 		lost := 0
 		for _, e := range rows {

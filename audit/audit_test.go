@@ -28,8 +28,8 @@ func events(t testing.TB, db *metadata.DB) (list []metadata.AuditEvent) {
 	return list
 }
 
-func failure(name, address string) metadata.AuditEvent {
-	return metadata.AuditEvent{Action: "signIn", Outcome: metadata.AuditFailed, Actor: metadata.Actor{Name: name, Address: address}, Detail: map[string]any{"rule": "credentials"}}
+func failure(name, address string) metadata.Event {
+	return metadata.Event{Kind: metadata.SignedIn, Outcome: metadata.AuditFailed, Actor: metadata.Actor{Name: name, Address: address}, Detail: map[string]any{"rule": "credentials"}}
 }
 
 // A flood costs bounded memory and bounded rows, and nobody's events but its own.
@@ -127,12 +127,12 @@ func TestPrune(t *testing.T) {
 	metadatatest.Each(t, func(t *testing.T, db *metadata.DB) {
 		var clock metadatatest.Clock
 		day := 24 * time.Hour
-		var old []metadata.AuditEvent
+		var old []metadata.Event
 		for i := range 1300 {
-			old = append(old, metadata.AuditEvent{At: clock.Now().Add(-time.Duration(i) * time.Hour), Action: "x"})
+			old = append(old, metadata.Event{At: clock.Now().Add(-time.Duration(i) * time.Hour), Kind: metadata.UserCreated})
 		}
 		ctx := t.Context()
-		if err := db.Update(ctx, func(tx *metadata.Tx) error { return tx.InsertAudit(ctx, old...) }); err != nil {
+		if err := db.Update(ctx, func(tx *metadata.Tx) error { return tx.Record(ctx, old...) }); err != nil {
 			t.Fatal(err)
 		}
 		for _, c := range []struct {

@@ -10,6 +10,12 @@ type Actor struct {
 	Audit metadata.Actor
 }
 
+// ActorOf is a principal in a request, of which request has the address, the id and so on.
+func ActorOf(p Principal, request metadata.Actor) Actor {
+	request.Name, request.Kind, request.Claims = p.String(), string(p.Kind), p.Claims
+	return Actor{p, request}
+}
+
 // Operator is who acts on the machine itself, without a sign-in: an import, the start of
 // the server. Nobody limits the operator; the audit log has the name.
 func Operator(name string) Actor {

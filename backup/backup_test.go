@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"berth/auth"
 	"berth/backup"
 	"berth/metadata"
 	"berth/metadata/metadatatest"
@@ -33,7 +34,7 @@ func TestMain(m *testing.M) { os.Exit(testenv.Main(m)) }
 
 const repo = "core/app"
 
-var alice = metadata.Actor{Name: "alice"}
+var alice = auth.Operator("alice")
 
 // variants are the combinations of database and store.
 var variants = []string{"sqlite+directory", "postgres+directory", "sqlite+s3", "postgres+s3"}

@@ -38,7 +38,7 @@ var allowedImports = map[string][]string{
 	"people":             {"auth", "auth/token", "metadata", "oci"},
 	"imports":            {"auth", "auth/token", "metadata", "oci", "people"},
 	"jobs":               {"metadata", "oci"},
-	"registry":           {"jobs", "manifest", "metadata", "oci", "storage"},
+	"registry":           {"auth", "jobs", "manifest", "metadata", "oci", "storage"},
 	"backup":             {"jobs", "metadata", "oci", "registry", "storage"},
 	"audit":              {"metadata"},
 	"api":                {},

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"strconv"
 	"strings"
 	"time"
@@ -29,6 +28,7 @@ type Actor struct {
 	Address   string            // where the request came from, without port
 	RequestID string
 	UserAgent string
+	Host      string // that the client spoke to, with a port that is not the scheme's own
 }
 
 // claims is the JSON of the actor's claims, or "".
@@ -53,24 +53,19 @@ const (
 	AuditFailed  = "failed"  // nobody knows who asked: a sign-in failed
 )
 
-// AuditPush is the action of a pushed manifest. It is by far the most frequent
-// one, and the index of actions leaves it out.
-const AuditPush = "pushManifest"
-
-// AuditEvent is a line of the audit log. It says what was done, or was refused, to
-// whom and how. It never holds a secret.
+// AuditEvent is an [Event] as the audit log tells it.
 type AuditEvent struct {
-	At         time.Time // the zero value is the time of the transaction
-	ID         int64     // tells apart what happened in the same microsecond; InsertAudit makes it
-	Action     string    // the operation id of the management API, or pushManifest, moveTag, deleteManifest, pull, signIn ...
-	Outcome    string    // "" is AuditOK
+	At         time.Time
+	ID         int64  // tells apart what happened in the same microsecond
+	Action     string // the event's Kind
+	Outcome    string // AuditOK, AuditRefused or AuditFailed
 	Actor      Actor
-	Team       string // "" is the first part of Repository
+	Team       string
 	Repository string
-	Reference  string // a tag, or what else the action is about: the name of a user, a token ...
+	Reference  string
 	Digest     digest.Digest
-	Detail     map[string]any // becomes a JSON object
-	Count      int64          // how often it happened; 0 is 1
+	Detail     map[string]any // with media_type, previous and tags of the event
+	Count      int64
 }
 
 // Key is the place of the event in the log: 32 hexadecimal digits that sort by
@@ -120,66 +115,10 @@ func auditDetail[V any](m map[string]V) string {
 	return text
 }
 
-// auditColumns are those of a row, in the order of InsertAudit and scanAudit.
+// auditColumns are those of a row, in the order of insertAudit and scanAudit.
 const auditColumns = `at, id, action, outcome, principal, kind, address, request_id, user_agent, claims, team, repository, reference, digest, detail, count`
 
 const auditColumnCount = 16
-
-// maxAuditRows keeps the parameters of one statement below both engines' limits.
-const maxAuditRows = 128
-
-// InsertAudit writes events to the audit log: one statement for up to 128 of
-// them. In the transaction of a change, the change and its record are there both or
-// neither. Texts are cut at 512 bytes, and details at 16 KiB.
-func (tx *Tx) InsertAudit(ctx context.Context, events ...AuditEvent) error {
-	for len(events) > 0 {
-		n := maxAuditRows // a power of two at a time, so that there are few different texts to prepare
-		for n > len(events) {
-			n /= 2
-		}
-		if err := tx.insertAudit(ctx, events[:n]); err != nil {
-			return fmt.Errorf("writing the audit log: %w", err)
-		}
-		events = events[n:]
-	}
-	return nil
-}
-
-func (tx *Tx) insertAudit(ctx context.Context, events []AuditEvent) error {
-	var b strings.Builder
-	b.WriteString(`INSERT INTO audit_events (` + auditColumns + `) VALUES `)
-	args := make([]any, 0, len(events)*auditColumnCount)
-	for i, e := range events {
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		b.WriteByte('(')
-		for c := range auditColumnCount {
-			if c > 0 {
-				b.WriteString(", ")
-			}
-			b.WriteString("$" + strconv.Itoa(len(args)+c+1))
-		}
-		b.WriteByte(')')
-		at := tx.now
-		if !e.At.IsZero() {
-			at = e.At
-		}
-		outcome := e.Outcome
-		if outcome == "" {
-			outcome = AuditOK
-		}
-		team := e.Team
-		if team == "" && e.Repository != "" {
-			team = oci.Team(e.Repository)
-		}
-		args = append(args, micros(at), rand.Int64(), auditText(e.Action), outcome, auditText(e.Actor.Name), auditText(e.Actor.Kind),
-			auditText(e.Actor.Address), auditText(e.Actor.RequestID), auditText(e.Actor.UserAgent), auditDetail(e.Actor.Claims),
-			auditText(team), auditText(e.Repository), auditText(e.Reference), auditText(string(e.Digest)), auditDetail(e.Detail), max(1, e.Count))
-	}
-	_, err := tx.exec(ctx, b.String(), args...)
-	return err
-}
 
 // AuditFilter selects events. The zero value of a field selects all.
 type AuditFilter struct {
@@ -224,8 +163,8 @@ func (tx *Tx) AuditEvents(ctx context.Context, f AuditFilter) ([]AuditEvent, err
 	}
 	if f.Action != "" {
 		where = append(where, "action = "+arg(f.Action))
-		if f.Action != AuditPush {
-			where = append(where, "action <> '"+AuditPush+"'")
+		if f.Action != string(ManifestPushed) { // by far the most frequent one: the index leaves it out
+			where = append(where, "action <> '"+string(ManifestPushed)+"'")
 		}
 	}
 	if f.Outcome != "" {

@@ -33,18 +33,20 @@ func TestAudit(t *testing.T) {
 		db := metadatatest.Open(t, metadata.Options{URL: url, Clock: clock.Now})
 		start := clock.Now()
 		actor := metadata.Actor{Name: "core+ci", Kind: "robot", Claims: map[string]string{"repository": "acme/app"}, Address: "10.1.2.3", RequestID: "r1", UserAgent: "docker"}
-		push := metadata.AuditEvent{Action: metadata.AuditPush, Actor: actor, Repository: "core/app", Reference: "1.0", Digest: image("x").Digest, Detail: map[string]any{"a": "b"}}
-		refused := metadata.AuditEvent{At: start.Add(time.Hour), Action: "pull", Outcome: metadata.AuditRefused, Actor: metadata.Actor{Name: "mallory", Kind: "user"}, Repository: "core/secret", Count: 7}
-		team := metadata.AuditEvent{At: start.Add(2 * time.Hour), Action: "putMember", Actor: metadata.Actor{Name: "root"}, Team: "core", Reference: "alice"}
-		update(t, db, func(ctx context.Context, tx *metadata.Tx) error { return tx.InsertAudit(ctx, push, refused, team) })
+		push := metadata.Event{Kind: metadata.ManifestPushed, Actor: actor, Repository: "core/app", Reference: "1.0", Digest: image("x").Digest, Detail: map[string]any{"a": "b"}}
+		refused := metadata.Event{At: start.Add(time.Hour), Kind: "pull", Outcome: metadata.AuditRefused, Actor: metadata.Actor{Name: "mallory", Kind: "user"}, Repository: "core/secret", Count: 7}
+		team := metadata.Event{At: start.Add(2 * time.Hour), Kind: metadata.MemberPut, Actor: metadata.Actor{Name: "root"}, Team: "core", Reference: "alice"}
+		update(t, db, func(ctx context.Context, tx *metadata.Tx) error { return tx.Record(ctx, push, refused, team) })
 
 		all := audited(t, db, metadata.AuditFilter{})
 		if len(all) != 3 {
 			t.Fatalf("events %+v", all)
 		}
 		got := all[2]
-		want := push
-		want.At, want.ID, want.Outcome, want.Team, want.Count = start, got.ID, metadata.AuditOK, "core", 1
+		want := metadata.AuditEvent{
+			At: start, ID: got.ID, Action: "pushManifest", Outcome: metadata.AuditOK, Actor: actor, Team: "core",
+			Repository: "core/app", Reference: "1.0", Digest: image("x").Digest, Detail: map[string]any{"a": "b"}, Count: 1,
+		}
 		if !reflect.DeepEqual(got, want) {
 			t.Errorf("got  %+v\nwant %+v", got, want)
 		}
@@ -65,7 +67,7 @@ func TestAudit(t *testing.T) {
 			{metadata.AuditFilter{Team: "cor"}, ""},
 			{metadata.AuditFilter{Repository: "core/app"}, "pushManifest"},
 			{metadata.AuditFilter{Action: "pull"}, "pull"},
-			{metadata.AuditFilter{Action: metadata.AuditPush}, "pushManifest"},
+			{metadata.AuditFilter{Action: string(metadata.ManifestPushed)}, "pushManifest"},
 			{metadata.AuditFilter{Outcome: metadata.AuditRefused}, "pull"},
 			{metadata.AuditFilter{Outcome: metadata.AuditOK}, "putMember pushManifest"},
 			{metadata.AuditFilter{Outcome: metadata.AuditFailed}, ""},
@@ -106,8 +108,8 @@ func TestAuditHostileText(t *testing.T) {
 			claims[fmt.Sprint(i)] = long
 		}
 		update(t, db, func(ctx context.Context, tx *metadata.Tx) error {
-			return tx.InsertAudit(ctx, metadata.AuditEvent{
-				Action: bad, Repository: bad, Reference: bad, Team: bad, Detail: map[string]any{"long": long, "nul": "\x00\xff"},
+			return tx.Record(ctx, metadata.Event{
+				Kind: metadata.EventKind(bad), Outcome: metadata.AuditRefused, Repository: bad, Reference: bad, Team: bad, Detail: map[string]any{"long": long, "nul": "\x00\xff"},
 				Actor: metadata.Actor{Name: bad, Kind: bad, Address: bad, RequestID: bad, UserAgent: bad, Claims: claims},
 			})
 		})
@@ -126,11 +128,11 @@ func TestAuditHostileText(t *testing.T) {
 // Pages hold every event once, also those of the same microsecond.
 func TestAuditPages(t *testing.T) {
 	metadatatest.Each(t, func(t *testing.T, db *metadata.DB) {
-		var events []metadata.AuditEvent
+		var events []metadata.Event
 		for i := range 300 {
-			events = append(events, metadata.AuditEvent{At: time.UnixMicro(int64(i / 100)), Action: fmt.Sprint(i), Team: "core"})
+			events = append(events, metadata.Event{At: time.UnixMicro(int64(i / 100)), Kind: metadata.TeamChanged, Reference: fmt.Sprint(i), Team: "core"})
 		}
-		update(t, db, func(ctx context.Context, tx *metadata.Tx) error { return tx.InsertAudit(ctx, events...) })
+		update(t, db, func(ctx context.Context, tx *metadata.Tx) error { return tx.Record(ctx, events...) })
 		seen := map[string]bool{}
 		f := metadata.AuditFilter{Team: "core", Limit: 7}
 		for pages := 0; pages < 60; pages++ {
@@ -139,10 +141,10 @@ func TestAuditPages(t *testing.T) {
 				break
 			}
 			for _, e := range list {
-				if seen[e.Action] {
-					t.Fatalf("%s came twice", e.Action)
+				if seen[e.Reference] {
+					t.Fatalf("%s came twice", e.Reference)
 				}
-				seen[e.Action] = true
+				seen[e.Reference] = true
 			}
 			f.Before = list[len(list)-1].Key()
 		}
@@ -155,11 +157,11 @@ func TestAuditPages(t *testing.T) {
 // Pruning takes the oldest, a batch at a time, and leaves the rest alone.
 func TestPruneAudit(t *testing.T) {
 	metadatatest.Each(t, func(t *testing.T, db *metadata.DB) {
-		var events []metadata.AuditEvent
+		var events []metadata.Event
 		for i := range 250 {
-			events = append(events, metadata.AuditEvent{At: time.UnixMicro(int64(i)), Action: fmt.Sprint(i)})
+			events = append(events, metadata.Event{At: time.UnixMicro(int64(i)), Kind: metadata.TeamChanged, Reference: fmt.Sprint(i)})
 		}
-		update(t, db, func(ctx context.Context, tx *metadata.Tx) error { return tx.InsertAudit(ctx, events...) })
+		update(t, db, func(ctx context.Context, tx *metadata.Tx) error { return tx.Record(ctx, events...) })
 		var from time.Time
 		from = time.UnixMicro(0)
 		var sizes []int64
@@ -175,8 +177,8 @@ func TestPruneAudit(t *testing.T) {
 			t.Errorf("batches %v", sizes)
 		}
 		left := audited(t, db, metadata.AuditFilter{})
-		if len(left) != 20 || left[19].Action != "230" {
-			t.Errorf("%d left, the oldest %s", len(left), left[len(left)-1].Action)
+		if len(left) != 20 || left[19].Reference != "230" {
+			t.Errorf("%d left, the oldest %s", len(left), left[len(left)-1].Reference)
 		}
 	})
 }

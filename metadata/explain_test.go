@@ -174,8 +174,8 @@ func TestPlans(t *testing.T) {
 			_, err := tx.PruneTokenSecrets(ctx, time.UnixMicro(100), 10)
 			return err
 		}},
-		{"InsertAudit", func(ctx context.Context, tx *metadata.Tx, r int64) error {
-			return tx.InsertAudit(ctx, metadata.AuditEvent{Action: metadata.AuditPush, Actor: by("alice"), Repository: name})
+		{"Record", func(ctx context.Context, tx *metadata.Tx, r int64) error {
+			return tx.Record(ctx, metadata.Event{Kind: metadata.ManifestPushed, Actor: by("alice"), Repository: name})
 		}},
 		{"PruneAudit", func(ctx context.Context, tx *metadata.Tx, r int64) error {
 			_, _, _, err := tx.PruneAudit(ctx, time.UnixMicro(0), time.UnixMicro(5000), 10)
@@ -431,7 +431,7 @@ func TestPlans(t *testing.T) {
 		{"repository", metadata.AuditFilter{Repository: "team77/app77"}},
 		{"repository, next page", metadata.AuditFilter{Repository: "team77/app77", Before: metadata.AuditEvent{At: time.UnixMicro(5000), ID: 5000}.Key()}},
 		{"action", metadata.AuditFilter{Action: "updateUser"}},
-		{"pushes", metadata.AuditFilter{Action: metadata.AuditPush}},
+		{"pushes", metadata.AuditFilter{Action: string(metadata.ManifestPushed)}},
 		{"refused", metadata.AuditFilter{Outcome: metadata.AuditRefused}},
 	} {
 		f.filter.Limit = 10

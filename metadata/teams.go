@@ -70,7 +70,7 @@ func (tx *Tx) AdoptTeam(ctx context.Context, name string, actor Actor) error {
 	if err != nil || n == 0 {
 		return err
 	}
-	return tx.InsertAudit(ctx, AuditEvent{Action: "createTeam", Actor: actor, Team: name, Reference: name,
+	return tx.Record(ctx, Event{Kind: TeamCreated, Actor: actor, Team: name, Reference: name,
 		Detail: map[string]any{"from": "provider"}})
 }
 

@@ -90,12 +90,12 @@ type Params map[string]string
 // operation id of the management API, whatever the door; fields are what was asked for, as
 // a struct whose secrets are masked, or nil.
 func (b *Batch) record(ctx context.Context, by auth.Actor, action string, params Params, fields any) error {
-	return b.InsertAudit(ctx, Event(by.Audit, action, params, fields))
+	return b.Record(ctx, Event(by.Audit, action, params, fields))
 }
 
 // Event is what the audit log tells of a change; see record.
-func Event(actor metadata.Actor, action string, params Params, fields any) metadata.AuditEvent {
-	e := metadata.AuditEvent{Action: action, Actor: actor, Team: params["team"], Repository: params["repository"], Detail: map[string]any{}}
+func Event(actor metadata.Actor, action string, params Params, fields any) metadata.Event {
+	e := metadata.Event{Kind: metadata.EventKind(action), Actor: actor, Team: params["team"], Repository: params["repository"], Detail: map[string]any{}}
 	path := map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(params)) {
 		value := params[name]

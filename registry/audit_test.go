@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"berth/auth"
 	"berth/metadata"
 	"berth/oci"
 
@@ -15,7 +16,7 @@ import (
 // is there when the other is.
 func TestAudit(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
-		robot := metadata.Actor{Name: "team+ci", Kind: "robot", Claims: map[string]string{"workflow": "release"}, Address: "10.0.0.1", RequestID: "r1"}
+		robot := robot("10.0.0.1")
 		log := func() (events []metadata.AuditEvent) {
 			e.Helper()
 			e.ok(e.r.db.View(e.ctx, func(tx *metadata.Tx) (err error) {
@@ -34,7 +35,7 @@ func TestAudit(t *testing.T) {
 		e.push(e.r, repo, []byte("the first")) // makes the repository
 		one := e.image(e.r, repo, "one")
 		two := e.image(e.r, repo, "two")
-		push := func(actor metadata.Actor, tag string, raw []byte) error {
+		push := func(actor auth.Actor, tag string, raw []byte) error {
 			_, err := e.r.PushManifest(e.ctx, actor, repo, tagged(tag), nil, v1.MediaTypeImageManifest, raw)
 			return err
 		}

@@ -55,9 +55,9 @@ func BenchmarkPushImage(b *testing.B) {
 			if _, err := e.r.Blob(e.ctx, repo, d); err == nil {
 				return fmt.Errorf("the blob is there already")
 			}
-			u, err := e.r.StartUpload(e.ctx, alice, repo, digest.SHA256)
+			u, err := e.r.StartUpload(e.ctx, as(alice), repo, digest.SHA256)
 			if err == nil {
-				_, err = e.r.AppendUpload(e.ctx, alice, repo, u.ID, -1, int64(len(data)), bytes.NewReader(data))
+				_, err = e.r.AppendUpload(e.ctx, as(alice), repo, u.ID, -1, int64(len(data)), bytes.NewReader(data))
 			}
 			if err == nil {
 				_, err = e.r.CommitUpload(e.ctx, as(alice), repo, u.ID, d, -1, 0, nil)

@@ -77,9 +77,9 @@ func TestCheck(t *testing.T) {
 		}
 		raw := e.image(e.r, repo, "app")
 		e.pushManifest(e.r, repo, tagged("1"), nil, v1.MediaTypeImageManifest, raw)
-		u, err := e.r.StartUpload(e.ctx, alice, repo, digest.SHA256)
+		u, err := e.r.StartUpload(e.ctx, as(alice), repo, digest.SHA256)
 		e.ok(err)
-		_, err = e.r.AppendUpload(e.ctx, alice, repo, u.ID, -1, -1, bytes.NewReader(random(100, 1)))
+		_, err = e.r.AppendUpload(e.ctx, as(alice), repo, u.ID, -1, -1, bytes.NewReader(random(100, 1)))
 		e.ok(err)
 		rehash := ago
 		rehash.Rehash = true
@@ -160,7 +160,7 @@ func TestCheck(t *testing.T) {
 			t.Errorf("%+v", r.Problems)
 		}
 		e.wantProblems(repair, 0)
-		e.ok(e.r.CancelUpload(e.ctx, alice, repo, u.ID))
+		e.ok(e.r.CancelUpload(e.ctx, as(alice), repo, u.ID))
 		e.settled()
 	})
 }

@@ -121,11 +121,11 @@ type attempt struct {
 // put pushes in chunks, the last one with the closing request, under a digest of
 // the algorithm, and tells whether that was acknowledged.
 func (a *attempt) put(d digest.Digest, chunks ...int) bool {
-	u, err := a.r.StartUpload(a.ctx, alice, a.repo, digest.SHA256)
+	u, err := a.r.StartUpload(a.ctx, as(alice), a.repo, digest.SHA256)
 	rest := a.data
 	for _, n := range chunks {
 		if err == nil {
-			_, err = a.r.AppendUpload(a.ctx, alice, a.repo, u.ID, -1, int64(n), bytes.NewReader(rest[:n]))
+			_, err = a.r.AppendUpload(a.ctx, as(alice), a.repo, u.ID, -1, int64(n), bytes.NewReader(rest[:n]))
 			rest = rest[n:]
 		}
 	}
@@ -173,20 +173,20 @@ func TestDeathAnywhere(t *testing.T) {
 			return ""
 		}},
 		{name: "cancelled", least: 5, run: func(a *attempt) digest.Digest {
-			u, err := a.r.StartUpload(a.ctx, alice, a.repo, digest.SHA256)
+			u, err := a.r.StartUpload(a.ctx, as(alice), a.repo, digest.SHA256)
 			if err == nil {
-				_, err = a.r.AppendUpload(a.ctx, alice, a.repo, u.ID, -1, -1, bytes.NewReader(a.data))
+				_, err = a.r.AppendUpload(a.ctx, as(alice), a.repo, u.ID, -1, -1, bytes.NewReader(a.data))
 			}
 			if err == nil {
-				_ = a.r.CancelUpload(a.ctx, alice, a.repo, u.ID)
+				_ = a.r.CancelUpload(a.ctx, as(alice), a.repo, u.ID)
 			}
 			return ""
 		}},
 		{name: "jobs", least: 6, before: func(a *attempt) {
 			for range 3 {
-				u, err := a.env.r.StartUpload(a.ctx, alice, a.repo, digest.SHA256)
+				u, err := a.env.r.StartUpload(a.ctx, as(alice), a.repo, digest.SHA256)
 				a.ok(err)
-				_, err = a.env.r.AppendUpload(a.ctx, alice, a.repo, u.ID, -1, -1, bytes.NewReader(a.data))
+				_, err = a.env.r.AppendUpload(a.ctx, as(alice), a.repo, u.ID, -1, -1, bytes.NewReader(a.data))
 				a.ok(err)
 			}
 			a.push(a.env.r, "team/other", a.data)
@@ -279,16 +279,16 @@ func TestStoreTrouble(t *testing.T) {
 			storagetest.Fault{Op: "Abort", Call: 3}, storagetest.Fault{Op: "Abort", Call: 4}, // as they are collected
 		)
 		r := New(e.openDB(), f, e.o)
-		u, err := r.StartUpload(e.ctx, alice, repo, digest.SHA256)
+		u, err := r.StartUpload(e.ctx, as(alice), repo, digest.SHA256)
 		e.ok(err)
 		for range 2 {
-			got, err := r.AppendUpload(e.ctx, alice, repo, u.ID, 0, -1, bytes.NewReader(data))
+			got, err := r.AppendUpload(e.ctx, as(alice), repo, u.ID, 0, -1, bytes.NewReader(data))
 			e.is(err, oci.ErrUnavailable)
 			if got.Size != 0 {
 				t.Errorf("%+v", got)
 			}
 		}
-		_, err = r.AppendUpload(e.ctx, alice, repo, u.ID, 0, -1, bytes.NewReader(data))
+		_, err = r.AppendUpload(e.ctx, as(alice), repo, u.ID, 0, -1, bytes.NewReader(data))
 		e.ok(err)
 		for range 2 {
 			_, err = r.CommitUpload(e.ctx, as(alice), repo, u.ID, d, -1, 0, nil)
@@ -307,11 +307,11 @@ func TestStoreTrouble(t *testing.T) {
 
 		// What cannot be removed now is tried again later.
 		for i := range 2 {
-			u, err := r.StartUpload(e.ctx, alice, repo, digest.SHA256)
+			u, err := r.StartUpload(e.ctx, as(alice), repo, digest.SHA256)
 			e.ok(err)
-			_, err = r.AppendUpload(e.ctx, alice, repo, u.ID, 0, -1, bytes.NewReader(data[i:]))
+			_, err = r.AppendUpload(e.ctx, as(alice), repo, u.ID, 0, -1, bytes.NewReader(data[i:]))
 			e.ok(err)
-			e.ok(r.CancelUpload(e.ctx, alice, repo, u.ID))
+			e.ok(r.CancelUpload(e.ctx, as(alice), repo, u.ID))
 		}
 		e.clock.add(2 * graceOfSessions)
 		if n, err := r.CollectGarbage(e.ctx); n != 0 || !errors.Is(err, storagetest.ErrFault) {
@@ -332,16 +332,16 @@ func TestStoreTrouble(t *testing.T) {
 func TestDatabaseGone(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
 		data := []byte("data")
-		u, err := e.r.StartUpload(e.ctx, alice, repo, digest.SHA256)
+		u, err := e.r.StartUpload(e.ctx, as(alice), repo, digest.SHA256)
 		e.ok(err)
-		_, err = e.r.AppendUpload(e.ctx, alice, repo, u.ID, 0, -1, bytes.NewReader(data))
+		_, err = e.r.AppendUpload(e.ctx, as(alice), repo, u.ID, 0, -1, bytes.NewReader(data))
 		e.ok(err)
 		db := e.openDB()
 		gone := New(db, e.store(), e.o)
 		e.ok(db.Close())
-		_, err = gone.StartUpload(e.ctx, alice, repo, digest.SHA256)
+		_, err = gone.StartUpload(e.ctx, as(alice), repo, digest.SHA256)
 		e.is(err, oci.ErrUnavailable)
-		_, err = gone.AppendUpload(e.ctx, alice, repo, u.ID, 4, -1, bytes.NewReader(data))
+		_, err = gone.AppendUpload(e.ctx, as(alice), repo, u.ID, 4, -1, bytes.NewReader(data))
 		e.is(err, oci.ErrUnavailable)
 		_, err = gone.CommitUpload(e.ctx, as(alice), repo, u.ID, digest.FromBytes(data), -1, 0, nil)
 		e.is(err, oci.ErrUnavailable)

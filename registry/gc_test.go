@@ -161,7 +161,7 @@ func TestGCImages(t *testing.T) {
 			t.Errorf("%d objects, want %d", n, objects-2)
 		}
 
-		e.ok(e.replica().db.Update(e.ctx, func(tx *metadata.Tx) error { return tx.DeleteRepository(e.ctx, repo, as(alice)) }))
+		e.ok(e.replica().db.Update(e.ctx, func(tx *metadata.Tx) error { return tx.DeleteRepository(e.ctx, repo, as(alice).Audit) }))
 		e.age(day)
 		e.collect(e.r)
 		if keys := e.keys(); len(keys) > 0 || e.queued() > 0 {
@@ -224,7 +224,7 @@ func TestGCManifests(t *testing.T) {
 		e.ok(e.r.db.Update(e.ctx, func(tx *metadata.Tx) error {
 			r, err := tx.Repository(e.ctx, repo)
 			if err == nil {
-				_, err = tx.PutTag(e.ctx, r.ID, "kept", g.child1, as(alice))
+				_, err = tx.PutTag(e.ctx, r.ID, "kept", g.child1, as(alice).Audit)
 			}
 			return err
 		}))

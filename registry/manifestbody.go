@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"berth/auth"
 	"berth/oci"
 	"berth/storage"
 )
@@ -48,7 +49,7 @@ func newManifestMemory(b *storage.Budget) manifestMemory {
 // may be called in any case.
 //
 // It returns MANIFEST_TOO_LARGE, MANIFEST_INVALID for a body that breaks off, or UNAVAILABLE when there was no memory for so long.
-func (r *Registry) ReadManifest(ctx context.Context, principal string, length int64, body io.Reader) (raw []byte, done func(), err error) {
+func (r *Registry) ReadManifest(ctx context.Context, by auth.Actor, length int64, body io.Reader) (raw []byte, done func(), err error) {
 	done = func() {}
 	limit := r.o.MaxManifestSize
 	tooLarge := oci.Errorf(oci.CodeManifestTooLarge, "the manifest is larger than %d bytes: put large data in blobs", limit).
@@ -73,7 +74,7 @@ func (r *Registry) ReadManifest(ctx context.Context, principal string, length in
 	}
 	waiting, cancel := context.WithTimeout(ctx, manifestWait)
 	defer cancel()
-	release, err := r.manifests.reading.Take(waiting, principal, size)
+	release, err := r.manifests.reading.Take(waiting, by.Audit.Name, size)
 	if err != nil {
 		return nil, done, noMemory(ctx, err)
 	}
@@ -100,7 +101,7 @@ func (r *Registry) ReadManifest(ctx context.Context, principal string, length in
 	waiting, cancel = context.WithTimeout(ctx, manifestWait)
 	defer cancel()
 	need := min(manifestWork*int64(buf.Len()), r.manifests.budget.LeaseMax()/8*3)
-	release, err = r.manifests.work.Take(waiting, principal, need)
+	release, err = r.manifests.work.Take(waiting, by.Audit.Name, need)
 	if err != nil {
 		return nil, done, noMemory(ctx, err)
 	}

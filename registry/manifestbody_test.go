@@ -34,7 +34,7 @@ func TestLargeManifestsTakeTurns(t *testing.T) {
 	r := New(nil, nil, Options{Budget: storage.NewBudget(64 << 20)})
 	large := bytes.Repeat([]byte("x"), 4<<20)
 	read := func(ctx context.Context, who string, length int, body []byte) error {
-		raw, done, err := r.ReadManifest(ctx, who, int64(length), bytes.NewReader(body))
+		raw, done, err := r.ReadManifest(ctx, as(who), int64(length), bytes.NewReader(body))
 		defer done()
 		if err == nil && !bytes.Equal(raw, body) {
 			t.Errorf("%s: %d bytes of %d", who, len(raw), len(body))
@@ -44,7 +44,7 @@ func TestLargeManifestsTakeTurns(t *testing.T) {
 	stuck := &interruptible{start: bytes.NewReader(large[:100_000]), ended: make(chan struct{})}
 	ended := make(chan error)
 	go func() {
-		_, done, err := r.ReadManifest(context.Background(), "greedy", int64(len(large)), stuck)
+		_, done, err := r.ReadManifest(context.Background(), as("greedy"), int64(len(large)), stuck)
 		done()
 		ended <- err
 	}()

@@ -123,7 +123,7 @@ func TestQuotaLedger(t *testing.T) {
 			e.collect(e.r)
 		}
 		e.balanced("collected")
-		e.ok(e.r.db.Update(e.ctx, func(tx *metadata.Tx) error { return tx.DeleteRepository(e.ctx, "team/three", as(alice)) }))
+		e.ok(e.r.db.Update(e.ctx, func(tx *metadata.Tx) error { return tx.DeleteRepository(e.ctx, "team/three", as(alice).Audit) }))
 		e.balanced("a repository deleted")
 
 		// Without a quota nothing is written; a new one begins from what is there.
@@ -176,8 +176,8 @@ func TestQuotaPushers(t *testing.T) {
 						_, err = r.PutBlob(e.ctx, as(alice), fmt.Sprint("team/app", n%5), d, size, bytes.NewReader(data))
 					} else { // as docker does
 						var u Upload
-						if u, err = r.StartUpload(e.ctx, alice, "team/app", digest.SHA256); err == nil {
-							if _, err = r.AppendUpload(e.ctx, alice, "team/app", u.ID, -1, -1, bytes.NewReader(data)); err == nil {
+						if u, err = r.StartUpload(e.ctx, as(alice), "team/app", digest.SHA256); err == nil {
+							if _, err = r.AppendUpload(e.ctx, as(alice), "team/app", u.ID, -1, -1, bytes.NewReader(data)); err == nil {
 								_, err = r.CommitUpload(e.ctx, as(alice), "team/app", u.ID, d, -1, 0, nil)
 							}
 						}
@@ -264,16 +264,16 @@ func TestQuotaUploads(t *testing.T) {
 		}
 		start := func() string {
 			t.Helper()
-			u, err := e.r.StartUpload(e.ctx, alice, repo, digest.SHA256)
+			u, err := e.r.StartUpload(e.ctx, as(alice), repo, digest.SHA256)
 			e.ok(err)
 			return u.ID
 		}
 		one := start()
-		_, err := e.r.AppendUpload(e.ctx, alice, repo, one, -1, 6000, bytes.NewReader(random(6000, 1)))
+		_, err := e.r.AppendUpload(e.ctx, as(alice), repo, one, -1, 6000, bytes.NewReader(random(6000, 1)))
 		e.ok(err)
 		reserved(6000)
 		two := start()
-		_, err = e.r.AppendUpload(e.ctx, alice, repo, two, -1, 5000, iotest.ErrReader(errors.New("not a byte of it is read")))
+		_, err = e.r.AppendUpload(e.ctx, as(alice), repo, two, -1, 5000, iotest.ErrReader(errors.New("not a byte of it is read")))
 		e.is(err, oci.ErrDenied, "quota")
 		for _, words := range []string{"the team team has used 0 B of its quota of 9.8 KiB", "5.9 KiB by uploads under way", "4.9 KiB more", "ask an administrator", "berth quota show team"} {
 			if !strings.Contains(err.Error(), words) {
@@ -281,18 +281,18 @@ func TestQuotaUploads(t *testing.T) {
 			}
 		}
 		reserved(6000) // it was ended
-		_, err = e.r.UploadStatus(e.ctx, alice, repo, two)
+		_, err = e.r.UploadStatus(e.ctx, as(alice), repo, two)
 		e.is(err, oci.ErrBlobUploadUnknown)
 		// Nobody says how much comes.
 		two = start()
-		_, err = e.r.AppendUpload(e.ctx, alice, repo, two, -1, -1, struct{ io.Reader }{bytes.NewReader(random(9000, 2))})
+		_, err = e.r.AppendUpload(e.ctx, as(alice), repo, two, -1, -1, struct{ io.Reader }{bytes.NewReader(random(9000, 2))})
 		e.is(err, oci.ErrDenied, "quota")
 		reserved(6000)
-		e.ok(e.r.CancelUpload(e.ctx, alice, repo, one))
+		e.ok(e.r.CancelUpload(e.ctx, as(alice), repo, one))
 		reserved(0)
 
 		three := start()
-		_, err = e.r.AppendUpload(e.ctx, alice, repo, three, -1, 8000, bytes.NewReader(random(8000, 3)))
+		_, err = e.r.AppendUpload(e.ctx, as(alice), repo, three, -1, 8000, bytes.NewReader(random(8000, 3)))
 		e.ok(err)
 		_, err = e.r.CommitUpload(e.ctx, as(alice), repo, three, digest.FromBytes(random(8000, 3)), -1, 0, nil)
 		e.ok(err)
@@ -301,7 +301,7 @@ func TestQuotaUploads(t *testing.T) {
 			t.Errorf("%+v", q)
 		}
 		four := start()
-		_, err = e.r.AppendUpload(e.ctx, alice, repo, four, -1, 1000, bytes.NewReader(random(1000, 4)))
+		_, err = e.r.AppendUpload(e.ctx, as(alice), repo, four, -1, 1000, bytes.NewReader(random(1000, 4)))
 		e.ok(err)
 		e.clock.add(48 * time.Hour)
 		_, err = e.r.ExpireUploads(e.ctx)
@@ -311,7 +311,7 @@ func TestQuotaUploads(t *testing.T) {
 		// An upload that began before there was a quota is counted at its end.
 		e.ok(e.r.db.Update(e.ctx, func(tx *metadata.Tx) error { return tx.DeleteQuota(e.ctx, "team") }))
 		five := start()
-		_, err = e.r.AppendUpload(e.ctx, alice, repo, five, -1, 5000, bytes.NewReader(random(5000, 5)))
+		_, err = e.r.AppendUpload(e.ctx, as(alice), repo, five, -1, 5000, bytes.NewReader(random(5000, 5)))
 		e.ok(err)
 		e.limit(10_000, 2, 0)
 		_, err = e.r.CommitUpload(e.ctx, as(alice), repo, five, digest.FromBytes(random(5000, 5)), -1, 0, nil)
@@ -324,19 +324,19 @@ func TestQuotaUploads(t *testing.T) {
 		_, err = e.r.MountBlob(e.ctx, as(alice), "team/third", digest.FromString("x"), "team/second")
 		e.is(err, oci.ErrDenied, "quota")
 		// It is refused before its bytes come, where that is known by then, and else gives back what it held.
-		_, err = e.r.StartUpload(e.ctx, alice, "team/third", digest.SHA256)
+		_, err = e.r.StartUpload(e.ctx, as(alice), "team/third", digest.SHA256)
 		e.is(err, oci.ErrDenied, "quota")
 		e.limit(10_000, 3, 0)
-		late, err := e.r.StartUpload(e.ctx, alice, "team/third", digest.SHA256)
+		late, err := e.r.StartUpload(e.ctx, as(alice), "team/third", digest.SHA256)
 		e.ok(err)
 		e.limit(10_000, 2, 0)
 		_, err = e.r.CommitUpload(e.ctx, as(alice), "team/third", late.ID, digest.FromString("x"), -1, 1, strings.NewReader("x"))
 		e.is(err, oci.ErrDenied, "quota")
 		reserved(0)
 		e.limit(100, 0, 0)
-		_, err = e.r.StartUpload(e.ctx, alice, repo, digest.SHA256)
+		_, err = e.r.StartUpload(e.ctx, as(alice), repo, digest.SHA256)
 		e.is(err, oci.ErrDenied, "quota")
-		_, err = e.r.StartUpload(e.ctx, alice, "other/app", digest.SHA256)
+		_, err = e.r.StartUpload(e.ctx, as(alice), "other/app", digest.SHA256)
 		e.ok(err)
 		e.balanced("at the end")
 	})

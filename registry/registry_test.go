@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"berth/auth"
 	"berth/metadata"
 	"berth/metadata/metadatatest"
 	"berth/oci"
@@ -321,4 +322,10 @@ func (e *env) settled() {
 func random(n int, seed uint64) []byte { return storagetest.Bytes(n, seed) }
 
 // as is an actor of whom only the name matters.
-func as(name string) metadata.Actor { return metadata.Actor{Name: name} }
+func as(name string) auth.Actor { return auth.Operator(name) }
+
+// robot is the robot ci of the team, in a request from the address.
+func robot(address string) auth.Actor {
+	p := auth.Principal{Kind: auth.KindRobot, Team: "team", Name: "ci", Claims: map[string]string{"workflow": "release"}}
+	return auth.ActorOf(p, metadata.Actor{Address: address, RequestID: "r1"})
+}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"berth/auth"
 	"berth/metadata"
 	"berth/oci"
 
@@ -16,41 +17,41 @@ import (
 // ways are all that make a repository.
 var ways = []struct {
 	name string
-	make func(e *env, actor metadata.Actor, repo string) error
+	make func(e *env, actor auth.Actor, repo string) error
 }{
-	{"a blob in one request", func(e *env, actor metadata.Actor, repo string) error {
+	{"a blob in one request", func(e *env, actor auth.Actor, repo string) error {
 		_, err := e.r.PutBlob(e.ctx, actor, repo, digest.FromString("x"+repo), -1, strings.NewReader("x"+repo))
 		return err
 	}},
-	{"an upload", func(e *env, actor metadata.Actor, repo string) error {
-		u, err := e.r.StartUpload(e.ctx, actor.Name, repo, digest.SHA256)
+	{"an upload", func(e *env, actor auth.Actor, repo string) error {
+		u, err := e.r.StartUpload(e.ctx, actor, repo, digest.SHA256)
 		if err != nil {
 			return err
 		}
 		_, err = e.r.CommitUpload(e.ctx, actor, repo, u.ID, digest.FromString("y"+repo), -1, -1, strings.NewReader("y"+repo))
 		return err
 	}},
-	{"an upload of a known blob", func(e *env, actor metadata.Actor, repo string) error {
-		u, err := e.r.StartUpload(e.ctx, actor.Name, repo, digest.SHA256)
+	{"an upload of a known blob", func(e *env, actor auth.Actor, repo string) error {
+		u, err := e.r.StartUpload(e.ctx, actor, repo, digest.SHA256)
 		if err != nil {
 			return err
 		}
 		_, err = e.r.CommitUpload(e.ctx, actor, repo, u.ID, digest.FromString("known"), -1, -1, strings.NewReader("known"))
 		return err
 	}},
-	{"a mount", func(e *env, actor metadata.Actor, repo string) error {
+	{"a mount", func(e *env, actor auth.Actor, repo string) error {
 		ok, err := e.r.MountBlob(e.ctx, actor, repo, digest.FromString("known"), "other/app")
 		if err == nil && !ok {
 			e.Error("the blob was not mounted")
 		}
 		return err
 	}},
-	{"a manifest", func(e *env, actor metadata.Actor, repo string) error {
+	{"a manifest", func(e *env, actor auth.Actor, repo string) error {
 		raw := []byte(`{"schemaVersion":2,"mediaType":"` + v1.MediaTypeImageIndex + `","manifests":[]}`)
 		_, err := e.r.PushManifest(e.ctx, actor, repo, tagged("1"), nil, v1.MediaTypeImageIndex, raw)
 		return err
 	}},
-	{"a request", func(e *env, actor metadata.Actor, repo string) error {
+	{"a request", func(e *env, actor auth.Actor, repo string) error {
 		_, created, err := e.r.CreateRepository(e.ctx, actor, repo)
 		if err == nil && !created {
 			e.Error("the repository was there")
@@ -68,7 +69,7 @@ func TestOneWayToMakeARepository(t *testing.T) {
 			_, err := tx.CreateTeam(e.ctx, "team", metadata.Internal)
 			return err
 		}))
-		actor := metadata.Actor{Name: "team+ci", Kind: "robot", Address: "10.0.0.1", RequestID: "r1"}
+		actor := robot("10.0.0.1")
 		created := func(repo string) (events []metadata.AuditEvent) {
 			e.ok(e.r.db.View(e.ctx, func(tx *metadata.Tx) (err error) {
 				events, err = tx.AuditEvents(e.ctx, metadata.AuditFilter{Repository: repo, Action: "createRepository", Limit: 10})
@@ -80,7 +81,7 @@ func TestOneWayToMakeARepository(t *testing.T) {
 			repo := "team/app" + string(rune('a'+i))
 			e.ok(way.make(e, actor, repo))
 			got := created(repo)
-			if len(got) != 1 || got[0].Actor.Name != actor.Name || got[0].Actor.Kind != "robot" || got[0].Actor.Address != "10.0.0.1" || got[0].Actor.RequestID != "r1" || got[0].Team != "team" {
+			if len(got) != 1 || got[0].Actor.Name != actor.String() || got[0].Actor.Kind != "robot" || got[0].Actor.Address != "10.0.0.1" || got[0].Actor.RequestID != "r1" || got[0].Team != "team" {
 				t.Errorf("%s: the audit log says %+v", way.name, got)
 			}
 			if v := e.strings(`SELECT visibility || ' ' || created_by FROM repositories WHERE name = '` + repo + `'`); !slices.Equal(v, []string{"internal team+ci"}) {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"berth/auth"
 	"berth/metadata"
 	"berth/oci"
 )
@@ -110,8 +111,8 @@ func (r *Registry) RunRetention(ctx context.Context, repo string, limit int) (re
 				if deleted, err = tx.DeleteByRetention(ctx, run, page); err != nil || len(deleted) == 0 {
 					return err
 				}
-				return tx.InsertAudit(ctx, metadata.AuditEvent{Action: "retention", Actor: metadata.Actor{Name: "retention"}, Repository: repo,
-					Detail: map[string]any{"level": run.Level, "tags": deleted}})
+				return tx.Record(ctx, metadata.Event{Kind: metadata.RetentionApplied, Actor: auth.Operator("retention").Audit, Repository: repo, Tags: deleted,
+					Detail: map[string]any{"level": run.Level}})
 			})
 			report.Kept += len(page) - len(deleted)
 			report.Deleted += len(deleted)

@@ -171,7 +171,7 @@ func TestRetentionFreesSpace(t *testing.T) {
 		e.ok(e.r.db.Update(e.ctx, func(tx *metadata.Tx) error {
 			r, err := tx.Repository(e.ctx, repo)
 			if err == nil {
-				_, err = tx.PutTag(e.ctx, r.ID, "child", g.child1, as(alice))
+				_, err = tx.PutTag(e.ctx, r.ID, "child", g.child1, as(alice).Audit)
 			}
 			return err
 		}))

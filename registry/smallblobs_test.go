@@ -42,7 +42,7 @@ func TestSmallBlob(t *testing.T) {
 			t.Errorf("time %d: %d bytes", i, len(got))
 		}
 	}
-	if err := e.r.DeleteBlob(e.ctx, metadata.Actor{Name: alice}, repo, b.Digest); err != nil {
+	if err := e.r.DeleteBlob(e.ctx, as(alice), repo, b.Digest); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := e.r.Blob(e.ctx, repo, b.Digest); !errors.Is(err, oci.ErrBlobUnknown) {

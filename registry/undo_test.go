@@ -88,7 +88,7 @@ func TestRestoreManifest(t *testing.T) {
 		e.ok(e.r.db.Update(e.ctx, func(tx *metadata.Tx) error {
 			r, err := tx.Repository(e.ctx, repo)
 			if err == nil {
-				_, err = tx.PutTag(e.ctx, r.ID, "2.0", g.index, as(alice))
+				_, err = tx.PutTag(e.ctx, r.ID, "2.0", g.index, as(alice).Audit)
 			}
 			return err
 		}))
@@ -165,7 +165,7 @@ func TestRestoreManifest(t *testing.T) {
 		// Nothing outlives its repository.
 		_, err = e.r.DeleteManifest(e.ctx, as(alice), repo, g.index)
 		e.ok(err)
-		e.ok(e.r.db.Update(e.ctx, func(tx *metadata.Tx) error { return tx.DeleteRepository(e.ctx, repo, as(alice)) }))
+		e.ok(e.r.db.Update(e.ctx, func(tx *metadata.Tx) error { return tx.DeleteRepository(e.ctx, repo, as(alice).Audit) }))
 		e.age(day)
 		e.collect(e.r)
 		if keys := e.keys(); len(keys) > 0 || e.queued() > 0 {

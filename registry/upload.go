@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"berth/auth"
 	"berth/metadata"
 	"berth/oci"
 	"berth/storage"
@@ -55,8 +56,8 @@ const graceOfSessions = time.Hour
 // the algorithm. It belongs to the principal and the repository. One relaxed insert;
 // the store is not touched. It returns DENIED when the quota of the team is used up, also that of
 // repositories, when this would be a new one, and TOOMANYREQUESTS when the principal has Options.MaxUploads open.
-func (r *Registry) StartUpload(ctx context.Context, principal, repo string, algorithm digest.Algorithm) (Upload, error) {
-	row, err := r.start(ctx, principal, repo, algorithm, 0)
+func (r *Registry) StartUpload(ctx context.Context, by auth.Actor, repo string, algorithm digest.Algorithm) (Upload, error) {
+	row, err := r.start(ctx, by, repo, algorithm, 0)
 	return toUpload(row), err
 }
 
@@ -69,12 +70,12 @@ func newID() string {
 
 // start begins an upload of so many bytes, as far as that is known: they are
 // reserved when the team has a quota, and refused (DENIED) when it has not so many left.
-func (r *Registry) start(ctx context.Context, principal, repo string, algorithm digest.Algorithm, length int64) (metadata.Upload, error) {
+func (r *Registry) start(ctx context.Context, by auth.Actor, repo string, algorithm digest.Algorithm, length int64) (metadata.Upload, error) {
 	id := newID()
 	row := metadata.Upload{
 		ID:         id,
 		Repository: repo,
-		Principal:  principal,
+		Principal:  by.Audit.Name,
 		Algorithm:  algorithm.String(),
 		Session:    string(r.store.Begin(id)),
 	}
@@ -86,7 +87,7 @@ func (r *Registry) start(ctx context.Context, principal, repo string, algorithm 
 	if err == nil && !created {
 		row.QuotaTeam = oci.Team(repo)
 		err = r.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
-			if err := tx.RoomForUpload(ctx, principal, r.o.MaxUploads); err != nil {
+			if err := tx.RoomForUpload(ctx, by.Audit.Name, r.o.MaxUploads); err != nil {
 				return err
 			}
 			if err := tx.RoomForRepository(ctx, repo); err != nil {
@@ -106,8 +107,8 @@ func (r *Registry) start(ctx context.Context, principal, repo string, algorithm 
 
 // UploadStatus tells how far an upload is. It returns BLOB_UPLOAD_UNKNOWN,
 // also for the upload of another principal or repository.
-func (r *Registry) UploadStatus(ctx context.Context, principal, repo, id string) (Upload, error) {
-	row, err := r.upload(ctx, principal, repo, id)
+func (r *Registry) UploadStatus(ctx context.Context, by auth.Actor, repo, id string) (Upload, error) {
+	row, err := r.upload(ctx, by.Audit.Name, repo, id)
 	return toUpload(row), err
 }
 
@@ -143,10 +144,10 @@ func owned(row metadata.Upload, principal string, err error) (metadata.Upload, e
 //   - SIZE_INVALID when the body is complete but not of the announced length:
 //     it is kept as well;
 //   - UNAVAILABLE when the store failed: nothing was added.
-func (r *Registry) AppendUpload(ctx context.Context, principal, repo, id string, at, length int64, body io.Reader) (Upload, error) {
-	seen, leave := r.enter(ctx, principal, repo, id, body)
+func (r *Registry) AppendUpload(ctx context.Context, by auth.Actor, repo, id string, at, length int64, body io.Reader) (Upload, error) {
+	seen, leave := r.enter(ctx, by, repo, id, body)
 	defer leave()
-	row, err := r.upload(ctx, principal, repo, id)
+	row, err := r.upload(ctx, by.Audit.Name, repo, id)
 	if err != nil {
 		return Upload{}, err
 	}
@@ -162,9 +163,9 @@ func (r *Registry) AppendUpload(ctx context.Context, principal, repo, id string,
 // enter waits until no other request writes to the upload; one that still waits for its client is interrupted when
 // this one brings a body. When one did write, seen is the session of before that: a body that does not say where it
 // belongs was meant to follow its bytes.
-func (r *Registry) enter(ctx context.Context, principal, repo, id string, body io.Reader) (seen string, leave func()) {
+func (r *Registry) enter(ctx context.Context, by auth.Actor, repo, id string, body io.Reader) (seen string, leave func()) {
 	leave = r.writers.enter(ctx, id, body, func() bool {
-		row, err := r.upload(ctx, principal, repo, id)
+		row, err := r.upload(ctx, by.Audit.Name, repo, id)
 		if err == nil {
 			seen = row.Session
 		}
@@ -301,8 +302,8 @@ func (r *Registry) overtaken(ctx context.Context, row metadata.Upload) (metadata
 
 // CancelUpload ends an upload and frees what it holds. It returns
 // BLOB_UPLOAD_UNKNOWN.
-func (r *Registry) CancelUpload(ctx context.Context, principal, repo, id string) error {
-	row, err := r.upload(ctx, principal, repo, id)
+func (r *Registry) CancelUpload(ctx context.Context, by auth.Actor, repo, id string) error {
+	row, err := r.upload(ctx, by.Audit.Name, repo, id)
 	if err != nil {
 		return err
 	}
@@ -344,11 +345,11 @@ func (r *Registry) abort(ctx context.Context, row metadata.Upload) {
 // It returns DIGEST_INVALID when the bytes are others; nothing of the upload
 // is left then. An upload that is not there any more, because the answer to the
 // same request got lost, is a success when the repository has the blob.
-func (r *Registry) CommitUpload(ctx context.Context, actor metadata.Actor, repo, id string, d digest.Digest, at, length int64, body io.Reader) (metadata.Blob, error) {
+func (r *Registry) CommitUpload(ctx context.Context, by auth.Actor, repo, id string, d digest.Digest, at, length int64, body io.Reader) (metadata.Blob, error) {
 	if length == 0 && at < 0 {
 		body = nil // it closes what there is
 	}
-	seen, leave := r.enter(ctx, actor.Name, repo, id, body)
+	seen, leave := r.enter(ctx, by, repo, id, body)
 	defer leave()
 	var row metadata.Upload
 	var known bool
@@ -356,7 +357,7 @@ func (r *Registry) CommitUpload(ctx context.Context, actor metadata.Actor, repo,
 		row, known, err = tx.UploadToClose(ctx, repo, id, d)
 		return err
 	})
-	if row, err = owned(row, actor.Name, err); err != nil {
+	if row, err = owned(row, by.Audit.Name, err); err != nil {
 		return r.committed(ctx, repo, d, err)
 	}
 	var s *sum
@@ -379,7 +380,7 @@ func (r *Registry) CommitUpload(ctx context.Context, actor metadata.Actor, repo,
 	if err != nil {
 		return metadata.Blob{}, err
 	}
-	return r.close(ctx, actor, row, s, d, known)
+	return r.close(ctx, by, row, s, d, known)
 }
 
 // known reports whether some repository has the blob. It is for bytes that have
@@ -415,8 +416,8 @@ func (r *Registry) committed(ctx context.Context, repo string, d digest.Digest, 
 // before the first byte is stored, as for an upload in several requests, so that a crash
 // leaves nothing that the stale-upload job would not find; nobody is told its id.
 // Errors are those of CommitUpload, but nothing is kept.
-func (r *Registry) PutBlob(ctx context.Context, actor metadata.Actor, repo string, d digest.Digest, length int64, body io.Reader) (metadata.Blob, error) {
-	row, err := r.start(ctx, actor.Name, repo, d.Algorithm(), length)
+func (r *Registry) PutBlob(ctx context.Context, by auth.Actor, repo string, d digest.Digest, length int64, body io.Reader) (metadata.Blob, error) {
+	row, err := r.start(ctx, by, repo, d.Algorithm(), length)
 	if err != nil {
 		return metadata.Blob{}, err
 	}
@@ -428,7 +429,7 @@ func (r *Registry) PutBlob(ctx context.Context, actor metadata.Actor, repo strin
 		known, err = r.known(ctx, d)
 	}
 	if err == nil {
-		b, err = r.close(ctx, actor, row, s, d, known)
+		b, err = r.close(ctx, by, row, s, d, known)
 	}
 	if err != nil {
 		if derr := r.discard(ctx, row); derr != nil && !errors.Is(derr, oci.ErrBlobUploadUnknown) {
@@ -445,7 +446,7 @@ func (r *Registry) PutBlob(ctx context.Context, actor metadata.Actor, repo strin
 
 // close turns an upload into a blob. s is the hash of its bytes; known says that some
 // repository has the blob, as far as that was seen.
-func (r *Registry) close(ctx context.Context, actor metadata.Actor, row metadata.Upload, s *sum, d digest.Digest, known bool) (metadata.Blob, error) {
+func (r *Registry) close(ctx context.Context, by auth.Actor, row metadata.Upload, s *sum, d digest.Digest, known bool) (metadata.Blob, error) {
 	got, err := r.digestOf(ctx, row, s, d.Algorithm())
 	if err != nil {
 		return metadata.Blob{}, err
@@ -461,7 +462,7 @@ func (r *Registry) close(ctx context.Context, actor metadata.Actor, row metadata
 	// blob all the same, and finds it when it tries again.
 	ctx = context.WithoutCancel(ctx)
 	if known {
-		if b, done, err := r.linkExisting(ctx, actor, row, d); done || err != nil {
+		if b, done, err := r.linkExisting(ctx, by, row, d); done || err != nil {
 			return b, err
 		}
 	}
@@ -476,7 +477,7 @@ func (r *Registry) close(ctx context.Context, actor metadata.Actor, row metadata
 		}
 		return metadata.Blob{}, err
 	}
-	return r.insert(ctx, actor, row, metadata.Blob{Digest: d, Key: key, Size: row.Size})
+	return r.insert(ctx, by, row, metadata.Blob{Digest: d, Key: key, Size: row.Size})
 }
 
 // digestOf is the digest of the upload's bytes. Only an algorithm that was not
@@ -509,7 +510,7 @@ var errNotThere = errors.New("the blob is not there any more")
 
 // linkExisting ends the upload of a blob that the instance has already, without
 // a commit in the store. done is false when there is no such blob any more.
-func (r *Registry) linkExisting(ctx context.Context, actor metadata.Actor, row metadata.Upload, d digest.Digest) (b metadata.Blob, done bool, err error) {
+func (r *Registry) linkExisting(ctx context.Context, by auth.Actor, row metadata.Upload, d digest.Digest) (b metadata.Blob, done bool, err error) {
 	ctx, cancel := detached(ctx, recordTime)
 	defer cancel()
 	err = r.db.Update(ctx, func(tx *metadata.Tx) error {
@@ -517,7 +518,7 @@ func (r *Registry) linkExisting(ctx context.Context, actor metadata.Actor, row m
 		if err != nil {
 			return err
 		}
-		err = r.pushTo(ctx, tx, actor, row.Repository, chargeOf(deleted), func(id int64) (err error) {
+		err = r.pushTo(ctx, tx, by, row.Repository, chargeOf(deleted), func(id int64) (err error) {
 			linked := false
 			if b, linked, err = tx.LinkBlob(ctx, id, d); err == nil && !linked {
 				err = errNotThere
@@ -527,7 +528,10 @@ func (r *Registry) linkExisting(ctx context.Context, actor metadata.Actor, row m
 		if err != nil {
 			return err
 		}
-		return tx.EnqueueGarbage(ctx, metadata.GarbageSession, deleted.Session, tx.Now().Add(graceOfSessions))
+		if err := tx.EnqueueGarbage(ctx, metadata.GarbageSession, deleted.Session, tx.Now().Add(graceOfSessions)); err != nil {
+			return err
+		}
+		return tx.Record(ctx, blobPushed(by, row.Repository, b))
 	})
 	switch {
 	case errors.Is(err, errNotThere):
@@ -543,8 +547,13 @@ func (r *Registry) linkExisting(ctx context.Context, actor metadata.Actor, row m
 	return b, true, nil
 }
 
+// blobPushed is the event of a blob whose bytes came in.
+func blobPushed(by auth.Actor, repo string, b metadata.Blob) metadata.Event {
+	return metadata.Event{Kind: metadata.BlobPushed, Actor: by.Audit, Repository: repo, Digest: b.Digest, Size: b.Size}
+}
+
 // insert makes the rows of a blob whose bytes are durable under its key.
-func (r *Registry) insert(ctx context.Context, actor metadata.Actor, row metadata.Upload, mine metadata.Blob) (metadata.Blob, error) {
+func (r *Registry) insert(ctx context.Context, by auth.Actor, row metadata.Upload, mine metadata.Blob) (metadata.Blob, error) {
 	ctx, cancel := detached(ctx, recordTime)
 	defer cancel()
 	var b metadata.Blob
@@ -559,7 +568,7 @@ func (r *Registry) insert(ctx context.Context, actor metadata.Actor, row metadat
 		if deleted.Session != row.Session {
 			return oci.Errorf(oci.CodeBlobUploadInvalid, "another request has changed the upload while it was closed: start again with a new upload")
 		}
-		err = r.pushTo(ctx, tx, actor, row.Repository, chargeOf(deleted), func(id int64) (err error) {
+		err = r.pushTo(ctx, tx, by, row.Repository, chargeOf(deleted), func(id int64) (err error) {
 			b, err = tx.PutBlob(ctx, id, mine)
 			return err
 		})
@@ -575,7 +584,7 @@ func (r *Registry) insert(ctx context.Context, actor metadata.Actor, row metadat
 				return err
 			}
 		}
-		return nil
+		return tx.Record(ctx, blobPushed(by, row.Repository, b))
 	})
 	if errors.Is(err, oci.ErrDenied) {
 		return metadata.Blob{}, errors.Join(err, r.refuse(ctx, row, mine.Key))

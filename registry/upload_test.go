@@ -38,14 +38,14 @@ func TestPushWays(t *testing.T) {
 				return r.PutBlob(e.ctx, as(alice), repo, d, -1, bytes.NewReader(data))
 			}},
 			{"POST, PUT", func(r *Registry, data []byte, d digest.Digest) (metadata.Blob, error) {
-				u, err := r.StartUpload(e.ctx, alice, repo, digest.SHA256)
+				u, err := r.StartUpload(e.ctx, as(alice), repo, digest.SHA256)
 				e.ok(err)
 				return r.CommitUpload(e.ctx, as(alice), repo, u.ID, d, -1, int64(len(data)), bytes.NewReader(data))
 			}},
 			{"POST, PATCH, PUT", func(r *Registry, data []byte, d digest.Digest) (metadata.Blob, error) {
-				u, err := r.StartUpload(e.ctx, alice, repo, d.Algorithm())
+				u, err := r.StartUpload(e.ctx, as(alice), repo, d.Algorithm())
 				e.ok(err)
-				u, err = r.AppendUpload(e.ctx, alice, repo, u.ID, -1, -1, bytes.NewReader(data))
+				u, err = r.AppendUpload(e.ctx, as(alice), repo, u.ID, -1, -1, bytes.NewReader(data))
 				e.ok(err)
 				if u.Size != int64(len(data)) {
 					e.Fatalf("%d bytes after PATCH", u.Size)
@@ -53,11 +53,11 @@ func TestPushWays(t *testing.T) {
 				return r.CommitUpload(e.ctx, as(alice), repo, u.ID, d, -1, 0, nil)
 			}},
 			{"POST, PATCH, PATCH, PUT with the rest", func(r *Registry, data []byte, d digest.Digest) (metadata.Blob, error) {
-				u, err := r.StartUpload(e.ctx, alice, repo, d.Algorithm())
+				u, err := r.StartUpload(e.ctx, as(alice), repo, d.Algorithm())
 				e.ok(err)
 				n := int64(len(data) / 3)
 				for at := int64(0); at < 2*n; at += n {
-					u, err = r.AppendUpload(e.ctx, alice, repo, u.ID, at, n, bytes.NewReader(data[at:at+n]))
+					u, err = r.AppendUpload(e.ctx, as(alice), repo, u.ID, at, n, bytes.NewReader(data[at:at+n]))
 					e.ok(err)
 				}
 				return r.CommitUpload(e.ctx, as(alice), repo, u.ID, d, 2*n, int64(len(data))-2*n, bytes.NewReader(data[2*n:]))
@@ -67,9 +67,9 @@ func TestPushWays(t *testing.T) {
 				if d.Algorithm() == other {
 					other = digest.SHA256
 				}
-				u, err := r.StartUpload(e.ctx, alice, repo, other)
+				u, err := r.StartUpload(e.ctx, as(alice), repo, other)
 				e.ok(err)
-				u, err = r.AppendUpload(e.ctx, alice, repo, u.ID, 0, -1, bytes.NewReader(data))
+				u, err = r.AppendUpload(e.ctx, as(alice), repo, u.ID, 0, -1, bytes.NewReader(data))
 				e.ok(err)
 				return r.CommitUpload(e.ctx, as(alice), repo, u.ID, d, -1, -1, strings.NewReader(""))
 			}},
@@ -104,15 +104,15 @@ func TestStoreCalls(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
 		data := random(5000, 1)
 		put := func(r *Registry, a digest.Algorithm, d digest.Digest) {
-			u, err := r.StartUpload(e.ctx, alice, repo, a)
+			u, err := r.StartUpload(e.ctx, as(alice), repo, a)
 			e.ok(err)
 			_, err = r.CommitUpload(e.ctx, as(alice), repo, u.ID, d, -1, int64(len(data)), bytes.NewReader(data))
 			e.ok(err)
 		}
 		patch := func(r *Registry, a digest.Algorithm, d digest.Digest) {
-			u, err := r.StartUpload(e.ctx, alice, repo, a)
+			u, err := r.StartUpload(e.ctx, as(alice), repo, a)
 			e.ok(err)
-			_, err = r.AppendUpload(e.ctx, alice, repo, u.ID, 0, -1, bytes.NewReader(data))
+			_, err = r.AppendUpload(e.ctx, as(alice), repo, u.ID, 0, -1, bytes.NewReader(data))
 			e.ok(err)
 			_, err = r.CommitUpload(e.ctx, as(alice), repo, u.ID, d, -1, 0, nil)
 			e.ok(err)
@@ -160,14 +160,14 @@ func TestReplicas(t *testing.T) {
 				if a == digest.SHA512 {
 					data = append(data, "sha512"...)
 				}
-				u, err := two[0].StartUpload(e.ctx, alice, repo, a)
+				u, err := two[0].StartUpload(e.ctx, as(alice), repo, a)
 				e.ok(err)
 				i := 0
 				for chunk := range slices.Chunk(data, c.chunk) {
 					i++
-					u, err = two[i%2].AppendUpload(e.ctx, alice, repo, u.ID, u.Size, int64(len(chunk)), bytes.NewReader(chunk))
+					u, err = two[i%2].AppendUpload(e.ctx, as(alice), repo, u.ID, u.Size, int64(len(chunk)), bytes.NewReader(chunk))
 					e.ok(err)
-					status, err := two[(i+1)%2].UploadStatus(e.ctx, alice, repo, u.ID)
+					status, err := two[(i+1)%2].UploadStatus(e.ctx, as(alice), repo, u.ID)
 					e.ok(err)
 					if status != u {
 						t.Fatalf("one replica says %+v, the other %+v", u, status)
@@ -193,9 +193,9 @@ func TestResume(t *testing.T) {
 		data := random(3_000_000, 7)
 		d := digest.FromBytes(data)
 		for _, n := range []int{0, 1, 100_000, 2_999_999} {
-			u, err := e.r.StartUpload(e.ctx, alice, repo, digest.SHA256)
+			u, err := e.r.StartUpload(e.ctx, as(alice), repo, digest.SHA256)
 			e.ok(err)
-			u, err = e.r.AppendUpload(e.ctx, alice, repo, u.ID, 0, int64(len(data)),
+			u, err = e.r.AppendUpload(e.ctx, as(alice), repo, u.ID, 0, int64(len(data)),
 				io.MultiReader(bytes.NewReader(data[:n]), iotest.ErrReader(reset)))
 			e.is(err, oci.ErrBlobUploadInvalid, "body-incomplete")
 			var source *storage.SourceError
@@ -206,7 +206,7 @@ func TestResume(t *testing.T) {
 				t.Fatalf("%d bytes kept of %d", u.Size, n)
 			}
 			// The client thinks that all had come, and is told the truth.
-			_, err = other.AppendUpload(e.ctx, alice, repo, u.ID, int64(len(data)), -1, strings.NewReader("more"))
+			_, err = other.AppendUpload(e.ctx, as(alice), repo, u.ID, int64(len(data)), -1, strings.NewReader("more"))
 			e.is(err, oci.ErrRangeInvalid, "upload-offset")
 			var re *RangeError
 			if !errors.As(err, &re) || re.Upload.Size != int64(n) || re.Upload.ID != u.ID {
@@ -219,10 +219,10 @@ func TestResume(t *testing.T) {
 		}
 
 		// The request's context ends: the same, as soon as the reader comes back.
-		u, err := e.r.StartUpload(e.ctx, alice, repo, digest.SHA256)
+		u, err := e.r.StartUpload(e.ctx, as(alice), repo, digest.SHA256)
 		e.ok(err)
 		ctx, cancel := context.WithCancel(e.ctx)
-		u, err = e.r.AppendUpload(ctx, alice, repo, u.ID, 0, -1, io.MultiReader(bytes.NewReader(data[:1000]), readerFunc(func(p []byte) (int, error) {
+		u, err = e.r.AppendUpload(ctx, as(alice), repo, u.ID, 0, -1, io.MultiReader(bytes.NewReader(data[:1000]), readerFunc(func(p []byte) (int, error) {
 			cancel()
 			return copy(p, data[1000:1010]), nil
 		}), bytes.NewReader(data[1010:])))
@@ -245,17 +245,17 @@ func TestUploadErrors(t *testing.T) {
 		data := random(1000, 1)
 		d := digest.FromBytes(data)
 		start := func(chunks ...[]byte) Upload {
-			u, err := r.StartUpload(e.ctx, alice, repo, digest.SHA256)
+			u, err := r.StartUpload(e.ctx, as(alice), repo, digest.SHA256)
 			e.ok(err)
 			for _, c := range chunks {
-				u, err = r.AppendUpload(e.ctx, alice, repo, u.ID, -1, -1, bytes.NewReader(c))
+				u, err = r.AppendUpload(e.ctx, as(alice), repo, u.ID, -1, -1, bytes.NewReader(c))
 				e.ok(err)
 			}
 			return u
 		}
 		size := func(id string, want int64) {
 			t.Helper()
-			u, err := r.UploadStatus(e.ctx, alice, repo, id)
+			u, err := r.UploadStatus(e.ctx, as(alice), repo, id)
 			e.ok(err)
 			if u.Size != want {
 				t.Errorf("the upload has %d bytes, want %d", u.Size, want)
@@ -266,19 +266,19 @@ func TestUploadErrors(t *testing.T) {
 		for _, c := range []struct{ principal, repo, id string }{
 			{bob, repo, u.ID}, {"", repo, u.ID}, {alice, "team/other", u.ID}, {alice, repo, strings.Repeat("0", 32)}, {alice, repo, ""}, {alice, repo, "../.."},
 		} {
-			_, err := r.UploadStatus(e.ctx, c.principal, c.repo, c.id)
+			_, err := r.UploadStatus(e.ctx, as(c.principal), c.repo, c.id)
 			e.is(err, oci.ErrBlobUploadUnknown)
-			_, err = r.AppendUpload(e.ctx, c.principal, c.repo, c.id, -1, -1, strings.NewReader("x"))
+			_, err = r.AppendUpload(e.ctx, as(c.principal), c.repo, c.id, -1, -1, strings.NewReader("x"))
 			e.is(err, oci.ErrBlobUploadUnknown)
 			_, err = r.CommitUpload(e.ctx, as(c.principal), c.repo, c.id, d, -1, -1, strings.NewReader("x"))
 			e.is(err, oci.ErrBlobUploadUnknown)
-			e.is(r.CancelUpload(e.ctx, c.principal, c.repo, c.id), oci.ErrBlobUploadUnknown)
+			e.is(r.CancelUpload(e.ctx, as(c.principal), c.repo, c.id), oci.ErrBlobUploadUnknown)
 		}
 		size(u.ID, 100)
 
 		// Chunks out of order change nothing.
 		for _, at := range []int64{0, 99, 101, 1 << 50} {
-			got, err := r.AppendUpload(e.ctx, alice, repo, u.ID, at, 10, bytes.NewReader(data[:10]))
+			got, err := r.AppendUpload(e.ctx, as(alice), repo, u.ID, at, 10, bytes.NewReader(data[:10]))
 			e.is(err, oci.ErrRangeInvalid, "upload-offset")
 			if got.Size != 100 {
 				t.Errorf("beside the error: %+v", got)
@@ -291,7 +291,7 @@ func TestUploadErrors(t *testing.T) {
 		size(u.ID, 100)
 
 		// A body of another length than announced is kept as it is, and not committed.
-		_, err := r.AppendUpload(e.ctx, alice, repo, u.ID, 100, 50, bytes.NewReader(data[100:120]))
+		_, err := r.AppendUpload(e.ctx, as(alice), repo, u.ID, 100, 50, bytes.NewReader(data[100:120]))
 		e.is(err, &oci.Error{Code: oci.CodeSizeInvalid}, "content-length")
 		size(u.ID, 120)
 		_, err = r.CommitUpload(e.ctx, as(alice), repo, u.ID, d, 120, 10, bytes.NewReader(data[120:]))
@@ -324,7 +324,7 @@ func TestUploadErrors(t *testing.T) {
 					t.Errorf("%v does not name %s", err, s)
 				}
 			}
-			_, err = r.UploadStatus(e.ctx, alice, repo, u.ID)
+			_, err = r.UploadStatus(e.ctx, as(alice), repo, u.ID)
 			e.is(err, oci.ErrBlobUploadUnknown)
 			_, err = r.PutBlob(e.ctx, as(alice), repo, wrong, 7, strings.NewReader("not it!"))
 			e.is(err, oci.ErrDigestInvalid, "digest-mismatch")
@@ -336,9 +336,9 @@ func TestUploadErrors(t *testing.T) {
 
 		// Cancelled.
 		u = start(data[:10], data[10:20])
-		e.ok(r.CancelUpload(e.ctx, alice, repo, u.ID))
-		e.is(r.CancelUpload(e.ctx, alice, repo, u.ID), oci.ErrBlobUploadUnknown)
-		_, err = r.AppendUpload(e.ctx, alice, repo, u.ID, 20, -1, bytes.NewReader(data))
+		e.ok(r.CancelUpload(e.ctx, as(alice), repo, u.ID))
+		e.is(r.CancelUpload(e.ctx, as(alice), repo, u.ID), oci.ErrBlobUploadUnknown)
+		_, err = r.AppendUpload(e.ctx, as(alice), repo, u.ID, 20, -1, bytes.NewReader(data))
 		e.is(err, oci.ErrBlobUploadUnknown)
 
 		if after := e.keys(); !slices.Equal(before, after) {
@@ -358,12 +358,12 @@ func TestChunkIsSentAgain(t *testing.T) {
 		chunk, rest := bytes.Repeat([]byte("chunk"), 1000), []byte("and the rest")
 		d := digest.FromBytes(append(slices.Clone(chunk), rest...))
 		for _, at := range []int64{0, -1} {
-			u, err := e.r.StartUpload(e.ctx, alice, repo, digest.SHA256)
+			u, err := e.r.StartUpload(e.ctx, as(alice), repo, digest.SHA256)
 			e.ok(err)
 			body, feed := io.Pipe()
 			first := make(chan error, 1)
 			go func() {
-				_, err := e.r.AppendUpload(e.ctx, alice, repo, u.ID, at, int64(len(chunk)), body)
+				_, err := e.r.AppendUpload(e.ctx, as(alice), repo, u.ID, at, int64(len(chunk)), body)
 				first <- err
 			}()
 			if _, err := feed.Write(chunk); err != nil { // it is being written now
@@ -371,7 +371,7 @@ func TestChunkIsSentAgain(t *testing.T) {
 			}
 			second := make(chan error, 1)
 			go func() {
-				_, err := e.r.AppendUpload(e.ctx, alice, repo, u.ID, at, int64(len(chunk)), bytes.NewReader(chunk))
+				_, err := e.r.AppendUpload(e.ctx, as(alice), repo, u.ID, at, int64(len(chunk)), bytes.NewReader(chunk))
 				second <- err
 			}()
 			for _, waiting := e.r.writing(u.ID); waiting == 0; _, waiting = e.r.writing(u.ID) {
@@ -383,7 +383,7 @@ func TestChunkIsSentAgain(t *testing.T) {
 			if err := <-second; !errors.As(err, &out) || out.Upload.Size != int64(len(chunk)) {
 				t.Fatalf("the chunk again at %d: %v, want a RangeError with %d bytes", at, err, len(chunk))
 			}
-			_, err = e.r.AppendUpload(e.ctx, alice, repo, u.ID, out.Upload.Size, int64(len(rest)), bytes.NewReader(rest))
+			_, err = e.r.AppendUpload(e.ctx, as(alice), repo, u.ID, out.Upload.Size, int64(len(rest)), bytes.NewReader(rest))
 			e.ok(err)
 			_, err = e.r.CommitUpload(e.ctx, as(alice), repo, u.ID, d, -1, 0, nil)
 			e.ok(err)
@@ -418,18 +418,18 @@ func TestSilentClientIsInterrupted(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
 		all := random(9000, 7)
 		d := digest.FromBytes(all)
-		u, err := e.r.StartUpload(e.ctx, alice, repo, digest.SHA256)
+		u, err := e.r.StartUpload(e.ctx, as(alice), repo, digest.SHA256)
 		e.ok(err)
 		body, silent := newStuck(all[:5000])
 		first := make(chan error, 1)
 		go func() {
-			_, err := e.r.AppendUpload(e.ctx, alice, repo, u.ID, 0, int64(len(all)), body)
+			_, err := e.r.AppendUpload(e.ctx, as(alice), repo, u.ID, 0, int64(len(all)), body)
 			first <- err
 		}()
 		<-silent
 		stranger, cancel := context.WithTimeout(e.ctx, 100*time.Millisecond)
 		defer cancel()
-		if _, err := e.r.AppendUpload(stranger, "mallory", repo, u.ID, 0, -1, bytes.NewReader(all)); !errors.Is(err, oci.ErrBlobUploadUnknown) && stranger.Err() == nil {
+		if _, err := e.r.AppendUpload(stranger, as("mallory"), repo, u.ID, 0, -1, bytes.NewReader(all)); !errors.Is(err, oci.ErrBlobUploadUnknown) && stranger.Err() == nil {
 			t.Errorf("another principal's request: %v", err)
 		}
 		closing, cancel := context.WithTimeout(e.ctx, 100*time.Millisecond)
@@ -442,7 +442,7 @@ func TestSilentClientIsInterrupted(t *testing.T) {
 			t.Fatalf("the request has ended: %v", err)
 		default:
 		}
-		_, err = e.r.AppendUpload(e.ctx, alice, repo, u.ID, 0, int64(len(all)), bytes.NewReader(all))
+		_, err = e.r.AppendUpload(e.ctx, as(alice), repo, u.ID, 0, int64(len(all)), bytes.NewReader(all))
 		var out *RangeError
 		if !errors.As(err, &out) || out.Upload.Size != 5000 {
 			t.Fatalf("from the beginning again: %v, want a RangeError with 5000 bytes", err)
@@ -450,7 +450,7 @@ func TestSilentClientIsInterrupted(t *testing.T) {
 		if err := <-first; !errors.Is(err, oci.ErrBlobUploadInvalid) {
 			t.Errorf("the silent request ends with %v", err)
 		}
-		_, err = e.r.AppendUpload(e.ctx, alice, repo, u.ID, 5000, 4000, bytes.NewReader(all[5000:]))
+		_, err = e.r.AppendUpload(e.ctx, as(alice), repo, u.ID, 5000, 4000, bytes.NewReader(all[5000:]))
 		e.ok(err)
 		_, err = e.r.CommitUpload(e.ctx, as(alice), repo, u.ID, d, -1, 0, nil)
 		e.ok(err)
@@ -476,7 +476,7 @@ func TestConcurrentPatches(t *testing.T) {
 		two := []*Registry{e.r, e.replica()}
 		committed := 0
 		for round := range 6 {
-			u, err := e.r.StartUpload(e.ctx, alice, repo, digest.SHA256)
+			u, err := e.r.StartUpload(e.ctx, as(alice), repo, digest.SHA256)
 			e.ok(err)
 			type part struct {
 				end  int64
@@ -488,7 +488,7 @@ func TestConcurrentPatches(t *testing.T) {
 			for i := range 8 {
 				body := random(1000+round*100_000+i, uint64(round*100+i))
 				wg.Go(func() {
-					got, err := two[i%2].AppendUpload(e.ctx, alice, repo, u.ID, -1, int64(len(body)), iotest.HalfReader(bytes.NewReader(body)))
+					got, err := two[i%2].AppendUpload(e.ctx, as(alice), repo, u.ID, -1, int64(len(body)), iotest.HalfReader(bytes.NewReader(body)))
 					switch {
 					case err == nil:
 						mu.Lock()
@@ -538,14 +538,14 @@ func TestCloseDuringPatch(t *testing.T) {
 		two := []*Registry{e.r, e.replica()}
 		head, tail := random(500_000, 1), random(700_000, 2)
 		d := digest.FromBytes(head)
-		u, err := e.r.StartUpload(e.ctx, alice, repo, digest.SHA256)
+		u, err := e.r.StartUpload(e.ctx, as(alice), repo, digest.SHA256)
 		e.ok(err)
-		_, err = e.r.AppendUpload(e.ctx, alice, repo, u.ID, 0, -1, bytes.NewReader(head))
+		_, err = e.r.AppendUpload(e.ctx, as(alice), repo, u.ID, 0, -1, bytes.NewReader(head))
 		e.ok(err)
 		pr, pw := io.Pipe()
 		patched := make(chan error)
 		go func() {
-			_, err := two[0].AppendUpload(e.ctx, alice, repo, u.ID, int64(len(head)), -1, pr)
+			_, err := two[0].AppendUpload(e.ctx, as(alice), repo, u.ID, int64(len(head)), -1, pr)
 			patched <- err
 		}()
 		_, err = pw.Write(tail[:400_000])
@@ -576,9 +576,9 @@ func TestCloseTwiceAtOnce(t *testing.T) {
 		for i := range 10 {
 			data := random(20_000, uint64(i))
 			d := digest.FromBytes(data)
-			u, err := e.r.StartUpload(e.ctx, alice, repo, digest.SHA256)
+			u, err := e.r.StartUpload(e.ctx, as(alice), repo, digest.SHA256)
 			e.ok(err)
-			_, err = e.r.AppendUpload(e.ctx, alice, repo, u.ID, 0, -1, bytes.NewReader(data))
+			_, err = e.r.AppendUpload(e.ctx, as(alice), repo, u.ID, 0, -1, bytes.NewReader(data))
 			e.ok(err)
 			var wg sync.WaitGroup
 			for _, r := range two {
@@ -608,11 +608,11 @@ func TestSameBlobAtOnce(t *testing.T) {
 		for i := range 64 {
 			wg.Go(func() {
 				r, name := two[i%2], fmt.Sprintf("team/app-%d", i%8)
-				u, err := r.StartUpload(e.ctx, alice, name, digest.SHA256)
+				u, err := r.StartUpload(e.ctx, as(alice), name, digest.SHA256)
 				ready.Done()
 				ready.Wait()
 				if err == nil {
-					_, err = r.AppendUpload(e.ctx, alice, name, u.ID, 0, -1, bytes.NewReader(data))
+					_, err = r.AppendUpload(e.ctx, as(alice), name, u.ID, 0, -1, bytes.NewReader(data))
 				}
 				if err == nil {
 					_, err = r.CommitUpload(e.ctx, as(alice), name, u.ID, d, -1, 0, nil)
@@ -640,16 +640,16 @@ func TestExpire(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
 		e.raced = true
 		start := func() Upload {
-			u, err := e.r.StartUpload(e.ctx, alice, repo, digest.SHA256)
+			u, err := e.r.StartUpload(e.ctx, as(alice), repo, digest.SHA256)
 			e.ok(err)
-			u, err = e.r.AppendUpload(e.ctx, alice, repo, u.ID, 0, -1, bytes.NewReader(random(100_000, 1)))
+			u, err = e.r.AppendUpload(e.ctx, as(alice), repo, u.ID, 0, -1, bytes.NewReader(random(100_000, 1)))
 			e.ok(err)
 			return u
 		}
 		stale, touched := start(), start()
 		e.clock.add(23 * time.Hour)
 		fresh := start()
-		_, err := e.r.AppendUpload(e.ctx, alice, repo, touched.ID, touched.Size, -1, strings.NewReader("x"))
+		_, err := e.r.AppendUpload(e.ctx, as(alice), repo, touched.ID, touched.Size, -1, strings.NewReader("x"))
 		e.ok(err)
 		e.clock.add(2 * time.Hour)
 
@@ -657,7 +657,7 @@ func TestExpire(t *testing.T) {
 		pr, pw := io.Pipe()
 		patched := make(chan error)
 		go func() {
-			_, err := e.replica().AppendUpload(e.ctx, alice, repo, stale.ID, stale.Size, -1, pr)
+			_, err := e.replica().AppendUpload(e.ctx, as(alice), repo, stale.ID, stale.Size, -1, pr)
 			patched <- err
 		}()
 		_, err = pw.Write(random(300_000, 2))
@@ -672,7 +672,7 @@ func TestExpire(t *testing.T) {
 		pw.Close()
 		e.is(<-patched, oci.ErrBlobUploadUnknown)
 		for _, u := range []Upload{touched, fresh} {
-			_, err = e.r.UploadStatus(e.ctx, alice, repo, u.ID)
+			_, err = e.r.UploadStatus(e.ctx, as(alice), repo, u.ID)
 			e.ok(err)
 		}
 		if n, err := e.r.ExpireUploads(e.ctx); n != 0 || err != nil {

@@ -325,7 +325,7 @@ func TestWhyRetention(t *testing.T) {
 			e.ok(e.r.db.Update(e.ctx, func(tx *metadata.Tx) error {
 				r, err := tx.Repository(e.ctx, repo)
 				for n := 0; err == nil && n < whyHolders; n++ {
-					_, err = tx.PutTag(e.ctx, r.ID, fmt.Sprintf("base%d-%d", i, n), digest.FromBytes(raw), as(alice))
+					_, err = tx.PutTag(e.ctx, r.ID, fmt.Sprintf("base%d-%d", i, n), digest.FromBytes(raw), as(alice).Audit)
 				}
 				return err
 			}))

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"berth/auth"
 	"berth/manifest"
 	"berth/metadata"
 	"berth/oci"
@@ -36,7 +37,7 @@ type Pushed struct {
 // what is here has, DENIED when the team's quota does not
 // allow it, or oci.ErrTagImmutable,
 // which is then in the tag's history too.
-func (r *Registry) PushManifest(ctx context.Context, actor metadata.Actor, repo string, ref oci.Reference, tags []string, contentType string, raw []byte) (Pushed, error) {
+func (r *Registry) PushManifest(ctx context.Context, by auth.Actor, repo string, ref oci.Reference, tags []string, contentType string, raw []byte) (Pushed, error) {
 	if int64(len(raw)) > r.o.MaxManifestSize {
 		return Pushed{}, oci.Errorf(oci.CodeManifestTooLarge, "the manifest is larger than %d bytes: put large data in blobs", r.o.MaxManifestSize).
 			WithDetail(map[string]any{"rule": "manifest-size", "limit": r.o.MaxManifestSize})
@@ -60,7 +61,7 @@ func (r *Registry) PushManifest(ctx context.Context, actor metadata.Actor, repo 
 		Annotations:  m.Annotations,
 		Payload:      raw,
 		Size:         int64(len(raw)),
-		CreatedBy:    actor.Name,
+		CreatedBy:    by.Audit.Name,
 	}
 	if m.Subject != nil {
 		row.Subject = m.Subject.Digest
@@ -70,9 +71,9 @@ func (r *Registry) PushManifest(ctx context.Context, actor metadata.Actor, repo 
 	var refused []refusal
 	err = r.db.Update(ctx, func(tx *metadata.Tx) error {
 		refused = nil
-		var moved []metadata.AuditEvent
+		var events []metadata.Event
 		charge := metadata.Charge{Bytes: row.Size, Tags: len(tags)}
-		err := r.pushTo(ctx, tx, actor, repo, charge, func(id int64) error {
+		err := r.pushTo(ctx, tx, by, repo, charge, func(id int64) error {
 			blobs, err := withForeign(ctx, tx, repo, m)
 			if err != nil {
 				return err
@@ -89,17 +90,21 @@ func (r *Registry) PushManifest(ctx context.Context, actor metadata.Actor, repo 
 				return err
 			}
 			for _, tag := range slices.Sorted(slices.Values(tags)) { // one order for all, so that locks cannot cross
-				change, err := tx.PutTag(ctx, id, tag, d, actor)
+				change, err := tx.PutTag(ctx, id, tag, d, by.Audit)
 				switch {
 				case errors.Is(err, oci.ErrTagImmutable):
 					refused = append(refused, refusal{tag, err})
 				case err != nil:
 					return err
-				case change.Moved:
-					moved = append(moved, metadata.AuditEvent{
-						Action: "moveTag", Actor: actor, Repository: repo, Reference: tag, Digest: d,
-						Detail: map[string]any{"previous": change.Previous},
-					})
+				case change.Created, change.Moved:
+					e := metadata.Event{
+						Kind: metadata.TagCreated, Actor: by.Audit, Repository: repo, Reference: tag, Digest: d, Previous: change.Previous,
+						MediaType: m.MediaType, ArtifactType: m.ArtifactType, Subject: row.Subject, Size: row.Size,
+					}
+					if change.Moved {
+						e.Kind = metadata.TagMoved
+					}
+					events = append(events, e)
 				}
 			}
 			return refusals(refused)
@@ -107,10 +112,10 @@ func (r *Registry) PushManifest(ctx context.Context, actor metadata.Actor, repo 
 		if err != nil {
 			return err
 		}
-		return tx.InsertAudit(ctx, append(moved, pushEvent(actor, repo, tags, m, d, created))...)
+		return tx.Record(ctx, append(events, pushed(by, repo, tags, row, created))...)
 	})
 	if len(refused) > 0 && errors.Is(err, oci.ErrTagImmutable) {
-		r.record(ctx, repo, d, actor, refused)
+		r.recordRefused(ctx, repo, d, by, refused)
 	}
 	if err != nil {
 		return Pushed{}, err
@@ -118,17 +123,17 @@ func (r *Registry) PushManifest(ctx context.Context, actor metadata.Actor, repo 
 	return Pushed{Digest: d, MediaType: m.MediaType, Subject: row.Subject, Tags: tags, Created: created}, nil
 }
 
-// pushEvent is the line of the audit log about a push.
-func pushEvent(actor metadata.Actor, repo string, tags []string, m *manifest.Manifest, d digest.Digest, created bool) metadata.AuditEvent {
-	e := metadata.AuditEvent{Action: metadata.AuditPush, Actor: actor, Repository: repo, Digest: d, Detail: map[string]any{"media_type": m.MediaType}}
+// pushed is the event of a pushed manifest.
+func pushed(by auth.Actor, repo string, tags []string, m metadata.Manifest, created bool) metadata.Event {
+	e := metadata.Event{
+		Kind: metadata.ManifestPushed, Actor: by.Audit, Repository: repo, Digest: m.Digest,
+		MediaType: m.MediaType, ArtifactType: m.ArtifactType, Subject: m.Subject, Size: m.Size, Tags: tags,
+	}
 	if !created {
-		e.Detail["again"] = true // the repository had the manifest
+		e.Detail = map[string]any{"again": true} // the repository had the manifest
 	}
 	if len(tags) > 0 {
 		e.Reference = tags[0]
-	}
-	if len(tags) > 1 {
-		e.Detail["tags"] = tags
 	}
 	return e
 }
@@ -248,33 +253,33 @@ func refusals(refused []refusal) error {
 	return oci.Errorf(oci.CodeTagImmutable, "%s", strings.Join(messages, "; ")).WithDetail(map[string]any{"rule": "tag-policy", "tags": tags})
 }
 
-// record writes down who was refused. It is history, not protection: a
+// recordRefused writes down who was refused. It is history, not protection: a
 // failure is logged and the refusal stands.
-func (r *Registry) record(ctx context.Context, repo string, d digest.Digest, actor metadata.Actor, refused []refusal) {
+func (r *Registry) recordRefused(ctx context.Context, repo string, d digest.Digest, by auth.Actor, refused []refusal) {
 	ctx, cancel := detached(ctx, recordTime)
 	defer cancel()
 	err := r.db.Update(ctx, func(tx *metadata.Tx) error {
-		var events []metadata.AuditEvent
+		var events []metadata.Event
 		for _, f := range refused {
-			if err := tx.RecordRefusal(ctx, repo, f.tag, d, actor); err != nil {
+			if err := tx.RecordRefusal(ctx, repo, f.tag, d, by.Audit); err != nil {
 				return err
 			}
-			events = append(events, metadata.AuditEvent{
-				Action: metadata.AuditPush, Outcome: metadata.AuditRefused, Actor: actor, Repository: repo, Reference: f.tag, Digest: d,
+			events = append(events, metadata.Event{
+				Kind: metadata.ManifestPushed, Outcome: metadata.AuditRefused, Actor: by.Audit, Repository: repo, Reference: f.tag, Digest: d,
 				Detail: map[string]any{"rule": "tag-policy"},
 			})
 		}
-		return tx.InsertAudit(ctx, events...)
+		return tx.Record(ctx, events...)
 	})
 	if err != nil {
-		r.o.Logger.ErrorContext(ctx, "a refused push is missing in the tag history", "repository", repo, "actor", actor.Name, "error", err)
+		r.o.Logger.ErrorContext(ctx, "a refused push is missing in the tag history", "repository", repo, "actor", by.Audit.Name, "error", err)
 	}
 }
 
 // MountBlob makes a blob of one repository a blob of another without moving
 // bytes. The caller has checked that the actor may pull from `from`. It says
 // false when `from` does not have the blob; then the client has to upload it.
-func (r *Registry) MountBlob(ctx context.Context, actor metadata.Actor, repo string, d digest.Digest, from string) (bool, error) {
+func (r *Registry) MountBlob(ctx context.Context, by auth.Actor, repo string, d digest.Digest, from string) (bool, error) {
 	b, err := r.Blob(ctx, from, d)
 	if err != nil {
 		if errors.Is(err, oci.ErrBlobUnknown) {
@@ -284,12 +289,16 @@ func (r *Registry) MountBlob(ctx context.Context, actor metadata.Actor, repo str
 	}
 	linked := false
 	err = r.db.Update(ctx, func(tx *metadata.Tx) error {
-		return r.pushTo(ctx, tx, actor, repo, metadata.Charge{Bytes: b.Size}, func(id int64) (err error) {
+		err := r.pushTo(ctx, tx, by, repo, metadata.Charge{Bytes: b.Size}, func(id int64) (err error) {
 			if linked, err = tx.Link(ctx, id, d); err == nil && !linked {
 				err = errNotThere // and so no repository either
 			}
 			return err
 		})
+		if err != nil {
+			return err
+		}
+		return tx.Record(ctx, metadata.Event{Kind: metadata.BlobMounted, Actor: by.Audit, Repository: repo, Digest: d, Size: b.Size, From: from})
 	})
 	if errors.Is(err, errNotThere) {
 		return false, nil

@@ -28,7 +28,7 @@ var routine = map[string]bool{"insufficient-scope": true, "token-expired": true}
 // auditRefusal records a request that was refused, and why.
 func (s *Server) auditRefusal(ex *exchange, r *http.Request) {
 	var throttled *auth.ThrottledError
-	e := metadata.AuditEvent{Actor: ex.actor(), Repository: ex.repository, Team: ex.team, Outcome: metadata.AuditRefused}
+	e := metadata.Event{Actor: ex.actor().Audit, Repository: ex.repository, Team: ex.team, Outcome: metadata.AuditRefused}
 	signIn := false
 	why := map[string]any{}
 	switch {
@@ -73,13 +73,13 @@ func (s *Server) auditRefusal(ex *exchange, r *http.Request) {
 	switch {
 	case signIn:
 		// The name that was tried; it may be anything.
-		e.Action, e.Actor.Name, e.Actor.Kind = "signIn", ex.tried, ""
+		e.Kind, e.Actor.Name, e.Actor.Kind = metadata.SignedIn, ex.tried, ""
 	case ex.operation != "":
-		e.Action = ex.operation
+		e.Kind = metadata.EventKind(ex.operation)
 	case ex.endpoint != nil && ex.endpoint.need.action() != 0:
-		e.Action = ex.endpoint.need.action().String()
+		e.Kind = metadata.EventKind(ex.endpoint.need.action().String())
 	case ex.endpoint != nil:
-		e.Action = ex.endpoint.name
+		e.Kind = metadata.EventKind(ex.endpoint.name)
 	}
 	if signIn {
 		e.Repository, e.Team = "", ""

@@ -17,16 +17,16 @@ import (
 // recorder collects what the server gives to the audit log.
 type recorder struct {
 	mu     sync.Mutex
-	events []metadata.AuditEvent
+	events []metadata.Event
 }
 
-func (r *recorder) record(e metadata.AuditEvent, _ string) {
+func (r *recorder) record(e metadata.Event, _ string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.events = append(r.events, e)
 }
 
-func (r *recorder) take() (events []metadata.AuditEvent) {
+func (r *recorder) take() (events []metadata.Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	events, r.events = r.events, nil
@@ -77,7 +77,7 @@ func TestRefusalsAreRecorded(t *testing.T) {
 		got := ""
 		for _, e := range log.take() {
 			rule, _ := e.Detail["rule"].(string)
-			got += strings.Join([]string{e.Action, e.Outcome, e.Actor.Name, rule}, " ")
+			got += strings.Join([]string{string(e.Kind), e.Outcome, e.Actor.Name, rule}, " ")
 			if e.Actor.Address != "127.0.0.1" || e.Actor.RequestID == "" || e.Actor.UserAgent != "test" {
 				t.Errorf("%s: %+v", tt.name, e.Actor)
 			}
@@ -114,7 +114,7 @@ func TestRefusalsAreRecorded(t *testing.T) {
 		w.do("GET", "/v2/", "ghost", nil)
 	}
 	events := log.take()
-	if last := events[len(events)-1]; last.Action != "signIn" || last.Detail["rule"] != "throttled" || last.Actor.Name != "ghost" {
+	if last := events[len(events)-1]; last.Kind != "signIn" || last.Detail["rule"] != "throttled" || last.Actor.Name != "ghost" {
 		t.Errorf("%+v", last)
 	}
 	w.do("GET", "/v2/", "mo", nil).want(t, http.StatusOK)

@@ -289,7 +289,7 @@ func (s *Server) dimsCreateAccount(ex *exchange, r *http.Request) error {
 	if !dimsAccountRE.MatchString(account) {
 		return oci.Errorf(oci.CodeInvalid, "%.40q is not the id of an AWS account: it has 12 digits", account)
 	}
-	err = s.people.AddAccount(r.Context(), ex.by(), metadata.Account{Account: account, Repositories: "*", Actions: auth.Pull.Names()})
+	err = s.people.AddAccount(r.Context(), ex.actor(), metadata.Account{Account: account, Repositories: "*", Actions: auth.Pull.Names()})
 	if err != nil {
 		return err
 	}
@@ -302,7 +302,7 @@ func (s *Server) dimsDeleteAccount(ex *exchange, r *http.Request) error {
 	if !dimsAccountRE.MatchString(account) {
 		return oci.Errorf(oci.CodeNotFound, "%.40q is not the id of an AWS account: it has 12 digits", account)
 	}
-	if err := s.people.DeleteAccount(r.Context(), ex.by(), account, ""); err != nil {
+	if err := s.people.DeleteAccount(r.Context(), ex.actor(), account, ""); err != nil {
 		return err
 	}
 	ex.WriteHeader(http.StatusNoContent)
@@ -325,7 +325,7 @@ func (s *Server) dimsCreateToken(ex *exchange, r *http.Request) error {
 	}
 	user, password := rand.Text(), rand.Text() // 26 letters and digits, 130 bits, each
 	t := metadata.Token{User: ex.identity.principal.Name, Name: "dims-" + auth.PairHash(user, password)[:16]}
-	if _, err := s.people.CreatePair(r.Context(), ex.by(), t, user, password); err != nil {
+	if _, err := s.people.CreatePair(r.Context(), ex.actor(), t, user, password); err != nil {
 		return err
 	}
 	ex.Header().Set("Cache-Control", "no-store")
@@ -343,7 +343,7 @@ func (s *Server) dimsDeleteToken(ex *exchange, r *http.Request) error {
 	if err != nil || !ok || len(raw) > maxCredentials {
 		return oci.Errorf(oci.CodeNotFound, "there is no such token")
 	}
-	if err := s.people.DeletePair(r.Context(), ex.by(), user, password); err != nil {
+	if err := s.people.DeletePair(r.Context(), ex.actor(), user, password); err != nil {
 		return err
 	}
 	return writeText(ex, "Successfully deleted token")

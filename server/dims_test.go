@@ -352,7 +352,7 @@ func TestDimsDeletesTheImage(t *testing.T) {
 	w.do("GET", byDigest, "mo", nil).want(t, http.StatusOK)
 	w.do("DELETE", "/repository/carbon/redis/image/2", "mia", nil).want(t, http.StatusOK)
 	w.do("GET", byDigest, "mo", nil).want(t, http.StatusNotFound)
-	if r, err := w.registry.Restore(t.Context(), metadata.Actor{Name: "mia"}, "carbon/redis", "2", ""); err != nil || r.Digest != d || !r.Manifest {
+	if r, err := w.registry.Restore(t.Context(), auth.Operator("mia"), "carbon/redis", "2", ""); err != nil || r.Digest != d || !r.Manifest {
 		t.Errorf("%+v, %v", r, err)
 	}
 	w.do("GET", byDigest, "mo", nil).want(t, http.StatusOK)

@@ -67,30 +67,20 @@ func PrincipalOf(ctx context.Context) auth.Principal {
 
 // ActorOf is PrincipalOf with what the audit log tells of a request. Outside of
 // the server it is the anonymous.
-func ActorOf(ctx context.Context) metadata.Actor {
+func ActorOf(ctx context.Context) auth.Actor {
 	if ex := exchangeOf(ctx); ex != nil {
 		return ex.actor()
 	}
-	p := auth.Anonymous()
-	return metadata.Actor{Name: p.String(), Kind: string(p.Kind)}
+	return auth.ActorOf(auth.Anonymous(), metadata.Actor{})
 }
 
 // actor is who makes the request.
-func (ex *exchange) actor() metadata.Actor {
+func (ex *exchange) actor() auth.Actor {
 	p := ex.identity.principal
 	if !ex.identity.known {
 		p = auth.Anonymous()
 	}
-	return metadata.Actor{Name: p.String(), Kind: string(p.Kind), Claims: p.Claims, Address: ex.remote, RequestID: ex.id, UserAgent: ex.agent}
-}
-
-// by is who makes the request, for the rules and for the audit log.
-func (ex *exchange) by() auth.Actor {
-	p := ex.identity.principal
-	if !ex.identity.known {
-		p = auth.Anonymous()
-	}
-	return auth.Actor{Principal: p, Audit: ex.actor()}
+	return auth.ActorOf(p, metadata.Actor{Address: ex.remote, RequestID: ex.id, UserAgent: ex.agent, Host: ex.host})
 }
 
 // RequestID gives the id under which the request is logged, or "". It is the

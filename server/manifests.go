@@ -80,7 +80,7 @@ func (s *Server) putManifest(ex *exchange, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	raw, done, err := s.registry.ReadManifest(r.Context(), ex.identity.principal.String(), r.ContentLength, r.Body)
+	raw, done, err := s.registry.ReadManifest(r.Context(), ex.actor(), r.ContentLength, r.Body)
 	defer done()
 	if err != nil {
 		return err

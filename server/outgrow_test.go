@@ -89,7 +89,7 @@ func outgrowWorld(t *testing.T, database string) (*world, []shown) {
 		chain := auth.NewChain(w.clock.now, auth.NewTokens(w.db, nil, w.clock.now), openid, pierone, auth.NewPasswords(w.db, w.hasher, w.clock.now))
 		o.Auth = chain
 		o.People = people.New(people.Options{DB: w.db, Hasher: w.hasher, Passwords: chain, Keys: o.Tokens.Keys(), Service: "registry.test", TrustedIssuers: []string{provider.Issuer}})
-		o.Dockit, err = dockit.New(dockit.Options{DB: w.db, People: o.People, Principal: PrincipalOf, Actor: ActorOf})
+		o.Dockit, err = dockit.New(dockit.Options{DB: w.db, People: o.People, Actor: ActorOf})
 		must(err)
 		o.URL = "https://registry.example.com"
 		o.Browsers, o.Sessions = openid, auth.NewWebSessions(w.db, 8*time.Hour, w.clock.now)
@@ -102,7 +102,7 @@ func outgrowWorld(t *testing.T, database string) (*world, []shown) {
 		t.Cleanup(copies.Close)
 		o.API, err = admin.New(admin.Options{
 			Registry: reg, Checks: checks, Copies: copies, DB: w.db, Policy: o.Policy, People: o.People,
-			Keys: o.Tokens.Keys(), TrustedIssuers: []string{provider.Issuer}, Principal: PrincipalOf, Actor: ActorOf, WriteProblem: WriteProblem,
+			Keys: o.Tokens.Keys(), TrustedIssuers: []string{provider.Issuer}, Actor: ActorOf, WriteProblem: WriteProblem,
 		})
 		must(err)
 	})

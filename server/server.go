@@ -92,7 +92,7 @@ type Options struct {
 
 	// Audit takes what was refused, and the source that counts as one client; it must
 	// not block. nil records nothing.
-	Audit func(e metadata.AuditEvent, source string)
+	Audit func(e metadata.Event, source string)
 
 	// Ready are asked by /readyz and /livez.
 	Ready []Check
@@ -137,7 +137,7 @@ type Server struct {
 	stall         time.Duration
 	offlineTokens bool
 	challenges    string
-	audit         func(metadata.AuditEvent, string)
+	audit         func(metadata.Event, string)
 	health        *health
 	gatherer      prometheus.Gatherer
 	version       string

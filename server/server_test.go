@@ -131,7 +131,7 @@ func newWorldOn(t testing.TB, url string, change func(*world, *Options)) *world 
 			Write: func(ctx context.Context) error { return w.store.Writable(ctx) }}},
 	}
 	o.People = people.New(people.Options{DB: w.db, Hasher: w.hasher, Passwords: o.Auth, Keys: tokens.Keys(), Service: "registry.test"})
-	o.Dockit, err = dockit.New(dockit.Options{DB: w.db, People: o.People, Principal: PrincipalOf, Actor: ActorOf})
+	o.Dockit, err = dockit.New(dockit.Options{DB: w.db, People: o.People, Actor: ActorOf})
 	must(err)
 	o.Services = func(ctx context.Context, name string) (found metadata.Service, err error) {
 		err = w.db.View(ctx, func(tx *metadata.Tx) (err error) {

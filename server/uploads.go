@@ -18,7 +18,6 @@ func (s *Server) startUpload(ex *exchange, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	principal := ex.identity.principal.String()
 	algorithmName := q.Get("digest-algorithm")
 	if q.Has("mount") {
 		// A mount that cannot be is an upload like any other, whatever makes it impossible, a name or a digest
@@ -52,7 +51,7 @@ func (s *Server) startUpload(ex *exchange, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	u, err := s.registry.StartUpload(r.Context(), principal, ex.repository, algorithm)
+	u, err := s.registry.StartUpload(r.Context(), ex.actor(), ex.repository, algorithm)
 	if err != nil {
 		return err
 	}
@@ -83,7 +82,7 @@ func (s *Server) mount(ex *exchange, r *http.Request, d digest.Digest, from stri
 }
 
 func (s *Server) getUpload(ex *exchange, r *http.Request) error {
-	u, err := s.registry.UploadStatus(r.Context(), ex.identity.principal.String(), ex.repository, mux.Vars(r)["upload"])
+	u, err := s.registry.UploadStatus(r.Context(), ex.actor(), ex.repository, mux.Vars(r)["upload"])
 	if err != nil {
 		return err
 	}
@@ -95,12 +94,11 @@ func (s *Server) getUpload(ex *exchange, r *http.Request) error {
 
 func (s *Server) patchUpload(ex *exchange, r *http.Request) error {
 	id := mux.Vars(r)["upload"]
-	principal := ex.identity.principal.String()
 	at, length, err := parseContentRange(r.Header.Get("Content-Range"), r.ContentLength)
 	if err != nil {
 		return s.withState(ex, r, id, err)
 	}
-	u, err := s.registry.AppendUpload(r.Context(), principal, ex.repository, id, at, length, r.Body)
+	u, err := s.registry.AppendUpload(r.Context(), ex.actor(), ex.repository, id, at, length, r.Body)
 	if err != nil {
 		return s.uploadError(ex, u, err)
 	}
@@ -135,7 +133,7 @@ func (s *Server) putUpload(ex *exchange, r *http.Request) error {
 }
 
 func (s *Server) deleteUpload(ex *exchange, r *http.Request) error {
-	if err := s.registry.CancelUpload(r.Context(), ex.identity.principal.String(), ex.repository, mux.Vars(r)["upload"]); err != nil {
+	if err := s.registry.CancelUpload(r.Context(), ex.actor(), ex.repository, mux.Vars(r)["upload"]); err != nil {
 		return err
 	}
 	ex.WriteHeader(http.StatusNoContent)
@@ -168,7 +166,7 @@ func (s *Server) uploadError(ex *exchange, u registry.Upload, err error) error {
 // withState is uploadError for a request that was refused before the registry
 // looked at its upload.
 func (s *Server) withState(ex *exchange, r *http.Request, id string, err error) error {
-	u, statusErr := s.registry.UploadStatus(r.Context(), ex.identity.principal.String(), ex.repository, id)
+	u, statusErr := s.registry.UploadStatus(r.Context(), ex.actor(), ex.repository, id)
 	if statusErr != nil {
 		return statusErr
 	}

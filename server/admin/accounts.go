@@ -38,7 +38,7 @@ func (h *handler) ListAccounts(ctx context.Context, r api.ListAccountsRequestObj
 
 // PutAccount lets everybody in an AWS account pull.
 func (h *handler) PutAccount(ctx context.Context, r api.PutAccountRequestObject) (api.PutAccountResponseObject, error) {
-	a, err := h.People.PutAccount(ctx, callOf(ctx).by(), metadata.Account{Account: r.Account, Actions: auth.Pull.Names(), Repositories: orAll(r.Body.Repositories)})
+	a, err := h.People.PutAccount(ctx, callOf(ctx).actor, metadata.Account{Account: r.Account, Actions: auth.Pull.Names(), Repositories: orAll(r.Body.Repositories)})
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +47,7 @@ func (h *handler) PutAccount(ctx context.Context, r api.PutAccountRequestObject)
 
 // PutAccountRole lets IAM roles of an AWS account in.
 func (h *handler) PutAccountRole(ctx context.Context, r api.PutAccountRoleRequestObject) (api.PutAccountRoleResponseObject, error) {
-	a, err := h.People.PutAccount(ctx, callOf(ctx).by(), metadata.Account{
+	a, err := h.People.PutAccount(ctx, callOf(ctx).actor, metadata.Account{
 		Account: r.Account, Role: r.Role, Repositories: orAll(r.Body.Repositories), Actions: each(r.Body.Actions, func(a api.Action) string { return string(a) }),
 	})
 	if err != nil {
@@ -66,7 +66,7 @@ func orAll(pattern *string) string {
 
 // DeleteAccount shuts an AWS account out; entries of its roles stay.
 func (h *handler) DeleteAccount(ctx context.Context, r api.DeleteAccountRequestObject) (api.DeleteAccountResponseObject, error) {
-	if err := h.People.DeleteAccount(ctx, callOf(ctx).by(), r.Account, ""); err != nil {
+	if err := h.People.DeleteAccount(ctx, callOf(ctx).actor, r.Account, ""); err != nil {
 		return nil, err
 	}
 	return api.DeleteAccount204Response{}, nil
@@ -74,7 +74,7 @@ func (h *handler) DeleteAccount(ctx context.Context, r api.DeleteAccountRequestO
 
 // DeleteAccountRole takes away what roles of an AWS account may.
 func (h *handler) DeleteAccountRole(ctx context.Context, r api.DeleteAccountRoleRequestObject) (api.DeleteAccountRoleResponseObject, error) {
-	if err := h.People.DeleteAccount(ctx, callOf(ctx).by(), r.Account, r.Role); err != nil {
+	if err := h.People.DeleteAccount(ctx, callOf(ctx).actor, r.Account, r.Role); err != nil {
 		return nil, err
 	}
 	return api.DeleteAccountRole204Response{}, nil

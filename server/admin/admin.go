@@ -50,12 +50,10 @@ type Options struct {
 	Keys *token.Keys
 	// TrustedIssuers are issuers of jobs' tokens that the settings name.
 	TrustedIssuers []string
-	// Principal gives who makes the request whose context this is, with today's
+	// Actor gives who makes the request whose context this is, with today's
 	// role and limits: a bearer token lives too long where rights change hands.
 	// Without credentials it is auth.Anonymous.
-	Principal func(context.Context) auth.Principal
-	// Actor is Principal with what the audit log tells of a request.
-	Actor func(context.Context) metadata.Actor
+	Actor func(context.Context) auth.Actor
 	// SetRepository gets the repository of a request for its log line; optional.
 	SetRepository func(ctx context.Context, name string)
 	// SetOperation gets what a request is, and the team that it is about, for the audit
@@ -88,7 +86,7 @@ type operation struct {
 // of the document has no row in the permission table, or the other way round.
 func New(options Options) (http.Handler, error) {
 	if options.DB == nil || options.Registry == nil || options.Checks == nil || options.Copies == nil || options.Policy == nil || options.People == nil || options.Keys == nil ||
-		options.Principal == nil || options.Actor == nil || options.WriteProblem == nil {
+		options.Actor == nil || options.WriteProblem == nil {
 		return nil, errors.New("admin: all options but ReadOnly, TrustedIssuers, SetRepository, SetOperation and PageToken are required")
 	}
 	spec, err := api.GetSpec()
@@ -131,17 +129,13 @@ func (h *handler) problem(err error) http.Handler {
 
 // call is what the handlers know of a request beyond its parameters.
 type call struct {
-	principal auth.Principal
-	actor     metadata.Actor
+	actor     auth.Actor
 	url       *url.URL
 	operation string            // its id in the document
 	params    map[string]string // of the path, decoded
 }
 
 type callKey struct{}
-
-// by is who makes the call.
-func (c call) by() auth.Actor { return auth.Actor{Principal: c.principal, Audit: c.actor} }
 
 // callOf finds the call of a request that passed the guard.
 func callOf(ctx context.Context) call {
@@ -164,8 +158,7 @@ func (h *handler) guard(next http.Handler) http.Handler {
 }
 
 func (h *handler) check(w http.ResponseWriter, r *http.Request) (call, error) {
-	p := h.Principal(r.Context())
-	c := call{principal: p, actor: h.Actor(r.Context()), url: r.URL}
+	c := call{actor: h.Actor(r.Context()), url: r.URL}
 	template, err := mux.CurrentRoute(r).GetPathTemplate()
 	if err != nil {
 		return c, err
@@ -185,7 +178,7 @@ func (h *handler) check(w http.ResponseWriter, r *http.Request) (call, error) {
 	if h.SetRepository != nil && params["repository"] != "" {
 		h.SetRepository(r.Context(), params["repository"])
 	}
-	if err := h.permit(r.Context(), p, op, params); err != nil {
+	if err := h.permit(r.Context(), c.actor.Principal, op, params); err != nil {
 		return c, err
 	}
 	if h.ReadOnly != nil && r.Method != http.MethodGet && !op.rule.whileReadOnly {

@@ -105,7 +105,7 @@ func newWorld(t testing.TB, db *metadata.DB, readOnly ...error) *world {
 		ReadOnly: errors.Join(readOnly...),
 		Registry: reg, Checks: checks, Copies: copies, DB: db, Policy: policy, People: who, Keys: issuer.Keys(),
 		TrustedIssuers: []string{"https://jobs.example.com"},
-		Principal:      server.PrincipalOf, Actor: server.ActorOf, PageToken: server.PageToken, WriteProblem: server.WriteProblem,
+		Actor:          server.ActorOf, PageToken: server.PageToken, WriteProblem: server.WriteProblem,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -18,7 +18,7 @@ func (h *handler) change(ctx context.Context, body any, fn func(*metadata.Tx) er
 	write, c := record(ctx, body), callOf(ctx)
 	return h.DB.Update(ctx, func(tx *metadata.Tx) error {
 		if team := c.params["team"]; team != "" && c.operation != "deleteTeam" {
-			if err := tx.AdoptTeam(ctx, team, c.actor); err != nil {
+			if err := tx.AdoptTeam(ctx, team, c.actor.Audit); err != nil {
 				return err
 			}
 		}
@@ -32,7 +32,7 @@ func (h *handler) change(ctx context.Context, body any, fn func(*metadata.Tx) er
 // record is what change writes into the audit log, for changes whose transaction is elsewhere.
 func record(ctx context.Context, body any) func(*metadata.Tx) error {
 	e := callOf(ctx).event(body)
-	return func(tx *metadata.Tx) error { return tx.InsertAudit(ctx, e) }
+	return func(tx *metadata.Tx) error { return tx.Record(ctx, e) }
 }
 
 func auditEventOf(e metadata.AuditEvent) api.AuditEvent {
@@ -114,6 +114,6 @@ func (h *handler) ListTeamAudit(ctx context.Context, r api.ListTeamAuditRequestO
 }
 
 // event is what the audit log tells of a call.
-func (c call) event(body any) metadata.AuditEvent {
-	return people.Event(c.actor, c.operation, c.params, body)
+func (c call) event(body any) metadata.Event {
+	return people.Event(c.actor.Audit, c.operation, c.params, body)
 }

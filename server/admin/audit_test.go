@@ -1,8 +1,10 @@
 package admin_test
 
 import (
+	"berth/api"
 	"database/sql"
 	"encoding/json"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -177,7 +179,7 @@ func TestOneMeaningInTheAuditLog(t *testing.T) {
 		w.ok("DELETE", "/api/v1/repositories/core%2Fapp", nil)
 		var lines []string
 		for _, e := range w.audited(metadata.AuditFilter{Repository: "core/app", Principal: "root"}) {
-			if e.Action == metadata.AuditPush {
+			if e.Action == string(metadata.ManifestPushed) {
 				continue
 			}
 			lines = append(lines, strings.TrimSpace(e.Action+" "+e.Reference+" "+e.Digest.String()))
@@ -220,4 +222,28 @@ func TestProvidersTeamIsAdopted(t *testing.T) {
 			t.Fatalf("%d %s", a.status, a.body)
 		}
 	})
+}
+
+// TestOperationsAreKinds: each operation that changes something is the kind of an event by its
+// own id, so that the audit log is filtered by what the document of the API says.
+func TestOperationsAreKinds(t *testing.T) {
+	spec, err := api.GetSpec()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := map[string]metadata.EventKind{
+		"dryRunRetention": "", // changes nothing
+		"restoreDeleted":  metadata.DeletedRestored,
+	}
+	for path, item := range spec.Paths.Map() {
+		for method, op := range item.Operations() {
+			kind, ok := other[op.OperationID]
+			if !ok {
+				kind = metadata.EventKind(op.OperationID)
+			}
+			if method != http.MethodGet && kind != "" && !kind.Known() {
+				t.Errorf("%s %s: metadata has no kind of event for %s", method, path, op.OperationID)
+			}
+		}
+	}
 }

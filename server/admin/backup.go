@@ -26,7 +26,7 @@ func (h *handler) startCopy(ctx context.Context, kind string, rate *int64, body 
 	if rate != nil {
 		limit = float64(*rate)
 	}
-	job, err := h.Copies.Start(ctx, kind, limit, callOf(ctx).principal.String(), record(ctx, body))
+	job, err := h.Copies.Start(ctx, kind, limit, callOf(ctx).actor.String(), record(ctx, body))
 	if err != nil {
 		return shown, err
 	}

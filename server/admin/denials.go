@@ -52,7 +52,7 @@ func (h *handler) PutDenial(ctx context.Context, r api.PutDenialRequestObject) (
 	if err != nil {
 		return nil, err
 	}
-	denial, err := h.People.PutDenial(ctx, callOf(ctx).by(), metadata.Denial{
+	denial, err := h.People.PutDenial(ctx, callOf(ctx).actor, metadata.Denial{
 		Name: r.Denial, Principal: valueOf(r.Body.Principal), CIDR: valueOf(r.Body.Cidr), Repository: valueOf(r.Body.Repository), Actions: actions, Reason: valueOf(r.Body.Reason),
 	}, matches(r.Params.IfMatch, denialOf))
 	if err != nil {
@@ -64,7 +64,7 @@ func (h *handler) PutDenial(ctx context.Context, r api.PutDenialRequestObject) (
 
 // DeleteDenial removes a denial.
 func (h *handler) DeleteDenial(ctx context.Context, r api.DeleteDenialRequestObject) (api.DeleteDenialResponseObject, error) {
-	if err := h.People.DeleteDenial(ctx, callOf(ctx).by(), r.Denial, matches(r.Params.IfMatch, denialOf)); err != nil {
+	if err := h.People.DeleteDenial(ctx, callOf(ctx).actor, r.Denial, matches(r.Params.IfMatch, denialOf)); err != nil {
 		return nil, err
 	}
 	return api.DeleteDenial204Response{}, nil

@@ -42,7 +42,7 @@ func (h *handler) Explain(ctx context.Context, r api.ExplainRequestObject) (api.
 		}
 	}
 	q := auth.Question{Action: action, Repository: r.Params.Repository, Tag: valueOf(r.Params.Tag)}
-	p := callOf(ctx).principal
+	p := callOf(ctx).actor.Principal
 	name, token := valueOf(r.Params.User), valueOf(r.Params.Token)
 	var ended *time.Time
 	if name != "" && name != p.String() || token != "" {
@@ -93,7 +93,7 @@ func (h *handler) WhoCan(ctx context.Context, r api.WhoCanRequestObject) (api.Wh
 	if !ok {
 		return nil, oci.Errorf(oci.CodeInvalid, "there is no action %.40q: use pull, push, delete or admin", r.Params.Action)
 	}
-	if err := h.permitRepository(ctx, callOf(ctx).principal, auth.Admin, r.Params.Repository); err != nil {
+	if err := h.permitRepository(ctx, callOf(ctx).actor.Principal, auth.Admin, r.Params.Repository); err != nil {
 		return nil, err
 	}
 	limit, after := bounds(r.Params.Limit, r.Params.After)

@@ -33,7 +33,7 @@ func (h *handler) ListGrants(ctx context.Context, r api.ListGrantsRequestObject)
 			return nil, oci.Errorf(oci.CodeInvalid, "the parameter \"after\" is not the \"next\" of a page of grants")
 		}
 	}
-	switch p := callOf(ctx).principal; {
+	switch p := callOf(ctx).actor.Principal; {
 	case p.IsAdmin():
 	case p.Kind == auth.KindUser && everywhere(p):
 		f.For = p.ID
@@ -62,11 +62,11 @@ func (h *handler) putGrant(ctx context.Context, to metadata.Grantee, pattern str
 	if err != nil {
 		return g, err
 	}
-	return h.People.PutGrant(ctx, callOf(ctx).by(), to, pattern, actions)
+	return h.People.PutGrant(ctx, callOf(ctx).actor, to, pattern, actions)
 }
 
 func (h *handler) deleteGrant(ctx context.Context, to metadata.Grantee, pattern string) error {
-	return h.People.DeleteGrant(ctx, callOf(ctx).by(), to, pattern)
+	return h.People.DeleteGrant(ctx, callOf(ctx).actor, to, pattern)
 }
 
 // PutUserGrant gives a user rights on the repositories of a pattern.

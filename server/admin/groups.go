@@ -31,7 +31,7 @@ func (h *handler) ListGroups(ctx context.Context, r api.ListGroupsRequestObject)
 
 // CreateGroup makes a group without members of ours.
 func (h *handler) CreateGroup(ctx context.Context, r api.CreateGroupRequestObject) (api.CreateGroupResponseObject, error) {
-	group, err := h.People.CreateGroup(ctx, callOf(ctx).by(), r.Body.Name)
+	group, err := h.People.CreateGroup(ctx, callOf(ctx).actor, r.Body.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +55,7 @@ func (h *handler) GetGroup(ctx context.Context, r api.GetGroupRequestObject) (ap
 
 // UpdateGroup disables a group, or enables it again.
 func (h *handler) UpdateGroup(ctx context.Context, r api.UpdateGroupRequestObject) (api.UpdateGroupResponseObject, error) {
-	group, err := h.People.SetGroupDisabled(ctx, callOf(ctx).by(), r.Group, r.Body.Disabled, matches(r.Params.IfMatch, groupOf))
+	group, err := h.People.SetGroupDisabled(ctx, callOf(ctx).actor, r.Group, r.Body.Disabled, matches(r.Params.IfMatch, groupOf))
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +65,7 @@ func (h *handler) UpdateGroup(ctx context.Context, r api.UpdateGroupRequestObjec
 
 // DeleteGroup removes a group with its memberships and grants.
 func (h *handler) DeleteGroup(ctx context.Context, r api.DeleteGroupRequestObject) (api.DeleteGroupResponseObject, error) {
-	if err := h.People.DeleteGroup(ctx, callOf(ctx).by(), r.Group, matches(r.Params.IfMatch, groupOf)); err != nil {
+	if err := h.People.DeleteGroup(ctx, callOf(ctx).actor, r.Group, matches(r.Params.IfMatch, groupOf)); err != nil {
 		return nil, err
 	}
 	return api.DeleteGroup204Response{}, nil
@@ -94,7 +94,7 @@ func (h *handler) ListGroupMembers(ctx context.Context, r api.ListGroupMembersRe
 
 // PutGroupMember puts a user into a group.
 func (h *handler) PutGroupMember(ctx context.Context, r api.PutGroupMemberRequestObject) (api.PutGroupMemberResponseObject, error) {
-	if err := h.People.PutGroupMember(ctx, callOf(ctx).by(), r.Group, r.User); err != nil {
+	if err := h.People.PutGroupMember(ctx, callOf(ctx).actor, r.Group, r.User); err != nil {
 		return nil, err
 	}
 	return api.PutGroupMember200JSONResponse{User: r.User}, nil
@@ -102,7 +102,7 @@ func (h *handler) PutGroupMember(ctx context.Context, r api.PutGroupMemberReques
 
 // RemoveGroupMember takes a user out of a group.
 func (h *handler) RemoveGroupMember(ctx context.Context, r api.RemoveGroupMemberRequestObject) (api.RemoveGroupMemberResponseObject, error) {
-	if err := h.People.RemoveGroupMember(ctx, callOf(ctx).by(), r.Group, r.User); err != nil {
+	if err := h.People.RemoveGroupMember(ctx, callOf(ctx).actor, r.Group, r.User); err != nil {
 		return nil, err
 	}
 	return api.RemoveGroupMember204Response{}, nil

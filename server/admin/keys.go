@@ -48,7 +48,7 @@ func (h *handler) RotateKey(ctx context.Context, r api.RotateKeyRequestObject) (
 			return nil, oci.Errorf(oci.CodeInvalid, "a key that is given has its own algorithm: leave out \"algorithm\", or \"private_key\"")
 		}
 		// Who knows the key can sign everything that the registry can.
-		if err := callOf(ctx).principal.MayGive(auth.Right{What: "a signing key", Limit: auth.Everything()}); err != nil {
+		if err := callOf(ctx).actor.MayGive(auth.Right{What: "a signing key", Limit: auth.Everything()}); err != nil {
 			return nil, err
 		}
 		var err error

@@ -56,7 +56,7 @@ func (h *handler) GetTeamQuota(ctx context.Context, r api.GetTeamQuotaRequestObj
 func (h *handler) SetTeamQuota(ctx context.Context, r api.SetTeamQuotaRequestObject) (api.SetTeamQuotaResponseObject, error) {
 	limits := metadata.Limits{Bytes: r.Body.Bytes, Repositories: r.Body.Repositories, Tags: r.Body.Tags}
 	err := h.change(ctx, r.Body, func(tx *metadata.Tx) error {
-		return tx.SetQuota(ctx, r.Team, limits, callOf(ctx).actor.Name)
+		return tx.SetQuota(ctx, r.Team, limits, callOf(ctx).actor.String())
 	})
 	if err != nil {
 		return nil, err

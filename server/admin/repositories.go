@@ -15,7 +15,7 @@ func repositoryOf(r metadata.Repository) api.Repository {
 // ListRepositories lists what the caller may pull.
 func (h *handler) ListRepositories(ctx context.Context, r api.ListRepositoriesRequestObject) (api.ListRepositoriesResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
-	viewer, err := h.Policy.Viewer(ctx, callOf(ctx).principal)
+	viewer, err := h.Policy.Viewer(ctx, callOf(ctx).actor.Principal)
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +88,7 @@ func (h *handler) UpdateRepository(ctx context.Context, r api.UpdateRepositoryRe
 		if r.Body.Visibility == nil {
 			return nil
 		}
-		if err := people.MayOpen(callOf(ctx).by(), r.Repository, repository.Visibility, string(*r.Body.Visibility)); err != nil {
+		if err := people.MayOpen(callOf(ctx).actor, r.Repository, repository.Visibility, string(*r.Body.Visibility)); err != nil {
 			return err
 		}
 		repository.Visibility = string(*r.Body.Visibility)

@@ -129,7 +129,7 @@ func (h *handler) SetTeamRetention(ctx context.Context, r api.SetTeamRetentionRe
 	}
 	var held metadata.Retention
 	err = h.change(ctx, r.Body, func(tx *metadata.Tx) (err error) {
-		if err := tx.SetTeamRetention(ctx, r.Team, policy, callOf(ctx).actor.Name); err != nil {
+		if err := tx.SetTeamRetention(ctx, r.Team, policy, callOf(ctx).actor.String()); err != nil {
 			return err
 		}
 		held, err = tx.TeamRetention(ctx, r.Team)
@@ -144,7 +144,7 @@ func (h *handler) SetTeamRetention(ctx context.Context, r api.SetTeamRetentionRe
 // DeleteTeamRetention removes a team's own retention.
 func (h *handler) DeleteTeamRetention(ctx context.Context, r api.DeleteTeamRetentionRequestObject) (api.DeleteTeamRetentionResponseObject, error) {
 	err := h.change(ctx, nil, func(tx *metadata.Tx) error {
-		return tx.SetTeamRetention(ctx, r.Team, nil, callOf(ctx).actor.Name)
+		return tx.SetTeamRetention(ctx, r.Team, nil, callOf(ctx).actor.String())
 	})
 	if err != nil {
 		return nil, err
@@ -173,7 +173,7 @@ func (h *handler) SetRepositoryRetention(ctx context.Context, r api.SetRepositor
 	}
 	var held metadata.Retention
 	err = h.change(ctx, r.Body, func(tx *metadata.Tx) (err error) {
-		if err := tx.SetRepositoryRetention(ctx, r.Repository, policy, callOf(ctx).actor.Name); err != nil {
+		if err := tx.SetRepositoryRetention(ctx, r.Repository, policy, callOf(ctx).actor.String()); err != nil {
 			return err
 		}
 		held, err = tx.RepositoryRetention(ctx, r.Repository)
@@ -188,7 +188,7 @@ func (h *handler) SetRepositoryRetention(ctx context.Context, r api.SetRepositor
 // DeleteRepositoryRetention lets a repository follow its team.
 func (h *handler) DeleteRepositoryRetention(ctx context.Context, r api.DeleteRepositoryRetentionRequestObject) (api.DeleteRepositoryRetentionResponseObject, error) {
 	err := h.change(ctx, nil, func(tx *metadata.Tx) error {
-		return tx.SetRepositoryRetention(ctx, r.Repository, nil, callOf(ctx).actor.Name)
+		return tx.SetRepositoryRetention(ctx, r.Repository, nil, callOf(ctx).actor.String())
 	})
 	if err != nil {
 		return nil, err

@@ -50,7 +50,7 @@ func (h *handler) GetService(ctx context.Context, r api.GetServiceRequestObject)
 // PutService makes a service with its first key, or changes one. The body's
 // defaults are filled in by validate.
 func (h *handler) PutService(ctx context.Context, r api.PutServiceRequestObject) (api.PutServiceResponseObject, error) {
-	service, err := h.People.PutService(ctx, callOf(ctx).by(), metadata.Service{
+	service, err := h.People.PutService(ctx, callOf(ctx).actor, metadata.Service{
 		Name: r.Service, Issuer: *r.Body.Issuer, TokenTTL: time.Duration(*r.Body.TokenTtl) * time.Second,
 		Algorithm: string(*r.Body.Algorithm), AnonymousPull: *r.Body.AnonymousPull, RefreshTokens: *r.Body.RefreshTokens, OmitX5C: *r.Body.OmitX5c,
 	}, r.Body, matches(r.Params.IfMatch, serviceOf))
@@ -63,7 +63,7 @@ func (h *handler) PutService(ctx context.Context, r api.PutServiceRequestObject)
 
 // DeleteService removes a service with its keys.
 func (h *handler) DeleteService(ctx context.Context, r api.DeleteServiceRequestObject) (api.DeleteServiceResponseObject, error) {
-	if err := h.People.DeleteService(ctx, callOf(ctx).by(), r.Service, matches(r.Params.IfMatch, serviceOf)); err != nil {
+	if err := h.People.DeleteService(ctx, callOf(ctx).actor, r.Service, matches(r.Params.IfMatch, serviceOf)); err != nil {
 		return nil, err
 	}
 	return api.DeleteService204Response{}, nil

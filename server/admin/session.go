@@ -12,7 +12,7 @@ import (
 
 // Whoami says who the caller is.
 func (h *handler) Whoami(ctx context.Context, _ api.WhoamiRequestObject) (api.WhoamiResponseObject, error) {
-	p := callOf(ctx).principal
+	p := callOf(ctx).actor.Principal
 	me := api.Whoami{Kind: api.WhoamiKind(p.Kind), Name: p.String(), Admin: p.IsAdmin(), Teams: []api.Membership{}}
 	if p.Limit != nil {
 		me.Limit = &api.TokenLimit{

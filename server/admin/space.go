@@ -117,7 +117,7 @@ func (h *handler) StartCheck(ctx context.Context, r api.StartCheckRequestObject)
 			run.HashRate = float64(*b.HashRate)
 		}
 	}
-	job, err := h.Checks.Start(ctx, run, callOf(ctx).principal.String(), record(ctx, r.Body))
+	job, err := h.Checks.Start(ctx, run, callOf(ctx).actor.String(), record(ctx, r.Body))
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +184,7 @@ func (h *handler) ExplainDigest(ctx context.Context, r api.ExplainDigestRequestO
 	if err != nil {
 		return nil, err
 	}
-	p := callOf(ctx).principal
+	p := callOf(ctx).actor.Principal
 	var why registry.Why
 	if p.IsAdmin() {
 		why, err = h.Registry.Why(ctx, d)

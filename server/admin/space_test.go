@@ -14,6 +14,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"berth/auth"
 	"berth/backup"
 	"berth/metadata"
 	"berth/metadata/metadatatest"
@@ -372,7 +373,7 @@ func TestStorageJob(t *testing.T) {
 		}
 		const layer = "in the second store"
 		d := digest.FromString(layer)
-		if _, err := registry.New(w.db, second, registry.Options{}).PutBlob(t.Context(), metadata.Actor{Name: "root"}, "core/app", d, int64(len(layer)), strings.NewReader(layer)); err != nil {
+		if _, err := registry.New(w.db, second, registry.Options{}).PutBlob(t.Context(), auth.Operator("root"), "core/app", d, int64(len(layer)), strings.NewReader(layer)); err != nil {
 			t.Fatal(err)
 		}
 		w.second = second

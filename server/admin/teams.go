@@ -28,7 +28,7 @@ func visibilityOf(v *api.DefaultVisibility) string {
 // ListTeams lists the caller's teams, and all teams for admins.
 func (h *handler) ListTeams(ctx context.Context, r api.ListTeamsRequestObject) (api.ListTeamsResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
-	p := callOf(ctx).principal
+	p := callOf(ctx).actor.Principal
 	var teams []metadata.Team
 	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
 		switch {
@@ -55,7 +55,7 @@ func (h *handler) ListTeams(ctx context.Context, r api.ListTeamsRequestObject) (
 
 // CreateTeam makes a team without members.
 func (h *handler) CreateTeam(ctx context.Context, r api.CreateTeamRequestObject) (api.CreateTeamResponseObject, error) {
-	team, err := h.People.CreateTeam(ctx, callOf(ctx).by(), people.NewTeam{Name: r.Body.Name, DefaultVisibility: visibilityOf(r.Body.DefaultVisibility)})
+	team, err := h.People.CreateTeam(ctx, callOf(ctx).actor, people.NewTeam{Name: r.Body.Name, DefaultVisibility: visibilityOf(r.Body.DefaultVisibility)})
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +79,7 @@ func (h *handler) GetTeam(ctx context.Context, r api.GetTeamRequestObject) (api.
 
 // UpdateTeam changes a team's default visibility.
 func (h *handler) UpdateTeam(ctx context.Context, r api.UpdateTeamRequestObject) (api.UpdateTeamResponseObject, error) {
-	team, err := h.People.UpdateTeam(ctx, callOf(ctx).by(), r.Team, people.TeamChange{
+	team, err := h.People.UpdateTeam(ctx, callOf(ctx).actor, r.Team, people.TeamChange{
 		DefaultVisibility: visibilityOf(r.Body.DefaultVisibility), If: matches(r.Params.IfMatch, teamOf),
 	})
 	if err != nil {
@@ -91,7 +91,7 @@ func (h *handler) UpdateTeam(ctx context.Context, r api.UpdateTeamRequestObject)
 
 // DeleteTeam removes a team that has no repositories.
 func (h *handler) DeleteTeam(ctx context.Context, r api.DeleteTeamRequestObject) (api.DeleteTeamResponseObject, error) {
-	if err := h.People.DeleteTeam(ctx, callOf(ctx).by(), r.Team, matches(r.Params.IfMatch, teamOf)); err != nil {
+	if err := h.People.DeleteTeam(ctx, callOf(ctx).actor, r.Team, matches(r.Params.IfMatch, teamOf)); err != nil {
 		return nil, err
 	}
 	return api.DeleteTeam204Response{}, nil
@@ -120,7 +120,7 @@ func (h *handler) ListMembers(ctx context.Context, r api.ListMembersRequestObjec
 
 // PutMember adds a user to a team, or changes the role there.
 func (h *handler) PutMember(ctx context.Context, r api.PutMemberRequestObject) (api.PutMemberResponseObject, error) {
-	if err := h.People.PutMember(ctx, callOf(ctx).by(), r.Team, r.User, string(r.Body.Role)); err != nil {
+	if err := h.People.PutMember(ctx, callOf(ctx).actor, r.Team, r.User, string(r.Body.Role)); err != nil {
 		return nil, err
 	}
 	return api.PutMember200JSONResponse{User: r.User, Role: r.Body.Role}, nil
@@ -128,7 +128,7 @@ func (h *handler) PutMember(ctx context.Context, r api.PutMemberRequestObject) (
 
 // RemoveMember takes a user out of a team.
 func (h *handler) RemoveMember(ctx context.Context, r api.RemoveMemberRequestObject) (api.RemoveMemberResponseObject, error) {
-	if err := h.People.RemoveMember(ctx, callOf(ctx).by(), r.Team, r.User); err != nil {
+	if err := h.People.RemoveMember(ctx, callOf(ctx).actor, r.Team, r.User); err != nil {
 		return nil, err
 	}
 	return api.RemoveMember204Response{}, nil

@@ -52,7 +52,7 @@ func (h *handler) newToken(ctx context.Context, n people.NewToken, body *api.Tok
 	if body.Cidrs != nil {
 		n.CIDRs = *body.Cidrs
 	}
-	t, secret, err := h.People.CreateToken(ctx, callOf(ctx).by(), n)
+	t, secret, err := h.People.CreateToken(ctx, callOf(ctx).actor, n)
 	if err != nil {
 		return api.NewToken{}, err
 	}
@@ -65,7 +65,7 @@ func (h *handler) rotate(ctx context.Context, user, team, name string, body *api
 	if body.Overlap != nil {
 		overlap = time.Duration(*body.Overlap) * time.Second
 	}
-	t, secret, err := h.People.RotateToken(ctx, callOf(ctx).by(), user, team, name, overlap)
+	t, secret, err := h.People.RotateToken(ctx, callOf(ctx).actor, user, team, name, overlap)
 	if err != nil {
 		return api.NewToken{}, err
 	}
@@ -139,7 +139,7 @@ func (h *handler) GetToken(ctx context.Context, r api.GetTokenRequestObject) (ap
 
 // DeleteToken removes a personal token.
 func (h *handler) DeleteToken(ctx context.Context, r api.DeleteTokenRequestObject) (api.DeleteTokenResponseObject, error) {
-	if err := h.People.DeleteToken(ctx, callOf(ctx).by(), r.User, "", r.Token); err != nil {
+	if err := h.People.DeleteToken(ctx, callOf(ctx).actor, r.User, "", r.Token); err != nil {
 		return nil, err
 	}
 	return api.DeleteToken204Response{}, nil
@@ -201,7 +201,7 @@ func (h *handler) GetRobot(ctx context.Context, r api.GetRobotRequestObject) (ap
 
 // DeleteRobot removes a robot.
 func (h *handler) DeleteRobot(ctx context.Context, r api.DeleteRobotRequestObject) (api.DeleteRobotResponseObject, error) {
-	if err := h.People.DeleteToken(ctx, callOf(ctx).by(), "", r.Team, r.Token); err != nil {
+	if err := h.People.DeleteToken(ctx, callOf(ctx).actor, "", r.Team, r.Token); err != nil {
 		return nil, err
 	}
 	return api.DeleteRobot204Response{}, nil

@@ -214,9 +214,9 @@ func TestAuditLog(t *testing.T) {
 		}
 		w.ok("PUT", "/api/v1/teams/core/members/alice", map[string]string{"role": "maintainer"})
 		err := w.db.Update(t.Context(), func(tx *metadata.Tx) error {
-			return tx.InsertAudit(t.Context(),
-				metadata.AuditEvent{Action: metadata.AuditPush, Actor: metadata.Actor{Name: "core+ci", Kind: "robot", Claims: map[string]string{"workflow": "release"}}, Repository: "core/app", Reference: "1.0"},
-				metadata.AuditEvent{Action: "pull", Outcome: metadata.AuditRefused, Actor: metadata.Actor{Name: "mallory"}, Repository: "other/app", Detail: map[string]any{"rule": "not-a-member"}, Count: 9},
+			return tx.Record(t.Context(),
+				metadata.Event{Kind: metadata.ManifestPushed, Actor: metadata.Actor{Name: "core+ci", Kind: "robot", Claims: map[string]string{"workflow": "release"}}, Repository: "core/app", Reference: "1.0"},
+				metadata.Event{Kind: "pull", Outcome: metadata.AuditRefused, Actor: metadata.Actor{Name: "mallory"}, Repository: "other/app", Detail: map[string]any{"rule": "not-a-member"}, Count: 9},
 			)
 		})
 		if err != nil {

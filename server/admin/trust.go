@@ -70,7 +70,7 @@ func trustIssuerOf(i metadata.TrustIssuer) api.TrustIssuer {
 
 // PutTrustIssuer lets an issuer in.
 func (h *handler) PutTrustIssuer(ctx context.Context, r api.PutTrustIssuerRequestObject) (api.PutTrustIssuerResponseObject, error) {
-	issuer, err := h.People.PutTrustIssuer(ctx, callOf(ctx).by(), r.Issuer)
+	issuer, err := h.People.PutTrustIssuer(ctx, callOf(ctx).actor, r.Issuer)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +81,7 @@ func (h *handler) PutTrustIssuer(ctx context.Context, r api.PutTrustIssuerReques
 
 // SetTrustOwners says whose the jobs of an issuer are.
 func (h *handler) SetTrustOwners(ctx context.Context, r api.SetTrustOwnersRequestObject) (api.SetTrustOwnersResponseObject, error) {
-	issuer, err := h.People.SetTrustOwners(ctx, callOf(ctx).by(), r.Issuer, each(r.Body.Owners, func(o api.TrustOwner) metadata.TrustOwner { return metadata.TrustOwner(o) }))
+	issuer, err := h.People.SetTrustOwners(ctx, callOf(ctx).actor, r.Issuer, each(r.Body.Owners, func(o api.TrustOwner) metadata.TrustOwner { return metadata.TrustOwner(o) }))
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +92,7 @@ func (h *handler) SetTrustOwners(ctx context.Context, r api.SetTrustOwnersReques
 
 // DeleteTrustIssuer removes an issuer that no policy names.
 func (h *handler) DeleteTrustIssuer(ctx context.Context, r api.DeleteTrustIssuerRequestObject) (api.DeleteTrustIssuerResponseObject, error) {
-	if err := h.People.DeleteTrustIssuer(ctx, callOf(ctx).by(), r.Issuer); err != nil {
+	if err := h.People.DeleteTrustIssuer(ctx, callOf(ctx).actor, r.Issuer); err != nil {
 		return nil, err
 	}
 	return api.DeleteTrustIssuer204Response{}, nil
@@ -136,7 +136,7 @@ func (h *handler) GetTrustPolicy(ctx context.Context, r api.GetTrustPolicyReques
 // PutTrustPolicy makes or replaces a trust policy. Its issuer has to be one that
 // an admin or the operator let in.
 func (h *handler) PutTrustPolicy(ctx context.Context, r api.PutTrustPolicyRequestObject) (api.PutTrustPolicyResponseObject, error) {
-	p, err := h.People.PutTrustPolicy(ctx, callOf(ctx).by(), metadata.TrustPolicy{
+	p, err := h.People.PutTrustPolicy(ctx, callOf(ctx).actor, metadata.TrustPolicy{
 		Team: r.Team, Name: r.TrustPolicy, Issuer: r.Body.Issuer, Audience: valueOf(r.Body.Audience), Claims: r.Body.Claims, Robot: valueOf(r.Body.Robot),
 		Repositories: *r.Body.Repositories, Actions: each(r.Body.Actions, func(a api.Action) string { return string(a) }), Tags: *r.Body.Tags,
 		MaxLife: time.Duration(*r.Body.MaxLife) * time.Second,
@@ -149,7 +149,7 @@ func (h *handler) PutTrustPolicy(ctx context.Context, r api.PutTrustPolicyReques
 
 // DeleteTrustPolicy removes a trust policy.
 func (h *handler) DeleteTrustPolicy(ctx context.Context, r api.DeleteTrustPolicyRequestObject) (api.DeleteTrustPolicyResponseObject, error) {
-	if err := h.People.DeleteTrustPolicy(ctx, callOf(ctx).by(), r.Team, r.TrustPolicy, matches(r.Params.IfMatch, unusedPolicyOf)); err != nil {
+	if err := h.People.DeleteTrustPolicy(ctx, callOf(ctx).actor, r.Team, r.TrustPolicy, matches(r.Params.IfMatch, unusedPolicyOf)); err != nil {
 		return nil, err
 	}
 	return api.DeleteTrustPolicy204Response{}, nil

@@ -37,7 +37,7 @@ func (h *handler) CreateUser(ctx context.Context, r api.CreateUserRequestObject)
 	if err := people.ParseName("user", r.Body.Name); err != nil {
 		return nil, err
 	}
-	user, err := h.People.CreateUser(ctx, callOf(ctx).by(), people.NewUser{Name: r.Body.Name, Password: r.Body.Password, Role: (*string)(r.Body.Role)})
+	user, err := h.People.CreateUser(ctx, callOf(ctx).actor, people.NewUser{Name: r.Body.Name, Password: r.Body.Password, Role: (*string)(r.Body.Role)})
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +84,7 @@ func (h *handler) GetUser(ctx context.Context, r api.GetUserRequestObject) (api.
 
 // UpdateUser changes role and state.
 func (h *handler) UpdateUser(ctx context.Context, r api.UpdateUserRequestObject) (api.UpdateUserResponseObject, error) {
-	user, err := h.People.UpdateUser(ctx, callOf(ctx).by(), r.User, people.UserChange{
+	user, err := h.People.UpdateUser(ctx, callOf(ctx).actor, r.User, people.UserChange{
 		Role: (*string)(r.Body.Role), Disabled: r.Body.Disabled, If: matches(r.Params.IfMatch, userOf),
 	})
 	if err != nil {
@@ -96,7 +96,7 @@ func (h *handler) UpdateUser(ctx context.Context, r api.UpdateUserRequestObject)
 
 // DeleteUser removes a user.
 func (h *handler) DeleteUser(ctx context.Context, r api.DeleteUserRequestObject) (api.DeleteUserResponseObject, error) {
-	if err := h.People.DeleteUser(ctx, callOf(ctx).by(), r.User, matches(r.Params.IfMatch, userOf)); err != nil {
+	if err := h.People.DeleteUser(ctx, callOf(ctx).actor, r.User, matches(r.Params.IfMatch, userOf)); err != nil {
 		return nil, err
 	}
 	return api.DeleteUser204Response{}, nil
@@ -105,7 +105,7 @@ func (h *handler) DeleteUser(ctx context.Context, r api.DeleteUserRequestObject)
 // SetPassword sets a password; users show their current one.
 func (h *handler) SetPassword(ctx context.Context, r api.SetPasswordRequestObject) (api.SetPasswordResponseObject, error) {
 	w := people.Password{New: r.Body.Password, Current: valueOf(r.Body.CurrentPassword)}
-	if err := h.People.SetPassword(ctx, callOf(ctx).by(), r.User, w); err != nil {
+	if err := h.People.SetPassword(ctx, callOf(ctx).actor, r.User, w); err != nil {
 		return nil, err
 	}
 	return api.SetPassword204Response{}, nil

@@ -32,11 +32,8 @@ type Options struct {
 	DB *metadata.DB
 	// People changes users, groups and grants.
 	People *people.People
-	// Principal gives who makes the request whose context this is.
-	Principal func(context.Context) auth.Principal
-	// Actor gives what the audit log tells of who makes the request whose context
-	// this is.
-	Actor func(context.Context) metadata.Actor
+	// Actor gives who makes the request whose context this is.
+	Actor func(context.Context) auth.Actor
 }
 
 // maxBody bounds a request's body, in bytes. It holds a password.
@@ -49,7 +46,7 @@ type handler struct{ Options }
 // failure is returned, for package server to write: an INVALID, NOT_FOUND,
 // CONFLICT or UNSUPPORTED.
 func New(o Options) (func(http.ResponseWriter, *http.Request) error, error) {
-	if o.DB == nil || o.People == nil || o.Principal == nil || o.Actor == nil {
+	if o.DB == nil || o.People == nil || o.Actor == nil {
 		return nil, errors.New("dockit: all options are required")
 	}
 	h := &handler{o}
@@ -72,7 +69,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	c.by = auth.Actor{Principal: h.Principal(r.Context()), Audit: h.Actor(r.Context())}
+	c.by = h.Actor(r.Context())
 	do, status := h.operation(c)
 	if do == nil {
 		return oci.Errorf(oci.CodeInvalid, "unsupported action %.40q for a %s and %s: see docs/token-server.md for what there is", c.action, c.kind, c.method)

@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"berth/auth"
 	"berth/metadata"
 	"berth/registry"
 	"berth/storage/fs"
@@ -65,11 +66,11 @@ func TestGCMetrics(t *testing.T) {
 	}
 
 	for _, data := range []string{"one", "three"} {
-		u, err := r.StartUpload(ctx, "alice", "team/app", digest.SHA256)
+		u, err := r.StartUpload(ctx, auth.Operator("alice"), "team/app", digest.SHA256)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := r.CommitUpload(ctx, metadata.Actor{Name: "alice"}, "team/app", u.ID, digest.FromString(data), -1, int64(len(data)), strings.NewReader(data)); err != nil {
+		if _, err := r.CommitUpload(ctx, auth.Operator("alice"), "team/app", u.ID, digest.FromString(data), -1, int64(len(data)), strings.NewReader(data)); err != nil {
 			t.Fatal(err)
 		}
 	}

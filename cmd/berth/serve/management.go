@@ -26,16 +26,16 @@ func newManagement(_ context.Context, a *app) (part, error) {
 		SetRepository:  server.SetRepository,
 		TrustedIssuers: a.config.OIDC.TrustedIssuers,
 		SetOperation:   server.SetOperation,
-		Principal:      server.PrincipalOf,
-		Actor:          server.ActorOf,
-		PageToken:      server.PageToken,
-		WriteProblem:   server.WriteProblem,
+
+		Actor:        server.ActorOf,
+		PageToken:    server.PageToken,
+		WriteProblem: server.WriteProblem,
 	})
 	return part{serve: func(o *server.Options) { o.API = api }}, err
 }
 
 // newDockit makes the API that Dockit had.
 func newDockit(_ context.Context, a *app) (part, error) {
-	api, err := dockit.New(dockit.Options{DB: a.db, People: a.people, Principal: server.PrincipalOf, Actor: server.ActorOf})
+	api, err := dockit.New(dockit.Options{DB: a.db, People: a.people, Actor: server.ActorOf})
 	return part{serve: func(o *server.Options) { o.Dockit = api }}, err
 }
