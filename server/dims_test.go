@@ -129,6 +129,7 @@ func TestDimsCheck2(t *testing.T) {
 			{"", nil}, {"", []string{"Content-Length", "-1"}}, {"", []string{"Content-Type", "application/json"}},
 			{"{}", []string{"Content-Type", "application/json"}}, {" {\n} ", []string{"Content-Length", "-1"}},
 			{"{}", []string{"Content-Type", "application/x-www-form-urlencoded"}}, // curl -d '{}'
+			{"", []string{"Content-Type", "application/x-www-form-urlencoded"}},   // curl -d ''
 		} {
 			r := w.do("POST", path, "mo", strings.NewReader(tt.body), tt.headers...).want(t, http.StatusAccepted)
 			w.basic("GET", "/v2/", get[map[string]string](t, r)["token"]).want(t, http.StatusOK)

@@ -78,10 +78,10 @@ func (s *Server) postToken(ex *exchange, r *http.Request) error {
 	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxTokenForm))
 	kind, _, kerr := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	isForm := kerr == nil && kind == "application/x-www-form-urlencoded"
-	// OAuth2 has a form. The clients of d.ims.io send nothing, in whatever framing, or an empty
-	// object, which curl calls a form.
+	// OAuth2 has a form with a grant_type. The clients of d.ims.io send nothing, in whatever framing, or
+	// an empty object; curl calls either a form.
 	text := strings.Join(strings.Fields(string(body)), "")
-	if err == nil && (text == "" && !isForm || text == "{}") && !strings.HasPrefix(r.URL.Path, "/v2/") {
+	if err == nil && (text == "" || text == "{}") && !strings.HasPrefix(r.URL.Path, "/v2/") {
 		ex.dims = true
 		return s.dimsCreateToken(ex, r)
 	}

@@ -139,7 +139,7 @@ func TestTokenRefusals(t *testing.T) {
 	form("", "grant_type", "password", "username", "mo", "password", "wrong").want(t, http.StatusUnauthorized)
 	form("", "grant_type", "password").want(t, http.StatusUnauthorized)
 	form("", "grant_type", "client_credentials").want(t, http.StatusBadRequest)
-	form("mo").want(t, http.StatusBadRequest)
+	form("mo", "scope", "x").want(t, http.StatusBadRequest)
 	form("", "grant_type", "refresh_token", "refresh_token", "x").want(t, http.StatusUnauthorized)
 	form("", "grant_type", "password", "username", "mo", "password", strings.Repeat("x", 100_000)).want(t, http.StatusBadRequest)
 	w.do("POST", "/token", "", strings.NewReader(`{"grant_type":"password"}`), "Content-Type", "application/json").want(t, http.StatusBadRequest)

@@ -177,10 +177,10 @@ func TestTagPolicies(t *testing.T) {
 
 		// Sealed is for ever: what it met stays so when the policy goes.
 		set("/repositories/core%2Fapp", "sealed", "dev")
-		w.refused(w.do(root, "DELETE", "/api/v1/repositories/core%2Fapp/tags/1.0", nil), 409, oci.CodeDenied, "1.0", "sealed")
+		w.refused(w.do(root, "DELETE", "/api/v1/repositories/core%2Fapp/tags/1.0", nil), 409, oci.CodeTagImmutable, "1.0", "sealed")
 		w.ok("DELETE", "/api/v1/repositories/core%2Fapp/tag-policy", nil)
-		w.refused(w.do(root, "DELETE", "/api/v1/repositories/core%2Fapp/tags/1.0", nil), 409, oci.CodeDenied, "sealed")
-		w.refused(w.do(root, "DELETE", "/api/v1/repositories/core%2Fapp", nil), 409, oci.CodeDenied, "sealed")
+		w.refused(w.do(root, "DELETE", "/api/v1/repositories/core%2Fapp/tags/1.0", nil), 409, oci.CodeTagImmutable, "sealed")
+		w.refused(w.do(root, "DELETE", "/api/v1/repositories/core%2Fapp", nil), 409, oci.CodeTagImmutable, "sealed")
 		w.ok("DELETE", "/api/v1/repositories/core%2Fapp/tags/dev", nil)
 
 		for _, body := range []any{
