@@ -70,7 +70,7 @@ func (i *identities) nameOf(ctx context.Context, written string, credential bool
 		}
 		name = known
 	}
-	if err := auth.CheckNewUser(name); err != nil {
+	if _, err := auth.ParseUserName(name); err != nil {
 		return "", badf("%s", oci.Message(err))
 	}
 	key := strings.ToLower(name)
