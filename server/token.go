@@ -79,9 +79,9 @@ func (s *Server) postToken(ex *exchange, r *http.Request) error {
 	kind, _, kerr := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	isForm := kerr == nil && kind == "application/x-www-form-urlencoded"
 	// OAuth2 has a form with a grant_type. The clients of d.ims.io send nothing, in whatever framing, or
-	// an empty object; curl calls either a form.
+	// an empty object; curl calls either a form. With a query, a form without parameters has them there.
 	text := strings.Join(strings.Fields(string(body)), "")
-	if err == nil && (text == "" || text == "{}") && !strings.HasPrefix(r.URL.Path, "/v2/") {
+	if err == nil && (text == "" && (!isForm || r.URL.RawQuery == "") || text == "{}") && !strings.HasPrefix(r.URL.Path, "/v2/") {
 		ex.dims = true
 		return s.dimsCreateToken(ex, r)
 	}
