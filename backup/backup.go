@@ -3,7 +3,7 @@
 //
 // A backup is itself a registry that nobody serves: an SQLite database with the
 // rows, whatever engine they come from, and a store with the bytes. So one
-// implementation, registry.Transfer, makes backups, restores them and moves
+// implementation, [Transfer], makes backups, restores them and moves
 // registries; and every backup can be checked by the means that check a registry.
 //
 // The place is a storage.Store that is also a storage.Filer:
@@ -13,7 +13,11 @@
 //	ab/abcdef...           the bytes, which all backups at the place share
 //	work/                  (of a directory) the database from which the next backup goes on
 //
-// Start with [Run] and [Restore].
+// [Relocate] moves the bytes alone, to another store of the same registry. Which rows a copy
+// has, and what a blob's row is until its bytes are there, package metadata decides (metadata/transfer.go): that is about
+// rows. How rows of any table go from one engine to another is sqldb's.
+//
+// Start with [Run], [Restore] and transfer.go.
 package backup
 
 import (
@@ -88,7 +92,7 @@ type Options struct {
 	// Rate is how many bytes are read in a second, 0 for no limit.
 	Rate float64
 	// Progress hears of copying, CheckProgress of verifying; nil for nobody.
-	Progress      func(registry.TransferReport)
+	Progress      func(TransferReport)
 	CheckProgress func(registry.CheckReport)
 	// Logger gets what the report has no place for; nil discards it.
 	Logger *slog.Logger
@@ -109,8 +113,8 @@ func (o *Options) fill() error {
 	return nil
 }
 
-func (o Options) transfer(source string) registry.TransferRun {
-	return registry.TransferRun{Source: source, Rate: o.Rate, Progress: o.Progress, Logger: o.Logger}
+func (o Options) transfer(source string) TransferRun {
+	return TransferRun{Source: source, Rate: o.Rate, Progress: o.Progress, Logger: o.Logger}
 }
 
 // Run makes a backup of a registry that goes on serving. What the place has
@@ -118,7 +122,7 @@ func (o Options) transfer(source string) registry.TransferRun {
 // is complete, the backup before it stays what Restore finds; then the bytes that only the old one had are removed.
 //
 // A report with Lost blobs is of a backup that is complete but for bytes that the registry itself has lost.
-func Run(ctx context.Context, from registry.Side, place Place, o Options) (m Manifest, report registry.TransferReport, err error) {
+func Run(ctx context.Context, from Side, place Place, o Options) (m Manifest, report TransferReport, err error) {
 	if err := o.fill(); err != nil {
 		return m, report, err
 	}
@@ -140,7 +144,7 @@ func Run(ctx context.Context, from registry.Side, place Place, o Options) (m Man
 	}
 	m = Manifest{Format: Format, Version: o.Version, Source: o.Source}
 	err = withDatabase(ctx, path, o, func(db *metadata.DB) error {
-		if report, err = registry.Transfer(ctx, from, registry.Side{DB: db, Store: place}, o.transfer(o.Source)); err != nil {
+		if report, err = Transfer(ctx, from, Side{DB: db, Store: place}, o.transfer(o.Source)); err != nil {
 			return err
 		}
 		_, m.Schema, err = db.SchemaVersion(ctx)

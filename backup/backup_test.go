@@ -20,6 +20,7 @@ import (
 
 	"berth/auth"
 	"berth/backup"
+	"berth/jobs"
 	"berth/metadata"
 	"berth/metadata/metadatatest"
 	"berth/oci"
@@ -45,7 +46,7 @@ type world struct {
 	ctx  context.Context
 	url  string
 	dir  string // of the store; "" on S3
-	side registry.Side
+	side backup.Side
 	reg  *registry.Registry
 }
 
@@ -190,7 +191,7 @@ func TestBackupAndRestore(t *testing.T) {
 			gone := from.blob("of no image")
 			_, report, err := backup.Run(t.Context(), from.side, place, o)
 			must(t, err)
-			if at := report.Progress; at.Unit != registry.UnitBytes || at.Done != report.Bytes || at.Total != at.Done {
+			if at := report.Progress; at.Unit != jobs.UnitBytes || at.Done != report.Bytes || at.Total != at.Done {
 				t.Errorf("after %d bytes the first backup is at %+v", report.Bytes, at)
 			}
 			if report.Copied != 13 {
@@ -213,7 +214,7 @@ func TestBackupAndRestore(t *testing.T) {
 			}
 			v, err := backup.Verify(t.Context(), place, o)
 			must(t, err)
-			if at := v.Check.Progress; at.Unit != registry.UnitBytes || at.Total == 0 || at.Done != at.Total {
+			if at := v.Check.Progress; at.Unit != jobs.UnitBytes || at.Total == 0 || at.Done != at.Total {
 				t.Errorf("the verified backup is at %+v", at)
 			}
 			if v.Bad != 0 || v.Check.Blobs != 14 || v.Check.Manifests != 7 || v.Check.Bytes == 0 {
@@ -424,9 +425,9 @@ func TestOneBackupAtATime(t *testing.T) {
 	blocking := slowStore{Store: from.side.Store, first: sync.OnceFunc(func() {
 		_, _, second = backup.Run(t.Context(), from.side, place, o)
 	})}
-	_, _, err := backup.Run(t.Context(), registry.Side{DB: from.side.DB, Store: &blocking}, place, o)
+	_, _, err := backup.Run(t.Context(), backup.Side{DB: from.side.DB, Store: &blocking}, place, o)
 	must(t, err)
-	if !errors.Is(second, registry.ErrBusy) {
+	if !errors.Is(second, backup.ErrBusy) {
 		t.Errorf("a second backup meanwhile gives %v", second)
 	}
 }

@@ -31,8 +31,8 @@ type Job struct {
 	Rate float64 `json:"rate"` // bytes a second, 0 for no limit
 	// Transfer is what has been copied so far. Check is what a verifying has read so far, or, after
 	// a copy into the target, how far its rows are compared with its objects.
-	Transfer *registry.TransferReport `json:"transfer,omitempty"`
-	Check    *registry.CheckReport    `json:"check,omitempty"`
+	Transfer *TransferReport       `json:"transfer,omitempty"`
+	Check    *registry.CheckReport `json:"check,omitempty"`
 	// Manifest is that of a backup that is complete or was restored, Verified the result of verifying.
 	Manifest *Manifest `json:"manifest,omitempty"`
 	Verified *Verified `json:"verified,omitempty"`
@@ -41,12 +41,13 @@ type Job struct {
 // JobsOptions say what is copied, and where to. The functions open what a job works
 // on, as the settings say. Their errors are for who starts a job: CONFLICT when the settings name nothing.
 type JobsOptions struct {
-	From     registry.Side
-	Registry *registry.Registry
+	From Side
+	// Grace is how long the registry's collector leaves what nothing refers to: also an object that has moved.
+	Grace time.Duration
 	// Place gives where backups are, and their work directory.
 	Place func(context.Context) (Place, string, error)
 	// Target opens where another registry is made; the job closes its database.
-	Target func(context.Context) (registry.Side, error)
+	Target func(context.Context) (Side, error)
 	// Stores opens the registry's second store and its first.
 	Stores func(context.Context) (from, to storage.Store, err error)
 	// Source and Version are as in Options.
@@ -131,7 +132,7 @@ type running struct {
 	change func(func()) // of the job
 	place  Place
 	work   string // directory for databases
-	target registry.Side
+	target Side
 	closer []func() error
 }
 
@@ -175,7 +176,7 @@ func (r *running) options() Options {
 }
 
 // copied and checked note how far it is.
-func (r *running) copied(report registry.TransferReport) {
+func (r *running) copied(report TransferReport) {
 	report = report.Noted()
 	r.change(func() { r.Transfer = &report })
 }
@@ -214,7 +215,7 @@ func (r *running) restore(ctx context.Context) error {
 }
 
 func (r *running) migrate(ctx context.Context) error {
-	report, err := registry.Transfer(ctx, r.o.From, r.target, r.options().transfer(r.o.Source))
+	report, err := Transfer(ctx, r.o.From, r.target, r.options().transfer(r.o.Source))
 	r.copied(report)
 	if err != nil {
 		return err
@@ -223,7 +224,7 @@ func (r *running) migrate(ctx context.Context) error {
 }
 
 func (r *running) relocate(ctx context.Context, from, to storage.Store) error {
-	report, err := r.o.Registry.Relocate(ctx, from, to, r.options().transfer(""))
+	report, err := Relocate(ctx, r.o.From.DB, r.o.Grace, from, to, r.options().transfer(""))
 	r.copied(report)
 	return err
 }
@@ -235,7 +236,7 @@ func (r *running) compare(ctx context.Context) error {
 }
 
 // Compare compares the rows of a copy with its objects, at its end.
-func Compare(ctx context.Context, copied registry.Side, o Options) (registry.CheckReport, error) {
+func Compare(ctx context.Context, copied Side, o Options) (registry.CheckReport, error) {
 	report, err := registry.New(copied.DB, copied.Store, registry.Options{Logger: o.Logger}).Check(ctx, registry.CheckRun{Progress: o.CheckProgress})
 	if err != nil {
 		err = fmt.Errorf("the copy is complete, but could not be checked: %w", err)

@@ -8,8 +8,6 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
-
-	"berth/registry"
 )
 
 // lockFile takes a lock that ends with the process.
@@ -21,7 +19,7 @@ func lockFile(path string) (unlock func(), err error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, registry.ErrBusy
+			return nil, ErrBusy
 		}
 		return nil, fmt.Errorf("locking %s: %w", path, err)
 	}

@@ -14,7 +14,7 @@ import (
 
 // opened is a backup that is looked at: a copy of its database, which may be
 // migrated, and its store. The place itself is not written to.
-func opened(ctx context.Context, place Place, o Options, run func(Manifest, registry.Side) error) error {
+func opened(ctx context.Context, place Place, o Options, run func(Manifest, Side) error) error {
 	m, err := ReadManifest(ctx, place)
 	if err != nil {
 		return err
@@ -32,17 +32,17 @@ func opened(ctx context.Context, place Place, o Options, run func(Manifest, regi
 		return err
 	}
 	return withDatabase(ctx, path, o, func(db *metadata.DB) error {
-		return run(m, registry.Side{DB: db, Store: place})
+		return run(m, Side{DB: db, Store: place})
 	})
 }
 
 // Restore makes a registry of the backup at a place: to has to be a migrated,
 // empty database with its store. Every byte is hashed on the way. One that was killed is
 // made again, and goes on. When it returns nil, the registry can be served.
-func Restore(ctx context.Context, place Place, to registry.Side, o Options) (m Manifest, report registry.TransferReport, err error) {
-	err = opened(ctx, place, o, func(read Manifest, from registry.Side) (err error) {
+func Restore(ctx context.Context, place Place, to Side, o Options) (m Manifest, report TransferReport, err error) {
+	err = opened(ctx, place, o, func(read Manifest, from Side) (err error) {
 		m = read
-		report, err = registry.Transfer(ctx, from, to, o.transfer("a backup of "+m.Source))
+		report, err = Transfer(ctx, from, to, o.transfer("a backup of "+m.Source))
 		return err
 	})
 	return m, report, err
@@ -65,7 +65,7 @@ type Verified struct {
 // that every blob and manifest has the digest that it is named by.
 func Verify(ctx context.Context, place Place, o Options) (v Verified, err error) {
 	v.Problems = []string{}
-	err = opened(ctx, place, o, func(m Manifest, side registry.Side) error {
+	err = opened(ctx, place, o, func(m Manifest, side Side) error {
 		v.Backup = m
 		if err := side.DB.Integrity(ctx); err != nil {
 			v.Problems = append(v.Problems, err.Error())

@@ -52,7 +52,7 @@ var allowedImports = map[string][]string{
 	"cmd/berth/open":     {"auth", "auth/aws", "auth/ldap", "auth/oauth2", "auth/oidc", "backup", "cmd/berth/cli", "cmd/berth/settings", "metadata", "oci", "registry", "storage", "storage/fs", "storage/s3"},
 	"cmd/berth/client":   {"api", "api/client", "auth", "auth/aws", "auth/outbound", "cmd/berth/cli", "cmd/berth/settings", "metadata", "oci"},
 	"cmd/berth/settings": {"api", "auth", "auth/aws", "auth/ldap", "auth/oauth2", "auth/oidc", "auth/token", "cmd/berth/cli", "metadata", "people", "server", "storage"},
-	"cmd/berth/cli":      {"api", "oci", "registry"},
+	"cmd/berth/cli":      {"api", "jobs", "oci"},
 
 	"storage/storagetest":   {"storage"},
 	"testenv":               {},

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"berth/jobs"
 	"berth/metadata"
 	"berth/storage"
 
@@ -73,18 +74,18 @@ type CheckReport struct {
 	// Open counts the problems that are still there: not repaired, or bytes that only a push brings back.
 	Open int64 `json:"open"`
 	// Progress is in bytes when objects are read, else in rows and objects.
-	Progress Progress `json:"progress"`
+	Progress jobs.Progress `json:"progress"`
 }
 
-// maxProblems bounds the report.
-const maxProblems = 10_000
+// MaxProblems bounds the list of a report.
+const MaxProblems = 10_000
 
 func (c *CheckReport) add(p Problem) {
 	c.Found[p.Kind]++
 	if !p.Repaired || p.Kind == ProblemMissing || p.Kind == ProblemDamaged {
 		c.Open++
 	}
-	if len(c.Problems) < maxProblems {
+	if len(c.Problems) < MaxProblems {
 		c.Problems = append(c.Problems, p)
 	}
 }
@@ -96,7 +97,7 @@ func (c CheckReport) Noted() CheckReport {
 	if found == nil {
 		found = map[string]int64{}
 	}
-	c.Found, c.Problems = found, firstProblems(c.Problems)
+	c.Found, c.Problems = found, FirstProblems(c.Problems)
 	return c
 }
 
@@ -107,7 +108,7 @@ func (r *Registry) Check(ctx context.Context, run CheckRun) (CheckReport, error)
 	if run.Grace == 0 {
 		run.Grace = r.o.GCGrace
 	}
-	c := &check{r: r, run: run, told: time.Now(), objects: newPace(run.Rate), bytes: newPace(run.HashRate)}
+	c := &check{r: r, run: run, told: time.Now(), objects: jobs.NewPace(run.Rate), bytes: jobs.NewPace(run.HashRate)}
 	c.report = CheckReport{StartedAt: r.o.Clock().UTC(), Found: map[string]int64{}, Problems: []Problem{}}
 	for _, step := range []func(context.Context) error{c.suspicions, c.blobs, c.walk, c.manifests, c.queues} {
 		if err := step(ctx); err != nil {
@@ -123,8 +124,8 @@ type check struct {
 	r       *Registry
 	run     CheckRun
 	report  CheckReport
-	objects *pace
-	bytes   *pace
+	objects *jobs.Pace
+	bytes   *jobs.Pace
 	told    time.Time
 
 	suspects map[digest.Digest]bool // blobs that pulls have got wrong
@@ -133,9 +134,9 @@ type check struct {
 // progress counts rows and objects that were compared and the bytes of those that were to be read, and tells how far it is.
 func (c *check) progress(items, bytes int64) {
 	if c.run.Rehash {
-		c.report.Progress.add(bytes)
+		c.report.Progress.Add(bytes)
 	} else {
-		c.report.Progress.add(items)
+		c.report.Progress.Add(items)
 	}
 	if c.run.Progress != nil && time.Since(c.told) > time.Second {
 		c.told = time.Now()
@@ -173,11 +174,11 @@ func (c *check) cleared(ctx context.Context, d digest.Digest) error {
 func (c *check) blobs(ctx context.Context) (err error) {
 	switch {
 	case c.run.Rehash:
-		c.report.Progress, err = bytesOf(ctx, c.r.db)
+		c.report.Progress, err = jobs.BytesOf(ctx, c.r.db)
 	case c.run.RowsOnly:
-		c.report.Progress, err = itemsOf(ctx, c.r.db, 1)
+		c.report.Progress, err = jobs.ItemsOf(ctx, c.r.db, 1)
 	default: // the row of each, and then its object
-		c.report.Progress, err = itemsOf(ctx, c.r.db, 2)
+		c.report.Progress, err = jobs.ItemsOf(ctx, c.r.db, 2)
 	}
 	if err != nil {
 		return err
@@ -193,11 +194,11 @@ func (c *check) blobs(ctx context.Context) (err error) {
 			return err
 		}
 		for _, b := range page {
-			if err := c.objects.wait(ctx, 1); err != nil {
+			if err := c.objects.Wait(ctx, 1); err != nil {
 				return err
 			}
 			kind, detail, err := c.object(ctx, b)
-			if unreadable(ctx, c.r.store, err) {
+			if Unreadable(ctx, c.r.store, err) {
 				kind, detail, err = ProblemDamaged, "the object cannot be read: "+err.Error(), nil
 			}
 			if err == nil && (kind != "" || b.MissingSince != nil) {
@@ -216,9 +217,9 @@ func (c *check) blobs(ctx context.Context) (err error) {
 	}
 }
 
-// unreadable reports whether reading an object has failed for that object alone: the disk cannot
+// Unreadable reports whether reading an object has failed for that object alone: the disk cannot
 // read its bytes any more (EIO), and the store is in order otherwise.
-func unreadable(ctx context.Context, store storage.Store, err error) bool {
+func Unreadable(ctx context.Context, store storage.Store, err error) bool {
 	return errors.Is(err, syscall.EIO) && store.Ping(ctx) == nil && store.Writable(ctx) == nil
 }
 
@@ -245,7 +246,7 @@ func (c *check) object(ctx context.Context, b metadata.StoredBlob) (kind, detail
 	defer rc.Close()
 	sum := c.r.newSum(b.Digest.Algorithm())
 	defer c.r.release(sum)
-	n, err := io.Copy(sum, pacedReader{ctx, rc, c.bytes})
+	n, err := io.Copy(sum, c.bytes.Reader(ctx, rc))
 	c.report.Bytes += n
 	if err != nil {
 		return "", "", err
@@ -294,8 +295,11 @@ func (c *check) blob(ctx context.Context, b metadata.StoredBlob, kind, detail st
 // uploadRE finds the upload's id in a key, which the store has put there.
 var uploadRE = regexp.MustCompile(`[0-9a-f]{32}`)
 
+// UploadOf is the id of the upload that an object came by, which the store has put into its key; "" for an object of others.
+func UploadOf(key string) string { return uploadRE.FindString(key) }
+
 func objectName(key string) metadata.ObjectName {
-	return metadata.ObjectName{Key: key, Upload: uploadRE.FindString(key)}
+	return metadata.ObjectName{Key: key, Upload: UploadOf(key)}
 }
 
 // walk looks for the row of every object.
@@ -308,7 +312,7 @@ func (c *check) walk(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("listing the store: %w", err)
 		}
-		if err := c.objects.wait(ctx, 0.1); err != nil { // a list is cheaper than a look at each
+		if err := c.objects.Wait(ctx, 0.1); err != nil { // a list is cheaper than a look at each
 			return err
 		}
 		if batch = append(batch, info); len(batch) == checkBatch {
@@ -398,7 +402,7 @@ func (c *check) manifests(ctx context.Context) error {
 			return err
 		}
 		for _, m := range page {
-			if err := c.bytes.wait(ctx, float64(len(m.Payload))); err != nil {
+			if err := c.bytes.Wait(ctx, float64(len(m.Payload))); err != nil {
 				return err
 			}
 			if got := m.Digest.Algorithm().FromBytes(m.Payload); got != m.Digest {
@@ -432,7 +436,7 @@ func (c *check) queues(ctx context.Context) error {
 // maxNoted bounds the problems in a job's note, which is written every few seconds.
 const maxNoted = 1000
 
-// firstProblems is a copy of them, which does not change when the list grows.
-func firstProblems(problems []Problem) []Problem {
+// FirstProblems is a copy of the first thousand, for a job's note. It does not change when the list grows.
+func FirstProblems(problems []Problem) []Problem {
 	return append([]Problem{}, problems[:min(len(problems), maxNoted)]...)
 }

@@ -93,7 +93,7 @@ func (r *Registry) collectGarbage(ctx context.Context) (n int, freed int64, err 
 		var err error
 		switch {
 		case g.Kind == metadata.GarbageSession:
-			err = r.remove(ctx, storage.Session(g.Value))
+			err = r.RemoveSession(ctx, storage.Session(g.Value))
 		case !all:
 			err = r.store.Delete(ctx, g.Value)
 		}
@@ -142,9 +142,9 @@ type tally struct {
 
 func (t tally) plus(bytes int64) tally { return tally{t.n + 1, t.bytes + bytes} }
 
-// remove frees what was ever stored for an upload that did not become a blob. Of what a store finds
+// RemoveSession frees what was ever stored for an upload that did not become a blob. Of what a store finds
 // beside the session, that becomes garbage to which no row points.
-func (r *Registry) remove(ctx context.Context, s storage.Session) error {
+func (r *Registry) RemoveSession(ctx context.Context, s storage.Session) error {
 	if err := r.store.Abort(ctx, s); err != nil {
 		return err
 	}

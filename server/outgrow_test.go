@@ -98,7 +98,7 @@ func outgrowWorld(t *testing.T, database string) (*world, []shown) {
 		reg := registry.New(w.db, store, registry.Options{})
 		checks := registry.NewCheckJobs(reg)
 		t.Cleanup(checks.Close)
-		copies := backup.NewJobs(backup.JobsOptions{From: registry.Side{DB: w.db, Store: store}, Registry: reg})
+		copies := backup.NewJobs(backup.JobsOptions{From: backup.Side{DB: w.db, Store: store}, Grace: registry.DefaultGCGrace})
 		t.Cleanup(copies.Close)
 		o.API, err = admin.New(admin.Options{
 			Registry: reg, Checks: checks, Copies: copies, DB: w.db, Policy: o.Policy, People: o.People,

@@ -9,13 +9,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/cmd/berth/cli"
-	"berth/registry"
+	"berth/jobs"
 )
 
 // On a terminal a long run has a bar with total, rate and time left; elsewhere it writes lines.
 func TestProgress(t *testing.T) {
-	at := func(done int64) registry.Progress {
-		return registry.Progress{Unit: registry.UnitBytes, Done: done, Total: 100 << 20}
+	at := func(done int64) jobs.Progress {
+		return jobs.Progress{Unit: jobs.UnitBytes, Done: done, Total: 100 << 20}
 	}
 
 	master, slave := openTerminal(t)

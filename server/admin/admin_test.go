@@ -41,11 +41,11 @@ type world struct {
 	t       testing.TB
 	db      *metadata.DB
 	url     string
-	secrets map[string]string             // of tokens, by the name that as() takes
-	place   backup.Place                  // of backups, nil for none; set it before a request
-	work    string                        // the work directory of backups
-	target  func() (registry.Side, error) // where another registry is made, nil for nowhere
-	second  storage.Store                 // the registry's second store, nil for none
+	secrets map[string]string           // of tokens, by the name that as() takes
+	place   backup.Place                // of backups, nil for none; set it before a request
+	work    string                      // the work directory of backups
+	target  func() (backup.Side, error) // where another registry is made, nil for nowhere
+	second  storage.Store               // the registry's second store, nil for none
 }
 
 // newWorld starts a server on a database with one admin, root. One that is to be read-only gets
@@ -77,16 +77,16 @@ func newWorld(t testing.TB, db *metadata.DB, readOnly ...error) *world {
 	t.Cleanup(checks.Close)
 	unset := oci.Errorf(oci.CodeConflict, "it is not set")
 	copies := backup.NewJobs(backup.JobsOptions{
-		From: registry.Side{DB: db, Store: store}, Registry: reg, Source: "test", Version: "test", Renew: 50 * time.Millisecond,
+		From: backup.Side{DB: db, Store: store}, Grace: reg.DefaultGCRun().Grace, Source: "test", Version: "test", Renew: 50 * time.Millisecond,
 		Place: func(context.Context) (backup.Place, string, error) {
 			if w.place == nil {
 				return nil, "", unset
 			}
 			return w.place, w.work, nil
 		},
-		Target: func(ctx context.Context) (registry.Side, error) {
+		Target: func(ctx context.Context) (backup.Side, error) {
 			if w.target == nil {
-				return registry.Side{}, unset
+				return backup.Side{}, unset
 			}
 			return w.target()
 		},

@@ -297,22 +297,22 @@ func TestRestoreAndMigrationJobs(t *testing.T) {
 
 		// target makes a place for another registry; it stands still when slow.
 		slow, url, dir := true, "", ""
-		w.target = func() (registry.Side, error) {
+		w.target = func() (backup.Side, error) {
 			store, err := fs.New(dir, fs.Options{})
 			if err != nil {
-				return registry.Side{}, err
+				return backup.Side{}, err
 			}
 			db, err := metadata.Open(context.Background(), metadata.Options{URL: url})
 			if err != nil {
-				return registry.Side{}, err
+				return backup.Side{}, err
 			}
 			if _, err := db.Migrate(context.Background()); err != nil {
-				return registry.Side{}, errors.Join(err, db.Close())
+				return backup.Side{}, errors.Join(err, db.Close())
 			}
 			if slow {
-				return registry.Side{DB: db, Store: slowStore{store}}, nil
+				return backup.Side{DB: db, Store: slowStore{store}}, nil
 			}
-			return registry.Side{DB: db, Store: store}, nil
+			return backup.Side{DB: db, Store: store}, nil
 		}
 		for _, c := range []struct{ path, kind, operation string }{{restores, "restore", "Restore"}, {migrations, "migrate", "Migration"}} {
 			slow, url, dir = true, metadatatest.SQLite(t), t.TempDir()

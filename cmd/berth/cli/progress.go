@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"berth/registry"
+	"berth/jobs"
 )
 
 // Progress shows on stderr how far a long run is: on a terminal a bar with total, rate and time left,
@@ -40,7 +40,7 @@ func NewProgress(cmd *cobra.Command, what string) *Progress {
 const barThrottle = 100 * time.Millisecond
 
 // Show tells how far the run is. Where there is no bar, it is the line.
-func (p *Progress) Show(at registry.Progress, line string) {
+func (p *Progress) Show(at jobs.Progress, line string) {
 	if !p.terminal {
 		if time.Since(p.told) >= lineEvery {
 			p.told = time.Now()
@@ -64,7 +64,7 @@ func (p *Progress) Show(at registry.Progress, line string) {
 			progressbar.OptionSetWidth(20),
 			progressbar.OptionUseANSICodes(true),
 		}
-		if at.Unit == registry.UnitBytes {
+		if at.Unit == jobs.UnitBytes {
 			options = append(options, progressbar.OptionShowBytes(true), progressbar.OptionUseIECUnits(true))
 		} else {
 			options = append(options, progressbar.OptionShowIts(), progressbar.OptionSetItsString("items"))

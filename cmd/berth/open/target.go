@@ -7,14 +7,14 @@ import (
 	"log/slog"
 	"slices"
 
+	"berth/backup"
 	"berth/cmd/berth/settings"
 	"berth/metadata"
 	"berth/oci"
-	"berth/registry"
 )
 
 // TargetOf gives the settings of another registry that is made of this one. It refuses
-// what is by its name the registry's own; registry.Transfer finds out what has two names.
+// what is by its name the registry's own; backup.Transfer finds out what has two names.
 func TargetOf(c *settings.Config, database, store string) (*settings.Config, error) {
 	if DescribeDatabase(database) == DescribeDatabase(c.DatabaseURL) || slices.Contains([]string{c.StorageURL, c.StorageFallbackURL}, store) {
 		return nil, errors.New("the target has to be another database and another store: objects of two registries must not share a place")
@@ -26,8 +26,8 @@ func TargetOf(c *settings.Config, database, store string) (*settings.Config, err
 
 // Target opens the database and the store of the settings to be filled. It
 // migrates, and does not take the database into use as a server does. A database that is in use is
-// refused with registry.ErrInUse and left as it is. No error has a secret.
-func Target(ctx context.Context, c *settings.Config, log *slog.Logger) (side registry.Side, err error) {
+// refused with backup.ErrInUse and left as it is. No error has a secret.
+func Target(ctx context.Context, c *settings.Config, log *slog.Logger) (side backup.Side, err error) {
 	database := DescribeDatabase(c.DatabaseURL)
 	if side.DB, err = metadata.Open(ctx, DatabaseOptions(c, 8, log)); err != nil {
 		return side, fmt.Errorf("the target database %s cannot be opened: %w. Check that it is there and can be reached from here, and the user and the password in its URL", database, Cause(err))
@@ -37,7 +37,7 @@ func Target(ctx context.Context, c *settings.Config, log *slog.Logger) (side reg
 			err = errors.Join(err, side.DB.Close())
 		}
 	}()
-	if err := registry.Receives(ctx, side.DB); err != nil {
+	if err := backup.Receives(ctx, side.DB); err != nil {
 		return side, fmt.Errorf("%s: %w", database, err)
 	}
 	side.Store, _, err = openBareStore(ctx, c, c.StorageURL, false, log)
@@ -63,7 +63,7 @@ func Cause(err error) error {
 }
 
 // WithTarget opens a target, and closes it again.
-func WithTarget(ctx context.Context, c *settings.Config, log *slog.Logger, run func(registry.Side) error) (err error) {
+func WithTarget(ctx context.Context, c *settings.Config, log *slog.Logger, run func(backup.Side) error) (err error) {
 	to, err := Target(ctx, c, log)
 	if err != nil {
 		return err

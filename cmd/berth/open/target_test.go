@@ -9,10 +9,10 @@ import (
 	"strings"
 	"testing"
 
+	"berth/backup"
 	"berth/cmd/berth/settings"
 	"berth/metadata"
 	"berth/metadata/metadatatest"
-	"berth/registry"
 	"berth/testenv"
 )
 
@@ -94,7 +94,7 @@ func TestTargetInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	conf := &settings.Config{DatabaseURL: address, StorageURL: "file:" + filepath.Join(t.TempDir(), "blobs"), MemoryBudget: 16 << 20}
-	if _, err := Target(t.Context(), conf, slog.New(slog.DiscardHandler)); !errors.Is(err, registry.ErrInUse) {
+	if _, err := Target(t.Context(), conf, slog.New(slog.DiscardHandler)); !errors.Is(err, backup.ErrInUse) {
 		t.Errorf("the target gives %v", err)
 	}
 	if after, _, err := db.SchemaVersion(t.Context()); err != nil || after != before {

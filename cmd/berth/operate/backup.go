@@ -13,7 +13,6 @@ import (
 	"berth/cmd/berth/client"
 	"berth/cmd/berth/open"
 	"berth/cmd/berth/settings"
-	"berth/registry"
 )
 
 // transferFlags are those of the commands that copy a registry, themselves or by a server.
@@ -99,7 +98,7 @@ The exit code is 1, after a complete backup, when the registry itself has lost s
 				}
 				p := cli.NewProgress(cmd, "backing up")
 				defer p.End()
-				m, report, err := backup.Run(ctx, registry.Side{DB: l.db, Store: l.store}, place, backup.Options{
+				m, report, err := backup.Run(ctx, backup.Side{DB: l.db, Store: l.store}, place, backup.Options{
 					Work: work, Source: open.DescribeDatabase(l.config.DatabaseURL), Version: version, Rate: rate, Logger: l.log,
 					Progress: showTransfer(p),
 				})
@@ -193,7 +192,7 @@ The exit code is 1 when the backup lacks bytes, or the restored registry does.`,
 			if _, err := backup.ReadManifest(ctx, place); err != nil {
 				return err // before anything is made in the target
 			}
-			return open.WithTarget(ctx, c, log, func(to registry.Side) error {
+			return open.WithTarget(ctx, c, log, func(to backup.Side) error {
 				m, report, err := backup.Restore(ctx, place, to, o)
 				if err != nil {
 					return err
@@ -212,7 +211,7 @@ The exit code is 1 when the backup lacks bytes, or the restored registry does.`,
 	return c
 }
 
-func transferLine(r registry.TransferReport) string {
+func transferLine(r backup.TransferReport) string {
 	rows := int64(0)
 	for _, n := range r.Rows {
 		rows += n
@@ -231,6 +230,6 @@ func transferLine(r registry.TransferReport) string {
 }
 
 // showTransfer is what hears of a transfer for a bar.
-func showTransfer(p *cli.Progress) func(registry.TransferReport) {
-	return func(r registry.TransferReport) { p.Show(r.Progress, transferLine(r)) }
+func showTransfer(p *cli.Progress) func(backup.TransferReport) {
+	return func(r backup.TransferReport) { p.Show(r.Progress, transferLine(r)) }
 }

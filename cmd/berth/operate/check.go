@@ -13,6 +13,7 @@ import (
 	"berth/cmd/berth/cli"
 	"berth/cmd/berth/client"
 	"berth/cmd/berth/settings"
+	"berth/jobs"
 	"berth/registry"
 )
 
@@ -115,7 +116,7 @@ func remoteCheck(cmd *cobra.Command, r *client.Remote, run registry.CheckRun, fl
 			return api.Recast[*registry.CheckJob](job)
 		},
 		cancel: func(ctx context.Context) error { return client.Done(s.CancelCheckWithResponse(ctx)) },
-		at:     func(job *registry.CheckJob) registry.Progress { return job.Report.Progress },
+		at:     func(job *registry.CheckJob) jobs.Progress { return job.Report.Progress },
 		line:   func(job *registry.CheckJob) string { return checkLine(job.Report) },
 		print:  func(job *registry.CheckJob) error { return printCheck(cmd, output, job.Report) },
 		wrong: func(job *registry.CheckJob) error {

@@ -89,7 +89,7 @@ func endCopy(cmd *cobra.Command, output *cli.Choice, job *backup.Job) error {
 }
 
 // atCopy is how far a job is, of what it does at the moment.
-func atCopy(job *backup.Job) (at registry.Progress) {
+func atCopy(job *backup.Job) (at jobs.Progress) {
 	switch {
 	case job.Check != nil:
 		at = job.Check.Progress
@@ -129,7 +129,7 @@ func printCopy(cmd *cobra.Command, output *cli.Choice, job *backup.Job) error {
 		return nil // it has not come so far
 	case output.Value == "json":
 		return cli.PrintJSON(w, struct {
-			*registry.TransferReport
+			*backup.TransferReport
 			Backup *backup.Manifest      `json:"backup,omitempty"`
 			Check  *registry.CheckReport `json:"check,omitempty"`
 		}{job.Transfer, job.Manifest, job.Check})

@@ -20,9 +20,9 @@ import (
 	"berth/cmd/berth/open"
 	"berth/cmd/berth/settings"
 	"berth/imports"
+	"berth/jobs"
 	"berth/metadata"
 	"berth/oci"
-	"berth/registry"
 )
 
 func NewImportCommand() *cobra.Command {
@@ -72,7 +72,7 @@ func (f *importFlags) run(source string, one func(context.Context, *local, impor
 		defer p.End()
 		o := imports.Options{DB: l.db, People: l.people(), DryRun: f.dryRun, SkipInvalid: f.skip, Admins: f.admins, Source: source,
 			Progress: func(done, total int) {
-				at := registry.Progress{Unit: registry.UnitItems, Done: int64(done), Total: int64(total)}
+				at := jobs.Progress{Unit: jobs.UnitItems, Done: int64(done), Total: int64(total)}
 				p.Show(at, fmt.Sprintf("%d of %d records", done, total))
 			}}
 		if source == "ldap" && l.config.LDAP.Enabled() && l.config.LDAP.UserDN == "" {

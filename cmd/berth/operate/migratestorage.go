@@ -10,7 +10,6 @@ import (
 	"berth/cmd/berth/cli"
 	"berth/cmd/berth/open"
 	"berth/cmd/berth/settings"
-	"berth/registry"
 )
 
 func NewMigrateStorageCommand() *cobra.Command {
@@ -72,10 +71,10 @@ The exit code is 1 when the registry itself has lost some bytes, or the target l
 				if err != nil {
 					return cli.AsUsage(err)
 				}
-				return open.WithTarget(ctx, target, l.log, func(to registry.Side) error {
+				return open.WithTarget(ctx, target, l.log, func(to backup.Side) error {
 					p := cli.NewProgress(cmd, "copying")
 					defer p.End()
-					report, err := registry.Transfer(ctx, registry.Side{DB: l.db, Store: l.store}, to, registry.TransferRun{
+					report, err := backup.Transfer(ctx, backup.Side{DB: l.db, Store: l.store}, to, backup.TransferRun{
 						Source: open.DescribeDatabase(l.config.DatabaseURL), Rate: rate, Logger: l.log, Progress: showTransfer(p),
 					})
 					if err != nil {
@@ -110,7 +109,7 @@ func relocate(cmd *cobra.Command, output *cli.Choice, rate float64) error {
 			return cli.AsUsage(err)
 		}
 		p := cli.NewProgress(cmd, "moving")
-		report, err := l.registry.Relocate(ctx, from, to, registry.TransferRun{Rate: rate, Logger: l.log, Progress: showTransfer(p)})
+		report, err := backup.Relocate(ctx, l.db, l.registry.DefaultGCRun().Grace, from, to, backup.TransferRun{Rate: rate, Logger: l.log, Progress: showTransfer(p)})
 		p.End()
 		if err != nil {
 			return err

@@ -11,7 +11,6 @@ import (
 	"berth/cmd/berth/cli"
 	"berth/cmd/berth/client"
 	"berth/jobs"
-	"berth/registry"
 )
 
 // jobFlags are those of commands that a server can do in the background.
@@ -39,10 +38,10 @@ type serverJob[T jobs.Job] struct {
 	start   func(context.Context) (id string, err error)
 	get     func(context.Context) (T, error)
 	cancel  func(context.Context) error
-	at      func(T) registry.Progress // how far it is
-	line    func(T) string            // the same in a line
-	print   func(T) error             // what it has done, as the command prints what it does by itself
-	wrong   func(T) error             // what is wrong with the result of a job that has finished
+	at      func(T) jobs.Progress // how far it is
+	line    func(T) string        // the same in a line
+	print   func(T) error         // what it has done, as the command prints what it does by itself
+	wrong   func(T) error         // what is wrong with the result of a job that has finished
 }
 
 // jobPoll is how often a server is asked how far its job is.

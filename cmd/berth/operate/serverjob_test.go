@@ -61,7 +61,7 @@ func TestServerJob(t *testing.T) {
 					answers = answers[1:]
 					return next.job, next.err
 				},
-				at:    func(*registry.CheckJob) registry.Progress { return registry.Progress{} },
+				at:    func(*registry.CheckJob) jobs.Progress { return jobs.Progress{} },
 				line:  func(*registry.CheckJob) string { return "so far" },
 				print: func(*registry.CheckJob) error { printed++; return nil },
 				wrong: func(*registry.CheckJob) error { return c.wrong },

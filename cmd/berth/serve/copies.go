@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"time"
 
 	"berth/backup"
 	"berth/cmd/berth/open"
@@ -22,15 +23,15 @@ func newChecks(_ context.Context, a *app) (part, error) {
 
 // newCopies makes backups, restores and migrations in the background.
 func newCopies(_ context.Context, a *app) (part, error) {
-	a.copies = copyJobs(a.config, a.version, registry.Side{DB: a.db, Store: a.store}, a.registry, a.log)
+	a.copies = copyJobs(a.config, a.version, backup.Side{DB: a.db, Store: a.store}, a.registry.DefaultGCRun().Grace, a.log)
 	return part{close: func() error { a.copies.Close(); return nil }}, nil
 }
 
 // copyJobs makes what copies the registry in the background, to and from the places that the settings name.
-func copyJobs(c *settings.Config, version string, from registry.Side, reg *registry.Registry, log *slog.Logger) *backup.Jobs {
+func copyJobs(c *settings.Config, version string, from backup.Side, grace time.Duration, log *slog.Logger) *backup.Jobs {
 	unset := func(format string, args ...any) error { return oci.Errorf(oci.CodeConflict, format, args...) }
 	return backup.NewJobs(backup.JobsOptions{
-		From: from, Registry: reg, Source: open.DescribeDatabase(c.DatabaseURL), Version: version, Logger: log,
+		From: from, Grace: grace, Source: open.DescribeDatabase(c.DatabaseURL), Version: version, Logger: log,
 		Place: func(ctx context.Context) (backup.Place, string, error) {
 			if c.BackupURL == "" {
 				return nil, "", unset("no backup_url is set: set it, or run berth backup or berth restore")
@@ -41,7 +42,7 @@ func copyJobs(c *settings.Config, version string, from registry.Side, reg *regis
 			}
 			return place, work, err
 		},
-		Target: func(ctx context.Context) (side registry.Side, err error) {
+		Target: func(ctx context.Context) (side backup.Side, err error) {
 			if c.TargetDatabaseURL == "" {
 				return side, unset("no target_database_url and target_storage_url are set: set them to an empty database and a store, or run berth migrate-storage or berth restore")
 			}
@@ -51,7 +52,7 @@ func copyJobs(c *settings.Config, version string, from registry.Side, reg *regis
 				return side, unusable(oci.CodeConflict, names, err)
 			}
 			switch side, err = open.Target(ctx, target, log); {
-			case errors.Is(err, registry.ErrInUse):
+			case errors.Is(err, backup.ErrInUse):
 				err = unusable(oci.CodeConflict, names, err)
 			case err != nil:
 				err = unusable(oci.CodeUnavailable, names, err)

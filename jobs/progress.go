@@ -1,4 +1,4 @@
-package registry
+package jobs
 
 import (
 	"context"
@@ -20,11 +20,11 @@ type Progress struct {
 	Total int64  `json:"total"`
 }
 
-// add counts what is done.
-func (p *Progress) add(n int64) { p.Done = min(p.Done+n, p.Total) }
+// Add counts what is done.
+func (p *Progress) Add(n int64) { p.Done = min(p.Done+n, p.Total) }
 
-// bytesOf begins a run that reads the bytes of all blobs of a database.
-func bytesOf(ctx context.Context, db *metadata.DB) (p Progress, err error) {
+// BytesOf begins the progress of a run that reads the bytes of all blobs of a database.
+func BytesOf(ctx context.Context, db *metadata.DB) (p Progress, err error) {
 	p.Unit = UnitBytes
 	err = db.View(ctx, func(tx *metadata.Tx) (err error) {
 		_, p.Total, err = tx.CountBlobs(ctx)
@@ -33,8 +33,8 @@ func bytesOf(ctx context.Context, db *metadata.DB) (p Progress, err error) {
 	return p, err
 }
 
-// itemsOf begins a run that looks at each blob so many times.
-func itemsOf(ctx context.Context, db *metadata.DB, times int64) (p Progress, err error) {
+// ItemsOf begins the progress of a run that looks at each blob so many times.
+func ItemsOf(ctx context.Context, db *metadata.DB, times int64) (p Progress, err error) {
 	p.Unit = UnitItems
 	err = db.View(ctx, func(tx *metadata.Tx) error {
 		blobs, _, err := tx.CountBlobs(ctx)

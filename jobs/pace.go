@@ -1,4 +1,4 @@
-package registry
+package jobs
 
 import (
 	"context"
@@ -7,18 +7,19 @@ import (
 	"time"
 )
 
-// pace spreads work over time. Several goroutines may share it.
-type pace struct {
+// Pace spreads work over time. Several goroutines may share it.
+type Pace struct {
 	rate float64 // units a second, 0 for no limit
 
 	mu   sync.Mutex
 	next time.Time
 }
 
-func newPace(rate float64) *pace { return &pace{rate: rate} }
+// NewPace makes one of so many units a second, 0 for no limit.
+func NewPace(rate float64) *Pace { return &Pace{rate: rate} }
 
-// wait waits until n more units may be used.
-func (p *pace) wait(ctx context.Context, n float64) error {
+// Wait waits until n more units may be used, or returns the error of the context.
+func (p *Pace) Wait(ctx context.Context, n float64) error {
 	if p.rate <= 0 {
 		return ctx.Err()
 	}
@@ -43,16 +44,18 @@ func (p *pace) wait(ctx context.Context, n float64) error {
 	}
 }
 
-// pacedReader reads no faster than its pace.
+// Reader reads from r no faster than the pace, of which a byte is a unit.
+func (p *Pace) Reader(ctx context.Context, r io.Reader) io.Reader { return pacedReader{ctx, r, p} }
+
 type pacedReader struct {
 	ctx  context.Context
 	r    io.Reader
-	pace *pace
+	pace *Pace
 }
 
 func (p pacedReader) Read(b []byte) (int, error) {
 	n, err := p.r.Read(b)
-	if werr := p.pace.wait(p.ctx, float64(n)); werr != nil {
+	if werr := p.pace.Wait(p.ctx, float64(n)); werr != nil {
 		return n, werr
 	}
 	return n, err

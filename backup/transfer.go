@@ -1,7 +1,9 @@
-package registry
+package backup
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +18,7 @@ import (
 
 	"berth/jobs"
 	"berth/metadata"
+	"berth/registry"
 	"berth/storage"
 )
 
@@ -49,10 +52,10 @@ type TransferReport struct {
 	Bytes   int64            `json:"copied_bytes"`
 	// Lost counts blobs whose bytes the source does not have, or has damaged;
 	// Problems names the first ten thousand. The target counts them as missing.
-	Lost     int64     `json:"lost"`
-	Problems []Problem `json:"problems"`
+	Lost     int64              `json:"lost"`
+	Problems []registry.Problem `json:"problems"`
 	// Progress is in bytes.
-	Progress Progress `json:"progress"`
+	Progress jobs.Progress `json:"progress"`
 }
 
 // Noted is a copy for a job's note: it has the first thousand problems, and does not
@@ -62,7 +65,7 @@ func (r TransferReport) Noted() TransferReport {
 	if rows == nil {
 		rows = map[string]int64{}
 	}
-	r.Rows, r.Problems = rows, firstProblems(r.Problems)
+	r.Rows, r.Problems = rows, registry.FirstProblems(r.Problems)
 	return r
 }
 
@@ -75,6 +78,27 @@ const (
 	// transferLeaseTTL is short, so that a transfer that was killed is soon made again.
 	transferLeaseTTL = 10 * time.Second
 )
+
+// Rows that are read at a time.
+const (
+	uploadsAtOnce = 200
+	blobsAtOnce   = 256
+)
+
+// recordTime bounds the statements that record what has happened to bytes.
+const recordTime = 15 * time.Second
+
+// lastWords is for the end of a change that must not be left half done because the context has ended.
+func lastWords(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), recordTime)
+}
+
+// newID names an upload of ours.
+func newID() string {
+	var b [16]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
 
 // ErrBusy says that another transfer into the same database is under way.
 var ErrBusy = errors.New("another backup, restore or migration into the same place is under way, or has died within the last seconds")
@@ -133,8 +157,8 @@ func Transfer(ctx context.Context, from, to Side, run TransferRun) (report Trans
 	if run.Logger == nil {
 		run.Logger = slog.New(slog.DiscardHandler)
 	}
-	t := &transfer{from: from, to: to, run: run, id: newID(), pace: newPace(run.Rate), told: time.Now()}
-	t.target = New(to.DB, to.Store, Options{Logger: run.Logger})
+	t := &transfer{from: from, to: to, run: run, id: newID(), pace: jobs.NewPace(run.Rate), told: time.Now()}
+	t.target = registry.New(to.DB, to.Store, registry.Options{Logger: run.Logger})
 	ctx, release, err := t.begin(ctx)
 	if err != nil {
 		return t.report, err
@@ -165,8 +189,8 @@ type transfer struct {
 	from, to Side
 	run      TransferRun
 	id       string // of its holds
-	target   *Registry
-	pace     *pace
+	target   *registry.Registry
+	pace     *jobs.Pace
 
 	mu     sync.Mutex
 	report TransferReport
@@ -226,7 +250,7 @@ func (t *transfer) begin(ctx context.Context) (_ context.Context, end func() err
 
 // release gives back what begin holds. A hold that cannot be released ends by itself.
 func (t *transfer) release(ctx context.Context) error {
-	ctx, end := detached(ctx, recordTime)
+	ctx, end := lastWords(ctx)
 	defer end()
 	return errors.Join(
 		t.from.DB.Update(ctx, func(tx *metadata.Tx) error { return tx.ReleaseHold(ctx, t.id) }),
@@ -289,7 +313,7 @@ func (t *transfer) sweep(ctx context.Context) error {
 	for {
 		var left []metadata.Upload
 		err := t.to.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-			left, err = tx.UnfinishedUploads(ctx, expireBatch)
+			left, err = tx.UnfinishedUploads(ctx, uploadsAtOnce)
 			return err
 		})
 		if err != nil || len(left) == 0 {
@@ -316,12 +340,12 @@ func (t *transfer) removeUploads(ctx context.Context, left []metadata.Upload) er
 	dead := map[string]bool{}
 	for _, u := range left {
 		dead[u.ID] = true
-		if err := t.target.remove(ctx, storage.Session(u.Session)); err != nil {
+		if err := t.target.RemoveSession(ctx, storage.Session(u.Session)); err != nil {
 			return err
 		}
 	}
 	for info, err := range t.to.Store.Walk(ctx) {
-		if err == nil && dead[uploadRE.FindString(info.Key)] {
+		if err == nil && dead[registry.UploadOf(info.Key)] {
 			err = t.to.Store.Delete(ctx, info.Key)
 		}
 		if err != nil {
@@ -369,7 +393,7 @@ func (t *transfer) rows(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("copying the rows: %w", err)
 	}
-	progress, err := bytesOf(ctx, t.to.DB)
+	progress, err := jobs.BytesOf(ctx, t.to.DB)
 	if err != nil {
 		return err
 	}
@@ -393,7 +417,7 @@ func (t *transfer) objects(ctx context.Context) error {
 		for {
 			var page []metadata.StoredBlob
 			err := t.to.DB.View(gctx, func(tx *metadata.Tx) (err error) {
-				page, err = tx.BlobsAfter(gctx, after, checkBatch)
+				page, err = tx.BlobsAfter(gctx, after, blobsAtOnce)
 				return err
 			})
 			if err != nil || len(page) == 0 {
@@ -419,7 +443,7 @@ func (t *transfer) objects(ctx context.Context) error {
 				if there {
 					t.count(func(r *TransferReport) {
 						r.Present++
-						r.Progress.add(b.Size)
+						r.Progress.Add(b.Size)
 					})
 				} else if err := t.object(gctx, b.Blob); err != nil {
 					return fmt.Errorf("copying the blob %s: %w", b.Digest, err)
@@ -504,11 +528,11 @@ func (t *transfer) object(ctx context.Context, b metadata.Blob) error {
 	}
 	rc, err := t.from.Store.Open(ctx, key, 0, -1)
 	if errors.Is(err, storage.ErrNotFound) {
-		t.lost(b, key, ProblemMissing, "the source's store has no such object")
+		t.lost(b, key, registry.ProblemMissing, "the source's store has no such object")
 		return nil
 	}
-	if unreadable(ctx, t.from.Store, err) {
-		t.lost(b, key, ProblemDamaged, "the source's object cannot be read: "+err.Error())
+	if registry.Unreadable(ctx, t.from.Store, err) {
+		t.lost(b, key, registry.ProblemDamaged, "the source's object cannot be read: "+err.Error())
 		return nil
 	}
 	if err != nil {
@@ -519,16 +543,15 @@ func (t *transfer) object(ctx context.Context, b metadata.Blob) error {
 	if err != nil {
 		return err
 	}
-	sum := t.target.newSum(b.Digest.Algorithm())
-	defer t.target.release(sum)
-	session, n, err := t.to.Store.Append(ctx, storage.Session(row.Session), pacedReader{ctx, rc, t.pace}, sum)
-	if err == nil && (n != b.Size || sum.digest() != b.Digest) {
-		t.lost(b, key, ProblemDamaged, fmt.Sprintf("the source's object has %d bytes with the digest %s, the row says %d", n, sum.digest(), b.Size))
+	sum := b.Digest.Algorithm().Digester()
+	session, n, err := t.to.Store.Append(ctx, storage.Session(row.Session), t.pace.Reader(ctx, rc), sum.Hash())
+	if err == nil && (n != b.Size || sum.Digest() != b.Digest) {
+		t.lost(b, key, registry.ProblemDamaged, fmt.Sprintf("the source's object has %d bytes with the digest %s, the row says %d", n, sum.Digest(), b.Size))
 		return t.drop(ctx, row, session)
 	}
 	var source *storage.SourceError
-	if errors.As(err, &source) && unreadable(ctx, t.from.Store, source) {
-		t.lost(b, key, ProblemDamaged, "the source's object cannot be read: "+source.Err.Error())
+	if errors.As(err, &source) && registry.Unreadable(ctx, t.from.Store, source) {
+		t.lost(b, key, registry.ProblemDamaged, "the source's object cannot be read: "+source.Err.Error())
 		return t.drop(ctx, row, session)
 	}
 	if err != nil {
@@ -554,7 +577,7 @@ func (t *transfer) object(ctx context.Context, b metadata.Blob) error {
 	t.count(func(r *TransferReport) {
 		r.Copied++
 		r.Bytes += n
-		r.Progress.add(n)
+		r.Progress.Add(n)
 	})
 	return nil
 }
@@ -562,7 +585,7 @@ func (t *transfer) object(ctx context.Context, b metadata.Blob) error {
 // drop removes a session that does not become an object. When it cannot, its
 // row stays, and the next attempt tries again.
 func (t *transfer) drop(ctx context.Context, row metadata.Upload, session storage.Session) error {
-	ctx, cancel := detached(ctx, recordTime)
+	ctx, cancel := lastWords(ctx)
 	defer cancel()
 	if err := t.to.Store.Abort(ctx, session); err != nil {
 		return err
@@ -577,9 +600,9 @@ func (t *transfer) lost(b metadata.Blob, key, kind, detail string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.report.Lost++
-	t.report.Progress.add(b.Size)
-	if len(t.report.Problems) < maxProblems {
-		t.report.Problems = append(t.report.Problems, Problem{Kind: kind, Digest: b.Digest, Key: key, Size: b.Size, Detail: detail})
+	t.report.Progress.Add(b.Size)
+	if len(t.report.Problems) < registry.MaxProblems {
+		t.report.Problems = append(t.report.Problems, registry.Problem{Kind: kind, Digest: b.Digest, Key: key, Size: b.Size, Detail: detail})
 	}
 }
 
@@ -594,7 +617,7 @@ func (t *transfer) snapshot() TransferReport {
 	defer t.mu.Unlock()
 	r := t.report
 	if r.Problems == nil {
-		r.Problems = []Problem{}
+		r.Problems = []registry.Problem{}
 	}
 	return r
 }

@@ -1,4 +1,4 @@
-package registry
+package backup
 
 import (
 	"context"
@@ -16,42 +16,16 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"berth/jobs"
 	"berth/metadata"
 	"berth/oci"
+	"berth/registry"
 	"berth/storage"
 )
 
 // side opens the ends of a transfer as another process would.
 func (e *env) side() Side { return Side{DB: e.openDB(), Store: e.store()} }
-
-// newBackend makes an empty one, by its name in the list.
-func newBackend(t *testing.T, name string) *env {
-	for _, b := range backends {
-		if b.name == name {
-			url, driver, dsn := b.db(t)
-			return newEnv(t, url, driver, dsn, b.store(t))
-		}
-	}
-	t.Fatalf("there is no backend %s", name)
-	return nil
-}
-
-// onTransfers runs a test on ways from one backend to another: each is the
-// source of one and the target of another.
-func onTransfers(t *testing.T, run func(t *testing.T, from, to *env)) {
-	for i, b := range backends {
-		if left(i) {
-			continue
-		}
-		target := backends[(i+2)%len(backends)].name
-		t.Run(b.name+" to "+target, func(t *testing.T) {
-			run(t, newBackend(t, b.name), newBackend(t, target))
-		})
-	}
-}
 
 // sameImages checks that the target has what the source's rows say, byte for byte.
 func sameImages(t *testing.T, to *env) (blobs int) {
@@ -62,7 +36,7 @@ func sameImages(t *testing.T, to *env) (blobs int) {
 		to.read(r, name, digest.Digest(d))
 		blobs++
 	}
-	report, err := r.Check(to.ctx, CheckRun{Rehash: true, Grace: -time.Hour})
+	report, err := r.Check(to.ctx, registry.CheckRun{Rehash: true, Grace: -time.Hour})
 	to.ok(err)
 	if report.Open > 0 {
 		t.Errorf("a check of the copy finds %+v", report.Problems)
@@ -75,8 +49,7 @@ func sameImages(t *testing.T, to *env) (blobs int) {
 func TestTransferWhilePushing(t *testing.T) {
 	onTransfers(t, func(t *testing.T, from, to *env) {
 		for i := range 12 {
-			raw := from.image(from.r, repo, fmt.Sprint("app ", i))
-			from.pushManifest(from.r, repo, tagged(fmt.Sprint("v", i)), nil, v1.MediaTypeImageManifest, raw)
+			from.pushImage(from.r, repo, fmt.Sprint("app ", i), fmt.Sprint("v", i))
 		}
 		from.push(from.r, "team/large", random(3<<20, 5))
 		run := TransferRun{Source: "the source"}
@@ -98,7 +71,7 @@ func TestTransferWhilePushing(t *testing.T) {
 					from.ok(r.DeleteBlob(from.ctx, as(alice), "team/churn", d))
 				}
 				// What has just lost its last link goes at once, if nobody holds it.
-				_, err := r.Collect(from.ctx, GCRun{})
+				_, err := r.Collect(from.ctx, registry.GCRun{})
 				from.ok(err)
 			}
 		})
@@ -266,16 +239,16 @@ func TestTransferLost(t *testing.T) {
 		run := TransferRun{Source: "the source"}
 		report, err := Transfer(from.ctx, from.side(), to.side(), run)
 		to.ok(err)
-		if report.Lost != 1 || report.Problems[0].Digest != gone || report.Problems[0].Kind != ProblemMissing || report.Copied != 1 {
+		if report.Lost != 1 || report.Problems[0].Digest != gone || report.Problems[0].Kind != registry.ProblemMissing || report.Copied != 1 {
 			t.Errorf("the report is %+v", report)
 		}
 		to.read(to.replica(), repo, whole)
 		if _, err := to.replica().Blob(to.ctx, repo, gone); err == nil {
 			t.Error("the copy serves a blob without bytes")
 		}
-		check, err := from.r.Check(from.ctx, CheckRun{Repair: true})
+		check, err := from.r.Check(from.ctx, registry.CheckRun{Repair: true})
 		from.ok(err)
-		if check.Found[ProblemMissing] != 1 {
+		if check.Found[registry.ProblemMissing] != 1 {
 			t.Errorf("the check of the source finds %+v", check)
 		}
 		from.push(from.r, "team/other", []byte("gone"))
@@ -313,7 +286,7 @@ func TestUnreadableObject(t *testing.T) {
 		key := from.strings(`SELECT storage_key FROM blobs WHERE digest = $1`, string(bad))[0]
 		side := from.side()
 		side.Store = badDisk{side.Store, key, errors.New("gone")}
-		if _, err := New(side.DB, side.Store, Options{}).Check(from.ctx, CheckRun{Rehash: true}); !errors.Is(err, syscall.EIO) {
+		if _, err := registry.New(side.DB, side.Store, registry.Options{}).Check(from.ctx, registry.CheckRun{Rehash: true}); !errors.Is(err, syscall.EIO) {
 			t.Errorf("a check of a disk that is gone gives %v", err)
 		}
 		run := TransferRun{Source: "the source"}
@@ -321,18 +294,18 @@ func TestUnreadableObject(t *testing.T) {
 			t.Errorf("a transfer from a disk that is gone gives %v", err)
 		}
 		side.Store = badDisk{from.store(), key, nil}
-		check, err := New(side.DB, side.Store, Options{}).Check(from.ctx, CheckRun{Rehash: true})
+		check, err := registry.New(side.DB, side.Store, registry.Options{}).Check(from.ctx, registry.CheckRun{Rehash: true})
 		from.ok(err)
-		if check.Blobs != 2 || len(check.Problems) != 1 || check.Problems[0].Digest != bad || check.Problems[0].Kind != ProblemDamaged {
+		if check.Blobs != 2 || len(check.Problems) != 1 || check.Problems[0].Digest != bad || check.Problems[0].Kind != registry.ProblemDamaged {
 			t.Errorf("the check finds %+v", check)
 		}
 		report, err := Transfer(from.ctx, side, to.side(), run)
 		from.ok(err)
-		if report.Lost != 1 || report.Problems[0].Digest != bad || report.Problems[0].Kind != ProblemDamaged {
+		if report.Lost != 1 || report.Problems[0].Digest != bad || report.Problems[0].Kind != registry.ProblemDamaged {
 			t.Errorf("the transfer's report is %+v", report)
 		}
 		to.read(to.replica(), repo, good)
-		moved, err := New(side.DB, side.Store, Options{}).Relocate(from.ctx, side.Store, to.store(), TransferRun{})
+		moved, err := Relocate(from.ctx, side.DB, registry.DefaultGCGrace, side.Store, to.store(), TransferRun{})
 		from.ok(err)
 		if moved.Lost != 1 || moved.Copied != 1 {
 			t.Errorf("the relocation's report is %+v", moved)
@@ -367,38 +340,6 @@ func TestTransferHealsTheCopy(t *testing.T) {
 		sameImages(t, to)
 		if left := to.strings(`SELECT value FROM garbage WHERE value = $1`, other); len(left) != 1 {
 			t.Errorf("the object that was cut short is no garbage")
-		}
-	})
-}
-
-// While an object is held, no replica removes it; a hold that nobody renews ends.
-func TestHold(t *testing.T) {
-	onEach(t, func(t *testing.T, e *env) {
-		d := e.push(e.r, repo, []byte("held"))
-		e.ok(e.openDB().Update(e.ctx, func(tx *metadata.Tx) error {
-			_, err := tx.Hold(e.ctx, "h", time.Hour, false)
-			return err
-		}))
-		e.ok(e.r.DeleteBlob(e.ctx, as(alice), repo, d))
-		collect := func() []string {
-			_, err := e.replica().Collect(e.ctx, GCRun{})
-			e.ok(err)
-			return e.keys()
-		}
-		if keys := collect(); len(keys) != 1 {
-			t.Errorf("during the hold the store has %v", keys)
-		}
-		e.clock.add(2 * time.Hour)
-		held := true
-		e.ok(e.openDB().Update(e.ctx, func(tx *metadata.Tx) (err error) {
-			held, err = tx.Hold(e.ctx, "h", time.Hour, true)
-			return err
-		}))
-		if held {
-			t.Error("a hold that had run out was renewed")
-		}
-		if keys := collect(); len(keys) != 0 {
-			t.Errorf("after the hold the store has %v", slices.Clone(keys))
 		}
 	})
 }
@@ -456,4 +397,18 @@ func TestTransferIntoItself(t *testing.T) {
 			t.Errorf("the transfer leaves the uploads %v", left)
 		}
 	})
+}
+
+// A note holds the first problems and does not change under the hands of who writes it.
+func TestNotedTransfer(t *testing.T) {
+	many := make([]registry.Problem, registry.MaxProblems)
+	report := TransferReport{Problems: many, Rows: map[string]int64{"tags": 1}}
+	noted := report.Noted()
+	report.Rows["tags"], many[0].Kind = 2, registry.ProblemMissing
+	if len(noted.Problems) >= len(many) || len(noted.Problems) == 0 || noted.Rows["tags"] != 1 || noted.Problems[0].Kind != "" {
+		t.Errorf("the transfer is noted with %d problems and %v", len(noted.Problems), noted.Rows)
+	}
+	if empty := (TransferReport{}).Noted(); empty.Problems == nil || empty.Rows == nil {
+		t.Error("an empty report is noted with null in place of lists")
+	}
 }

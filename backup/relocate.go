@@ -1,4 +1,4 @@
-package registry
+package backup
 
 import (
 	"context"
@@ -9,30 +9,32 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"berth/jobs"
 	"berth/metadata"
+	"berth/registry"
 	"berth/storage"
 )
 
-// Relocate moves the objects of all blobs from one store to another, while
+// Relocate moves the objects of all blobs of a registry from one store to another, while
 // servers go on that read both (storage.Fallback) and write to the new one. Each object is copied
 // and hashed, then its row points to the copy, in a small transaction that changes nothing if somebody else has
 // changed the row meanwhile; what it pointed to becomes garbage, to be removed after the
-// grace period. One that was killed is made again, and goes on with what still is in the old store.
-func (r *Registry) Relocate(ctx context.Context, from, to storage.Store, run TransferRun) (TransferReport, error) {
+// registry's grace period. One that was killed is made again, and goes on with what still is in the old store.
+func Relocate(ctx context.Context, db *metadata.DB, grace time.Duration, from, to storage.Store, run TransferRun) (TransferReport, error) {
 	if run.Logger == nil {
 		run.Logger = slog.New(slog.DiscardHandler)
 	}
-	m := &relocation{r: r, from: from, to: to, pace: newPace(run.Rate), run: run, told: time.Now()}
-	m.report.Problems, m.report.Rows = []Problem{}, map[string]int64{}
+	m := &relocation{db: db, grace: grace, from: from, to: to, pace: jobs.NewPace(run.Rate), run: run, told: time.Now()}
+	m.report.Problems, m.report.Rows = []registry.Problem{}, map[string]int64{}
 	var err error
-	if m.report.Progress, err = bytesOf(ctx, r.db); err != nil {
+	if m.report.Progress, err = jobs.BytesOf(ctx, db); err != nil {
 		return m.report, err
 	}
 	var after digest.Digest
 	for {
 		var page []metadata.StoredBlob
-		err := r.db.View(ctx, func(tx *metadata.Tx) (err error) {
-			page, err = tx.BlobsAfter(ctx, after, checkBatch)
+		err := db.View(ctx, func(tx *metadata.Tx) (err error) {
+			page, err = tx.BlobsAfter(ctx, after, blobsAtOnce)
 			return err
 		})
 		if err != nil || len(page) == 0 {
@@ -42,7 +44,7 @@ func (r *Registry) Relocate(ctx context.Context, from, to storage.Store, run Tra
 			if err := m.blob(ctx, b); err != nil {
 				return m.report, goesOn(fmt.Errorf("moving the blob %s: %w", b.Digest, err))
 			}
-			m.report.Progress.add(b.Size)
+			m.report.Progress.Add(b.Size)
 			if run.Progress != nil && time.Since(m.told) > time.Second {
 				m.told = time.Now()
 				run.Progress(m.report)
@@ -53,24 +55,25 @@ func (r *Registry) Relocate(ctx context.Context, from, to storage.Store, run Tra
 }
 
 type relocation struct {
-	r        *Registry
+	db       *metadata.DB
+	grace    time.Duration
 	from, to storage.Store
 	run      TransferRun
-	pace     *pace
+	pace     *jobs.Pace
 	report   TransferReport
 	told     time.Time
 }
 
 func (m *relocation) lost(b metadata.StoredBlob, kind, detail string) {
 	m.report.Lost++
-	if len(m.report.Problems) < maxProblems {
-		m.report.Problems = append(m.report.Problems, Problem{Kind: kind, Digest: b.Digest, Key: b.Key, Size: b.Size, Detail: detail})
+	if len(m.report.Problems) < registry.MaxProblems {
+		m.report.Problems = append(m.report.Problems, registry.Problem{Kind: kind, Digest: b.Digest, Key: b.Key, Size: b.Size, Detail: detail})
 	}
 }
 
 func (m *relocation) blob(ctx context.Context, b metadata.StoredBlob) error {
 	if b.MissingSince != nil {
-		m.lost(b, ProblemMissing, "marked as missing since "+b.MissingSince.Format(time.RFC3339))
+		m.lost(b, registry.ProblemMissing, "marked as missing since "+b.MissingSince.Format(time.RFC3339))
 		return nil
 	}
 	_, err := m.to.Stat(ctx, b.Key)
@@ -87,11 +90,11 @@ func (m *relocation) blob(ctx context.Context, b metadata.StoredBlob) error {
 		if same, err := m.same(ctx, b); err != nil || !same { // collected meanwhile
 			return err
 		}
-		m.lost(b, ProblemMissing, "neither store has such an object")
+		m.lost(b, registry.ProblemMissing, "neither store has such an object")
 		return nil
 	}
-	if unreadable(ctx, m.from, err) {
-		m.lost(b, ProblemDamaged, "the object cannot be read: "+err.Error())
+	if registry.Unreadable(ctx, m.from, err) {
+		m.lost(b, registry.ProblemDamaged, "the object cannot be read: "+err.Error())
 		return nil
 	}
 	if err != nil {
@@ -100,22 +103,21 @@ func (m *relocation) blob(ctx context.Context, b metadata.StoredBlob) error {
 	defer rc.Close()
 	row := metadata.Upload{ID: newID(), Principal: transferLease, Algorithm: string(b.Digest.Algorithm())}
 	row.Session = string(m.to.Begin(row.ID))
-	if err := m.r.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
+	if err := m.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
 		return tx.CreateUpload(ctx, row)
 	}); err != nil {
 		return err
 	}
-	sum := m.r.newSum(b.Digest.Algorithm())
-	defer m.r.release(sum)
-	session, n, err := m.to.Append(ctx, storage.Session(row.Session), pacedReader{ctx, rc, m.pace}, sum)
+	sum := b.Digest.Algorithm().Digester()
+	session, n, err := m.to.Append(ctx, storage.Session(row.Session), m.pace.Reader(ctx, rc), sum.Hash())
 	row.Session = string(session)
-	if err == nil && (n != b.Size || sum.digest() != b.Digest) {
-		m.lost(b, ProblemDamaged, fmt.Sprintf("the object has %d bytes with the digest %s, the row says %d", n, sum.digest(), b.Size))
+	if err == nil && (n != b.Size || sum.Digest() != b.Digest) {
+		m.lost(b, registry.ProblemDamaged, fmt.Sprintf("the object has %d bytes with the digest %s, the row says %d", n, sum.Digest(), b.Size))
 		return m.drop(ctx, row)
 	}
 	var source *storage.SourceError
-	if errors.As(err, &source) && unreadable(ctx, m.from, source) {
-		m.lost(b, ProblemDamaged, "the object cannot be read: "+source.Err.Error())
+	if errors.As(err, &source) && registry.Unreadable(ctx, m.from, source) {
+		m.lost(b, registry.ProblemDamaged, "the object cannot be read: "+source.Err.Error())
 		return m.drop(ctx, row)
 	}
 	if err != nil {
@@ -126,7 +128,7 @@ func (m *relocation) blob(ctx context.Context, b metadata.StoredBlob) error {
 		return errors.Join(err, m.drop(ctx, row))
 	}
 	var moved bool
-	err = m.r.db.Update(ctx, func(tx *metadata.Tx) error {
+	err = m.db.Update(ctx, func(tx *metadata.Tx) error {
 		if _, err := tx.DeleteUpload(ctx, row.ID); err != nil {
 			return err
 		}
@@ -136,7 +138,7 @@ func (m *relocation) blob(ctx context.Context, b metadata.StoredBlob) error {
 			return err
 		}
 		if moved {
-			return tx.EnqueueGarbage(ctx, metadata.GarbageObject, b.Key, tx.Now().Add(m.r.o.GCGrace))
+			return tx.EnqueueGarbage(ctx, metadata.GarbageObject, b.Key, tx.Now().Add(m.grace))
 		}
 		return tx.EnqueueGarbage(ctx, metadata.GarbageObject, key, tx.Now())
 	})
@@ -150,7 +152,7 @@ func (m *relocation) blob(ctx context.Context, b metadata.StoredBlob) error {
 
 // same reports whether the blob still has the object that it was read with.
 func (m *relocation) same(ctx context.Context, b metadata.StoredBlob) (same bool, err error) {
-	err = m.r.db.View(ctx, func(tx *metadata.Tx) error {
+	err = m.db.View(ctx, func(tx *metadata.Tx) error {
 		now, ok, err := tx.StoredBlob(ctx, b.Digest)
 		same = ok && now.Key == b.Key
 		return err
@@ -160,12 +162,12 @@ func (m *relocation) same(ctx context.Context, b metadata.StoredBlob) (same bool
 
 // drop gives a session up that does not become an object.
 func (m *relocation) drop(ctx context.Context, row metadata.Upload) error {
-	ctx, cancel := detached(ctx, recordTime)
+	ctx, cancel := lastWords(ctx)
 	defer cancel()
 	if err := m.to.Abort(ctx, storage.Session(row.Session)); err != nil {
 		return err // the upload's row stays, and ends as those of clients do
 	}
-	return m.r.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
+	return m.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
 		_, err := tx.DeleteUpload(ctx, row.ID)
 		return err
 	})

@@ -1,4 +1,4 @@
-package registry
+package backup
 
 import (
 	"context"
@@ -13,8 +13,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"berth/registry"
 	"berth/storage"
 )
 
@@ -24,10 +24,9 @@ func TestRelocate(t *testing.T) {
 	onTransfers(t, func(t *testing.T, e, other *env) {
 		old, fresh := e.store, other.store
 		for i := range 6 {
-			raw := e.image(e.r, repo, fmt.Sprint("app ", i))
-			e.pushManifest(e.r, repo, tagged(fmt.Sprint("v", i)), nil, v1.MediaTypeImageManifest, raw)
+			e.pushImage(e.r, repo, fmt.Sprint("app ", i), fmt.Sprint("v", i))
 		}
-		e.pushManifest(e.r, "team/gone", tagged("v1"), nil, v1.MediaTypeImageManifest, e.image(e.r, "team/gone", "gone"))
+		e.pushImage(e.r, "team/gone", "gone", "v1")
 		gone := digest.FromString("layer of gone")
 		e.ok(old().Delete(e.ctx, e.strings(`SELECT storage_key FROM blobs WHERE digest = $1`, string(gone))...))
 
@@ -47,7 +46,7 @@ func TestRelocate(t *testing.T) {
 				if i%2 == 1 {
 					e.ok(server.DeleteBlob(e.ctx, as(alice), "team/churn", d))
 				}
-				_, err := server.Collect(e.ctx, GCRun{})
+				_, err := server.Collect(e.ctx, registry.GCRun{})
 				e.ok(err)
 			}
 		})
@@ -59,7 +58,7 @@ func TestRelocate(t *testing.T) {
 			if n > 8 {
 				left.Store(1000)
 			}
-			report, err := e.replica().Relocate(ctx, old(), dying{fresh(), &left, cancel}, TransferRun{})
+			report, err := Relocate(ctx, e.openDB(), registry.DefaultGCGrace, old(), dying{fresh(), &left, cancel}, TransferRun{})
 			cancel()
 			copied += report.Copied
 			if err == nil {
@@ -77,7 +76,7 @@ func TestRelocate(t *testing.T) {
 		if deaths == 0 || copied < 12 {
 			t.Errorf("%d deaths, %d objects copied", deaths, copied)
 		}
-		report, err := e.r.Relocate(e.ctx, old(), fresh(), TransferRun{})
+		report, err := Relocate(e.ctx, e.openDB(), registry.DefaultGCGrace, old(), fresh(), TransferRun{})
 		e.ok(err)
 		if report.Copied != 0 || report.Present < 12 {
 			t.Errorf("when all is moved: %+v", report)
@@ -107,9 +106,9 @@ func TestRelocate(t *testing.T) {
 				e.ok(errors.Join(err, rc.Close()))
 			}
 		}
-		check, err := e.replica().Check(e.ctx, CheckRun{Rehash: true})
+		check, err := e.replica().Check(e.ctx, registry.CheckRun{Rehash: true})
 		e.ok(err)
-		if check.Open != 1 || slices.ContainsFunc(check.Problems, func(p Problem) bool { return p.Digest != gone }) {
+		if check.Open != 1 || slices.ContainsFunc(check.Problems, func(p registry.Problem) bool { return p.Digest != gone }) {
 			t.Errorf("a check finds %+v", check.Problems)
 		}
 	})
