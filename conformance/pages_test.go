@@ -204,6 +204,7 @@ func otherPorts(t *testing.T, script string, ports ...string) string {
 func servers(script string) string {
 	script = strings.ReplaceAll(script, "python3 tokeninfo.py &\n", "python3 tokeninfo.py 2>/dev/null &\nuntil curl -s http://$TOKENINFO >/dev/null; do sleep 0.05; kill -0 $!; done\n")
 	script = regexp.MustCompile(`(?m)^node \S+/provider\.mjs (\d+) .*&$`).ReplaceAllString(script, "$0\nuntil curl -s http://127.0.0.1:$1 >/dev/null; do sleep 0.05; kill -0 $$!; done")
+	script = regexp.MustCompile(`(?m)^/usr/sbin/slapd .* ldap://127\.0\.0\.1:(\d+)/$`).ReplaceAllString(script, "$0\nuntil (exec 3<>/dev/tcp/127.0.0.1/$1) 2>/dev/null; do sleep 0.05; kill -0 $$(cat slapd.pid); done")
 	return strings.ReplaceAll(script, "./berth serve &\n", "./berth serve >berth.log 2>&1 &\nuntil curl -fsS http://$BERTH_LISTEN/readyz >/dev/null 2>&1; do sleep 0.05; kill -0 $! || { cat berth.log; exit 1; }; done\n")
 }
 
@@ -288,8 +289,9 @@ func TestPages(t *testing.T) {
 		"docs/gc.md": {edits: []string{
 			"berth why sha256:44136f...", "berth why $(" + digestOf + ")"},
 			says: []string{"Would go now", "tag 1.0 (immutable)", "LOGICAL"}},
-		"docs/operations.md": {edits: []string{"/backup/berth", "$PWD/backup", "make conformance OCI_CONFORMANCE=/path/to/the/program", ""}},
-		"docs/audit.md":      {says: []string{"createTeam"}},
+		"docs/operations.md": {edits: []string{"/backup/berth", "$PWD/backup", "password admin --local", "password admin --local --new-password-stdin <<<" + AdminPassword,
+			"make conformance OCI_CONFORMANCE=/path/to/the/program", ""}},
+		"docs/audit.md": {says: []string{"createTeam"}},
 		"docs/dims.md": {edits: []string{"curl -u alice", "curl -fsS -u alice:alice-Password-1",
 			"https://registry.example.com", "$BERTH_SERVER",
 			"aws dynamodb scan --table-name d.ims.io.tokens --output json", "echo '{\"Items\":[]}'"},

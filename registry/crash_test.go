@@ -349,7 +349,7 @@ func TestDatabaseGone(t *testing.T) {
 		e.is(err, oci.ErrUnavailable)
 		_, err = gone.Manifest(e.ctx, repo, tagged("x"))
 		e.is(err, oci.ErrUnavailable)
-		_, err = gone.PushManifest(e.ctx, as(alice), repo, tagged("x"), nil, "a/b", []byte("{}"))
+		_, err = gone.PushManifest(e.ctx, as(alice), repo, tagged("x"), nil, "application/vnd.example", []byte("{}"))
 		e.is(err, oci.ErrUnavailable)
 		_, err = gone.MountBlob(e.ctx, as(alice), repo, digest.FromBytes(data), "team/from")
 		e.is(err, oci.ErrUnavailable)
