@@ -14,15 +14,7 @@ FUZZTIME ?= 30s
 # What `make test` tests, and with what: make test PKG=./conformance ARGS='-run TestReplicas -v'. A package's tests
 # get the programs that they need (scripts/tools.sh for PACKAGE); the checks are then left to `make verify`.
 PKG ?= ./...
-ARGS ?=
-# What runs under the race detector: the packages in which goroutines meet, with all that
-# they use but SQLite's own C code, which was translated to Go and takes most of the time there. Of the
-# others it would only make the tests slower; ARGS=-race does it.
-RACE = ./audit ./auth ./auth/ldap ./auth/oidc ./auth/token ./backup ./registry ./server ./storage/...
-RACE_FLAGS = -race -gcflags='modernc.org/sqlite/lib=-race=false'
-# Of these, what takes so long under it that a short form runs there (-short), and the whole without it.
-LONG = ./registry
-
+export ARGS ?=
 .PHONY: help
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,20 +28,15 @@ build: ## Build the static binary ./berth
 	@echo "building ./$(BIN): on a fresh machine this compiles Berth and its libraries, for some minutes; each package is printed when it is done"
 	@$(GO_BUILD) -v -o $(BIN) ./cmd/berth
 
-# -parallel 4: tests with real clients wait more than they compute, also on two cores.
 .PHONY: test
 test: ## Everything: tools, checks, all tests with real servers and clients; with PKG= that package with its tools (ARGS=)
-	@failed=; run=; \
-	if [ "$(PKG)" = ./... ]; then \
-		scripts/tools.sh; run="go run ./testenv/withservers"; scripts/check.sh || failed="$$failed checks"; \
-	else \
-		scripts/tools.sh for $(PKG); \
-	fi; \
-	race=$$(go list $(RACE)); once=$$(grep -vxF "$$(go list $(LONG))" <<<"$$race"); packages=$$(go list $(PKG)); \
-	watched=$$(grep -xF "$$race" <<<"$$packages" || true); others=$$(grep -vxF "$$once" <<<"$$packages" || true); \
-	if [ -n "$$watched" ]; then scripts/tools.sh gcc; $$run go test $(RACE_FLAGS) -short -p 2 -timeout 60m $(ARGS) $$watched || failed="$$failed race-tests"; fi; \
-	if [ -n "$$others" ]; then $$run go test -p 2 -parallel 4 -timeout 60m $(ARGS) $$others || failed="$$failed tests"; fi; \
-	if [ -n "$$failed" ]; then echo "FAILED:$$failed"; exit 1; fi; echo "all of it passed"
+	@scripts/test.sh $(PKG)
+
+# The packages that have such tests (testenv.Steps). A failure prints its seed, which BERTH_TEST_SEED repeats.
+SOAK = ./auth ./registry/...
+.PHONY: soak
+soak: ## The random tests of models and races with many more steps (BERTH_TEST_STEPS=5000 sets how many)
+	@BERTH_TEST_SOAK=yes scripts/test.sh $(SOAK)
 
 .PHONY: verify
 verify: ## The quick checks: gofmt, vet, staticcheck, generated files

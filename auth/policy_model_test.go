@@ -11,6 +11,7 @@ import (
 
 	"berth/metadata"
 	"berth/metadata/metadatatest"
+	"berth/testenv"
 )
 
 // model is what a random world holds, kept beside the database in the plainest
@@ -257,7 +258,7 @@ func TestPolicyModel(t *testing.T) {
 			},
 		}
 		var done []string
-		for range 150 {
+		for range testenv.Steps(t, 60, 300) {
 			done = append(done, steps[random.IntN(len(steps))]())
 			m.check(t, ctx, db, random)
 			if t.Failed() {

@@ -290,6 +290,9 @@ func TestPages(t *testing.T) {
 			"berth why sha256:44136f...", "berth why $(" + digestOf + ")"},
 			says: []string{"Would go now", "tag 1.0 (immutable)", "LOGICAL"}},
 		"docs/operations.md": {edits: []string{"/backup/berth", "$PWD/backup", "password admin --local", "password admin --local --new-password-stdin <<<" + AdminPassword,
+			"docker buildx build --push -t registry.example.com/core/app:1.0 \\\n" +
+				"  --cache-to type=registry,ref=registry.example.com/core/app:buildcache,mode=max \\\n" +
+				"  --cache-from type=registry,ref=registry.example.com/core/app:buildcache .\n", "", // needs a plugin of Docker
 			"make conformance OCI_CONFORMANCE=/path/to/the/program", ""}},
 		"docs/audit.md": {says: []string{"createTeam"}},
 		"docs/dims.md": {edits: []string{"curl -u alice", "curl -fsS -u alice:alice-Password-1",

@@ -469,7 +469,8 @@ func (m *model) verify() {
 
 // TestGCModel does random things to a registry, with time passing, collectors
 // working and processes dying, and compares it with the model. Never is anything missing
-// that the model has; in the end there is nothing else. BERTH_TEST_SEED repeats a run, BERTH_TEST_STEPS makes it longer.
+// that the model has; in the end there is nothing else. BERTH_TEST_SEED repeats a run;
+// testenv.Steps says how long it is.
 func TestGCModel(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	if s := os.Getenv("BERTH_TEST_SEED"); s != "" {
@@ -479,16 +480,7 @@ func TestGCModel(t *testing.T) {
 		}
 	}
 	t.Logf("seed %d", seed)
-	steps := 300
-	if testing.Short() {
-		steps = 100
-	}
-	if s := os.Getenv("BERTH_TEST_STEPS"); s != "" {
-		var err error
-		if steps, err = strconv.Atoi(s); err != nil {
-			t.Fatal(err)
-		}
-	}
+	steps := testenv.Steps(t, 100, 600)
 	for _, ttl := range []time.Duration{0, 20 * time.Hour} {
 		t.Run(fmt.Sprintf("untagged_ttl=%s", ttl), func(t *testing.T) {
 			onEach(t, func(t *testing.T, e *env) {

@@ -12,6 +12,7 @@ import (
 
 	"berth/metadata"
 	"berth/oci"
+	"berth/testenv"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -25,10 +26,7 @@ func TestGCRace(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
 		e.raced = true
 		const pushers, repos, images = 6, 2, 3
-		rounds := 20
-		if testing.Short() {
-			rounds = 8
-		}
+		rounds := testenv.Steps(t, 8, 40)
 		var layers [][]byte
 		for i := range 4 {
 			layers = append(layers, random(2000, uint64(i)))

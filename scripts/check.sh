@@ -3,6 +3,7 @@
 # is generated is what the tree holds. Says all that is wrong, then fails.
 set -uo pipefail
 cd "$(dirname "$0")/.."
+export CGO_ENABLED=0 GOFLAGS="${GOFLAGS:-} -trimpath" # as in scripts/test.sh
 failed=
 
 step() { printf '== %s\n' "$*"; }

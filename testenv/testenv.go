@@ -25,6 +25,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // shared is what this test process has started. Tests of one process share
@@ -56,10 +57,16 @@ func (s *server) start(f func() (string, error)) (string, error) {
 	return s.addr, s.err
 }
 
-// Main runs the tests of a package, stops what they started and gives the exit code.
+// Main runs the tests of a package, stops what they started, reports the processor time and gives the exit code.
 func Main(m *testing.M) int {
-	defer Stop()
-	return m.Run()
+	began := time.Now()
+	code := m.Run()
+	Stop()
+	if err := reportTime(time.Since(began)); err != nil {
+		fmt.Fprintln(os.Stderr, "reporting the processor time:", err)
+		return max(code, 1)
+	}
+	return code
 }
 
 // Stop stops the servers of this process and removes their data. Main calls it.

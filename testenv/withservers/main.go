@@ -1,9 +1,11 @@
 // Command withservers starts one Postgres and one MinIO, runs the given
 // command with BERTH_TEST_POSTGRES_URL, BERTH_TEST_S3_ENDPOINT and MinIO's
-// credentials in its environment, prints what the tests have reported (testenv.Report) and what failed, stops both
-// and exits as the command did:
+// credentials in its environment, prints what the tests have reported (testenv.Report), which were the slowest, what all
+// of it took of the processor and what failed, stops both and exits as the command did:
 //
-//	go run ./testenv/withservers go test ./...
+//	go run ./testenv/withservers go test -json ./...
+//
+// What go test prints with -json is shown as without; -v before the command shows what passes too.
 //
 // A server that cannot be started is an error with CI set; otherwise the
 // command runs without it and its tests skip.
@@ -24,8 +26,12 @@ import (
 func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
+	verbose := len(args) > 0 && args[0] == "-v"
+	if verbose {
+		args = args[1:]
+	}
 	if len(args) == 0 {
-		fmt.Fprintln(os.Stderr, "usage: withservers command [argument...]")
+		fmt.Fprintln(os.Stderr, "usage: withservers [-v] command [argument...]")
 		return 2
 	}
 	defer testenv.Stop()
@@ -50,16 +56,22 @@ func run(args []string) int {
 		return 1
 	}
 	failed := &failures{to: os.Stdout}
+	shown := newResults(failed, verbose)
+	var spent time.Duration
 	defer func() {
+		if err := shown.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, "withservers:", err)
+		}
 		text, err := reported()
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "withservers:", err)
 		}
-		fmt.Print(text, failed)
+		fmt.Print(text, shown.slowest())
+		fmt.Printf("== %s of processor time, without the servers that all tests share\n%s", spent.Round(time.Second), failed)
 	}()
 	env = append(env, report)
 	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = env, os.Stdin, failed, os.Stderr
+	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = env, os.Stdin, shown, os.Stderr
 	cmd.WaitDelay = 10 * time.Second // for what the command has left running, with its output still open
 	// A signal ends the command first, so that Stop is never skipped.
 	signals := make(chan os.Signal, 1)
@@ -74,6 +86,7 @@ func run(args []string) int {
 		}
 	}()
 	err = cmd.Wait()
+	spent = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
