@@ -12,7 +12,7 @@
 //     bytes that a blob row, an upload row or a garbage row still points to, and
 //     nothing is ever deleted that a blob row points to.
 //
-// Start with writer.go and upload.go.
+// Start with manifests.go (a push) and uploads.go.
 package registry
 
 import (
