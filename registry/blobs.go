@@ -7,54 +7,13 @@ import (
 	"io"
 	"time"
 
-	"berth/manifest"
+	"berth/auth"
 	"berth/metadata"
 	"berth/oci"
 	"berth/storage"
 
 	"github.com/opencontainers/go-digest"
 )
-
-// Manifest gives a manifest with its bytes as they were pushed, which counts as
-// a pull for retention. One query.
-// It returns MANIFEST_UNKNOWN or NAME_UNKNOWN.
-func (r *Registry) Manifest(ctx context.Context, repo string, ref oci.Reference) (metadata.Manifest, error) {
-	m, err := r.look(ctx, repo, ref)
-	if err == nil {
-		r.pulls.note(m.ID, r.o.Clock())
-	}
-	return m, err
-}
-
-// look is Manifest for what only looks at an image: it is no pull.
-func (r *Registry) look(ctx context.Context, repo string, ref oci.Reference) (m metadata.Manifest, err error) {
-	err = r.db.View(ctx, func(tx *metadata.Tx) (err error) {
-		if ref.Digest != "" {
-			m, err = tx.ManifestByDigest(ctx, repo, ref.Digest)
-		} else {
-			m, err = tx.ManifestByTag(ctx, repo, ref.Tag)
-		}
-		return err
-	})
-	return m, err
-}
-
-// HeadManifest is Manifest without the payload. It counts as a pull too: it is all
-// that a client asks which has the image already.
-func (r *Registry) HeadManifest(ctx context.Context, repo string, ref oci.Reference) (m metadata.Manifest, err error) {
-	err = r.db.View(ctx, func(tx *metadata.Tx) (err error) {
-		if ref.Digest != "" {
-			m, err = tx.ManifestHeadByDigest(ctx, repo, ref.Digest)
-		} else {
-			m, err = tx.ManifestHeadByTag(ctx, repo, ref.Tag)
-		}
-		return err
-	})
-	if err == nil {
-		r.pulls.note(m.ID, r.o.Clock())
-	}
-	return m, err
-}
 
 // Blob describes a blob of a repository. One query. It returns BLOB_UNKNOWN,
 // also when another repository has the blob.
@@ -181,43 +140,57 @@ func (r *Registry) BlobURL(ctx context.Context, b metadata.Blob, ttl time.Durati
 	return link, true, nil
 }
 
-// maxSized is how many images of an index ImageSize looks at.
-const maxSized = 64
-
-// ImageSize is what ECR calls the size of an image: the bytes of its config and
-// layers, compressed as they are; of an index, those of its largest image, among the
-// first 64 that are there. It is no pull of it. The error is MANIFEST_UNKNOWN for no such manifest.
-func (r *Registry) ImageSize(ctx context.Context, repo string, d digest.Digest) (int64, error) {
-	return r.imageSize(ctx, repo, d, true)
+// MountBlob makes a blob of one repository a blob of another without moving
+// bytes. The caller has checked that the actor may pull from `from`. It says
+// false when `from` does not have the blob; then the client has to upload it.
+func (r *Registry) MountBlob(ctx context.Context, by auth.Actor, repo string, d digest.Digest, from string) (bool, error) {
+	b, err := r.Blob(ctx, from, d)
+	if err != nil {
+		if errors.Is(err, oci.ErrBlobUnknown) {
+			return false, nil
+		}
+		return false, err
+	}
+	linked := false
+	err = r.db.Update(ctx, func(tx *metadata.Tx) error {
+		err := r.pushTo(ctx, tx, by, repo, metadata.Charge{Bytes: b.Size}, func(id int64) (err error) {
+			if linked, err = tx.Link(ctx, id, d); err == nil && !linked {
+				err = errNotThere // and so no repository either
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		return tx.Record(ctx, metadata.Event{Kind: metadata.BlobMounted, Actor: by.Audit, Repository: repo, Digest: d, Size: b.Size, From: from})
+	})
+	if errors.Is(err, errNotThere) {
+		return false, nil
+	}
+	return linked, err
 }
 
-func (r *Registry) imageSize(ctx context.Context, repo string, d digest.Digest, children bool) (size int64, err error) {
-	stored, err := r.look(ctx, repo, oci.Reference{Digest: d})
-	if err != nil {
-		return 0, err
-	}
-	m, err := manifest.Read(stored.MediaType, stored.Payload)
-	if err != nil {
-		// Not the client's: it was readable when it was pushed.
-		return 0, fmt.Errorf("the stored manifest %s of %s cannot be read: %s", d, repo, err.Error())
-	}
-	for _, blob := range m.Blobs {
-		size += blob.Size
-	}
-	if !children {
-		return size, nil
-	}
-	for i, child := range m.Children {
-		if i == maxSized {
-			break
+// maxCandidates bounds the repositories that are considered for a mount that
+// does not say from where.
+const maxCandidates = 100
+
+// MountCandidates gives repositories that have the blob, for a mount without
+// `from`. The caller picks one that the client may pull from.
+func (r *Registry) MountCandidates(ctx context.Context, d digest.Digest) (repos []string, err error) {
+	err = r.db.View(ctx, func(tx *metadata.Tx) (err error) {
+		repos, err = tx.BlobRepositories(ctx, d, maxCandidates)
+		return err
+	})
+	return repos, err
+}
+
+// DeleteBlob takes a blob out of a repository. Its bytes stay while any
+// repository has it. It returns BLOB_UNKNOWN, and CONFLICT when a manifest has it.
+func (r *Registry) DeleteBlob(ctx context.Context, by auth.Actor, repo string, d digest.Digest) error {
+	return r.db.Update(ctx, func(tx *metadata.Tx) error {
+		if err := tx.UnlinkBlob(ctx, repo, d); err != nil {
+			return err
 		}
-		one, err := r.imageSize(ctx, repo, child.Digest, false)
-		switch {
-		case err == nil:
-			size = max(size, one)
-		case !errors.Is(err, oci.ErrManifestUnknown): // a sparse index lacks some
-			return 0, err
-		}
-	}
-	return size, nil
+		return tx.Record(ctx, metadata.Event{Kind: metadata.BlobDeleted, Actor: by.Audit, Repository: repo, Digest: d})
+	})
 }

@@ -3,8 +3,8 @@ package registry
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
-	"strings"
 
 	"berth/auth"
 	"berth/manifest"
@@ -13,9 +13,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 )
-
-// MaxTags bounds the tags of one push by digest.
-const MaxTags = 100
 
 // Pushed is what PushManifest has done.
 type Pushed struct {
@@ -138,33 +135,6 @@ func pushed(by auth.Actor, repo string, tags []string, m metadata.Manifest, crea
 	return e
 }
 
-// tagsOf gives the tags of a push, each once, in their order.
-func tagsOf(ref oci.Reference, params []string) ([]string, error) {
-	if ref.Digest == "" {
-		if len(params) > 0 {
-			return nil, oci.Errorf(oci.CodeInvalid, "tag parameters need a manifest that is pushed by digest: put the digest in the place of the tag %q", ref.Tag).
-				WithDetail(map[string]any{"rule": "tag-parameters"})
-		}
-		return []string{ref.Tag}, nil
-	}
-	tags := make([]string, 0, min(len(params), MaxTags))
-	for _, p := range params {
-		tag, err := oci.ParseTag(p)
-		if err != nil {
-			return nil, err
-		}
-		if slices.Contains(tags, tag) {
-			continue
-		}
-		if len(tags) == MaxTags {
-			return nil, oci.Errorf(oci.CodeInvalid, "there are more than %d tags: push the others in another request", MaxTags).
-				WithDetail(map[string]any{"rule": "tag-parameters", "limit": MaxTags})
-		}
-		tags = append(tags, tag)
-	}
-	return tags, nil
-}
-
 // digestOf is the manifest's digest: of the reference's algorithm, and then
 // the same, or sha256 for a tag.
 func digestOf(ref oci.Reference, raw []byte) (digest.Digest, error) {
@@ -227,95 +197,102 @@ func withForeign(ctx context.Context, tx *metadata.Tx, repo string, m *manifest.
 	return blobs, nil
 }
 
-// refusal is a tag that the database would not move.
-type refusal struct {
-	tag string
-	err error
+// Manifest gives a manifest with its bytes as they were pushed, which counts as
+// a pull for retention. One query.
+// It returns MANIFEST_UNKNOWN or NAME_UNKNOWN.
+func (r *Registry) Manifest(ctx context.Context, repo string, ref oci.Reference) (metadata.Manifest, error) {
+	m, err := r.look(ctx, repo, ref)
+	if err == nil {
+		r.pulls.note(m.ID, r.o.Clock())
+	}
+	return m, err
 }
 
-// refusals is the error of a push whose tags were refused. One that names
-// several is still about the first.
-func refusals(refused []refusal) error {
-	if len(refused) < 2 {
-		if len(refused) == 1 {
-			return refused[0].err
-		}
-		return nil
-	}
-	var messages, tags []string
-	for _, f := range refused {
-		var e *oci.Error
-		if errors.As(f.err, &e) {
-			messages = append(messages, e.Message)
-		}
-		tags = append(tags, f.tag)
-	}
-	return oci.Errorf(oci.CodeTagImmutable, "%s", strings.Join(messages, "; ")).WithDetail(map[string]any{"rule": "tag-policy", "tags": tags})
-}
-
-// recordRefused writes down who was refused. It is history, not protection: a
-// failure is logged and the refusal stands.
-func (r *Registry) recordRefused(ctx context.Context, repo string, d digest.Digest, by auth.Actor, refused []refusal) {
-	ctx, cancel := detached(ctx, recordTime)
-	defer cancel()
-	err := r.db.Update(ctx, func(tx *metadata.Tx) error {
-		var events []metadata.Event
-		for _, f := range refused {
-			if err := tx.RecordRefusal(ctx, repo, f.tag, d, by.Audit); err != nil {
-				return err
-			}
-			events = append(events, metadata.Event{
-				Kind: metadata.ManifestPushed, Outcome: metadata.AuditRefused, Actor: by.Audit, Repository: repo, Reference: f.tag, Digest: d,
-				Detail: map[string]any{"rule": "tag-policy"},
-			})
-		}
-		return tx.Record(ctx, events...)
-	})
-	if err != nil {
-		r.o.Logger.ErrorContext(ctx, "a refused push is missing in the tag history", "repository", repo, "actor", by.Audit.Name, "error", err)
-	}
-}
-
-// MountBlob makes a blob of one repository a blob of another without moving
-// bytes. The caller has checked that the actor may pull from `from`. It says
-// false when `from` does not have the blob; then the client has to upload it.
-func (r *Registry) MountBlob(ctx context.Context, by auth.Actor, repo string, d digest.Digest, from string) (bool, error) {
-	b, err := r.Blob(ctx, from, d)
-	if err != nil {
-		if errors.Is(err, oci.ErrBlobUnknown) {
-			return false, nil
-		}
-		return false, err
-	}
-	linked := false
-	err = r.db.Update(ctx, func(tx *metadata.Tx) error {
-		err := r.pushTo(ctx, tx, by, repo, metadata.Charge{Bytes: b.Size}, func(id int64) (err error) {
-			if linked, err = tx.Link(ctx, id, d); err == nil && !linked {
-				err = errNotThere // and so no repository either
-			}
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		return tx.Record(ctx, metadata.Event{Kind: metadata.BlobMounted, Actor: by.Audit, Repository: repo, Digest: d, Size: b.Size, From: from})
-	})
-	if errors.Is(err, errNotThere) {
-		return false, nil
-	}
-	return linked, err
-}
-
-// maxCandidates bounds the repositories that are considered for a mount that
-// does not say from where.
-const maxCandidates = 100
-
-// MountCandidates gives repositories that have the blob, for a mount without
-// `from`. The caller picks one that the client may pull from.
-func (r *Registry) MountCandidates(ctx context.Context, d digest.Digest) (repos []string, err error) {
+// look is Manifest for what only looks at an image: it is no pull.
+func (r *Registry) look(ctx context.Context, repo string, ref oci.Reference) (m metadata.Manifest, err error) {
 	err = r.db.View(ctx, func(tx *metadata.Tx) (err error) {
-		repos, err = tx.BlobRepositories(ctx, d, maxCandidates)
+		if ref.Digest != "" {
+			m, err = tx.ManifestByDigest(ctx, repo, ref.Digest)
+		} else {
+			m, err = tx.ManifestByTag(ctx, repo, ref.Tag)
+		}
 		return err
 	})
-	return repos, err
+	return m, err
+}
+
+// HeadManifest is Manifest without the payload. It counts as a pull too: it is all
+// that a client asks which has the image already.
+func (r *Registry) HeadManifest(ctx context.Context, repo string, ref oci.Reference) (m metadata.Manifest, err error) {
+	err = r.db.View(ctx, func(tx *metadata.Tx) (err error) {
+		if ref.Digest != "" {
+			m, err = tx.ManifestHeadByDigest(ctx, repo, ref.Digest)
+		} else {
+			m, err = tx.ManifestHeadByTag(ctx, repo, ref.Tag)
+		}
+		return err
+	})
+	if err == nil {
+		r.pulls.note(m.ID, r.o.Clock())
+	}
+	return m, err
+}
+
+// maxSized is how many images of an index ImageSize looks at.
+const maxSized = 64
+
+// ImageSize is what ECR calls the size of an image: the bytes of its config and
+// layers, compressed as they are; of an index, those of its largest image, among the
+// first 64 that are there. It is no pull of it. The error is MANIFEST_UNKNOWN for no such manifest.
+func (r *Registry) ImageSize(ctx context.Context, repo string, d digest.Digest) (int64, error) {
+	return r.imageSize(ctx, repo, d, true)
+}
+
+func (r *Registry) imageSize(ctx context.Context, repo string, d digest.Digest, children bool) (size int64, err error) {
+	stored, err := r.look(ctx, repo, oci.Reference{Digest: d})
+	if err != nil {
+		return 0, err
+	}
+	m, err := manifest.Read(stored.MediaType, stored.Payload)
+	if err != nil {
+		// Not the client's: it was readable when it was pushed.
+		return 0, fmt.Errorf("the stored manifest %s of %s cannot be read: %s", d, repo, err.Error())
+	}
+	for _, blob := range m.Blobs {
+		size += blob.Size
+	}
+	if !children {
+		return size, nil
+	}
+	for i, child := range m.Children {
+		if i == maxSized {
+			break
+		}
+		one, err := r.imageSize(ctx, repo, child.Digest, false)
+		switch {
+		case err == nil:
+			size = max(size, one)
+		case !errors.Is(err, oci.ErrManifestUnknown): // a sparse index lacks some
+			return 0, err
+		}
+	}
+	return size, nil
+}
+
+// DeleteManifest removes a manifest and gives the tags that went with it; Restore
+// can bring them back. It
+// returns MANIFEST_UNKNOWN or NAME_UNKNOWN, CONFLICT when an index has it, and
+// oci.ErrTagImmutable when one of its tags is sealed.
+func (r *Registry) DeleteManifest(ctx context.Context, by auth.Actor, repo string, d digest.Digest) (tags []string, err error) {
+	err = r.db.Update(ctx, func(tx *metadata.Tx) (err error) {
+		if tags, err = tx.DeleteManifest(ctx, repo, d, by.Audit); err != nil {
+			return err
+		}
+		return tx.Record(ctx, manifestDeleted(by, repo, d, tags))
+	})
+	return tags, err
+}
+
+func manifestDeleted(by auth.Actor, repo string, d digest.Digest, tags []string) metadata.Event {
+	return metadata.Event{Kind: metadata.ManifestDeleted, Actor: by.Audit, Repository: repo, Digest: d, Tags: tags}
 }

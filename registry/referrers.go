@@ -13,25 +13,6 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// TagNames lists the tags of a repository in the order of their bytes, at most
-// limit of them, behind after. It returns NAME_UNKNOWN.
-func (r *Registry) TagNames(ctx context.Context, repo, after string, limit int) (tags []string, err error) {
-	err = r.db.View(ctx, func(tx *metadata.Tx) (err error) {
-		tags, err = tx.TagNames(ctx, repo, after, limit)
-		return err
-	})
-	return tags, err
-}
-
-// RepositoryNames lists the names of repositories, in byte order.
-func (r *Registry) RepositoryNames(ctx context.Context, f metadata.RepositoryFilter) (names []string, err error) {
-	err = r.db.View(ctx, func(tx *metadata.Tx) (err error) {
-		names, err = tx.RepositoryNames(ctx, f)
-		return err
-	})
-	return names, err
-}
-
 // Bounds of one page of referrers.
 const (
 	// maxReferrersBytes is about what the descriptors of a page may take: a client

@@ -74,7 +74,7 @@ type Registry struct {
 	pulls  pulls
 	small  smallBlobs
 
-	writers   writers
+	turns     turns
 	manifests manifestMemory
 }
 

@@ -60,3 +60,12 @@ func (r *Registry) DeleteRepository(ctx context.Context, by auth.Actor, repo str
 		return tx.Record(ctx, metadata.Event{Kind: metadata.RepositoryDeleted, Actor: by.Audit, Repository: repo})
 	})
 }
+
+// RepositoryNames lists the names of repositories, in byte order.
+func (r *Registry) RepositoryNames(ctx context.Context, f metadata.RepositoryFilter) (names []string, err error) {
+	err = r.db.View(ctx, func(tx *metadata.Tx) (err error) {
+		names, err = tx.RepositoryNames(ctx, f)
+		return err
+	})
+	return names, err
+}

@@ -7,41 +7,41 @@ import (
 	"time"
 )
 
-// writerWait is how long a request waits for another one that writes to the same upload.
-const writerWait = 10 * time.Second
+// turnWait is how long a request waits for another one that writes to the same upload.
+const turnWait = 10 * time.Second
 
 // An Interrupter is a body that can be ended from outside: a Read that waits for the client fails then, and so
 // do later ones. It may be called at any time, and does nothing to a body that was read to its end.
 type Interrupter interface{ Interrupt() }
 
-// writers let one request of this process at a time write to an upload. A client whose connection broke
+// turns let one request of this process at a time write to an upload. A client whose connection broke
 // sends its chunk again while the first request is still storing it: the second one would write over bytes that are about to
 // be recorded, and neither could go on. And a request whose connection is dead, which it does not know, would keep
 // the client from going on: what comes with a body of its own interrupts the one before it. Between replicas the store and the compare-and-set of the
 // row decide, at the price of the upload. The zero value is ready; uploads that nobody writes to take no memory.
-type writers struct {
+type turns struct {
 	mu   sync.Mutex
-	byID map[string]*writer
+	byID map[string]*turn
 }
 
-type writer struct {
-	turn    chan struct{} // has an element while a request writes
+type turn struct {
+	taken   chan struct{} // has an element while a request writes
 	body    io.Reader     // of that request, nil for none
 	users   int           // requests that write or wait
 	waiting int           // those that have called busy
 }
 
-// enter waits until no other request writes to the upload, for writerWait at most or until the context
+// enter waits until no other request writes to the upload, for turnWait at most or until the context
 // ends. When it has to wait it calls busy before, which says whether it may; then, if it has a body, it
 // interrupts the other's. The caller calls leave in the end.
-func (w *writers) enter(ctx context.Context, id string, body io.Reader, busy func() bool) (leave func()) {
+func (w *turns) enter(ctx context.Context, id string, body io.Reader, busy func() bool) (leave func()) {
 	w.mu.Lock()
 	u := w.byID[id]
 	if u == nil {
 		if w.byID == nil {
-			w.byID = map[string]*writer{}
+			w.byID = map[string]*turn{}
 		}
-		u = &writer{turn: make(chan struct{}, 1)}
+		u = &turn{taken: make(chan struct{}, 1)}
 		w.byID[id] = u
 	}
 	u.users++
@@ -49,7 +49,7 @@ func (w *writers) enter(ctx context.Context, id string, body io.Reader, busy fun
 
 	mine := true
 	select {
-	case u.turn <- struct{}{}:
+	case u.taken <- struct{}{}:
 	default:
 		may := busy()
 		w.mu.Lock()
@@ -58,10 +58,10 @@ func (w *writers) enter(ctx context.Context, id string, body io.Reader, busy fun
 			before.Interrupt()
 		}
 		w.mu.Unlock()
-		patience := time.NewTimer(writerWait)
+		patience := time.NewTimer(turnWait)
 		defer patience.Stop()
 		select {
-		case u.turn <- struct{}{}:
+		case u.taken <- struct{}{}:
 		case <-patience.C:
 			mine = false
 		case <-ctx.Done():
@@ -81,7 +81,7 @@ func (w *writers) enter(ctx context.Context, id string, body io.Reader, busy fun
 		defer w.mu.Unlock()
 		if mine {
 			u.body = nil
-			<-u.turn
+			<-u.taken
 		}
 		if u.users--; u.users == 0 {
 			delete(w.byID, id)

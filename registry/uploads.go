@@ -164,7 +164,7 @@ func (r *Registry) AppendUpload(ctx context.Context, by auth.Actor, repo, id str
 // this one brings a body. When one did write, seen is the session of before that: a body that does not say where it
 // belongs was meant to follow its bytes.
 func (r *Registry) enter(ctx context.Context, by auth.Actor, repo, id string, body io.Reader) (seen string, leave func()) {
-	leave = r.writers.enter(ctx, id, body, func() bool {
+	leave = r.turns.enter(ctx, id, body, func() bool {
 		row, err := r.upload(ctx, by.Audit.Name, repo, id)
 		if err == nil {
 			seen = row.Session

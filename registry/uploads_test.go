@@ -460,9 +460,9 @@ func TestSilentClientIsInterrupted(t *testing.T) {
 
 // writing is the number of requests that write to an upload or want to, and of those among them that wait.
 func (r *Registry) writing(id string) (all, waiting int) {
-	r.writers.mu.Lock()
-	defer r.writers.mu.Unlock()
-	if u := r.writers.byID[id]; u != nil {
+	r.turns.mu.Lock()
+	defer r.turns.mu.Unlock()
+	if u := r.turns.byID[id]; u != nil {
 		return u.users, u.waiting
 	}
 	return 0, 0
