@@ -98,7 +98,7 @@ func TestOpenGivesTheFile(t *testing.T) {
 	key := commit(t, s, add(t, s, s.Begin(storagetest.NewID()), []byte("hello, world")))
 	for name, store := range map[string]storage.Store{
 		"as it is":     s,
-		"instrumented": storage.Instrument(s, "fs", func(string, float64, error) {}),
+		"instrumented": storage.Instrument(s, "fs", func(context.Context, string, float64, error) {}),
 	} {
 		r, err := store.Open(t.Context(), key, 7, -1)
 		if err != nil {

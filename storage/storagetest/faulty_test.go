@@ -83,10 +83,14 @@ func TestFaultyRefusesWhatItDoesNotKnow(t *testing.T) {
 }
 
 func TestInstrument(t *testing.T) {
-	ctx := context.Background()
+	type caller struct{}
+	ctx := context.WithValue(context.Background(), caller{}, "alice")
 	var seen []string
 	f := storagetest.Faulty(mem.New(), storagetest.Fault{Op: "Stat"})
-	s := storage.Instrument(plain{f}, "memory", func(action string, seconds float64, err error) {
+	s := storage.Instrument(plain{f}, "memory", func(ctx context.Context, action string, seconds float64, err error) {
+		if ctx.Value(caller{}) != "alice" {
+			t.Errorf("%s is told without the context of its caller", action)
+		}
 		if seconds < 0 || seconds > 60 {
 			t.Errorf("%s took %v s", action, seconds)
 		}
@@ -119,7 +123,7 @@ func TestInstrument(t *testing.T) {
 	if _, ok := s.(storage.URLer); ok {
 		t.Error("a store without links is a URLer")
 	}
-	linked := storage.Instrument(f, "memory", func(action string, _ float64, _ error) { seen = append(seen, action) })
+	linked := storage.Instrument(f, "memory", func(_ context.Context, action string, _ float64, _ error) { seen = append(seen, action) })
 	if u, ok := linked.(storage.URLer); !ok {
 		t.Error("a store with links is no URLer")
 	} else if _, err := u.URL(ctx, key, 1); !errors.Is(err, errors.ErrUnsupported) || seen[len(seen)-1] != "URL" {

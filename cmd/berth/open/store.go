@@ -135,10 +135,10 @@ func Store(ctx context.Context, c *settings.Config, mustExist bool, log *slog.Lo
 	if err := errors.Join(reg.Register(seconds), reg.Register(failures)); err != nil {
 		return nil, err
 	}
-	return storage.Instrument(store, driver, func(action string, took float64, err error) {
+	return storage.Instrument(store, driver, func(ctx context.Context, action string, took float64, err error) {
 		seconds.WithLabelValues(driver, action).Observe(took)
 		var source *storage.SourceError
-		if err != nil && !errors.Is(err, storage.ErrNotFound) && !errors.Is(err, context.Canceled) && !errors.As(err, &source) {
+		if err != nil && !errors.Is(err, storage.ErrNotFound) && !errors.Is(ctx.Err(), context.Canceled) && !errors.As(err, &source) {
 			failures.WithLabelValues(driver, action).Inc()
 		}
 	}), nil
