@@ -22,7 +22,8 @@ func ParseDuration(s string) (time.Duration, error) {
 	return time.Duration(d), nil
 }
 
-// FormatDuration writes a duration without the units that are zero at its end: 10m, 2160h, 1h30m, 0s.
+// FormatDuration writes a duration without the units that are zero at its end: 10m, 2160h, 1h30m,
+// 0s.
 func FormatDuration(d time.Duration) string {
 	s := d.String()
 	if short, ok := strings.CutSuffix(s, "m0s"); ok {

@@ -18,8 +18,8 @@ import (
 	"berth/people"
 )
 
-// Dims takes the tokens of d.ims.io over from an export of its table. Each becomes a personal token that carries no more than
-// the actions; its user is made when there is none.
+// Dims takes the tokens of d.ims.io over from an export of its table. Each becomes a personal token
+// that carries no more than the actions; its user is made when there is none.
 func Dims(ctx context.Context, o Options, name string, in io.Reader, actions auth.Actions) (Report, error) {
 	tokens, problems, err := readDims(name, in)
 	if err != nil {

@@ -23,8 +23,9 @@ import (
 	"berth/people"
 )
 
-// Dockit takes over what Dockit's database has, all of it or nothing. source is an SQLite file or a mysql:// URL; services are
-// the registries that trust Dockit's key; life is that of a certificate, when the key has none.
+// Dockit takes over what Dockit's database has, all of it or nothing. source is an SQLite file or a
+// mysql:// URL; services are the registries that trust Dockit's key; life is that of a certificate,
+// when the key has none.
 func Dockit(ctx context.Context, o Options, source string, services []string, life time.Duration) (Report, error) {
 	from, err := readDockit(ctx, source)
 	if err != nil {
@@ -34,7 +35,8 @@ func Dockit(ctx context.Context, o Options, source string, services []string, li
 	if err != nil {
 		return Report{}, err
 	}
-	// Names that nobody can have here are left out and named; those of somebody else stop the import.
+	// Names that nobody can have here are left out and named; those of somebody else stop the
+	// import.
 	possible := slices.Clone(from.users)
 	invalid := func(u dockitUser) bool { _, err := auth.ParseUserName(u.name); return err != nil }
 	users, strangers, err := sortRecords(ctx, who, slices.DeleteFunc(possible, invalid), func(u dockitUser) string { return "the user " + u.name },

@@ -14,7 +14,8 @@ import (
 	"berth/people"
 )
 
-// Htpasswd takes users over from a file of Apache's htpasswd. A user who is there keeps the password, unless replace is set.
+// Htpasswd takes users over from a file of Apache's htpasswd. A user who is there keeps the
+// password, unless replace is set.
 func Htpasswd(ctx context.Context, o Options, name string, in io.Reader, replace bool) (Report, error) {
 	entries, problems, err := readHtpasswd(name, in)
 	if err != nil {

@@ -11,9 +11,9 @@ import (
 	"berth/oci"
 )
 
-// identities tells whose an imported record is. An identity is the pair of a source and a name: a record of a
-// directory's user is nobody else's, however that one is called. Names of a directory can be written in any case; the
-// directory says which is its own.
+// identities tells whose an imported record is. An identity is the pair of a source and a name: a
+// record of a directory's user is nobody else's, however that one is called. Names of a directory
+// can be written in any case; the directory says which is its own.
 type identities struct {
 	source string
 	admins bool                                          // records may be those of administrators
@@ -51,8 +51,9 @@ func (b *badRecord) Error() string { return b.why }
 
 func badf(format string, args ...any) error { return &badRecord{fmt.Sprintf(format, args...)} }
 
-// nameOf gives the name of the user here whom a record with this name is about, who need not be there yet. The error is a
-// *badRecord, or the directory's when it cannot be asked now. credential says that the record lets somebody sign in.
+// nameOf gives the name of the user here whom a record with this name is about, who need not be
+// there yet. The error is a *badRecord, or the directory's when it cannot be asked now. credential
+// says that the record lets somebody sign in.
 func (i *identities) nameOf(ctx context.Context, written string, credential bool) (string, error) {
 	name := written
 	if i.ask != nil {
@@ -109,7 +110,8 @@ func (i *identities) nameOf(ctx context.Context, written string, credential bool
 	return user.Name, nil
 }
 
-// whose is the user of a name that nameOf gave, or NOT_FOUND. Somebody who came between is nobody's: that is an error.
+// whose is the user of a name that nameOf gave, or NOT_FOUND. Somebody who came between is
+// nobody's: that is an error.
 func (i *identities) whose(ctx context.Context, tx *metadata.Tx, name string) (metadata.User, error) {
 	u, err := tx.LockUser(ctx, name)
 	if err == nil && u.Source != i.source {
@@ -118,8 +120,8 @@ func (i *identities) whose(ctx context.Context, tx *metadata.Tx, name string) (m
 	return u, err
 }
 
-// sortRecords divides records into those that can be imported, with their user's name set, and the problems of the
-// others: each begins with what where gives.
+// sortRecords divides records into those that can be imported, with their user's name set, and the
+// problems of the others: each begins with what where gives.
 func sortRecords[T any](ctx context.Context, i *identities, records []T, where func(T) string, name func(*T) *string, credential func(T) bool) (good []T, problems []error, err error) {
 	for _, record := range records {
 		field := name(&record)

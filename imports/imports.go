@@ -1,5 +1,6 @@
-// Package imports moves users, tokens and rights in from other systems: Apache's htpasswd, d.ims.io and Dockit. A file
-// reads one system and says what its records mean here; package people makes the changes. Start with Options.
+// Package imports moves users, tokens and rights in from other systems: Apache's htpasswd, d.ims.io
+// and Dockit. A file reads one system and says what its records mean here; package people makes the
+// changes. Start with Options.
 package imports
 
 import (
@@ -19,14 +20,15 @@ type Options struct {
 	People *people.People
 	// DryRun undoes what the import does, which the report tells as ever.
 	DryRun bool
-	// SkipInvalid leaves out records that cannot be imported, and names them in the report. Without it they are one
-	// error, and nothing is imported.
+	// SkipInvalid leaves out records that cannot be imported, and names them in the report. Without
+	// it they are one error, and nothing is imported.
 	SkipInvalid bool
 	// Admins takes records that give credentials to administrators of this registry.
 	Admins bool
 	// Source vouches for the users: metadata.SourceLocal, or the name of a provider.
 	Source string
-	// Canonical asks the directory of the source how it writes a name, or returns auth.ErrNotMine; nil when it cannot be asked.
+	// Canonical asks the directory of the source how it writes a name, or returns auth.ErrNotMine;
+	// nil when it cannot be asked.
 	Canonical func(ctx context.Context, name string) (string, error)
 	// Progress hears how many records are done; nil for nobody.
 	Progress func(done, total int)
@@ -52,8 +54,8 @@ type Report struct {
 	Kept []string `json:"kept,omitempty"`
 }
 
-// left is what becomes of records that cannot be imported: all of them are one error, or with SkipInvalid
-// lines of the report.
+// left is what becomes of records that cannot be imported: all of them are one error, or with
+// SkipInvalid lines of the report.
 func (o Options) left(name string, problems []error) (left []string, err error) {
 	if !o.SkipInvalid {
 		return nil, problemsError(name, problems)

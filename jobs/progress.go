@@ -12,8 +12,8 @@ const (
 	UnitItems = "items" // rows and objects that are compared
 )
 
-// Progress is how far a long run is, for who waits for it. What comes and goes meanwhile is not in Total, so Done may
-// end a little below it or at it, and never goes above.
+// Progress is how far a long run is, for who waits for it. What comes and goes meanwhile is not in
+// Total, so Done may end a little below it or at it, and never goes above.
 type Progress struct {
 	Unit  string `json:"unit"`
 	Done  int64  `json:"done"`

@@ -1,8 +1,8 @@
-// Command berth is the registry and its command line client in one binary:
-// `berth serve` runs the server, the other verbs talk to a running one over
-// the management API, or work on the database and store themselves. Start with newRootCommand in root.go, which
-// names every command. The rooms below: settings (the table), open (what the settings open), serve (the server),
-// operate (local commands), client (remote ones), cli (what they share).
+// Command berth is the registry and its command line client in one binary: `berth serve` runs the
+// server, the other verbs talk to a running one over the management API, or work on the database
+// and store themselves. Start with newRootCommand in root.go, which names every command. The rooms
+// below: settings (the table), open (what the settings open), serve (the server), operate (local
+// commands), client (remote ones), cli (what they share).
 package main
 
 import (
@@ -35,8 +35,8 @@ func main() {
 // interrupted is the exit code of a command that a signal ended, as shells have it for Ctrl-C.
 const interrupted = 130
 
-// run executes a command line and gives the exit code: 0, 1 when the command
-// failed, 2 when it was not understood, 130 when it was interrupted. What went wrong goes to stderr.
+// run executes a command line and gives the exit code: 0, 1 when the command failed, 2 when it was
+// not understood, 130 when it was interrupted. What went wrong goes to stderr.
 func run(ctx context.Context, root *cobra.Command, args []string, stderr io.Writer) int {
 	started := false
 	prepare(root, &started)

@@ -9,6 +9,7 @@ import (
 // MaxConfigFile bounds a settings file and a secret's file, in bytes.
 const MaxConfigFile = 1 << 20
 
+// ReadSmallFile reads a file of 1 MiB at most, such as one of settings or of a secret.
 func ReadSmallFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {

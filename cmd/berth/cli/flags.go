@@ -43,6 +43,7 @@ func (c *Choice) Set(s string) error {
 // Type is what the help calls the flag's value.
 func (c *Choice) Type() string { return "string" }
 
+// Complete gives the shell the words of the choice.
 func (c *Choice) Complete(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 	return c.Values, cobra.ShellCompDirectiveNoFileComp
 }

@@ -6,9 +6,10 @@ import (
 	"unicode"
 )
 
-// Printable is a text of others as a terminal may show it: a control character, which could move the cursor or begin
-// a row, and one that turns the direction of writing are shown as escapes. Descriptions, reasons and messages are
-// what somebody wrote, and the one who reads them may be an administrator.
+// Printable is a text of others as a terminal may show it: a control character, which could move
+// the cursor or begin a row, and one that turns the direction of writing are shown as escapes.
+// Descriptions, reasons and messages are what somebody wrote, and the one who reads them may be an
+// administrator.
 func Printable(s string) string { return escape(s, "") }
 
 // PrintableLines is printable for a text that may have lines.

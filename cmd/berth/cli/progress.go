@@ -13,8 +13,8 @@ import (
 	"berth/jobs"
 )
 
-// Progress shows on stderr how far a long run is: on a terminal a bar with total, rate and time left,
-// elsewhere a line now and then.
+// Progress shows on stderr how far a long run is: on a terminal a bar with total, rate and time
+// left, elsewhere a line now and then.
 type Progress struct {
 	w        io.Writer
 	terminal bool
@@ -27,7 +27,8 @@ type Progress struct {
 // lineEvery is how often a line is written at most.
 const lineEvery = time.Second
 
-// NewProgress begins with what is done, such as "backing up". The caller ends it before it prints something else.
+// NewProgress begins with what is done, such as "backing up". The caller ends it before it prints
+// something else.
 func NewProgress(cmd *cobra.Command, what string) *Progress {
 	p := &Progress{w: cmd.ErrOrStderr(), what: what}
 	if f, ok := p.w.(*os.File); ok {

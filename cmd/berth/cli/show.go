@@ -66,6 +66,7 @@ func ShowBytes(n int64) string {
 	return fmt.Sprintf("%.1f %s", v, unit)
 }
 
+// ShowList is a list for people.
 func ShowList[T ~string](list []T) string {
 	if len(list) == 0 {
 		return "none"

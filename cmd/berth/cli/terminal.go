@@ -44,6 +44,7 @@ type stdin struct {
 	in  io.Reader
 }
 
+// Input is the command's stdin; the end of its context ends a read.
 func Input(cmd *cobra.Command) io.Reader { return stdin{cmd.Context(), cmd.InOrStdin()} }
 
 // Read implements io.Reader.

@@ -1,5 +1,6 @@
-// Package cli is what the commands have in common with a terminal: errors of usage, flags that take a choice or
-// a duration, passwords that are typed, and how sizes, times, JSON and progress are shown. Start with Usagef.
+// Package cli is what the commands have in common with a terminal: errors of usage, flags that take
+// a choice or a duration, passwords that are typed, and how sizes, times, JSON and progress are
+// shown. Start with Usagef.
 package cli
 
 import (
@@ -14,6 +15,7 @@ var ErrNo = errors.New("no")
 // were parsed.
 type UsageError struct{ error }
 
+// Usagef makes an error of usage: the program ends with exit code 2 and names the help.
 func Usagef(format string, args ...any) error {
 	return UsageError{fmt.Errorf(format, args...)}
 }

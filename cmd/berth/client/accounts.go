@@ -10,6 +10,7 @@ import (
 	"berth/cmd/berth/cli"
 )
 
+// NewAccountCommand makes 'berth account'.
 func NewAccountCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "account",

@@ -15,6 +15,7 @@ import (
 	"berth/cmd/berth/cli"
 )
 
+// NewAuditCommand makes 'berth audit'.
 func NewAuditCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "audit",

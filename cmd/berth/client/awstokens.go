@@ -17,6 +17,7 @@ import (
 	"berth/auth/aws"
 )
 
+// NewAWSTokenCommand makes 'berth aws-token'.
 func NewAWSTokenCommand(r *Remote) *cobra.Command {
 	var serverID, region string
 	c := &cobra.Command{

@@ -370,6 +370,7 @@ func present[T any](v *T) (*T, error) {
 // ProblemError is a refusal of the server.
 type ProblemError api.Problem
 
+// Error is what the server says, with the request's id when it is the server's fault.
 func (p ProblemError) Error() string {
 	if p.Status >= 500 && p.RequestId != nil {
 		return fmt.Sprintf("%s (request %s)", p.Detail, *p.RequestId)

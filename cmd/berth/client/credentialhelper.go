@@ -36,6 +36,7 @@ func CommandLine(args []string) []string {
 	return args[1:]
 }
 
+// NewCredentialHelperCommand makes 'berth credential-helper'.
 func NewCredentialHelperCommand() *cobra.Command {
 	actions := []string{helpers.ActionGet, helpers.ActionStore, helpers.ActionErase, helpers.ActionList}
 	return &cobra.Command{

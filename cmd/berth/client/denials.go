@@ -8,6 +8,7 @@ import (
 	"berth/cmd/berth/cli"
 )
 
+// NewDenyCommand makes 'berth deny'.
 func NewDenyCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "deny",

@@ -20,6 +20,7 @@ func actionArgument(s string) (api.Action, error) {
 	return action, nil
 }
 
+// NewExplainCommand makes 'berth explain'.
 func NewExplainCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "explain ACTION REPOSITORY[:TAG]",
@@ -109,6 +110,7 @@ func showGround(g api.Ground) string {
 	return text + ": " + cli.ShowList(g.Actions)
 }
 
+// NewWhoCanCommand makes 'berth who-can'.
 func NewWhoCanCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:   "who-can ACTION REPOSITORY",

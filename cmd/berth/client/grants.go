@@ -11,6 +11,7 @@ import (
 	"berth/metadata"
 )
 
+// NewGrantCommand makes 'berth grant'.
 func NewGrantCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "grant",

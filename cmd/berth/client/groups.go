@@ -10,6 +10,7 @@ import (
 	"berth/cmd/berth/cli"
 )
 
+// NewGroupCommand makes 'berth group'.
 func NewGroupCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "group",

@@ -88,6 +88,7 @@ func (d *dockitRemote) client(cmd *cobra.Command) (*http.Client, error) {
 	return newHTTPClient(newTransport(conf)), nil
 }
 
+// NewInitContainerCommand makes 'berth init-container'.
 func NewInitContainerCommand() *cobra.Command {
 	d := &dockitRemote{names: []string{"DOCKIT_BASE_URL", "DOCKIT_INITCONTAINER_BASE_URL"}}
 	var service string

@@ -6,6 +6,7 @@ import (
 	"berth/api"
 )
 
+// NewInstanceCommand makes 'berth instance'.
 func NewInstanceCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:     "instance",

@@ -11,6 +11,7 @@ import (
 	"berth/cmd/berth/cli"
 )
 
+// NewKeyCommand makes 'berth key'.
 func NewKeyCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "key",

@@ -14,6 +14,7 @@ import (
 	"berth/cmd/berth/cli"
 )
 
+// NewLoginCommand makes 'berth login'.
 func NewLoginCommand(r *Remote) *cobra.Command {
 	var openid, device bool
 	c := &cobra.Command{
@@ -134,6 +135,7 @@ func (r *Remote) askCredentials(cmd *cobra.Command) (credentials, error) {
 	return r.credentials(cmd, nil)
 }
 
+// NewLogoutCommand makes 'berth logout'.
 func NewLogoutCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "logout",
@@ -162,6 +164,7 @@ func NewLogoutCommand(r *Remote) *cobra.Command {
 	}
 }
 
+// NewWhoamiCommand makes 'berth whoami'.
 func NewWhoamiCommand(r *Remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "whoami",

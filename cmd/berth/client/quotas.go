@@ -11,6 +11,7 @@ import (
 	"berth/cmd/berth/settings"
 )
 
+// NewQuotaCommand makes 'berth quota'.
 func NewQuotaCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "quota",

@@ -25,6 +25,7 @@ type rbacRemote struct {
 	password    string
 }
 
+// NewRBACCommand makes 'berth rbac'.
 func NewRBACCommand() *cobra.Command {
 	r := &rbacRemote{dockitRemote: dockitRemote{names: []string{"DOCKIT_BASE_URL", "DOCKIT_GRANT_BASE_URL"}}}
 	c := &cobra.Command{

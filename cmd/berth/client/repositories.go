@@ -12,6 +12,7 @@ import (
 	"berth/cmd/berth/cli"
 )
 
+// NewRepoCommand makes 'berth repo'.
 func NewRepoCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "repo",

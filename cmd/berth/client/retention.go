@@ -16,6 +16,7 @@ import (
 	"berth/cmd/berth/cli"
 )
 
+// NewRetentionCommand makes 'berth retention'.
 func NewRetentionCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "retention",

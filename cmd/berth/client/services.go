@@ -11,6 +11,7 @@ import (
 	"berth/cmd/berth/cli"
 )
 
+// NewServiceCommand makes 'berth service'.
 func NewServiceCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "service",

@@ -13,6 +13,7 @@ import (
 	"berth/oci"
 )
 
+// NewTagCommand makes 'berth tag'.
 func NewTagCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "tag",

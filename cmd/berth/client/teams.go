@@ -8,6 +8,7 @@ import (
 	"berth/cmd/berth/cli"
 )
 
+// NewTeamCommand makes 'berth team'.
 func NewTeamCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "team",

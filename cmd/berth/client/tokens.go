@@ -15,6 +15,7 @@ import (
 	"berth/cmd/berth/cli"
 )
 
+// NewTokenCommand makes 'berth token'.
 func NewTokenCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "token",

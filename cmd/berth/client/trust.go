@@ -14,6 +14,7 @@ import (
 	"berth/cmd/berth/cli"
 )
 
+// NewTrustCommand makes 'berth trust'.
 func NewTrustCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "trust",

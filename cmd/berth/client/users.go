@@ -11,6 +11,7 @@ import (
 	"berth/cmd/berth/cli"
 )
 
+// NewUserCommand makes 'berth user'.
 func NewUserCommand(r *Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "user",

@@ -1,5 +1,6 @@
-// Package open opens what the settings name: the log, the database, the store, the providers of identities, the
-// place of a backup, and the target of a migration. Servers and the local commands use the same functions.
+// Package open opens what the settings name: the log, the database, the store, the providers of
+// identities, the place of a backup, and the target of a migration. Servers and the local commands
+// use the same functions.
 package open
 
 import (
@@ -35,7 +36,8 @@ func DescribeDatabase(address string) string {
 	return "postgres://" + u.Host + u.Path
 }
 
-// readCache is how many bytes of what was read from the database are remembered. At rest they are given back.
+// readCache is how many bytes of what was read from the database are remembered. At rest they are
+// given back.
 const readCache = 4 << 20
 
 // DatabaseOptions are those of the settings for the registry's own database.
@@ -65,7 +67,8 @@ func Database(ctx context.Context, c *settings.Config, log *slog.Logger) (*metad
 	return db, nil
 }
 
-// DatabaseError says in one sentence why the database could not be opened, and which setting to look at.
+// DatabaseError says in one sentence why the database could not be opened, and which setting to
+// look at.
 func DatabaseError(err error) error {
 	var file *os.PathError
 	if errors.As(err, &file) {

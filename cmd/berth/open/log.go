@@ -8,6 +8,7 @@ import (
 	"berth/cmd/berth/settings"
 )
 
+// Logger writes the log as the settings say.
 func Logger(c *settings.Config, w io.Writer) *slog.Logger {
 	var level slog.Level
 	// The settings table allows only names that slog knows.

@@ -6,14 +6,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// providerMetrics count what outside providers said of those who signed in.
-type providerMetrics struct {
+// ProviderMetrics count what outside providers said of those who signed in.
+type ProviderMetrics struct {
 	signIns *prometheus.CounterVec
 	seconds *prometheus.HistogramVec
 }
 
-func NewProviderMetrics(reg prometheus.Registerer) *providerMetrics {
-	m := &providerMetrics{
+// NewProviderMetrics registers the metrics of providers.
+func NewProviderMetrics(reg prometheus.Registerer) *ProviderMetrics {
+	m := &ProviderMetrics{
 		signIns: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "berth_provider_sign_ins_total",
 			Help: "Credentials that an outside provider knows, by result: ok, wrong, refused, unavailable, or cached when it was not asked.",
@@ -28,7 +29,7 @@ func NewProviderMetrics(reg prometheus.Registerer) *providerMetrics {
 }
 
 // of gives what a provider reports its sign-ins to.
-func (m *providerMetrics) of(provider string) func(result string, took time.Duration) {
+func (m *ProviderMetrics) of(provider string) func(result string, took time.Duration) {
 	seconds := m.seconds.WithLabelValues(provider)
 	return func(result string, took time.Duration) {
 		m.signIns.WithLabelValues(provider, result).Inc()

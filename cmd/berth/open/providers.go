@@ -17,7 +17,7 @@ import (
 )
 
 // awsAuthenticators are those that the settings ask for.
-func awsAuthenticators(a *settings.AwsConfig, c *settings.Config, db *metadata.DB) ([]auth.Authenticator, error) {
+func awsAuthenticators(a *settings.AWSConfig, c *settings.Config, db *metadata.DB) ([]auth.Authenticator, error) {
 	var list []auth.Authenticator
 	roots, err := a.Roots()
 	if err != nil {
@@ -44,8 +44,8 @@ func awsAuthenticators(a *settings.AwsConfig, c *settings.Config, db *metadata.D
 	return list, nil
 }
 
-// LdapAuthenticator is that of the directory's users.
-func LdapAuthenticator(c settings.LdapConfig, directory *auth.Directory, observe func(string, time.Duration), log *slog.Logger) (*ldap.Authenticator, error) {
+// LDAPAuthenticator is that of the directory's users.
+func LDAPAuthenticator(c settings.LDAPConfig, directory *auth.Directory, observe func(string, time.Duration), log *slog.Logger) (*ldap.Authenticator, error) {
 	o, err := c.Options()
 	if err != nil {
 		return nil, err
@@ -60,7 +60,7 @@ func LdapAuthenticator(c settings.LdapConfig, directory *auth.Directory, observe
 }
 
 // oauth2Authenticator is that of OAuth2 access tokens.
-func oauth2Authenticator(c settings.Oauth2Config, directory *auth.Directory, observe func(string, time.Duration), log *slog.Logger) (*oauth2.Authenticator, error) {
+func oauth2Authenticator(c settings.OAuth2Config, directory *auth.Directory, observe func(string, time.Duration), log *slog.Logger) (*oauth2.Authenticator, error) {
 	roots, err := settings.ReadRoots(c.CAFile)
 	if err != nil {
 		return nil, fmt.Errorf("oauth2_ca_file: %w", err)
@@ -103,7 +103,7 @@ func NewOIDC(c *settings.Config, db *metadata.DB, log *slog.Logger) (*oidc.Authe
 
 // Authenticators lists who is asked about credentials, in this order. An outside
 // provider is asked when its settings are there.
-func Authenticators(_ context.Context, c *settings.Config, db *metadata.DB, hasher *auth.Hasher, openid *oidc.Authenticator, log *slog.Logger, metrics *providerMetrics) ([]auth.Authenticator, error) {
+func Authenticators(_ context.Context, c *settings.Config, db *metadata.DB, hasher *auth.Hasher, openid *oidc.Authenticator, log *slog.Logger, metrics *ProviderMetrics) ([]auth.Authenticator, error) {
 	directory := auth.NewDirectory(db, log, db.Now)
 	// A token of an OpenID provider may come with anybody's name.
 	tokens := auth.NewTokens(db, log, db.Now)
@@ -126,7 +126,7 @@ func Authenticators(_ context.Context, c *settings.Config, db *metadata.DB, hash
 	// The last one: to a directory that binds users without a search, every name may
 	// be one of its own.
 	if c.LDAP.Enabled() {
-		a, err := LdapAuthenticator(c.LDAP, directory, metrics.of("ldap"), log)
+		a, err := LDAPAuthenticator(c.LDAP, directory, metrics.of("ldap"), log)
 		if err != nil {
 			return nil, err
 		}

@@ -86,8 +86,8 @@ func describeStore(address string) string {
 	return place
 }
 
-// openBareStore opens the store of a URL as it is in the settings. The directory of one that must exist
-// is not made.
+// openBareStore opens the store of a URL as it is in the settings. The directory of one that must
+// exist is not made.
 func openBareStore(ctx context.Context, c *settings.Config, url string, mustExist bool, log *slog.Logger) (store storage.Store, driver string, err error) {
 	budget := c.SharedBudget()
 	if path, ok := strings.CutPrefix(url, "file:"); ok {

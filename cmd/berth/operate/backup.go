@@ -54,6 +54,7 @@ func (f *transferFlags) parse() (float64, error) {
 	return float64(bytes), nil
 }
 
+// NewBackupCommand makes 'berth backup'.
 func NewBackupCommand(version string) *cobra.Command {
 	var flags transferFlags
 	c := &cobra.Command{
@@ -114,6 +115,7 @@ The exit code is 1, after a complete backup, when the registry itself has lost s
 	return c
 }
 
+// NewRestoreCommand makes 'berth restore'.
 func NewRestoreCommand() *cobra.Command {
 	var flags transferFlags
 	var verify bool

@@ -17,6 +17,7 @@ import (
 	"berth/registry"
 )
 
+// NewCheckCommand makes 'berth check'.
 func NewCheckCommand() *cobra.Command {
 	var run registry.CheckRun
 	var rate int
@@ -129,7 +130,8 @@ func checkLine(r registry.CheckReport) string {
 	return fmt.Sprintf("%s, %s compared%s", cli.Count(int(r.Blobs), "blob"), cli.Count(int(r.Objects), "object"), foundLine(r))
 }
 
-// verifiedLine is checkLine for a copy, which is looked at in one direction: from its rows to its objects.
+// verifiedLine is checkLine for a copy, which is looked at in one direction: from its rows to its
+// objects.
 func verifiedLine(r registry.CheckReport) string {
 	return cli.Count(int(r.Blobs), "blob") + " compared" + foundLine(r)
 }

@@ -146,7 +146,8 @@ func printCopy(cmd *cobra.Command, output *cli.Choice, job *backup.Job) error {
 	return err
 }
 
-// wrongCopy makes an error of bytes that are lost, and of what else is wrong with the result of a job.
+// wrongCopy makes an error of bytes that are lost, and of what else is wrong with the result of a
+// job.
 func wrongCopy(job *backup.Job) error {
 	switch {
 	case job.Verified != nil && job.Verified.Bad > 0:

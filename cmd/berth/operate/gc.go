@@ -22,6 +22,7 @@ import (
 // gcProgress is how often a long run says how far it is.
 const gcProgress = 2 * time.Second
 
+// NewGCCommand makes 'berth gc'.
 func NewGCCommand() *cobra.Command {
 	var dryRun, status bool
 	var grace *time.Duration

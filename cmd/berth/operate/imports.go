@@ -25,6 +25,7 @@ import (
 	"berth/oci"
 )
 
+// NewImportCommand makes 'berth import'.
 func NewImportCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "import",
@@ -64,8 +65,8 @@ func addImportFlags(c *cobra.Command) *importFlags {
 	return f
 }
 
-// run imports into the configured database, and prints the report. Where the users are a directory's, and the settings have the
-// directory, it is asked about names.
+// run imports into the configured database, and prints the report. Where the users are a
+// directory's, and the settings have the directory, it is asked about names.
 func (f *importFlags) run(source string, one func(context.Context, *local, imports.Options) (imports.Report, error)) error {
 	return runLocal(f.cmd, false, func(ctx context.Context, l *local) (err error) {
 		p := cli.NewProgress(f.cmd, "importing")
@@ -76,7 +77,7 @@ func (f *importFlags) run(source string, one func(context.Context, *local, impor
 				p.Show(at, fmt.Sprintf("%d of %d records", done, total))
 			}}
 		if source == "ldap" && l.config.LDAP.Enabled() && l.config.LDAP.UserDN == "" {
-			directory, err := open.LdapAuthenticator(l.config.LDAP, nil, func(string, time.Duration) {}, slog.New(slog.DiscardHandler))
+			directory, err := open.LDAPAuthenticator(l.config.LDAP, nil, func(string, time.Duration) {}, slog.New(slog.DiscardHandler))
 			if err != nil {
 				return err
 			}

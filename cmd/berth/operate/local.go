@@ -1,5 +1,6 @@
-// Package operate has the commands that work on the configured database and store, beside running servers; most can
-// also ask a server to do it. A file has the commands of its name. Start with runLocal.
+// Package operate has the commands that work on the configured database and store, beside running
+// servers; most can also ask a server to do it. A file has the commands of its name. Start with
+// runLocal.
 package operate
 
 import (

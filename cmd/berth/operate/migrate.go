@@ -20,6 +20,7 @@ type schema struct {
 	Newest  int      `json:"newest"` // that this program has
 }
 
+// NewMigrateCommand makes 'berth migrate'.
 func NewMigrateCommand() *cobra.Command {
 	var status bool
 	var output *cli.Choice

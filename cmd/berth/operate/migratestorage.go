@@ -12,6 +12,7 @@ import (
 	"berth/cmd/berth/settings"
 )
 
+// NewMigrateStorageCommand makes 'berth migrate-storage'.
 func NewMigrateStorageCommand() *cobra.Command {
 	var flags transferFlags
 	var toDatabase, toStorage string

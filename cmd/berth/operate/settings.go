@@ -10,6 +10,7 @@ import (
 	"berth/cmd/berth/settings"
 )
 
+// NewConfigCommand makes 'berth config'.
 func NewConfigCommand() *cobra.Command {
 	var output *cli.Choice
 	c := &cobra.Command{

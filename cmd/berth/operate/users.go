@@ -16,6 +16,7 @@ import (
 	"berth/people"
 )
 
+// NewUserPasswordCommand makes 'berth password'.
 func NewUserPasswordCommand(r *client.Remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:     "password [NAME]",

@@ -21,6 +21,7 @@ import (
 	"berth/registry"
 )
 
+// NewWhyCommand makes 'berth why'.
 func NewWhyCommand() *cobra.Command {
 	var output *cli.Choice
 	var where place
@@ -234,6 +235,7 @@ func fateText(f *registry.Fate) string {
 	return strings.Join(parts, ", ")
 }
 
+// NewDuCommand makes 'berth du'.
 func NewDuCommand() *cobra.Command {
 	var output *cli.Choice
 	var teams bool

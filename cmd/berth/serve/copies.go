@@ -27,7 +27,8 @@ func newCopies(_ context.Context, a *app) (part, error) {
 	return part{close: func() error { a.copies.Close(); return nil }}, nil
 }
 
-// copyJobs makes what copies the registry in the background, to and from the places that the settings name.
+// copyJobs makes what copies the registry in the background, to and from the places that the
+// settings name.
 func copyJobs(c *settings.Config, version string, from backup.Side, grace time.Duration, log *slog.Logger) *backup.Jobs {
 	unset := func(format string, args ...any) error { return oci.Errorf(oci.CodeConflict, format, args...) }
 	return backup.NewJobs(backup.JobsOptions{

@@ -15,11 +15,11 @@ const (
 	quietCheck = time.Second
 )
 
-// giveBack returns memory to the system whenever a busy time is over, until the
-// context ends: what rest lets go of, the heap's free memory, which the runtime by itself keeps
-// for minutes, and the pages of the program that were needed last at the start. On a machine with other work that is most of what an idle
-// registry takes. That a collection ran says that there was work: a registry that is
-// only asked for its health needs none for minutes.
+// giveBack returns memory to the system whenever a busy time is over, until the context ends: what
+// rest lets go of, the heap's free memory, which the runtime by itself keeps for minutes, and the
+// pages of the program that were needed last at the start. On a machine with other work that is
+// most of what an idle registry takes. That a collection ran says that there was work: a registry
+// that is only asked for its health needs none for minutes.
 func giveBack(ctx context.Context, rest func(context.Context) error, log *slog.Logger) {
 	sample := []metrics.Sample{{Name: "/gc/cycles/total:gc-cycles"}}
 	cycles := func() uint64 {

@@ -23,8 +23,8 @@ func newPeople(_ context.Context, a *app) (part, error) {
 // adminName is the user that the first start makes.
 const adminName = "admin"
 
-// firstStart makes the first user when there is none, and gives its password
-// when it was made up here. When there are users, the setting of that password is ignored, and the log says so.
+// firstStart makes the first user when there is none, and gives its password when it was made up
+// here. When there are users, the setting of that password is ignored, and the log says so.
 func firstStart(ctx context.Context, db *metadata.DB, hasher *auth.Hasher, c *settings.Config, log *slog.Logger) (string, error) {
 	var has bool
 	err := db.View(ctx, func(tx *metadata.Tx) (err error) {

@@ -1,4 +1,5 @@
-// Package serve is 'berth serve': it makes a server of its parts (wire.go), runs it and its jobs, and stops it.
+// Package serve is 'berth serve': it makes a server of its parts (wire.go), runs it and its jobs,
+// and stops it.
 package serve
 
 import (
@@ -24,6 +25,7 @@ import (
 	"berth/server"
 )
 
+// NewCommand makes 'berth serve'.
 func NewCommand(version string) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "serve",
@@ -54,7 +56,8 @@ const lastWords = 3 * time.Second
 // certificateInterval is how often the certificate's files are looked at.
 const certificateInterval = 5 * time.Second
 
-// serve runs until the context ends; then it is not ready for the drain time, and lets requests in flight finish.
+// serve runs until the context ends; then it is not ready for the drain time, and lets requests in
+// flight finish.
 func serve(ctx context.Context, c *settings.Config, version string, stdout io.Writer, log *slog.Logger) error {
 	for _, w := range c.Warnings {
 		log.Warn(w)
@@ -173,7 +176,8 @@ func serve(ctx context.Context, c *settings.Config, version string, stdout io.Wr
 // cutTimeout is how long requests that were cut off have to record what came, and to say so.
 const cutTimeout = 5 * time.Second
 
-// shutdown takes no more connections, and waits for the requests in flight; the error is that they were still there.
+// shutdown takes no more connections, and waits for the requests in flight; the error is that they
+// were still there.
 func shutdown(servers []*http.Server, atMost time.Duration) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), atMost)
 	defer cancel()

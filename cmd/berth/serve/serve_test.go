@@ -42,8 +42,8 @@ func TestLogDurations(t *testing.T) {
 	}
 }
 
-// A lost password of the admin is set while no server runs, on both engines; and a setting admin_password
-// that counts no more is said in the log.
+// A lost password of the admin is set while no server runs, on both engines; and a setting
+// admin_password that counts no more is said in the log.
 func TestLostAdminPassword(t *testing.T) {
 	metadatatest.EachURL(t, func(t *testing.T, database string) {
 		data := t.TempDir()
@@ -157,9 +157,9 @@ func TestFirstStart(t *testing.T) {
 	}
 }
 
-// TestStop: a server that stops says so on /readyz while it still takes connections, closes none of them under a
-// request, and then cuts what is not through, which the client is told, keeps its bytes, and is no
-// fault of the client's in the log.
+// TestStop: a server that stops says so on /readyz while it still takes connections, closes none of
+// them under a request, and then cuts what is not through, which the client is told, keeps its
+// bytes, and is no fault of the client's in the log.
 func TestStop(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "data")
 	start := func(env ...string) (address string, stop context.CancelFunc, log *lockedBuffer, ended chan error) {

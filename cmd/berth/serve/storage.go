@@ -15,8 +15,8 @@ import (
 	"berth/storage"
 )
 
-// readiness is what /readyz and /livez ask: whether pulls can be served, whether pushes can be taken, and what an
-// operator has to look at.
+// readiness is what /readyz and /livez ask: whether pulls can be served, whether pushes can be
+// taken, and what an operator has to look at.
 func readiness(db *metadata.DB, store storage.Store) []server.Check {
 	return []server.Check{
 		{Name: "database", Read: db.Ping, Write: db.Writable, Warn: db.ClockOff, Dead: db.Dead},

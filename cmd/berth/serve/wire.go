@@ -36,15 +36,16 @@ type part struct {
 	close    func() error            // after all that it runs has ended; parts are closed in the reverse of their order
 }
 
-// parts makes the parts of the server, in this order. A new one is a file beside this one and a line here. It finds
-// what those before it have made in the app.
+// parts makes the parts of the server, in this order. A new one is a file beside this one and a
+// line here. It finds what those before it have made in the app.
 func parts() []func(context.Context, *app) (part, error) {
 	return []func(context.Context, *app) (part, error){
 		newProcess, newDatabase, newStore, newKeys, newContent, newIdentities, newPeople, newChecks, newCopies, newAudit, newManagement, newDockit,
 	}
 }
 
-// app is a running Berth without its listeners. Its fields are what parts use that others have made.
+// app is a running Berth without its listeners. Its fields are what parts use that others have
+// made.
 type app struct {
 	version string
 	config  *settings.Config

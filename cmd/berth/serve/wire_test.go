@@ -9,7 +9,8 @@ import (
 	"berth/cmd/berth/settings"
 )
 
-// The jobs of all parts have leases of their own, and a registry that is read-only has none of them.
+// The jobs of all parts have leases of their own, and a registry that is read-only has none of
+// them.
 func TestPartsHaveJobs(t *testing.T) {
 	for _, readOnly := range []string{"false", "true"} {
 		c, err := settings.Load(pflag.NewFlagSet("", pflag.ContinueOnError), []string{"BERTH_DATA_DIR=" + t.TempDir(), "BERTH_READ_ONLY=" + readOnly})

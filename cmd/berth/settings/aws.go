@@ -11,8 +11,8 @@ import (
 	"berth/cmd/berth/cli"
 )
 
-// AwsConfig are the settings of AWS identities. Without any, none is taken.
-type AwsConfig struct {
+// AWSConfig are the settings of AWS identities. Without any, none is taken.
+type AWSConfig struct {
 	Certificates       string
 	HelperURL          string
 	HelperRepositories string
@@ -24,8 +24,8 @@ type AwsConfig struct {
 }
 
 // awsSettings are those of AWS identities.
-func awsSettings() []setting {
-	return []setting{
+func awsSettings() []Setting {
+	return []Setting{
 		stringSetting("aws_certificates", "", "EC2 instances sign in with their identity document: PEM file of AWS's certificates that sign it, or a directory with a file per region, such as eu-west-1.pem (DSA and RSA-2048)", func(c *Config) *string { return &c.AWS.Certificates }, nil),
 		stringSetting("aws_iidinfo_url", "", "service that verifies identity documents in place of aws_certificates, as Pier One had it (https, or http on localhost)", func(c *Config) *string { return &c.AWS.HelperURL }, aws.ValidHelperURL),
 		stringSetting("aws_iidinfo_repositories", "*", "what instances may pull for which that service vouches; * and ? are wildcards", func(c *Config) *string { return &c.AWS.HelperRepositories }, nil),
@@ -38,7 +38,7 @@ func awsSettings() []setting {
 }
 
 // ServerName is what clients sign for.
-func (a *AwsConfig) ServerName(c *Config) string {
+func (a *AWSConfig) ServerName(c *Config) string {
 	if a.ServerID != "" {
 		return a.ServerID
 	}
@@ -49,7 +49,7 @@ func (a *AwsConfig) ServerName(c *Config) string {
 }
 
 // check finds settings that do not fit together. It gives all problems at once.
-func (a *AwsConfig) check(c *Config) []error {
+func (a *AWSConfig) check(c *Config) []error {
 	var problems []error
 	if a.Certificates != "" && a.HelperURL != "" {
 		problems = append(problems, errors.New("aws_certificates and aws_iidinfo_url are both set: set the one that verifies identity documents"))
@@ -66,7 +66,8 @@ func (a *AwsConfig) check(c *Config) []error {
 	return problems
 }
 
-func (a *AwsConfig) Roots() (*x509.CertPool, error) {
+// Roots are the authorities of the certificates of AWS; nil stands for the system's.
+func (a *AWSConfig) Roots() (*x509.CertPool, error) {
 	if a.CAFile == "" {
 		return nil, nil
 	}
@@ -81,7 +82,8 @@ func (a *AwsConfig) Roots() (*x509.CertPool, error) {
 	return roots, nil
 }
 
-func (a *AwsConfig) ReadCertificates() (*aws.Certificates, error) {
+// ReadCertificates reads the certificates that sign identity documents.
+func (a *AWSConfig) ReadCertificates() (*aws.Certificates, error) {
 	if a.Certificates == "" {
 		return nil, nil
 	}

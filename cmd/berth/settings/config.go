@@ -78,10 +78,10 @@ type Config struct {
 
 	// Outside providers of identities, each with a file of settings.
 
-	OAuth2 Oauth2Config
-	OIDC   oidcConfig
-	AWS    AwsConfig
-	LDAP   LdapConfig
+	OAuth2 OAuth2Config
+	OIDC   OIDCConfig
+	AWS    AWSConfig
+	LDAP   LDAPConfig
 
 	TokenAlgorithm     string
 	KeyPublishDelay    time.Duration
@@ -95,10 +95,10 @@ type Config struct {
 	Warnings []string
 }
 
-// setting is a row of the one table that drives the file, the environment, the
+// Setting is a row of the one table that drives the file, the environment, the
 // flags, docs/config.md and --help. Its name in the file is key; the
 // environment has BERTH_ and the key in upper case; the flag has dashes.
-type setting struct {
+type Setting struct {
 	Key     string
 	initial string // the default, as it would be written
 	shown   string // how the docs show the default, when not as written
@@ -109,16 +109,17 @@ type setting struct {
 	Get     func(*Config) string
 }
 
-func (s setting) Env() string  { return "BERTH_" + strings.ToUpper(s.Key) }
-func (s setting) Flag() string { return strings.ReplaceAll(s.Key, "_", "-") }
+// Env is the environment variable of the setting, and Flag its flag, without the dashes before it.
+func (s Setting) Env() string  { return "BERTH_" + strings.ToUpper(s.Key) }
+func (s Setting) Flag() string { return strings.ReplaceAll(s.Key, "_", "-") }
 
 // All lists every setting in the order of the docs.
-func All() []setting {
+func All() []Setting {
 	return slices.Concat(coreSettings(), keySettings(), oauth2Settings(), ldapSettings(), oidcSettings(), awsSettings())
 }
 
-func coreSettings() []setting {
-	return []setting{
+func coreSettings() []Setting {
+	return []Setting{
 		stringSetting("listen", ":5000", "address to listen on, host:port", func(c *Config) *string { return &c.Listen }, validListen),
 		stringSetting("url", "", "external URL, used in challenges and links; without it each request's own host is used", func(c *Config) *string { return &c.URL }, validURL),
 		stringSetting("trust_proxy", "false", "whose X-Forwarded-For, -Proto, -Host and -Port, or Forwarded, are believed: false, nobody's; networks of proxies, separated by commas; true, those of whoever connects, only where nobody reaches the server past the proxy", func(c *Config) *string { return &c.TrustProxy }, validProxies),
@@ -166,8 +167,8 @@ func coreSettings() []setting {
 	}
 }
 
-func stringSetting(key, initial, help string, field func(*Config) *string, check func(string) error) setting {
-	return setting{Key: key, initial: initial, help: help,
+func stringSetting(key, initial, help string, field func(*Config) *string, check func(string) error) Setting {
+	return Setting{Key: key, initial: initial, help: help,
 		Set: func(c *Config, v string) error {
 			if check != nil && v != "" {
 				if err := check(v); err != nil {
@@ -180,7 +181,7 @@ func stringSetting(key, initial, help string, field func(*Config) *string, check
 		Get: func(c *Config) string { return *field(c) }}
 }
 
-func enumSetting(key, initial, help string, field func(*Config) *string, values ...string) setting {
+func enumSetting(key, initial, help string, field func(*Config) *string, values ...string) Setting {
 	s := stringSetting(key, initial, help, field, nil)
 	s.takes = strings.Join(values, ", ")
 	s.Set = func(c *Config, v string) error {
@@ -193,8 +194,8 @@ func enumSetting(key, initial, help string, field func(*Config) *string, values 
 	return s
 }
 
-func listSetting(key, initial, help string, field func(*Config) *[]string) setting {
-	return setting{Key: key, initial: initial, help: help, takes: "list, separated by commas",
+func listSetting(key, initial, help string, field func(*Config) *[]string) Setting {
+	return Setting{Key: key, initial: initial, help: help, takes: "list, separated by commas",
 		Set: func(c *Config, v string) error {
 			list := []string{}
 			for _, part := range strings.Split(v, ",") {
@@ -208,8 +209,8 @@ func listSetting(key, initial, help string, field func(*Config) *[]string) setti
 		Get: func(c *Config) string { return strings.Join(*field(c), ",") }}
 }
 
-func boolSetting(key, initial, help string, field func(*Config) *bool) setting {
-	return setting{Key: key, initial: initial, help: help, takes: "true, false",
+func boolSetting(key, initial, help string, field func(*Config) *bool) Setting {
+	return Setting{Key: key, initial: initial, help: help, takes: "true, false",
 		Set: func(c *Config, v string) error {
 			b, err := strconv.ParseBool(v)
 			if err != nil {
@@ -221,8 +222,8 @@ func boolSetting(key, initial, help string, field func(*Config) *bool) setting {
 		Get: func(c *Config) string { return strconv.FormatBool(*field(c)) }}
 }
 
-func intSetting(key, initial, help string, field func(*Config) *int, low, high int) setting {
-	return setting{Key: key, initial: initial, help: help, takes: between(strconv.Itoa(low), strconv.Itoa(high)),
+func intSetting(key, initial, help string, field func(*Config) *int, low, high int) Setting {
+	return Setting{Key: key, initial: initial, help: help, takes: between(strconv.Itoa(low), strconv.Itoa(high)),
 		Set: func(c *Config, v string) error {
 			n, err := strconv.Atoi(v)
 			if err != nil || n < low || n > high {
@@ -234,8 +235,8 @@ func intSetting(key, initial, help string, field func(*Config) *int, low, high i
 		Get: func(c *Config) string { return strconv.Itoa(*field(c)) }}
 }
 
-func durationSetting(key, initial, help string, field func(*Config) *time.Duration, low, high time.Duration) setting {
-	return setting{Key: key, initial: initial, help: help, takes: between(api.FormatDuration(low), api.FormatDuration(high)),
+func durationSetting(key, initial, help string, field func(*Config) *time.Duration, low, high time.Duration) Setting {
+	return Setting{Key: key, initial: initial, help: help, takes: between(api.FormatDuration(low), api.FormatDuration(high)),
 		Set: func(c *Config, v string) error {
 			d, err := api.ParseDuration(v)
 			if err != nil || d < low || d > high {
@@ -248,7 +249,7 @@ func durationSetting(key, initial, help string, field func(*Config) *time.Durati
 }
 
 // daysSetting takes a number of days, or a duration of whole days.
-func daysSetting(key, initial, help string, field func(*Config) *int, low, high int) setting {
+func daysSetting(key, initial, help string, field func(*Config) *int, low, high int) Setting {
 	s := intSetting(key, initial, help, field, low, high)
 	number := s.Set
 	s.Set = func(c *Config, v string) error {
@@ -261,8 +262,8 @@ func daysSetting(key, initial, help string, field func(*Config) *int, low, high 
 	return s
 }
 
-func sizeSetting(key, initial, help string, field func(*Config) *int64, low, high int64) setting {
-	return setting{Key: key, initial: initial, help: help, takes: between(formatSize(low), formatSize(high)),
+func sizeSetting(key, initial, help string, field func(*Config) *int64, low, high int64) Setting {
+	return Setting{Key: key, initial: initial, help: help, takes: between(formatSize(low), formatSize(high)),
 		Set: func(c *Config, v string) error {
 			n, err := ParseSize(v)
 			if err != nil || n < low || n > high {
@@ -277,12 +278,12 @@ func sizeSetting(key, initial, help string, field func(*Config) *int64, low, hig
 // between is how the bounds of a setting are written; both are taken.
 func between(low, high string) string { return low + " to " + high }
 
-func secret(s setting, shown string) setting {
+func secret(s Setting, shown string) Setting {
 	s.Secret, s.shown = true, shown
 	return s
 }
 
-func shown(s setting, text string) setting {
+func shown(s Setting, text string) Setting {
 	s.shown = text
 	return s
 }
@@ -292,6 +293,7 @@ var sizeUnits = []struct {
 	bytes  int64
 }{{"TiB", 1 << 40}, {"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"B", 1}}
 
+// ParseSize reads a number of bytes, with one of the units B, KiB, MiB, GiB and TiB or without.
 func ParseSize(v string) (int64, error) {
 	for _, u := range sizeUnits {
 		if num, ok := strings.CutSuffix(v, u.suffix); ok {
@@ -348,6 +350,7 @@ func Proxies(v string) (server.Proxies, error) {
 	return p, err
 }
 
+// ValidDatabase refuses what is no URL of a database, and never repeats it.
 func ValidDatabase(v string) error {
 	for _, prefix := range []string{"postgres://", "postgresql://", "sqlite:"} {
 		if strings.HasPrefix(v, prefix) {
@@ -357,6 +360,7 @@ func ValidDatabase(v string) error {
 	return errors.New("the URL has to start with sqlite: or postgres://, see docs/config.md") // the value may hold a password
 }
 
+// ValidStorage refuses what is no URL of a store, and never repeats it.
 func ValidStorage(v string) error {
 	if strings.HasPrefix(v, "file:") || strings.HasPrefix(v, "s3://") {
 		return nil

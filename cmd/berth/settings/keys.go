@@ -9,8 +9,8 @@ import (
 )
 
 // keySettings are those of the keys that sign tokens.
-func keySettings() []setting {
-	return []setting{
+func keySettings() []Setting {
+	return []Setting{
 		enumSetting("token_algorithm", token.ES256, "algorithm of the keys that are made for Berth's own tokens; another one is a rotation at the next start", func(c *Config) *string { return &c.TokenAlgorithm }, token.Algorithms()...),
 		durationSetting("key_publish_delay", "24h", "how long a new key is published before it signs, unless the rotation says otherwise; a registry reads the PEM bundle only when it starts", func(c *Config) *time.Duration { return &c.KeyPublishDelay }, 0, 90*24*time.Hour),
 		durationSetting("key_certificate_life", "17520h", "life of the certificates made for keys; a key is replaced when a tenth of it is left", func(c *Config) *time.Duration { return &c.KeyCertificateLife }, 24*time.Hour, 10*365*24*time.Hour),
@@ -20,8 +20,8 @@ func keySettings() []setting {
 }
 
 // KeyFilesSetting reads KEY[:CERTIFICATES], or a list of NAME=KEY[:CERTIFICATES].
-func KeyFilesSetting(key, help string, field func(*Config) *[]token.KeyFile, named bool) setting {
-	return setting{Key: key, help: help,
+func KeyFilesSetting(key, help string, field func(*Config) *[]token.KeyFile, named bool) Setting {
+	return Setting{Key: key, help: help,
 		Set: func(c *Config, v string) error {
 			var list []token.KeyFile
 			for _, part := range strings.Split(v, ",") {

@@ -7,8 +7,8 @@ import (
 	"berth/auth/ldap"
 )
 
-// LdapConfig are the settings of an LDAP directory. Without a URL there is none.
-type LdapConfig struct {
+// LDAPConfig are the settings of an LDAP directory. Without a URL there is none.
+type LDAPConfig struct {
 	URLs             []string
 	StartTLS         bool
 	CAFile           string
@@ -33,8 +33,8 @@ type LdapConfig struct {
 }
 
 // ldapSettings are those of an LDAP directory.
-func ldapSettings() []setting {
-	return []setting{
+func ldapSettings() []Setting {
+	return []Setting{
 		listSetting("ldap_url", "", "users of an LDAP directory sign in: ldaps://host or ldap://host; further ones are for when the first cannot be reached", func(c *Config) *[]string { return &c.LDAP.URLs }),
 		boolSetting("ldap_start_tls", "true", "begin TLS on ldap:// before anything else is said; false sends passwords in clear", func(c *Config) *bool { return &c.LDAP.StartTLS }),
 		shown(stringSetting("ldap_ca_file", "", "PEM file of the authorities that the directory's certificate may come from", func(c *Config) *string { return &c.LDAP.CAFile }, nil), "those of the system"),
@@ -62,10 +62,11 @@ func ldapSettings() []setting {
 	}
 }
 
-func (c LdapConfig) Enabled() bool { return len(c.URLs) > 0 }
+// Enabled reports whether the settings name a directory.
+func (c LDAPConfig) Enabled() bool { return len(c.URLs) > 0 }
 
 // Options are those of the authenticator.
-func (c LdapConfig) Options() (o ldap.Options, err error) {
+func (c LDAPConfig) Options() (o ldap.Options, err error) {
 	if o.Roots, err = ReadRoots(c.CAFile); err != nil {
 		return o, fmt.Errorf("ldap_ca_file: %w", err)
 	}
@@ -84,7 +85,7 @@ func (c LdapConfig) Options() (o ldap.Options, err error) {
 }
 
 // problems are what is wrong with the settings together.
-func (c LdapConfig) problems() []error {
+func (c LDAPConfig) problems() []error {
 	if !c.Enabled() {
 		if c.BaseDN != "" || c.UserDN != "" || c.BindDN != "" {
 			return []error{fmt.Errorf("ldap_base_dn, ldap_user_dn and ldap_bind_dn need ldap_url")}

@@ -10,9 +10,9 @@ import (
 	"berth/cmd/berth/cli"
 )
 
-// Oauth2Config are the settings of an OAuth2 server. Without a tokeninfo and an
+// OAuth2Config are the settings of an OAuth2 server. Without a tokeninfo and an
 // introspection URL there is none.
-type Oauth2Config struct {
+type OAuth2Config struct {
 	TokeninfoURL     string
 	IntrospectionURL string
 	ClientID         string
@@ -33,8 +33,8 @@ type Oauth2Config struct {
 }
 
 // oauth2Settings are those of an OAuth2 server.
-func oauth2Settings() []setting {
-	return []setting{
+func oauth2Settings() []Setting {
+	return []Setting{
 		stringSetting("oauth2_tokeninfo_url", "", "OAuth2 access tokens sign in, checked with GET and ?access_token= at this URL (https, or http on localhost)", func(c *Config) *string { return &c.OAuth2.TokeninfoURL }, oauth2.ValidURL),
 		stringSetting("oauth2_introspection_url", "", "OAuth2 access tokens sign in, checked by introspection (RFC 7662) at this URL", func(c *Config) *string { return &c.OAuth2.IntrospectionURL }, oauth2.ValidURL),
 		stringSetting("oauth2_client_id", "", "client that asks for introspection", func(c *Config) *string { return &c.OAuth2.ClientID }, nil),
@@ -55,10 +55,11 @@ func oauth2Settings() []setting {
 	}
 }
 
-func (c Oauth2Config) Enabled() bool { return c.TokeninfoURL != "" || c.IntrospectionURL != "" }
+// Enabled reports whether the settings name an OAuth2 server.
+func (c OAuth2Config) Enabled() bool { return c.TokeninfoURL != "" || c.IntrospectionURL != "" }
 
 // problems are what is wrong with the settings together.
-func (c Oauth2Config) problems() (problems []error) {
+func (c OAuth2Config) problems() (problems []error) {
 	problem := func(wrong bool, format string, args ...any) {
 		if wrong {
 			problems = append(problems, fmt.Errorf(format, args...))

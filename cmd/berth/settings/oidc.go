@@ -12,8 +12,8 @@ import (
 	"berth/cmd/berth/cli"
 )
 
-// oidcConfig are the settings of the OpenID provider and of trust policies.
-type oidcConfig struct {
+// OIDCConfig are the settings of the OpenID provider and of trust policies.
+type OIDCConfig struct {
 	Issuer         string
 	ClientID       string
 	ClientSecret   string
@@ -32,9 +32,9 @@ type oidcConfig struct {
 }
 
 // oidcSettings are those of an OpenID provider and trust policies.
-func oidcSettings() []setting {
+func oidcSettings() []Setting {
 	issuer := func(v string) error { return auth.CheckIssuer(v, true) }
-	return []setting{
+	return []Setting{
 		stringSetting("oidc_issuer", "", "the OpenID provider that vouches for people, as in its tokens' claim iss", func(c *Config) *string { return &c.OIDC.Issuer }, issuer),
 		stringSetting("oidc_client_id", "", "client of the browser's sign-in at the provider; its ID tokens are accepted", func(c *Config) *string { return &c.OIDC.ClientID }, nil),
 		secret(stringSetting("oidc_client_secret", "", "secret of that client; none when it is a public one", func(c *Config) *string { return &c.OIDC.ClientSecret }, nil), "none"),
@@ -54,7 +54,7 @@ func oidcSettings() []setting {
 }
 
 // check finds settings that do not fit together. It gives all problems at once.
-func (o *oidcConfig) check() []error {
+func (o *OIDCConfig) check() []error {
 	var problems []error
 	add := func(key string, err error) {
 		if err != nil {
@@ -77,7 +77,7 @@ func (o *oidcConfig) check() []error {
 
 // roots are the system's certificate authorities and those of the file; nil
 // without a file.
-func (o *oidcConfig) roots() (*x509.CertPool, error) {
+func (o *OIDCConfig) roots() (*x509.CertPool, error) {
 	if o.CAFile == "" {
 		return nil, nil
 	}
@@ -96,7 +96,7 @@ func (o *oidcConfig) roots() (*x509.CertPool, error) {
 }
 
 // Options makes the authenticator's options of settings that have passed check.
-func (o *oidcConfig) Options() (oidc.Options, error) {
+func (o *OIDCConfig) Options() (oidc.Options, error) {
 	roots, err := o.roots()
 	if err != nil {
 		return oidc.Options{}, err

@@ -43,8 +43,8 @@ A duration is written as 90s, 5m, 24h, 10d, 2w or 1d12h; a size as 512KiB, 16MiB
 // helpWidth is where the lines of 'berth help settings' are broken, in characters.
 const helpWidth = 100
 
-// writeWrapped writes words in lines of helpWidth characters at most, each behind the indent. A longer word
-// stands alone.
+// writeWrapped writes words in lines of helpWidth characters at most, each behind the indent. A
+// longer word stands alone.
 func writeWrapped(w io.Writer, indent, text string) {
 	line := ""
 	for _, word := range strings.Fields(text) {
