@@ -93,6 +93,7 @@ const (
 
 	TrustIssuerPut     EventKind = "putTrustIssuer" // jobs of a CI may sign in with its tokens
 	TrustIssuerDeleted EventKind = "deleteTrustIssuer"
+	TrustOwnersSet     EventKind = "setTrustOwners" // whose the jobs of an issuer are
 	TrustPolicyPut     EventKind = "putTrustPolicy" // which jobs may what
 	TrustPolicyDeleted EventKind = "deleteTrustPolicy"
 
@@ -142,7 +143,7 @@ var kinds = map[EventKind]bool{
 	GroupCreated: true, GroupChanged: true, GroupDeleted: true, GroupMemberPut: true, GroupMemberRemoved: true,
 	UserGrantPut: true, UserGrantDeleted: true, GroupGrantPut: true, GroupGrantDeleted: true,
 	DenialPut: true, DenialDeleted: true,
-	TrustIssuerPut: true, TrustIssuerDeleted: true, TrustPolicyPut: true, TrustPolicyDeleted: true,
+	TrustIssuerPut: true, TrustIssuerDeleted: true, TrustOwnersSet: true, TrustPolicyPut: true, TrustPolicyDeleted: true,
 	AccountPut: true, AccountDeleted: true, AccountRolePut: true, AccountRoleDeleted: true,
 	ServicePut: true, ServiceDeleted: true, KeyRotated: true, KeyRetired: true,
 	SignedIn:     true,

@@ -6,6 +6,7 @@ import (
 
 	"berth/auth"
 	"berth/metadata"
+	"berth/oci"
 )
 
 // grantParams are what the audit log names of a grant, and the operation.
@@ -35,9 +36,28 @@ func (p *People) PutGrant(ctx context.Context, by auth.Actor, to metadata.Grante
 		if g, _, err = b.Tx.PutGrant(ctx, to, pattern, actions, by.Audit.Name); err != nil {
 			return g, err
 		}
+		if err := b.stillMaintains(ctx, by, g.Team); err != nil {
+			return g, err
+		}
 		action, params := grantParams(true, to, pattern)
 		return g, b.record(ctx, by, action, params, grantFields{g.Actions})
 	})
+}
+
+// stillMaintains refuses what somebody does in a team who had a say there when the request
+// came, and has none any more: the team was deleted meanwhile, and the next one of its name
+// would find the grant. It is asked behind the lock that PutGrant has on the team.
+func (b *Batch) stillMaintains(ctx context.Context, by auth.Actor, team string) error {
+	if team == "" || by.IsAdmin() || by.Kind != auth.KindUser {
+		return nil
+	}
+	role, err := b.MemberRole(ctx, team, by.ID)
+	if err == nil && role != metadata.RoleMaintainer {
+		return oci.Errorf(oci.CodeDenied, "%s is not a maintainer of the team %s any more", by, team).WithDetail(map[string]string{
+			"rule": string(auth.RuleNoMember), "principal": by.String(), "ask": "an administrator of this registry",
+		})
+	}
+	return err
 }
 
 func mayGrant(by auth.Actor, pattern string, actions []string) error {
