@@ -11,7 +11,7 @@ import (
 
 // A database without Berth's tables is no registry, on either engine, and gets none from a local command.
 func TestNoRegistryIsMade(t *testing.T) {
-	metadatatest.EachURL(t, func(t *testing.T, url string) {
+	metadatatest.EachEmptyURL(t, func(t *testing.T, url string) {
 		for _, words := range [][]string{{"gc"}, {"check", "--repair"}, {"du"}, {"backup", filepath.Join(t.TempDir(), "backup")}} {
 			code, _, stderr := runBerth(t, append(words, "--database-url", url, "--data-dir", filepath.Join(t.TempDir(), "data"))...)
 			if code != 1 || !strings.HasPrefix(stderr, "berth: there is no registry here: ") {

@@ -250,17 +250,19 @@ policy of another team lets them in. What is given replaces what was there; noth
 nothing matches may be let in by every team.`,
 		Example: `  berth trust issuer owners https://token.actions.githubusercontent.com repository_owner=acme:core
   berth trust issuer owners https://gitlab.com 'project_path=acme/*:core' 'project_path=shop/*:web'`,
-		Args: cobra.MinimumNArgs(1),
-		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
-			change := api.TrustOwners{Owners: []api.TrustOwner{}}
-			for _, text := range args[1:] {
-				claim, rest, ok := strings.Cut(text, "=")
-				i := strings.LastIndexByte(rest, ':') // a value may have one, a team's name has none
-				if !ok || claim == "" || i <= 0 || i == len(rest)-1 {
-					return cli.Usagef("%q is not of the form CLAIM=PATTERN:TEAM", text)
-				}
-				change.Owners = append(change.Owners, api.TrustOwner{Claim: claim, Pattern: rest[:i], Team: rest[i+1:]})
+		Args: func(cmd *cobra.Command, args []string) error {
+			if err := cobra.MinimumNArgs(1)(cmd, args); err != nil {
+				return err
 			}
+			_, err := parseOwners(args[1:])
+			return err
+		},
+		RunE: r.SignedIn(func(cmd *cobra.Command, args []string, s *Connection) error {
+			owners, err := parseOwners(args[1:])
+			if err != nil {
+				return err
+			}
+			change := api.TrustOwners{Owners: owners}
 			issuer, err := Fetched(s.SetTrustOwnersWithResponse(cmd.Context(), args[0], change))
 			if err != nil {
 				return err
@@ -285,6 +287,20 @@ nothing matches may be let in by every team.`,
 	}
 	c.AddCommand(add, list, owners, remove)
 	return c
+}
+
+// parseOwners reads CLAIM=PATTERN:TEAM.
+func parseOwners(texts []string) ([]api.TrustOwner, error) {
+	owners := []api.TrustOwner{}
+	for _, text := range texts {
+		claim, rest, ok := strings.Cut(text, "=")
+		i := strings.LastIndexByte(rest, ':') // a value may have one, a team's name has none
+		if !ok || claim == "" || i <= 0 || i == len(rest)-1 {
+			return nil, cli.Usagef("%q is not of the form CLAIM=PATTERN:TEAM", text)
+		}
+		owners = append(owners, api.TrustOwner{Claim: claim, Pattern: rest[:i], Team: rest[i+1:]})
+	}
+	return owners, nil
 }
 
 func showOwners(owners *[]api.TrustOwner) string {
