@@ -180,41 +180,18 @@ func (r *Registry) Collect(ctx context.Context, run GCRun) (report GCReport, err
 	return report, errors.Join(errs...)
 }
 
-// errDryRun undoes a dry run's transaction.
-var errDryRun = errors.New("this was a dry run")
-
-// dryRunItems bounds what a dry run looks at, for its transaction stays open meanwhile.
+// dryRunItems bounds what a dry run looks at, for it keeps what it finds in memory.
 const dryRunItems = 20_000
 
-// DryRun tells what Collect would take away now, and changes nothing: it does
-// the same in a transaction that it then undoes. Pushes of what would go wait
-// for that long (on SQLite, all writes do).
+// DryRun tells what Collect would take away now. It reads one state of the database and changes nothing: pushes and
+// the collector go on meanwhile.
 func (r *Registry) DryRun(ctx context.Context, run GCRun) (report GCReport, err error) {
-	err = r.db.Update(ctx, func(tx *metadata.Tx) error {
-		report = GCReport{}
-		looked := 0
-		for _, pass := range r.passes(run) {
-			for {
-				p, err := pass(ctx, tx)
-				if err != nil {
-					return err
-				}
-				if p.Looked == 0 {
-					break
-				}
-				report.add(p)
-				report.Items = append(report.Items, p.Gone...)
-				if looked += p.Looked; looked >= dryRunItems {
-					report.Truncated = true
-					return errDryRun
-				}
-			}
-		}
-		return errDryRun
+	err = r.db.Snapshot(ctx, func(tx *metadata.Tx) error {
+		plan, err := tx.PlanCollection(ctx, run.UndoWindow, run.Grace, run.UntaggedTTL, dryRunItems)
+		report = GCReport{Items: plan.Gone, Truncated: plan.Truncated}
+		report.add(metadata.Pass{Gone: plan.Gone})
+		return err
 	})
-	if errors.Is(err, errDryRun) {
-		err = nil
-	}
 	return report, err
 }
 

@@ -1,7 +1,9 @@
 package registry
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -319,3 +321,80 @@ func TestGCDryRun(t *testing.T) {
 		}
 	})
 }
+
+// A dry run waits for no writer, and no writer for it: it reads what was committed when it began.
+func TestGCDryRunOnlyReads(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		e.graph()
+		e.ok(e.r.DeleteTag(e.ctx, as(alice), repo, "latest"))
+		run := GCRun{UntaggedTTL: time.Nanosecond}
+		before, err := e.r.DryRun(e.ctx, run)
+		e.ok(err)
+		e.ok(e.openDB().Update(e.ctx, func(tx *metadata.Tx) error { // SQLite has one writer, and this is it
+			if err := tx.PutNote(e.ctx, "writer", "busy", time.Hour); err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(e.ctx, time.Minute)
+			defer cancel()
+			dry, err := e.r.DryRun(ctx, run)
+			if err == nil && (dry.Manifests == 0 || dry.Manifests != before.Manifests || dry.Links != before.Links || dry.Blobs != before.Blobs) {
+				t.Errorf("the dry run says %+v, before %+v", dry, before)
+			}
+			return err
+		}))
+	})
+}
+
+// What a dry run says goes, of any history of pushes and deletions, under any rules, and nothing else.
+func TestGCDryRunIsExact(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		e.graph()
+		e.push(e.r, "team/other", []byte("left over"))
+		for i, run := range []GCRun{
+			{Grace: time.Hour, UntaggedTTL: time.Nanosecond},
+			{UndoWindow: time.Hour, UntaggedTTL: time.Nanosecond},
+			{UntaggedTTL: time.Hour},
+			{},
+			{UntaggedTTL: time.Nanosecond},
+		} {
+			e.pushManifest(e.r, repo, tagged("again"), nil, v1.MediaTypeImageManifest, e.image(e.r, repo, fmt.Sprint("run ", i)))
+			raw := e.image(e.r, repo, fmt.Sprint("deleted ", i))
+			e.pushManifest(e.r, repo, tagged(fmt.Sprint("d", i)), nil, v1.MediaTypeImageManifest, raw)
+			_, err := e.r.DeleteManifest(e.ctx, as(alice), repo, digest.FromBytes(raw))
+			e.ok(err)
+			e.ok(e.r.DeleteTag(e.ctx, as(alice), repo, "again"))
+			if i == 3 {
+				e.ok(e.r.DeleteTag(e.ctx, as(alice), repo, "latest"))
+			}
+			dry, err := e.r.DryRun(e.ctx, run)
+			e.ok(err)
+			said := map[string]bool{}
+			for _, c := range dry.Items {
+				said[c.Kind+" "+c.Repository+" "+string(c.Digest)] = true
+			}
+			var missed []string
+			before := e.strings(collectable)
+			_, err = e.r.Collect(e.ctx, run)
+			e.ok(err)
+			after := e.strings(collectable)
+			for _, thing := range before {
+				if !slices.Contains(after, thing) && !said[thing] {
+					missed = append(missed, thing)
+				}
+				if said[thing] && slices.Contains(after, thing) {
+					t.Errorf("run %d: %s was to go and is there", i, thing)
+				}
+				delete(said, thing)
+			}
+			if len(missed) > 0 || len(said) > 0 {
+				t.Errorf("run %d: %v went without a word; said and not there at all: %v", i, missed, said)
+			}
+		}
+	})
+}
+
+// collectable is what the collector may take away, as "kind repository digest".
+const collectable = `
+	SELECT 'manifest ' || r.name || ' ' || m.digest FROM manifests m JOIN repositories r ON r.id = m.repository_id
+	 UNION ALL SELECT 'link ' || r.name || ' ' || l.digest FROM repository_blobs l JOIN repositories r ON r.id = l.repository_id
+	 UNION ALL SELECT 'blob  ' || digest FROM blobs`
