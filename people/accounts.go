@@ -72,3 +72,12 @@ func (p *People) DeleteAccount(ctx context.Context, by auth.Actor, account, role
 		return b.record(ctx, by, "delete"+noun, params, nil)
 	})
 }
+
+// Accounts lists entries of AWS accounts behind one, by account and role, at most limit.
+func (p *People) Accounts(ctx context.Context, account, role string, limit int) (rows []metadata.Account, err error) {
+	err = p.o.DB.View(ctx, func(tx *metadata.Tx) (err error) {
+		rows, err = tx.Accounts(ctx, account, role, limit)
+		return err
+	})
+	return rows, err
+}

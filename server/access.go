@@ -14,6 +14,7 @@ import (
 	"berth/auth"
 	"berth/auth/token"
 	"berth/oci"
+	"berth/server/door"
 )
 
 // This file is the only one that enforces a permission. The route table says
@@ -31,59 +32,61 @@ type identity struct {
 
 // authorize lets a request through to its handler, or says why not.
 func (s *Server) authorize(ex *exchange, r *http.Request) error {
-	need := ex.endpoint.need
-	if need == open {
+	ep := ex.endpoint
+	if ep.need == door.Open {
 		return nil
 	}
 	if err := s.authorizeIdentity(ex, r); err != nil {
 		return err
 	}
-	if ex.dims {
-		if err := s.authorizeDims(ex, r); err != nil {
+	if ex.face.Manages || ep.need == door.Manage || ep.need == door.Administer {
+		if err := s.authorizeManages(ex, r); err != nil {
+			return err
+		}
+	}
+	if ep.resolve != nil {
+		if err := s.resolve(ex, r); err != nil {
 			return err
 		}
 	}
 	id := ex.identity
-	switch need {
-	case signedIn:
+	switch ep.need {
+	case door.SignedIn:
 		if !id.shown {
 			return s.challenge(ex, r, "", "authentication is required: sign in with docker login, or fetch an anonymous token", refusal{Rule: "not-signed-in"})
 		}
 		return nil
-	case catalog:
+	case door.Catalog:
 		// Without credentials a client would get the public part of the list and
 		// take it for all: it has to be asked first.
 		if !id.shown || id.claims != nil && !id.claims.Allows("registry", "catalog", "*") {
 			return s.challenge(ex, r, insufficient(id), "listing repositories needs a token with the scope registry:catalog:*", refusal{Rule: "insufficient-scope", Missing: []string{"catalog"}})
 		}
 		return nil
-	case pull, push, remove, own:
-		if err := s.authorizeRepository(ex, r, need.action()); err != nil {
+	case door.Pull, door.Push, door.Delete, door.Own:
+		if err := s.authorizeRepository(ex, r, ep.need.Action()); err != nil {
 			return err
 		}
-		return s.authorizeTags(ex, r, need.action())
-	case known:
+		return s.authorizeTags(ex, r, ep.need.Action())
+	case door.Known:
 		if id.principal.IsAnonymous() {
 			return s.challenge(ex, r, insufficient(id), "this needs a sign-in: give a user name and password, or a token", refusal{Rule: "not-signed-in"})
 		}
 		return nil
-	case manage:
-		// What stands outside of /api/v1/ (its description) is open.
-		if !strings.HasPrefix(r.URL.Path, "/api/v1/") {
-			return nil
-		}
-		return s.authorizeManagement(ex, r)
-	case administer:
-		if err := s.authorizeManagement(ex, r); err != nil {
-			return err
-		}
-		if p := ex.identity.principal; !p.IsAdmin() {
-			return oci.Errorf(oci.CodeDenied, "%s may not do this: only admins may", p).
-				WithDetail(refusal{Rule: "admin-only", Ask: "an administrator of this registry"})
-		}
-		return nil
+	case door.Manage:
+		return failClosed(s.policy.Manage(r.Context(), id.principal, ex.deed.Operation, ex.deed.On))
+	case door.Administer:
+		return failClosed(s.policy.Permit(r.Context(), id.principal, auth.Operation(ep.name), auth.OperationRule{Who: auth.WhoAdmin}, auth.Subject{}))
 	}
 	return oci.Errorf(oci.CodeDenied, "this endpoint has no permission declared and is closed to everybody: tell the operator of this registry")
+}
+
+// resolve asks the door what the request is about.
+func (s *Server) resolve(ex *exchange, r *http.Request) (err error) {
+	if ex.deed, err = ex.endpoint.resolve(ex, r); ex.deed.On.Repository != "" {
+		ex.repository = ex.deed.On.Repository
+	}
+	return err
 }
 
 // authorizeIdentity finds out who asks, and refuses credentials that do not hold here.
@@ -118,16 +121,13 @@ func (s *Server) authorizeTags(ex *exchange, r *http.Request, action auth.Action
 		return nil
 	}
 	var ref oci.Reference
-	switch ex.endpoint.pattern {
-	case pathManifest, pathDimsImage:
+	if text, ok := mux.Vars(r)["reference"]; ok {
 		var err error
-		if ref, err = oci.ParseReference(mux.Vars(r)["reference"]); err != nil {
+		if ref, err = oci.ParseReference(text); err != nil {
 			return err
 		}
-	default:
-		if action != auth.Admin {
-			return nil
-		}
+	} else if action != auth.Admin {
+		return nil
 	}
 	var tags []string
 	switch {
@@ -207,19 +207,6 @@ func (s *Server) authorizeRepository(ex *exchange, r *http.Request, action auth.
 	return oci.Errorf(oci.CodeDenied, "%s", why.Message()).WithDetail(why)
 }
 
-// authorizeManagement lets a signed-in caller through to the management API.
-func (s *Server) authorizeManagement(ex *exchange, r *http.Request) error {
-	if err := s.authorizeToday(ex, r); err != nil {
-		return err
-	}
-	id := ex.identity
-	if !id.principal.MayManage() {
-		return oci.Errorf(oci.CodeDenied, "the token of %s does not carry the admin action, which the management API needs", id.principal).
-			WithDetail(refusal{Rule: "token-limit", Missing: []string{"admin"}, Ask: "make a token that carries admin, or sign in with the password"})
-	}
-	return nil
-}
-
 // authorizeToday lets a signed-in caller through as who that is today. A bearer
 // token has to be for management.
 func (s *Server) authorizeToday(ex *exchange, r *http.Request) error {
@@ -245,15 +232,10 @@ func (s *Server) authorizeToday(ex *exchange, r *http.Request) error {
 	return nil
 }
 
-// authorizeDims lets a signed-in caller through to the API of d.ims.io, which
-// manages: nobody is anonymous there, and a bearer token counts by who shows it
-// and not by what it carries for images.
-func (s *Server) authorizeDims(ex *exchange, r *http.Request) error {
-	if !ex.identity.known { // POST /token is open to OAuth2
-		if err := s.authorizeIdentity(ex, r); err != nil {
-			return err
-		}
-	}
+// authorizeManages lets a signed-in caller through to what manages: nobody is
+// anonymous there, and a bearer token counts by who shows it and not by what it carries for
+// images.
+func (s *Server) authorizeManages(ex *exchange, r *http.Request) error {
 	if err := s.authorizeToday(ex, r); err != nil {
 		return err
 	}
@@ -264,18 +246,6 @@ func (s *Server) authorizeDims(ex *exchange, r *http.Request) error {
 		}
 	}
 	return nil
-}
-
-// authorizeOwnTokens lets those through who may make and delete tokens of their
-// own: people, and with a token only if that carries everything.
-func (s *Server) authorizeOwnTokens(ex *exchange) error {
-	p := ex.identity.principal
-	whole := auth.Principal{Kind: auth.KindUser, Admin: true, Limit: p.Limit}.IsAdmin()
-	if p.Kind == auth.KindUser && whole {
-		return nil
-	}
-	return oci.Errorf(oci.CodeDenied, "%s may not make or delete tokens with this credential: only users may, with their password or a token that carries everything", p).
-		WithDetail(refusal{Rule: "token-limit", Missing: []string{"admin"}, Ask: "sign in with the password"})
 }
 
 // mayPull divides repositories into those that the caller may pull from with
@@ -315,6 +285,9 @@ func (s *Server) mayPull(ex *exchange, r *http.Request, repositories []string) (
 // failClosed keeps an error that means "it cannot be said now" from being
 // anything but a 503. That the client hung up, or failed too often, stays what it is.
 func failClosed(err error) error {
+	if err == nil {
+		return nil
+	}
 	var e *oci.Error
 	var throttled *auth.ThrottledError
 	if errors.As(err, &e) || errors.As(err, &throttled) || errors.Is(err, context.Canceled) {
@@ -366,14 +339,14 @@ func (s *Server) identify(ex *exchange, r *http.Request) (identity, error) {
 	return s.signIn(ex, r, cred)
 }
 
-// identifyBrowser finds out who asks without an Authorization header: on the
-// management API whoever is signed in with this browser, and nobody elsewhere. A
+// identifyBrowser finds out who asks without an Authorization header: through a door
+// for browsers whoever is signed in with this browser, and nobody elsewhere. A
 // browser sends its cookie with requests that another site made, too, so a request
 // that changes something has to come from our own origin; and for the case that something
 // foreign does run there, it has to carry the token that only our pages hold.
 func (s *Server) identifyBrowser(ex *exchange, r *http.Request) (identity, error) {
 	nobody := identity{known: true, principal: auth.Anonymous()}
-	if ex.endpoint.need != manage || s.sessions == nil || !strings.HasPrefix(r.URL.Path, "/api/v1/") {
+	if !ex.face.Sessions || s.sessions == nil {
 		return nobody, nil
 	}
 	secret, ok := s.cookie(r, sessionCookie)
@@ -503,11 +476,11 @@ func (s *Server) challenge(ex *exchange, r *http.Request, code, message string, 
 
 func (s *Server) challengeScope(ex *exchange, r *http.Request, code, message string, why refusal, scope string) error {
 	if why.Principal == "" {
-		why.Principal = PrincipalOf(r.Context()).String()
+		why.Principal = ex.principal().String()
 	}
 	why.Repository = ex.repository
 	refused := oci.Errorf(oci.CodeUnauthorized, "%s", message).WithDetail(why)
-	if ex.dims {
+	if ex.face.Basic {
 		ex.Header().Set("WWW-Authenticate", `Basic realm="`+s.service+`"`)
 		return refused
 	}
@@ -563,12 +536,12 @@ func description(message string) string {
 // endpoint reads.
 func (s *Server) scope(ex *exchange) string {
 	switch need := ex.endpoint.need; need {
-	case catalog:
+	case door.Catalog:
 		return "registry:catalog:*"
-	case manage, administer:
+	case door.Manage, door.Administer:
 		return "berth:api:*"
-	case pull, push, remove:
-		return "repository:" + ex.repository + ":" + need.scope()
+	case door.Pull, door.Push, door.Delete:
+		return "repository:" + ex.repository + ":" + scopeOf(need)
 	}
 	return ""
 }

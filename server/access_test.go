@@ -16,6 +16,7 @@ import (
 	"berth/auth"
 	"berth/metadata"
 	"berth/oci"
+	"berth/server/door"
 )
 
 // TestRefusalsDiffer: why somebody is refused is told apart, with the rule, what
@@ -278,15 +279,14 @@ func TestThrottle(t *testing.T) {
 
 // TestManagementAPI: the server authenticates before it hands over.
 func TestManagementAPI(t *testing.T) {
-	api := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	api := apiDoor{handler: func(ex door.Exchange, r *http.Request) error {
 		if strings.HasSuffix(r.URL.Path, "/fail") {
-			WriteProblem(w, r, oci.Errorf(oci.CodeConflict, "no").WithDetail(map[string]string{"why": "x"}))
-			return
+			return oci.Errorf(oci.CodeConflict, "no").WithDetail(map[string]string{"why": "x"})
 		}
-		SetRepository(r.Context(), "team/app")
-		json.NewEncoder(w).Encode(map[string]any{"who": PrincipalOf(r.Context()).String(), "admin": PrincipalOf(r.Context()).IsAdmin(), "id": RequestID(r.Context())})
-	})
-	w := small(t, func(_ *world, o *Options) { o.API = api })
+		ex.JSON(http.StatusOK, map[string]any{"who": ex.Actor().String(), "admin": ex.Actor().IsAdmin(), "id": ex.RequestID()})
+		return nil
+	}}
+	w := small(t, func(_ *world, o *Options) { o.Doors = []door.Door{api} })
 	w.token(metadata.Token{Kind: metadata.PersonalToken, Name: "ci", User: "root", Actions: []string{"pull"}})
 	w.token(metadata.Token{Kind: metadata.PersonalToken, Name: "ops", User: "root", Actions: []string{"admin"}})
 	w.token(metadata.Token{Kind: metadata.PersonalToken, Name: "narrow", User: "root", Actions: []string{"admin"}, Repositories: "team/*"})

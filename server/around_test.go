@@ -16,6 +16,7 @@ import (
 	"berth/auth"
 	"berth/metadata"
 	"berth/oci"
+	"berth/server/door"
 	"berth/testenv"
 )
 
@@ -56,18 +57,18 @@ func TestLog(t *testing.T) {
 // TestInternalErrorStaysInside: the client gets an id, the log the cause, once.
 func TestInternalErrorStaysInside(t *testing.T) {
 	w := small(t, func(_ *world, o *Options) {
-		o.API = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		o.Doors = []door.Door{apiDoor{handler: func(ex door.Exchange, r *http.Request) error {
 			switch r.URL.Path {
 			case "/api/v1/panic":
 				panic("the cause: /etc/passwd")
 			case "/api/v1/late":
-				rw.WriteHeader(200)
-				rw.Write([]byte("half"))
-				rw.(http.Flusher).Flush()
+				ex.WriteHeader(200)
+				ex.Write([]byte("half"))
+				ex.(http.Flusher).Flush()
 				panic("the cause: too late")
 			}
-			WriteProblem(rw, r, fmt.Errorf("the cause: %w", errors.New("password=x at db.internal")))
-		})
+			return fmt.Errorf("the cause: %w", errors.New("password=x at db.internal"))
+		}}}
 	})
 	for _, path := range []string{"/api/v1/error", "/api/v1/panic"} {
 		r := w.do("GET", path, "root", nil, "X-Request-Id", "id-"+path[8:]).want(t, 500)
@@ -213,7 +214,7 @@ func TestConfigure(t *testing.T) {
 // TestNewSaysWhatIsWrong: options that cannot work are refused at start.
 func TestNewSaysWhatIsWrong(t *testing.T) {
 	w := newWorld(t, nil)
-	good := Options{Registry: w.registry, DB: w.db, Auth: w.server.auth, Policy: w.server.policy, Tokens: w.server.tokens}
+	good := Options{Registry: w.registry, Auth: w.server.auth, Policy: w.server.policy, Tokens: w.server.tokens}
 	if _, err := New(good); err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"errors"
 	"net/http"
 
@@ -13,14 +12,6 @@ import (
 // What was refused goes into the audit log from here, the one place that sees the end
 // of every request. What was done is recorded where it is done, in its transaction.
 
-// SetOperation says what a request to the management API is, and which team it is
-// about ("" for none), for the audit log.
-func SetOperation(ctx context.Context, operation, team string) {
-	if ex := exchangeOf(ctx); ex != nil {
-		ex.operation, ex.team = operation, team
-	}
-}
-
 // routine are the refusals that belong to the protocol: the client is told to fetch a
 // token, or another one, and does.
 var routine = map[string]bool{"insufficient-scope": true, "token-expired": true}
@@ -28,7 +19,7 @@ var routine = map[string]bool{"insufficient-scope": true, "token-expired": true}
 // auditRefusal records a request that was refused, and why.
 func (s *Server) auditRefusal(ex *exchange, r *http.Request) {
 	var throttled *auth.ThrottledError
-	e := metadata.Event{Actor: ex.actor().Audit, Repository: ex.repository, Team: ex.team, Outcome: metadata.AuditRefused}
+	e := metadata.Event{Actor: ex.Actor().Audit, Repository: ex.repository, Team: ex.deed.On.Team, Outcome: metadata.AuditRefused}
 	signIn := false
 	why := map[string]any{}
 	switch {
@@ -74,10 +65,10 @@ func (s *Server) auditRefusal(ex *exchange, r *http.Request) {
 	case signIn:
 		// The name that was tried; it may be anything.
 		e.Kind, e.Actor.Name, e.Actor.Kind = metadata.SignedIn, ex.tried, ""
-	case ex.operation != "":
-		e.Kind = metadata.EventKind(ex.operation)
-	case ex.endpoint != nil && ex.endpoint.need.action() != 0:
-		e.Kind = metadata.EventKind(ex.endpoint.need.action().String())
+	case ex.deed.Operation != "":
+		e.Kind = metadata.EventKind(ex.deed.Operation)
+	case ex.endpoint != nil && ex.endpoint.need.Action() != 0:
+		e.Kind = metadata.EventKind(ex.endpoint.need.Action().String())
 	case ex.endpoint != nil:
 		e.Kind = metadata.EventKind(ex.endpoint.name)
 	}

@@ -356,7 +356,7 @@ func (s *Server) deleteBlob(ex *exchange, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := s.registry.DeleteBlob(r.Context(), ex.actor(), ex.repository, d); err != nil {
+	if err := s.registry.DeleteBlob(r.Context(), ex.Actor(), ex.repository, d); err != nil {
 		return err
 	}
 	ex.Header().Set("Docker-Content-Digest", d.String())

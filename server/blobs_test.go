@@ -238,7 +238,7 @@ func TestRedirectToOwnHost(t *testing.T) {
 		t.Errorf("without credentials: %d", got)
 	}
 	// The host is the one that the client knows.
-	o := Options{DB: w.db, Auth: w.server.auth, Policy: w.server.policy, Tokens: w.server.tokens, Registry: w.registry, RedirectTTL: time.Minute, URL: "https://store.example:5000"}
+	o := Options{Auth: w.server.auth, Policy: w.server.policy, Tokens: w.server.tokens, Registry: w.registry, RedirectTTL: time.Minute, URL: "https://store.example:5000"}
 	behind, err := New(o)
 	if err != nil {
 		t.Fatal(err)

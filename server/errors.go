@@ -18,6 +18,7 @@ import (
 
 	"berth/auth"
 	"berth/oci"
+	"berth/server/door"
 )
 
 // This file is the only one that writes an error to a client. Handlers return
@@ -238,8 +239,8 @@ func begin(ex *exchange, r *http.Request, err error) bool {
 	return true
 }
 
-// writeError answers with the OCI error body (distribution-spec, "Error Codes").
-func writeError(ex *exchange, r *http.Request, err error) {
+// fail answers with an error in the form of the request's face.
+func (ex *exchange) fail(r *http.Request, err error) {
 	if !begin(ex, r, err) {
 		return
 	}
@@ -248,45 +249,40 @@ func writeError(ex *exchange, r *http.Request, err error) {
 	if r.Method == http.MethodHead {
 		// "A HEAD has no body", and the errors of HEAD are frequent: docker asks
 		// for each layer before pushing it.
-		ex.Header().Set("Content-Type", "application/json")
+		ex.Header().Set("Content-Type", ex.face.ContentType)
 		ex.WriteHeader(e.Status())
 		return
 	}
-	type item struct {
-		Code    oci.Code `json:"code"`
-		Message string   `json:"message"`
-		Detail  any      `json:"detail,omitempty"`
-	}
-	codes := e.Code.Wire()
-	items := []item{{codes[0], e.Message, detailLine(ex, e)}}
-	for _, code := range codes[1:] {
-		items = append(items, item{Code: code, Message: oci.ErrTagImmutable.Message})
-	}
-	writeJSON(ex, "application/json", e.Status(), map[string]any{"errors": items})
+	writeJSON(ex, ex.face.ContentType, e.Status(), ex.face.Error(ex, r, e))
 }
 
-// writeEnvelope answers as Dockit does.
-func writeEnvelope(ex *exchange, r *http.Request, err error) {
-	if !begin(ex, r, err) {
-		return
-	}
-	e := toError(ex, err)
-	commonHeaders(ex, err, e)
-	writeJSON(ex, "application/json", e.Status(), struct {
-		Success bool     `json:"success"`
-		Data    any      `json:"data"`
-		Errors  []string `json:"errors"`
-	}{Errors: []string{e.Message}})
+// protocol is the face of the distribution API and of the token endpoint: errors have the
+// OCI error body (distribution-spec, "Error Codes").
+var protocol = &door.Face{
+	Paths:       func(path string) bool { return strings.HasPrefix(path, "/v2/") || path == "/v2" },
+	ContentType: "application/json",
+	Error: func(ex door.Exchange, _ *http.Request, e *oci.Error) any {
+		type item struct {
+			Code    oci.Code `json:"code"`
+			Message string   `json:"message"`
+			Detail  any      `json:"detail,omitempty"`
+		}
+		codes := e.Code.Wire()
+		items := []item{{codes[0], e.Message, detailLine(ex.(*exchange), e)}}
+		for _, code := range codes[1:] {
+			items = append(items, item{Code: code, Message: oci.ErrTagImmutable.Message})
+		}
+		return map[string]any{"errors": items}
+	},
 }
 
-// writeDimsError answers as d.ims.io did to what was wrong with a body.
-func writeDimsError(ex *exchange, r *http.Request, err error) {
-	if !begin(ex, r, err) {
-		return
-	}
-	e := toError(ex, err)
-	commonHeaders(ex, err, e)
-	writeJSON(ex, "application/json", e.Status(), map[string]string{"Error": e.Message})
+// problems is the face of all that is no door's and not the protocol's: an error is an
+// application/problem+json document (RFC 9457).
+var problems = &door.Face{
+	Paths:        func(string) bool { return true },
+	ContentType:  "application/problem+json",
+	Error:        func(ex door.Exchange, r *http.Request, e *oci.Error) any { return ex.Problem(r, e) },
+	EscapedSlash: func(string) bool { return true },
 }
 
 // Problem is the body of an error of the management API (RFC 9457).
@@ -302,30 +298,18 @@ type Problem struct {
 	Errors any `json:"errors,omitempty"`
 }
 
-// WriteProblem answers with an application/problem+json document (RFC 9457).
-// It is how Options.API reports its errors: the status is that of the
-// *oci.Error in err's chain, any other error is a 500 whose text stays in the
-// log. The request's log line names the cause; do not log it again.
-func WriteProblem(w http.ResponseWriter, r *http.Request, err error) {
-	ex := exchangeOf(r.Context())
-	if !begin(ex, r, err) {
-		return
+// Problem implements [door.Exchange].
+func (ex *exchange) Problem(r *http.Request, e *oci.Error) any {
+	return Problem{
+		Type:      "about:blank",
+		Title:     http.StatusText(e.Status()),
+		Status:    e.Status(),
+		Code:      string(e.Code),
+		Detail:    e.Message,
+		Instance:  r.URL.Path,
+		Errors:    detailObject(ex, e),
+		RequestID: ex.id,
 	}
-	e := toError(ex, err)
-	commonHeaders(w, err, e)
-	p := Problem{
-		Type:     "about:blank",
-		Title:    http.StatusText(e.Status()),
-		Status:   e.Status(),
-		Code:     string(e.Code),
-		Detail:   e.Message,
-		Instance: r.URL.Path,
-		Errors:   detailObject(ex, e),
-	}
-	if ex != nil {
-		p.RequestID = ex.id
-	}
-	writeJSON(w, "application/problem+json", p.Status, p)
 }
 
 // writeJSON answers with a JSON document. What we marshal cannot fail; that

@@ -16,6 +16,7 @@ import (
 	"berth/auth"
 	"berth/metadata"
 	"berth/registry"
+	"berth/server/door"
 )
 
 // exchange is one request and its answer, as seen by what stands around the
@@ -36,68 +37,54 @@ type exchange struct {
 	body       *requestBody // nil when the request has none
 	endpoint   *endpoint    // nil for a path that no route knows
 	repository string       // name from the path; "" where there is none
-	operation  string       // of the management API; "" elsewhere
-	team       string       // that the operation is about
+	deed       door.Deed    // what it wants, of a route with Resolve
 	tried      string       // the name that a sign-in was tried with
 	identity   identity     // who asks, once access.go knows
-	oci        bool         // errors are OCI JSON, not a problem document
-	dockit     bool         // errors are Dockit's envelope
-	dims       bool         // errors and challenges are those of d.ims.io
+	face       *door.Face   // how errors and challenges look
 	cause      error        // what the error writer was given
 	aborted    bool         // the connection must not be used again
 }
 
-type exchangeKey struct{}
+var _ door.Exchange = (*exchange)(nil)
 
 // exchangeOf finds the exchange of a request, or nil outside of the server.
 func exchangeOf(ctx context.Context) *exchange {
-	ex, _ := ctx.Value(exchangeKey{}).(*exchange)
+	ex, _ := door.Of(ctx).(*exchange)
 	return ex
 }
 
-// PrincipalOf gives who makes the request whose context this is. Handlers of
-// Options.API find there the caller that the server authenticated; a caller
-// without credentials is auth.Anonymous.
-func PrincipalOf(ctx context.Context) auth.Principal {
-	if ex := exchangeOf(ctx); ex != nil && ex.identity.known {
+// principal is who makes the request.
+func (ex *exchange) principal() auth.Principal {
+	if ex.identity.known {
 		return ex.identity.principal
 	}
 	return auth.Anonymous()
 }
 
-// ActorOf is PrincipalOf with what the audit log tells of a request. Outside of
-// the server it is the anonymous.
-func ActorOf(ctx context.Context) auth.Actor {
-	if ex := exchangeOf(ctx); ex != nil {
-		return ex.actor()
-	}
-	return auth.ActorOf(auth.Anonymous(), metadata.Actor{})
+// Actor implements [door.Exchange].
+func (ex *exchange) Actor() auth.Actor {
+	return auth.ActorOf(ex.principal(), metadata.Actor{Address: ex.remote, RequestID: ex.id, UserAgent: ex.agent, Host: ex.host})
 }
 
-// actor is who makes the request.
-func (ex *exchange) actor() auth.Actor {
-	p := ex.identity.principal
-	if !ex.identity.known {
-		p = auth.Anonymous()
-	}
-	return auth.ActorOf(p, metadata.Actor{Address: ex.remote, RequestID: ex.id, UserAgent: ex.agent, Host: ex.host})
-}
+// Deed implements [door.Exchange].
+func (ex *exchange) Deed() door.Deed { return ex.deed }
 
-// RequestID gives the id under which the request is logged, or "". It is the
-// X-Request-Id of request and answer.
-func RequestID(ctx context.Context) string {
-	if ex := exchangeOf(ctx); ex != nil {
-		return ex.id
-	}
-	return ""
-}
+// Repository implements [door.Exchange].
+func (ex *exchange) Repository() string { return ex.repository }
 
-// SetRepository names the repository of a request in its log line. The server
-// does so itself for /v2/.
-func SetRepository(ctx context.Context, name string) {
-	if ex := exchangeOf(ctx); ex != nil {
-		ex.repository = name
-	}
+// RequestID implements [door.Exchange].
+func (ex *exchange) RequestID() string { return ex.id }
+
+// JSON implements [door.Exchange].
+func (ex *exchange) JSON(status int, body any) { writeJSON(ex, "application/json", status, body) }
+
+// Fail implements [door.Exchange].
+func (ex *exchange) Fail(r *http.Request, err error) { ex.fail(r, err) }
+
+// Abort implements [door.Exchange].
+func (ex *exchange) Abort(err error) error {
+	ex.aborted = true
+	return err
 }
 
 func (ex *exchange) Header() http.Header { return ex.rw.Header() }

@@ -307,9 +307,9 @@ func MetricsHandler(g prometheus.Gatherer) http.Handler {
 // getRoot tells somebody who opens the address in a browser what it is.
 func (s *Server) getRoot(ex *exchange, r *http.Request) error {
 	ex.Header().Set("Vary", "Accept")
-	if s.api != nil && !strings.Contains(r.Header.Get("Accept"), "text/html") {
+	if s.start != "" && !strings.Contains(r.Header.Get("Accept"), "text/html") {
 		// d.ims.io sent everybody to its API. Programs find it so, people a start page.
-		ex.Header().Set("Location", "/api/")
+		ex.Header().Set("Location", s.start)
 		ex.WriteHeader(http.StatusFound)
 		return nil
 	}
@@ -343,12 +343,3 @@ docker pull {host}/TEAM/NAME:TAG</pre>
 <p>Programs manage it by <a href="/api/">its API</a>.</p>
 </html>
 `
-
-// serveAPI hands a request, which is authorized by now, to the management API.
-func (s *Server) serveAPI(ex *exchange, r *http.Request) error {
-	if s.api == nil {
-		return errNoRoute(r)
-	}
-	s.api.ServeHTTP(ex, r)
-	return nil
-}

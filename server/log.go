@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"strings"
 	"time"
 
 	"berth/auth"
@@ -57,9 +56,9 @@ func (s *Server) finish(ex *exchange, r *http.Request) {
 		slog.String("id", ex.id),
 		slog.String("method", shorten(r.Method)),
 		slog.String("route", name),
-		slog.String("path", shorten(auth.MaskSecrets(loggedPath(r.URL.Path)))),
+		slog.String("path", shorten(auth.MaskSecrets(ex.loggedPath(r.URL.Path)))),
 		slog.Int("status", status),
-		slog.String("principal", PrincipalOf(ctx).String()),
+		slog.String("principal", ex.principal().String()),
 		slog.Int64("bytes_in", in),
 		slog.Int64("bytes_out", ex.written),
 		slog.Duration("duration", elapsed.Round(time.Microsecond)),
@@ -98,10 +97,10 @@ func shorten(s string) string {
 	return s
 }
 
-// loggedPath is a path without the secret that d.ims.io has in it.
-func loggedPath(path string) string {
-	if strings.HasPrefix(path, "/token/") {
-		return "/token/***"
+// loggedPath is a path without the secret that some door has in it.
+func (ex *exchange) loggedPath(path string) string {
+	if ex.face != nil && ex.face.LogPath != nil {
+		return ex.face.LogPath(path)
 	}
 	return path
 }

@@ -80,12 +80,12 @@ func (s *Server) putManifest(ex *exchange, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	raw, done, err := s.registry.ReadManifest(r.Context(), ex.actor(), r.ContentLength, r.Body)
+	raw, done, err := s.registry.ReadManifest(r.Context(), ex.Actor(), r.ContentLength, r.Body)
 	defer done()
 	if err != nil {
 		return err
 	}
-	pushed, err := s.registry.PushManifest(r.Context(), ex.actor(), ex.repository, ref, q["tag"], r.Header.Get("Content-Type"), raw)
+	pushed, err := s.registry.PushManifest(r.Context(), ex.Actor(), ex.repository, ref, q["tag"], r.Header.Get("Content-Type"), raw)
 	if err != nil {
 		return err
 	}
@@ -108,7 +108,7 @@ func (s *Server) deleteManifest(ex *exchange, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	actor := ex.actor()
+	actor := ex.Actor()
 	if ref.Digest != "" {
 		_, err = s.registry.DeleteManifest(r.Context(), actor, ex.repository, ref.Digest)
 	} else {

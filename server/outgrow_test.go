@@ -22,7 +22,7 @@ import (
 	"berth/people"
 	"berth/registry"
 	"berth/server/admin"
-	"berth/server/dockit"
+	"berth/server/door"
 	"berth/storage/mem"
 	"berth/testenv"
 )
@@ -88,9 +88,7 @@ func outgrowWorld(t *testing.T, database string) (*world, []shown) {
 		must(err)
 		chain := auth.NewChain(w.clock.now, auth.NewTokens(w.db, nil, w.clock.now), openid, pierone, auth.NewPasswords(w.db, w.hasher, w.clock.now))
 		o.Auth = chain
-		o.People = people.New(people.Options{DB: w.db, Hasher: w.hasher, Passwords: chain, Keys: o.Tokens.Keys(), Service: "registry.test", TrustedIssuers: []string{provider.Issuer}})
-		o.Dockit, err = dockit.New(dockit.Options{DB: w.db, People: o.People, Actor: ActorOf})
-		must(err)
+		w.people = people.New(people.Options{DB: w.db, Hasher: w.hasher, Passwords: chain, Keys: o.Tokens.Keys(), Service: "registry.test", TrustedIssuers: []string{provider.Issuer}})
 		o.URL = "https://registry.example.com"
 		o.Browsers, o.Sessions = openid, auth.NewWebSessions(w.db, 8*time.Hour, w.clock.now)
 		o.Provider = &Provider{Issuer: provider.Issuer, ClientID: "berth-cli", Scopes: []string{"openid"}}
@@ -100,11 +98,12 @@ func outgrowWorld(t *testing.T, database string) (*world, []shown) {
 		t.Cleanup(checks.Close)
 		copies := backup.NewJobs(backup.JobsOptions{From: backup.Side{DB: w.db, Store: store}, Grace: registry.DefaultGCGrace})
 		t.Cleanup(copies.Close)
-		o.API, err = admin.New(admin.Options{
-			Registry: reg, Checks: checks, Copies: copies, DB: w.db, Policy: o.Policy, People: o.People,
-			Keys: o.Tokens.Keys(), TrustedIssuers: []string{provider.Issuer}, Actor: ActorOf, WriteProblem: WriteProblem,
+		management, err := admin.New(admin.Options{
+			Registry: reg, Checks: checks, Copies: copies, DB: w.db, Policy: o.Policy, People: w.people,
+			Keys: o.Tokens.Keys(), TrustedIssuers: []string{provider.Issuer},
 		})
 		must(err)
+		o.Doors = []door.Door{management}
 	})
 	w.user("boss", metadata.RoleAdmin)
 	w.team("core")

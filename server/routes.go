@@ -1,65 +1,25 @@
 package server
 
 import (
+	"cmp"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
 
 	"github.com/gorilla/mux"
 
-	"berth/auth"
 	"berth/oci"
+	"berth/server/door"
 )
 
-// need is what a caller must be allowed to do for a route. access.go enforces it.
-type need uint8
-
-const (
-	// needUndeclared is the zero value, so that a route without a permission is
-	// refused and not open.
-	needUndeclared need = iota
-	// open routes answer everybody, and do not look at credentials.
-	open
-	// signedIn routes want credentials, if only an anonymous token.
-	signedIn
-	// catalog routes list what the caller may pull.
-	catalog
-	// pull, push and remove are actions on the repository in the path.
-	pull
-	push
-	remove
-	// known routes want somebody who has signed in, and no anonymous token.
-	known
-	// own is the action admin on the repository in the path.
-	own
-	// manage is the management API, which decides itself for each operation.
-	manage
-	// administer is for administrators of the whole instance.
-	administer
-)
-
-// action is the repository action behind a need; 0 when it has none.
-func (n need) action() auth.Actions {
-	switch n {
-	case pull:
-		return auth.Pull
-	case push:
-		return auth.Push
-	case remove:
-		return auth.Delete
-	case own:
-		return auth.Admin
-	}
-	return 0
-}
-
-// scope is what a client has to ask the token endpoint for: the action of the
+// scopeOf is what a client has to ask the token endpoint for: the action of the
 // route, and with push also pull, for a client that pushes looks first.
-func (n need) scope() string {
+func scopeOf(n door.Need) string {
 	switch n {
-	case push:
+	case door.Push:
 		return "pull,push"
-	case remove:
+	case door.Delete:
 		return "delete"
 	}
 	return "pull"
@@ -73,7 +33,8 @@ type handler func(s *Server, ex *exchange, r *http.Request) error
 type route struct {
 	method  string
 	pattern string
-	need    need
+	need    door.Need
+	face    *door.Face
 	handler handler
 	name    string // of the handler, in metrics and the log; those of CNCF distribution where it has one
 }
@@ -90,141 +51,161 @@ const (
 // The patterns under /v2/ (distribution-spec, "Endpoints"), the most frequent
 // first, for the router tries them in turn.
 const (
-	pathManifest = "/v2/" + varName + "/manifests/" + varReference
-	pathUploads  = "/v2/" + varName + "/blobs/uploads{slash:/?}"
-	pathUpload   = "/v2/" + varName + "/blobs/uploads/" + varUpload
-	pathBlob     = "/v2/" + varName + "/blobs/" + varDigest
-	pathTags     = "/v2/" + varName + "/tags/list"
-	// A repository's name has no colon, so that these are no repository's.
-	pathDockit    = "/v2/admin/{rest:(?:user|group):.*}"
+	pathManifest  = "/v2/" + varName + "/manifests/" + varReference
+	pathUploads   = "/v2/" + varName + "/blobs/uploads{slash:/?}"
+	pathUpload    = "/v2/" + varName + "/blobs/uploads/" + varUpload
+	pathBlob      = "/v2/" + varName + "/blobs/" + varDigest
+	pathTags      = "/v2/" + varName + "/tags/list"
 	pathReferrers = "/v2/" + varName + "/referrers/" + varDigest
 )
 
-// routes is the table of everything that is served, in the order in which the
-// router looks. Every line names what it takes to be allowed.
+// routes is the table of what the server itself serves, in the order in which the
+// router looks. Every line names what it takes to be allowed. Doors bring their own.
 func routes() []route {
 	return []route{
-		{"GET", pathManifest, pull, (*Server).getManifest, "manifest"},
-		{"HEAD", pathManifest, pull, (*Server).headManifest, "manifest"},
-		{"PUT", pathManifest, push, (*Server).putManifest, "manifest"},
-		{"DELETE", pathManifest, remove, (*Server).deleteManifest, "manifest"},
+		{"GET", pathManifest, door.Pull, protocol, (*Server).getManifest, "manifest"},
+		{"HEAD", pathManifest, door.Pull, protocol, (*Server).headManifest, "manifest"},
+		{"PUT", pathManifest, door.Push, protocol, (*Server).putManifest, "manifest"},
+		{"DELETE", pathManifest, door.Delete, protocol, (*Server).deleteManifest, "manifest"},
 
-		{"POST", pathUploads, push, (*Server).startUpload, "blob_upload"},
-		{"GET", pathUpload, push, (*Server).getUpload, "blob_upload_chunk"},
-		{"PATCH", pathUpload, push, (*Server).patchUpload, "blob_upload_chunk"},
-		{"PUT", pathUpload, push, (*Server).putUpload, "blob_upload_chunk"},
-		{"DELETE", pathUpload, push, (*Server).deleteUpload, "blob_upload_chunk"},
+		{"POST", pathUploads, door.Push, protocol, (*Server).startUpload, "blob_upload"},
+		{"GET", pathUpload, door.Push, protocol, (*Server).getUpload, "blob_upload_chunk"},
+		{"PATCH", pathUpload, door.Push, protocol, (*Server).patchUpload, "blob_upload_chunk"},
+		{"PUT", pathUpload, door.Push, protocol, (*Server).putUpload, "blob_upload_chunk"},
+		{"DELETE", pathUpload, door.Push, protocol, (*Server).deleteUpload, "blob_upload_chunk"},
 
-		{"GET", pathBlob, pull, (*Server).getBlob, "blob"},
-		{"HEAD", pathBlob, pull, (*Server).headBlob, "blob"},
-		{"DELETE", pathBlob, remove, (*Server).deleteBlob, "blob"},
+		{"GET", pathBlob, door.Pull, protocol, (*Server).getBlob, "blob"},
+		{"HEAD", pathBlob, door.Pull, protocol, (*Server).headBlob, "blob"},
+		{"DELETE", pathBlob, door.Delete, protocol, (*Server).deleteBlob, "blob"},
 
-		{"GET", pathTags, pull, (*Server).listTags, "tags"},
-		{"GET", pathReferrers, pull, (*Server).listReferrers, "referrers"},
-		{"GET", "/v2/_catalog", catalog, (*Server).listCatalog, "catalog"},
-		{"GET", "/v2{slash:/?}", signedIn, (*Server).getBase, "base"},
-		{"HEAD", "/v2{slash:/?}", signedIn, (*Server).getBase, "base"},
+		{"GET", pathTags, door.Pull, protocol, (*Server).listTags, "tags"},
+		{"GET", pathReferrers, door.Pull, protocol, (*Server).listReferrers, "referrers"},
+		{"GET", "/v2/_catalog", door.Catalog, protocol, (*Server).listCatalog, "catalog"},
+		{"GET", "/v2{slash:/?}", door.SignedIn, protocol, (*Server).getBase, "base"},
+		{"HEAD", "/v2{slash:/?}", door.SignedIn, protocol, (*Server).getBase, "base"},
 
-		{"GET", "/token{slash:/?}", open, (*Server).getToken, "token"},
-		{"POST", "/token{slash:/?}", open, (*Server).postToken, "token"},
-		{"GET", "/.well-known/jwks.json", open, (*Server).getJWKS, "jwks"},
-		{"GET", "/.well-known/berth", open, (*Server).getWellKnown, "well_known"},
-		{"GET", "/sign-in", open, (*Server).getSignIn, "sign_in"},
-		{"GET", callbackPath, open, (*Server).getSignInCallback, "sign_in"},
-		{"GET", "/sign-out", open, (*Server).getSignOut, "sign_out"},
-		{"POST", "/sign-out", open, (*Server).postSignOut, "sign_out"},
+		{"GET", "/token{slash:/?}", door.Open, protocol, (*Server).getToken, "token"},
+		{"POST", "/token{slash:/?}", door.Open, protocol, (*Server).postToken, "token"},
+		{"GET", "/.well-known/jwks.json", door.Open, problems, (*Server).getJWKS, "jwks"},
+		{"GET", "/.well-known/berth", door.Open, problems, (*Server).getWellKnown, "well_known"},
+		{"GET", "/sign-in", door.Open, problems, (*Server).getSignIn, "sign_in"},
+		{"GET", callbackPath, door.Open, problems, (*Server).getSignInCallback, "sign_in"},
+		{"GET", "/sign-out", door.Open, problems, (*Server).getSignOut, "sign_out"},
+		{"POST", "/sign-out", door.Open, problems, (*Server).postSignOut, "sign_out"},
 		// Dockit's names of the same, for registries that are configured with them. Paths
 		// of repositories have /manifests/, /blobs/, /tags/ or /referrers/ in them, these do not.
-		{"GET", "/v2/token", open, (*Server).getToken, "token"},
-		{"POST", "/v2/token", open, (*Server).postToken, "token"},
-		{"GET", "/v2/certs/pem", open, (*Server).getCertificates, "certificates"},
-		{"HEAD", "/v2/certs/pem", open, (*Server).getCertificates, "certificates"},
-		{"PUT", pathDockit, administer, (*Server).serveDockit, "dockit"},
-		{"DELETE", pathDockit, administer, (*Server).serveDockit, "dockit"},
+		{"GET", "/v2/token", door.Open, protocol, (*Server).getToken, "token"},
+		{"POST", "/v2/token", door.Open, protocol, (*Server).postToken, "token"},
+		{"GET", "/v2/certs/pem", door.Open, protocol, (*Server).getCertificates, "certificates"},
+		{"HEAD", "/v2/certs/pem", door.Open, protocol, (*Server).getCertificates, "certificates"},
 
-		// The API of d.ims.io; its POST /token is the one above.
-		{"DELETE", pathDimsToken, known, (*Server).dimsDeleteToken, "dims_token"},
-		{"GET", pathDimsRepositories, known, (*Server).dimsListRepositories, "dims_repositories"},
-		{"GET", pathDimsImages, pull, (*Server).dimsListImages, "dims_images"},
-		{"GET", pathDimsImage, pull, (*Server).dimsGetImage, "dims_image"},
-		{"DELETE", pathDimsImage, remove, (*Server).dimsDeleteImage, "dims_image"},
-		{"GET", pathDimsRepository, pull, (*Server).dimsGetRepository, "dims_repository"},
-		{"DELETE", pathDimsRepository, own, (*Server).dimsDeleteRepository, "dims_repository"},
-		{"GET", pathDimsOwner, known, (*Server).dimsListOwner, "dims_owner"},
-		{"POST", pathDimsOwner, known, (*Server).dimsCreateRepository, "dims_owner"}, // and push on the name in the body
-		{"GET", pathDimsAccounts, administer, (*Server).dimsListAccounts, "dims_accounts"},
-		{"POST", pathDimsAccounts, administer, (*Server).dimsCreateAccount, "dims_accounts"},
-		{"DELETE", pathDimsAccount, administer, (*Server).dimsDeleteAccount, "dims_account"},
-
-		// What describes the APIs, beside /api/.
-		{"GET", "/swagger.json", open, (*Server).serveAPI, "documents"},
-		{"HEAD", "/swagger.json", open, (*Server).serveAPI, "documents"},
-		{"GET", "/api", open, (*Server).serveAPI, "documents"},
-		{"HEAD", "/api", open, (*Server).serveAPI, "documents"},
-		{"GET", "/ui{slash:/?}", open, (*Server).serveAPI, "documents"},
-		{"HEAD", "/ui{slash:/?}", open, (*Server).serveAPI, "documents"},
-
-		{"GET", "/livez", open, (*Server).getLive, "health"},
-		{"HEAD", "/livez", open, (*Server).getLive, "health"},
+		{"GET", "/livez", door.Open, problems, (*Server).getLive, "health"},
+		{"HEAD", "/livez", door.Open, problems, (*Server).getLive, "health"},
 		// What probes of Dockit and of others ask: it fails when the database is down.
-		{"GET", "/healthz", open, (*Server).getReady, "health"},
-		{"HEAD", "/healthz", open, (*Server).getReady, "health"},
-		{"GET", "/readyz", open, (*Server).getReady, "health"},
-		{"HEAD", "/readyz", open, (*Server).getReady, "health"},
-		{"GET", "/metrics", open, (*Server).getMetrics, "metrics"},
-		{"GET", "/", open, (*Server).getRoot, "root"},
-		{"HEAD", "/", open, (*Server).getRoot, "root"},
+		{"GET", "/healthz", door.Open, problems, (*Server).getReady, "health"},
+		{"HEAD", "/healthz", door.Open, problems, (*Server).getReady, "health"},
+		{"GET", "/readyz", door.Open, problems, (*Server).getReady, "health"},
+		{"HEAD", "/readyz", door.Open, problems, (*Server).getReady, "health"},
+		{"GET", "/metrics", door.Open, problems, (*Server).getMetrics, "metrics"},
+		{"GET", "/", door.Open, problems, (*Server).getRoot, "root"},
+		{"HEAD", "/", door.Open, problems, (*Server).getRoot, "root"},
 	}
 }
-
-// apiRoute is what all of /api/ is: Options.API has a table of its own.
-var apiRoute = route{"", "/api/", manage, (*Server).serveAPI, "api"}
 
 // endpoint is a route that the router knows, with its metrics looked up.
 type endpoint struct {
 	route
+	match   func(*http.Request) bool
+	resolve func(door.Exchange, *http.Request) (door.Deed, error)
 	metrics handlerMetrics
+}
+
+// wants reports whether a request of the endpoint's path and method is for it.
+func (ep *endpoint) wants(r *http.Request) bool { return ep.match == nil || ep.match(r) }
+
+// methods are the endpoints of one pattern: several of a method, of which the first that
+// wants a request has it.
+type methods struct {
+	by    map[string][]*endpoint
+	allow string
+}
+
+func (m *methods) of(r *http.Request) *endpoint {
+	for _, ep := range m.by[r.Method] {
+		if ep.wants(r) {
+			return ep
+		}
+	}
+	return nil
+}
+
+// table joins the routes of the doors with the server's own. A door comes first: a route
+// of its own leaves what it does not want to the server.
+func (s *Server) table(doors []door.Door) (exact, prefixes []*endpoint) {
+	for i, d := range doors {
+		face := s.faces[i]
+		for _, rt := range d.Routes() {
+			handler := func(_ *Server, ex *exchange, r *http.Request) error {
+				if ex.deed.Handler != nil {
+					return ex.deed.Handler(ex, r)
+				}
+				return rt.Handler(ex, r)
+			}
+			ep := &endpoint{route: route{rt.Method, rt.Pattern, rt.Need, face, handler, rt.Name}, match: rt.Match, resolve: rt.Resolve}
+			if rt.Method == "" {
+				prefixes = append(prefixes, ep)
+			} else {
+				exact = append(exact, ep)
+			}
+		}
+	}
+	for _, rt := range routes() {
+		exact = append(exact, &endpoint{route: rt})
+	}
+	return exact, prefixes
 }
 
 // newRouter builds the router. There is one mux route per pattern, with the
 // methods in a map below it, so that a path is matched once and the right
 // Allow header is at hand.
-func (s *Server) newRouter(table []route) *mux.Router {
+func (s *Server) newRouter(exact, prefixes []*endpoint) *mux.Router {
 	router := mux.NewRouter().SkipClean(true) // a cleaned path would be a redirect
 	var patterns []string
-	methods := map[string]map[string]*endpoint{}
-	for _, rt := range table {
-		if methods[rt.pattern] == nil {
-			methods[rt.pattern] = map[string]*endpoint{}
-			patterns = append(patterns, rt.pattern)
+	byPattern := map[string]*methods{}
+	for _, ep := range exact {
+		m := byPattern[ep.pattern]
+		if m == nil {
+			m = &methods{by: map[string][]*endpoint{}}
+			byPattern[ep.pattern] = m
+			patterns = append(patterns, ep.pattern)
 		}
-		methods[rt.pattern][rt.method] = &endpoint{rt, s.metrics.handler(rt.name, rt.method)}
+		ep.metrics = s.metrics.handler(ep.name, ep.method)
+		m.by[ep.method] = append(m.by[ep.method], ep)
 	}
+	// Those of repositories come first: they are asked for most.
+	slices.SortStableFunc(patterns, func(a, b string) int { return cmp.Compare(rankOf(a), rankOf(b)) })
 	for _, pattern := range patterns {
-		byMethod := methods[pattern]
-		allow := make([]string, 0, len(byMethod))
-		for method := range byMethod {
-			allow = append(allow, method)
-		}
-		slices.Sort(allow)
-		allowed := strings.Join(allow, ", ")
+		m := byPattern[pattern]
+		m.allow = strings.Join(slices.Sorted(maps.Keys(m.by)), ", ")
 		newRoute(router, pattern).HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			ex := w.(*exchange)
-			ep := byMethod[r.Method]
+			ep := m.of(r)
 			if ep == nil {
-				w.Header().Set("Allow", allowed)
-				ex.fail(r, oci.Errorf(oci.CodeUnsupported, "the method %.20q is not supported here, use %s", r.Method, allowed))
+				w.Header().Set("Allow", m.allow)
+				ex.fail(r, oci.Errorf(oci.CodeUnsupported, "the method %.20q is not supported here, use %s", r.Method, m.allow))
 				return
 			}
 			s.run(ex, r, ep)
 		})
 	}
-	if s.api != nil {
+	for _, ep := range prefixes {
 		byMethod := map[string]*endpoint{}
 		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"} {
-			byMethod[method] = &endpoint{apiRoute, s.metrics.handler(apiRoute.name, method)}
+			one := *ep
+			one.metrics = s.metrics.handler(ep.name, method)
+			byMethod[method] = &one
 		}
-		router.PathPrefix(apiRoute.pattern).HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		router.PathPrefix(ep.pattern).HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			s.run(w.(*exchange), r, byMethod[methodLabel(r.Method)])
 		})
 	}
@@ -232,6 +213,14 @@ func (s *Server) newRouter(table []route) *mux.Router {
 		w.(*exchange).fail(r, errNoRoute(r))
 	})
 	return router
+}
+
+// rankOf orders patterns: those of repositories before all others.
+func rankOf(pattern string) int {
+	if strings.HasPrefix(pattern, "/v2/"+varName) {
+		return 0
+	}
+	return 1
 }
 
 // newRoute makes the mux route of a pattern.
@@ -322,17 +311,17 @@ func hasInOrder(path string, words []string) bool {
 // open does not: the token endpoint is asked by POST, too.
 func (ep *endpoint) writes(method string) bool {
 	switch ep.need {
-	case push, remove:
+	case door.Push, door.Delete:
 		return true
-	case open:
+	case door.Open:
 		return false
 	}
 	return method != http.MethodGet && method != http.MethodHead && method != http.MethodOptions
 }
 
-// ErrReadOnly is UNSUPPORTED, as CNCF distribution answers in its read-only mode: clients do
+// errReadOnly is UNSUPPORTED, as CNCF distribution answers in its read-only mode: clients do
 // not try it again, and show the sentence.
-func ErrReadOnly() error {
+func errReadOnly() error {
 	return oci.Errorf(oci.CodeUnsupported, "this registry is read-only now: pulling works, and pushing, deleting and changing settings do not. "+
 		"Try again later, or ask its operator when the maintenance ends (the setting read_only)")
 }
@@ -349,9 +338,12 @@ func (s *Server) run(ex *exchange, r *http.Request, ep *endpoint) {
 		}
 		ex.repository = name
 	}
+	if ep.face != nil {
+		ex.face = ep.face
+	}
 	err := s.authorize(ex, r)
-	if err == nil && s.readOnly && ep.pattern != apiRoute.pattern && ep.writes(r.Method) {
-		err = ErrReadOnly()
+	if err == nil && s.readOnly && ep.writes(r.Method) && !ex.deed.Operation.WhileReadOnly() {
+		err = errReadOnly()
 	}
 	if err == nil {
 		err = ep.handler(s, ex, r)

@@ -28,17 +28,13 @@ import (
 	"berth/auth/token"
 	"berth/metadata"
 	"berth/oci"
-	"berth/people"
 	"berth/registry"
+	"berth/server/door"
 )
 
-// Options of a Server. Registry, DB, Auth, Policy and Tokens are required.
+// Options of a Server. Registry, Auth, Policy and Tokens are required.
 type Options struct {
 	Registry *registry.Registry
-	// DB has what the API of d.ims.io shows beside images, and People changes it; nil makes
-	// one of its own.
-	DB     *metadata.DB
-	People *people.People
 	// Auth recognises passwords and opaque tokens; usually an auth.Chain.
 	Auth   auth.Authenticator
 	Policy *auth.Policy
@@ -55,13 +51,11 @@ type Options struct {
 	// NOT_FOUND; nil is none.
 	Services func(ctx context.Context, name string) (metadata.Service, error)
 
-	// API serves the management API under /api/, with paths as they are. The
-	// server authenticates first: see PrincipalOf. nil serves none.
-	API http.Handler
-
-	// Dockit serves Dockit's administration API under /v2/admin/, to administrators
-	// only, and returns its failures; nil serves none.
-	Dockit func(http.ResponseWriter, *http.Request) error
+	// Doors are the other APIs on the same registry.
+	Doors []door.Door
+	// Start is the path to which programs are sent that ask for /; "" is the start page,
+	// which people get in any case.
+	Start string
 
 	// URL is the address that clients use, e.g. https://registry.example.com. The
 	// default is taken from each request.
@@ -71,7 +65,7 @@ type Options struct {
 	// Proxies are believed about where a request comes from. The default is nobody.
 	Proxies Proxies
 	// ReadOnly refuses everything that changes something, after the permission is
-	// checked. Signing in and pulling go on. API decides for itself; its answer should be ErrReadOnly.
+	// checked. Signing in and pulling go on.
 	ReadOnly bool
 	// RedirectTTL makes blob GETs redirect to the store for this long, when the
 	// store can hand out links; 0 streams the bytes through the server.
@@ -117,8 +111,6 @@ const (
 // Server answers requests. Make one with New; it is safe for concurrent use.
 type Server struct {
 	registry      *registry.Registry
-	db            *metadata.DB
-	people        *people.People
 	auth          auth.Authenticator
 	policy        *auth.Policy
 	tokens        *token.Issuer
@@ -127,8 +119,8 @@ type Server struct {
 	sessions      *auth.WebSessions
 	provider      *Provider
 	services      func(ctx context.Context, name string) (metadata.Service, error)
-	api           http.Handler
-	dockit        func(http.ResponseWriter, *http.Request) error
+	faces         []*door.Face // of the doors
+	start         string
 	url           string // without a trailing slash; "" is from the request
 	service       string
 	proxies       Proxies
@@ -181,16 +173,11 @@ func (b *bodies) remove(body *requestBody) {
 // New makes a Server, or says what is wrong with the options.
 func New(o Options) (*Server, error) {
 	switch {
-	case o.Registry == nil, o.DB == nil, o.Auth == nil, o.Policy == nil, o.Tokens == nil:
-		return nil, fmt.Errorf("server: Registry, DB, Auth, Policy and Tokens are required")
-	}
-	if o.People == nil {
-		o.People = people.New(people.Options{DB: o.DB, Passwords: o.Auth, Keys: o.Tokens.Keys()})
+	case o.Registry == nil, o.Auth == nil, o.Policy == nil, o.Tokens == nil:
+		return nil, fmt.Errorf("server: Registry, Auth, Policy and Tokens are required")
 	}
 	s := &Server{
 		registry:      o.Registry,
-		db:            o.DB,
-		people:        o.People,
 		auth:          o.Auth,
 		policy:        o.Policy,
 		tokens:        o.Tokens,
@@ -199,8 +186,7 @@ func New(o Options) (*Server, error) {
 		sessions:      o.Sessions,
 		provider:      o.Provider,
 		services:      o.Services,
-		api:           o.API,
-		dockit:        o.Dockit,
+		start:         o.Start,
 		url:           strings.TrimRight(o.URL, "/"),
 		service:       o.Service,
 		proxies:       o.Proxies,
@@ -247,7 +233,10 @@ func New(o Options) (*Server, error) {
 		}
 	}
 	s.health = newHealth(s.clock, s.log, o.Registerer, checks)
-	s.router = s.newRouter(routes())
+	for _, d := range o.Doors {
+		s.faces = append(s.faces, d.Face())
+	}
+	s.router = s.newRouter(s.table(o.Doors))
 	return s, nil
 }
 
@@ -313,7 +302,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		s.bodies.add(ex.body)
 		defer s.bodies.remove(ex.body)
 	}
-	r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, ex))
+	ex.face = s.faceOf(r.URL.Path)
+	r = r.WithContext(door.With(r.Context(), ex))
 	defer func() {
 		if p := recover(); p != nil {
 			s.panicked(ex, r, p)
@@ -326,12 +316,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	}()
 
 	path := r.URL.Path
-	ex.dims = dimsPath(path)
-	if strings.HasPrefix(path, "/v2/") || path == "/v2" {
-		ex.oci = true
+	if protocol.Paths(path) {
 		w.Header().Set("Docker-Distribution-API-Version", "registry/2.0")
-		// Dockit's administration has no repository in its paths, and reads them escaped.
-		ex.dockit = strings.HasPrefix(path, "/v2/admin/user:") || strings.HasPrefix(path, "/v2/admin/group:")
 	}
 	if !isText(path) || !isTextQuery(r.URL.RawQuery) {
 		// Such bytes are in no name that there is, and Postgres fails on them.
@@ -344,7 +330,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	// An escaped slash would route like a real one, and two readers of one
 	// path could disagree about the repository.
-	if (ex.oci && !ex.dockit || strings.HasPrefix(path, "/repository/")) && r.URL.RawPath != "" && strings.Count(r.URL.RawPath, "/") != strings.Count(path, "/") {
+	if (ex.face.EscapedSlash == nil || !ex.face.EscapedSlash(path)) && r.URL.RawPath != "" && strings.Count(r.URL.RawPath, "/") != strings.Count(path, "/") {
 		ex.fail(r, errNoRoute(r))
 		return
 	}
@@ -372,20 +358,17 @@ func errNotText() error {
 	return oci.Errorf(oci.CodeInvalid, "the request holds bytes that are not text: names and parameters are UTF-8 without NUL, percent-encoded in a URL")
 }
 
-// fail answers with an error in the form that belongs to the path.
-func (ex *exchange) fail(r *http.Request, err error) {
-	switch {
-	case ex.dockit:
-		writeEnvelope(ex, r, err)
-		return
-	case ex.oci:
-		writeError(ex, r, err)
-		return
-	case ex.dims:
-		writeDimsError(ex, r, err)
-		return
+// faceOf finds the face of a path, before a route is known.
+func (s *Server) faceOf(path string) *door.Face {
+	for _, face := range s.faces {
+		if face.Paths(path) {
+			return face
+		}
 	}
-	WriteProblem(ex, r, err)
+	if protocol.Paths(path) {
+		return protocol
+	}
+	return problems
 }
 
 // panicked turns a programming error into a 500. When the answer has begun, the

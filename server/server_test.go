@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -24,9 +25,12 @@ import (
 	"berth/auth/token"
 	"berth/metadata"
 	"berth/metadata/metadatatest"
+	"berth/oci"
 	"berth/people"
 	"berth/registry"
+	"berth/server/dims"
 	"berth/server/dockit"
+	"berth/server/door"
 	"berth/storage"
 	"berth/storage/fs"
 )
@@ -39,6 +43,8 @@ type world struct {
 	store    storage.Store
 	registry *registry.Registry
 	options  registry.Options // of the registry, for change
+	people   *people.People
+	doors    []door.Door
 	server   *Server
 	http     *httptest.Server
 	metrics  *prometheus.Registry
@@ -85,6 +91,30 @@ func (c *clock) forward(d time.Duration) {
 	c.ahead += d
 }
 
+// apiDoor is a door below /api/ whose handler answers all that a caller may who may do the
+// operation; "" is whoami.
+type apiDoor struct {
+	operation auth.Operation
+	handler   door.Handler
+}
+
+func (a apiDoor) Face() *door.Face {
+	return &door.Face{
+		Paths: func(path string) bool { return strings.HasPrefix(path, "/api/") }, Manages: true, Sessions: true,
+		ContentType: "application/problem+json", Error: func(ex door.Exchange, r *http.Request, e *oci.Error) any { return ex.Problem(r, e) },
+	}
+}
+
+func (a apiDoor) Routes() []door.Route {
+	resolve := func(door.Exchange, *http.Request) (door.Deed, error) {
+		return door.Deed{Operation: cmp.Or(a.operation, "whoami")}, nil
+	}
+	return []door.Route{
+		{Pattern: "/api/v1/", Need: door.Manage, Resolve: resolve, Handler: a.handler, Name: "api"},
+		{Pattern: "/api/", Need: door.Open, Handler: a.handler, Name: "api"},
+	}
+}
+
 // newWorld makes a server. change may be nil; it sees the options last.
 func newWorld(t testing.TB, change func(*world, *Options)) *world {
 	t.Helper()
@@ -116,7 +146,6 @@ func newWorldOn(t testing.TB, url string, change func(*world, *Options)) *world 
 	tokens, err := token.New(ctx, w.db, token.Options{Clock: w.clock.now})
 	must(err)
 	o := Options{
-		DB:         w.db,
 		Auth:       auth.NewChain(w.clock.now, auth.NewTokens(w.db, log, w.clock.now), auth.NewPasswords(w.db, w.hasher, w.clock.now)),
 		Policy:     auth.NewPolicy(w.db, auth.PolicyOptions{Clock: w.clock.now}),
 		Tokens:     tokens,
@@ -130,9 +159,7 @@ func newWorldOn(t testing.TB, url string, change func(*world, *Options)) *world 
 			Read:  func(ctx context.Context) error { return w.store.Ping(ctx) },
 			Write: func(ctx context.Context) error { return w.store.Writable(ctx) }}},
 	}
-	o.People = people.New(people.Options{DB: w.db, Hasher: w.hasher, Passwords: o.Auth, Keys: tokens.Keys(), Service: "registry.test"})
-	o.Dockit, err = dockit.New(dockit.Options{DB: w.db, People: o.People, Actor: ActorOf})
-	must(err)
+	w.people = people.New(people.Options{DB: w.db, Hasher: w.hasher, Passwords: o.Auth, Keys: tokens.Keys(), Service: "registry.test"})
 	o.Services = func(ctx context.Context, name string) (found metadata.Service, err error) {
 		err = w.db.View(ctx, func(tx *metadata.Tx) (err error) {
 			found, err = tx.Service(ctx, name)
@@ -146,6 +173,10 @@ func newWorldOn(t testing.TB, url string, change func(*world, *Options)) *world 
 	w.options.Logger = log
 	w.registry = registry.New(w.db, w.store, w.options)
 	o.Registry = w.registry
+	oldDims, err := dims.New(dims.Options{Registry: w.registry, People: w.people, Policy: o.Policy})
+	must(err)
+	w.doors = append([]door.Door{dockit.New(w.people), oldDims}, o.Doors...)
+	o.Doors = w.doors
 	w.server, err = New(o)
 	must(err)
 	w.http = httptest.NewUnstartedServer(nil)

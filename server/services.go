@@ -124,14 +124,6 @@ func (sc scope) grantedAt(decisions map[string]auth.Decision) []string {
 	return nil
 }
 
-// serveDockit hands a request of an administrator to Dockit's administration API.
-func (s *Server) serveDockit(ex *exchange, r *http.Request) error {
-	if s.dockit == nil {
-		return errNoRoute(r)
-	}
-	return s.dockit(ex, r)
-}
-
 // keysFor finds the service that the parameter of a request names; nil is all.
 func (s *Server) keysFor(r *http.Request) (*metadata.Service, error) {
 	name := r.URL.Query().Get("service")

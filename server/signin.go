@@ -173,14 +173,13 @@ func (s *Server) getWellKnown(ex *exchange, _ *http.Request) error {
 	return nil
 }
 
-// PageToken gives a page of ours the token that its requests carry in [PageTokenHeader] when they
+// PageToken implements [door.Exchange]: it gives a page of ours the token that its requests carry in [PageTokenHeader] when they
 // change something; "" when nobody is signed in with this browser. Give it to nothing but a page, and
 // send that with Cache-Control: no-store and Cross-Origin-Opener-Policy: same-origin, so that no
 // other page of this origin reads it: not through fetch, which Sec-Fetch-Dest tells
 // apart (Fetch Metadata; browsers on plain http send none), and not through window.open.
-func PageToken(r *http.Request) string {
-	ex := exchangeOf(r.Context())
-	if ex == nil || ex.server.sessions == nil {
+func (ex *exchange) PageToken(r *http.Request) string {
+	if ex.server.sessions == nil {
 		return ""
 	}
 	if dest := r.Header.Get("Sec-Fetch-Dest"); dest != "" && dest != "document" {

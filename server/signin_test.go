@@ -13,6 +13,7 @@ import (
 	"berth/auth"
 	"berth/auth/oidc"
 	"berth/metadata"
+	"berth/server/door"
 	"berth/testenv"
 )
 
@@ -28,7 +29,10 @@ func browserWorld(t *testing.T) (*world, *testenv.OIDCProvider) {
 		o.URL = "https://registry.example.com"
 		o.Browsers, o.Sessions = browsers, auth.NewWebSessions(w.db, 8*time.Hour, w.clock.now)
 		o.Provider = &Provider{Issuer: p.Issuer, ClientID: "berth-cli", Scopes: []string{"openid"}}
-		o.API = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { fmt.Fprint(rw, PrincipalOf(r.Context())) })
+		o.Doors = []door.Door{apiDoor{handler: func(ex door.Exchange, _ *http.Request) error {
+			fmt.Fprint(ex, ex.Actor().Principal)
+			return nil
+		}}}
 	})
 	return w, p
 }
@@ -184,7 +188,10 @@ func TestBrowserSignIn(t *testing.T) {
 func TestPageToken(t *testing.T) {
 	w := newWorld(t, func(w *world, o *Options) {
 		o.Sessions = auth.NewWebSessions(w.db, time.Hour, nil)
-		o.API = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { fmt.Fprint(rw, PageToken(r)) })
+		o.Doors = []door.Door{apiDoor{handler: func(ex door.Exchange, r *http.Request) error {
+			fmt.Fprint(ex, ex.PageToken(r))
+			return nil
+		}}}
 	})
 	for _, tt := range []struct {
 		cookie, dest string

@@ -1,9 +1,7 @@
 package server
 
 import (
-	"bytes"
 	"errors"
-	"io"
 	"mime"
 	"net/http"
 	"net/url"
@@ -37,7 +35,6 @@ type tokenAnswer struct {
 }
 
 func (s *Server) getToken(ex *exchange, r *http.Request) error {
-	ex.oci = true
 	q := r.URL.Query()
 	other, err := s.otherService(r.Context(), q["service"])
 	if err != nil {
@@ -75,22 +72,11 @@ func (s *Server) getToken(ex *exchange, r *http.Request) error {
 }
 
 func (s *Server) postToken(ex *exchange, r *http.Request) error {
-	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxTokenForm))
-	kind, _, kerr := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	isForm := kerr == nil && kind == "application/x-www-form-urlencoded"
-	// OAuth2 has a form with a grant_type. The clients of d.ims.io send nothing, in whatever framing, or
-	// an empty object; curl calls either a form. With a query, a form without parameters has them there.
-	text := strings.Join(strings.Fields(string(body)), "")
-	if err == nil && (text == "" && (!isForm || r.URL.RawQuery == "") || text == "{}") && !strings.HasPrefix(r.URL.Path, "/v2/") {
-		ex.dims = true
-		return s.dimsCreateToken(ex, r)
-	}
-	ex.oci = true
-	if !isForm {
+	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/x-www-form-urlencoded" {
 		return oci.Errorf(oci.CodeInvalid, "the body must be an OAuth2 form: set Content-Type to application/x-www-form-urlencoded")
 	}
-	r.Body = io.NopCloser(bytes.NewReader(body))
-	if err := errors.Join(err, r.ParseForm()); err != nil {
+	r.Body = http.MaxBytesReader(nil, r.Body, maxTokenForm)
+	if err := r.ParseForm(); err != nil {
 		return oci.Errorf(oci.CodeInvalid, "the form cannot be read: it has to be at most %d bytes of application/x-www-form-urlencoded", maxTokenForm).WithCause(err)
 	}
 	form := r.PostForm // never the query, which ends up in logs

@@ -40,7 +40,7 @@ func (s *Server) startUpload(ex *exchange, r *http.Request) error {
 		if err != nil {
 			return err
 		}
-		b, err := s.registry.PutBlob(r.Context(), ex.actor(), ex.repository, d, r.ContentLength, r.Body)
+		b, err := s.registry.PutBlob(r.Context(), ex.Actor(), ex.repository, d, r.ContentLength, r.Body)
 		if err != nil {
 			return err
 		}
@@ -51,7 +51,7 @@ func (s *Server) startUpload(ex *exchange, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	u, err := s.registry.StartUpload(r.Context(), ex.actor(), ex.repository, algorithm)
+	u, err := s.registry.StartUpload(r.Context(), ex.Actor(), ex.repository, algorithm)
 	if err != nil {
 		return err
 	}
@@ -78,11 +78,11 @@ func (s *Server) mount(ex *exchange, r *http.Request, d digest.Digest, from stri
 	if source == "" || err != nil {
 		return false, err
 	}
-	return s.registry.MountBlob(r.Context(), ex.actor(), ex.repository, d, source)
+	return s.registry.MountBlob(r.Context(), ex.Actor(), ex.repository, d, source)
 }
 
 func (s *Server) getUpload(ex *exchange, r *http.Request) error {
-	u, err := s.registry.UploadStatus(r.Context(), ex.actor(), ex.repository, mux.Vars(r)["upload"])
+	u, err := s.registry.UploadStatus(r.Context(), ex.Actor(), ex.repository, mux.Vars(r)["upload"])
 	if err != nil {
 		return err
 	}
@@ -98,7 +98,7 @@ func (s *Server) patchUpload(ex *exchange, r *http.Request) error {
 	if err != nil {
 		return s.withState(ex, r, id, err)
 	}
-	u, err := s.registry.AppendUpload(r.Context(), ex.actor(), ex.repository, id, at, length, r.Body)
+	u, err := s.registry.AppendUpload(r.Context(), ex.Actor(), ex.repository, id, at, length, r.Body)
 	if err != nil {
 		return s.uploadError(ex, u, err)
 	}
@@ -124,7 +124,7 @@ func (s *Server) putUpload(ex *exchange, r *http.Request) error {
 	if err != nil {
 		return s.withState(ex, r, id, err)
 	}
-	b, err := s.registry.CommitUpload(r.Context(), ex.actor(), ex.repository, id, d, at, length, r.Body)
+	b, err := s.registry.CommitUpload(r.Context(), ex.Actor(), ex.repository, id, d, at, length, r.Body)
 	if err != nil {
 		return s.uploadError(ex, registry.Upload{}, err)
 	}
@@ -133,7 +133,7 @@ func (s *Server) putUpload(ex *exchange, r *http.Request) error {
 }
 
 func (s *Server) deleteUpload(ex *exchange, r *http.Request) error {
-	if err := s.registry.CancelUpload(r.Context(), ex.actor(), ex.repository, mux.Vars(r)["upload"]); err != nil {
+	if err := s.registry.CancelUpload(r.Context(), ex.Actor(), ex.repository, mux.Vars(r)["upload"]); err != nil {
 		return err
 	}
 	ex.WriteHeader(http.StatusNoContent)
@@ -166,7 +166,7 @@ func (s *Server) uploadError(ex *exchange, u registry.Upload, err error) error {
 // withState is uploadError for a request that was refused before the registry
 // looked at its upload.
 func (s *Server) withState(ex *exchange, r *http.Request, id string, err error) error {
-	u, statusErr := s.registry.UploadStatus(r.Context(), ex.actor(), ex.repository, id)
+	u, statusErr := s.registry.UploadStatus(r.Context(), ex.Actor(), ex.repository, id)
 	if statusErr != nil {
 		return statusErr
 	}

@@ -18,7 +18,7 @@ func accountOf(a metadata.Account) api.Account {
 }
 
 // ListAccounts lists the AWS accounts that may sign in, each before its roles.
-func (h *handler) ListAccounts(ctx context.Context, r api.ListAccountsRequestObject) (api.ListAccountsResponseObject, error) {
+func (h *Admin) ListAccounts(ctx context.Context, r api.ListAccountsRequestObject) (api.ListAccountsResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
 	account, role, _ := strings.Cut(after, "/")
 	var accounts []metadata.Account
@@ -37,7 +37,7 @@ func (h *handler) ListAccounts(ctx context.Context, r api.ListAccountsRequestObj
 }
 
 // PutAccount lets everybody in an AWS account pull.
-func (h *handler) PutAccount(ctx context.Context, r api.PutAccountRequestObject) (api.PutAccountResponseObject, error) {
+func (h *Admin) PutAccount(ctx context.Context, r api.PutAccountRequestObject) (api.PutAccountResponseObject, error) {
 	a, err := h.People.PutAccount(ctx, callOf(ctx).actor, metadata.Account{Account: r.Account, Actions: auth.Pull.Names(), Repositories: orAll(r.Body.Repositories)})
 	if err != nil {
 		return nil, err
@@ -46,7 +46,7 @@ func (h *handler) PutAccount(ctx context.Context, r api.PutAccountRequestObject)
 }
 
 // PutAccountRole lets IAM roles of an AWS account in.
-func (h *handler) PutAccountRole(ctx context.Context, r api.PutAccountRoleRequestObject) (api.PutAccountRoleResponseObject, error) {
+func (h *Admin) PutAccountRole(ctx context.Context, r api.PutAccountRoleRequestObject) (api.PutAccountRoleResponseObject, error) {
 	a, err := h.People.PutAccount(ctx, callOf(ctx).actor, metadata.Account{
 		Account: r.Account, Role: r.Role, Repositories: orAll(r.Body.Repositories), Actions: each(r.Body.Actions, func(a api.Action) string { return string(a) }),
 	})
@@ -65,7 +65,7 @@ func orAll(pattern *string) string {
 }
 
 // DeleteAccount shuts an AWS account out; entries of its roles stay.
-func (h *handler) DeleteAccount(ctx context.Context, r api.DeleteAccountRequestObject) (api.DeleteAccountResponseObject, error) {
+func (h *Admin) DeleteAccount(ctx context.Context, r api.DeleteAccountRequestObject) (api.DeleteAccountResponseObject, error) {
 	if err := h.People.DeleteAccount(ctx, callOf(ctx).actor, r.Account, ""); err != nil {
 		return nil, err
 	}
@@ -73,7 +73,7 @@ func (h *handler) DeleteAccount(ctx context.Context, r api.DeleteAccountRequestO
 }
 
 // DeleteAccountRole takes away what roles of an AWS account may.
-func (h *handler) DeleteAccountRole(ctx context.Context, r api.DeleteAccountRoleRequestObject) (api.DeleteAccountRoleResponseObject, error) {
+func (h *Admin) DeleteAccountRole(ctx context.Context, r api.DeleteAccountRoleRequestObject) (api.DeleteAccountRoleResponseObject, error) {
 	if err := h.People.DeleteAccount(ctx, callOf(ctx).actor, r.Account, r.Role); err != nil {
 		return nil, err
 	}

@@ -2,10 +2,10 @@
 // tokens, repositories, tags and tag policies. It implements the strict
 // handlers that are generated from that document, one file per subject.
 //
-// A request passes, in this order: the route, the permission table
-// (permissions.go), the check of parameters and body against the document
-// (validate.go), and its handler. Who is asking is decided before, by package
-// server; how an error is written, too. Start with [New].
+// Package server asks [Admin.resolve] what a request is: the route, and the operation of
+// the document. It asks package auth whether the caller may, and then the check of
+// parameters and body against the document (validate.go) runs, and the handler. Start with
+// [New].
 package admin
 
 import (
@@ -29,10 +29,10 @@ import (
 	"berth/oci"
 	"berth/people"
 	"berth/registry"
+	"berth/server/door"
 )
 
-// Options are what the handlers need. All fields but ReadOnly, TrustedIssuers,
-// SetRepository, SetOperation and PageToken are required.
+// Options are what the handlers need. All fields but TrustedIssuers are required.
 type Options struct {
 	DB     *metadata.DB
 	Policy *auth.Policy
@@ -41,90 +41,154 @@ type Options struct {
 	Checks   *registry.CheckJobs
 	// Copies makes, verifies and restores backups, and migrates, in the background.
 	Copies *backup.Jobs
-	// ReadOnly is the answer to what changes something, but for the jobs that only copy the
-	// registry; nil lets everything through.
-	ReadOnly error
 	// People changes users, teams, rights and what else is theirs.
 	People *people.People
 	// Keys are those that sign tokens.
 	Keys *token.Keys
 	// TrustedIssuers are issuers of jobs' tokens that the settings name.
 	TrustedIssuers []string
-	// Actor gives who makes the request whose context this is, with today's
-	// role and limits: a bearer token lives too long where rights change hands.
-	// Without credentials it is auth.Anonymous.
-	Actor func(context.Context) auth.Actor
-	// SetRepository gets the repository of a request for its log line; optional.
-	SetRepository func(ctx context.Context, name string)
-	// SetOperation gets what a request is, and the team that it is about, for the audit
-	// log; optional.
-	SetOperation func(ctx context.Context, operation, team string)
-	// PageToken gives the page of the API the token that its requests carry, or ""; optional.
-	PageToken func(*http.Request) string
-	// WriteProblem answers with application/problem+json. The status is that of
-	// the *oci.Error in the chain.
-	WriteProblem func(http.ResponseWriter, *http.Request, error)
 }
 
 // base is the path of all operations.
 const base = "/api/v1"
 
-// handler implements api.StrictServerInterface.
-type handler struct {
+// Admin is the door. It implements api.StrictServerInterface.
+type Admin struct {
 	Options
-	operations map[string]operation // by method and path template
+	documents *mux.Router
+	router    *mux.Router               // of the operations
+	routes    map[string]*routers.Route // by method and path template
 }
 
-// operation is one of the document's operations with its row of the
+// New makes the door. It fails when an operation of the document has no row in the
 // permission table.
-type operation struct {
-	route *routers.Route
-	rule  rule
-}
-
-// New makes the handler of everything below /api/. It fails when an operation
-// of the document has no row in the permission table, or the other way round.
-func New(options Options) (http.Handler, error) {
-	if options.DB == nil || options.Registry == nil || options.Checks == nil || options.Copies == nil || options.Policy == nil || options.People == nil || options.Keys == nil ||
-		options.Actor == nil || options.WriteProblem == nil {
-		return nil, errors.New("admin: all options but ReadOnly, TrustedIssuers, SetRepository, SetOperation and PageToken are required")
+func New(options Options) (*Admin, error) {
+	if options.DB == nil || options.Registry == nil || options.Checks == nil || options.Copies == nil || options.Policy == nil || options.People == nil || options.Keys == nil {
+		return nil, errors.New("admin: all options but TrustedIssuers are required")
 	}
 	spec, err := api.GetSpec()
 	if err != nil {
 		return nil, err
 	}
-	h := &handler{Options: options}
-	if h.operations, err = operations(spec); err != nil {
+	h := &Admin{Options: options}
+	if h.routes, err = operations(spec); err != nil {
 		return nil, err
 	}
-
-	// Names of repositories have slashes, percent-encoded in paths. Cleaning
-	// would answer odd paths by a redirect, where 404 is the answer.
-	router := mux.NewRouter().UseEncodedPath().SkipClean(true)
-	router.NotFoundHandler = h.problem(oci.Errorf(oci.CodeNotFound,
-		"there is no such path in the management API; repository names are percent-encoded into one segment (team%%2Fapp). See /api/"))
-	router.MethodNotAllowedHandler = h.problem(oci.Errorf(oci.CodeUnsupported,
-		"the management API has no such method on this path. See /api/"))
-	if err := h.documents(router); err != nil {
+	// Cleaning would answer odd paths by a redirect, where 404 is the answer.
+	h.documents = mux.NewRouter().SkipClean(true)
+	if err := h.addDocuments(h.documents); err != nil {
 		return nil, err
 	}
-
-	operations := router.NewRoute().Subrouter()
-	operations.Use(h.guard)
-	invalid := func(w http.ResponseWriter, r *http.Request, err error) {
-		options.WriteProblem(w, r, oci.Errorf(oci.CodeInvalid, "the request is not valid: %w", err))
+	// Names of repositories have slashes, percent-encoded in paths.
+	h.router = mux.NewRouter().UseEncodedPath().SkipClean(true)
+	invalid := func(_ http.ResponseWriter, r *http.Request, err error) {
+		fail(nil, r, oci.Errorf(oci.CodeInvalid, "the request is not valid: %w", err))
 	}
 	strict := api.NewStrictHandlerWithOptions(h, nil, api.StrictHTTPServerOptions{
 		RequestErrorHandlerFunc:  invalid,
-		ResponseErrorHandlerFunc: options.WriteProblem,
+		ResponseErrorHandlerFunc: fail,
 	})
-	api.HandlerWithOptions(strict, api.GorillaServerOptions{BaseURL: base, BaseRouter: operations, ErrorHandlerFunc: invalid})
-	return router, nil
+	api.HandlerWithOptions(strict, api.GorillaServerOptions{BaseURL: base, BaseRouter: h.router, ErrorHandlerFunc: invalid})
+	return h, nil
 }
 
-// problem is a handler that always answers with the error.
-func (h *handler) problem(err error) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.WriteProblem(w, r, err) })
+// fail answers with the error of a generated handler.
+func fail(_ http.ResponseWriter, r *http.Request, err error) { door.Of(r.Context()).Fail(r, err) }
+
+// Face implements [door.Door]. An error is an application/problem+json document.
+func (h *Admin) Face() *door.Face {
+	return &door.Face{
+		Paths:        func(path string) bool { return strings.HasPrefix(path, "/api/") },
+		ContentType:  "application/problem+json",
+		Error:        func(ex door.Exchange, r *http.Request, e *oci.Error) any { return ex.Problem(r, e) },
+		Manages:      true,
+		Sessions:     true,
+		EscapedSlash: func(string) bool { return true },
+	}
+}
+
+// Routes implements [door.Door].
+func (h *Admin) Routes() []door.Route {
+	routes := []door.Route{
+		{Pattern: base + "/", Need: door.Manage, Resolve: h.resolve, Name: "api"},
+		{Pattern: "/api/", Need: door.Open, Handler: h.serveDocument, Name: "api"},
+	}
+	for _, path := range []string{"/swagger.json", "/api", "/ui{slash:/?}"} {
+		for _, method := range []string{http.MethodGet, http.MethodHead} {
+			routes = append(routes, door.Route{Method: method, Pattern: path, Need: door.Open, Handler: h.serveDocument, Name: "documents"})
+		}
+	}
+	return routes
+}
+
+// Errors of requests that are no operation.
+var (
+	errNoPath = oci.Errorf(oci.CodeNotFound,
+		"there is no such path in the management API; repository names are percent-encoded into one segment (team%%2Fapp). See /api/")
+	errNoMethod = oci.Errorf(oci.CodeUnsupported, "the management API has no such method on this path. See /api/")
+)
+
+// find gives what a router has for a request.
+func find(router *mux.Router, r *http.Request) (match mux.RouteMatch, err error) {
+	switch {
+	case router.Match(r, &match):
+		return match, nil
+	case errors.Is(match.MatchErr, mux.ErrMethodMismatch):
+		return match, errNoMethod
+	}
+	return match, errNoPath
+}
+
+func (h *Admin) serveDocument(ex door.Exchange, r *http.Request) error {
+	match, err := find(h.documents, r)
+	if err != nil {
+		return err
+	}
+	match.Handler.ServeHTTP(ex, r)
+	return nil
+}
+
+// resolve finds the operation of a request, and what it is about. Its handler checks the
+// request against the document first.
+func (h *Admin) resolve(ex door.Exchange, r *http.Request) (deed door.Deed, err error) {
+	match, err := find(h.router, r)
+	if err != nil {
+		return deed, err
+	}
+	template, err := match.Route.GetPathTemplate()
+	if err != nil {
+		return deed, err
+	}
+	route := h.routes[r.Method+" "+template]
+	if route == nil {
+		return deed, errNoPath
+	}
+	params := match.Vars
+	if err := readParameters(params, r.URL); err != nil {
+		return deed, err
+	}
+	deed.Operation = auth.Operation(route.Operation.OperationID)
+	deed.On = auth.Subject{User: params["user"], Team: params["team"], Repository: params["repository"], Tag: params["tag"], Pattern: params["pattern"]}
+	switch deed.Operation {
+	case "explain":
+		if aboutOthers(ex.Actor().Principal, r.URL.Query()) {
+			deed.Operation = auth.ExplainOthers
+			deed.On.Repository = r.URL.Query().Get("repository")
+		}
+	case "whoCan":
+		deed.On.Repository = r.URL.Query().Get("repository")
+	}
+	by := ex.Actor()
+	deed.Handler = func(ex door.Exchange, r *http.Request) error {
+		if err := validate(ex, r, route, params); err != nil {
+			return err
+		}
+		c := call{actor: by, url: r.URL, operation: route.Operation.OperationID, deed: deed.Operation, params: params}
+		r = mux.SetURLVars(r.WithContext(context.WithValue(r.Context(), callKey{}, c)), params)
+		match.Handler.ServeHTTP(ex, r)
+		return nil
+	}
+	return deed, nil
 }
 
 // call is what the handlers know of a request beyond its parameters.
@@ -132,59 +196,16 @@ type call struct {
 	actor     auth.Actor
 	url       *url.URL
 	operation string            // its id in the document
+	deed      auth.Operation    // its row in the permission table
 	params    map[string]string // of the path, decoded
 }
 
 type callKey struct{}
 
-// callOf finds the call of a request that passed the guard.
+// callOf finds the call of a request that is an operation.
 func callOf(ctx context.Context) call {
 	c, _ := ctx.Value(callKey{}).(call)
 	return c
-}
-
-// guard lets a request through to its handler when the caller may make it and
-// it is what the document says. It is the one place that enforces the
-// permission table.
-func (h *handler) guard(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c, err := h.check(w, r)
-		if err != nil {
-			h.WriteProblem(w, r, err)
-			return
-		}
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callKey{}, c)))
-	})
-}
-
-func (h *handler) check(w http.ResponseWriter, r *http.Request) (call, error) {
-	c := call{actor: h.Actor(r.Context()), url: r.URL}
-	template, err := mux.CurrentRoute(r).GetPathTemplate()
-	if err != nil {
-		return c, err
-	}
-	op, ok := h.operations[r.Method+" "+template]
-	if !ok {
-		return c, oci.Errorf(oci.CodeDenied, "nobody may do this: the operation has no row in the permission table")
-	}
-	params := mux.Vars(r)
-	c.operation, c.params = op.route.Operation.OperationID, params
-	if err := readParameters(params, r.URL); err != nil {
-		return c, err
-	}
-	if h.SetOperation != nil {
-		h.SetOperation(r.Context(), c.operation, params["team"])
-	}
-	if h.SetRepository != nil && params["repository"] != "" {
-		h.SetRepository(r.Context(), params["repository"])
-	}
-	if err := h.permit(r.Context(), c.actor.Principal, op, params); err != nil {
-		return c, err
-	}
-	if h.ReadOnly != nil && r.Method != http.MethodGet && !op.rule.whileReadOnly {
-		return c, h.ReadOnly
-	}
-	return c, validate(w, r, op, params)
 }
 
 // readParameters decodes path parameters in place: with encoded paths, mux
@@ -209,25 +230,17 @@ func readParameters(params map[string]string, u *url.URL) error {
 
 func isText(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
 
-// operations pairs the document's operations with the permission table.
-func operations(spec *openapi3.T) (map[string]operation, error) {
-	rules := permissions()
-	found := map[string]operation{}
+// operations are those of the document. Each has a row in the permission table.
+func operations(spec *openapi3.T) (map[string]*routers.Route, error) {
+	rules := auth.Operations()
+	found := map[string]*routers.Route{}
 	for path, item := range spec.Paths.Map() {
 		for method, op := range item.Operations() {
-			rule, ok := rules[op.OperationID]
-			if !ok {
+			if _, ok := rules[auth.Operation(op.OperationID)]; !ok {
 				return nil, fmt.Errorf("operation %s has no row in the permission table", op.OperationID)
 			}
-			delete(rules, op.OperationID)
-			found[method+" "+base+path] = operation{
-				route: &routers.Route{Spec: spec, Path: path, PathItem: item, Method: method, Operation: op},
-				rule:  rule,
-			}
+			found[method+" "+base+path] = &routers.Route{Spec: spec, Path: path, PathItem: item, Method: method, Operation: op}
 		}
-	}
-	for id := range rules {
-		return nil, fmt.Errorf("the permission table has a row for %s, which is no operation", id)
 	}
 	return found, nil
 }

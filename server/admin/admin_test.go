@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -26,6 +25,7 @@ import (
 	"berth/registry"
 	"berth/server"
 	"berth/server/admin"
+	"berth/server/door"
 	"berth/storage"
 	"berth/storage/mem"
 	"berth/testenv"
@@ -50,7 +50,7 @@ type world struct {
 
 // newWorld starts a server on a database with one admin, root. One that is to be read-only gets
 // the error that it answers to changes.
-func newWorld(t testing.TB, db *metadata.DB, readOnly ...error) *world {
+func newWorld(t testing.TB, db *metadata.DB, change ...func(*server.Options)) *world {
 	t.Helper()
 	hasher := auth.NewHasher(0)
 	hash, err := hasher.Hash(t.Context(), rootPassword)
@@ -102,18 +102,20 @@ func newWorld(t testing.TB, db *metadata.DB, readOnly ...error) *world {
 		DB: db, Hasher: hasher, Passwords: chain, Keys: issuer.Keys(), Service: "berth", TrustedIssuers: []string{"https://jobs.example.com"},
 	})
 	management, err := admin.New(admin.Options{
-		ReadOnly: errors.Join(readOnly...),
 		Registry: reg, Checks: checks, Copies: copies, DB: db, Policy: policy, People: who, Keys: issuer.Keys(),
 		TrustedIssuers: []string{"https://jobs.example.com"},
-		Actor:          server.ActorOf, PageToken: server.PageToken, WriteProblem: server.WriteProblem,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := server.New(server.Options{
-		Registry: reg, DB: db, People: who, Auth: chain, Policy: policy,
-		Tokens: issuer, Refresher: auth.NewRefresher(db, nil), API: management, Sessions: auth.NewWebSessions(db, time.Hour, nil),
-	})
+	o := server.Options{
+		Registry: reg, Auth: chain, Policy: policy,
+		Tokens: issuer, Refresher: auth.NewRefresher(db, nil), Doors: []door.Door{management}, Start: "/api/", Sessions: auth.NewWebSessions(db, time.Hour, nil),
+	}
+	for _, f := range change {
+		f(&o)
+	}
+	s, err := server.New(o)
 	if err != nil {
 		t.Fatal(err)
 	}

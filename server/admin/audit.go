@@ -14,7 +14,7 @@ import (
 // something uses it in place of DB.Update. The event names the operation, what its
 // path says, and the fields of body (the request's, or nil), with secrets masked. A team that only a provider knows
 // gets its row first.
-func (h *handler) change(ctx context.Context, body any, fn func(*metadata.Tx) error) error {
+func (h *Admin) change(ctx context.Context, body any, fn func(*metadata.Tx) error) error {
 	write, c := record(ctx, body), callOf(ctx)
 	return h.DB.Update(ctx, func(tx *metadata.Tx) error {
 		if team := c.params["team"]; team != "" && c.operation != "deleteTeam" {
@@ -48,7 +48,7 @@ func auditEventOf(e metadata.AuditEvent) api.AuditEvent {
 }
 
 // events reads a page of the audit log.
-func (h *handler) events(ctx context.Context, f metadata.AuditFilter, limit *api.Limit, after *api.After) (body api.AuditEventList, link *string, err error) {
+func (h *Admin) events(ctx context.Context, f metadata.AuditFilter, limit *api.Limit, after *api.After) (body api.AuditEventList, link *string, err error) {
 	n, before := bounds(limit, after)
 	f.Before, f.Limit = before, n+1
 	var events []metadata.AuditEvent
@@ -82,7 +82,7 @@ func filterOf(principal, repository, action *string, outcome string, since, unti
 }
 
 // ListAudit lists the audit log.
-func (h *handler) ListAudit(ctx context.Context, r api.ListAuditRequestObject) (api.ListAuditResponseObject, error) {
+func (h *Admin) ListAudit(ctx context.Context, r api.ListAuditRequestObject) (api.ListAuditResponseObject, error) {
 	q, outcome := r.Params, ""
 	if q.Outcome != nil {
 		outcome = string(*q.Outcome)
@@ -99,7 +99,7 @@ func (h *handler) ListAudit(ctx context.Context, r api.ListAuditRequestObject) (
 }
 
 // ListTeamAudit lists what the audit log tells of a team.
-func (h *handler) ListTeamAudit(ctx context.Context, r api.ListTeamAuditRequestObject) (api.ListTeamAuditResponseObject, error) {
+func (h *Admin) ListTeamAudit(ctx context.Context, r api.ListTeamAuditRequestObject) (api.ListTeamAuditResponseObject, error) {
 	q, outcome := r.Params, ""
 	if q.Outcome != nil {
 		outcome = string(*q.Outcome)

@@ -9,7 +9,7 @@ import (
 )
 
 // copyJob gives the job of a kind that runs, or the last one.
-func (h *handler) copyJob(ctx context.Context, kind, noun, starts string) (shown api.CopyJob, err error) {
+func (h *Admin) copyJob(ctx context.Context, kind, noun, starts string) (shown api.CopyJob, err error) {
 	job, err := h.Copies.Of(kind).Current(ctx)
 	if err == nil && job == nil {
 		err = oci.Errorf(oci.CodeNotFound, "no %s was started here within three months: %s --server, starts one", noun, starts)
@@ -21,7 +21,7 @@ func (h *handler) copyJob(ctx context.Context, kind, noun, starts string) (shown
 }
 
 // startCopy starts a job in the background, at so many bytes a second. body is the request's.
-func (h *handler) startCopy(ctx context.Context, kind string, rate *int64, body any) (shown api.CopyJob, err error) {
+func (h *Admin) startCopy(ctx context.Context, kind string, rate *int64, body any) (shown api.CopyJob, err error) {
 	limit := 0.0
 	if rate != nil {
 		limit = float64(*rate)
@@ -34,13 +34,13 @@ func (h *handler) startCopy(ctx context.Context, kind string, rate *int64, body 
 }
 
 // GetBackup shows the backup, or the verifying of one, that runs, or the last one.
-func (h *handler) GetBackup(ctx context.Context, _ api.GetBackupRequestObject) (api.GetBackupResponseObject, error) {
+func (h *Admin) GetBackup(ctx context.Context, _ api.GetBackupRequestObject) (api.GetBackupResponseObject, error) {
 	job, err := h.copyJob(ctx, backup.KindBackup, "backup", "POST /instance/backup, or berth backup")
 	return api.GetBackup200JSONResponse(job), err
 }
 
 // StartBackup starts a backup, or the verifying of one.
-func (h *handler) StartBackup(ctx context.Context, r api.StartBackupRequestObject) (api.StartBackupResponseObject, error) {
+func (h *Admin) StartBackup(ctx context.Context, r api.StartBackupRequestObject) (api.StartBackupResponseObject, error) {
 	kind := backup.KindBackup
 	if r.Body.Verify != nil && *r.Body.Verify {
 		kind = backup.KindVerify
@@ -50,35 +50,35 @@ func (h *handler) StartBackup(ctx context.Context, r api.StartBackupRequestObjec
 }
 
 // CancelBackup ends the backup that runs.
-func (h *handler) CancelBackup(ctx context.Context, _ api.CancelBackupRequestObject) (api.CancelBackupResponseObject, error) {
+func (h *Admin) CancelBackup(ctx context.Context, _ api.CancelBackupRequestObject) (api.CancelBackupResponseObject, error) {
 	return api.CancelBackup204Response{}, h.Copies.Of(backup.KindBackup).Cancel(ctx, record(ctx, nil))
 }
 
 // GetRestore shows the restore that runs, or the last one.
-func (h *handler) GetRestore(ctx context.Context, _ api.GetRestoreRequestObject) (api.GetRestoreResponseObject, error) {
+func (h *Admin) GetRestore(ctx context.Context, _ api.GetRestoreRequestObject) (api.GetRestoreResponseObject, error) {
 	job, err := h.copyJob(ctx, backup.KindRestore, "restore", "POST /instance/restore, or berth restore")
 	return api.GetRestore200JSONResponse(job), err
 }
 
 // StartRestore makes another registry of the backup.
-func (h *handler) StartRestore(ctx context.Context, r api.StartRestoreRequestObject) (api.StartRestoreResponseObject, error) {
+func (h *Admin) StartRestore(ctx context.Context, r api.StartRestoreRequestObject) (api.StartRestoreResponseObject, error) {
 	job, err := h.startCopy(ctx, backup.KindRestore, r.Body.Rate, r.Body)
 	return api.StartRestore202JSONResponse(job), err
 }
 
 // CancelRestore ends the restore that runs.
-func (h *handler) CancelRestore(ctx context.Context, _ api.CancelRestoreRequestObject) (api.CancelRestoreResponseObject, error) {
+func (h *Admin) CancelRestore(ctx context.Context, _ api.CancelRestoreRequestObject) (api.CancelRestoreResponseObject, error) {
 	return api.CancelRestore204Response{}, h.Copies.Of(backup.KindRestore).Cancel(ctx, record(ctx, nil))
 }
 
 // GetMigration shows the migration that runs, or the last one.
-func (h *handler) GetMigration(ctx context.Context, _ api.GetMigrationRequestObject) (api.GetMigrationResponseObject, error) {
+func (h *Admin) GetMigration(ctx context.Context, _ api.GetMigrationRequestObject) (api.GetMigrationResponseObject, error) {
 	job, err := h.copyJob(ctx, backup.KindMigrate, "migration", "POST /instance/migration, or berth migrate-storage")
 	return api.GetMigration200JSONResponse(job), err
 }
 
 // StartMigration copies the registry to the target, or moves its objects alone.
-func (h *handler) StartMigration(ctx context.Context, r api.StartMigrationRequestObject) (api.StartMigrationResponseObject, error) {
+func (h *Admin) StartMigration(ctx context.Context, r api.StartMigrationRequestObject) (api.StartMigrationResponseObject, error) {
 	kind := backup.KindMigrate
 	if r.Body.StorageOnly != nil && *r.Body.StorageOnly {
 		kind = backup.KindStorage
@@ -88,6 +88,6 @@ func (h *handler) StartMigration(ctx context.Context, r api.StartMigrationReques
 }
 
 // CancelMigration ends the migration that runs.
-func (h *handler) CancelMigration(ctx context.Context, _ api.CancelMigrationRequestObject) (api.CancelMigrationResponseObject, error) {
+func (h *Admin) CancelMigration(ctx context.Context, _ api.CancelMigrationRequestObject) (api.CancelMigrationResponseObject, error) {
 	return api.CancelMigration204Response{}, h.Copies.Of(backup.KindMigrate).Cancel(ctx, record(ctx, nil))
 }

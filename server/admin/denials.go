@@ -15,7 +15,7 @@ func denialOf(d metadata.Denial) api.Denial {
 }
 
 // ListDenials lists all denials.
-func (h *handler) ListDenials(ctx context.Context, r api.ListDenialsRequestObject) (api.ListDenialsResponseObject, error) {
+func (h *Admin) ListDenials(ctx context.Context, r api.ListDenialsRequestObject) (api.ListDenialsResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
 	var denials []metadata.Denial
 	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
@@ -33,7 +33,7 @@ func (h *handler) ListDenials(ctx context.Context, r api.ListDenialsRequestObjec
 }
 
 // GetDenial shows a denial.
-func (h *handler) GetDenial(ctx context.Context, r api.GetDenialRequestObject) (api.GetDenialResponseObject, error) {
+func (h *Admin) GetDenial(ctx context.Context, r api.GetDenialRequestObject) (api.GetDenialResponseObject, error) {
 	var denial metadata.Denial
 	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
 		denial, err = tx.Denial(ctx, r.Denial)
@@ -47,7 +47,7 @@ func (h *handler) GetDenial(ctx context.Context, r api.GetDenialRequestObject) (
 }
 
 // PutDenial makes a denial, or changes it.
-func (h *handler) PutDenial(ctx context.Context, r api.PutDenialRequestObject) (api.PutDenialResponseObject, error) {
+func (h *Admin) PutDenial(ctx context.Context, r api.PutDenialRequestObject) (api.PutDenialResponseObject, error) {
 	actions, err := parseActions(r.Body.Actions)
 	if err != nil {
 		return nil, err
@@ -63,7 +63,7 @@ func (h *handler) PutDenial(ctx context.Context, r api.PutDenialRequestObject) (
 }
 
 // DeleteDenial removes a denial.
-func (h *handler) DeleteDenial(ctx context.Context, r api.DeleteDenialRequestObject) (api.DeleteDenialResponseObject, error) {
+func (h *Admin) DeleteDenial(ctx context.Context, r api.DeleteDenialRequestObject) (api.DeleteDenialResponseObject, error) {
 	if err := h.People.DeleteDenial(ctx, callOf(ctx).actor, r.Denial, matches(r.Params.IfMatch, denialOf)); err != nil {
 		return nil, err
 	}

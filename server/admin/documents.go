@@ -15,6 +15,7 @@ import (
 	"github.com/swaggest/swgui/v5/static"
 
 	"berth/api"
+	"berth/server/door"
 )
 
 // ui is the page that shows the documents, and what starts Swagger UI on it.
@@ -38,10 +39,10 @@ func inMemory(contentType string, body []byte) document {
 	return document{contentType: contentType, body: io.NewSectionReader(bytes.NewReader(body), 0, int64(len(body)))}
 }
 
-// documents serves what describes the API: Swagger UI at /api/, the OpenAPI
+// addDocuments serves what describes the API: Swagger UI at /api/, the OpenAPI
 // documents as JSON and as YAML, and the names that d.ims.io and Pier One had for
 // them. They hold nothing of this instance, so that everybody may read them.
-func (h *handler) documents(router *mux.Router) error {
+func (h *Admin) addDocuments(router *mux.Router) error {
 	files, err := uiFiles()
 	if err != nil {
 		return err
@@ -108,7 +109,7 @@ func uiFiles() (map[string]document, error) {
 }
 
 // page serves the page, with the token of who is signed in with this browser.
-func (h *handler) page(d document) (http.Handler, error) {
+func (h *Admin) page(d document) (http.Handler, error) {
 	text, err := io.ReadAll(d.body)
 	if err != nil {
 		return nil, err
@@ -118,10 +119,7 @@ func (h *handler) page(d document) (http.Handler, error) {
 		return nil, fmt.Errorf("the page has no place for its token")
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		token := ""
-		if h.PageToken != nil {
-			token = h.PageToken(r)
-		}
+		token := door.Of(r.Context()).PageToken(r)
 		header := w.Header()
 		header.Set("Content-Type", d.contentType)
 		header.Set("Content-Security-Policy", uiPolicy)

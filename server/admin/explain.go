@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"net/netip"
+	"net/url"
 	"time"
 
 	"berth/api"
@@ -27,8 +28,22 @@ func optional(s string) *string {
 	return &s
 }
 
+// aboutOthers reports whether a question of explain is about somebody else than who asks,
+// or about more than the credential in use: one's own tokens are one's own affair, but not a
+// token's.
+func aboutOthers(p auth.Principal, q url.Values) bool {
+	name, token := q.Get("user"), q.Get("token")
+	switch {
+	case name == "" && token == "":
+		return false
+	case name == "":
+		name = p.Name
+	}
+	return (name != p.String() || token != "") && (name != p.String() || p.Limit != nil)
+}
+
 // Explain says whether somebody may do something, and why.
-func (h *handler) Explain(ctx context.Context, r api.ExplainRequestObject) (api.ExplainResponseObject, error) {
+func (h *Admin) Explain(ctx context.Context, r api.ExplainRequestObject) (api.ExplainResponseObject, error) {
 	action, ok := auth.ParseAction(string(r.Params.Action))
 	if !ok {
 		return nil, oci.Errorf(oci.CodeInvalid, "there is no action %.40q: use pull, push, delete or admin", r.Params.Action)
@@ -49,13 +64,7 @@ func (h *handler) Explain(ctx context.Context, r api.ExplainRequestObject) (api.
 		if name == "" {
 			name = p.Name
 		}
-		// One's own tokens are one's own affair.
-		if name != p.String() || p.Limit != nil {
-			if err := h.permitRepository(ctx, p, auth.Admin, q.Repository); err != nil {
-				return nil, err
-			}
-			q.ShowTag = true
-		}
+		q.ShowTag = callOf(ctx).deed == auth.ExplainOthers
 		var err error
 		if p, ended, err = h.Policy.Named(ctx, name, token); err != nil {
 			return nil, err
@@ -88,13 +97,10 @@ func (h *handler) Explain(ctx context.Context, r api.ExplainRequestObject) (api.
 }
 
 // WhoCan lists who may do something with a repository.
-func (h *handler) WhoCan(ctx context.Context, r api.WhoCanRequestObject) (api.WhoCanResponseObject, error) {
+func (h *Admin) WhoCan(ctx context.Context, r api.WhoCanRequestObject) (api.WhoCanResponseObject, error) {
 	action, ok := auth.ParseAction(string(r.Params.Action))
 	if !ok {
 		return nil, oci.Errorf(oci.CodeInvalid, "there is no action %.40q: use pull, push, delete or admin", r.Params.Action)
-	}
-	if err := h.permitRepository(ctx, callOf(ctx).actor.Principal, auth.Admin, r.Params.Repository); err != nil {
-		return nil, err
 	}
 	limit, after := bounds(r.Params.Limit, r.Params.After)
 	holders, last, everyone, err := h.Policy.Holders(ctx, r.Params.Repository, action, after, limit)

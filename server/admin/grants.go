@@ -23,7 +23,7 @@ func parseActions(actions []api.Action) ([]string, error) {
 }
 
 // ListGrants lists the grants that the caller may see.
-func (h *handler) ListGrants(ctx context.Context, r api.ListGrantsRequestObject) (api.ListGrantsResponseObject, error) {
+func (h *Admin) ListGrants(ctx context.Context, r api.ListGrantsRequestObject) (api.ListGrantsResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
 	f := metadata.GrantFilter{Limit: limit + 1, Grantee: metadata.Grantee{User: valueOf(r.Params.User), Group: valueOf(r.Params.Group)},
 		Repository: valueOf(r.Params.Repository), Team: valueOf(r.Params.Team)}
@@ -35,9 +35,9 @@ func (h *handler) ListGrants(ctx context.Context, r api.ListGrantsRequestObject)
 	}
 	switch p := callOf(ctx).actor.Principal; {
 	case p.IsAdmin():
-	case p.Kind == auth.KindUser && everywhere(p):
+	case p.Kind == auth.KindUser && p.CarriesAll():
 		f.For = p.ID
-	case p.Kind == auth.KindRobot && everywhere(p) && (f.Team == "" || f.Team == p.Team):
+	case p.Kind == auth.KindRobot && p.CarriesAll() && (f.Team == "" || f.Team == p.Team):
 		f.Team = p.Team // acts there as a maintainer
 	default:
 		return api.ListGrants200JSONResponse{Body: api.GrantList{Items: []api.Grant{}}}, nil
@@ -57,7 +57,7 @@ func (h *handler) ListGrants(ctx context.Context, r api.ListGrantsRequestObject)
 	}, nil
 }
 
-func (h *handler) putGrant(ctx context.Context, to metadata.Grantee, pattern string, body *api.GrantChange) (g metadata.Grant, err error) {
+func (h *Admin) putGrant(ctx context.Context, to metadata.Grantee, pattern string, body *api.GrantChange) (g metadata.Grant, err error) {
 	actions, err := parseActions(body.Actions)
 	if err != nil {
 		return g, err
@@ -65,12 +65,12 @@ func (h *handler) putGrant(ctx context.Context, to metadata.Grantee, pattern str
 	return h.People.PutGrant(ctx, callOf(ctx).actor, to, pattern, actions)
 }
 
-func (h *handler) deleteGrant(ctx context.Context, to metadata.Grantee, pattern string) error {
+func (h *Admin) deleteGrant(ctx context.Context, to metadata.Grantee, pattern string) error {
 	return h.People.DeleteGrant(ctx, callOf(ctx).actor, to, pattern)
 }
 
 // PutUserGrant gives a user rights on the repositories of a pattern.
-func (h *handler) PutUserGrant(ctx context.Context, r api.PutUserGrantRequestObject) (api.PutUserGrantResponseObject, error) {
+func (h *Admin) PutUserGrant(ctx context.Context, r api.PutUserGrantRequestObject) (api.PutUserGrantResponseObject, error) {
 	g, err := h.putGrant(ctx, metadata.Grantee{User: r.User}, r.Pattern, r.Body)
 	if err != nil {
 		return nil, err
@@ -79,7 +79,7 @@ func (h *handler) PutUserGrant(ctx context.Context, r api.PutUserGrantRequestObj
 }
 
 // DeleteUserGrant takes a grant away from a user.
-func (h *handler) DeleteUserGrant(ctx context.Context, r api.DeleteUserGrantRequestObject) (api.DeleteUserGrantResponseObject, error) {
+func (h *Admin) DeleteUserGrant(ctx context.Context, r api.DeleteUserGrantRequestObject) (api.DeleteUserGrantResponseObject, error) {
 	if err := h.deleteGrant(ctx, metadata.Grantee{User: r.User}, r.Pattern); err != nil {
 		return nil, err
 	}
@@ -87,7 +87,7 @@ func (h *handler) DeleteUserGrant(ctx context.Context, r api.DeleteUserGrantRequ
 }
 
 // PutGroupGrant gives a group rights on the repositories of a pattern.
-func (h *handler) PutGroupGrant(ctx context.Context, r api.PutGroupGrantRequestObject) (api.PutGroupGrantResponseObject, error) {
+func (h *Admin) PutGroupGrant(ctx context.Context, r api.PutGroupGrantRequestObject) (api.PutGroupGrantResponseObject, error) {
 	g, err := h.putGrant(ctx, metadata.Grantee{Group: r.Group}, r.Pattern, r.Body)
 	if err != nil {
 		return nil, err
@@ -96,7 +96,7 @@ func (h *handler) PutGroupGrant(ctx context.Context, r api.PutGroupGrantRequestO
 }
 
 // DeleteGroupGrant takes a grant away from a group.
-func (h *handler) DeleteGroupGrant(ctx context.Context, r api.DeleteGroupGrantRequestObject) (api.DeleteGroupGrantResponseObject, error) {
+func (h *Admin) DeleteGroupGrant(ctx context.Context, r api.DeleteGroupGrantRequestObject) (api.DeleteGroupGrantResponseObject, error) {
 	if err := h.deleteGrant(ctx, metadata.Grantee{Group: r.Group}, r.Pattern); err != nil {
 		return nil, err
 	}

@@ -12,7 +12,7 @@ func groupOf(g metadata.Group) api.Group {
 }
 
 // ListGroups lists all groups.
-func (h *handler) ListGroups(ctx context.Context, r api.ListGroupsRequestObject) (api.ListGroupsResponseObject, error) {
+func (h *Admin) ListGroups(ctx context.Context, r api.ListGroupsRequestObject) (api.ListGroupsResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
 	var groups []metadata.Group
 	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
@@ -30,7 +30,7 @@ func (h *handler) ListGroups(ctx context.Context, r api.ListGroupsRequestObject)
 }
 
 // CreateGroup makes a group without members of ours.
-func (h *handler) CreateGroup(ctx context.Context, r api.CreateGroupRequestObject) (api.CreateGroupResponseObject, error) {
+func (h *Admin) CreateGroup(ctx context.Context, r api.CreateGroupRequestObject) (api.CreateGroupResponseObject, error) {
 	group, err := h.People.CreateGroup(ctx, callOf(ctx).actor, r.Body.Name)
 	if err != nil {
 		return nil, err
@@ -40,7 +40,7 @@ func (h *handler) CreateGroup(ctx context.Context, r api.CreateGroupRequestObjec
 }
 
 // GetGroup shows a group.
-func (h *handler) GetGroup(ctx context.Context, r api.GetGroupRequestObject) (api.GetGroupResponseObject, error) {
+func (h *Admin) GetGroup(ctx context.Context, r api.GetGroupRequestObject) (api.GetGroupResponseObject, error) {
 	var group metadata.Group
 	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
 		group, err = tx.Group(ctx, r.Group)
@@ -54,7 +54,7 @@ func (h *handler) GetGroup(ctx context.Context, r api.GetGroupRequestObject) (ap
 }
 
 // UpdateGroup disables a group, or enables it again.
-func (h *handler) UpdateGroup(ctx context.Context, r api.UpdateGroupRequestObject) (api.UpdateGroupResponseObject, error) {
+func (h *Admin) UpdateGroup(ctx context.Context, r api.UpdateGroupRequestObject) (api.UpdateGroupResponseObject, error) {
 	group, err := h.People.SetGroupDisabled(ctx, callOf(ctx).actor, r.Group, r.Body.Disabled, matches(r.Params.IfMatch, groupOf))
 	if err != nil {
 		return nil, err
@@ -64,7 +64,7 @@ func (h *handler) UpdateGroup(ctx context.Context, r api.UpdateGroupRequestObjec
 }
 
 // DeleteGroup removes a group with its memberships and grants.
-func (h *handler) DeleteGroup(ctx context.Context, r api.DeleteGroupRequestObject) (api.DeleteGroupResponseObject, error) {
+func (h *Admin) DeleteGroup(ctx context.Context, r api.DeleteGroupRequestObject) (api.DeleteGroupResponseObject, error) {
 	if err := h.People.DeleteGroup(ctx, callOf(ctx).actor, r.Group, matches(r.Params.IfMatch, groupOf)); err != nil {
 		return nil, err
 	}
@@ -72,7 +72,7 @@ func (h *handler) DeleteGroup(ctx context.Context, r api.DeleteGroupRequestObjec
 }
 
 // ListGroupMembers lists the members of a group, ours and those whom a provider names.
-func (h *handler) ListGroupMembers(ctx context.Context, r api.ListGroupMembersRequestObject) (api.ListGroupMembersResponseObject, error) {
+func (h *Admin) ListGroupMembers(ctx context.Context, r api.ListGroupMembersRequestObject) (api.ListGroupMembersResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
 	var members []metadata.GroupMember
 	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
@@ -93,7 +93,7 @@ func (h *handler) ListGroupMembers(ctx context.Context, r api.ListGroupMembersRe
 }
 
 // PutGroupMember puts a user into a group.
-func (h *handler) PutGroupMember(ctx context.Context, r api.PutGroupMemberRequestObject) (api.PutGroupMemberResponseObject, error) {
+func (h *Admin) PutGroupMember(ctx context.Context, r api.PutGroupMemberRequestObject) (api.PutGroupMemberResponseObject, error) {
 	if err := h.People.PutGroupMember(ctx, callOf(ctx).actor, r.Group, r.User); err != nil {
 		return nil, err
 	}
@@ -101,7 +101,7 @@ func (h *handler) PutGroupMember(ctx context.Context, r api.PutGroupMemberReques
 }
 
 // RemoveGroupMember takes a user out of a group.
-func (h *handler) RemoveGroupMember(ctx context.Context, r api.RemoveGroupMemberRequestObject) (api.RemoveGroupMemberResponseObject, error) {
+func (h *Admin) RemoveGroupMember(ctx context.Context, r api.RemoveGroupMemberRequestObject) (api.RemoveGroupMemberResponseObject, error) {
 	if err := h.People.RemoveGroupMember(ctx, callOf(ctx).actor, r.Group, r.User); err != nil {
 		return nil, err
 	}

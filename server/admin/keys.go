@@ -25,7 +25,7 @@ func keyOf(k token.KeyInfo) api.Key {
 }
 
 // ListKeys lists the keys that are alive, without what is private of them.
-func (h *handler) ListKeys(ctx context.Context, _ api.ListKeysRequestObject) (api.ListKeysResponseObject, error) {
+func (h *Admin) ListKeys(ctx context.Context, _ api.ListKeysRequestObject) (api.ListKeysResponseObject, error) {
 	keys, err := h.Keys.List(ctx)
 	if err != nil {
 		return nil, err
@@ -34,7 +34,7 @@ func (h *handler) ListKeys(ctx context.Context, _ api.ListKeysRequestObject) (ap
 }
 
 // RotateKey gives a service, or the registry itself, its next key.
-func (h *handler) RotateKey(ctx context.Context, r api.RotateKeyRequestObject) (api.RotateKeyResponseObject, error) {
+func (h *Admin) RotateKey(ctx context.Context, r api.RotateKeyRequestObject) (api.RotateKeyResponseObject, error) {
 	rotation := token.Rotation{Also: record(ctx, r.Body)}
 	if r.Body.Delay != nil {
 		delay := time.Duration(*r.Body.Delay) * time.Second
@@ -64,7 +64,7 @@ func (h *handler) RotateKey(ctx context.Context, r api.RotateKeyRequestObject) (
 }
 
 // RetireKey removes a key at once.
-func (h *handler) RetireKey(ctx context.Context, r api.RetireKeyRequestObject) (api.RetireKeyResponseObject, error) {
+func (h *Admin) RetireKey(ctx context.Context, r api.RetireKeyRequestObject) (api.RetireKeyResponseObject, error) {
 	if err := h.Keys.Retire(ctx, valueOf(r.Params.Service), r.Kid, record(ctx, r.Params)); err != nil {
 		return nil, err
 	}

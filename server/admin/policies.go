@@ -16,7 +16,7 @@ func newPolicy(body *api.TagPolicy) metadata.TagPolicy {
 }
 
 // GetInstanceTagPolicy shows the instance's policy.
-func (h *handler) GetInstanceTagPolicy(ctx context.Context, _ api.GetInstanceTagPolicyRequestObject) (api.GetInstanceTagPolicyResponseObject, error) {
+func (h *Admin) GetInstanceTagPolicy(ctx context.Context, _ api.GetInstanceTagPolicyRequestObject) (api.GetInstanceTagPolicyResponseObject, error) {
 	var policy metadata.TagPolicy
 	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
 		policy, err = tx.InstanceTagPolicy(ctx)
@@ -29,7 +29,7 @@ func (h *handler) GetInstanceTagPolicy(ctx context.Context, _ api.GetInstanceTag
 }
 
 // SetInstanceTagPolicy changes the instance's policy.
-func (h *handler) SetInstanceTagPolicy(ctx context.Context, r api.SetInstanceTagPolicyRequestObject) (api.SetInstanceTagPolicyResponseObject, error) {
+func (h *Admin) SetInstanceTagPolicy(ctx context.Context, r api.SetInstanceTagPolicyRequestObject) (api.SetInstanceTagPolicyResponseObject, error) {
 	var policy metadata.TagPolicy
 	err := h.change(ctx, r.Body, func(tx *metadata.Tx) (err error) {
 		if err := tx.SetInstanceTagPolicy(ctx, newPolicy(r.Body)); err != nil {
@@ -58,7 +58,7 @@ func teamPolicy(ctx context.Context, tx *metadata.Tx, team string) (api.Effectiv
 }
 
 // GetTeamTagPolicy shows the policy in force for a team.
-func (h *handler) GetTeamTagPolicy(ctx context.Context, r api.GetTeamTagPolicyRequestObject) (api.GetTeamTagPolicyResponseObject, error) {
+func (h *Admin) GetTeamTagPolicy(ctx context.Context, r api.GetTeamTagPolicyRequestObject) (api.GetTeamTagPolicyResponseObject, error) {
 	var policy api.EffectiveTagPolicy
 	err := h.DB.Snapshot(ctx, func(tx *metadata.Tx) (err error) {
 		policy, err = teamPolicy(ctx, tx, r.Team)
@@ -71,7 +71,7 @@ func (h *handler) GetTeamTagPolicy(ctx context.Context, r api.GetTeamTagPolicyRe
 }
 
 // SetTeamTagPolicy gives a team a policy of its own.
-func (h *handler) SetTeamTagPolicy(ctx context.Context, r api.SetTeamTagPolicyRequestObject) (api.SetTeamTagPolicyResponseObject, error) {
+func (h *Admin) SetTeamTagPolicy(ctx context.Context, r api.SetTeamTagPolicyRequestObject) (api.SetTeamTagPolicyResponseObject, error) {
 	var policy api.EffectiveTagPolicy
 	err := h.change(ctx, r.Body, func(tx *metadata.Tx) (err error) {
 		own := newPolicy(r.Body)
@@ -88,7 +88,7 @@ func (h *handler) SetTeamTagPolicy(ctx context.Context, r api.SetTeamTagPolicyRe
 }
 
 // DeleteTeamTagPolicy lets a team follow the instance.
-func (h *handler) DeleteTeamTagPolicy(ctx context.Context, r api.DeleteTeamTagPolicyRequestObject) (api.DeleteTeamTagPolicyResponseObject, error) {
+func (h *Admin) DeleteTeamTagPolicy(ctx context.Context, r api.DeleteTeamTagPolicyRequestObject) (api.DeleteTeamTagPolicyResponseObject, error) {
 	err := h.change(ctx, nil, func(tx *metadata.Tx) error { return tx.SetTeamTagPolicy(ctx, r.Team, nil) })
 	if err != nil {
 		return nil, err
@@ -106,7 +106,7 @@ func repositoryPolicy(ctx context.Context, tx *metadata.Tx, repository string) (
 }
 
 // GetRepositoryTagPolicy shows the policy in force for a repository.
-func (h *handler) GetRepositoryTagPolicy(ctx context.Context, r api.GetRepositoryTagPolicyRequestObject) (api.GetRepositoryTagPolicyResponseObject, error) {
+func (h *Admin) GetRepositoryTagPolicy(ctx context.Context, r api.GetRepositoryTagPolicyRequestObject) (api.GetRepositoryTagPolicyResponseObject, error) {
 	var policy api.EffectiveTagPolicy
 	err := h.DB.Snapshot(ctx, func(tx *metadata.Tx) (err error) {
 		policy, err = repositoryPolicy(ctx, tx, r.Repository)
@@ -119,7 +119,7 @@ func (h *handler) GetRepositoryTagPolicy(ctx context.Context, r api.GetRepositor
 }
 
 // SetRepositoryTagPolicy gives a repository a policy of its own.
-func (h *handler) SetRepositoryTagPolicy(ctx context.Context, r api.SetRepositoryTagPolicyRequestObject) (api.SetRepositoryTagPolicyResponseObject, error) {
+func (h *Admin) SetRepositoryTagPolicy(ctx context.Context, r api.SetRepositoryTagPolicyRequestObject) (api.SetRepositoryTagPolicyResponseObject, error) {
 	var policy api.EffectiveTagPolicy
 	err := h.change(ctx, r.Body, func(tx *metadata.Tx) (err error) {
 		own := newPolicy(r.Body)
@@ -136,7 +136,7 @@ func (h *handler) SetRepositoryTagPolicy(ctx context.Context, r api.SetRepositor
 }
 
 // DeleteRepositoryTagPolicy lets a repository follow its team.
-func (h *handler) DeleteRepositoryTagPolicy(ctx context.Context, r api.DeleteRepositoryTagPolicyRequestObject) (api.DeleteRepositoryTagPolicyResponseObject, error) {
+func (h *Admin) DeleteRepositoryTagPolicy(ctx context.Context, r api.DeleteRepositoryTagPolicyRequestObject) (api.DeleteRepositoryTagPolicyResponseObject, error) {
 	err := h.change(ctx, nil, func(tx *metadata.Tx) error { return tx.SetRepositoryTagPolicy(ctx, r.Repository, nil) })
 	if err != nil {
 		return nil, err

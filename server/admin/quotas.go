@@ -17,7 +17,7 @@ func quotaOf(q metadata.Quota) api.Quota {
 }
 
 // ListQuotas lists the teams that have a quota.
-func (h *handler) ListQuotas(ctx context.Context, r api.ListQuotasRequestObject) (api.ListQuotasResponseObject, error) {
+func (h *Admin) ListQuotas(ctx context.Context, r api.ListQuotasRequestObject) (api.ListQuotasResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
 	var quotas []metadata.Quota
 	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
@@ -34,7 +34,7 @@ func (h *handler) ListQuotas(ctx context.Context, r api.ListQuotasRequestObject)
 	}, nil
 }
 
-func (h *handler) quota(ctx context.Context, team string) (q metadata.Quota, err error) {
+func (h *Admin) quota(ctx context.Context, team string) (q metadata.Quota, err error) {
 	err = h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
 		q, err = tx.Quota(ctx, team)
 		return err
@@ -43,7 +43,7 @@ func (h *handler) quota(ctx context.Context, team string) (q metadata.Quota, err
 }
 
 // GetTeamQuota shows a team's quota.
-func (h *handler) GetTeamQuota(ctx context.Context, r api.GetTeamQuotaRequestObject) (api.GetTeamQuotaResponseObject, error) {
+func (h *Admin) GetTeamQuota(ctx context.Context, r api.GetTeamQuotaRequestObject) (api.GetTeamQuotaResponseObject, error) {
 	q, err := h.quota(ctx, r.Team)
 	if err != nil {
 		return nil, err
@@ -53,7 +53,7 @@ func (h *handler) GetTeamQuota(ctx context.Context, r api.GetTeamQuotaRequestObj
 
 // SetTeamQuota limits a team, and counts what it has when that is its first quota.
 // When the counting fails, the background job repeats it.
-func (h *handler) SetTeamQuota(ctx context.Context, r api.SetTeamQuotaRequestObject) (api.SetTeamQuotaResponseObject, error) {
+func (h *Admin) SetTeamQuota(ctx context.Context, r api.SetTeamQuotaRequestObject) (api.SetTeamQuotaResponseObject, error) {
 	limits := metadata.Limits{Bytes: r.Body.Bytes, Repositories: r.Body.Repositories, Tags: r.Body.Tags}
 	err := h.change(ctx, r.Body, func(tx *metadata.Tx) error {
 		return tx.SetQuota(ctx, r.Team, limits, callOf(ctx).actor.String())
@@ -74,7 +74,7 @@ func (h *handler) SetTeamQuota(ctx context.Context, r api.SetTeamQuotaRequestObj
 }
 
 // DeleteTeamQuota removes a team's quota.
-func (h *handler) DeleteTeamQuota(ctx context.Context, r api.DeleteTeamQuotaRequestObject) (api.DeleteTeamQuotaResponseObject, error) {
+func (h *Admin) DeleteTeamQuota(ctx context.Context, r api.DeleteTeamQuotaRequestObject) (api.DeleteTeamQuotaResponseObject, error) {
 	err := h.change(ctx, nil, func(tx *metadata.Tx) error { return tx.DeleteQuota(ctx, r.Team) })
 	if err != nil {
 		return nil, err

@@ -13,7 +13,7 @@ func repositoryOf(r metadata.Repository) api.Repository {
 }
 
 // ListRepositories lists what the caller may pull.
-func (h *handler) ListRepositories(ctx context.Context, r api.ListRepositoriesRequestObject) (api.ListRepositoriesResponseObject, error) {
+func (h *Admin) ListRepositories(ctx context.Context, r api.ListRepositoriesRequestObject) (api.ListRepositoriesResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
 	viewer, err := h.Policy.Viewer(ctx, callOf(ctx).actor.Principal)
 	if err != nil {
@@ -42,7 +42,7 @@ func (h *handler) ListRepositories(ctx context.Context, r api.ListRepositoriesRe
 }
 
 // CreateRepository makes an empty repository, or answers the one that is there.
-func (h *handler) CreateRepository(ctx context.Context, r api.CreateRepositoryRequestObject) (api.CreateRepositoryResponseObject, error) {
+func (h *Admin) CreateRepository(ctx context.Context, r api.CreateRepositoryRequestObject) (api.CreateRepositoryResponseObject, error) {
 	repository, created, err := h.Registry.CreateRepository(ctx, callOf(ctx).actor, r.Repository)
 	if err != nil {
 		return nil, err
@@ -56,7 +56,7 @@ func (h *handler) CreateRepository(ctx context.Context, r api.CreateRepositoryRe
 
 // GetRepository shows a repository with what it holds. The ETag leaves that
 // out: pushes do not change what If-Match protects.
-func (h *handler) GetRepository(ctx context.Context, r api.GetRepositoryRequestObject) (api.GetRepositoryResponseObject, error) {
+func (h *Admin) GetRepository(ctx context.Context, r api.GetRepositoryRequestObject) (api.GetRepositoryResponseObject, error) {
 	var repository metadata.Repository
 	var stats metadata.RepositoryStats
 	err := h.DB.Snapshot(ctx, func(tx *metadata.Tx) (err error) {
@@ -76,7 +76,7 @@ func (h *handler) GetRepository(ctx context.Context, r api.GetRepositoryRequestO
 }
 
 // UpdateRepository changes who may pull.
-func (h *handler) UpdateRepository(ctx context.Context, r api.UpdateRepositoryRequestObject) (api.UpdateRepositoryResponseObject, error) {
+func (h *Admin) UpdateRepository(ctx context.Context, r api.UpdateRepositoryRequestObject) (api.UpdateRepositoryResponseObject, error) {
 	var repository metadata.Repository
 	err := h.change(ctx, r.Body, func(tx *metadata.Tx) (err error) {
 		if repository, err = tx.LockRepository(ctx, r.Repository); err != nil {
@@ -102,7 +102,7 @@ func (h *handler) UpdateRepository(ctx context.Context, r api.UpdateRepositoryRe
 }
 
 // DeleteRepository removes a repository with all it holds.
-func (h *handler) DeleteRepository(ctx context.Context, r api.DeleteRepositoryRequestObject) (api.DeleteRepositoryResponseObject, error) {
+func (h *Admin) DeleteRepository(ctx context.Context, r api.DeleteRepositoryRequestObject) (api.DeleteRepositoryResponseObject, error) {
 	err := h.Registry.DeleteRepository(ctx, callOf(ctx).actor, r.Repository, func(before metadata.Repository) error {
 		return checkMatch(r.Params.IfMatch, repositoryOf(before))
 	})

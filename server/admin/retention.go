@@ -97,7 +97,7 @@ func newRetention(body *api.RetentionPolicy) (*metadata.RetentionPolicy, error) 
 	return p, nil
 }
 
-func (h *handler) retentionOf(r metadata.Retention) api.EffectiveRetention {
+func (h *Admin) retentionOf(r metadata.Retention) api.EffectiveRetention {
 	ttl := r.UntaggedTTL
 	if r.TTLLevel == "instance" {
 		ttl = h.Registry.UntaggedTTL()
@@ -109,7 +109,7 @@ func (h *handler) retentionOf(r metadata.Retention) api.EffectiveRetention {
 }
 
 // GetTeamRetention shows the retention in force for a team.
-func (h *handler) GetTeamRetention(ctx context.Context, r api.GetTeamRetentionRequestObject) (api.GetTeamRetentionResponseObject, error) {
+func (h *Admin) GetTeamRetention(ctx context.Context, r api.GetTeamRetentionRequestObject) (api.GetTeamRetentionResponseObject, error) {
 	var held metadata.Retention
 	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
 		held, err = tx.TeamRetention(ctx, r.Team)
@@ -122,7 +122,7 @@ func (h *handler) GetTeamRetention(ctx context.Context, r api.GetTeamRetentionRe
 }
 
 // SetTeamRetention gives a team a retention of its own.
-func (h *handler) SetTeamRetention(ctx context.Context, r api.SetTeamRetentionRequestObject) (api.SetTeamRetentionResponseObject, error) {
+func (h *Admin) SetTeamRetention(ctx context.Context, r api.SetTeamRetentionRequestObject) (api.SetTeamRetentionResponseObject, error) {
 	policy, err := newRetention(r.Body)
 	if err != nil {
 		return nil, err
@@ -142,7 +142,7 @@ func (h *handler) SetTeamRetention(ctx context.Context, r api.SetTeamRetentionRe
 }
 
 // DeleteTeamRetention removes a team's own retention.
-func (h *handler) DeleteTeamRetention(ctx context.Context, r api.DeleteTeamRetentionRequestObject) (api.DeleteTeamRetentionResponseObject, error) {
+func (h *Admin) DeleteTeamRetention(ctx context.Context, r api.DeleteTeamRetentionRequestObject) (api.DeleteTeamRetentionResponseObject, error) {
 	err := h.change(ctx, nil, func(tx *metadata.Tx) error {
 		return tx.SetTeamRetention(ctx, r.Team, nil, callOf(ctx).actor.String())
 	})
@@ -153,7 +153,7 @@ func (h *handler) DeleteTeamRetention(ctx context.Context, r api.DeleteTeamReten
 }
 
 // GetRepositoryRetention shows the retention in force in a repository.
-func (h *handler) GetRepositoryRetention(ctx context.Context, r api.GetRepositoryRetentionRequestObject) (api.GetRepositoryRetentionResponseObject, error) {
+func (h *Admin) GetRepositoryRetention(ctx context.Context, r api.GetRepositoryRetentionRequestObject) (api.GetRepositoryRetentionResponseObject, error) {
 	var held metadata.Retention
 	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
 		held, err = tx.RepositoryRetention(ctx, r.Repository)
@@ -166,7 +166,7 @@ func (h *handler) GetRepositoryRetention(ctx context.Context, r api.GetRepositor
 }
 
 // SetRepositoryRetention gives a repository a retention of its own.
-func (h *handler) SetRepositoryRetention(ctx context.Context, r api.SetRepositoryRetentionRequestObject) (api.SetRepositoryRetentionResponseObject, error) {
+func (h *Admin) SetRepositoryRetention(ctx context.Context, r api.SetRepositoryRetentionRequestObject) (api.SetRepositoryRetentionResponseObject, error) {
 	policy, err := newRetention(r.Body)
 	if err != nil {
 		return nil, err
@@ -186,7 +186,7 @@ func (h *handler) SetRepositoryRetention(ctx context.Context, r api.SetRepositor
 }
 
 // DeleteRepositoryRetention lets a repository follow its team.
-func (h *handler) DeleteRepositoryRetention(ctx context.Context, r api.DeleteRepositoryRetentionRequestObject) (api.DeleteRepositoryRetentionResponseObject, error) {
+func (h *Admin) DeleteRepositoryRetention(ctx context.Context, r api.DeleteRepositoryRetentionRequestObject) (api.DeleteRepositoryRetentionResponseObject, error) {
 	err := h.change(ctx, nil, func(tx *metadata.Tx) error {
 		return tx.SetRepositoryRetention(ctx, r.Repository, nil, callOf(ctx).actor.String())
 	})
@@ -214,7 +214,7 @@ func decisionOf(d metadata.RetentionDecision) api.RetentionDecision {
 }
 
 // DryRunRetention says what retention would do now.
-func (h *handler) DryRunRetention(ctx context.Context, r api.DryRunRetentionRequestObject) (api.DryRunRetentionResponseObject, error) {
+func (h *Admin) DryRunRetention(ctx context.Context, r api.DryRunRetentionRequestObject) (api.DryRunRetentionResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
 	var try []metadata.RetentionRule
 	if r.Body.Rules != nil {
@@ -237,7 +237,7 @@ func (h *handler) DryRunRetention(ctx context.Context, r api.DryRunRetentionRequ
 
 // RunRetention applies a repository's retention now. Each part of it is in the
 // audit log, as those of the background job are.
-func (h *handler) RunRetention(ctx context.Context, r api.RunRetentionRequestObject) (api.RunRetentionResponseObject, error) {
+func (h *Admin) RunRetention(ctx context.Context, r api.RunRetentionRequestObject) (api.RunRetentionResponseObject, error) {
 	// Its deletions are on record as the rules'; this is who asked for them now.
 	if err := h.change(ctx, nil, func(*metadata.Tx) error { return nil }); err != nil {
 		return nil, err
@@ -262,7 +262,7 @@ func beforeOf(after string) (int64, error) {
 }
 
 // ListDeletedTags lists what can be restored of a repository's tags.
-func (h *handler) ListDeletedTags(ctx context.Context, r api.ListDeletedTagsRequestObject) (api.ListDeletedTagsResponseObject, error) {
+func (h *Admin) ListDeletedTags(ctx context.Context, r api.ListDeletedTagsRequestObject) (api.ListDeletedTagsResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
 	before, err := beforeOf(after)
 	if err != nil {
@@ -287,7 +287,7 @@ func (h *handler) ListDeletedTags(ctx context.Context, r api.ListDeletedTagsRequ
 }
 
 // ListDeletedManifests lists what can be restored of a repository's manifests.
-func (h *handler) ListDeletedManifests(ctx context.Context, r api.ListDeletedManifestsRequestObject) (api.ListDeletedManifestsResponseObject, error) {
+func (h *Admin) ListDeletedManifests(ctx context.Context, r api.ListDeletedManifestsRequestObject) (api.ListDeletedManifestsResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
 	before, err := beforeOf(after)
 	if err != nil {
@@ -312,7 +312,7 @@ func (h *handler) ListDeletedManifests(ctx context.Context, r api.ListDeletedMan
 }
 
 // RestoreDeleted undoes a deletion.
-func (h *handler) RestoreDeleted(ctx context.Context, r api.RestoreDeletedRequestObject) (api.RestoreDeletedResponseObject, error) {
+func (h *Admin) RestoreDeleted(ctx context.Context, r api.RestoreDeletedRequestObject) (api.RestoreDeletedResponseObject, error) {
 	var tag string
 	var d digest.Digest
 	var err error

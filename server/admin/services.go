@@ -16,7 +16,7 @@ func serviceOf(s metadata.Service) api.Service {
 }
 
 // ListServices lists the other registries that take our tokens.
-func (h *handler) ListServices(ctx context.Context, r api.ListServicesRequestObject) (api.ListServicesResponseObject, error) {
+func (h *Admin) ListServices(ctx context.Context, r api.ListServicesRequestObject) (api.ListServicesResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
 	var services []metadata.Service
 	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
@@ -34,7 +34,7 @@ func (h *handler) ListServices(ctx context.Context, r api.ListServicesRequestObj
 }
 
 // GetService shows a service.
-func (h *handler) GetService(ctx context.Context, r api.GetServiceRequestObject) (api.GetServiceResponseObject, error) {
+func (h *Admin) GetService(ctx context.Context, r api.GetServiceRequestObject) (api.GetServiceResponseObject, error) {
 	var service metadata.Service
 	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
 		service, err = tx.Service(ctx, r.Service)
@@ -49,7 +49,7 @@ func (h *handler) GetService(ctx context.Context, r api.GetServiceRequestObject)
 
 // PutService makes a service with its first key, or changes one. The body's
 // defaults are filled in by validate.
-func (h *handler) PutService(ctx context.Context, r api.PutServiceRequestObject) (api.PutServiceResponseObject, error) {
+func (h *Admin) PutService(ctx context.Context, r api.PutServiceRequestObject) (api.PutServiceResponseObject, error) {
 	service, err := h.People.PutService(ctx, callOf(ctx).actor, metadata.Service{
 		Name: r.Service, Issuer: *r.Body.Issuer, TokenTTL: time.Duration(*r.Body.TokenTtl) * time.Second,
 		Algorithm: string(*r.Body.Algorithm), AnonymousPull: *r.Body.AnonymousPull, RefreshTokens: *r.Body.RefreshTokens, OmitX5C: *r.Body.OmitX5c,
@@ -62,7 +62,7 @@ func (h *handler) PutService(ctx context.Context, r api.PutServiceRequestObject)
 }
 
 // DeleteService removes a service with its keys.
-func (h *handler) DeleteService(ctx context.Context, r api.DeleteServiceRequestObject) (api.DeleteServiceResponseObject, error) {
+func (h *Admin) DeleteService(ctx context.Context, r api.DeleteServiceRequestObject) (api.DeleteServiceResponseObject, error) {
 	if err := h.People.DeleteService(ctx, callOf(ctx).actor, r.Service, matches(r.Params.IfMatch, serviceOf)); err != nil {
 		return nil, err
 	}

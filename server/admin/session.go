@@ -11,7 +11,7 @@ import (
 )
 
 // Whoami says who the caller is.
-func (h *handler) Whoami(ctx context.Context, _ api.WhoamiRequestObject) (api.WhoamiResponseObject, error) {
+func (h *Admin) Whoami(ctx context.Context, _ api.WhoamiRequestObject) (api.WhoamiResponseObject, error) {
 	p := callOf(ctx).actor.Principal
 	me := api.Whoami{Kind: api.WhoamiKind(p.Kind), Name: p.String(), Admin: p.IsAdmin(), Teams: []api.Membership{}}
 	if p.Limit != nil {

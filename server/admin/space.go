@@ -19,7 +19,7 @@ const collectLimit = 20 * time.Second
 const maxItems = 1000
 
 // GetCollector shows the collector's rules, queues and last collection.
-func (h *handler) GetCollector(ctx context.Context, _ api.GetCollectorRequestObject) (api.GetCollectorResponseObject, error) {
+func (h *Admin) GetCollector(ctx context.Context, _ api.GetCollectorRequestObject) (api.GetCollectorResponseObject, error) {
 	s, err := h.Registry.GCStatus(ctx)
 	if err != nil {
 		return nil, err
@@ -39,7 +39,7 @@ func (h *handler) GetCollector(ctx context.Context, _ api.GetCollectorRequestObj
 }
 
 // RunCollector collects for a while, or says what would go.
-func (h *handler) RunCollector(ctx context.Context, r api.RunCollectorRequestObject) (api.RunCollectorResponseObject, error) {
+func (h *Admin) RunCollector(ctx context.Context, r api.RunCollectorRequestObject) (api.RunCollectorResponseObject, error) {
 	run := h.Registry.DefaultGCRun()
 	run.Limit = collectLimit
 	for _, d := range []struct {
@@ -93,7 +93,7 @@ func collectorReport(report registry.GCReport) (api.RunCollectorResponseObject, 
 }
 
 // GetCheck shows the check that runs, or the last one.
-func (h *handler) GetCheck(ctx context.Context, _ api.GetCheckRequestObject) (api.GetCheckResponseObject, error) {
+func (h *Admin) GetCheck(ctx context.Context, _ api.GetCheckRequestObject) (api.GetCheckResponseObject, error) {
 	job, err := h.Checks.Current(ctx)
 	if err != nil {
 		return nil, err
@@ -106,7 +106,7 @@ func (h *handler) GetCheck(ctx context.Context, _ api.GetCheckRequestObject) (ap
 }
 
 // StartCheck starts a check in the background.
-func (h *handler) StartCheck(ctx context.Context, r api.StartCheckRequestObject) (api.StartCheckResponseObject, error) {
+func (h *Admin) StartCheck(ctx context.Context, r api.StartCheckRequestObject) (api.StartCheckResponseObject, error) {
 	run := registry.CheckRun{Rate: 500, HashRate: 64 << 20}
 	if b := r.Body; b != nil {
 		run.Rehash, run.Repair = b.Rehash != nil && *b.Rehash, b.Repair != nil && *b.Repair
@@ -126,7 +126,7 @@ func (h *handler) StartCheck(ctx context.Context, r api.StartCheckRequestObject)
 }
 
 // CancelCheck ends the check that runs.
-func (h *handler) CancelCheck(ctx context.Context, _ api.CancelCheckRequestObject) (api.CancelCheckResponseObject, error) {
+func (h *Admin) CancelCheck(ctx context.Context, _ api.CancelCheckRequestObject) (api.CancelCheckResponseObject, error) {
 	if err := h.Checks.Cancel(ctx, record(ctx, nil)); err != nil {
 		return nil, err
 	}
@@ -134,7 +134,7 @@ func (h *handler) CancelCheck(ctx context.Context, _ api.CancelCheckRequestObjec
 }
 
 // GetInstanceUsage measures the instance and its teams.
-func (h *handler) GetInstanceUsage(ctx context.Context, _ api.GetInstanceUsageRequestObject) (api.GetInstanceUsageResponseObject, error) {
+func (h *Admin) GetInstanceUsage(ctx context.Context, _ api.GetInstanceUsageRequestObject) (api.GetInstanceUsageResponseObject, error) {
 	usage, err := h.Registry.TeamsUsage(ctx)
 	if err != nil {
 		return nil, err
@@ -148,7 +148,7 @@ func repositoryUsageOf(u metadata.Usage) api.RepositoryUsage {
 }
 
 // ListTeamUsage measures the repositories of a team.
-func (h *handler) ListTeamUsage(ctx context.Context, r api.ListTeamUsageRequestObject) (api.ListTeamUsageResponseObject, error) {
+func (h *Admin) ListTeamUsage(ctx context.Context, r api.ListTeamUsageRequestObject) (api.ListTeamUsageResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
 	var usage []metadata.Usage
 	err := h.DB.Snapshot(ctx, func(tx *metadata.Tx) (err error) {
@@ -166,7 +166,7 @@ func (h *handler) ListTeamUsage(ctx context.Context, r api.ListTeamUsageRequestO
 }
 
 // GetRepositoryUsage measures a repository.
-func (h *handler) GetRepositoryUsage(ctx context.Context, r api.GetRepositoryUsageRequestObject) (api.GetRepositoryUsageResponseObject, error) {
+func (h *Admin) GetRepositoryUsage(ctx context.Context, r api.GetRepositoryUsageRequestObject) (api.GetRepositoryUsageResponseObject, error) {
 	var usage metadata.Usage
 	err := h.DB.Snapshot(ctx, func(tx *metadata.Tx) (err error) {
 		usage, err = tx.UsageOfRepository(ctx, r.Repository)
@@ -179,7 +179,7 @@ func (h *handler) GetRepositoryUsage(ctx context.Context, r api.GetRepositoryUsa
 }
 
 // ExplainDigest says what keeps a digest, in what the caller may pull from.
-func (h *handler) ExplainDigest(ctx context.Context, r api.ExplainDigestRequestObject) (api.ExplainDigestResponseObject, error) {
+func (h *Admin) ExplainDigest(ctx context.Context, r api.ExplainDigestRequestObject) (api.ExplainDigestResponseObject, error) {
 	d, err := oci.ParseDigest(r.Digest)
 	if err != nil {
 		return nil, err

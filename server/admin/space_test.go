@@ -393,7 +393,7 @@ func TestReadOnly(t *testing.T) {
 	db := metadatatest.Open(t, metadata.Options{URL: metadatatest.SQLite(t)})
 	before := newWorld(t, db)
 	populate(before)
-	w := newWorld(t, db, server.ErrReadOnly())
+	w := newWorld(t, db, func(o *server.Options) { o.ReadOnly = true })
 	w.secrets = before.secrets
 	let := map[string]bool{}
 	for _, a := range attempts {

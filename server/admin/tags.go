@@ -27,7 +27,7 @@ func provenance(claims map[string]string) *api.Provenance {
 }
 
 // ListTags lists a repository's tags.
-func (h *handler) ListTags(ctx context.Context, r api.ListTagsRequestObject) (api.ListTagsResponseObject, error) {
+func (h *Admin) ListTags(ctx context.Context, r api.ListTagsRequestObject) (api.ListTagsResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
 	var tags []metadata.Tag
 	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
@@ -45,7 +45,7 @@ func (h *handler) ListTags(ctx context.Context, r api.ListTagsRequestObject) (ap
 }
 
 // GetTag shows a tag.
-func (h *handler) GetTag(ctx context.Context, r api.GetTagRequestObject) (api.GetTagResponseObject, error) {
+func (h *Admin) GetTag(ctx context.Context, r api.GetTagRequestObject) (api.GetTagResponseObject, error) {
 	if _, err := oci.ParseTag(r.Tag); err != nil {
 		return nil, err
 	}
@@ -61,7 +61,7 @@ func (h *handler) GetTag(ctx context.Context, r api.GetTagRequestObject) (api.Ge
 }
 
 // DeleteTag removes a tag, on record.
-func (h *handler) DeleteTag(ctx context.Context, r api.DeleteTagRequestObject) (api.DeleteTagResponseObject, error) {
+func (h *Admin) DeleteTag(ctx context.Context, r api.DeleteTagRequestObject) (api.DeleteTagResponseObject, error) {
 	if _, err := oci.ParseTag(r.Tag); err != nil {
 		return nil, err
 	}
@@ -72,7 +72,7 @@ func (h *handler) DeleteTag(ctx context.Context, r api.DeleteTagRequestObject) (
 }
 
 // ListTagHistory shows what happened to a tag, which may be gone.
-func (h *handler) ListTagHistory(ctx context.Context, r api.ListTagHistoryRequestObject) (api.ListTagHistoryResponseObject, error) {
+func (h *Admin) ListTagHistory(ctx context.Context, r api.ListTagHistoryRequestObject) (api.ListTagHistoryResponseObject, error) {
 	if _, err := oci.ParseTag(r.Tag); err != nil {
 		return nil, err
 	}

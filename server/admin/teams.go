@@ -26,7 +26,7 @@ func visibilityOf(v *api.DefaultVisibility) string {
 }
 
 // ListTeams lists the caller's teams, and all teams for admins.
-func (h *handler) ListTeams(ctx context.Context, r api.ListTeamsRequestObject) (api.ListTeamsResponseObject, error) {
+func (h *Admin) ListTeams(ctx context.Context, r api.ListTeamsRequestObject) (api.ListTeamsResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
 	p := callOf(ctx).actor.Principal
 	var teams []metadata.Team
@@ -54,7 +54,7 @@ func (h *handler) ListTeams(ctx context.Context, r api.ListTeamsRequestObject) (
 }
 
 // CreateTeam makes a team without members.
-func (h *handler) CreateTeam(ctx context.Context, r api.CreateTeamRequestObject) (api.CreateTeamResponseObject, error) {
+func (h *Admin) CreateTeam(ctx context.Context, r api.CreateTeamRequestObject) (api.CreateTeamResponseObject, error) {
 	team, err := h.People.CreateTeam(ctx, callOf(ctx).actor, people.NewTeam{Name: r.Body.Name, DefaultVisibility: visibilityOf(r.Body.DefaultVisibility)})
 	if err != nil {
 		return nil, err
@@ -64,7 +64,7 @@ func (h *handler) CreateTeam(ctx context.Context, r api.CreateTeamRequestObject)
 }
 
 // GetTeam shows a team.
-func (h *handler) GetTeam(ctx context.Context, r api.GetTeamRequestObject) (api.GetTeamResponseObject, error) {
+func (h *Admin) GetTeam(ctx context.Context, r api.GetTeamRequestObject) (api.GetTeamResponseObject, error) {
 	var team metadata.Team
 	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
 		team, err = tx.Team(ctx, r.Team)
@@ -78,7 +78,7 @@ func (h *handler) GetTeam(ctx context.Context, r api.GetTeamRequestObject) (api.
 }
 
 // UpdateTeam changes a team's default visibility.
-func (h *handler) UpdateTeam(ctx context.Context, r api.UpdateTeamRequestObject) (api.UpdateTeamResponseObject, error) {
+func (h *Admin) UpdateTeam(ctx context.Context, r api.UpdateTeamRequestObject) (api.UpdateTeamResponseObject, error) {
 	team, err := h.People.UpdateTeam(ctx, callOf(ctx).actor, r.Team, people.TeamChange{
 		DefaultVisibility: visibilityOf(r.Body.DefaultVisibility), If: matches(r.Params.IfMatch, teamOf),
 	})
@@ -90,7 +90,7 @@ func (h *handler) UpdateTeam(ctx context.Context, r api.UpdateTeamRequestObject)
 }
 
 // DeleteTeam removes a team that has no repositories.
-func (h *handler) DeleteTeam(ctx context.Context, r api.DeleteTeamRequestObject) (api.DeleteTeamResponseObject, error) {
+func (h *Admin) DeleteTeam(ctx context.Context, r api.DeleteTeamRequestObject) (api.DeleteTeamResponseObject, error) {
 	if err := h.People.DeleteTeam(ctx, callOf(ctx).actor, r.Team, matches(r.Params.IfMatch, teamOf)); err != nil {
 		return nil, err
 	}
@@ -98,7 +98,7 @@ func (h *handler) DeleteTeam(ctx context.Context, r api.DeleteTeamRequestObject)
 }
 
 // ListMembers lists the members of a team.
-func (h *handler) ListMembers(ctx context.Context, r api.ListMembersRequestObject) (api.ListMembersResponseObject, error) {
+func (h *Admin) ListMembers(ctx context.Context, r api.ListMembersRequestObject) (api.ListMembersResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
 	var members []metadata.Member
 	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
@@ -119,7 +119,7 @@ func (h *handler) ListMembers(ctx context.Context, r api.ListMembersRequestObjec
 }
 
 // PutMember adds a user to a team, or changes the role there.
-func (h *handler) PutMember(ctx context.Context, r api.PutMemberRequestObject) (api.PutMemberResponseObject, error) {
+func (h *Admin) PutMember(ctx context.Context, r api.PutMemberRequestObject) (api.PutMemberResponseObject, error) {
 	if err := h.People.PutMember(ctx, callOf(ctx).actor, r.Team, r.User, string(r.Body.Role)); err != nil {
 		return nil, err
 	}
@@ -127,7 +127,7 @@ func (h *handler) PutMember(ctx context.Context, r api.PutMemberRequestObject) (
 }
 
 // RemoveMember takes a user out of a team.
-func (h *handler) RemoveMember(ctx context.Context, r api.RemoveMemberRequestObject) (api.RemoveMemberResponseObject, error) {
+func (h *Admin) RemoveMember(ctx context.Context, r api.RemoveMemberRequestObject) (api.RemoveMemberResponseObject, error) {
 	if err := h.People.RemoveMember(ctx, callOf(ctx).actor, r.Team, r.User); err != nil {
 		return nil, err
 	}

@@ -46,7 +46,7 @@ func list(items []string) *[]string {
 
 // newToken makes a token of a user or a team and gives its secret, which is
 // nowhere else from then on.
-func (h *handler) newToken(ctx context.Context, n people.NewToken, body *api.TokenCreate) (api.NewToken, error) {
+func (h *Admin) newToken(ctx context.Context, n people.NewToken, body *api.TokenCreate) (api.NewToken, error) {
 	n.Name, n.Repositories, n.Tags, n.ExpiresAt = body.Name, body.Repositories, body.Tags, body.ExpiresAt
 	n.Actions = each(body.Actions, func(a api.Action) string { return string(a) })
 	if body.Cidrs != nil {
@@ -60,7 +60,7 @@ func (h *handler) newToken(ctx context.Context, n people.NewToken, body *api.Tok
 }
 
 // rotate gives a token of a user or a team a new secret.
-func (h *handler) rotate(ctx context.Context, user, team, name string, body *api.TokenRotation) (api.NewToken, error) {
+func (h *Admin) rotate(ctx context.Context, user, team, name string, body *api.TokenRotation) (api.NewToken, error) {
 	var overlap time.Duration
 	if body.Overlap != nil {
 		overlap = time.Duration(*body.Overlap) * time.Second
@@ -73,7 +73,7 @@ func (h *handler) rotate(ctx context.Context, user, team, name string, body *api
 }
 
 // tokens lists the tokens of a user or a team.
-func (h *handler) tokens(ctx context.Context, user, team, after string, limit int) (tokens []metadata.Token, err error) {
+func (h *Admin) tokens(ctx context.Context, user, team, after string, limit int) (tokens []metadata.Token, err error) {
 	err = h.DB.Snapshot(ctx, func(tx *metadata.Tx) (err error) {
 		// Of an owner that is not there, Tokens gives an empty list.
 		if team != "" {
@@ -91,7 +91,7 @@ func (h *handler) tokens(ctx context.Context, user, team, after string, limit in
 }
 
 // token finds a token of a user or a team.
-func (h *handler) token(ctx context.Context, user, team, name string) (t metadata.Token, err error) {
+func (h *Admin) token(ctx context.Context, user, team, name string) (t metadata.Token, err error) {
 	err = h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
 		t, err = tx.Token(ctx, user, team, name)
 		return err
@@ -102,7 +102,7 @@ func (h *handler) token(ctx context.Context, user, team, name string) (t metadat
 func tokenName(t metadata.Token) string { return t.Name }
 
 // ListTokens lists a user's personal tokens.
-func (h *handler) ListTokens(ctx context.Context, r api.ListTokensRequestObject) (api.ListTokensResponseObject, error) {
+func (h *Admin) ListTokens(ctx context.Context, r api.ListTokensRequestObject) (api.ListTokensResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
 	tokens, err := h.tokens(ctx, r.User, "", after, limit+1)
 	if err != nil {
@@ -116,7 +116,7 @@ func (h *handler) ListTokens(ctx context.Context, r api.ListTokensRequestObject)
 }
 
 // CreateToken makes a personal token.
-func (h *handler) CreateToken(ctx context.Context, r api.CreateTokenRequestObject) (api.CreateTokenResponseObject, error) {
+func (h *Admin) CreateToken(ctx context.Context, r api.CreateTokenRequestObject) (api.CreateTokenResponseObject, error) {
 	kind := metadata.PersonalToken
 	if r.Body.Kind != nil && *r.Body.Kind == api.TokenCreateKindDeploy {
 		kind = metadata.DeployToken // which no user has
@@ -129,7 +129,7 @@ func (h *handler) CreateToken(ctx context.Context, r api.CreateTokenRequestObjec
 }
 
 // GetToken shows a personal token.
-func (h *handler) GetToken(ctx context.Context, r api.GetTokenRequestObject) (api.GetTokenResponseObject, error) {
+func (h *Admin) GetToken(ctx context.Context, r api.GetTokenRequestObject) (api.GetTokenResponseObject, error) {
 	t, err := h.token(ctx, r.User, "", r.Token)
 	if err != nil {
 		return nil, err
@@ -138,7 +138,7 @@ func (h *handler) GetToken(ctx context.Context, r api.GetTokenRequestObject) (ap
 }
 
 // DeleteToken removes a personal token.
-func (h *handler) DeleteToken(ctx context.Context, r api.DeleteTokenRequestObject) (api.DeleteTokenResponseObject, error) {
+func (h *Admin) DeleteToken(ctx context.Context, r api.DeleteTokenRequestObject) (api.DeleteTokenResponseObject, error) {
 	if err := h.People.DeleteToken(ctx, callOf(ctx).actor, r.User, "", r.Token); err != nil {
 		return nil, err
 	}
@@ -146,7 +146,7 @@ func (h *handler) DeleteToken(ctx context.Context, r api.DeleteTokenRequestObjec
 }
 
 // RotateToken gives a personal token a new secret.
-func (h *handler) RotateToken(ctx context.Context, r api.RotateTokenRequestObject) (api.RotateTokenResponseObject, error) {
+func (h *Admin) RotateToken(ctx context.Context, r api.RotateTokenRequestObject) (api.RotateTokenResponseObject, error) {
 	token, err := h.rotate(ctx, r.User, "", r.Token, r.Body)
 	if err != nil {
 		return nil, err
@@ -155,7 +155,7 @@ func (h *handler) RotateToken(ctx context.Context, r api.RotateTokenRequestObjec
 }
 
 // RotateRobot gives a robot a new secret.
-func (h *handler) RotateRobot(ctx context.Context, r api.RotateRobotRequestObject) (api.RotateRobotResponseObject, error) {
+func (h *Admin) RotateRobot(ctx context.Context, r api.RotateRobotRequestObject) (api.RotateRobotResponseObject, error) {
 	token, err := h.rotate(ctx, "", r.Team, r.Token, r.Body)
 	if err != nil {
 		return nil, err
@@ -164,7 +164,7 @@ func (h *handler) RotateRobot(ctx context.Context, r api.RotateRobotRequestObjec
 }
 
 // ListRobots lists a team's robots.
-func (h *handler) ListRobots(ctx context.Context, r api.ListRobotsRequestObject) (api.ListRobotsResponseObject, error) {
+func (h *Admin) ListRobots(ctx context.Context, r api.ListRobotsRequestObject) (api.ListRobotsResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
 	tokens, err := h.tokens(ctx, "", r.Team, after, limit+1)
 	if err != nil {
@@ -178,7 +178,7 @@ func (h *handler) ListRobots(ctx context.Context, r api.ListRobotsRequestObject)
 }
 
 // CreateRobot makes a robot or a deploy token of a team.
-func (h *handler) CreateRobot(ctx context.Context, r api.CreateRobotRequestObject) (api.CreateRobotResponseObject, error) {
+func (h *Admin) CreateRobot(ctx context.Context, r api.CreateRobotRequestObject) (api.CreateRobotResponseObject, error) {
 	kind := metadata.RobotToken
 	if r.Body.Kind != nil {
 		kind = string(*r.Body.Kind)
@@ -191,7 +191,7 @@ func (h *handler) CreateRobot(ctx context.Context, r api.CreateRobotRequestObjec
 }
 
 // GetRobot shows a robot.
-func (h *handler) GetRobot(ctx context.Context, r api.GetRobotRequestObject) (api.GetRobotResponseObject, error) {
+func (h *Admin) GetRobot(ctx context.Context, r api.GetRobotRequestObject) (api.GetRobotResponseObject, error) {
 	t, err := h.token(ctx, "", r.Team, r.Token)
 	if err != nil {
 		return nil, err
@@ -200,7 +200,7 @@ func (h *handler) GetRobot(ctx context.Context, r api.GetRobotRequestObject) (ap
 }
 
 // DeleteRobot removes a robot.
-func (h *handler) DeleteRobot(ctx context.Context, r api.DeleteRobotRequestObject) (api.DeleteRobotResponseObject, error) {
+func (h *Admin) DeleteRobot(ctx context.Context, r api.DeleteRobotRequestObject) (api.DeleteRobotResponseObject, error) {
 	if err := h.People.DeleteToken(ctx, callOf(ctx).actor, "", r.Team, r.Token); err != nil {
 		return nil, err
 	}

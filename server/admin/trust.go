@@ -31,7 +31,7 @@ func unusedPolicyOf(p metadata.TrustPolicy) api.TrustPolicy {
 }
 
 // ListTrustIssuers lists the issuers of the settings and of the database.
-func (h *handler) ListTrustIssuers(ctx context.Context, r api.ListTrustIssuersRequestObject) (api.ListTrustIssuersResponseObject, error) {
+func (h *Admin) ListTrustIssuers(ctx context.Context, r api.ListTrustIssuersRequestObject) (api.ListTrustIssuersResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
 	var issuers []metadata.TrustIssuer
 	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
@@ -69,7 +69,7 @@ func trustIssuerOf(i metadata.TrustIssuer) api.TrustIssuer {
 }
 
 // PutTrustIssuer lets an issuer in.
-func (h *handler) PutTrustIssuer(ctx context.Context, r api.PutTrustIssuerRequestObject) (api.PutTrustIssuerResponseObject, error) {
+func (h *Admin) PutTrustIssuer(ctx context.Context, r api.PutTrustIssuerRequestObject) (api.PutTrustIssuerResponseObject, error) {
 	issuer, err := h.People.PutTrustIssuer(ctx, callOf(ctx).actor, r.Issuer)
 	if err != nil {
 		return nil, err
@@ -80,7 +80,7 @@ func (h *handler) PutTrustIssuer(ctx context.Context, r api.PutTrustIssuerReques
 }
 
 // SetTrustOwners says whose the jobs of an issuer are.
-func (h *handler) SetTrustOwners(ctx context.Context, r api.SetTrustOwnersRequestObject) (api.SetTrustOwnersResponseObject, error) {
+func (h *Admin) SetTrustOwners(ctx context.Context, r api.SetTrustOwnersRequestObject) (api.SetTrustOwnersResponseObject, error) {
 	issuer, err := h.People.SetTrustOwners(ctx, callOf(ctx).actor, r.Issuer, each(r.Body.Owners, func(o api.TrustOwner) metadata.TrustOwner { return metadata.TrustOwner(o) }))
 	if err != nil {
 		return nil, err
@@ -91,7 +91,7 @@ func (h *handler) SetTrustOwners(ctx context.Context, r api.SetTrustOwnersReques
 }
 
 // DeleteTrustIssuer removes an issuer that no policy names.
-func (h *handler) DeleteTrustIssuer(ctx context.Context, r api.DeleteTrustIssuerRequestObject) (api.DeleteTrustIssuerResponseObject, error) {
+func (h *Admin) DeleteTrustIssuer(ctx context.Context, r api.DeleteTrustIssuerRequestObject) (api.DeleteTrustIssuerResponseObject, error) {
 	if err := h.People.DeleteTrustIssuer(ctx, callOf(ctx).actor, r.Issuer); err != nil {
 		return nil, err
 	}
@@ -99,7 +99,7 @@ func (h *handler) DeleteTrustIssuer(ctx context.Context, r api.DeleteTrustIssuer
 }
 
 // ListTrustPolicies lists the trust policies of a team.
-func (h *handler) ListTrustPolicies(ctx context.Context, r api.ListTrustPoliciesRequestObject) (api.ListTrustPoliciesResponseObject, error) {
+func (h *Admin) ListTrustPolicies(ctx context.Context, r api.ListTrustPoliciesRequestObject) (api.ListTrustPoliciesResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
 	var policies []metadata.TrustPolicy
 	err := h.DB.Snapshot(ctx, func(tx *metadata.Tx) (err error) {
@@ -121,7 +121,7 @@ func (h *handler) ListTrustPolicies(ctx context.Context, r api.ListTrustPolicies
 }
 
 // GetTrustPolicy shows a trust policy.
-func (h *handler) GetTrustPolicy(ctx context.Context, r api.GetTrustPolicyRequestObject) (api.GetTrustPolicyResponseObject, error) {
+func (h *Admin) GetTrustPolicy(ctx context.Context, r api.GetTrustPolicyRequestObject) (api.GetTrustPolicyResponseObject, error) {
 	var p metadata.TrustPolicy
 	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
 		p, err = tx.TrustPolicy(ctx, r.Team, r.TrustPolicy)
@@ -135,7 +135,7 @@ func (h *handler) GetTrustPolicy(ctx context.Context, r api.GetTrustPolicyReques
 
 // PutTrustPolicy makes or replaces a trust policy. Its issuer has to be one that
 // an admin or the operator let in.
-func (h *handler) PutTrustPolicy(ctx context.Context, r api.PutTrustPolicyRequestObject) (api.PutTrustPolicyResponseObject, error) {
+func (h *Admin) PutTrustPolicy(ctx context.Context, r api.PutTrustPolicyRequestObject) (api.PutTrustPolicyResponseObject, error) {
 	p, err := h.People.PutTrustPolicy(ctx, callOf(ctx).actor, metadata.TrustPolicy{
 		Team: r.Team, Name: r.TrustPolicy, Issuer: r.Body.Issuer, Audience: valueOf(r.Body.Audience), Claims: r.Body.Claims, Robot: valueOf(r.Body.Robot),
 		Repositories: *r.Body.Repositories, Actions: each(r.Body.Actions, func(a api.Action) string { return string(a) }), Tags: *r.Body.Tags,
@@ -148,7 +148,7 @@ func (h *handler) PutTrustPolicy(ctx context.Context, r api.PutTrustPolicyReques
 }
 
 // DeleteTrustPolicy removes a trust policy.
-func (h *handler) DeleteTrustPolicy(ctx context.Context, r api.DeleteTrustPolicyRequestObject) (api.DeleteTrustPolicyResponseObject, error) {
+func (h *Admin) DeleteTrustPolicy(ctx context.Context, r api.DeleteTrustPolicyRequestObject) (api.DeleteTrustPolicyResponseObject, error) {
 	if err := h.People.DeleteTrustPolicy(ctx, callOf(ctx).actor, r.Team, r.TrustPolicy, matches(r.Params.IfMatch, unusedPolicyOf)); err != nil {
 		return nil, err
 	}

@@ -15,7 +15,7 @@ func userOf(u metadata.User) api.User {
 }
 
 // ListUsers lists all users.
-func (h *handler) ListUsers(ctx context.Context, r api.ListUsersRequestObject) (api.ListUsersResponseObject, error) {
+func (h *Admin) ListUsers(ctx context.Context, r api.ListUsersRequestObject) (api.ListUsersResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
 	var users []metadata.User
 	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
@@ -33,7 +33,7 @@ func (h *handler) ListUsers(ctx context.Context, r api.ListUsersRequestObject) (
 }
 
 // CreateUser makes a user, with or without a password.
-func (h *handler) CreateUser(ctx context.Context, r api.CreateUserRequestObject) (api.CreateUserResponseObject, error) {
+func (h *Admin) CreateUser(ctx context.Context, r api.CreateUserRequestObject) (api.CreateUserResponseObject, error) {
 	if err := people.ParseName("user", r.Body.Name); err != nil {
 		return nil, err
 	}
@@ -46,7 +46,7 @@ func (h *handler) CreateUser(ctx context.Context, r api.CreateUserRequestObject)
 }
 
 // GetUser shows a user.
-func (h *handler) GetUser(ctx context.Context, r api.GetUserRequestObject) (api.GetUserResponseObject, error) {
+func (h *Admin) GetUser(ctx context.Context, r api.GetUserRequestObject) (api.GetUserResponseObject, error) {
 	var (
 		user            metadata.User
 		teams, provided map[string]string
@@ -83,7 +83,7 @@ func (h *handler) GetUser(ctx context.Context, r api.GetUserRequestObject) (api.
 }
 
 // UpdateUser changes role and state.
-func (h *handler) UpdateUser(ctx context.Context, r api.UpdateUserRequestObject) (api.UpdateUserResponseObject, error) {
+func (h *Admin) UpdateUser(ctx context.Context, r api.UpdateUserRequestObject) (api.UpdateUserResponseObject, error) {
 	user, err := h.People.UpdateUser(ctx, callOf(ctx).actor, r.User, people.UserChange{
 		Role: (*string)(r.Body.Role), Disabled: r.Body.Disabled, If: matches(r.Params.IfMatch, userOf),
 	})
@@ -95,7 +95,7 @@ func (h *handler) UpdateUser(ctx context.Context, r api.UpdateUserRequestObject)
 }
 
 // DeleteUser removes a user.
-func (h *handler) DeleteUser(ctx context.Context, r api.DeleteUserRequestObject) (api.DeleteUserResponseObject, error) {
+func (h *Admin) DeleteUser(ctx context.Context, r api.DeleteUserRequestObject) (api.DeleteUserResponseObject, error) {
 	if err := h.People.DeleteUser(ctx, callOf(ctx).actor, r.User, matches(r.Params.IfMatch, userOf)); err != nil {
 		return nil, err
 	}
@@ -103,7 +103,7 @@ func (h *handler) DeleteUser(ctx context.Context, r api.DeleteUserRequestObject)
 }
 
 // SetPassword sets a password; users show their current one.
-func (h *handler) SetPassword(ctx context.Context, r api.SetPasswordRequestObject) (api.SetPasswordResponseObject, error) {
+func (h *Admin) SetPassword(ctx context.Context, r api.SetPasswordRequestObject) (api.SetPasswordResponseObject, error) {
 	w := people.Password{New: r.Body.Password, Current: valueOf(r.Body.CurrentPassword)}
 	if err := h.People.SetPassword(ctx, callOf(ctx).actor, r.User, w); err != nil {
 		return nil, err

@@ -11,6 +11,7 @@ import (
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/openapi3filter"
+	"github.com/getkin/kin-openapi/routers"
 
 	"berth/oci"
 )
@@ -21,11 +22,11 @@ const maxBody = 1 << 20
 // validate checks a request's parameters and body against the document, which
 // the generated handlers do not: required and unknown fields, enumerations,
 // lengths, the content type. It fills in defaults. The error is an INVALID.
-func validate(w http.ResponseWriter, r *http.Request, op operation, params map[string]string) error {
-	if op.route.Operation.RequestBody == nil && r.ContentLength != 0 {
-		return oci.Errorf(oci.CodeInvalid, "this request takes no body. See /api/ for what %s takes", op.route.Operation.OperationID)
+func validate(w http.ResponseWriter, r *http.Request, route *routers.Route, params map[string]string) error {
+	if route.Operation.RequestBody == nil && r.ContentLength != 0 {
+		return oci.Errorf(oci.CodeInvalid, "this request takes no body. See /api/ for what %s takes", route.Operation.OperationID)
 	}
-	if op.route.Operation.RequestBody != nil {
+	if route.Operation.RequestBody != nil {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 		var tooLarge *http.MaxBytesError
 		if errors.As(err, &tooLarge) {
@@ -46,14 +47,14 @@ func validate(w http.ResponseWriter, r *http.Request, op operation, params map[s
 	err := openapi3filter.ValidateRequest(r.Context(), &openapi3filter.RequestValidationInput{
 		Request:    r,
 		PathParams: params,
-		Route:      op.route,
+		Route:      route,
 		// Who may call is decided before, by the permission table.
 		Options: &openapi3filter.Options{AuthenticationFunc: openapi3filter.NoopAuthenticationFunc},
 	})
 	if err == nil {
 		return nil
 	}
-	return oci.Errorf(oci.CodeInvalid, "%s. See /api/ for what %s takes", complaint(err), op.route.Operation.OperationID)
+	return oci.Errorf(oci.CodeInvalid, "%s. See /api/ for what %s takes", complaint(err), route.Operation.OperationID)
 }
 
 // hasNUL reports whether a string of a JSON document, which is valid, holds the

@@ -6,13 +6,11 @@
 // Paths, methods, the envelope of the answers and the statuses of successes are
 // Dockit's. Failures have the status that belongs to them, where Dockit's was mostly
 // 500. That the caller is an administrator is seen to before, by package server.
-// Start with [New] and the table in it.
+// Start with [Dockit.Routes] and operation.
 package dockit
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"io"
 	"net/http"
 	"net/url"
@@ -22,35 +20,54 @@ import (
 	"berth/metadata"
 	"berth/oci"
 	"berth/people"
+	"berth/server/door"
 )
 
 // Prefix is the path of everything here.
 const Prefix = "/v2/admin/"
 
-// Options are what the handler needs; all are required.
-type Options struct {
-	DB *metadata.DB
-	// People changes users, groups and grants.
-	People *people.People
-	// Actor gives who makes the request whose context this is.
-	Actor func(context.Context) auth.Actor
-}
-
 // maxBody bounds a request's body, in bytes. It holds a password.
 const maxBody = 16 << 10
 
-// handler answers requests of administrators.
-type handler struct{ Options }
+// Dockit is the door. It is safe for concurrent use.
+type Dockit struct{ people *people.People }
 
-// New makes the handler of everything below Prefix. It answers successes; a
-// failure is returned, for package server to write: an INVALID, NOT_FOUND,
-// CONFLICT or UNSUPPORTED.
-func New(o Options) (func(http.ResponseWriter, *http.Request) error, error) {
-	if o.DB == nil || o.People == nil || o.Actor == nil {
-		return nil, errors.New("dockit: all options are required")
+// New makes the door. All that it changes and shows goes through people.
+func New(p *people.People) *Dockit { return &Dockit{p} }
+
+// Face implements [door.Door]. An error is Dockit's envelope with its text.
+func (h *Dockit) Face() *door.Face {
+	return &door.Face{
+		Paths: func(path string) bool {
+			return strings.HasPrefix(path, Prefix+"user:") || strings.HasPrefix(path, Prefix+"group:")
+		},
+		ContentType: "application/json",
+		Error: func(_ door.Exchange, _ *http.Request, e *oci.Error) any {
+			return envelope{Errors: []string{e.Message}}
+		},
+		Manages: true,
+		// There is no repository in the paths, and each part is decoded on its own.
+		EscapedSlash: func(string) bool { return true },
 	}
-	h := &handler{o}
-	return h.serve, nil
+}
+
+// envelope is the body of every answer.
+type envelope struct {
+	Success bool     `json:"success"`
+	Data    any      `json:"data"`
+	Errors  []string `json:"errors,omitempty"`
+}
+
+// Pattern is that of all paths. A repository's name has no colon, so that they are no
+// repository's.
+const Pattern = Prefix + "{rest:(?:user|group):.*}"
+
+// Routes implements [door.Door].
+func (h *Dockit) Routes() []door.Route {
+	return []door.Route{
+		{Method: "PUT", Pattern: Pattern, Need: door.Administer, Handler: h.serve, Name: "dockit"},
+		{Method: "DELETE", Pattern: Pattern, Need: door.Administer, Handler: h.serve, Name: "dockit"},
+	}
 }
 
 // call is a request as its path says it.
@@ -64,12 +81,12 @@ type call struct {
 }
 
 // serve does what a request asks, and answers it.
-func (h *handler) serve(w http.ResponseWriter, r *http.Request) error {
+func (h *Dockit) serve(ex door.Exchange, r *http.Request) error {
 	c, err := parse(r)
 	if err != nil {
 		return err
 	}
-	c.by = h.Actor(r.Context())
+	c.by = ex.Actor()
 	do, status := h.operation(c)
 	if do == nil {
 		return oci.Errorf(oci.CodeInvalid, "unsupported action %.40q for a %s and %s: see docs/token-server.md for what there is", c.action, c.kind, c.method)
@@ -78,22 +95,13 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	body, err := json.Marshal(struct {
-		Success bool `json:"success"`
-		Data    any  `json:"data"`
-	}{true, data})
-	if err != nil {
-		return err
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(status)
-	_, _ = w.Write(body) // fails only when the client is gone
+	ex.Header().Set("Cache-Control", "no-store")
+	ex.JSON(status, envelope{Success: true, Data: data})
 	return nil
 }
 
 // operation is what does a call, and the status of its success.
-func (h *handler) operation(c call) (func(*http.Request, call) (any, error), int) {
+func (h *Dockit) operation(c call) (func(*http.Request, call) (any, error), int) {
 	put, del := c.method == http.MethodPut, c.method == http.MethodDelete
 	key := c.action
 	switch {
@@ -209,8 +217,8 @@ func (c call) grantee() metadata.Grantee {
 	return metadata.Grantee{User: c.name}
 }
 
-func (h *handler) grant(r *http.Request, c call) (any, error) {
-	return nil, h.People.AddGrant(r.Context(), c.by, c.grantee(), c.target, granted(c.action))
+func (h *Dockit) grant(r *http.Request, c call) (any, error) {
+	return nil, h.people.AddGrant(r.Context(), c.by, c.grantee(), c.target, granted(c.action))
 }
 
 // granted is what a right of Dockit's gives: the one to push includes pulling.
@@ -223,42 +231,37 @@ func granted(action string) []string {
 
 // revoke takes a right away. Who may push may pull, so the right to pull of somebody
 // who may push goes with the right to push, and is not there on its own.
-func (h *handler) revoke(r *http.Request, c call) (any, error) {
+func (h *Dockit) revoke(r *http.Request, c call) (any, error) {
 	var unless []string
 	if c.action == "pull" {
 		unless = []string{"push", "delete", "admin"}
 	}
-	return nil, h.People.TakeGrant(r.Context(), c.by, c.grantee(), c.target, granted(c.action), unless...)
-}
-
-// grantsOf lists what a user or a group itself was granted.
-func grantsOf(ctx context.Context, tx *metadata.Tx, to metadata.Grantee) ([]metadata.Grant, error) {
-	return tx.Grants(ctx, metadata.GrantFilter{Grantee: to, Limit: metadata.MaxGrants})
+	return nil, h.people.TakeGrant(r.Context(), c.by, c.grantee(), c.target, granted(c.action), unless...)
 }
 
 // permissionAction is the one action under which Dockit shows a grant: the
 // greatest.
 func permissionAction(actions []string) string { return actions[len(actions)-1] }
 
-func (h *handler) addUser(r *http.Request, c call) (any, error) {
+func (h *Dockit) addUser(r *http.Request, c call) (any, error) {
 	w, err := readPassword(r)
 	if err != nil {
 		return nil, err
 	}
-	_, err = h.People.CreateUser(r.Context(), c.by, people.NewUser{Name: c.name, Password: &w.New})
+	_, err = h.people.CreateUser(r.Context(), c.by, people.NewUser{Name: c.name, Password: &w.New})
 	return nil, err
 }
 
-func (h *handler) removeUser(r *http.Request, c call) (any, error) {
-	return nil, h.People.DeleteUser(r.Context(), c.by, c.name, nil)
+func (h *Dockit) removeUser(r *http.Request, c call) (any, error) {
+	return nil, h.people.DeleteUser(r.Context(), c.by, c.name, nil)
 }
 
-func (h *handler) changePassword(r *http.Request, c call) (any, error) {
+func (h *Dockit) changePassword(r *http.Request, c call) (any, error) {
 	w, err := readPassword(r)
 	if err != nil {
 		return nil, err
 	}
-	return nil, h.People.SetPassword(r.Context(), c.by, c.name, w)
+	return nil, h.people.SetPassword(r.Context(), c.by, c.name, w)
 }
 
 // readPassword reads the body {"password": ...}. The current password is the field
@@ -278,29 +281,29 @@ func readPassword(r *http.Request) (w people.Password, err error) {
 	return w, nil
 }
 
-func (h *handler) setDisabled(r *http.Request, c call) (any, error) {
+func (h *Dockit) setDisabled(r *http.Request, c call) (any, error) {
 	disabled := c.action == "disable"
 	if c.kind == "group" {
-		_, err := h.People.SetGroupDisabled(r.Context(), c.by, c.name, disabled, nil)
+		_, err := h.people.SetGroupDisabled(r.Context(), c.by, c.name, disabled, nil)
 		return nil, err
 	}
-	_, err := h.People.UpdateUser(r.Context(), c.by, c.name, people.UserChange{Disabled: &disabled})
+	_, err := h.people.UpdateUser(r.Context(), c.by, c.name, people.UserChange{Disabled: &disabled})
 	return nil, err
 }
 
-func (h *handler) addGroup(r *http.Request, c call) (any, error) {
-	_, err := h.People.CreateGroup(r.Context(), c.by, c.name)
+func (h *Dockit) addGroup(r *http.Request, c call) (any, error) {
+	_, err := h.people.CreateGroup(r.Context(), c.by, c.name)
 	return nil, err
 }
 
-func (h *handler) removeGroup(r *http.Request, c call) (any, error) {
-	return nil, h.People.DeleteGroup(r.Context(), c.by, c.name, nil)
+func (h *Dockit) removeGroup(r *http.Request, c call) (any, error) {
+	return nil, h.people.DeleteGroup(r.Context(), c.by, c.name, nil)
 }
 
-func (h *handler) addMember(r *http.Request, c call) (any, error) {
-	return nil, h.People.PutGroupMember(r.Context(), c.by, c.name, c.member)
+func (h *Dockit) addMember(r *http.Request, c call) (any, error) {
+	return nil, h.people.PutGroupMember(r.Context(), c.by, c.name, c.member)
 }
 
-func (h *handler) removeMember(r *http.Request, c call) (any, error) {
-	return nil, h.People.RemoveGroupMember(r.Context(), c.by, c.name, c.member)
+func (h *Dockit) removeMember(r *http.Request, c call) (any, error) {
+	return nil, h.people.RemoveGroupMember(r.Context(), c.by, c.name, c.member)
 }

@@ -1,14 +1,11 @@
 package dockit
 
 import (
-	"context"
-	"errors"
 	"net/http"
 	"strings"
 	"time"
 
 	"berth/metadata"
-	"berth/oci"
 )
 
 // permission is a right as Dockit shows it.
@@ -45,59 +42,22 @@ type group struct {
 
 // permissions lists what a user or a group may by grants; a user's include those of
 // the user's groups.
-func (h *handler) permissions(r *http.Request, c call) (any, error) {
-	ctx := r.Context()
-	list := []permission{}
-	err := h.DB.Snapshot(ctx, func(tx *metadata.Tx) error {
-		list = list[:0]
-		if c.kind == "group" {
-			return addGroupGrants(ctx, tx, c.name, &list)
-		}
-		u, err := tx.User(ctx, c.name)
-		if err != nil {
-			return err
-		}
-		grants, err := grantsOf(ctx, tx, c.grantee())
-		if err != nil {
-			return err
-		}
-		who := &account{u.ID, u.Name, u.Name, u.IsAdmin(), !u.Disabled, u.CreatedAt, u.UpdatedAt}
-		for _, g := range grants {
-			p := permissionOf(g)
-			p.User = who
-			list = append(list, p)
-		}
-		groups, err := tx.UserGroups(ctx, u.ID)
-		if err != nil {
-			return err
-		}
-		for _, name := range groups {
-			// A group that only the user's provider knows has no row and no grants.
-			if err := addGroupGrants(ctx, tx, name, &list); err != nil && !errors.Is(err, oci.ErrNotFound) {
-				return err
-			}
-		}
-		return nil
-	})
-	return list, err
-}
-
-func addGroupGrants(ctx context.Context, tx *metadata.Tx, name string, list *[]permission) error {
-	g, err := tx.Group(ctx, name)
+func (h *Dockit) permissions(r *http.Request, c call) (any, error) {
+	rights, err := h.people.Rights(r.Context(), c.grantee())
 	if err != nil {
-		return err
+		return nil, err
 	}
-	grants, err := grantsOf(ctx, tx, metadata.Grantee{Group: name})
-	if err != nil {
-		return err
+	list := make([]permission, len(rights))
+	for i, right := range rights {
+		list[i] = permissionOf(right.Grant)
+		if u := right.User; u != nil {
+			list[i].User = &account{u.ID, u.Name, u.Name, u.IsAdmin(), !u.Disabled, u.CreatedAt, u.UpdatedAt}
+		}
+		if g := right.Group; g != nil {
+			list[i].Group = &group{g.ID, g.Name, !g.Disabled, g.CreatedAt, g.UpdatedAt}
+		}
 	}
-	shown := &group{g.ID, g.Name, !g.Disabled, g.CreatedAt, g.UpdatedAt}
-	for _, one := range grants {
-		p := permissionOf(one)
-		p.Group = shown
-		*list = append(*list, p)
-	}
-	return nil
+	return list, nil
 }
 
 func permissionOf(g metadata.Grant) permission {

@@ -9,7 +9,6 @@ import (
 	"berth/cmd/berth/settings"
 	"berth/metadata"
 	"berth/people"
-	"berth/server"
 )
 
 // newPeople makes what changes users, teams and rights.
@@ -17,7 +16,7 @@ func newPeople(_ context.Context, a *app) (part, error) {
 	a.people = people.New(people.Options{
 		DB: a.db, Hasher: a.hasher, Passwords: a.chain, Keys: a.tokens.Keys(), Service: serviceName(a.config.URL), TrustedIssuers: a.config.OIDC.TrustedIssuers,
 	})
-	return part{serve: func(o *server.Options) { o.People = a.people }}, nil
+	return part{}, nil
 }
 
 // adminName is the user that the first start makes.

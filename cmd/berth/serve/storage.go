@@ -54,7 +54,7 @@ func newDatabase(ctx context.Context, a *app) (p part, err error) {
 			gauge("berth_clock_skew_seconds", "How far this machine's clock is ahead of the database's; times are taken from the database.",
 				func() float64 { return a.db.ClockSkew().Seconds() }),
 		},
-		serve: func(o *server.Options) { o.DB, o.Clock = a.db, a.db.Now },
+		serve: func(o *server.Options) { o.Clock = a.db.Now },
 		close: a.db.Close,
 	}, nil
 }

@@ -40,7 +40,7 @@ type part struct {
 // line here. It finds what those before it have made in the app.
 func parts() []func(context.Context, *app) (part, error) {
 	return []func(context.Context, *app) (part, error){
-		newProcess, newDatabase, newStore, newKeys, newContent, newIdentities, newPeople, newChecks, newCopies, newAudit, newManagement, newDockit,
+		newProcess, newDatabase, newStore, newKeys, newContent, newIdentities, newPeople, newChecks, newCopies, newAudit, newManagement, newDockit, newDims,
 	}
 }
 
@@ -84,6 +84,7 @@ func newApp(ctx context.Context, c *settings.Config, version string, log *slog.L
 		return a, err
 	}
 	o := server.Options{
+		Start:        "/api/",
 		Challenge:    c.Challenge,
 		URL:          c.URL,
 		Service:      serviceName(c.URL),
