@@ -17,7 +17,7 @@ import (
 // Limits of failed sign-ins. They count per name and address, never per name
 // alone: somebody who guesses alice's password from elsewhere does not lock
 // alice out. Why the address has a budget of its own, and what that one does, is on the page
-// docs/decisions/0006-guessing-from-one-address.md.
+// docs/decisions/0010-guessing-from-one-address.md.
 var (
 	// perName failures are free: fingers slip, and CI retries.
 	perName = allowance{burst: 10, refill: 6 * time.Second}

@@ -13,7 +13,7 @@ import (
 
 // brokenError says that SQLite's log could not be made durable. After a failed fsync the system may have
 // forgotten what it could not write, and a later one that succeeds says nothing about it: what was committed since the
-// last good one may be gone after a power failure. docs/decisions/0006 has the reasons for what follows.
+// last good one may be gone after a power failure. docs/decisions/0007 has the reasons for what follows.
 type brokenError struct{ err error }
 
 func (e *brokenError) Error() string {

@@ -16,9 +16,11 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"berth/cmd/berth/cli"
 	"berth/cmd/berth/client"
+	"berth/cmd/berth/settings"
 )
 
 // version is set by the linker.
@@ -75,7 +77,7 @@ func prepare(c *cobra.Command, started *bool) {
 				err := check(cmd, args)
 				var usage cli.UsageError
 				if err != nil && !errors.As(err, &usage) { // cobra's, who counts
-					return cli.Usagef("%s, where the command is '%s %s'", given(args), cmd.Parent().CommandPath(), cmd.Use)
+					return cli.Usagef("%s, where the command is '%s %s'%s", given(args), cmd.Parent().CommandPath(), cmd.Use, astray(cmd, args))
 				}
 				return err
 			}
@@ -91,6 +93,16 @@ func prepare(c *cobra.Command, started *bool) {
 	for _, child := range c.Commands() {
 		prepare(child, started)
 	}
+}
+
+// astray says where the value of a flag stands that needs none, when one was given like that of other flags.
+func astray(cmd *cobra.Command, args []string) (hint string) {
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if f.NoOptDefVal != "" && f.Annotations[settings.SettingFlag] != nil && f.Value.String() == f.NoOptDefVal && len(args) > 0 {
+			hint = fmt.Sprintf("; a value of --%s stands behind an equals sign: --%s=%s", f.Name, f.Name, args[0])
+		}
+	})
+	return hint
 }
 
 // given says how many arguments there are.
