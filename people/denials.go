@@ -2,6 +2,7 @@ package people
 
 import (
 	"context"
+	"strings"
 
 	"berth/auth"
 	"berth/metadata"
@@ -12,6 +13,10 @@ import (
 // INVALID, DENIED, CONFLICT for too many, and PRECONDITION_FAILED when condition is given
 // and there is none. condition may be nil.
 func (p *People) PutDenial(ctx context.Context, by auth.Actor, d metadata.Denial, condition func(metadata.Denial) error) (metadata.Denial, error) {
+	// A name with a colon is a machine's ("aws:123456789012"): what says "user:alice" would deny nobody.
+	if kind, rest, ok := strings.Cut(d.Principal, ":"); ok && kind != "aws" && !strings.ContainsAny(kind, "*?") {
+		return metadata.Denial{}, oci.Errorf(oci.CodeInvalid, "the principal %.140q is nobody's name: write a user as alice, a robot as team+robot, and a machine as aws:account; did you mean %.140q?", d.Principal, rest)
+	}
 	d.CreatedBy = by.Audit.Name
 	return in(ctx, p, func(b *Batch) (stored metadata.Denial, err error) {
 		if err := b.LockDenials(ctx); err != nil {

@@ -46,6 +46,22 @@ func world(t *testing.T, db *metadata.DB) *people.People {
 	return p
 }
 
+// A denial of what is nobody's name would deny nobody, and whoever made it believes that it does.
+func TestDenialOfNobodyIsRefused(t *testing.T) {
+	metadatatest.Each(t, func(t *testing.T, db *metadata.DB) {
+		p := world(t, db)
+		for principal, ok := range map[string]bool{
+			"user:alice": false, "robot:core+ci": false, "team:*": false,
+			"alice": true, "core+*": true, "aws:123456789012": true, "aws:*": true, "*:*": true, "*": true,
+		} {
+			_, err := p.PutDenial(t.Context(), auth.Operator("test"), metadata.Denial{Name: "one", Principal: principal, Repository: "core/*", Actions: []string{"push"}}, nil)
+			if ok && err != nil || !ok && !errors.Is(err, oci.ErrInvalid) {
+				t.Errorf("a denial of %q: %v", principal, err)
+			}
+		}
+	})
+}
+
 // Every deed that gives a right asks for it and is on record, and one that is refused
 // leaves neither row nor record.
 func TestDeedsAskAndRecord(t *testing.T) {

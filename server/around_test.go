@@ -283,6 +283,10 @@ func TestReadyIsForPulls(t *testing.T) {
 	dead = oci.Errorf(oci.CodeUnavailable, "its log could not be written")
 	same("dead", ask("/readyz?verbose"), "503 database read failed: its log could not be written\ndatabase write failed\nstorage read ok\nstorage write ok\n")
 	same("dead", ask("/livez"), "503 database failed: its log could not be written\nthis process has to be started anew\n")
+	// What a probe finds is told once; the probes themselves are no failures.
+	if strings.Contains(w.log.String(), "level=ERROR") {
+		t.Errorf("probes are errors in the log:\n%s", w.log)
+	}
 }
 
 // TestThrottledIsOneThing: a sign-in that is refused for too many failures is called the same on the wire, in

@@ -44,8 +44,11 @@ func (s *Server) finish(ex *exchange, r *http.Request) {
 	if status >= http.StatusInternalServerError {
 		level = slog.LevelError
 	}
-	if ex.cause != nil && stopped(ex, ex.cause) {
+	switch {
+	case ex.cause != nil && stopped(ex, ex.cause):
 		level = slog.LevelWarn // the operator's own doing
+	case name == healthRoute:
+		level = slog.LevelInfo // health logs what it finds, once; probes ask every second
 	}
 	ctx := r.Context()
 	if !s.log.Enabled(ctx, level) {

@@ -59,6 +59,9 @@ const (
 	pathReferrers = "/v2/" + varName + "/referrers/" + varDigest
 )
 
+// healthRoute names the routes that probes ask, every second and for ever.
+const healthRoute = "health"
+
 // routes is the table of what the server itself serves, in the order in which the
 // router looks. Every line names what it takes to be allowed. Doors bring their own.
 func routes() []route {
@@ -99,13 +102,13 @@ func routes() []route {
 		{"GET", "/v2/certs/pem", door.Open, protocol, (*Server).getCertificates, "certificates"},
 		{"HEAD", "/v2/certs/pem", door.Open, protocol, (*Server).getCertificates, "certificates"},
 
-		{"GET", "/livez", door.Open, problems, (*Server).getLive, "health"},
-		{"HEAD", "/livez", door.Open, problems, (*Server).getLive, "health"},
+		{"GET", "/livez", door.Open, problems, (*Server).getLive, healthRoute},
+		{"HEAD", "/livez", door.Open, problems, (*Server).getLive, healthRoute},
 		// What probes of Dockit and of others ask: it fails when the database is down.
-		{"GET", "/healthz", door.Open, problems, (*Server).getReady, "health"},
-		{"HEAD", "/healthz", door.Open, problems, (*Server).getReady, "health"},
-		{"GET", "/readyz", door.Open, problems, (*Server).getReady, "health"},
-		{"HEAD", "/readyz", door.Open, problems, (*Server).getReady, "health"},
+		{"GET", "/healthz", door.Open, problems, (*Server).getReady, healthRoute},
+		{"HEAD", "/healthz", door.Open, problems, (*Server).getReady, healthRoute},
+		{"GET", "/readyz", door.Open, problems, (*Server).getReady, healthRoute},
+		{"HEAD", "/readyz", door.Open, problems, (*Server).getReady, healthRoute},
 		{"GET", "/metrics", door.Open, problems, (*Server).getMetrics, "metrics"},
 		{"GET", "/", door.Open, problems, (*Server).getRoot, "root"},
 		{"HEAD", "/", door.Open, problems, (*Server).getRoot, "root"},
