@@ -28,6 +28,9 @@ type CollectionPlan struct {
 // keeps in memory: a manifest that goes releases its children, those whose subject it is and its
 // blobs, which are candidates from that moment on.
 func (tx *Tx) PlanCollection(ctx context.Context, window, grace, untaggedTTL time.Duration, limit int) (CollectionPlan, error) {
+	if err := tx.dialect().PreferIndexes(ctx, tx.sql); err != nil {
+		return CollectionPlan{}, err
+	}
 	now, err := tx.gcTime(ctx)
 	if err != nil {
 		return CollectionPlan{}, err
@@ -263,6 +266,7 @@ func (p *plan) dropped(ctx context.Context, ids []int64) (gone []int64, err erro
 		most = max(most, p.released[id])
 	}
 	in, args := inIDs(3, ids, same)
+	// One EXISTS with parts, for the reason that CollectLinks gives.
 	err = p.tx.each(ctx, func(rows *sql.Rows) error {
 		var id int64
 		var held bool
@@ -280,12 +284,15 @@ func (p *plan) dropped(ctx context.Context, ids []int64) (gone []int64, err erro
 		return nil
 	}, `
 		SELECT m.id,
-		       EXISTS (SELECT 1 FROM tags t WHERE t.repository_id = m.repository_id AND t.digest = m.digest)
-		    OR EXISTS (SELECT 1 FROM deleted_tags t WHERE t.repository_id = m.repository_id AND t.digest = m.digest AND t.deleted_at > $1)
-		    OR EXISTS (SELECT 1 FROM deleted_references c JOIN deleted_manifests d ON d.id = c.deletion_id
-		                WHERE c.repository_id = m.repository_id AND c.digest = m.digest AND c.kind = 'child' AND d.deleted_at > $1)
-		    OR EXISTS (SELECT 1 FROM deleted_manifests s WHERE s.repository_id = m.repository_id AND s.digest = m.subject AND s.deleted_at > $1),
-		       (SELECT COUNT(*) FROM (SELECT 1 FROM manifest_children c WHERE c.child_id = m.id LIMIT $2) c),
+		       EXISTS (SELECT 1 FROM tags t WHERE t.repository_id = m.repository_id AND t.digest = m.digest
+		                UNION ALL
+		               SELECT 1 FROM deleted_tags t WHERE t.repository_id = m.repository_id AND t.digest = m.digest AND t.deleted_at > $1
+		                UNION ALL
+		               SELECT 1 FROM deleted_references c JOIN deleted_manifests d ON d.id = c.deletion_id
+		                WHERE c.repository_id = m.repository_id AND c.digest = m.digest AND c.kind = 'child' AND d.deleted_at > $1
+		                UNION ALL
+		               SELECT 1 FROM deleted_manifests s WHERE s.repository_id = m.repository_id AND s.digest = m.subject AND s.deleted_at > $1),
+		       (SELECT COUNT(*) FROM (SELECT 1 FROM manifest_children c WHERE c.child_id = m.id LIMIT $2) few),
 		       (SELECT s.id FROM manifests s WHERE s.repository_id = m.repository_id AND s.digest = m.subject)
 		  FROM manifests m WHERE m.id IN `+in, append([]any{p.undo, most + 1}, args...)...)
 	slices.SortFunc(gone, func(a, b int64) int { return cmp.Or(p.age(a).Compare(p.age(b)), cmp.Compare(a, b)) })
@@ -372,7 +379,7 @@ func (p *plan) collectLinks(ctx context.Context) error {
 			return nil
 		}, `
 			SELECT r.name, l.digest, b.size,
-			       (SELECT COUNT(*) FROM (SELECT 1 FROM manifest_blobs u WHERE u.repository_id = l.repository_id AND u.digest = l.digest LIMIT $2) u),
+			       (SELECT COUNT(*) FROM (SELECT 1 FROM manifest_blobs u WHERE u.repository_id = l.repository_id AND u.digest = l.digest LIMIT $2) few),
 			       EXISTS (SELECT 1 FROM deleted_references c JOIN deleted_manifests d ON d.id = c.deletion_id
 			                WHERE c.repository_id = l.repository_id AND c.digest = l.digest AND c.kind = 'blob' AND d.deleted_at > $3)
 			  FROM repository_blobs l JOIN repositories r ON r.id = l.repository_id JOIN blobs b ON b.digest = l.digest
@@ -419,7 +426,7 @@ func (p *plan) collectBlobs(ctx context.Context) error {
 			return nil
 		}, `
 			SELECT b.digest, b.size,
-			       (SELECT COUNT(*) FROM (SELECT 1 FROM repository_blobs l WHERE l.digest = b.digest LIMIT $1) l)
+			       (SELECT COUNT(*) FROM (SELECT 1 FROM repository_blobs l WHERE l.digest = b.digest LIMIT $1) few)
 			  FROM blobs b WHERE b.digest IN `+in+` ORDER BY b.digest`, append([]any{most + 1}, args...)...)
 	})
 }
