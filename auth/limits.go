@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"berth/metadata"
 	"berth/oci"
 )
 
@@ -196,4 +197,13 @@ func (p Principal) MayGive(r Right) error {
 		return refuse("ends on %s, so it cannot %s lives longer", p.Expires.UTC().Format(time.RFC3339), give)
 	}
 	return nil
+}
+
+// MayOpen refuses to let more people pull from repositories than before, when the credential
+// in use is narrower than that. The visibilities are metadata's, the error is that of MayGive.
+func (p Principal) MayOpen(repositories, before, after string) error {
+	if after != metadata.Public && (after != metadata.Internal || before != metadata.Private) || after == before {
+		return nil
+	}
+	return p.MayGive(Right{What: "the right of everybody to pull", Limit: Limit{Repositories: repositories, Actions: Pull}})
 }

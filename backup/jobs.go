@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"berth/auth"
 	"berth/jobs"
 	"berth/metadata"
 	"berth/registry"
@@ -102,8 +103,8 @@ func (j *Jobs) Of(kind string) *jobs.Runner[*Job] {
 const openTime = 20 * time.Second
 
 // Start begins a job of a kind that reads so many bytes a second, 0 for no
-// limit; the rest is as jobs.Runner.Start.
-func (j *Jobs) Start(ctx context.Context, kind string, rate float64, by string, also func(*metadata.Tx) error) (*Job, error) {
+// limit, on record; the rest is as jobs.Runner.Start.
+func (j *Jobs) Start(ctx context.Context, by auth.Actor, kind string, rate float64) (*Job, error) {
 	run := &running{Job: &Job{Kind: kind, Rate: rate}, o: j.o}
 	if err := j.Of(kind).Free(ctx); err != nil { // before anything is opened, and perhaps migrated
 		return nil, err
@@ -114,7 +115,7 @@ func (j *Jobs) Start(ctx context.Context, kind string, rate float64, by string, 
 	if err != nil {
 		return nil, errors.Join(err, run.close())
 	}
-	started, err := j.Of(kind).Start(ctx, run.Job, by, also, func(ctx context.Context, change func(func())) (err error) {
+	job, err := j.Of(kind).Start(ctx, run.Job, by.Audit.Name, recording(ctx, started(by, kind, rate)), func(ctx context.Context, change func(func())) (err error) {
 		defer func() { err = errors.Join(err, run.close()) }()
 		run.change = change
 		return work(ctx)
@@ -122,7 +123,47 @@ func (j *Jobs) Start(ctx context.Context, kind string, rate float64, by string, 
 	if err != nil {
 		err = errors.Join(err, run.close())
 	}
-	return started, err
+	return job, err
+}
+
+// Cancel ends the job of a kind that runs, on record; the rest is as jobs.Runner.Cancel.
+func (j *Jobs) Cancel(ctx context.Context, by auth.Actor, kind string) error {
+	e := metadata.Event{Kind: metadata.BackupCancelled, Actor: by.Audit}
+	switch kind {
+	case KindRestore:
+		e.Kind = metadata.RestoreCancelled
+	case KindMigrate, KindStorage:
+		e.Kind = metadata.MigrationCancelled
+	}
+	return j.Of(kind).Cancel(ctx, recording(ctx, e))
+}
+
+// started is the event of a job that begins.
+func started(by auth.Actor, kind string, rate float64) metadata.Event {
+	e := metadata.Event{Kind: metadata.BackupStarted, Actor: by.Audit}
+	asked := map[string]any{}
+	if rate > 0 {
+		asked["rate"] = rate
+	}
+	switch kind {
+	case KindVerify:
+		asked["verify"] = true
+	case KindRestore:
+		e.Kind = metadata.RestoreStarted
+	case KindMigrate:
+		e.Kind = metadata.MigrationStarted
+	case KindStorage:
+		e.Kind, asked["storage_only"] = metadata.MigrationStarted, true
+	}
+	if len(asked) > 0 {
+		e.Detail = map[string]any{"fields": asked}
+	}
+	return e
+}
+
+// recording records a deed in the transaction of a runner.
+func recording(ctx context.Context, e metadata.Event) func(*metadata.Tx) error {
+	return func(tx *metadata.Tx) error { return tx.Record(ctx, e) }
 }
 
 // running is a job with what it works on.

@@ -39,7 +39,7 @@ var allowedImports = map[string][]string{
 	"imports":            {"auth", "auth/token", "metadata", "oci", "people"},
 	"jobs":               {"metadata", "oci"},
 	"registry":           {"auth", "jobs", "manifest", "metadata", "oci", "storage"},
-	"backup":             {"jobs", "metadata", "oci", "registry", "storage"},
+	"backup":             {"auth", "jobs", "metadata", "oci", "registry", "storage"},
 	"audit":              {"metadata"},
 	"api":                {},
 	"api/client":         {"api"},

@@ -21,7 +21,7 @@ func (p *People) CreateTeam(ctx context.Context, by auth.Actor, n NewTeam) (meta
 	if err := ParseName("team", n.Name); err != nil {
 		return metadata.Team{}, err
 	}
-	if err := MayOpen(by, n.Name+"/*", metadata.Private, n.DefaultVisibility); err != nil {
+	if err := by.MayOpen(n.Name+"/*", metadata.Private, n.DefaultVisibility); err != nil {
 		return metadata.Team{}, err
 	}
 	return in(ctx, p, func(b *Batch) (metadata.Team, error) {
@@ -56,7 +56,7 @@ func (p *People) UpdateTeam(ctx context.Context, by auth.Actor, name string, c T
 		if c.DefaultVisibility != before.DefaultVisibility {
 			// The instance's may be any, so it counts as the most open one after, and the least before.
 			after := cmp.Or(c.DefaultVisibility, metadata.Public)
-			if err := MayOpen(by, name+"/*", cmp.Or(before.DefaultVisibility, metadata.Private), after); err != nil {
+			if err := by.MayOpen(name+"/*", cmp.Or(before.DefaultVisibility, metadata.Private), after); err != nil {
 				return team, err
 			}
 		}
@@ -68,15 +68,6 @@ func (p *People) UpdateTeam(ctx context.Context, by auth.Actor, name string, c T
 		}
 		return team, b.record(ctx, by, "updateTeam", Params{"team": name}, c)
 	})
-}
-
-// MayOpen refuses to let more people pull than before with a credential that is narrower.
-// The visibilities are metadata's.
-func MayOpen(by auth.Actor, repositories, before, after string) error {
-	if after != metadata.Public && (after != metadata.Internal || before != metadata.Private) || after == before {
-		return nil
-	}
-	return by.MayGive(auth.Right{What: "the right of everybody to pull", Limit: auth.Limit{Repositories: repositories, Actions: auth.Pull}})
 }
 
 // DeleteTeam removes a team with all that names it; metadata.DeleteTeam says what that is.

@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 
+	"berth/auth"
 	"berth/jobs"
 	"berth/metadata"
 )
@@ -29,11 +30,14 @@ func NewCheckJobs(r *Registry) *CheckJobs {
 	return &CheckJobs{r: r, Runner: jobs.NewRunner[*CheckJob](jobs.Options{DB: r.db, Name: "check", Noun: "check", Logger: r.o.Logger, Clock: r.o.Clock})}
 }
 
-// Start begins a check; the rest is as Runner.Start.
-func (c *CheckJobs) Start(ctx context.Context, run CheckRun, by string, also func(*metadata.Tx) error) (*CheckJob, error) {
+// Start begins a check, on record; the rest is as Runner.Start.
+func (c *CheckJobs) Start(ctx context.Context, by auth.Actor, run CheckRun) (*CheckJob, error) {
 	job := &CheckJob{Rehash: run.Rehash, Repair: run.Repair, Rate: run.Rate, HashRate: run.HashRate,
 		Report: CheckReport{StartedAt: c.r.o.Clock().UTC()}.Noted()}
-	return c.Runner.Start(ctx, job, by, also, func(ctx context.Context, change func(func())) error {
+	started := metadata.Event{Kind: metadata.CheckStarted, Actor: by.Audit, Detail: fields(map[string]any{
+		"rehash": run.Rehash, "repair": run.Repair, "rate": run.Rate, "hash_rate": run.HashRate,
+	})}
+	return c.Runner.Start(ctx, job, by.Audit.Name, recording(ctx, started), func(ctx context.Context, change func(func())) error {
 		note := func(r CheckReport) {
 			r = r.Noted()
 			change(func() { job.Report = r })
@@ -43,4 +47,14 @@ func (c *CheckJobs) Start(ctx context.Context, run CheckRun, by string, also fun
 		note(report)
 		return err
 	})
+}
+
+// Cancel ends the check that runs, on record; the rest is as Runner.Cancel.
+func (c *CheckJobs) Cancel(ctx context.Context, by auth.Actor) error {
+	return c.Runner.Cancel(ctx, recording(ctx, metadata.Event{Kind: metadata.CheckCancelled, Actor: by.Audit}))
+}
+
+// recording records a deed in the transaction of somebody else.
+func recording(ctx context.Context, e metadata.Event) func(*metadata.Tx) error {
+	return func(tx *metadata.Tx) error { return tx.Record(ctx, e) }
 }

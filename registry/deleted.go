@@ -31,3 +31,16 @@ func (r *Registry) Restore(ctx context.Context, by auth.Actor, repo, tag string,
 	})
 	return restored, err
 }
+
+// DeletedTags lists what can be restored of a repository's tags, newest first, at most limit
+// of them before the id given (0 starts at the newest). It returns NAME_UNKNOWN.
+func (r *Registry) DeletedTags(ctx context.Context, repo string, before int64, limit int) ([]metadata.DeletedTag, error) {
+	return view(ctx, r, func(tx *metadata.Tx) ([]metadata.DeletedTag, error) { return tx.DeletedTags(ctx, repo, before, limit) })
+}
+
+// DeletedManifests is DeletedTags for manifests.
+func (r *Registry) DeletedManifests(ctx context.Context, repo string, before int64, limit int) ([]metadata.DeletedManifest, error) {
+	return view(ctx, r, func(tx *metadata.Tx) ([]metadata.DeletedManifest, error) {
+		return tx.DeletedManifests(ctx, repo, before, limit)
+	})
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"berth/auth"
 	"berth/metadata"
 )
 
@@ -182,6 +183,18 @@ func (r *Registry) Collect(ctx context.Context, run GCRun) (report GCReport, err
 
 // dryRunItems bounds what a dry run looks at, for it keeps what it finds in memory.
 const dryRunItems = 20_000
+
+// CollectNow is Collect for somebody who asks for it now. What goes cannot be undone, so that
+// is on record first.
+func (r *Registry) CollectNow(ctx context.Context, by auth.Actor, run GCRun) (GCReport, error) {
+	e := metadata.Event{Kind: metadata.CollectorRun, Actor: by.Audit, Detail: fields(map[string]any{
+		"grace": run.Grace.String(), "untagged_ttl": run.UntaggedTTL.String(), "undo_window": run.UndoWindow.String(),
+	})}
+	if err := r.db.Update(ctx, recording(ctx, e)); err != nil {
+		return GCReport{}, err
+	}
+	return r.Collect(ctx, run)
+}
 
 // DryRun tells what Collect would take away now. It reads one state of the database and changes nothing: pushes and
 // the collector go on meanwhile.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"berth/auth"
 	"berth/metadata"
 	"berth/oci"
 )
@@ -115,6 +116,60 @@ func (r *Registry) refuse(ctx context.Context, row metadata.Upload, key string) 
 		return nil
 	}
 	return err
+}
+
+// Quotas lists the teams that have a quota behind a name, at most limit of them.
+func (r *Registry) Quotas(ctx context.Context, after string, limit int) ([]metadata.Quota, error) {
+	return view(ctx, r, func(tx *metadata.Tx) ([]metadata.Quota, error) { return tx.Quotas(ctx, after, limit) })
+}
+
+// Quota gives a team's quota. It returns NOT_FOUND.
+func (r *Registry) Quota(ctx context.Context, team string) (metadata.Quota, error) {
+	return view(ctx, r, func(tx *metadata.Tx) (metadata.Quota, error) { return tx.Quota(ctx, team) })
+}
+
+// SetQuota limits a team, and counts what it has when that is its first quota; when the
+// counting fails, FoldQuotas repeats it. It returns NOT_FOUND, INVALID, or UNAVAILABLE when
+// pushes do not let it begin to count.
+func (r *Registry) SetQuota(ctx context.Context, by auth.Actor, team string, l metadata.Limits) (metadata.Quota, error) {
+	asked := map[string]any{}
+	for name, limit := range map[string]*int64{"bytes": l.Bytes, "repositories": l.Repositories, "tags": l.Tags} {
+		if limit != nil {
+			asked[name] = *limit
+		}
+	}
+	err := r.db.Update(ctx, func(tx *metadata.Tx) error {
+		if err := tx.AdoptTeam(ctx, team, by.Audit); err != nil {
+			return err
+		}
+		if err := tx.SetQuota(ctx, team, l, by.Audit.Name); err != nil {
+			return err
+		}
+		return tx.Record(ctx, metadata.Event{Kind: metadata.QuotaSet, Actor: by.Audit, Team: team, Detail: fields(asked)})
+	})
+	if err != nil {
+		return metadata.Quota{}, err
+	}
+	q, err := r.Quota(ctx, team)
+	if err == nil && !q.Counted {
+		if err = r.CountQuota(ctx, team); err == nil {
+			q, err = r.Quota(ctx, team)
+		}
+	}
+	return q, err
+}
+
+// DeleteQuota removes a team's quota; then nothing of it is counted. It returns NOT_FOUND.
+func (r *Registry) DeleteQuota(ctx context.Context, by auth.Actor, team string) error {
+	return r.db.Update(ctx, func(tx *metadata.Tx) error {
+		if err := tx.AdoptTeam(ctx, team, by.Audit); err != nil {
+			return err
+		}
+		if err := tx.DeleteQuota(ctx, team); err != nil {
+			return err
+		}
+		return tx.Record(ctx, metadata.Event{Kind: metadata.QuotaDeleted, Actor: by.Audit, Team: team})
+	})
 }
 
 // quotaTeams bounds the teams that one pass looks at.

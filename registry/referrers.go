@@ -146,22 +146,3 @@ func descriptorSize(m metadata.Manifest) int {
 	}
 	return n
 }
-
-// Repository gives a repository's row. It returns NAME_UNKNOWN.
-func (r *Registry) Repository(ctx context.Context, name string) (found metadata.Repository, err error) {
-	err = r.db.View(ctx, func(tx *metadata.Tx) (err error) {
-		found, err = tx.Repository(ctx, name)
-		return err
-	})
-	return found, err
-}
-
-// Tag gives where a tag points now, since when and by whom. It returns NAME_UNKNOWN or
-// MANIFEST_UNKNOWN, and counts as no pull.
-func (r *Registry) Tag(ctx context.Context, repo, name string) (tag metadata.Tag, err error) {
-	err = r.db.View(ctx, func(tx *metadata.Tx) (err error) {
-		tag, err = tx.Tag(ctx, repo, name)
-		return err
-	})
-	return tag, err
-}

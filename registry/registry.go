@@ -107,6 +107,31 @@ func New(db *metadata.DB, store storage.Store, o Options) *Registry {
 // MaxManifestSize is the limit in bytes, for those who read a body before PushManifest.
 func (r *Registry) MaxManifestSize() int64 { return r.o.MaxManifestSize }
 
+// view reads in one statement at a time, and snapshot several rows as they were at one moment.
+func view[T any](ctx context.Context, r *Registry, read func(*metadata.Tx) (T, error)) (result T, err error) {
+	err = r.db.View(ctx, func(tx *metadata.Tx) (err error) {
+		result, err = read(tx)
+		return err
+	})
+	return result, err
+}
+
+func snapshot[T any](ctx context.Context, r *Registry, read func(*metadata.Tx) (T, error)) (result T, err error) {
+	err = r.db.Snapshot(ctx, func(tx *metadata.Tx) (err error) {
+		result, err = read(tx)
+		return err
+	})
+	return result, err
+}
+
+// fields is the detail of an event about settings that somebody has asked for.
+func fields(asked map[string]any) map[string]any {
+	if len(asked) == 0 {
+		return nil
+	}
+	return map[string]any{"fields": asked}
+}
+
 // detached is for the end of a change that must not be left half done
 // because the client went away: it outlives ctx, but not by more than d.
 func detached(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {

@@ -69,3 +69,64 @@ func (r *Registry) RepositoryNames(ctx context.Context, f metadata.RepositoryFil
 	})
 	return names, err
 }
+
+// Repository gives a repository's row. It returns NAME_UNKNOWN.
+func (r *Registry) Repository(ctx context.Context, name string) (metadata.Repository, error) {
+	return view(ctx, r, func(tx *metadata.Tx) (metadata.Repository, error) { return tx.Repository(ctx, name) })
+}
+
+// RepositoryStats gives a repository's row and counts what it holds, which reads all its
+// rows. It returns NAME_UNKNOWN.
+func (r *Registry) RepositoryStats(ctx context.Context, name string) (found metadata.Repository, stats metadata.RepositoryStats, err error) {
+	err = r.db.Snapshot(ctx, func(tx *metadata.Tx) (err error) {
+		if found, err = tx.Repository(ctx, name); err != nil {
+			return err
+		}
+		stats, err = tx.RepositoryStats(ctx, found.ID)
+		return err
+	})
+	return found, stats, err
+}
+
+// Repositories lists repositories in the order of their names (bytes).
+func (r *Registry) Repositories(ctx context.Context, f metadata.RepositoryFilter) ([]metadata.Repository, error) {
+	return view(ctx, r, func(tx *metadata.Tx) ([]metadata.Repository, error) { return tx.Repositories(ctx, f) })
+}
+
+// RepositoryChange says what to change of a repository; nil leaves a field as it is.
+type RepositoryChange struct {
+	Visibility *string // public, internal or private
+
+	// If sees the repository before; its error stops the change. nil is no condition.
+	If func(before metadata.Repository) error
+}
+
+// UpdateRepository changes who may pull from a repository. It returns NAME_UNKNOWN, and DENIED
+// when the credential in use may not open it to so many.
+func (r *Registry) UpdateRepository(ctx context.Context, by auth.Actor, repo string, c RepositoryChange) (changed metadata.Repository, err error) {
+	e := metadata.Event{Kind: metadata.RepositoryChanged, Actor: by.Audit, Repository: repo}
+	if c.Visibility != nil {
+		e.Detail = fields(map[string]any{"visibility": *c.Visibility})
+	}
+	err = r.db.Update(ctx, func(tx *metadata.Tx) (err error) {
+		if changed, err = tx.LockRepository(ctx, repo); err != nil {
+			return err
+		}
+		if c.If != nil {
+			if err := c.If(changed); err != nil {
+				return err
+			}
+		}
+		if c.Visibility != nil {
+			if err := by.MayOpen(repo, changed.Visibility, *c.Visibility); err != nil {
+				return err
+			}
+			changed.Visibility = *c.Visibility
+			if err := tx.SetVisibility(ctx, repo, *c.Visibility); err != nil {
+				return err
+			}
+		}
+		return tx.Record(ctx, e)
+	})
+	return changed, err
+}

@@ -32,6 +32,102 @@ func (r *Registry) UndoWindow() time.Duration { return r.o.UndoWindow }
 // UntaggedTTL is how long an untagged manifest lives where no policy says otherwise; 0 keeps it.
 func (r *Registry) UntaggedTTL() time.Duration { return r.o.UntaggedTTL }
 
+// TeamRetention gives the retention in force for a team. It returns NOT_FOUND.
+func (r *Registry) TeamRetention(ctx context.Context, team string) (metadata.Retention, error) {
+	held, err := view(ctx, r, func(tx *metadata.Tx) (metadata.Retention, error) { return tx.TeamRetention(ctx, team) })
+	return r.inForce(held), err
+}
+
+// RepositoryRetention gives the retention in force in a repository. It returns NAME_UNKNOWN.
+func (r *Registry) RepositoryRetention(ctx context.Context, repo string) (metadata.Retention, error) {
+	held, err := view(ctx, r, func(tx *metadata.Tx) (metadata.Retention, error) { return tx.RepositoryRetention(ctx, repo) })
+	return r.inForce(held), err
+}
+
+// inForce fills in what only the settings say.
+func (r *Registry) inForce(held metadata.Retention) metadata.Retention {
+	if held.TTLLevel == instanceLevel {
+		held.UntaggedTTL = r.o.UntaggedTTL
+	}
+	return held
+}
+
+// SetTeamRetention gives a team a retention of its own, or with nil takes it away, and gives
+// the one that holds then. It returns NOT_FOUND or INVALID.
+func (r *Registry) SetTeamRetention(ctx context.Context, by auth.Actor, team string, p *metadata.RetentionPolicy) (held metadata.Retention, err error) {
+	e := metadata.Event{Kind: metadata.TeamRetentionSet, Actor: by.Audit, Team: team, Detail: retentionFields(p)}
+	if p == nil {
+		e.Kind = metadata.TeamRetentionDeleted
+	}
+	err = r.db.Update(ctx, func(tx *metadata.Tx) (err error) {
+		if err := tx.AdoptTeam(ctx, team, by.Audit); err != nil {
+			return err
+		}
+		if err := tx.SetTeamRetention(ctx, team, p, by.Audit.Name); err != nil {
+			return err
+		}
+		if held, err = tx.TeamRetention(ctx, team); err != nil {
+			return err
+		}
+		return tx.Record(ctx, e)
+	})
+	return r.inForce(held), err
+}
+
+// SetRepositoryRetention gives a repository a retention of its own, or with nil its team's,
+// and gives the one that holds then. It returns NAME_UNKNOWN or INVALID.
+func (r *Registry) SetRepositoryRetention(ctx context.Context, by auth.Actor, repo string, p *metadata.RetentionPolicy) (held metadata.Retention, err error) {
+	e := metadata.Event{Kind: metadata.RepositoryRetentionSet, Actor: by.Audit, Repository: repo, Detail: retentionFields(p)}
+	if p == nil {
+		e.Kind = metadata.RepositoryRetentionDeleted
+	}
+	err = r.db.Update(ctx, func(tx *metadata.Tx) (err error) {
+		if err := tx.SetRepositoryRetention(ctx, repo, p, by.Audit.Name); err != nil {
+			return err
+		}
+		if held, err = tx.RepositoryRetention(ctx, repo); err != nil {
+			return err
+		}
+		return tx.Record(ctx, e)
+	})
+	return r.inForce(held), err
+}
+
+// retentionFields is what the audit log tells of a retention that was set; nil tells nothing.
+func retentionFields(p *metadata.RetentionPolicy) map[string]any {
+	if p == nil {
+		return nil
+	}
+	asked := map[string]any{}
+	if p.UntaggedTTL != nil {
+		asked["untagged_ttl"] = p.UntaggedTTL.String()
+	}
+	if p.Rules != nil {
+		rules := []map[string]any{}
+		for _, rule := range p.Rules {
+			shown := map[string]any{"name": rule.Name}
+			if len(rule.Tags) > 0 {
+				shown["tags"] = rule.Tags
+			}
+			if rule.Newest != nil {
+				shown["newest"] = *rule.Newest
+			}
+			if rule.YoungerThan > 0 {
+				shown["younger_than"] = rule.YoungerThan.String()
+			}
+			if rule.PulledWithin > 0 {
+				shown["pulled_within"] = rule.PulledWithin.String()
+			}
+			if rule.DeleteImmutable {
+				shown["delete_immutable"] = true
+			}
+			rules = append(rules, shown)
+		}
+		asked["rules"] = rules
+	}
+	return fields(asked)
+}
+
 // DryRunRetention tells which tags of a repository go now by its retention rules, or
 // by others to try them, and why each other one stays, for a page of at most limit tags behind a
 // name. The counts are of all tags, and only made for the first page. It changes nothing.
@@ -85,6 +181,18 @@ func (r *Registry) eachDecision(ctx context.Context, tx *metadata.Tx, run *metad
 }
 
 var errLimit = errors.New("the run has reached its limit")
+
+// RunRetentionNow is RunRetention for somebody who asks for it now, which is on record. What it
+// deletes is on record as the rules', as what the background job deletes is.
+func (r *Registry) RunRetentionNow(ctx context.Context, by auth.Actor, repo string) (RetentionReport, error) {
+	err := r.db.Update(ctx, func(tx *metadata.Tx) error {
+		return tx.Record(ctx, metadata.Event{Kind: metadata.RetentionAsked, Actor: by.Audit, Repository: repo})
+	})
+	if err != nil {
+		return RetentionReport{Repository: repo}, err
+	}
+	return r.RunRetention(ctx, repo, RetentionLimit)
+}
 
 // RunRetention deletes what DryRunRetention says at this moment, at most about limit tags, in
 // small transactions. A tag that is pushed meanwhile stays; so does one whose policy forbids it then. Several may

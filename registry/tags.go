@@ -134,3 +134,27 @@ func (r *Registry) TagNames(ctx context.Context, repo, after string, limit int) 
 	})
 	return tags, err
 }
+
+// Tags lists the tags of a repository as TagNames does, with all about them.
+func (r *Registry) Tags(ctx context.Context, repo, after string, limit int) ([]metadata.Tag, error) {
+	return view(ctx, r, func(tx *metadata.Tx) ([]metadata.Tag, error) { return tx.Tags(ctx, repo, after, limit) })
+}
+
+// Tag gives where a tag points now, since when and by whom. It returns NAME_UNKNOWN or
+// MANIFEST_UNKNOWN, and counts as no pull.
+func (r *Registry) Tag(ctx context.Context, repo, name string) (metadata.Tag, error) {
+	return view(ctx, r, func(tx *metadata.Tx) (metadata.Tag, error) { return tx.Tag(ctx, repo, name) })
+}
+
+// TagHistory lists what happened to a tag, newest first, at most limit lines before the id
+// given (0 starts at the newest). The history outlives the tag and its repository. Without any
+// it returns NAME_UNKNOWN or MANIFEST_UNKNOWN.
+func (r *Registry) TagHistory(ctx context.Context, repo, tag string, before int64, limit int) ([]metadata.TagEvent, error) {
+	return view(ctx, r, func(tx *metadata.Tx) ([]metadata.TagEvent, error) {
+		events, err := tx.TagHistory(ctx, repo, tag, before, limit)
+		if err == nil && len(events) == 0 && before == 0 {
+			_, err = tx.Tag(ctx, repo, tag) // says what is not there
+		}
+		return events, err
+	})
+}

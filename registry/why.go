@@ -221,8 +221,10 @@ func (r *Registry) WhyVisible(ctx context.Context, d digest.Digest, visible func
 	return w, nil
 }
 
-func linkName(l metadata.BlobLink) string                     { return l.Repository }
-func manifestName(m metadata.HeldManifest) string             { return m.Repository }
+func linkName(l metadata.BlobLink) string { return l.Repository }
+
+func manifestName(m metadata.HeldManifest) string { return m.Repository }
+
 func deletedName(m metadata.RepositoryDeletedManifest) string { return m.Repository }
 
 func namesOf[T any](all []T, name func(T) string) []string {
@@ -526,41 +528,4 @@ func (q *question) manifestFate(ctx context.Context, m metadata.HeldManifest) (*
 		f.After = &after
 	}
 	return f, nil
-}
-
-// Usage is who takes how much space.
-type Usage struct {
-	Stored       metadata.StoredBytes `json:"stored"`
-	Teams        []metadata.Usage     `json:"teams"`
-	Repositories []metadata.Usage     `json:"repositories"`
-}
-
-// TeamsUsage is Usage without the repositories.
-func (r *Registry) TeamsUsage(ctx context.Context) (u Usage, err error) {
-	err = r.db.Snapshot(ctx, func(tx *metadata.Tx) (err error) {
-		if u.Stored, err = tx.StoredBytes(ctx); err != nil {
-			return err
-		}
-		u.Teams, err = tx.TeamUsage(ctx)
-		return err
-	})
-	if u.Teams == nil {
-		u.Teams = []metadata.Usage{}
-	}
-	return u, err
-}
-
-// Usage measures teams and repositories. It reads all links, in one snapshot.
-func (r *Registry) Usage(ctx context.Context) (u Usage, err error) {
-	err = r.db.Snapshot(ctx, func(tx *metadata.Tx) (err error) {
-		if u.Stored, err = tx.StoredBytes(ctx); err != nil {
-			return err
-		}
-		if u.Teams, err = tx.TeamUsage(ctx); err != nil {
-			return err
-		}
-		u.Repositories, err = tx.RepositoryUsage(ctx)
-		return err
-	})
-	return u, err
 }

@@ -6,34 +6,7 @@ import (
 
 	"berth/api"
 	"berth/metadata"
-	"berth/people"
 )
-
-// change runs a transaction that changes something, and writes the audit log in
-// it: both are there afterwards, or neither. Every handler that changes
-// something uses it in place of DB.Update. The event names the operation, what its
-// path says, and the fields of body (the request's, or nil), with secrets masked. A team that only a provider knows
-// gets its row first.
-func (h *Admin) change(ctx context.Context, body any, fn func(*metadata.Tx) error) error {
-	write, c := record(ctx, body), callOf(ctx)
-	return h.DB.Update(ctx, func(tx *metadata.Tx) error {
-		if team := c.params["team"]; team != "" && c.operation != "deleteTeam" {
-			if err := tx.AdoptTeam(ctx, team, c.actor.Audit); err != nil {
-				return err
-			}
-		}
-		if err := fn(tx); err != nil {
-			return err
-		}
-		return write(tx)
-	})
-}
-
-// record is what change writes into the audit log, for changes whose transaction is elsewhere.
-func record(ctx context.Context, body any) func(*metadata.Tx) error {
-	e := callOf(ctx).event(body)
-	return func(tx *metadata.Tx) error { return tx.Record(ctx, e) }
-}
 
 func auditEventOf(e metadata.AuditEvent) api.AuditEvent {
 	shown := api.AuditEvent{
@@ -111,9 +84,4 @@ func (h *Admin) ListTeamAudit(ctx context.Context, r api.ListTeamAuditRequestObj
 		return nil, err
 	}
 	return api.ListTeamAudit200JSONResponse{Body: body, Headers: api.ListTeamAudit200ResponseHeaders{Link: link}}, nil
-}
-
-// event is what the audit log tells of a call.
-func (c call) event(body any) metadata.Event {
-	return people.Event(c.actor.Audit, c.operation, c.params, body)
 }

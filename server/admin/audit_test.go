@@ -1,12 +1,13 @@
 package admin_test
 
 import (
-	"berth/api"
 	"database/sql"
 	"encoding/json"
 	"net/http"
 	"strings"
 	"testing"
+
+	"berth/api"
 
 	_ "github.com/jackc/pgx/v5/stdlib"
 

@@ -20,13 +20,13 @@ func (h *Admin) copyJob(ctx context.Context, kind, noun, starts string) (shown a
 	return api.Recast[api.CopyJob](job)
 }
 
-// startCopy starts a job in the background, at so many bytes a second. body is the request's.
-func (h *Admin) startCopy(ctx context.Context, kind string, rate *int64, body any) (shown api.CopyJob, err error) {
+// startCopy starts a job in the background, at so many bytes a second.
+func (h *Admin) startCopy(ctx context.Context, kind string, rate *int64) (shown api.CopyJob, err error) {
 	limit := 0.0
 	if rate != nil {
 		limit = float64(*rate)
 	}
-	job, err := h.Copies.Start(ctx, kind, limit, callOf(ctx).actor.String(), record(ctx, body))
+	job, err := h.Copies.Start(ctx, callOf(ctx).actor, kind, limit)
 	if err != nil {
 		return shown, err
 	}
@@ -45,13 +45,13 @@ func (h *Admin) StartBackup(ctx context.Context, r api.StartBackupRequestObject)
 	if r.Body.Verify != nil && *r.Body.Verify {
 		kind = backup.KindVerify
 	}
-	job, err := h.startCopy(ctx, kind, r.Body.Rate, r.Body)
+	job, err := h.startCopy(ctx, kind, r.Body.Rate)
 	return api.StartBackup202JSONResponse(job), err
 }
 
 // CancelBackup ends the backup that runs.
 func (h *Admin) CancelBackup(ctx context.Context, _ api.CancelBackupRequestObject) (api.CancelBackupResponseObject, error) {
-	return api.CancelBackup204Response{}, h.Copies.Of(backup.KindBackup).Cancel(ctx, record(ctx, nil))
+	return api.CancelBackup204Response{}, h.Copies.Cancel(ctx, callOf(ctx).actor, backup.KindBackup)
 }
 
 // GetRestore shows the restore that runs, or the last one.
@@ -62,13 +62,13 @@ func (h *Admin) GetRestore(ctx context.Context, _ api.GetRestoreRequestObject) (
 
 // StartRestore makes another registry of the backup.
 func (h *Admin) StartRestore(ctx context.Context, r api.StartRestoreRequestObject) (api.StartRestoreResponseObject, error) {
-	job, err := h.startCopy(ctx, backup.KindRestore, r.Body.Rate, r.Body)
+	job, err := h.startCopy(ctx, backup.KindRestore, r.Body.Rate)
 	return api.StartRestore202JSONResponse(job), err
 }
 
 // CancelRestore ends the restore that runs.
 func (h *Admin) CancelRestore(ctx context.Context, _ api.CancelRestoreRequestObject) (api.CancelRestoreResponseObject, error) {
-	return api.CancelRestore204Response{}, h.Copies.Of(backup.KindRestore).Cancel(ctx, record(ctx, nil))
+	return api.CancelRestore204Response{}, h.Copies.Cancel(ctx, callOf(ctx).actor, backup.KindRestore)
 }
 
 // GetMigration shows the migration that runs, or the last one.
@@ -83,11 +83,11 @@ func (h *Admin) StartMigration(ctx context.Context, r api.StartMigrationRequestO
 	if r.Body.StorageOnly != nil && *r.Body.StorageOnly {
 		kind = backup.KindStorage
 	}
-	job, err := h.startCopy(ctx, kind, r.Body.Rate, r.Body)
+	job, err := h.startCopy(ctx, kind, r.Body.Rate)
 	return api.StartMigration202JSONResponse(job), err
 }
 
 // CancelMigration ends the migration that runs.
 func (h *Admin) CancelMigration(ctx context.Context, _ api.CancelMigrationRequestObject) (api.CancelMigrationResponseObject, error) {
-	return api.CancelMigration204Response{}, h.Copies.Of(backup.KindMigrate).Cancel(ctx, record(ctx, nil))
+	return api.CancelMigration204Response{}, h.Copies.Cancel(ctx, callOf(ctx).actor, backup.KindMigrate)
 }

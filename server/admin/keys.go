@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"berth/api"
-	"berth/auth"
 	"berth/auth/token"
 	"berth/oci"
 )
@@ -35,7 +34,7 @@ func (h *Admin) ListKeys(ctx context.Context, _ api.ListKeysRequestObject) (api.
 
 // RotateKey gives a service, or the registry itself, its next key.
 func (h *Admin) RotateKey(ctx context.Context, r api.RotateKeyRequestObject) (api.RotateKeyResponseObject, error) {
-	rotation := token.Rotation{Also: record(ctx, r.Body)}
+	rotation := token.Rotation{}
 	if r.Body.Delay != nil {
 		delay := time.Duration(*r.Body.Delay) * time.Second
 		rotation.Delay = &delay
@@ -47,16 +46,12 @@ func (h *Admin) RotateKey(ctx context.Context, r api.RotateKeyRequestObject) (ap
 		if r.Body.Algorithm != nil {
 			return nil, oci.Errorf(oci.CodeInvalid, "a key that is given has its own algorithm: leave out \"algorithm\", or \"private_key\"")
 		}
-		// Who knows the key can sign everything that the registry can.
-		if err := callOf(ctx).actor.MayGive(auth.Right{What: "a signing key", Limit: auth.Everything()}); err != nil {
-			return nil, err
-		}
 		var err error
 		if rotation.Material, err = token.ParseMaterial([]byte(*r.Body.PrivateKey)); err != nil {
 			return nil, oci.Errorf(oci.CodeInvalid, "the private_key cannot be used: %w", err)
 		}
 	}
-	key, err := h.Keys.Rotate(ctx, valueOf(r.Body.Service), rotation)
+	key, err := h.People.RotateKey(ctx, callOf(ctx).actor, valueOf(r.Body.Service), rotation)
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +60,7 @@ func (h *Admin) RotateKey(ctx context.Context, r api.RotateKeyRequestObject) (ap
 
 // RetireKey removes a key at once.
 func (h *Admin) RetireKey(ctx context.Context, r api.RetireKeyRequestObject) (api.RetireKeyResponseObject, error) {
-	if err := h.Keys.Retire(ctx, valueOf(r.Params.Service), r.Kid, record(ctx, r.Params)); err != nil {
+	if err := h.People.RetireKey(ctx, callOf(ctx).actor, valueOf(r.Params.Service), r.Kid); err != nil {
 		return nil, err
 	}
 	return api.RetireKey204Response{}, nil

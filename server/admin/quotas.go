@@ -19,11 +19,7 @@ func quotaOf(q metadata.Quota) api.Quota {
 // ListQuotas lists the teams that have a quota.
 func (h *Admin) ListQuotas(ctx context.Context, r api.ListQuotasRequestObject) (api.ListQuotasResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
-	var quotas []metadata.Quota
-	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		quotas, err = tx.Quotas(ctx, after, limit+1)
-		return err
-	})
+	quotas, err := h.Registry.Quotas(ctx, after, limit+1)
 	if err != nil {
 		return nil, err
 	}
@@ -34,39 +30,19 @@ func (h *Admin) ListQuotas(ctx context.Context, r api.ListQuotasRequestObject) (
 	}, nil
 }
 
-func (h *Admin) quota(ctx context.Context, team string) (q metadata.Quota, err error) {
-	err = h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		q, err = tx.Quota(ctx, team)
-		return err
-	})
-	return q, err
-}
-
 // GetTeamQuota shows a team's quota.
 func (h *Admin) GetTeamQuota(ctx context.Context, r api.GetTeamQuotaRequestObject) (api.GetTeamQuotaResponseObject, error) {
-	q, err := h.quota(ctx, r.Team)
+	q, err := h.Registry.Quota(ctx, r.Team)
 	if err != nil {
 		return nil, err
 	}
 	return api.GetTeamQuota200JSONResponse(quotaOf(q)), nil
 }
 
-// SetTeamQuota limits a team, and counts what it has when that is its first quota.
-// When the counting fails, the background job repeats it.
+// SetTeamQuota limits a team.
 func (h *Admin) SetTeamQuota(ctx context.Context, r api.SetTeamQuotaRequestObject) (api.SetTeamQuotaResponseObject, error) {
 	limits := metadata.Limits{Bytes: r.Body.Bytes, Repositories: r.Body.Repositories, Tags: r.Body.Tags}
-	err := h.change(ctx, r.Body, func(tx *metadata.Tx) error {
-		return tx.SetQuota(ctx, r.Team, limits, callOf(ctx).actor.String())
-	})
-	if err != nil {
-		return nil, err
-	}
-	q, err := h.quota(ctx, r.Team)
-	if err == nil && !q.Counted {
-		if err = h.Registry.CountQuota(ctx, r.Team); err == nil {
-			q, err = h.quota(ctx, r.Team)
-		}
-	}
+	q, err := h.Registry.SetQuota(ctx, callOf(ctx).actor, r.Team, limits)
 	if err != nil {
 		return nil, err
 	}
@@ -75,8 +51,7 @@ func (h *Admin) SetTeamQuota(ctx context.Context, r api.SetTeamQuotaRequestObjec
 
 // DeleteTeamQuota removes a team's quota.
 func (h *Admin) DeleteTeamQuota(ctx context.Context, r api.DeleteTeamQuotaRequestObject) (api.DeleteTeamQuotaResponseObject, error) {
-	err := h.change(ctx, nil, func(tx *metadata.Tx) error { return tx.DeleteQuota(ctx, r.Team) })
-	if err != nil {
+	if err := h.Registry.DeleteQuota(ctx, callOf(ctx).actor, r.Team); err != nil {
 		return nil, err
 	}
 	return api.DeleteTeamQuota204Response{}, nil

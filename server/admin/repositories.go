@@ -5,7 +5,7 @@ import (
 
 	"berth/api"
 	"berth/metadata"
-	"berth/people"
+	"berth/registry"
 )
 
 func repositoryOf(r metadata.Repository) api.Repository {
@@ -26,11 +26,7 @@ func (h *Admin) ListRepositories(ctx context.Context, r api.ListRepositoriesRequ
 	if r.Params.Prefix != nil {
 		filter.Prefix = *r.Params.Prefix
 	}
-	var repositories []metadata.Repository
-	err = h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		repositories, err = tx.Repositories(ctx, filter)
-		return err
-	})
+	repositories, err := h.Registry.Repositories(ctx, filter)
 	if err != nil {
 		return nil, err
 	}
@@ -57,15 +53,7 @@ func (h *Admin) CreateRepository(ctx context.Context, r api.CreateRepositoryRequ
 // GetRepository shows a repository with what it holds. The ETag leaves that
 // out: pushes do not change what If-Match protects.
 func (h *Admin) GetRepository(ctx context.Context, r api.GetRepositoryRequestObject) (api.GetRepositoryResponseObject, error) {
-	var repository metadata.Repository
-	var stats metadata.RepositoryStats
-	err := h.DB.Snapshot(ctx, func(tx *metadata.Tx) (err error) {
-		if repository, err = tx.Repository(ctx, r.Repository); err != nil {
-			return err
-		}
-		stats, err = tx.RepositoryStats(ctx, repository.ID)
-		return err
-	})
+	repository, stats, err := h.Registry.RepositoryStats(ctx, r.Repository)
 	if err != nil {
 		return nil, err
 	}
@@ -77,22 +65,8 @@ func (h *Admin) GetRepository(ctx context.Context, r api.GetRepositoryRequestObj
 
 // UpdateRepository changes who may pull.
 func (h *Admin) UpdateRepository(ctx context.Context, r api.UpdateRepositoryRequestObject) (api.UpdateRepositoryResponseObject, error) {
-	var repository metadata.Repository
-	err := h.change(ctx, r.Body, func(tx *metadata.Tx) (err error) {
-		if repository, err = tx.LockRepository(ctx, r.Repository); err != nil {
-			return err
-		}
-		if err := checkMatch(r.Params.IfMatch, repositoryOf(repository)); err != nil {
-			return err
-		}
-		if r.Body.Visibility == nil {
-			return nil
-		}
-		if err := people.MayOpen(callOf(ctx).actor, r.Repository, repository.Visibility, string(*r.Body.Visibility)); err != nil {
-			return err
-		}
-		repository.Visibility = string(*r.Body.Visibility)
-		return tx.SetVisibility(ctx, r.Repository, repository.Visibility)
+	repository, err := h.Registry.UpdateRepository(ctx, callOf(ctx).actor, r.Repository, registry.RepositoryChange{
+		Visibility: (*string)(r.Body.Visibility), If: matches(r.Params.IfMatch, repositoryOf),
 	})
 	if err != nil {
 		return nil, err
@@ -103,9 +77,7 @@ func (h *Admin) UpdateRepository(ctx context.Context, r api.UpdateRepositoryRequ
 
 // DeleteRepository removes a repository with all it holds.
 func (h *Admin) DeleteRepository(ctx context.Context, r api.DeleteRepositoryRequestObject) (api.DeleteRepositoryResponseObject, error) {
-	err := h.Registry.DeleteRepository(ctx, callOf(ctx).actor, r.Repository, func(before metadata.Repository) error {
-		return checkMatch(r.Params.IfMatch, repositoryOf(before))
-	})
+	err := h.Registry.DeleteRepository(ctx, callOf(ctx).actor, r.Repository, matches(r.Params.IfMatch, repositoryOf))
 	if err != nil {
 		return nil, err
 	}

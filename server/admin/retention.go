@@ -10,7 +10,6 @@ import (
 	"berth/api"
 	"berth/metadata"
 	"berth/oci"
-	"berth/registry"
 )
 
 // durationOf reads a duration of a body; nil is 0.
@@ -97,28 +96,20 @@ func newRetention(body *api.RetentionPolicy) (*metadata.RetentionPolicy, error) 
 	return p, nil
 }
 
-func (h *Admin) retentionOf(r metadata.Retention) api.EffectiveRetention {
-	ttl := r.UntaggedTTL
-	if r.TTLLevel == "instance" {
-		ttl = h.Registry.UntaggedTTL()
-	}
+func retentionOf(r metadata.Retention) api.EffectiveRetention {
 	return api.EffectiveRetention{
 		Rules: each(r.Rules, ruleOf), RulesLevel: api.RetentionLevel(r.RulesLevel),
-		UntaggedTtl: ttl.String(), UntaggedTtlLevel: api.RetentionLevel(r.TTLLevel), LastRunAt: r.LastRun,
+		UntaggedTtl: r.UntaggedTTL.String(), UntaggedTtlLevel: api.RetentionLevel(r.TTLLevel), LastRunAt: r.LastRun,
 	}
 }
 
 // GetTeamRetention shows the retention in force for a team.
 func (h *Admin) GetTeamRetention(ctx context.Context, r api.GetTeamRetentionRequestObject) (api.GetTeamRetentionResponseObject, error) {
-	var held metadata.Retention
-	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		held, err = tx.TeamRetention(ctx, r.Team)
-		return err
-	})
+	held, err := h.Registry.TeamRetention(ctx, r.Team)
 	if err != nil {
 		return nil, err
 	}
-	return api.GetTeamRetention200JSONResponse(h.retentionOf(held)), nil
+	return api.GetTeamRetention200JSONResponse(retentionOf(held)), nil
 }
 
 // SetTeamRetention gives a team a retention of its own.
@@ -127,26 +118,16 @@ func (h *Admin) SetTeamRetention(ctx context.Context, r api.SetTeamRetentionRequ
 	if err != nil {
 		return nil, err
 	}
-	var held metadata.Retention
-	err = h.change(ctx, r.Body, func(tx *metadata.Tx) (err error) {
-		if err := tx.SetTeamRetention(ctx, r.Team, policy, callOf(ctx).actor.String()); err != nil {
-			return err
-		}
-		held, err = tx.TeamRetention(ctx, r.Team)
-		return err
-	})
+	held, err := h.Registry.SetTeamRetention(ctx, callOf(ctx).actor, r.Team, policy)
 	if err != nil {
 		return nil, err
 	}
-	return api.SetTeamRetention200JSONResponse(h.retentionOf(held)), nil
+	return api.SetTeamRetention200JSONResponse(retentionOf(held)), nil
 }
 
 // DeleteTeamRetention removes a team's own retention.
 func (h *Admin) DeleteTeamRetention(ctx context.Context, r api.DeleteTeamRetentionRequestObject) (api.DeleteTeamRetentionResponseObject, error) {
-	err := h.change(ctx, nil, func(tx *metadata.Tx) error {
-		return tx.SetTeamRetention(ctx, r.Team, nil, callOf(ctx).actor.String())
-	})
-	if err != nil {
+	if _, err := h.Registry.SetTeamRetention(ctx, callOf(ctx).actor, r.Team, nil); err != nil {
 		return nil, err
 	}
 	return api.DeleteTeamRetention204Response{}, nil
@@ -154,15 +135,11 @@ func (h *Admin) DeleteTeamRetention(ctx context.Context, r api.DeleteTeamRetenti
 
 // GetRepositoryRetention shows the retention in force in a repository.
 func (h *Admin) GetRepositoryRetention(ctx context.Context, r api.GetRepositoryRetentionRequestObject) (api.GetRepositoryRetentionResponseObject, error) {
-	var held metadata.Retention
-	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		held, err = tx.RepositoryRetention(ctx, r.Repository)
-		return err
-	})
+	held, err := h.Registry.RepositoryRetention(ctx, r.Repository)
 	if err != nil {
 		return nil, err
 	}
-	return api.GetRepositoryRetention200JSONResponse(h.retentionOf(held)), nil
+	return api.GetRepositoryRetention200JSONResponse(retentionOf(held)), nil
 }
 
 // SetRepositoryRetention gives a repository a retention of its own.
@@ -171,26 +148,16 @@ func (h *Admin) SetRepositoryRetention(ctx context.Context, r api.SetRepositoryR
 	if err != nil {
 		return nil, err
 	}
-	var held metadata.Retention
-	err = h.change(ctx, r.Body, func(tx *metadata.Tx) (err error) {
-		if err := tx.SetRepositoryRetention(ctx, r.Repository, policy, callOf(ctx).actor.String()); err != nil {
-			return err
-		}
-		held, err = tx.RepositoryRetention(ctx, r.Repository)
-		return err
-	})
+	held, err := h.Registry.SetRepositoryRetention(ctx, callOf(ctx).actor, r.Repository, policy)
 	if err != nil {
 		return nil, err
 	}
-	return api.SetRepositoryRetention200JSONResponse(h.retentionOf(held)), nil
+	return api.SetRepositoryRetention200JSONResponse(retentionOf(held)), nil
 }
 
 // DeleteRepositoryRetention lets a repository follow its team.
 func (h *Admin) DeleteRepositoryRetention(ctx context.Context, r api.DeleteRepositoryRetentionRequestObject) (api.DeleteRepositoryRetentionResponseObject, error) {
-	err := h.change(ctx, nil, func(tx *metadata.Tx) error {
-		return tx.SetRepositoryRetention(ctx, r.Repository, nil, callOf(ctx).actor.String())
-	})
-	if err != nil {
+	if _, err := h.Registry.SetRepositoryRetention(ctx, callOf(ctx).actor, r.Repository, nil); err != nil {
 		return nil, err
 	}
 	return api.DeleteRepositoryRetention204Response{}, nil
@@ -238,11 +205,7 @@ func (h *Admin) DryRunRetention(ctx context.Context, r api.DryRunRetentionReques
 // RunRetention applies a repository's retention now. Each part of it is in the
 // audit log, as those of the background job are.
 func (h *Admin) RunRetention(ctx context.Context, r api.RunRetentionRequestObject) (api.RunRetentionResponseObject, error) {
-	// Its deletions are on record as the rules'; this is who asked for them now.
-	if err := h.change(ctx, nil, func(*metadata.Tx) error { return nil }); err != nil {
-		return nil, err
-	}
-	report, err := h.Registry.RunRetention(ctx, r.Repository, registry.RetentionLimit)
+	report, err := h.Registry.RunRetentionNow(ctx, callOf(ctx).actor, r.Repository)
 	if err != nil {
 		return nil, err
 	}
@@ -268,11 +231,7 @@ func (h *Admin) ListDeletedTags(ctx context.Context, r api.ListDeletedTagsReques
 	if err != nil {
 		return nil, err
 	}
-	var tags []metadata.DeletedTag
-	err = h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		tags, err = tx.DeletedTags(ctx, r.Repository, before, limit+1)
-		return err
-	})
+	tags, err := h.Registry.DeletedTags(ctx, r.Repository, before, limit+1)
 	if err != nil {
 		return nil, err
 	}
@@ -293,11 +252,7 @@ func (h *Admin) ListDeletedManifests(ctx context.Context, r api.ListDeletedManif
 	if err != nil {
 		return nil, err
 	}
-	var manifests []metadata.DeletedManifest
-	err = h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		manifests, err = tx.DeletedManifests(ctx, r.Repository, before, limit+1)
-		return err
-	})
+	manifests, err := h.Registry.DeletedManifests(ctx, r.Repository, before, limit+1)
 	if err != nil {
 		return nil, err
 	}

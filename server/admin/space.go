@@ -63,11 +63,7 @@ func (h *Admin) RunCollector(ctx context.Context, r api.RunCollectorRequestObjec
 		}
 		return collectorReport(report)
 	}
-	// What goes cannot be undone, so it is on record that it was asked for.
-	if err := h.change(ctx, r.Body, func(*metadata.Tx) error { return nil }); err != nil {
-		return nil, err
-	}
-	report, err := h.Registry.Collect(ctx, run)
+	report, err := h.Registry.CollectNow(ctx, callOf(ctx).actor, run)
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +113,7 @@ func (h *Admin) StartCheck(ctx context.Context, r api.StartCheckRequestObject) (
 			run.HashRate = float64(*b.HashRate)
 		}
 	}
-	job, err := h.Checks.Start(ctx, run, callOf(ctx).actor.String(), record(ctx, r.Body))
+	job, err := h.Checks.Start(ctx, callOf(ctx).actor, run)
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +123,7 @@ func (h *Admin) StartCheck(ctx context.Context, r api.StartCheckRequestObject) (
 
 // CancelCheck ends the check that runs.
 func (h *Admin) CancelCheck(ctx context.Context, _ api.CancelCheckRequestObject) (api.CancelCheckResponseObject, error) {
-	if err := h.Checks.Cancel(ctx, record(ctx, nil)); err != nil {
+	if err := h.Checks.Cancel(ctx, callOf(ctx).actor); err != nil {
 		return nil, err
 	}
 	return api.CancelCheck204Response{}, nil
@@ -150,11 +146,7 @@ func repositoryUsageOf(u metadata.Usage) api.RepositoryUsage {
 // ListTeamUsage measures the repositories of a team.
 func (h *Admin) ListTeamUsage(ctx context.Context, r api.ListTeamUsageRequestObject) (api.ListTeamUsageResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
-	var usage []metadata.Usage
-	err := h.DB.Snapshot(ctx, func(tx *metadata.Tx) (err error) {
-		usage, err = tx.UsageOfTeam(ctx, r.Team, after, limit+1)
-		return err
-	})
+	usage, err := h.Registry.UsageOfTeam(ctx, r.Team, after, limit+1)
 	if err != nil {
 		return nil, err
 	}
@@ -167,11 +159,7 @@ func (h *Admin) ListTeamUsage(ctx context.Context, r api.ListTeamUsageRequestObj
 
 // GetRepositoryUsage measures a repository.
 func (h *Admin) GetRepositoryUsage(ctx context.Context, r api.GetRepositoryUsageRequestObject) (api.GetRepositoryUsageResponseObject, error) {
-	var usage metadata.Usage
-	err := h.DB.Snapshot(ctx, func(tx *metadata.Tx) (err error) {
-		usage, err = tx.UsageOfRepository(ctx, r.Repository)
-		return err
-	})
+	usage, err := h.Registry.UsageOfRepository(ctx, r.Repository)
 	if err != nil {
 		return nil, err
 	}

@@ -29,11 +29,7 @@ func provenance(claims map[string]string) *api.Provenance {
 // ListTags lists a repository's tags.
 func (h *Admin) ListTags(ctx context.Context, r api.ListTagsRequestObject) (api.ListTagsResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
-	var tags []metadata.Tag
-	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		tags, err = tx.Tags(ctx, r.Repository, after, limit+1)
-		return err
-	})
+	tags, err := h.Registry.Tags(ctx, r.Repository, after, limit+1)
 	if err != nil {
 		return nil, err
 	}
@@ -49,11 +45,7 @@ func (h *Admin) GetTag(ctx context.Context, r api.GetTagRequestObject) (api.GetT
 	if _, err := oci.ParseTag(r.Tag); err != nil {
 		return nil, err
 	}
-	var tag metadata.Tag
-	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		tag, err = tx.Tag(ctx, r.Repository, r.Tag)
-		return err
-	})
+	tag, err := h.Registry.Tag(ctx, r.Repository, r.Tag)
 	if err != nil {
 		return nil, err
 	}
@@ -84,14 +76,7 @@ func (h *Admin) ListTagHistory(ctx context.Context, r api.ListTagHistoryRequestO
 			return nil, oci.Errorf(oci.CodeInvalid, "the parameter \"after\" is not the \"next\" of a page of a tag's history")
 		}
 	}
-	var events []metadata.TagEvent
-	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		events, err = tx.TagHistory(ctx, r.Repository, r.Tag, before, limit+1)
-		if err == nil && len(events) == 0 && before == 0 {
-			_, err = tx.Tag(ctx, r.Repository, r.Tag) // says what is not there
-		}
-		return err
-	})
+	events, err := h.Registry.TagHistory(ctx, r.Repository, r.Tag, before, limit+1)
 	if err != nil {
 		return nil, err
 	}

@@ -2,28 +2,27 @@ package serve
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"berth/auth"
 	"berth/cmd/berth/open"
 	"berth/cmd/berth/settings"
 	"berth/jobs"
-	"berth/metadata"
 	"berth/registry"
 	"berth/server"
 )
 
 // newContent makes the registry, and collects what it no longer needs.
 func newContent(ctx context.Context, a *app) (part, error) {
-	if err := applyTagPolicy(ctx, a.db, a.config); err != nil {
-		return part{}, err
-	}
 	gc := newGCMetrics(a.metrics)
 	o := open.RegistryOptions(a.config)
 	o.Collected, o.Logger, o.Budget = gc.collected, a.log, a.config.SharedBudget()
 	reg := registry.New(a.db, a.store, o)
+	if err := applyTagPolicy(ctx, reg, a.config); err != nil {
+		return part{}, err
+	}
 	a.registry = reg
 	retention := func(ctx context.Context) (int, error) { return reg.ApplyRetention(ctx, a.config.RetentionInterval) }
 	return part{
@@ -43,25 +42,17 @@ func newContent(ctx context.Context, a *app) (part, error) {
 
 // applyTagPolicy gives the instance the policy of the settings, when somebody
 // has set one; else what `berth instance set` last said stays in force.
-func applyTagPolicy(ctx context.Context, db *metadata.DB, c *settings.Config) error {
-	if !c.Explicit["tag_policy"] && !c.Explicit["tag_exempt"] {
+func applyTagPolicy(ctx context.Context, r *registry.Registry, c *settings.Config) error {
+	var mode string
+	var exempt []string
+	if c.Explicit["tag_policy"] {
+		mode = c.TagPolicy
+	}
+	if c.Explicit["tag_exempt"] {
+		exempt = append([]string{}, c.TagExempt...)
+	}
+	if mode == "" && exempt == nil {
 		return nil
 	}
-	return db.Update(ctx, func(tx *metadata.Tx) error {
-		now, err := tx.InstanceTagPolicy(ctx)
-		if err != nil {
-			return err
-		}
-		want := now
-		if c.Explicit["tag_policy"] {
-			want.Mode = c.TagPolicy
-		}
-		if c.Explicit["tag_exempt"] {
-			want.Exempt = slices.Sorted(slices.Values(c.TagExempt))
-		}
-		if now.Mode == want.Mode && slices.Equal(now.Exempt, want.Exempt) {
-			return nil
-		}
-		return tx.SetInstanceTagPolicy(ctx, want)
-	})
+	return r.ApplyTagPolicy(ctx, auth.Operator("berth settings"), mode, exempt)
 }
