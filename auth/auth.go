@@ -396,29 +396,3 @@ func (e *ThrottledError) Error() string {
 	}
 	return fmt.Sprintf("too many failed sign-ins with this name from this address, try again in %d seconds", seconds)
 }
-
-// Match reports whether a name matches a glob, in which * stands for any
-// characters, '/' included, and ? for one byte. It is what SQL's GLOB does with
-// these two, and takes at most len(glob)*len(name) steps.
-func Match(glob, name string) bool {
-	g, n, star, mark := 0, 0, -1, 0
-	for n < len(name) {
-		switch {
-		case g < len(glob) && glob[g] == '*':
-			star, mark = g, n
-			g++
-		case g < len(glob) && (glob[g] == '?' || glob[g] == name[n]):
-			g++
-			n++
-		case star >= 0:
-			mark++
-			g, n = star+1, mark
-		default:
-			return false
-		}
-	}
-	for g < len(glob) && glob[g] == '*' {
-		g++
-	}
-	return g == len(glob)
-}

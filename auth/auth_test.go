@@ -608,7 +608,7 @@ func TestLimitWithin(t *testing.T) {
 				t.Errorf("%+v is not within %+v: actions", in, out)
 			}
 			for _, n := range names {
-				if auth.Match(in.Repositories, n) && !auth.Match(out.Repositories, n) {
+				if oci.Match(in.Repositories, n) && !oci.Match(out.Repositories, n) {
 					t.Errorf("%+v is not within %+v: the repository %s", in, out, n)
 				}
 				if in.AllowsTag(auth.Push, n) && !out.AllowsTag(auth.Push, n) {

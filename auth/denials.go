@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"berth/metadata"
+	"berth/oci"
 )
 
 // denial is a metadata.Denial, ready to be compared.
@@ -24,13 +25,13 @@ type denial struct {
 // meets reports whether the denial is about a principal, from where it asks,
 // and a repository.
 func (n *denial) meets(p Principal, repository string) bool {
-	return Match(n.repository, repository) && n.meetsPrincipal(p)
+	return oci.Match(n.repository, repository) && n.meetsPrincipal(p)
 }
 
 // meetsPrincipal is meets for any repository. One whose address is not known
 // might be in the network, and is refused.
 func (n *denial) meetsPrincipal(p Principal) bool {
-	if !Match(n.principal, p.String()) {
+	if !oci.Match(n.principal, p.String()) {
 		return false
 	}
 	if !n.somewhere {

@@ -295,7 +295,7 @@ func (y *Policy) anywhere(e *Explanation, p Principal, all []denial, q Question)
 			kept = append(kept, n)
 			continue
 		}
-		if n.actions.Has(q.Action) && Match(n.principal, p.String()) && Match(n.repository, q.Repository) {
+		if n.actions.Has(q.Action) && oci.Match(n.principal, p.String()) && oci.Match(n.repository, q.Repository) {
 			e.Conditions = append(e.Conditions, "not from "+n.network.String()+", which the denial "+n.name+" forbids")
 		}
 	}
@@ -386,7 +386,7 @@ func (y *Policy) askTag(ctx context.Context, e *Explanation, p Principal, q Ques
 	switch {
 	case !exists && q.Action == Push:
 		mode := policy.Mode
-		if slices.ContainsFunc(policy.Exempt, func(pattern string) bool { return Match(pattern, q.Tag) }) {
+		if slices.ContainsFunc(policy.Exempt, func(pattern string) bool { return oci.Match(pattern, q.Tag) }) {
 			mode = metadata.Mutable
 		}
 		e.Conditions = append(e.Conditions, fmt.Sprintf("%s does not exist yet; once pushed it is %s, by the policy of the %s", name, mode, source))
@@ -535,7 +535,7 @@ func (h *Holder) denied(all []denial, repository string, action Actions) bool {
 		return false // see decide
 	}
 	for _, n := range all {
-		if !n.actions.Has(action) || !Match(n.principal, h.Principal) || !Match(n.repository, repository) {
+		if !n.actions.Has(action) || !oci.Match(n.principal, h.Principal) || !oci.Match(n.repository, repository) {
 			continue
 		}
 		if !n.somewhere {

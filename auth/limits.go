@@ -33,7 +33,7 @@ func (l *Limit) allows(repository, address string) Actions {
 	switch {
 	case l == nil:
 		return AllActions
-	case Match(l.Repositories, repository) && l.AllowsFrom(address):
+	case oci.Match(l.Repositories, repository) && l.AllowsFrom(address):
 		return l.Actions
 	}
 	return 0
@@ -69,7 +69,7 @@ func (l *Limit) AllowsTag(action Actions, tag string) bool {
 	case action == Pull && l.Actions&(Push|Delete) != 0:
 		return true
 	}
-	return tag != "" && Match(l.Tags, tag)
+	return tag != "" && oci.Match(l.Tags, tag)
 }
 
 // OnAllTags gives those of the actions that the limit allows whatever the tag is.
@@ -126,7 +126,7 @@ func (l *Limit) Within(outer *Limit) bool {
 // It may say false for some pairs for which it is so, never true for others: a * of the inner one
 // is matched by a * alone, for '*' is in no name.
 func covers(outer, inner string) bool {
-	return outer == inner || !strings.Contains(outer, "?") && Match(outer, inner)
+	return outer == inner || !strings.Contains(outer, "?") && oci.Match(outer, inner)
 }
 
 func cidrsWithin(inner, outer []string) bool {

@@ -324,7 +324,7 @@ func (y *Policy) ActionsForService(ctx context.Context, p Principal, service met
 	known := p.Kind == KindUser && p.Admin && p.Limit == nil || p.IsAnonymous()
 	decisions, err := y.decisions(ctx, p, repositories, asked, known, func(f facts, repository string) facts {
 		f.Exists, f.Visibility = false, ""
-		f.publicRead = service.AnonymousPull != "" && Match(service.AnonymousPull, repository)
+		f.publicRead = service.AnonymousPull != "" && oci.Match(service.AnonymousPull, repository)
 		return f
 	})
 	if err != nil {
@@ -532,7 +532,7 @@ func widest(patterns []string) []string {
 	covered := func(i int) bool {
 		for j, wide := range patterns {
 			// A ? in the wide one could stand for a * in the other, and that is more.
-			if j != i && !strings.Contains(wide, "?") && Match(wide, patterns[i]) {
+			if j != i && !strings.Contains(wide, "?") && oci.Match(wide, patterns[i]) {
 				return true
 			}
 		}

@@ -11,6 +11,7 @@ import (
 
 	"berth/metadata"
 	"berth/metadata/metadatatest"
+	"berth/oci"
 	"berth/testenv"
 )
 
@@ -42,7 +43,7 @@ func (m *model) rights(p Principal, repository string) Actions {
 			set |= map[string]Actions{"reader": Pull, "member": Pull | Push, "maintainer": AllActions}[role]
 		}
 		for pattern, actions := range m.userGrants[p.Name] {
-			if Match(pattern, repository) {
+			if oci.Match(pattern, repository) {
 				set |= actions
 			}
 		}
@@ -51,7 +52,7 @@ func (m *model) rights(p Principal, repository string) Actions {
 				continue
 			}
 			for pattern, actions := range grants {
-				if Match(pattern, repository) {
+				if oci.Match(pattern, repository) {
 					set |= actions
 				}
 			}
@@ -61,7 +62,7 @@ func (m *model) rights(p Principal, repository string) Actions {
 		}
 	}
 	if p.Limit != nil {
-		if !Match(p.Limit.Repositories, repository) {
+		if !oci.Match(p.Limit.Repositories, repository) {
 			set = 0
 		}
 		set &= p.Limit.Actions
@@ -75,7 +76,7 @@ func (m *model) rights(p Principal, repository string) Actions {
 			actions &^= Admin
 		}
 		from := d.CIDR == "" || strings.HasPrefix(p.RemoteAddr, "10.")
-		if from && Match(d.Principal, p.String()) && Match(d.Repository, repository) {
+		if from && oci.Match(d.Principal, p.String()) && oci.Match(d.Repository, repository) {
 			set &^= actions
 		}
 	}

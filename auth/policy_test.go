@@ -177,7 +177,7 @@ func TestDecideProperties(t *testing.T) {
 			taken &^= Admin
 		}
 		here := !n.somewhere || p.RemoteAddr != "192.0.2.1:99" // not known counts as there
-		switch meets := Match(n.principal, p.String()) && Match(n.repository, repo) && here; {
+		switch meets := oci.Match(n.principal, p.String()) && oci.Match(n.repository, repo) && here; {
 		case !meets && after != got:
 			fail("a denial that is about others counts")
 		case meets && after.Actions != got.Actions&^taken:

@@ -36,7 +36,7 @@ func TrustPrincipal(p metadata.TrustPolicy, values func(claim string) []string) 
 	}
 	matched := make(map[string]string, len(p.Claims))
 	for claim, pattern := range p.Claims {
-		i := slices.IndexFunc(values(claim), func(v string) bool { return Match(pattern, v) })
+		i := slices.IndexFunc(values(claim), func(v string) bool { return oci.Match(pattern, v) })
 		if i < 0 {
 			return Principal{}, false
 		}
@@ -71,7 +71,7 @@ func CheckTrustOwners(owners []metadata.TrustOwner) error {
 // values is as in TrustPrincipal.
 func TrustOwners(owners []metadata.TrustOwner, values func(claim string) []string) (teams []string) {
 	for _, o := range owners {
-		if slices.ContainsFunc(values(o.Claim), func(v string) bool { return Match(o.Pattern, v) }) {
+		if slices.ContainsFunc(values(o.Claim), func(v string) bool { return oci.Match(o.Pattern, v) }) {
 			teams = append(teams, o.Team)
 		}
 	}

@@ -3,6 +3,7 @@ package metadata
 import (
 	"context"
 	"database/sql"
+	"regexp"
 	"strings"
 	"time"
 
@@ -22,6 +23,11 @@ type Account struct {
 }
 
 const accountColumns = `account, role, repositories, actions, created_at, created_by FROM accounts`
+
+var accountRE = regexp.MustCompile(`^[0-9]{12}$`)
+
+// IsAccount reports whether a text is the id of an AWS account: 12 digits.
+func IsAccount(s string) bool { return accountRE.MatchString(s) }
 
 func scanAccount(rows *sql.Rows) (Account, error) {
 	var a Account

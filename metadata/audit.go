@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/opencontainers/go-digest"
 
@@ -101,7 +100,7 @@ func auditText(s string) string {
 	if len(s) > maxAuditText {
 		s = s[:maxAuditText]
 	}
-	if utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 {
+	if oci.IsText(s) {
 		return s
 	}
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")

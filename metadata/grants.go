@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -46,13 +45,11 @@ const (
 // ParsePattern checks a pattern on names of repositories: 1 to 255 of the
 // characters of names, * and ?. The error is an INVALID.
 func ParsePattern(pattern string) error {
-	if len(pattern) > maxGrantPattern || !repositoryPattern.MatchString(pattern) {
+	if len(pattern) > maxGrantPattern || !oci.IsRepositoryGlob(pattern) {
 		return oci.Errorf(oci.CodeInvalid, "the pattern %.260q is not valid: use a repository's name, in which * stands for any characters and ? for one, such as core/*", pattern)
 	}
 	return nil
 }
-
-var repositoryPattern = regexp.MustCompile(`^[a-z0-9._/*?-]+$`)
 
 // PatternTeam is the team that all repositories of a pattern belong to, or ""
 // when there is no such one.

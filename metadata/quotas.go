@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -476,11 +475,11 @@ func errQuotaExceeded(q Quota, of int, more int64) *oci.Error {
 	name := []string{"bytes", "repositories", "tags"}[of]
 	var state, remedy string
 	if of == quotaBytes {
-		state = fmt.Sprintf("has used %s of its quota of %s", sizeText(q.Bytes), sizeText(limit))
+		state = fmt.Sprintf("has used %s of its quota of %s", oci.ShowBytes(q.Bytes), oci.ShowBytes(limit))
 		if q.Reserved > 0 {
-			state += fmt.Sprintf(", and %s by uploads under way", sizeText(q.Reserved))
+			state += fmt.Sprintf(", and %s by uploads under way", oci.ShowBytes(q.Reserved))
 		}
-		state += fmt.Sprintf("; this needs %s more", sizeText(more))
+		state += fmt.Sprintf("; this needs %s more", oci.ShowBytes(more))
 		remedy = "Delete images that nobody needs, which frees their space when they can no longer be restored"
 	} else {
 		state = fmt.Sprintf("has %d of at most %d %s", used, limit, name)
@@ -491,19 +490,4 @@ func errQuotaExceeded(q Quota, of int, more int64) *oci.Error {
 		"rule": "quota", "team": q.Team, "of": name, "limit": limit, "used": used, "reserved": q.Reserved, "needed": more,
 		"ask": "an administrator of this registry",
 	})
-}
-
-// sizeText is a number of bytes for people.
-func sizeText(n int64) string {
-	units := strings.Fields("KiB MiB GiB TiB PiB")
-	if n < 1024 {
-		return fmt.Sprintf("%d B", n)
-	}
-	f, unit := float64(n), ""
-	for _, unit = range units {
-		if f /= 1024; f < 1024 {
-			break
-		}
-	}
-	return fmt.Sprintf("%.1f %s", f, unit)
 }

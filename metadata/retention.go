@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path"
 	"regexp"
 	"slices"
 	"strconv"
@@ -84,7 +83,7 @@ func (p RetentionPolicy) Validate() error {
 		}
 		names[r.Name] = true
 		for _, pattern := range r.Tags {
-			if len(pattern) > maxPattern || !patternRE.MatchString(pattern) {
+			if len(pattern) > maxPattern || !oci.IsTagGlob(pattern) {
 				return oci.Errorf(oci.CodeInvalid, "the pattern %.140q of the retention rule %s is not valid: use at most %d of the characters of tags, * and ?", pattern, r.Name, maxPattern)
 			}
 		}
@@ -94,13 +93,7 @@ func (p RetentionPolicy) Validate() error {
 
 // selects reports whether the rule is about a tag.
 func (r RetentionRule) selects(tag string) bool {
-	return len(r.Tags) == 0 || slices.ContainsFunc(r.Tags, func(pattern string) bool { return matches(pattern, tag) })
-}
-
-// matches is glob for tags, in which path.Match has nothing else to find.
-func matches(pattern, tag string) bool {
-	ok, err := path.Match(pattern, tag)
-	return err == nil && ok
+	return len(r.Tags) == 0 || slices.ContainsFunc(r.Tags, func(pattern string) bool { return oci.Match(pattern, tag) })
 }
 
 // Retention is the retention that holds in a repository or for a team.
@@ -479,7 +472,7 @@ func (r *RetentionRun) decide(t retentionTag) RetentionDecision {
 	switch {
 	case t.sealed:
 		mode = Sealed
-	case slices.ContainsFunc(r.policy.Exempt, func(pattern string) bool { return matches(pattern, t.name) }):
+	case slices.ContainsFunc(r.policy.Exempt, func(pattern string) bool { return oci.Match(pattern, t.name) }):
 		mode = Mutable
 	}
 	if mode == Sealed {

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -39,8 +38,6 @@ const (
 	maxNamedPatterns = 12
 )
 
-var patternRE = regexp.MustCompile(`^[A-Za-z0-9_.*?-]+$`)
-
 // Validate checks a policy that a person wrote. The error is an INVALID.
 func (p TagPolicy) Validate() error {
 	if p.Mode != Mutable && p.Mode != Immutable && p.Mode != Sealed {
@@ -50,7 +47,7 @@ func (p TagPolicy) Validate() error {
 		return oci.Errorf(oci.CodeInvalid, "a tag policy may have at most %d exempt patterns, this one has %d", maxExempt, len(p.Exempt))
 	}
 	for _, pattern := range p.Exempt {
-		if len(pattern) > maxPattern || !patternRE.MatchString(pattern) {
+		if len(pattern) > maxPattern || !oci.IsTagGlob(pattern) {
 			return oci.Errorf(oci.CodeInvalid, "the pattern %.140q is not valid: use at most %d of the characters of tags, * and ?", pattern, maxPattern)
 		}
 	}

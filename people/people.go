@@ -196,20 +196,16 @@ func ParseName(what, name string) error {
 	return nil
 }
 
-var tagsRE = regexp.MustCompile(`^[A-Za-z0-9._*?-]*$`)
-
 // parsePatterns checks patterns on the names of repositories and on tags. The error is an INVALID.
 func parsePatterns(repositories, tags string) error {
-	if !repositoriesRE.MatchString(repositories) {
+	if !oci.IsRepositoryGlob(repositories) {
 		return oci.Errorf(oci.CodeInvalid, "the pattern %.140q cannot match a repository: use the characters of their names, '*' and '?'", repositories)
 	}
-	if !tagsRE.MatchString(tags) {
+	if tags != "" && !oci.IsTagGlob(tags) {
 		return oci.Errorf(oci.CodeInvalid, "the pattern %.140q cannot match a tag: use the characters of tags, '*' and '?'", tags)
 	}
 	return nil
 }
-
-var repositoriesRE = regexp.MustCompile(`^[a-z0-9._/*?-]+$`)
 
 // limit is what actions on the repositories of a pattern open.
 func limit(repositories string, actions []string) (auth.Limit, error) {

@@ -199,7 +199,7 @@ func (r *Registry) take(ctx context.Context, row metadata.Upload, algorithm dige
 	}
 	// The store is not told that the client went away, for what was read until
 	// then is worth keeping; the body's reader fails instead.
-	session, n, err := r.store.Append(context.WithoutCancel(ctx), storage.Session(row.Session), ctxReader{ctx, metered}, s)
+	session, n, err := r.store.Append(context.WithoutCancel(ctx), storage.Session(row.Session), storage.ContextReader{Context: ctx, Reader: metered}, s)
 	var broken *storage.SourceError
 	if err != nil && !errors.As(err, &broken) {
 		if errors.Is(err, storage.ErrSession) {
@@ -242,19 +242,6 @@ func (r *Registry) take(ctx context.Context, row metadata.Upload, algorithm dige
 	}
 	kept = true
 	return row, s, nil
-}
-
-// ctxReader fails when its context ends, between two reads.
-type ctxReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c ctxReader) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
 }
 
 // sumOf is the hash of what the upload has; of the algorithm given, if there is
@@ -495,7 +482,7 @@ func (r *Registry) digestOf(ctx context.Context, row metadata.Upload, s *sum, al
 	defer rc.Close()
 	again := r.newSum(s.algorithm)
 	defer r.release(again)
-	n, err := io.Copy(io.MultiWriter(other, again), ctxReader{ctx, rc})
+	n, err := io.Copy(io.MultiWriter(other, again), storage.ContextReader{Context: ctx, Reader: rc})
 	if err != nil {
 		return "", storeError(fmt.Errorf("reading upload %s again: %w", row.ID, err))
 	}

@@ -19,7 +19,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
 
 	"github.com/gorilla/mux"
 	"github.com/prometheus/client_golang/prometheus"
@@ -319,7 +318,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	if protocol.Paths(path) {
 		w.Header().Set("Docker-Distribution-API-Version", "registry/2.0")
 	}
-	if !isText(path) || !isTextQuery(r.URL.RawQuery) {
+	if !oci.IsText(path) || !isTextQuery(r.URL.RawQuery) {
 		// Such bytes are in no name that there is, and Postgres fails on them.
 		err := errNoRoute(r)
 		if !errors.Is(err, oci.ErrNameInvalid) {
@@ -340,10 +339,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	match.Handler.ServeHTTP(ex, mux.SetURLVars(r, match.Vars))
 }
 
-// isText reports whether a string is UTF-8 without NUL.
-func isText(s string) bool { return utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 }
-
-// isTextQuery is isText for a query as it stands in a URL. One that is malformed is for
+// isTextQuery is [oci.IsText] for a query as it stands in a URL. One that is malformed is for
 // the handlers to refuse.
 func isTextQuery(raw string) bool {
 	if strings.IndexByte(raw, '%') >= 0 {
@@ -351,7 +347,7 @@ func isTextQuery(raw string) bool {
 			raw = text
 		}
 	}
-	return isText(raw)
+	return oci.IsText(raw)
 }
 
 func errNotText() error {

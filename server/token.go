@@ -81,7 +81,7 @@ func (s *Server) postToken(ex *exchange, r *http.Request) error {
 	}
 	form := r.PostForm // never the query, which ends up in logs
 	for name, values := range form {
-		if !isText(name + strings.Join(values, "")) {
+		if !oci.IsText(name + strings.Join(values, "")) {
 			return errNotText()
 		}
 	}

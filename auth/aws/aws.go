@@ -16,7 +16,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"regexp"
 	"strings"
 	"time"
 
@@ -41,8 +40,6 @@ func errUnavailable(what string, cause error) error {
 	return oci.Errorf(oci.CodeUnavailable, "%s cannot be asked now, try again later", what).WithCause(cause)
 }
 
-var accountRE = regexp.MustCompile(`^[0-9]{12}$`)
-
 // rights makes the principal of a machine: who it is comes from AWS, what it may
 // from the table. The most specific row that matches counts alone: the role's
 // exact name, then the longest pattern, then the whole account. role is "" for
@@ -64,7 +61,7 @@ func rights(ctx context.Context, db *metadata.DB, name, account, role string, cl
 		score := len(row.Role)
 		switch {
 		case row.Role == "":
-		case role == "" || !auth.Match(row.Role, role):
+		case role == "" || !oci.Match(row.Role, role):
 			continue
 		case row.Role == role:
 			score = len(role) + maxRolePattern

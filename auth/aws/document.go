@@ -162,7 +162,7 @@ func decode(password string) (*pkcs7.PKCS7, document, error) {
 	if len(message.Content) == 0 {
 		return nil, d, auth.Wrongf("the PKCS7 signature is detached: the document itself has to be in it")
 	}
-	if json.Unmarshal(message.Content, &d) != nil || !accountRE.MatchString(d.AccountID) || !regionRE.MatchString(d.Region) || !instanceRE.MatchString(d.InstanceID) || d.PendingTime.IsZero() {
+	if json.Unmarshal(message.Content, &d) != nil || !metadata.IsAccount(d.AccountID) || !regionRE.MatchString(d.Region) || !instanceRE.MatchString(d.InstanceID) || d.PendingTime.IsZero() {
 		return nil, d, auth.Wrongf("what the PKCS7 message holds is not an instance identity document")
 	}
 	return message, d, nil

@@ -257,7 +257,7 @@ func login(c auth.Credentials) bool {
 	if auth.LooksLikeSecret(c.Password) || auth.LooksLikeJWT(c.Password) {
 		return false // a secret that is nobody's password
 	}
-	return utf8.ValidString(c.Username) && utf8.ValidString(c.Password) && strings.IndexFunc(c.Username, unicode.IsControl) < 0 && !strings.ContainsRune(c.Password, 0)
+	return oci.IsText(c.Username) && oci.IsText(c.Password) && strings.IndexFunc(c.Username, unicode.IsControl) < 0
 }
 
 // Authenticate finds the user of a name and password. Who was right within the

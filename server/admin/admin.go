@@ -15,7 +15,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/routers"
@@ -215,20 +214,18 @@ func callOf(ctx context.Context) call {
 func readParameters(params map[string]string, u *url.URL) error {
 	for name, value := range params {
 		decoded, err := url.PathUnescape(value)
-		if err != nil || !isText(decoded) {
+		if err != nil || !oci.IsText(decoded) {
 			return oci.Errorf(oci.CodeInvalid, "the %s in the path is not percent-encoded text", name)
 		}
 		params[name] = decoded
 	}
 	for name, values := range u.Query() {
-		if !isText(strings.Join(values, "")) {
+		if !oci.IsText(strings.Join(values, "")) {
 			return oci.Errorf(oci.CodeInvalid, "the parameter %.80q is not percent-encoded text", name)
 		}
 	}
 	return nil
 }
-
-func isText(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
 
 // operations are those of the document. Each has a row in the permission table.
 func operations(spec *openapi3.T) (map[string]*routers.Route, error) {

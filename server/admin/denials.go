@@ -10,7 +10,7 @@ import (
 func denialOf(d metadata.Denial) api.Denial {
 	shown := api.Denial{Name: d.Name, Principal: d.Principal, Repository: d.Repository, Actions: actionsOf(d.Actions),
 		CreatedAt: d.CreatedAt, CreatedBy: d.CreatedBy, UpdatedAt: d.UpdatedAt}
-	shown.Cidr, shown.Reason = optional(d.CIDR), optional(d.Reason)
+	shown.Cidr, shown.Reason = text(d.CIDR), text(d.Reason)
 	return shown
 }
 

@@ -13,19 +13,11 @@ import (
 
 func groundOf(g auth.Ground) api.Ground {
 	shown := api.Ground{Rule: string(g.Rule), Actions: actionsOf(g.Actions)}
-	shown.Team, shown.Group, shown.Pattern = optional(g.Team), optional(g.Group), optional(g.Pattern)
+	shown.Team, shown.Group, shown.Pattern = text(g.Team), text(g.Group), text(g.Pattern)
 	if g.Provider {
 		shown.Provider = &g.Provider
 	}
 	return shown
-}
-
-// optional leaves a field out that has nothing to say.
-func optional(s string) *string {
-	if s == "" {
-		return nil
-	}
-	return &s
 }
 
 // aboutOthers reports whether a question of explain is about somebody else than who asks,
@@ -92,7 +84,7 @@ func (h *Admin) Explain(ctx context.Context, r api.ExplainRequestObject) (api.Ex
 		shown.Message = "the token has ended on " + ended.UTC().Format(time.RFC3339) + " and opens nothing: make a new one"
 		e.Ask = "make a new token"
 	}
-	shown.Ask, shown.Denial, shown.Reason = optional(e.Ask), optional(e.Denial), optional(e.Reason)
+	shown.Ask, shown.Denial, shown.Reason = text(e.Ask), text(e.Denial), text(e.Reason)
 	return api.Explain200JSONResponse(shown), nil
 }
 

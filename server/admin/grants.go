@@ -12,7 +12,7 @@ import (
 
 func grantOf(g metadata.Grant) api.Grant {
 	shown := api.Grant{Pattern: g.Pattern, Actions: actionsOf(g.Actions), CreatedAt: g.CreatedAt, CreatedBy: g.CreatedBy, UpdatedAt: g.UpdatedAt}
-	shown.User, shown.Group = optional(g.Grantee.User), optional(g.Grantee.Group)
+	shown.User, shown.Group = text(g.Grantee.User), text(g.Grantee.Group)
 	return shown
 }
 

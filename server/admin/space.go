@@ -81,7 +81,7 @@ func collectorReport(report registry.GCReport) (api.RunCollectorResponseObject, 
 	}
 	if len(report.Items) > 0 {
 		items := each(report.Items, func(c metadata.Collected) api.CollectorItem {
-			return api.CollectorItem{Kind: c.Kind, Repository: optional(c.Repository), Digest: c.Digest.String(), Size: c.Size, Since: c.Since, Reason: optional(c.Reason)}
+			return api.CollectorItem{Kind: c.Kind, Repository: text(c.Repository), Digest: c.Digest.String(), Size: c.Size, Since: c.Since, Reason: text(c.Reason)}
 		})
 		shown.Items = &items
 	}

@@ -15,7 +15,6 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -325,9 +324,6 @@ func (d *Dims) deleteImage(ex door.Exchange, r *http.Request) error {
 	return nil
 }
 
-// accountRE is the id of an AWS account. d.ims.io took any text.
-var accountRE = regexp.MustCompile(`^[0-9]{12}$`)
-
 func (d *Dims) listAccounts(ex door.Exchange, r *http.Request) error {
 	return streamNames(ex, "accounts", func(after string) (ids []string, last string, err error) {
 		account, role, _ := strings.Cut(after, "/")
@@ -351,7 +347,7 @@ func (d *Dims) createAccount(ex door.Exchange, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if !accountRE.MatchString(account) {
+	if !metadata.IsAccount(account) {
 		return oci.Errorf(oci.CodeInvalid, "%.40q is not the id of an AWS account: it has 12 digits", account)
 	}
 	everything := metadata.Account{Account: account, Repositories: "*", Actions: auth.Pull.Names()}
@@ -364,7 +360,7 @@ func (d *Dims) createAccount(ex door.Exchange, r *http.Request) error {
 
 func (d *Dims) deleteAccount(ex door.Exchange, r *http.Request) error {
 	account := mux.Vars(r)["account"]
-	if !accountRE.MatchString(account) {
+	if !metadata.IsAccount(account) {
 		return oci.Errorf(oci.CodeNotFound, "%.40q is not the id of an AWS account: it has 12 digits", account)
 	}
 	if err := d.o.People.DeleteAccount(r.Context(), ex.Actor(), account, ""); err != nil {

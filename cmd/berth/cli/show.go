@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -50,20 +49,6 @@ func ShowState(disabled bool) string {
 		return "disabled"
 	}
 	return "enabled"
-}
-
-// ShowBytes is a size for people, in binary units.
-func ShowBytes(n int64) string {
-	if n < 1024 {
-		return strconv.FormatInt(n, 10) + " B"
-	}
-	v, unit := float64(n), ""
-	for _, unit = range []string{"KiB", "MiB", "GiB", "TiB", "PiB"} {
-		if v /= 1024; v < 1024 {
-			break
-		}
-	}
-	return fmt.Sprintf("%.1f %s", v, unit)
 }
 
 // ShowList is a list for people.

@@ -9,6 +9,7 @@ import (
 	"berth/api/client"
 	"berth/cmd/berth/cli"
 	"berth/cmd/berth/settings"
+	"berth/oci"
 )
 
 // NewQuotaCommand makes 'berth quota'.
@@ -85,8 +86,8 @@ func number(n int64) string { return fmt.Sprint(n) }
 func printQuota(r *Remote, cmd *cobra.Command, q *api.Quota) error {
 	facts := []fact{
 		{"Team", q.Team},
-		{"Bytes", cli.ShowBytes(q.Bytes) + " " + limitText(q.Limits.Bytes, cli.ShowBytes)},
-		{"Held by uploads", cli.ShowBytes(q.ReservedBytes)},
+		{"Bytes", oci.ShowBytes(q.Bytes) + " " + limitText(q.Limits.Bytes, oci.ShowBytes)},
+		{"Held by uploads", oci.ShowBytes(q.ReservedBytes)},
 		{"Repositories", number(q.Repositories) + " " + limitText(q.Limits.Repositories, number)},
 		{"Tags", number(q.Tags) + " " + limitText(q.Limits.Tags, number)},
 		{"Set", cli.ShowTime(q.UpdatedAt) + " by " + q.UpdatedBy},
@@ -124,7 +125,7 @@ func newQuotaListCommand(r *Remote) *cobra.Command {
 				return s.ListQuotasWithResponse(cmd.Context(), &api.ListQuotasParams{Limit: limit, After: after})
 			})
 			return printList(r, cmd, quotas, []string{"TEAM", "BYTES", "REPOSITORIES", "TAGS"}, func(q api.Quota) []string {
-				return []string{q.Team, cli.ShowBytes(q.Bytes+q.ReservedBytes) + " " + limitText(q.Limits.Bytes, cli.ShowBytes),
+				return []string{q.Team, oci.ShowBytes(q.Bytes+q.ReservedBytes) + " " + limitText(q.Limits.Bytes, oci.ShowBytes),
 					number(q.Repositories) + " " + limitText(q.Limits.Repositories, number), number(q.Tags) + " " + limitText(q.Limits.Tags, number)}
 			})
 		}),

@@ -10,6 +10,7 @@ import (
 	"berth/api"
 	"berth/api/client"
 	"berth/cmd/berth/cli"
+	"berth/oci"
 )
 
 // NewRepoCommand makes 'berth repo'.
@@ -123,7 +124,7 @@ func newRepoShowCommand(r *Remote) *cobra.Command {
 				facts = append(facts, fact{"Tags", strconv.FormatInt(*repo.Tags, 10)})
 			}
 			if repo.Size != nil {
-				facts = append(facts, fact{"Size", cli.ShowBytes(*repo.Size)})
+				facts = append(facts, fact{"Size", oci.ShowBytes(*repo.Size)})
 			}
 			return printFacts(r, cmd, shown, append(facts, policyFacts(*p)...)...)
 		}),

@@ -83,7 +83,7 @@ func newTagShowCommand(r *Remote) *cobra.Command {
 				fact{"Tag", t.Name},
 				fact{"Digest", t.Digest},
 				fact{"Media type", t.MediaType},
-				fact{"Manifest size", cli.ShowBytes(t.Size)},
+				fact{"Manifest size", oci.ShowBytes(t.Size)},
 				fact{"Policy", string(t.Mode)},
 				fact{"Created", cli.ShowTime(t.CreatedAt)},
 				fact{"Pushed", cli.ShowTime(t.UpdatedAt) + " by " + t.UpdatedBy})

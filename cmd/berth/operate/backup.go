@@ -13,6 +13,7 @@ import (
 	"berth/cmd/berth/client"
 	"berth/cmd/berth/open"
 	"berth/cmd/berth/settings"
+	"berth/oci"
 )
 
 // transferFlags are those of the commands that copy a registry, themselves or by a server.
@@ -218,7 +219,7 @@ func transferLine(r backup.TransferReport) string {
 	for _, n := range r.Rows {
 		rows += n
 	}
-	line := fmt.Sprintf("%s copied (%s)", cli.Count(int(r.Copied), "blob"), cli.ShowBytes(r.Bytes))
+	line := fmt.Sprintf("%s copied (%s)", cli.Count(int(r.Copied), "blob"), oci.ShowBytes(r.Bytes))
 	if rows > 0 {
 		line = fmt.Sprintf("%s in %s, %s", cli.Count(int(rows), "row"), cli.Count(len(r.Rows), "table"), line)
 	}

@@ -14,6 +14,7 @@ import (
 	"berth/cmd/berth/client"
 	"berth/cmd/berth/settings"
 	"berth/jobs"
+	"berth/oci"
 	"berth/registry"
 )
 
@@ -138,7 +139,7 @@ func verifiedLine(r registry.CheckReport) string {
 
 func foundLine(r registry.CheckReport) (line string) {
 	if r.Bytes > 0 || r.Manifests > 0 {
-		line += fmt.Sprintf(", %s and %s hashed", cli.ShowBytes(r.Bytes), cli.Count(int(r.Manifests), "manifest"))
+		line += fmt.Sprintf(", %s and %s hashed", oci.ShowBytes(r.Bytes), cli.Count(int(r.Manifests), "manifest"))
 	}
 	for _, kind := range slices.Sorted(maps.Keys(r.Found)) {
 		line += fmt.Sprintf("; %s: %d", kind, r.Found[kind])

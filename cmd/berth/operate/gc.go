@@ -16,6 +16,7 @@ import (
 	"berth/cmd/berth/client"
 	"berth/cmd/berth/settings"
 	"berth/metadata"
+	"berth/oci"
 	"berth/registry"
 )
 
@@ -109,8 +110,8 @@ What was deleted within the undo window stays; with --undo-window 0s it goes, an
 
 func gcLine(g registry.GCReport) string {
 	return fmt.Sprintf("%s deleted, %s taken out of repositories, %s (%s) forgotten; %s removed from the store, %s freed",
-		cli.Count(g.Manifests, "manifest"), cli.Count(g.Links, "blob"), cli.Count(g.Blobs, "blob"), cli.ShowBytes(g.BlobBytes),
-		cli.Count(g.Objects, "object"), cli.ShowBytes(g.Freed))
+		cli.Count(g.Manifests, "manifest"), cli.Count(g.Links, "blob"), cli.Count(g.Blobs, "blob"), oci.ShowBytes(g.BlobBytes),
+		cli.Count(g.Objects, "object"), oci.ShowBytes(g.Freed))
 }
 
 // gcReasons says why a manifest was looked at.
@@ -134,7 +135,7 @@ func printDryRun(w io.Writer, report registry.GCReport, run registry.GCRun) erro
 		case metadata.CollectedBlob:
 			what, why, repository = "bytes", "no repository has the blob", "-"
 		}
-		fmt.Fprintln(t, strings.Join([]string{what, repository, i.Digest.String(), cli.ShowBytes(i.Size), cli.ShowTime(i.Since), why}, "\t"))
+		fmt.Fprintln(t, strings.Join([]string{what, repository, i.Digest.String(), oci.ShowBytes(i.Size), cli.ShowTime(i.Since), why}, "\t"))
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -145,7 +146,7 @@ func printDryRun(w io.Writer, report registry.GCReport, run registry.GCRun) erro
 		fmt.Fprintln(w, "There is more; this is where the dry run stopped looking.")
 	}
 	fmt.Fprintf(w, "Would go now, after a grace period of %s: %s, %s in repositories, %s of %s.\n", run.Grace,
-		cli.Count(report.Manifests, "manifest"), cli.Count(report.Links, "blob"), cli.ShowBytes(report.BlobBytes), cli.Count(report.Blobs, "blob"))
+		cli.Count(report.Manifests, "manifest"), cli.Count(report.Links, "blob"), oci.ShowBytes(report.BlobBytes), cli.Count(report.Blobs, "blob"))
 	return nil
 }
 

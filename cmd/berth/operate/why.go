@@ -87,7 +87,7 @@ A server tells everybody of the repositories that they may pull from, and admins
 func printWhy(w io.Writer, why registry.Why) {
 	fmt.Fprintln(w, why.Digest)
 	if b := why.Blob; b != nil {
-		fmt.Fprintf(w, "blob of %s", cli.ShowBytes(b.Size))
+		fmt.Fprintf(w, "blob of %s", oci.ShowBytes(b.Size))
 		if b.Key != "" { // a server tells admins only
 			fmt.Fprintf(w, ", stored %s, object %s", cli.ShowTime(b.StoredAt), b.Key)
 		}
@@ -133,7 +133,7 @@ func printWhy(w io.Writer, why registry.Why) {
 		fmt.Fprintln(w, "retention rules of more tags: see berth retention dry-run")
 	}
 	for _, o := range why.Removals {
-		fmt.Fprintf(w, "collected: the object %s (%s) goes after %s\n", o.Key, cli.ShowBytes(o.Size), cli.ShowTime(o.After))
+		fmt.Fprintf(w, "collected: the object %s (%s) goes after %s\n", o.Key, oci.ShowBytes(o.Size), cli.ShowTime(o.After))
 	}
 }
 
@@ -341,7 +341,7 @@ func remoteDu(cmd *cobra.Command, r *client.Remote, team string, output *cli.Cho
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(t, "REPOSITORY\tLOGICAL\tWAITING\tBLOBS\tMANIFESTS")
 	for _, u := range repositories {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%d\n", u.Repository, cli.ShowBytes(u.LogicalBytes), cli.ShowBytes(u.WaitingBytes), u.Blobs, u.Manifests)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%d\n", u.Repository, oci.ShowBytes(u.LogicalBytes), oci.ShowBytes(u.WaitingBytes), u.Blobs, u.Manifests)
 	}
 	return t.Flush()
 }
@@ -350,7 +350,7 @@ func printUsage(w io.Writer, u registry.Usage, teamsOnly bool) error {
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	line := func(cells ...string) { fmt.Fprintln(t, strings.Join(cells, "\t")) }
 	row := func(name string, u metadata.Usage, waiting string) {
-		line(name, cli.ShowBytes(u.Logical), cli.ShowBytes(u.Unique), cli.ShowBytes(u.Shared), waiting, fmt.Sprint(u.Blobs), fmt.Sprint(u.Manifests))
+		line(name, oci.ShowBytes(u.Logical), oci.ShowBytes(u.Unique), oci.ShowBytes(u.Shared), waiting, fmt.Sprint(u.Blobs), fmt.Sprint(u.Manifests))
 	}
 	line("TEAM", "LOGICAL", "UNIQUE", "SHARED", "WAITING", "BLOBS", "MANIFESTS")
 	waiting := map[string]int64{}
@@ -358,7 +358,7 @@ func printUsage(w io.Writer, u registry.Usage, teamsOnly bool) error {
 		waiting[r.Team] += r.Waiting
 	}
 	for _, one := range u.Teams {
-		show := cli.ShowBytes(waiting[one.Team])
+		show := oci.ShowBytes(waiting[one.Team])
 		if u.Repositories == nil {
 			show = "-" // a server measures it for one team only
 		}
@@ -368,7 +368,7 @@ func printUsage(w io.Writer, u registry.Usage, teamsOnly bool) error {
 		line()
 		line("REPOSITORY", "LOGICAL", "UNIQUE", "SHARED", "WAITING", "BLOBS", "MANIFESTS")
 		for _, one := range u.Repositories {
-			row(one.Repository, one, cli.ShowBytes(one.Waiting))
+			row(one.Repository, one, oci.ShowBytes(one.Waiting))
 		}
 	}
 	if err := t.Flush(); err != nil {
@@ -376,7 +376,7 @@ func printUsage(w io.Writer, u registry.Usage, teamsOnly bool) error {
 	}
 	s := u.Stored
 	_, err := fmt.Fprintf(w, "\nStored: %s in %s, of them %s in no repository; %s about to be removed; %s of manifests; %s of unfinished uploads\n",
-		cli.ShowBytes(s.Bytes), cli.Count(int(s.Blobs), "blob"), cli.ShowBytes(s.Unlinked), cli.ShowBytes(s.Removing), cli.ShowBytes(s.Manifests), cli.ShowBytes(s.Uploading))
+		oci.ShowBytes(s.Bytes), cli.Count(int(s.Blobs), "blob"), oci.ShowBytes(s.Unlinked), oci.ShowBytes(s.Removing), oci.ShowBytes(s.Manifests), oci.ShowBytes(s.Uploading))
 	if err == nil && s.Missing > 0 {
 		_, err = fmt.Fprintf(w, "The bytes of %s are known to be lost; berth check lists them.\n", cli.Count(int(s.Missing), "blob"))
 	}
