@@ -79,6 +79,15 @@ func in[T any](ctx context.Context, p *People, fn func(*Batch) (T, error)) (resu
 	return result, err
 }
 
+// view reads.
+func view[T any](ctx context.Context, p *People, read func(*metadata.Tx) (T, error)) (result T, err error) {
+	err = p.o.DB.View(ctx, func(tx *metadata.Tx) (err error) {
+		result, err = read(tx)
+		return err
+	})
+	return result, err
+}
+
 // do is in for a change without a result.
 func do(ctx context.Context, p *People, fn func(*Batch) error) error { return p.Batch(ctx, fn) }
 

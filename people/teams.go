@@ -134,3 +134,8 @@ func (p *People) RemoveMember(ctx context.Context, by auth.Actor, team, user str
 		return b.record(ctx, by, "removeMember", Params{"team": team, "user": user}, nil)
 	})
 }
+
+// Team gives a team's row. It returns NOT_FOUND.
+func (p *People) Team(ctx context.Context, name string) (metadata.Team, error) {
+	return view(ctx, p, func(tx *metadata.Tx) (metadata.Team, error) { return tx.Team(ctx, name) })
+}

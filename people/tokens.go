@@ -212,3 +212,18 @@ func (p *People) DeletePair(ctx context.Context, by auth.Actor, user, password s
 		return b.deleteToken(ctx, by, t.User, t.Team, t.Name)
 	})
 }
+
+// endedSecrets is how long the hash of a token's old secret is kept after its end, so
+// that who still uses it is told that there is another one.
+const endedSecrets = 30 * 24 * time.Hour
+
+// PruneTokenSecrets forgets secrets of tokens that ended a month ago, some hundreds at a time,
+// and gives how many. Several may run at once.
+func (p *People) PruneTokenSecrets(ctx context.Context) (n int, err error) {
+	err = p.o.DB.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
+		pruned, err := tx.PruneTokenSecrets(ctx, tx.Now().Add(-endedSecrets), 500)
+		n = int(pruned)
+		return err
+	})
+	return n, err
+}

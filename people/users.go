@@ -210,3 +210,13 @@ func (p *People) CreateFirstAdmin(ctx context.Context, by auth.Actor, name, pass
 		return true, b.record(ctx, by, "createUser", nil, map[string]string{"name": name, "role": metadata.RoleAdmin})
 	})
 }
+
+// User gives a user's row. It returns NOT_FOUND.
+func (p *People) User(ctx context.Context, name string) (metadata.User, error) {
+	return view(ctx, p, func(tx *metadata.Tx) (metadata.User, error) { return tx.User(ctx, name) })
+}
+
+// HasUsers reports whether there is a user.
+func (p *People) HasUsers(ctx context.Context) (bool, error) {
+	return view(ctx, p, func(tx *metadata.Tx) (bool, error) { return tx.HasUsers(ctx) })
+}

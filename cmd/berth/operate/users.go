@@ -11,7 +11,6 @@ import (
 	"berth/cmd/berth/cli"
 	"berth/cmd/berth/client"
 	"berth/cmd/berth/settings"
-	"berth/metadata"
 	"berth/oci"
 	"berth/people"
 )
@@ -94,7 +93,7 @@ func setPassword(ctx context.Context, r *client.Remote, cmd *cobra.Command, l *l
 		return err
 	}
 	// Whether there is such a user is said before a password is asked for.
-	if err := l.db.View(ctx, func(tx *metadata.Tx) error { _, err := tx.User(ctx, name); return err }); err != nil {
+	if _, err := l.people().User(ctx, name); err != nil {
 		return fmt.Errorf("%s", oci.Message(err))
 	}
 	password, err := client.NewPassword(r, cmd, fromStdin, "")
@@ -107,8 +106,8 @@ func setPassword(ctx context.Context, r *client.Remote, cmd *cobra.Command, l *l
 	if err := l.people().SetPassword(ctx, restorer, name, people.Password{New: password}); err != nil {
 		return fmt.Errorf("%s", oci.Message(err))
 	}
-	var user metadata.User
-	if err := l.db.View(ctx, func(tx *metadata.Tx) (err error) { user, err = tx.User(ctx, name); return err }); err != nil {
+	user, err := l.people().User(ctx, name)
+	if err != nil {
 		return fmt.Errorf("%s", oci.Message(err))
 	}
 	if user.Disabled {

@@ -279,10 +279,7 @@ It reads all links. A server tells admins about all teams, and the members of a 
 					usage.Repositories = slices.DeleteFunc(usage.Repositories, other)
 				}
 				if team != "" && len(usage.Repositories) == 0 {
-					err := l.db.View(ctx, func(tx *metadata.Tx) error {
-						_, err := tx.Team(ctx, team)
-						return err
-					})
+					_, err := l.people().Team(ctx, team)
 					if errors.Is(err, oci.ErrNotFound) {
 						return errors.New("there is no team " + team)
 					}

@@ -4,12 +4,9 @@ import (
 	"context"
 	"errors"
 	"io"
-	"time"
 
 	"berth/auth"
 	"berth/cmd/berth/open"
-	"berth/jobs"
-	"berth/metadata"
 	"berth/server"
 )
 
@@ -37,7 +34,6 @@ func newIdentities(ctx context.Context, a *app) (part, error) {
 				o.Sessions.External(c.ExternalMaxAge)
 			}
 		},
-		loops: []jobs.Loop{{Name: "prune-token-secrets", Every: time.Hour, Run: func(ctx context.Context) (int, error) { return pruneTokenSecrets(ctx, db) }}},
 		close: func() (err error) {
 			for _, l := range list {
 				if closer, ok := l.(io.Closer); ok {
@@ -47,18 +43,4 @@ func newIdentities(ctx context.Context, a *app) (part, error) {
 			return err
 		},
 	}, nil
-}
-
-// endedSecrets is how long the hash of a token's old secret is kept after its end, so
-// that who still uses it is told that there is another one.
-const endedSecrets = 30 * 24 * time.Hour
-
-// pruneTokenSecrets forgets secrets of tokens that ended long ago, some hundreds at a time.
-func pruneTokenSecrets(ctx context.Context, db *metadata.DB) (n int, err error) {
-	err = db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
-		pruned, err := tx.PruneTokenSecrets(ctx, tx.Now().Add(-endedSecrets), 500)
-		n = int(pruned)
-		return err
-	})
-	return n, err
 }

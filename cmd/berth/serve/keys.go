@@ -10,7 +10,6 @@ import (
 
 	"berth/auth/token"
 	"berth/jobs"
-	"berth/metadata"
 	"berth/server"
 )
 
@@ -30,22 +29,11 @@ func newKeys(ctx context.Context, a *app) (part, error) {
 		return part{}, err
 	}
 	return part{
-		serve: func(o *server.Options) { o.Tokens, o.Services = tokens, findService(a.db) },
+		serve: func(o *server.Options) { o.Tokens = tokens },
 		loops: []jobs.Loop{{Name: "maintain-keys", Every: time.Minute, Run: tokens.Keys().Maintain}},
 		run:   []func(context.Context){func(ctx context.Context) { files.watch(ctx, keyFileInterval) }},
 		rest:  tokens.Rest,
 	}, nil
-}
-
-// findService gives the server the other registries that take our tokens.
-func findService(db *metadata.DB) func(context.Context, string) (metadata.Service, error) {
-	return func(ctx context.Context, name string) (found metadata.Service, err error) {
-		err = db.View(ctx, func(tx *metadata.Tx) (err error) {
-			found, err = tx.Service(ctx, name)
-			return err
-		})
-		return found, err
-	}
 }
 
 // keyFileInterval is how often the files of keys are looked at.
