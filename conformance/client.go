@@ -137,9 +137,10 @@ func (r *Response) check(req *http.Request, unavailable bool) {
 			if !errorCode.MatchString(e.Code) || e.Message == "" {
 				r.t.Errorf("%s: %d with the error code %q and the message %q", r.what, r.Status, e.Code, e.Message)
 			}
-			if len(e.Detail) == 0 || string(e.Detail) == "null" {
-				r.t.Errorf("%s: %d %s has no detail that names the rule", r.what, r.Status, e.Code)
-			}
+		}
+		// What follows the error that clients decide by is another name for the same.
+		if len(errs) > 0 && (len(errs[0].Detail) == 0 || string(errs[0].Detail) == "null") {
+			r.t.Errorf("%s: %d %s has no detail that names the rule", r.what, r.Status, errs[0].Code)
 		}
 	}
 	if r.Status >= 500 && !(unavailable && r.Status == http.StatusServiceUnavailable) {

@@ -195,17 +195,29 @@ func (p *Process) Freeze() error { return p.signalTree(syscall.SIGSTOP) }
 // Thaw ends Freeze.
 func (p *Process) Thaw() error { return p.signalTree(syscall.SIGCONT) }
 
+// signalTree sends a signal to the process and all that it has started. A process may be started while they are listed:
+// it lists them again until there is no other. A stopped parent starts no more.
 func (p *Process) signalTree(s syscall.Signal) error {
-	tree, err := descendants(p.Cmd.Process.Pid)
-	if err != nil {
-		return err
-	}
-	for _, pid := range tree {
-		if err := syscall.Kill(pid, s); err != nil && !errors.Is(err, syscall.ESRCH) {
-			return fmt.Errorf("signalling process %d: %w", pid, err)
+	signalled := map[int]bool{}
+	for {
+		tree, err := descendants(p.Cmd.Process.Pid)
+		if err != nil {
+			return err
+		}
+		others := false
+		for _, pid := range tree {
+			if signalled[pid] {
+				continue
+			}
+			signalled[pid], others = true, true
+			if err := syscall.Kill(pid, s); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return fmt.Errorf("signalling process %d: %w", pid, err)
+			}
+		}
+		if !others {
+			return nil
 		}
 	}
-	return nil
 }
 
 // descendants lists a process and what it has started, parents first.
