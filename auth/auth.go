@@ -225,7 +225,7 @@ func (a Actions) Names() []string {
 // String joins Names with commas, as scopes write them.
 func (a Actions) String() string { return strings.Join(a.Names(), ",") }
 
-// ParseAction reads the name of one action; ok is false for a word that is none.
+// ParseAction reads the name of one action; ok is false for any other word.
 func ParseAction(name string) (action Actions, ok bool) {
 	for _, n := range actionNames {
 		if n.name == name {

@@ -24,10 +24,10 @@ func NewChain(clock func() time.Time, list ...Authenticator) *Chain {
 	return &Chain{list: list, throttle: newThrottle(clock)}
 }
 
-// Authenticate finds who shows the credentials. The errors are ErrWrong,
-// *ThrottledError when this name failed too often from this address and the
-// credentials were not looked at, or when all names together did and they are wrong or were not looked at, or any other error when it cannot be said
-// now (answer 503).
+// Authenticate finds who shows the credentials. The errors are ErrWrong, *ThrottledError when this
+// name failed too often from this address and the credentials were not looked at, or when all
+// names together did and they are wrong or were not looked at, or any other error when it cannot
+// be said now (answer 503).
 func (c *Chain) Authenticate(ctx context.Context, cred Credentials) (Principal, error) {
 	// A token cannot be guessed, so its failures need no limit: a CI job with an
 	// expired token is told so each time, and hinders nobody.

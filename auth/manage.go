@@ -47,7 +47,7 @@ const (
 	WhoGranter               // a maintainer of the team that the pattern of the subject lies in
 )
 
-// Subject is what an operation is about. The zero value of a field is none.
+// Subject is what an operation is about. A field with its zero value is not part of it.
 type Subject struct {
 	User, Team, Repository, Tag, Pattern string
 }

@@ -193,13 +193,13 @@ func roleRule(role string) (Rule, Actions) {
 	return RuleNoMember, 0
 }
 
-// RoleActions are what a role gives in the team's namespace; a word that is no role gives nothing.
+// RoleActions are what a role gives in the team's namespace; any other word gives nothing.
 func RoleActions(role string) Actions {
 	_, actions := roleRule(role)
 	return actions
 }
 
-// grantedActions reads the actions of grants. A word that is none gives nothing.
+// grantedActions reads the actions of grants. Any other word gives nothing.
 func grantedActions(text string) (set Actions) {
 	for name := range strings.SplitSeq(text, ",") {
 		action, _ := ParseAction(name)
@@ -404,8 +404,9 @@ type askedRole struct {
 	err  error
 }
 
-// decideAsked decides by facts, and asks about the team of the repository when what is asked for depends on it, for a user whose teams
-// the database does not have. No transaction is open meanwhile. What was said of teams is in roles.
+// decideAsked decides by facts, and asks about the team of the repository when what is asked for
+// depends on it, for a user whose teams the database does not have. No transaction is open
+// meanwhile. What was said of teams is in roles.
 func (y *Policy) decideAsked(ctx context.Context, p Principal, repository string, asked Actions, f facts, roles map[string]askedRole) Decision {
 	d := decide(p, repository, f)
 	if !p.AskTeams || p.Kind != KindUser || y.teams == nil {

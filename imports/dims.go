@@ -77,7 +77,7 @@ func (v *dimsValue) UnmarshalJSON(raw []byte) error {
 // maxDimsToken bounds a token, in bytes; those of d.ims.io have 56.
 const maxDimsToken = 1024
 
-// readDims reads an export. The problems name every record that is no token, and never
+// readDims reads an export. The problems name every record that is not a token, and never
 // the token. Tokens that were made with another token belong to the user of that one.
 func readDims(file string, in io.Reader) (tokens []dimsToken, problems []error, err error) {
 	buffered := bufio.NewReader(in)
@@ -126,7 +126,7 @@ func readDims(file string, in io.Reader) (tokens []dimsToken, problems []error, 
 	return tokens, problems, nil
 }
 
-// firstByte peeks at the first byte that is no space.
+// firstByte peeks at the first byte that is not a space.
 func firstByte(r *bufio.Reader) (byte, error) {
 	for {
 		b, err := r.ReadByte()

@@ -20,9 +20,9 @@ type Loop struct {
 	Run func(context.Context) (int, error)
 }
 
-// RunLeased runs each loop until the context ends, and returns when all have
-// stopped. A lease in the database keeps replicas, each a holder with a name of its own, from doing the same work; work done twice
-// after a lease ran out does no harm. A pass that fails is logged and made again.
+// RunLeased runs each loop until the context ends, and returns when all have stopped. A lease in
+// the database keeps replicas, each a holder with a name of its own, from doing the same work;
+// work done twice after a lease ran out does no harm. A pass that fails is logged and made again.
 func RunLeased(ctx context.Context, db *metadata.DB, holder string, log *slog.Logger, loops []Loop) {
 	var group sync.WaitGroup
 	for _, l := range loops {

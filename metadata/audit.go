@@ -134,7 +134,7 @@ type AuditFilter struct {
 
 // AuditEvents lists events, newest first. One filter is served by an index; of
 // several, one is, and the others are looked at row by row. The error is an
-// INVALID for a key that is none.
+// INVALID for a key of another form.
 func (tx *Tx) AuditEvents(ctx context.Context, f AuditFilter) ([]AuditEvent, error) {
 	var args []any
 	arg := func(v any) string {
@@ -203,7 +203,7 @@ func scanAudit(rows *sql.Rows) (AuditEvent, error) {
 	return e, nil
 }
 
-// readClaims reads the JSON of claims; what is none is no claims.
+// readClaims reads the JSON of claims. Anything else gives no claims.
 func readClaims(text string) map[string]string {
 	if text == "" {
 		return nil

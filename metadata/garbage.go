@@ -29,7 +29,7 @@ func (tx *Tx) EnqueueGarbage(ctx context.Context, kind, value string, notBefore 
 }
 
 // DueGarbage lists what may be removed now, longest due first. While somebody
-// has a Hold, that is no object: a snapshot may still refer to it. What was listed before the hold
+// has a Hold, objects are not listed: a snapshot may still refer to them. What was listed before the hold
 // began had lost its row by then, so no later snapshot refers to that.
 func (tx *Tx) DueGarbage(ctx context.Context, limit int) ([]Garbage, error) {
 	return list(ctx, tx, func(rows *sql.Rows) (g Garbage, err error) {

@@ -23,7 +23,7 @@ func (tx *Tx) PutNote(ctx context.Context, name, text string, ttl time.Duration)
 	return err
 }
 
-// Note reads a note; "" when there is none, or none any more.
+// Note reads a note. It is "" when nobody wrote one, or when it was removed.
 func (tx *Tx) Note(ctx context.Context, name string) (text string, err error) {
 	err = tx.row(ctx, `SELECT holder FROM leases WHERE name = $1 AND expires_at > $2`, notePrefix+name, micros(tx.now)).Scan(&text)
 	if errors.Is(err, sql.ErrNoRows) {

@@ -75,7 +75,7 @@ func checkService(name string) error {
 
 // PutService makes a service or changes the one of this name, and reports
 // whether it made it. When its tokens are to live longer, so do the keys that verify them.
-// The error is an INVALID for a name that is none.
+// It returns INVALID for a name of another form.
 func (tx *Tx) PutService(ctx context.Context, s Service) (put Service, made bool, err error) {
 	if err := checkService(s.Name); err != nil {
 		return s, false, err

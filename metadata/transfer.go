@@ -161,7 +161,7 @@ func (tx *Tx) Transfer(ctx context.Context) (*Transfer, error) {
 	return &t, nil
 }
 
-// SetTransfer notes whose copy the database is, and whether it is complete; nil that it is none.
+// SetTransfer notes whose copy the database is, and whether it is complete. nil says that the database is not a copy.
 func (tx *Tx) SetTransfer(ctx context.Context, t *Transfer) error {
 	_, err := tx.exec(ctx, `DELETE FROM leases WHERE name IN ($1, $2)`, transferCopying, transferReady)
 	if err != nil || t == nil {

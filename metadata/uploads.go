@@ -42,8 +42,9 @@ func (tx *Tx) CreateUpload(ctx context.Context, u Upload) error {
 	return err
 }
 
-// CreateUnlimitedUpload is CreateUpload for a team without a quota and a principal with less than so many sessions, 0 for any number. It
-// reports false, and changes nothing, for others: then the session needs RoomForUpload and ReserveUpload. One statement.
+// CreateUnlimitedUpload is CreateUpload for a team without a quota and a principal with less than
+// so many sessions, 0 for any number. It reports false, and changes nothing, for others: then the
+// session needs RoomForUpload and ReserveUpload. One statement.
 func (tx *Tx) CreateUnlimitedUpload(ctx context.Context, u Upload, most int) (bool, error) {
 	where, args := ` WHERE NOT EXISTS (SELECT 1 FROM team_quotas WHERE team = $9)`, []any{oci.Team(u.Repository)}
 	if most > 0 {
@@ -53,8 +54,9 @@ func (tx *Tx) CreateUnlimitedUpload(ctx context.Context, u Upload, most int) (bo
 	return tx.createUpload(ctx, u, where, args...)
 }
 
-// RoomForUpload returns TOOMANYREQUESTS when a principal has so many sessions already, 0 for any number. It holds nothing: those who
-// begin at the same time may pass it together. It bounds what is left lying about, and is no right.
+// RoomForUpload returns TOOMANYREQUESTS when a principal has so many sessions already, 0 for any
+// number. It holds nothing: those who begin at the same time may pass it together. It bounds what
+// is left lying about, and is no right.
 func (tx *Tx) RoomForUpload(ctx context.Context, principal string, most int) error {
 	if most <= 0 {
 		return nil

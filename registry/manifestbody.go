@@ -28,8 +28,9 @@ const (
 	manifestWait = time.Minute
 )
 
-// manifestMemory is what pushes of large manifests have: of the budget's leases at most three quarters, in which blobs on S3 have their
-// turns too, and while they are read an eighth of the budget beside it; one principal half of each.
+// manifestMemory is what pushes of large manifests have: of the budget's leases at most three
+// quarters, in which blobs on S3 have their turns too, and while they are read an eighth of the
+// budget beside it; one principal half of each.
 type manifestMemory struct {
 	budget        *storage.Budget
 	reading, work *storage.Shares
@@ -48,7 +49,8 @@ func newManifestMemory(b *storage.Budget) manifestMemory {
 // among the principal's and everybody's. The caller calls done when it has no more use for the bytes; that
 // may be called in any case.
 //
-// It returns MANIFEST_TOO_LARGE, MANIFEST_INVALID for a body that breaks off, or UNAVAILABLE when there was no memory for so long.
+// It returns MANIFEST_TOO_LARGE, MANIFEST_INVALID for a body that breaks off, or UNAVAILABLE when
+// there was no memory for so long.
 func (r *Registry) ReadManifest(ctx context.Context, by auth.Actor, length int64, body io.Reader) (raw []byte, done func(), err error) {
 	done = func() {}
 	limit := r.o.MaxManifestSize

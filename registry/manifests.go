@@ -23,10 +23,10 @@ type Pushed struct {
 	Created   bool          // false when the repository had the manifest already
 }
 
-// PushManifest stores a manifest, byte for byte, and points tags to it: the tag of a
-// reference by tag, or tags, which need a reference by digest. All of it
-// happens in one durable transaction, with its line in the audit log, or nothing does; each tag is decided by the database. Pushing the
-// same again changes nothing and succeeds.
+// PushManifest stores a manifest, byte for byte, and points tags to it: the tag of a reference by
+// tag, or tags, which need a reference by digest. All of it happens in one durable transaction,
+// with its line in the audit log, or nothing does; each tag is decided by the database. Pushing
+// the same again changes nothing and succeeds.
 //
 // It returns MANIFEST_TOO_LARGE, DIGEST_INVALID, TAG_INVALID, INVALID (tags
 // with a reference by tag, or too many), MANIFEST_INVALID (see manifest.Parse),

@@ -242,9 +242,10 @@ func (r *Registry) RunRetention(ctx context.Context, repo string, limit int) (re
 // RetentionLimit bounds what one pass deletes, in tags.
 const RetentionLimit = 10_000
 
-// ApplyRetention applies the rules that have been due longest to one repository, and
-// returns how many things it did; 0 means that nothing is due. It is made to be called again and again by one process
-// at a time. interval is the time between two runs of the same rules. A repository whose run fails is passed over until the next one.
+// ApplyRetention applies the rules that have been due longest to one repository, and returns how
+// many things it did; 0 means that nothing is due. It is made to be called again and again by one
+// process at a time. interval is the time between two runs of the same rules. A repository whose
+// run fails is passed over until the next one.
 func (r *Registry) ApplyRetention(ctx context.Context, interval time.Duration) (int, error) {
 	var due metadata.DueRetention
 	var ok bool

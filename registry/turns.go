@@ -14,11 +14,13 @@ const turnWait = 10 * time.Second
 // do later ones. It may be called at any time, and does nothing to a body that was read to its end.
 type Interrupter interface{ Interrupt() }
 
-// turns let one request of this process at a time write to an upload. A client whose connection broke
-// sends its chunk again while the first request is still storing it: the second one would write over bytes that are about to
-// be recorded, and neither could go on. And a request whose connection is dead, which it does not know, would keep
-// the client from going on: what comes with a body of its own interrupts the one before it. Between replicas the store and the compare-and-set of the
-// row decide, at the price of the upload. The zero value is ready; uploads that nobody writes to take no memory.
+// turns let one request of this process at a time write to an upload. A client whose connection
+// broke sends its chunk again while the first request is still storing it: the second one would
+// write over bytes that are about to be recorded, and neither could go on. And a request whose
+// connection is dead, which it does not know, would keep the client from going on: what comes with
+// a body of its own interrupts the one before it. Between replicas the store and the
+// compare-and-set of the row decide, at the price of the upload. The zero value is ready; uploads
+// that nobody writes to take no memory.
 type turns struct {
 	mu   sync.Mutex
 	byID map[string]*turn

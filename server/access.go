@@ -387,7 +387,7 @@ func (s *Server) sameOrigin(r *http.Request) error {
 // maxCredentials bounds an Authorization header, in bytes.
 const maxCredentials = token.MaxSize + 1024
 
-// credentials reads an Authorization header that is no token of ours.
+// credentials reads an Authorization header that does not carry a token of ours.
 func credentials(scheme, value string) (auth.Credentials, error) {
 	switch {
 	// In base64, a token as a password is a third longer.

@@ -264,7 +264,7 @@ func (s *Server) buffer() *[]byte {
 	return &buf
 }
 
-// streamVerified is stream for a whole blob that is no file: its bytes are hashed while others are read and sent, and
+// streamVerified is stream for a whole blob outside of a file: its bytes are hashed while others are read and sent, and
 // the last ones are sent when the digest is right.
 func (s *Server) streamVerified(ex *exchange, r io.Reader, b metadata.Blob) error {
 	verifier := s.registry.VerifyBlob(b)
@@ -313,7 +313,7 @@ func (s *Server) streamVerified(ex *exchange, r io.Reader, b metadata.Blob) erro
 	return nil
 }
 
-// copy is stream for what is no file.
+// copy is stream for bytes outside of a file.
 func (s *Server) copy(ex *exchange, r io.Reader, n int64) error {
 	buf := s.buffer()
 	defer s.buffers.Put(buf)

@@ -88,7 +88,7 @@ type refusal struct {
 
 // facts gives an error's detail with what every answer carries: the rule, who
 // was asking, the request's id and who can help. What the error brings itself
-// has precedence. It is nil for a detail that is no JSON object.
+// has precedence. It is nil when the detail is not a JSON object.
 func facts(ex *exchange, e *oci.Error) map[string]any {
 	fields := map[string]any{}
 	if e.Detail != nil {
@@ -276,7 +276,7 @@ var protocol = &door.Face{
 	},
 }
 
-// problems is the face of all that is no door's and not the protocol's: an error is an
+// problems is the face of what belongs neither to a door nor to the protocol: an error is an
 // application/problem+json document (RFC 9457).
 var problems = &door.Face{
 	Paths:        func(string) bool { return true },

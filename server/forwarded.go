@@ -125,9 +125,9 @@ func (p Proxies) client(nodes []string) string {
 	return client
 }
 
-// clientScheme is that of the client's own connection, to the first proxy. Any https in the list is one: proxies that speak http among
-// each other add that, and a client that is sent back by http would show its password to all. A value that is
-// neither changes nothing.
+// clientScheme is that of the client's own connection, to the first proxy. Any https in the list
+// is one: proxies that speak http among each other add that, and a client that is sent back by
+// http would show its password to all. A value that is neither changes nothing.
 func clientScheme(own string, said, ports []string) string {
 	found := own
 	for _, s := range said {
@@ -144,8 +144,8 @@ func clientScheme(own string, said, ports []string) string {
 	return found
 }
 
-// clientHost is what the client typed: the first that was said, else the Host of the request. The port that was said belongs to a host
-// without one.
+// clientHost is what the client typed: the first that was said, else the Host of the request. The
+// port that was said belongs to a host without one.
 func clientHost(o origin, said, ports []string) string {
 	found := o.host
 	for _, h := range said {

@@ -138,7 +138,7 @@ type Server struct {
 	router        *mux.Router
 	draining      atomic.Bool
 	sameHost      sync.Once // warned that the bucket is at the server's own host
-	buffers       sync.Pool // of *[]byte, for blobs that are no files
+	buffers       sync.Pool // of *[]byte, for blobs outside of files
 	bodies        bodies
 	plainRealm    sync.Once // the warning about a realm without TLS
 }

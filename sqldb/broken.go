@@ -41,9 +41,10 @@ func (db *DB) Dead() error {
 // Died is closed when [DB.Dead] has a reason.
 func (db *DB) Died() <-chan struct{} { return db.dead }
 
-// makeLogDurable writes to the disk what SQLite's log holds when the database is opened: after a crash, or after a failed fsync, the
-// system may show bytes that are not on the disk, and believe that they are. So they are written once more, and synced, while
-// nobody else may write. A clean end leaves no log; one that is in use by others has a few MiB.
+// makeLogDurable writes to the disk what SQLite's log holds when the database is opened: after a
+// crash, or after a failed fsync, the system may show bytes that are not on the disk, and believe
+// that they are. So they are written once more, and synced, while nobody else may write. A clean
+// end leaves no log; one that is in use by others has a few MiB.
 func makeLogDurable(ctx context.Context, conn *sql.Conn, path string, sync func(*os.File) error) (err error) {
 	if info, err := os.Stat(path + "-wal"); err != nil || info.Size() == 0 {
 		return nil // none, or SQLite will make it

@@ -7,8 +7,9 @@ import (
 	"strings"
 )
 
-// Explain runs fn in a transaction that is rolled back, and gives the plan of each statement to record, on
-// Postgres twice: with its arguments, and for any. Plans are what golden files of tests hold, and what is looked at for a slow statement.
+// Explain runs fn in a transaction that is rolled back, and gives the plan of each statement to
+// record, on Postgres twice: with its arguments, and for any. Plans are what golden files of tests
+// hold, and what is looked at for a slow statement.
 func (db *DB) Explain(ctx context.Context, fn func(*Tx) error, record func(query, plan string)) error {
 	var failed error
 	undo := errors.New("undo")

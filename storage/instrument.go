@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// Instrument tells observe of every call to a store that can fail: what it was ("Open", "Append" ...),
-// how many seconds it took and how it ended, with the context of the call, by which it is known whose it was. An Append takes as long as its client
-// sends; a Walk is told when it ends; readers are handed through as they are, so that
-// a file stays a file. Errors say from which driver they come.
-// The result is a [URLer] and a [Leaver] if the store is.
+// Instrument tells observe of every call to a store that can fail: what it was ("Open", "Append"
+// ...), how many seconds it took and how it ended, with the context of the call, by which it is
+// known whose it was. An Append takes as long as its client sends; a Walk is told when it ends;
+// readers are handed through as they are, so that a file stays a file. Errors say from which
+// driver they come. The result is a [URLer] and a [Leaver] if the store is.
 func Instrument(store Store, driver string, observe func(ctx context.Context, action string, seconds float64, err error)) Store {
 	i := instrumented{store, driver, observe}
 	u, isURLer := store.(URLer)

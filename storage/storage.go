@@ -117,7 +117,7 @@ type Store interface {
 	// session that is not there is no error.
 	Abort(ctx context.Context, s Session) error
 
-	// Delete removes objects; keys that are not there are no error. All keys
+	// Delete removes objects; it ignores keys that are not there. All keys
 	// are tried; the error joins what failed.
 	Delete(ctx context.Context, keys ...string) error
 
@@ -152,7 +152,7 @@ type Leaver interface {
 
 	// Remains lists the objects of the upload that s belongs to, whoever has stored them: a request that died
 	// before its session was recorded, or that lost a race, has left some under names of its own. What it has
-	// left that is no object is removed. Call it when the upload has ended without a blob, after
+	// left beside objects is removed. Call it when the upload has ended without a blob, after
 	// Abort, and when nobody can be writing to it any more; and delete what no row points to. It lists the store.
 	Remains(ctx context.Context, s Session) ([]Info, error)
 }
@@ -166,7 +166,7 @@ type Filer interface {
 	PutFile(ctx context.Context, name string, f *os.File) error
 	// OpenFile reads a file, or returns ErrNotFound. The caller closes the reader.
 	OpenFile(ctx context.Context, name string) (io.ReadCloser, error)
-	// DeleteFile removes a file; one that is not there is no error.
+	// DeleteFile removes a file. It returns nil when the file is not there.
 	DeleteFile(ctx context.Context, name string) error
 }
 

@@ -43,7 +43,7 @@ func errUnavailable(what string, cause error) error {
 // rights makes the principal of a machine: who it is comes from AWS, what it may
 // from the table. The most specific row that matches counts alone: the role's
 // exact name, then the longest pattern, then the whole account. role is "" for
-// what is no role.
+// an identity without a role.
 //
 // An account that nobody let in is DENIED: it is who it says, and has no rights.
 func rights(ctx context.Context, db *metadata.DB, name, account, role string, claims map[string]string) (auth.Principal, error) {

@@ -552,7 +552,7 @@ func (a *Authenticator) subject(entry *ldap.Entry) (string, error) {
 	return "dn:" + strings.ToLower(entry.DN), nil
 }
 
-// id reads an attribute that identifies. One that is no text is written in hex: the
+// id reads an attribute that identifies. One that is not text is written in hex: the
 // 16 bytes of an objectGUID.
 func id(entry *ldap.Entry, name string) string {
 	raw := entry.GetEqualFoldRawAttributeValue(name)

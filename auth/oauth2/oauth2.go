@@ -172,7 +172,7 @@ func New(directory *auth.Directory, o Options) (*Authenticator, error) {
 }
 
 // tokenOf finds the access token. ours reports that the credentials are for
-// this authenticator; a token "" among those is none.
+// this authenticator; an empty token among those is ignored.
 func tokenOf(c auth.Credentials) (token string, ours bool) {
 	if c.Bearer == "" {
 		if c.Username != Username || auth.LooksLikeSecret(c.Password) {
@@ -206,8 +206,8 @@ func (a *Authenticator) Unguessable(c auth.Credentials) bool {
 	return ours
 }
 
-// Authenticate finds the user of an access token. It asks the OAuth2 server when nothing that it remembers still counts; else it reads one
-// row. A token that holds and names nobody is a DENIED.
+// Authenticate finds the user of an access token. It asks the OAuth2 server when nothing that it
+// remembers still counts; else it reads one row. A token that holds and names nobody is a DENIED.
 func (a *Authenticator) Authenticate(ctx context.Context, c auth.Credentials) (auth.Principal, error) {
 	token, ours := tokenOf(c)
 	switch {

@@ -47,7 +47,7 @@ const (
 // ErrExpired says that a token was good once: its bearer should fetch a new one.
 var ErrExpired = errors.New("token: expired")
 
-// ErrInvalid says that a token is none of ours, is for another service, or has
+// ErrInvalid says that a token is not ours, is for another service, or has
 // been altered.
 var ErrInvalid = errors.New("token: not valid")
 

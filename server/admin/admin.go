@@ -120,7 +120,7 @@ func (h *Admin) Routes() []door.Route {
 	return routes
 }
 
-// Errors of requests that are no operation.
+// Errors of requests that match no operation.
 var (
 	errNoPath = oci.Errorf(oci.CodeNotFound,
 		"there is no such path in the management API; repository names are percent-encoded into one segment (team%%2Fapp). See /api/")

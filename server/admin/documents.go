@@ -34,7 +34,7 @@ type document struct {
 	gzipped     bool
 }
 
-// inMemory is a document that is no embedded file.
+// inMemory is a document that is made, not read from an embedded file.
 func inMemory(contentType string, body []byte) document {
 	return document{contentType: contentType, body: io.NewSectionReader(bytes.NewReader(body), 0, int64(len(body)))}
 }

@@ -58,7 +58,7 @@ func validate(w http.ResponseWriter, r *http.Request, route *routers.Route, para
 }
 
 // hasNUL reports whether a string of a JSON document, which is valid, holds the
-// character NUL: Postgres stores it in no text. Other bytes that are no text become
+// character NUL: Postgres stores it in no text. Other bytes that are not UTF-8 become
 // U+FFFD when they are decoded.
 func hasNUL(body []byte) bool {
 	if !bytes.Contains(body, []byte(`\u0000`)) {

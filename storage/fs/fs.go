@@ -314,7 +314,7 @@ func (s *Store) writeTurn(name, turn, after string) error {
 }
 
 // checkTurn accepts a session of the last turn, and the one that the last turn
-// began with: it wrote only beyond that session's bytes. An empty file is none: versions before the rename
+// began with: it wrote only beyond that session's bytes. An empty file does not count: versions before the rename
 // left it on a full disk, before they wrote anything else.
 func checkTurn(name, mine string) error {
 	last, after := turnFirst, turnBegin
@@ -347,7 +347,7 @@ func (s *Store) create(name string) (*os.File, error) {
 }
 
 // output writes to a file and hurries the pages to the disk, from a goroutine of its
-// own, for to send them takes time of a processor.
+// own, for sending them takes processor time.
 type output struct {
 	f        *os.File
 	from, at int64         // from: what writeback has been started for
@@ -540,7 +540,7 @@ func (s *Store) Stat(ctx context.Context, key string) (storage.Info, error) {
 	return storage.Info{Key: key, Size: info.Size(), ModTime: info.ModTime()}, nil
 }
 
-// errNoFile says that a directory, a link or the like is where an object belongs, which is none, as in Walk.
+// errNoFile says that a directory, a link or the like is where an object belongs. Walk skips it too.
 var errNoFile = fmt.Errorf("%w: what is there is not a file", iofs.ErrNotExist)
 
 // openObject opens a regular file to read it.

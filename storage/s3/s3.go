@@ -441,7 +441,7 @@ func (s *Store) sweep(ctx context.Context, st state, names []string) {
 }
 
 // Walk implements [storage.Store]: one request per 1,000 objects. Parts of
-// unfinished multipart uploads are no objects.
+// unfinished multipart uploads are not objects.
 func (s *Store) Walk(ctx context.Context) iter.Seq2[storage.Info, error] { return s.list(ctx, "") }
 
 // list is Walk for the objects whose keys have a prefix.
