@@ -217,20 +217,14 @@ func (e *Event) detail() string {
 // not have cost nothing here. Texts are cut at 512 bytes, and details at 16 KiB. It takes one
 // statement for up to 128 events.
 func (tx *Tx) Record(ctx context.Context, events ...Event) error {
-	all := true
-	for _, e := range events {
+	lines := make([]*Event, 0, len(events))
+	for i := range events {
+		e := &events[i]
 		if !e.Kind.Known() && !e.refused() {
 			return fmt.Errorf("the kind %q of an event is not one of metadata's", e.Kind)
 		}
-		all = all && e.audited()
-	}
-	lines := events
-	if !all {
-		lines = nil
-		for _, e := range events {
-			if e.audited() {
-				lines = append(lines, e)
-			}
+		if e.audited() {
+			lines = append(lines, e)
 		}
 	}
 	for len(lines) > 0 {
@@ -249,7 +243,7 @@ func (tx *Tx) Record(ctx context.Context, events ...Event) error {
 // maxAuditRows keeps the parameters of one statement below both engines' limits.
 const maxAuditRows = 128
 
-func (tx *Tx) insertAudit(ctx context.Context, events []Event) error {
+func (tx *Tx) insertAudit(ctx context.Context, events []*Event) error {
 	var b strings.Builder
 	b.WriteString(`INSERT INTO audit_events (` + auditColumns + `) VALUES `)
 	args := make([]any, 0, len(events)*auditColumnCount)

@@ -68,7 +68,7 @@ func (r *Registry) PushManifest(ctx context.Context, by auth.Actor, repo string,
 	var refused []refusal
 	err = r.db.Update(ctx, func(tx *metadata.Tx) error {
 		refused = nil
-		var events []metadata.Event
+		events := make([]metadata.Event, 0, len(tags)+1)
 		charge := metadata.Charge{Bytes: row.Size, Tags: len(tags)}
 		err := r.pushTo(ctx, tx, by, repo, charge, func(id int64) error {
 			blobs, err := withForeign(ctx, tx, repo, m)
