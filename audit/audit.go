@@ -1,10 +1,9 @@
-// Package audit takes what was refused into the audit log, and keeps the log from
-// growing for ever.
+// Package audit writes refusals into the audit log, and deletes its old lines.
 //
-// What changes something writes its line itself, in the transaction of the change (see
-// metadata.Tx.Record). A refusal changes nothing and may come in floods, from people
-// who mean no good, so it goes through a [Log]: in memory, put together where it
-// repeats, bounded in rows and bytes, and written some seconds later.
+// A change writes its own line, in the transaction of the change (see metadata.Tx.Record). A
+// refusal changes nothing, and an attacker can cause very many of them. So a refusal goes
+// through a [Log]: it waits in memory, refusals that repeat become one, rows and bytes have a
+// bound, and all are written some seconds later.
 package audit
 
 import (

@@ -1,10 +1,15 @@
-// Package auth answers two questions and enforces nothing. Who is this? An
-// [Authenticator] turns [Credentials] into a [Principal]; a [Chain] asks
-// several of them in turn. What may they do? [Policy] is the one place that
-// decides which [Actions] a principal has on a repository.
+// Package auth answers three questions and enforces nothing.
 //
-// Enforcement is in server/access.go. The registry's bearer tokens (JWT) are
-// in the package auth/token. Start with [Principal], then policy.go.
+//   - Who is this? An [Authenticator] turns [Credentials] into a [Principal]; a [Chain] asks
+//     several of them in turn.
+//   - What may they do to a repository? [Policy] alone decides which [Actions] a principal has.
+//   - What may they manage? manage.go has one table of operations and who may call each.
+//
+// A token never carries more than its owner has; limits.go says how far a credential reaches.
+// [Actor] is who makes a change, as package people and package registry take it.
+//
+// Enforcement is in server/access.go. The registry's own bearer tokens (JWT) are in the package
+// auth/token. Start with [Principal], then policy.go.
 package auth
 
 import (

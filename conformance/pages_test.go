@@ -395,3 +395,33 @@ func TestPages(t *testing.T) {
 		})
 	}
 }
+
+// Each page of decisions has a number of its own, and every page that is linked is there.
+func TestDecisionsHaveNumbersOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	root, err := testenv.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages, err := filepath.Glob(filepath.Join(root, "docs", "decisions", "*.md"))
+	if err != nil || len(pages) == 0 {
+		t.Fatalf("%d pages: %v", len(pages), err)
+	}
+	seen := map[string]string{}
+	for _, page := range pages {
+		name := filepath.Base(page)
+		number, _, _ := strings.Cut(name, "-")
+		if other := seen[number]; other != "" || len(number) != 4 {
+			t.Errorf("%s and %s: give each page four digits of its own", name, other)
+		}
+		seen[number] = name
+	}
+	linked := regexp.MustCompile(`decisions/[0-9]{4}-[a-z0-9-]+\.md`)
+	for _, page := range []string{"README.md", "docs/architecture.md", "docs/operations.md", "docs/performance.md", "docs/sign-in-oidc.md"} {
+		for _, link := range linked.FindAllString(readPage(t, page), -1) {
+			if seen[filepath.Base(link)[:4]] != filepath.Base(link) {
+				t.Errorf("%s links %s, which is not there", page, link)
+			}
+		}
+	}
+}

@@ -1,7 +1,9 @@
-// Package jobs is work in the background of servers: loops that one replica at a time runs (loops.go), and
-// jobs that somebody starts, of which one runs at a time over all replicas, with a note in which all see how
-// far it is (runner.go). Who works holds a lease in the database, which ends by itself when its holder dies; Keep renews
-// it. The rows of leases and notes are package metadata's; what the work is, its callers'.
+// Package jobs is work in the background of servers. Loops (loops.go) run on one replica at a
+// time. Jobs (runner.go) are started by somebody; one runs at a time over all replicas, and a
+// note tells all of them how far it is.
+//
+// Who works holds a lease in the database. [Keep] renews it; when its holder dies it ends by
+// itself. Package metadata has the rows of leases and notes. The callers say what the work is.
 package jobs
 
 import (

@@ -1,13 +1,15 @@
-// Package people says what changing users, teams, groups, members, grants, denials,
-// tokens, trust policies, services and accounts means: the rule, the rows and the line in
-// the audit log, once for every door. A door parses, calls one method here, and shapes the
-// answer. Package registry is the same for repositories and what is in them.
+// Package people says what changing users, teams, groups, members, grants, denials, tokens,
+// trust policies, services and accounts means: the rule, the rows and the line in the audit
+// log, once for every door. A door parses, calls one method here, and shapes the answer.
+// Package registry does the same for repositories and what is in them.
 //
-// A file per noun has the names of package metadata's files. Every method takes who acts
-// (auth.Actor) and a plain struct, opens the transaction, checks the rule in it, writes the
-// rows and the audit line, and gives what doors show. Whether somebody may call an
-// operation at all, by role, is decided before, by the permission table of the door; that
-// nobody gives more than the credential in use has, here, by [auth.Principal.MayGive].
+// The files have the names of package metadata's files, one per noun. Every method takes who
+// acts ([auth.Actor]) and a plain struct. In one transaction it checks the rule and writes the
+// rows and the audit line. It returns what doors show.
+//
+// Whether a principal may call an operation at all is decided before, by package auth
+// (manage.go). That nobody gives more than the credential in use has is decided here, by
+// [auth.Principal.MayGive].
 //
 // Start with [People] and users.go.
 package people

@@ -1,6 +1,7 @@
-// Package registry says what push, mount, pull, delete, list and collect mean.
-// It is the only place that joins the store of bytes and the database of facts, and knows nothing
-// of HTTP or of who may do what: its callers have decided that before.
+// Package registry says what push, mount, pull, delete, list, retain and collect mean, and what
+// making, deleting and setting up a repository means. It is the only place that joins the store
+// of bytes and the database of facts. It knows nothing of HTTP, and does not ask what the caller
+// may do to a repository: its callers have decided that before.
 //
 // Two rules keep it right under concurrency and crashes:
 //
@@ -62,9 +63,9 @@ type Options struct {
 	Clock func() time.Time
 }
 
-// Registry is a registry on a database and a store. It has no state of its
-// own but a note of recent pulls and bytes of small blobs: any number of them, in any number of processes, work on the same two.
-// Its methods may be called concurrently.
+// Registry is a registry on a database and a store. It keeps only a note of recent pulls and
+// the bytes of small blobs, so any number of Registries, in any number of processes, work on the
+// same two. Its methods may be called concurrently.
 type Registry struct {
 	db     *metadata.DB
 	store  storage.Store

@@ -1,9 +1,10 @@
-// Package server speaks HTTP: the OCI distribution API under /v2/, the token
-// endpoint, health, metrics, and around all of it who may do what.
+// Package server speaks HTTP: the OCI distribution API under /v2/, the token endpoint, health
+// and metrics. It also serves the doors, which are APIs of their own on the same registry, and
+// enforces for all of them who may do what.
 //
-// Start with routes.go, the table of everything that is served. access.go is
-// the only place that enforces a permission, errors.go the only one that writes
-// an error. A handler parses, calls one thing, and writes; it returns its error.
+// Start with routes.go, the table of everything that is served. access.go is the only place that
+// enforces a permission, errors.go the only one that writes an error. A handler parses, calls one
+// thing, and writes; it returns its error. Package server/door says what a door brings.
 package server
 
 import (

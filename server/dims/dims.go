@@ -1,7 +1,7 @@
-// Package dims is the door of d.ims.io: its API on the repositories of this registry. The
-// same paths, inputs and successes, so that its programs go on. Where it answered 500 to what
-// the caller did wrong there is a 400, 404 or 409 here, and where it let everybody do
-// everything, the rights of the management API hold. docs/dims.md tells the rest.
+// Package dims is the door of d.ims.io: its API on the repositories of this registry. Paths,
+// inputs and successes are the same, so its programs go on working. Two things differ. Where
+// d.ims.io answered 500 to a mistake of the caller, this package answers 400, 404 or 409. Where
+// it let everybody do everything, the rights of the management API hold. See docs/dims.md.
 //
 // Start with [Dims.Routes].
 package dims
