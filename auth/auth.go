@@ -67,7 +67,7 @@ type Principal struct {
 	// was none.
 	TrustID int64
 	// RemoteAddr is the address from which the principal asks this time, with or
-	// without a port, and "" when it is not known. It is no part of who they are
+	// without a port, and "" when it is not known. It is not part of who they are
 	// and does not travel in tokens.
 	RemoteAddr string
 	// Limit narrows what the credential carries; nil is no limit. Robots and

@@ -139,7 +139,7 @@ func tokenPrincipal(t metadata.Token, owner metadata.TokenOwner, now time.Time, 
 }
 
 // touch notes the use of a secret, at most once a minute. It is a convenience for
-// people who clean up: that it fails is no reason to refuse.
+// people who clean up: when it fails, nothing is refused.
 func (a *Tokens) touch(ctx context.Context, t metadata.Token, address string) {
 	now, secret := a.clock(), t.Secrets[0]
 	if secret.LastUsedAt != nil && now.Sub(*secret.LastUsedAt) < touchEvery {

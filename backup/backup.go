@@ -4,7 +4,7 @@
 // A backup is itself a registry that nobody serves: an SQLite database with the
 // rows, whatever engine they come from, and a store with the bytes. So one
 // implementation, [Transfer], makes backups, restores them and moves
-// registries; and every backup can be checked by the means that check a registry.
+// registries; and what checks a registry also checks a backup.
 //
 // The place is a storage.Store that is also a storage.Filer:
 //

@@ -107,7 +107,7 @@ const (
 	KeyRotated     EventKind = "rotateKey" // tokens are signed with a new key
 	KeyRetired     EventKind = "retireKey" // a key is no longer believed
 
-	// SignedIn is a sign-in that failed, or was refused. One that succeeds is no event.
+	// SignedIn is a sign-in that failed, or was refused. One that succeeds is not recorded.
 	SignedIn EventKind = "signIn"
 )
 

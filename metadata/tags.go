@@ -54,7 +54,7 @@ func (p TagPolicy) Validate() error {
 	return nil
 }
 
-// tagPolicy reads the columns of a policy; no mode is no policy.
+// tagPolicy reads the columns of a policy; without a mode there is no policy.
 func tagPolicy(mode, exempt string) *TagPolicy {
 	if mode == "" {
 		return nil
@@ -108,7 +108,7 @@ const putTagAttempts = 8
 // one conditional upsert, with the tag's policy as its condition, so that of
 // any number of pushers of an immutable tag exactly one wins. Where it refuses, the error is a
 // DENIED (409) that says what the tag is, since when and by whom. Pushing
-// what the tag already points to changes nothing and is no error.
+// what the tag already points to changes nothing and succeeds.
 func (tx *Tx) PutTag(ctx context.Context, repositoryID int64, name string, d digest.Digest, actor Actor) (TagChange, error) {
 	for attempt := 1; ; attempt++ {
 		change, decided, err := tx.putTag(ctx, repositoryID, name, d, actor)

@@ -18,7 +18,7 @@ import (
 // their bytes there, whose copy a database is, and the hold on objects meanwhile.
 
 // pendingPrefix begins the storage key of a blob whose bytes are still to be
-// copied. It is no key of any store.
+// copied. No store has such a key.
 const pendingPrefix = "pending:"
 
 // copyRules says which rows a copy of a registry has, and what becomes of its blobs.

@@ -55,8 +55,8 @@ func (tx *Tx) CreateUnlimitedUpload(ctx context.Context, u Upload, most int) (bo
 }
 
 // RoomForUpload returns TOOMANYREQUESTS when a principal has so many sessions already, 0 for any
-// number. It holds nothing: those who begin at the same time may pass it together. It bounds what
-// is left lying about, and is no right.
+// number. It holds nothing: those who begin at the same time may pass it together. It bounds
+// what is left behind; it does not check a right.
 func (tx *Tx) RoomForUpload(ctx context.Context, principal string, most int) error {
 	if most <= 0 {
 		return nil

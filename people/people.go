@@ -180,7 +180,7 @@ func (b *Batch) adopt(ctx context.Context, by auth.Actor, team string) error {
 }
 
 // check runs a condition of the caller, such as If-Match, on what there is before a
-// change. nil is no condition.
+// change. nil sets no condition.
 func check[T any](condition func(T) error, before T) error {
 	if condition == nil {
 		return nil

@@ -26,8 +26,8 @@ const (
 	noteGCTTL = 90 * 24 * time.Hour
 )
 
-// noteCollection leaves a note of what a pass took away. That it cannot be
-// left is no reason for the pass to fail.
+// noteCollection leaves a note of what a pass took away. The pass
+// succeeds also when the note cannot be written.
 func (r *Registry) noteCollection(ctx context.Context, report GCReport) {
 	if report.Manifests+report.Links+report.Blobs+report.Objects == 0 {
 		return

@@ -208,7 +208,7 @@ func (r *Registry) Manifest(ctx context.Context, repo string, ref oci.Reference)
 	return m, err
 }
 
-// look is Manifest for what only looks at an image: it is no pull.
+// look is Manifest for what only looks at an image. It does not count as a pull.
 func (r *Registry) look(ctx context.Context, repo string, ref oci.Reference) (m metadata.Manifest, err error) {
 	err = r.db.View(ctx, func(tx *metadata.Tx) (err error) {
 		if ref.Digest != "" {

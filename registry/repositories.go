@@ -97,7 +97,7 @@ func (r *Registry) Repositories(ctx context.Context, f metadata.RepositoryFilter
 type RepositoryChange struct {
 	Visibility *string // public, internal or private
 
-	// If sees the repository before; its error stops the change. nil is no condition.
+	// If sees the repository before; its error stops the change. nil sets no condition.
 	If func(before metadata.Repository) error
 }
 

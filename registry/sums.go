@@ -76,7 +76,7 @@ func (r *Registry) restoreSum(state []byte) (*sum, error) {
 	return s, nil
 }
 
-// release puts a hash back for reuse; nil is no hash.
+// release puts a hash back for reuse; nil is allowed.
 func (r *Registry) release(s *sum) {
 	if s != nil {
 		r.pool(s.algorithm).Put(s)

@@ -212,7 +212,7 @@ func (c healthCollector) Collect(ch chan<- prometheus.Metric) {
 }
 
 // getLive says that the process runs. It asks nobody: a dependency that is
-// down is no reason to restart. It fails when only that helps.
+// down needs no restart. It fails when only that helps.
 func (s *Server) getLive(ex *exchange, r *http.Request) error {
 	if dead := s.health.dead(); len(dead) > 0 {
 		var b strings.Builder

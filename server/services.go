@@ -97,7 +97,7 @@ func (s *Server) grantOther(ex *exchange, r *http.Request, other *metadata.Servi
 	return s.answerToken(ex, r, issued{raw, other.Name, access, now, expires}, refresh)
 }
 
-// everyRepository is no repository's name. A right on it is one on all of them: it
+// everyRepository is not the name of a repository. A right on it is one on all of them: it
 // matches the pattern "*", and those of parts of the names do not match it.
 const everyRepository = "*"
 

@@ -83,7 +83,7 @@ type Options struct {
 	// first of entryUUID and objectGUID that the entry has, or else its DN.
 	SubjectAttribute string
 
-	// GroupBase is the DN below which groups count; "" is no groups.
+	// GroupBase is the DN below which groups count; "" counts no groups.
 	GroupBase string
 	// GroupFilter finds the groups of a member. "" takes the user's attribute memberOf.
 	GroupFilter string

@@ -188,7 +188,7 @@ func (p *People) identity(t *verified) (auth.Identity, error) {
 	}
 	if p.TeamsClaim != "" {
 		for _, item := range c.values(p.TeamsClaim) {
-			// What is no team:role is meant for another program.
+			// What does not have the form team:role is meant for another program.
 			if role, err := ParseTeamRole(item); err == nil {
 				give(role)
 			}

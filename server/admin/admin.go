@@ -209,7 +209,7 @@ func callOf(ctx context.Context) call {
 
 // readParameters decodes path parameters in place: with encoded paths, mux
 // gives them as they stand in the URL, and the generated code expects them
-// decoded. What is no text is refused, in the query too: it can be the name of
+// decoded. What is not text is refused, in the query too: it can be the name of
 // nothing, and Postgres fails on it.
 func readParameters(params map[string]string, u *url.URL) error {
 	for name, value := range params {

@@ -22,7 +22,7 @@ func trustPolicyOf(p metadata.TrustPolicy) api.TrustPolicy {
 	return out
 }
 
-// trustPolicyTag is the entity tag of a policy. That it was used is no change.
+// trustPolicyTag is the entity tag of a policy. Use does not change it.
 func trustPolicyTag(p metadata.TrustPolicy) *string { return etagOf(unusedPolicyOf(p)) }
 
 func unusedPolicyOf(p metadata.TrustPolicy) api.TrustPolicy {

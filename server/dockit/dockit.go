@@ -5,7 +5,7 @@
 //
 // Paths, methods, the envelope of the answers and the statuses of successes are
 // Dockit's. Failures have the status that belongs to them, where Dockit's was mostly
-// 500. That the caller is an administrator is seen to before, by package server.
+// 500. Package server has checked before that the caller is an administrator.
 // Start with [Dockit.Routes] and operation.
 package dockit
 

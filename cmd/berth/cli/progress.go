@@ -72,7 +72,7 @@ func (p *Progress) Show(at jobs.Progress, line string) {
 		}
 		p.bar = progressbar.NewOptions64(at.Total, options...)
 	}
-	// What cannot be drawn is no reason to stop.
+	// The work goes on when nothing can be drawn.
 	_ = p.bar.Set64(at.Done)
 }
 

@@ -80,8 +80,8 @@ type byteReader struct{ r io.Reader }
 
 func (b byteReader) Read(p []byte) (int, error) { return b.r.Read(p[:min(len(p), 1)]) }
 
-// AskPassword asks on the terminal, without echo. It reports false when there
-// is no terminal.
+// AskPassword asks on the terminal, without echo. It reports false
+// without a terminal.
 func AskPassword(cmd *cobra.Command, prompt string) (string, bool, error) {
 	fd, ok := Terminal(cmd)
 	if !ok {

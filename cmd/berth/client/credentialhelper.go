@@ -142,8 +142,8 @@ func keptFor(ctx context.Context, host string) (k Kept, ok bool, err error) {
 	return k, ok, err
 }
 
-// forget removes what is kept for a host, and tells its provider. That the
-// provider could not be told is no reason to keep it.
+// forget removes what is kept for a host, and tells its provider. It
+// removes it also when the provider could not be told.
 func forget(ctx context.Context, host string) (was Kept, err error) {
 	err = withKept(func(all map[string]Kept) (bool, error) {
 		var found bool

@@ -13,7 +13,7 @@ import (
 // settings list their own flags only, and 'berth help settings' lists these.
 const SettingFlag = "setting"
 
-// NewSettingsTopic is the page of 'berth help settings'. It is no command: it only has a text.
+// NewSettingsTopic is the page of 'berth help settings'. It is not a command: it only has a text.
 func NewSettingsTopic() *cobra.Command {
 	var b strings.Builder
 	for _, s := range All() {
