@@ -17,7 +17,6 @@ type serverClock struct {
 	local func() time.Time
 	log   *slog.Logger
 	last  atomic.Pointer[clockReading]
-	asked chan struct{} // has an element when a reading is wanted soon
 }
 
 type clockReading struct {
@@ -75,21 +74,12 @@ func (c *serverClock) run(ctx context.Context, ask func(context.Context) (time.T
 		case <-ctx.Done():
 			return
 		case <-time.After(clockEvery):
-		case <-c.asked:
 		}
 		bounded, cancel := context.WithTimeout(ctx, testTimeout)
 		if err := c.read(bounded, ask); err != nil {
 			c.log.Debug("reading the database's clock", "error", err)
 		}
 		cancel()
-	}
-}
-
-// soon asks for a reading: the database may be another one now.
-func (c *serverClock) soon() {
-	select {
-	case c.asked <- struct{}{}:
-	default:
 	}
 }
 

@@ -67,22 +67,6 @@ func (db *DB) fill(t *testing.T, n int) {
 	group.Wait()
 }
 
-// eventually waits for what a fault's end brings back.
-func eventually(t *testing.T, what string, try func() error) {
-	t.Helper()
-	deadline := time.Now().Add(time.Minute)
-	for {
-		err := try()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: %v", what, err)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-}
-
 // A Postgres that is stopped (SIGSTOP) keeps nobody for longer than the bound, and serves again at once.
 func TestStoppedPostgresKeepsNobodyWaiting(t *testing.T) {
 	t.Parallel()
@@ -314,7 +298,7 @@ func TestServerClock(t *testing.T) {
 	base := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
 	machine, server := base, base.Add(time.Hour)
 	pass := func(d time.Duration) { machine, server = machine.Add(d), server.Add(d) }
-	c := &serverClock{local: func() time.Time { return machine }, log: slog.New(slog.DiscardHandler), asked: make(chan struct{}, 1)}
+	c := &serverClock{local: func() time.Time { return machine }, log: slog.New(slog.DiscardHandler)}
 	ask := func(there, back time.Duration) func(context.Context) (time.Time, error) {
 		return func(context.Context) (time.Time, error) {
 			pass(there)

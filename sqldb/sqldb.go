@@ -222,7 +222,7 @@ func (db *DB) openPostgres(ctx context.Context, o Options) error {
 		return err
 	}
 	states := &snapshots{}
-	db.server = &serverClock{local: o.Machine, log: db.log, asked: make(chan struct{}, 1)}
+	db.server = &serverClock{local: o.Machine, log: db.log}
 	db.postgres.connected = states.connected
 	notDurable := map[string]string{"synchronous_commit": "off"}
 	db.reads, db.durableSetup = db.postgres.open(o.MaxConns, nil), db.postgres.setup(nil)
