@@ -31,7 +31,7 @@ func (b *interruptible) Interrupt() { close(b.ended) }
 // TestLargeManifestsTakeTurns: a principal whose large manifests do not come to an end has no memory for another one;
 // others have, and small manifests always.
 func TestLargeManifestsTakeTurns(t *testing.T) {
-	r := New(nil, nil, Options{Budget: storage.NewBudget(64 << 20)})
+	r := New(nil, nil, Options{Budget: storage.NewBudget(64 << 20), Clock: time.Now})
 	large := bytes.Repeat([]byte("x"), 4<<20)
 	read := func(ctx context.Context, who string, length int, body []byte) error {
 		raw, done, err := r.ReadManifest(ctx, as(who), int64(length), bytes.NewReader(body))
