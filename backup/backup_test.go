@@ -238,7 +238,7 @@ func TestBackupAndRestore(t *testing.T) {
 			if err := to.reg.DeleteTag(t.Context(), alice, repo, "v0"); !errors.Is(err, oci.ErrDenied) && err == nil {
 				t.Error("a sealed tag was deleted in the restored registry")
 			}
-			must(t, to.side.DB.Update(t.Context(), func(tx *metadata.Tx) error { return tx.TakeIntoUse(t.Context()) }))
+			must(t, to.side.DB.TakeIntoUse(t.Context()))
 			counts, err := to.side.DB.CountRows(t.Context())
 			must(t, err)
 			for table, n := range m.Rows {

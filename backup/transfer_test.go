@@ -18,7 +18,6 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"berth/jobs"
-	"berth/metadata"
 	"berth/oci"
 	"berth/registry"
 	"berth/storage"
@@ -204,7 +203,7 @@ func TestTransferGoesOn(t *testing.T) {
 			}
 			deaths++
 			// A server must not use what is half there.
-			err = to.openDB().Update(to.ctx, func(tx *metadata.Tx) error { return tx.TakeIntoUse(to.ctx) })
+			err = to.openDB().TakeIntoUse(to.ctx)
 			if err == nil {
 				t.Fatal("an unfinished copy was taken into use")
 			}
@@ -222,7 +221,7 @@ func TestTransferGoesOn(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "is a copy of") {
 			t.Errorf("a transfer from another source gives %v", err)
 		}
-		to.ok(to.openDB().Update(to.ctx, func(tx *metadata.Tx) error { return tx.TakeIntoUse(to.ctx) }))
+		to.ok(to.openDB().TakeIntoUse(to.ctx))
 		_, err = Transfer(from.ctx, from.side(), to.side(), run)
 		if err == nil || !strings.Contains(err.Error(), "holds a registry already") {
 			t.Errorf("a transfer into a registry in use gives %v", err)

@@ -17,9 +17,7 @@ import (
 // opensTransactions lists the files below server/ and cmd/ that open a transaction, and why they
 // may. Doors translate: what a change means, with its rows and its event, is in registry and
 // people, and so are the reads. The list may only get shorter.
-var opensTransactions = map[string]string{
-	"cmd/berth/open/database.go": "notes in a new database that a registry is in it, before there is a registry",
-}
+var opensTransactions = map[string]string{}
 
 // readsOfDoors are files of the management API that read rows themselves, in a View or a
 // Snapshot. None of them may write.

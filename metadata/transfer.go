@@ -178,7 +178,11 @@ func (tx *Tx) SetTransfer(ctx context.Context, t *Transfer) error {
 // TakeIntoUse makes a complete copy a registry of its own: nothing is copied
 // into it any more. One that is not complete is refused with CONFLICT, since
 // what a client would push to it would be lost.
-func (tx *Tx) TakeIntoUse(ctx context.Context) error {
+func (db *DB) TakeIntoUse(ctx context.Context) error {
+	return db.Update(ctx, func(tx *Tx) error { return tx.takeIntoUse(ctx) })
+}
+
+func (tx *Tx) takeIntoUse(ctx context.Context) error {
 	t, err := tx.Transfer(ctx)
 	if err != nil || t == nil {
 		return err

@@ -346,7 +346,7 @@ func TestRestoreAndMigrationJobs(t *testing.T) {
 			if m, err := registry.New(side.DB, side.Store, registry.Options{}).Manifest(t.Context(), "core/app", oci.Reference{Tag: "1.0"}); err != nil || m.Digest != pushed {
 				t.Errorf("the copy has %v %v, want %s", m.Digest, err, pushed)
 			}
-			if err := errors.Join(side.DB.Update(t.Context(), func(tx *metadata.Tx) error { return tx.TakeIntoUse(t.Context()) }), side.DB.Close()); err != nil {
+			if err := errors.Join(side.DB.TakeIntoUse(t.Context()), side.DB.Close()); err != nil {
 				t.Fatal(err)
 			}
 			w.ok("POST", c.path, `{}`)

@@ -61,7 +61,7 @@ func Database(ctx context.Context, c *settings.Config, log *slog.Logger) (*metad
 		log.Info("database migrated", "applied", applied)
 	}
 	// What was made by restore or migrate-storage is a registry of its own from here on.
-	if err := db.Update(ctx, func(tx *metadata.Tx) error { return tx.TakeIntoUse(ctx) }); err != nil {
+	if err := db.TakeIntoUse(ctx); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	return db, nil
