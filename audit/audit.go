@@ -1,4 +1,4 @@
-// Package audit writes refusals into the audit log, and deletes its old lines.
+// Package audit reads the audit log, writes refusals into it, and deletes its old lines.
 //
 // A change writes its own line, in the transaction of the change (see metadata.Tx.Record). A
 // refusal changes nothing, and an attacker can cause very many of them. So a refusal goes
@@ -166,6 +166,16 @@ func (l *Log) Run(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// Events lists events of the audit log, newest first. Refusals of the last seconds may still
+// wait in memory, and are not among them. The error is an INVALID for a key of another form.
+func (l *Log) Events(ctx context.Context, f metadata.AuditFilter) (events []metadata.AuditEvent, err error) {
+	err = l.db.View(ctx, func(tx *metadata.Tx) (err error) {
+		events, err = tx.AuditEvents(ctx, f)
+		return err
+	})
+	return events, err
 }
 
 // Sizes of one pass of Prune. A batch is one transaction: small, for on SQLite everybody

@@ -46,7 +46,7 @@ var allowedImports = map[string][]string{
 	"server":             {"auth", "auth/token", "manifest", "metadata", "oci", "registry", "server/door"},
 	"server/door":        {"auth", "oci"},
 	"server/dims":        {"auth", "metadata", "oci", "people", "registry", "server/door"},
-	"server/admin":       {"api", "auth", "auth/token", "backup", "metadata", "oci", "people", "registry", "server/door"},
+	"server/admin":       {"api", "audit", "auth", "auth/token", "backup", "metadata", "oci", "people", "registry", "server/door"},
 	"server/dockit":      {"auth", "metadata", "oci", "people", "server/door"},
 	"cmd/berth":          {"cmd/berth/cli", "cmd/berth/client", "cmd/berth/operate", "cmd/berth/serve", "cmd/berth/settings"},
 	"cmd/berth/serve":    {"audit", "auth", "auth/token", "backup", "cmd/berth/cli", "cmd/berth/open", "cmd/berth/settings", "jobs", "metadata", "oci", "people", "registry", "server", "server/admin", "server/dims", "server/dockit", "storage"},

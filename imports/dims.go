@@ -212,7 +212,7 @@ func csvItems(r *bufio.Reader, found func(dimsItem) error) error {
 
 // importDims makes a token, and its user when there is none.
 func importDims(ctx context.Context, b *people.Batch, t dimsToken, who *identities, actions auth.Actions, r *Report) error {
-	existing, _, err := b.TokenBySecretHash(ctx, t.hash)
+	existing, err := b.TokenByHash(ctx, t.hash)
 	switch {
 	case err == nil && existing.User == t.user:
 		r.Unchanged++
@@ -223,7 +223,7 @@ func importDims(ctx context.Context, b *people.Batch, t dimsToken, who *identiti
 	case !errors.Is(err, oci.ErrNotFound):
 		return err
 	}
-	if _, err := who.whose(ctx, b.Tx, t.user); errors.Is(err, oci.ErrNotFound) {
+	if _, err := who.whose(ctx, b, t.user); errors.Is(err, oci.ErrNotFound) {
 		if _, err := b.CreateUser(ctx, importer, metadata.User{Name: t.user, Role: metadata.RoleUser, Source: who.source}, "dims"); err != nil {
 			return err
 		}

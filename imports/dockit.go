@@ -267,7 +267,7 @@ func (i *dockitImport) users(ctx context.Context) error {
 			continue
 		}
 		i.grantees[u.id] = metadata.Grantee{User: u.name}
-		before, err := i.who.whose(ctx, i.b.Tx, u.name)
+		before, err := i.who.whose(ctx, i.b, u.name)
 		switch {
 		case err == nil && before.PasswordHash == u.hash:
 			i.report.Unchanged++
@@ -326,11 +326,8 @@ func (i *dockitImport) members(ctx context.Context) error {
 			continue // of somebody who was left out, and named
 		}
 		if _, ok := in[user]; !ok {
-			u, err := i.b.User(ctx, user)
-			if err != nil {
-				return err
-			}
-			if in[user], err = i.b.UserGroups(ctx, u.ID); err != nil {
+			var err error
+			if in[user], err = i.b.UserGroups(ctx, user); err != nil {
 				return err
 			}
 		}
@@ -363,7 +360,7 @@ func (i *dockitImport) permissions(ctx context.Context) error {
 			i.kept("%s on the %s %s of %s: there is no such right here", p.action, p.kind, p.name, to)
 			continue
 		}
-		grants, err := i.b.Grants(ctx, metadata.GrantFilter{Grantee: to, Limit: metadata.MaxGrants})
+		grants, err := i.b.GrantsTo(ctx, to)
 		if err != nil {
 			return err
 		}
@@ -397,11 +394,11 @@ func (i *dockitImport) service(ctx context.Context, name string, m *token.Materi
 	case err != nil:
 		return err
 	}
-	keys, err := i.b.SigningKeys(ctx)
+	has, err := i.b.HasKey(ctx, s, m.KID())
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(keys, func(k metadata.SigningKey) bool { return k.ServiceID == s.ID && k.KID == m.KID() }) {
+	if has {
 		i.report.Unchanged++
 		return nil
 	}

@@ -115,7 +115,7 @@ func otherHash(hash string) string {
 
 // importHtpasswd makes a user, or leaves the one who is there alone.
 func importHtpasswd(ctx context.Context, b *people.Batch, e htpasswdEntry, who *identities, replace bool, r *Report) error {
-	u, err := who.whose(ctx, b.Tx, e.name)
+	u, err := who.whose(ctx, b, e.name)
 	switch {
 	case errors.Is(err, oci.ErrNotFound):
 		if _, err := b.CreateUser(ctx, importer, metadata.User{Name: e.name, PasswordHash: e.hash, Role: metadata.RoleUser}, "htpasswd"); err != nil {

@@ -9,6 +9,7 @@ import (
 	"berth/auth"
 	"berth/metadata"
 	"berth/oci"
+	"berth/people"
 )
 
 // identities tells whose an imported record is. An identity is the pair of a source and a name: a
@@ -28,20 +29,17 @@ type identities struct {
 func newIdentities(ctx context.Context, o Options) (*identities, error) {
 	i := &identities{source: o.Source, admins: o.Admins, ask: o.Canonical,
 		asked: map[string]string{}, users: map[string][]metadata.User{}, seen: map[string]string{}}
-	err := o.DB.View(ctx, func(tx *metadata.Tx) error {
-		for after := ""; ; {
-			page, err := tx.Users(ctx, after, 1000)
-			if err != nil || len(page) == 0 {
-				return err
-			}
-			for _, u := range page {
-				key := strings.ToLower(u.Name)
-				i.users[key] = append(i.users[key], u)
-			}
-			after = page[len(page)-1].Name
+	for after := ""; ; {
+		page, err := o.People.Users(ctx, after, 1000)
+		if err != nil || len(page) == 0 {
+			return i, err
 		}
-	})
-	return i, err
+		for _, u := range page {
+			key := strings.ToLower(u.Name)
+			i.users[key] = append(i.users[key], u)
+		}
+		after = page[len(page)-1].Name
+	}
 }
 
 // badRecord is why a record is nobody's who could get it.
@@ -112,8 +110,8 @@ func (i *identities) nameOf(ctx context.Context, written string, credential bool
 
 // whose is the user of a name that nameOf gave, or NOT_FOUND. Somebody who came between is
 // nobody's: that is an error.
-func (i *identities) whose(ctx context.Context, tx *metadata.Tx, name string) (metadata.User, error) {
-	u, err := tx.LockUser(ctx, name)
+func (i *identities) whose(ctx context.Context, b *people.Batch, name string) (metadata.User, error) {
+	u, err := b.LockUser(ctx, name)
 	if err == nil && u.Source != i.source {
 		return u, oci.Errorf(oci.CodeConflict, "the user %s was just made, of the source %s: run the import again", name, u.Source)
 	}

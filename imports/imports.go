@@ -10,13 +10,11 @@ import (
 	"io"
 
 	"berth/auth"
-	"berth/metadata"
 	"berth/people"
 )
 
 // Options say how an import is made.
 type Options struct {
-	DB     *metadata.DB
 	People *people.People
 	// DryRun undoes what the import does, which the report tells as ever.
 	DryRun bool

@@ -38,7 +38,7 @@ func (b *Batch) putAccount(ctx context.Context, by auth.Actor, a metadata.Accoun
 		return a, err
 	}
 	a.Actions, a.CreatedBy = actions.Names(), by.Audit.Name
-	stored, err := b.Tx.PutAccount(ctx, a)
+	stored, err := b.tx.PutAccount(ctx, a)
 	if err != nil {
 		return stored, err
 	}
@@ -52,7 +52,7 @@ func (b *Batch) putAccount(ctx context.Context, by auth.Actor, a metadata.Accoun
 // AddAccount is PutAccount for an account that is not there; one that is stays as it is.
 func (p *People) AddAccount(ctx context.Context, by auth.Actor, a metadata.Account) error {
 	return do(ctx, p, func(b *Batch) error {
-		rows, err := b.AccountRoles(ctx, a.Account)
+		rows, err := b.tx.AccountRoles(ctx, a.Account)
 		if err != nil || slices.ContainsFunc(rows, func(r metadata.Account) bool { return r.Role == a.Role }) {
 			return err
 		}
@@ -65,7 +65,7 @@ func (p *People) AddAccount(ctx context.Context, by auth.Actor, a metadata.Accou
 // other roles stay. It returns NOT_FOUND.
 func (p *People) DeleteAccount(ctx context.Context, by auth.Actor, account, role string) error {
 	return do(ctx, p, func(b *Batch) error {
-		if err := b.Tx.DeleteAccount(ctx, account, role); err != nil {
+		if err := b.tx.DeleteAccount(ctx, account, role); err != nil {
 			return err
 		}
 		noun, params := accountParams(account, role)
@@ -74,10 +74,6 @@ func (p *People) DeleteAccount(ctx context.Context, by auth.Actor, account, role
 }
 
 // Accounts lists entries of AWS accounts behind one, by account and role, at most limit.
-func (p *People) Accounts(ctx context.Context, account, role string, limit int) (rows []metadata.Account, err error) {
-	err = p.o.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		rows, err = tx.Accounts(ctx, account, role, limit)
-		return err
-	})
-	return rows, err
+func (p *People) Accounts(ctx context.Context, account, role string, limit int) ([]metadata.Account, error) {
+	return view(ctx, p, func(tx *metadata.Tx) ([]metadata.Account, error) { return tx.Accounts(ctx, account, role, limit) })
 }

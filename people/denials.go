@@ -19,10 +19,10 @@ func (p *People) PutDenial(ctx context.Context, by auth.Actor, d metadata.Denial
 	}
 	d.CreatedBy = by.Audit.Name
 	return in(ctx, p, func(b *Batch) (stored metadata.Denial, err error) {
-		if err := b.LockDenials(ctx); err != nil {
+		if err := b.tx.LockDenials(ctx); err != nil {
 			return stored, err
 		}
-		before, err := b.Denial(ctx, d.Name)
+		before, err := b.tx.Denial(ctx, d.Name)
 		switch {
 		case err == nil:
 			if err := check(condition, before); err != nil {
@@ -36,7 +36,7 @@ func (p *People) PutDenial(ctx context.Context, by auth.Actor, d metadata.Denial
 		case condition != nil:
 			return stored, oci.Errorf(oci.CodePreconditionFailed, "there is no denial %s any more, and If-Match asks for one", d.Name)
 		}
-		if stored, _, err = b.Tx.PutDenial(ctx, d); err != nil {
+		if stored, _, err = b.tx.PutDenial(ctx, d); err != nil {
 			return stored, err
 		}
 		return stored, b.record(ctx, by, "putDenial", Params{"denial": d.Name}, struct {
@@ -61,10 +61,10 @@ func mayLift(by auth.Actor, d metadata.Denial) error {
 // DeleteDenial takes a denial back. It returns NOT_FOUND or DENIED. condition may be nil.
 func (p *People) DeleteDenial(ctx context.Context, by auth.Actor, name string, condition func(metadata.Denial) error) error {
 	return do(ctx, p, func(b *Batch) error {
-		if err := b.LockDenials(ctx); err != nil {
+		if err := b.tx.LockDenials(ctx); err != nil {
 			return err
 		}
-		before, err := b.Denial(ctx, name)
+		before, err := b.tx.Denial(ctx, name)
 		if err != nil {
 			return err
 		}
@@ -74,9 +74,19 @@ func (p *People) DeleteDenial(ctx context.Context, by auth.Actor, name string, c
 		if err := mayLift(by, before); err != nil {
 			return err
 		}
-		if err := b.Tx.DeleteDenial(ctx, name); err != nil {
+		if err := b.tx.DeleteDenial(ctx, name); err != nil {
 			return err
 		}
 		return b.record(ctx, by, "deleteDenial", Params{"denial": name}, nil)
 	})
+}
+
+// Denials lists denials behind a name, in byte order, at most limit.
+func (p *People) Denials(ctx context.Context, after string, limit int) ([]metadata.Denial, error) {
+	return view(ctx, p, func(tx *metadata.Tx) ([]metadata.Denial, error) { return tx.Denials(ctx, after, limit) })
+}
+
+// Denial gives a denial. It returns NOT_FOUND.
+func (p *People) Denial(ctx context.Context, name string) (metadata.Denial, error) {
+	return view(ctx, p, func(tx *metadata.Tx) (metadata.Denial, error) { return tx.Denial(ctx, name) })
 }

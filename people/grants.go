@@ -33,7 +33,7 @@ func (p *People) PutGrant(ctx context.Context, by auth.Actor, to metadata.Grante
 		if err := mayGrant(by, pattern, actions); err != nil {
 			return g, err
 		}
-		if g, _, err = b.Tx.PutGrant(ctx, to, pattern, actions, by.Audit.Name); err != nil {
+		if g, _, err = b.tx.PutGrant(ctx, to, pattern, actions, by.Audit.Name); err != nil {
 			return g, err
 		}
 		if err := b.stillMaintains(ctx, by, g.Team); err != nil {
@@ -51,7 +51,7 @@ func (b *Batch) stillMaintains(ctx context.Context, by auth.Actor, team string) 
 	if team == "" || by.IsAdmin() || by.Kind != auth.KindUser {
 		return nil
 	}
-	role, err := b.MemberRole(ctx, team, by.ID)
+	role, err := b.tx.MemberRole(ctx, team, by.ID)
 	if err == nil && role != metadata.RoleMaintainer {
 		return oci.Errorf(oci.CodeDenied, "%s is not a maintainer of the team %s any more", by, team).WithDetail(map[string]string{
 			"rule": string(auth.RuleNoMember), "principal": by.String(), "ask": "an administrator of this registry",
@@ -78,7 +78,7 @@ func (b *Batch) AddGrant(ctx context.Context, by auth.Actor, to metadata.Grantee
 	if err := mayGrant(by, pattern, actions); err != nil {
 		return err
 	}
-	if err := b.Tx.AddGrant(ctx, to, pattern, actions, by.Audit.Name); err != nil {
+	if err := b.tx.AddGrant(ctx, to, pattern, actions, by.Audit.Name); err != nil {
 		return err
 	}
 	action, params := grantParams(true, to, pattern)
@@ -91,7 +91,7 @@ func (b *Batch) AddGrant(ctx context.Context, by auth.Actor, to metadata.Grantee
 func (p *People) TakeGrant(ctx context.Context, by auth.Actor, to metadata.Grantee, pattern string, actions []string, unless ...string) error {
 	return do(ctx, p, func(b *Batch) error {
 		if len(unless) > 0 {
-			grants, err := b.Grants(ctx, metadata.GrantFilter{Grantee: to, Limit: metadata.MaxGrants})
+			grants, err := b.GrantsTo(ctx, to)
 			if err != nil {
 				return err
 			}
@@ -102,7 +102,7 @@ func (p *People) TakeGrant(ctx context.Context, by auth.Actor, to metadata.Grant
 				return nil
 			}
 		}
-		if err := b.Tx.TakeGrant(ctx, to, pattern, actions, by.Audit.Name); err != nil {
+		if err := b.tx.TakeGrant(ctx, to, pattern, actions, by.Audit.Name); err != nil {
 			return err
 		}
 		action, params := grantParams(false, to, pattern)
@@ -113,10 +113,31 @@ func (p *People) TakeGrant(ctx context.Context, by auth.Actor, to metadata.Grant
 // DeleteGrant removes a grant. It returns NOT_FOUND.
 func (p *People) DeleteGrant(ctx context.Context, by auth.Actor, to metadata.Grantee, pattern string) error {
 	return do(ctx, p, func(b *Batch) error {
-		if err := b.Tx.DeleteGrant(ctx, to, pattern); err != nil {
+		if err := b.tx.DeleteGrant(ctx, to, pattern); err != nil {
 			return err
 		}
 		action, params := grantParams(false, to, pattern)
 		return b.record(ctx, by, action, params, nil)
 	})
+}
+
+// Grants lists the grants of a filter that a caller may see, by their number: an administrator
+// all, a user those that concern the user, and a robot those of its team. A credential that
+// does not carry all that its owner may sees none.
+func (p *People) Grants(ctx context.Context, by auth.Principal, f metadata.GrantFilter) ([]metadata.Grant, error) {
+	switch {
+	case by.IsAdmin():
+	case by.Kind == auth.KindUser && by.CarriesAll():
+		f.For = by.ID
+	case by.Kind == auth.KindRobot && by.CarriesAll() && (f.Team == "" || f.Team == by.Team):
+		f.Team = by.Team // acts there as a maintainer
+	default:
+		return nil, nil
+	}
+	return view(ctx, p, func(tx *metadata.Tx) ([]metadata.Grant, error) { return tx.Grants(ctx, f) })
+}
+
+// GrantsTo lists what is granted to a user or to a group itself.
+func (b *Batch) GrantsTo(ctx context.Context, to metadata.Grantee) ([]metadata.Grant, error) {
+	return b.tx.Grants(ctx, metadata.GrantFilter{Grantee: to, Limit: metadata.MaxGrants})
 }

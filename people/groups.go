@@ -32,7 +32,7 @@ func (b *Batch) CreateGroup(ctx context.Context, by auth.Actor, name string) (me
 	if err := parseGroup(name); err != nil {
 		return metadata.Group{}, err
 	}
-	group, err := b.Tx.CreateGroup(ctx, name)
+	group, err := b.tx.CreateGroup(ctx, name)
 	if err != nil {
 		return group, err
 	}
@@ -47,7 +47,7 @@ func (p *People) SetGroupDisabled(ctx context.Context, by auth.Actor, name strin
 
 // SetGroupDisabled is People.SetGroupDisabled.
 func (b *Batch) SetGroupDisabled(ctx context.Context, by auth.Actor, name string, disabled bool, condition func(metadata.Group) error) (group metadata.Group, err error) {
-	before, err := b.LockGroup(ctx, name)
+	before, err := b.tx.LockGroup(ctx, name)
 	if err != nil {
 		return group, err
 	}
@@ -59,7 +59,7 @@ func (b *Batch) SetGroupDisabled(ctx context.Context, by auth.Actor, name string
 			return group, err
 		}
 	}
-	if group, err = b.Tx.SetGroupDisabled(ctx, name, disabled); err != nil {
+	if group, err = b.tx.SetGroupDisabled(ctx, name, disabled); err != nil {
 		return group, err
 	}
 	return group, b.record(ctx, by, "updateGroup", Params{"group": name}, map[string]bool{"disabled": disabled})
@@ -69,14 +69,14 @@ func (b *Batch) SetGroupDisabled(ctx context.Context, by auth.Actor, name string
 // condition may be nil.
 func (p *People) DeleteGroup(ctx context.Context, by auth.Actor, name string, condition func(metadata.Group) error) error {
 	return do(ctx, p, func(b *Batch) error {
-		before, err := b.LockGroup(ctx, name)
+		before, err := b.tx.LockGroup(ctx, name)
 		if err != nil {
 			return err
 		}
 		if err := check(condition, before); err != nil {
 			return err
 		}
-		if err := b.Tx.DeleteGroup(ctx, name); err != nil {
+		if err := b.tx.DeleteGroup(ctx, name); err != nil {
 			return err
 		}
 		return b.record(ctx, by, "deleteGroup", Params{"group": name}, nil)
@@ -94,7 +94,7 @@ func (b *Batch) PutGroupMember(ctx context.Context, by auth.Actor, group, user s
 	if err := by.MayGive(auth.Right{What: "a place in a group", Limit: auth.Everything()}); err != nil {
 		return err
 	}
-	if err := b.Tx.PutGroupMember(ctx, group, user); err != nil {
+	if err := b.tx.PutGroupMember(ctx, group, user); err != nil {
 		return err
 	}
 	return b.record(ctx, by, "putGroupMember", Params{"group": group, "user": user}, nil)
@@ -104,9 +104,41 @@ func (b *Batch) PutGroupMember(ctx context.Context, by auth.Actor, group, user s
 // member by the word of a provider.
 func (p *People) RemoveGroupMember(ctx context.Context, by auth.Actor, group, user string) error {
 	return do(ctx, p, func(b *Batch) error {
-		if err := b.Tx.RemoveGroupMember(ctx, group, user); err != nil {
+		if err := b.tx.RemoveGroupMember(ctx, group, user); err != nil {
 			return err
 		}
 		return b.record(ctx, by, "removeGroupMember", Params{"group": group, "user": user}, nil)
 	})
+}
+
+// Groups lists groups behind a name, in byte order, at most limit.
+func (p *People) Groups(ctx context.Context, after string, limit int) ([]metadata.Group, error) {
+	return view(ctx, p, func(tx *metadata.Tx) ([]metadata.Group, error) { return tx.Groups(ctx, after, limit) })
+}
+
+// Group gives a group's row. It returns NOT_FOUND.
+func (p *People) Group(ctx context.Context, name string) (metadata.Group, error) {
+	return view(ctx, p, func(tx *metadata.Tx) (metadata.Group, error) { return tx.Group(ctx, name) })
+}
+
+// Group is People.Group.
+func (b *Batch) Group(ctx context.Context, name string) (metadata.Group, error) {
+	return b.tx.Group(ctx, name)
+}
+
+// GroupMembers lists members of a group behind a name, in byte order, at most limit: ours and
+// those whom a provider names. It returns NOT_FOUND for the group.
+func (p *People) GroupMembers(ctx context.Context, group, after string, limit int) ([]metadata.GroupMember, error) {
+	return view(ctx, p, func(tx *metadata.Tx) ([]metadata.GroupMember, error) {
+		return tx.GroupMembers(ctx, group, after, limit)
+	})
+}
+
+// UserGroups names the groups of a user. It returns NOT_FOUND for the user.
+func (b *Batch) UserGroups(ctx context.Context, user string) ([]string, error) {
+	u, err := b.tx.User(ctx, user)
+	if err != nil {
+		return nil, err
+	}
+	return b.tx.UserGroups(ctx, u.ID)
 }

@@ -5,7 +5,8 @@
 //
 // The files have the names of package metadata's files, one per noun. Every method takes who
 // acts ([auth.Actor]) and a plain struct. In one transaction it checks the rule and writes the
-// rows and the audit line. It returns what doors show.
+// rows and the audit line. It returns what doors show. What doors only show is read here too,
+// at the end of each file.
 //
 // Whether a principal may call an operation at all is decided before, by package auth
 // (manage.go). That nobody gives more than the credential in use has is decided here, by
@@ -23,6 +24,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"berth/auth"
 	"berth/auth/token"
@@ -48,7 +50,7 @@ type Options struct {
 	TrustedIssuers []string
 }
 
-// People changes who there is and what they may. Safe for concurrent use.
+// People reads and changes who there is and what they may. Safe for concurrent use.
 type People struct{ o Options }
 
 // New makes People.
@@ -60,10 +62,11 @@ func New(o Options) *People {
 }
 
 // Batch does several changes in one transaction: all of them, or none. It is for imports.
-// Its methods are those of People.
+// Its methods are those of People, with the reads that an import needs between its changes.
+// No row can be written around them.
 type Batch struct {
-	*metadata.Tx
-	o Options
+	tx *metadata.Tx
+	o  Options
 }
 
 // Batch runs fn in one transaction, which is rolled back when fn returns an error. fn may
@@ -71,6 +74,9 @@ type Batch struct {
 func (p *People) Batch(ctx context.Context, fn func(*Batch) error) error {
 	return p.o.DB.Update(ctx, func(tx *metadata.Tx) error { return fn(&Batch{tx, p.o}) })
 }
+
+// Now is the time of the batch.
+func (b *Batch) Now() time.Time { return b.tx.Now() }
 
 // in runs one change in a transaction of its own.
 func in[T any](ctx context.Context, p *People, fn func(*Batch) (T, error)) (result T, err error) {
@@ -81,9 +87,18 @@ func in[T any](ctx context.Context, p *People, fn func(*Batch) (T, error)) (resu
 	return result, err
 }
 
-// view reads.
+// view reads by one statement, or by several that need not see the same moment.
 func view[T any](ctx context.Context, p *People, read func(*metadata.Tx) (T, error)) (result T, err error) {
 	err = p.o.DB.View(ctx, func(tx *metadata.Tx) (err error) {
+		result, err = read(tx)
+		return err
+	})
+	return result, err
+}
+
+// snapshot reads as it is at one moment, for what takes more than one statement.
+func snapshot[T any](ctx context.Context, p *People, read func(*metadata.Tx) (T, error)) (result T, err error) {
+	err = p.o.DB.Snapshot(ctx, func(tx *metadata.Tx) (err error) {
 		result, err = read(tx)
 		return err
 	})
@@ -101,7 +116,7 @@ type Params map[string]string
 // operation id of the management API, whatever the door; fields are what was asked for, as
 // a struct whose secrets are masked, or nil.
 func (b *Batch) record(ctx context.Context, by auth.Actor, action string, params Params, fields any) error {
-	return b.Record(ctx, Event(by.Audit, action, params, fields))
+	return b.tx.Record(ctx, Event(by.Audit, action, params, fields))
 }
 
 // Event is what the audit log tells of a change; see record.
@@ -176,7 +191,7 @@ func mask(v any) {
 
 // adopt gives a team that only a provider knows its row, before something in it changes.
 func (b *Batch) adopt(ctx context.Context, by auth.Actor, team string) error {
-	return b.AdoptTeam(ctx, team, by.Audit)
+	return b.tx.AdoptTeam(ctx, team, by.Audit)
 }
 
 // check runs a condition of the caller, such as If-Match, on what there is before a

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -198,6 +199,26 @@ func TestBatch(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// A batch has no way to its transaction: who imports writes no row around the rules.
+func TestBatchHidesItsTransaction(t *testing.T) {
+	batch := reflect.TypeFor[people.Batch]()
+	for _, field := range reflect.VisibleFields(batch) {
+		if field.IsExported() || field.Anonymous {
+			t.Errorf("people.Batch has the field %s: give it a name of its own, in lower case", field.Name)
+		}
+	}
+	tx := reflect.TypeFor[*metadata.Tx]()
+	pointer := reflect.PointerTo(batch)
+	for m := range pointer.NumMethod() {
+		method := pointer.Method(m)
+		for i := range method.Type.NumOut() {
+			if method.Type.Out(i) == tx {
+				t.Errorf("people.Batch.%s gives the transaction away", method.Name)
+			}
+		}
+	}
 }
 
 // The bounds of a password are those that the management API's document tells.

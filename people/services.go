@@ -2,6 +2,7 @@ package people
 
 import (
 	"context"
+	"slices"
 
 	"berth/auth"
 	"berth/auth/token"
@@ -25,17 +26,13 @@ func (p *People) PutService(ctx context.Context, by auth.Actor, s metadata.Servi
 	if err := mayService(by); err != nil {
 		return service, err
 	}
-	var before metadata.Service
-	err = p.o.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		before, err = tx.Service(ctx, s.Name)
-		return err
-	})
+	before, err := p.Service(ctx, s.Name)
 	if err != nil && !isNotFound(err) {
 		return service, err
 	}
 	otherKey := err == nil && before.Algorithm != s.Algorithm
 	change := func(b *Batch) error {
-		before, err := b.LockService(ctx, s.Name)
+		before, err := b.tx.LockService(ctx, s.Name)
 		switch {
 		case err == nil:
 			if err := check(condition, before); err != nil {
@@ -47,7 +44,7 @@ func (p *People) PutService(ctx context.Context, by auth.Actor, s metadata.Servi
 		case !isNotFound(err) || condition != nil:
 			return err
 		}
-		if service, _, err = b.Tx.PutService(ctx, s); err != nil {
+		if service, _, err = b.tx.PutService(ctx, s); err != nil {
 			return err
 		}
 		return b.record(ctx, by, "putService", Params{"service": s.Name}, fields)
@@ -73,7 +70,7 @@ func (b *Batch) CreateService(ctx context.Context, by auth.Actor, s metadata.Ser
 	if err := mayService(by); err != nil {
 		return s, err
 	}
-	made, _, err := b.Tx.PutService(ctx, s)
+	made, _, err := b.tx.PutService(ctx, s)
 	if err != nil {
 		return s, err
 	}
@@ -85,8 +82,8 @@ func (b *Batch) ImportKey(ctx context.Context, by auth.Actor, s metadata.Service
 	if err := by.MayGive(auth.Right{What: "a signing key", Limit: auth.Everything()}); err != nil {
 		return err
 	}
-	key.ActiveAt = b.Now()
-	if err := b.AddSigningKey(ctx, key, token.KeepFor(s)); err != nil {
+	key.ActiveAt = b.tx.Now()
+	if err := b.tx.AddSigningKey(ctx, key, token.KeepFor(s)); err != nil {
 		return err
 	}
 	return b.record(ctx, by, "rotateKey", Params{"kid": key.KID}, map[string]string{"service": s.Name, "from": from})
@@ -95,14 +92,14 @@ func (b *Batch) ImportKey(ctx context.Context, by auth.Actor, s metadata.Service
 // DeleteService removes a service with its keys. It returns NOT_FOUND. condition may be nil.
 func (p *People) DeleteService(ctx context.Context, by auth.Actor, name string, condition func(metadata.Service) error) error {
 	return do(ctx, p, func(b *Batch) error {
-		before, err := b.LockService(ctx, name)
+		before, err := b.tx.LockService(ctx, name)
 		if err != nil {
 			return err
 		}
 		if err := check(condition, before); err != nil {
 			return err
 		}
-		if err := b.Tx.DeleteService(ctx, name); err != nil {
+		if err := b.tx.DeleteService(ctx, name); err != nil {
 			return err
 		}
 		return b.record(ctx, by, "deleteService", Params{"service": name}, nil)
@@ -112,4 +109,22 @@ func (p *People) DeleteService(ctx context.Context, by auth.Actor, name string, 
 // Service gives another registry that takes our tokens. It returns NOT_FOUND.
 func (p *People) Service(ctx context.Context, name string) (metadata.Service, error) {
 	return view(ctx, p, func(tx *metadata.Tx) (metadata.Service, error) { return tx.Service(ctx, name) })
+}
+
+// Services lists other registries that take our tokens behind a name, in byte order, at most
+// limit.
+func (p *People) Services(ctx context.Context, after string, limit int) ([]metadata.Service, error) {
+	return view(ctx, p, func(tx *metadata.Tx) ([]metadata.Service, error) { return tx.Services(ctx, after, limit) })
+}
+
+// LockService gives a service, which nobody else changes until the batch is done. It returns
+// NOT_FOUND.
+func (b *Batch) LockService(ctx context.Context, name string) (metadata.Service, error) {
+	return b.tx.LockService(ctx, name)
+}
+
+// HasKey reports whether a service has the key of this id.
+func (b *Batch) HasKey(ctx context.Context, s metadata.Service, kid string) (bool, error) {
+	keys, err := b.tx.SigningKeys(ctx)
+	return slices.ContainsFunc(keys, func(k metadata.SigningKey) bool { return k.ServiceID == s.ID && k.KID == kid }), err
 }

@@ -25,7 +25,7 @@ func (p *People) CreateTeam(ctx context.Context, by auth.Actor, n NewTeam) (meta
 		return metadata.Team{}, err
 	}
 	return in(ctx, p, func(b *Batch) (metadata.Team, error) {
-		team, err := b.Tx.CreateTeam(ctx, n.Name, n.DefaultVisibility)
+		team, err := b.tx.CreateTeam(ctx, n.Name, n.DefaultVisibility)
 		if err != nil {
 			return team, err
 		}
@@ -46,7 +46,7 @@ func (p *People) UpdateTeam(ctx context.Context, by auth.Actor, name string, c T
 		if err := b.adopt(ctx, by, name); err != nil {
 			return team, err
 		}
-		before, err := b.LockTeam(ctx, name)
+		before, err := b.tx.LockTeam(ctx, name)
 		if err != nil {
 			return team, err
 		}
@@ -60,10 +60,10 @@ func (p *People) UpdateTeam(ctx context.Context, by auth.Actor, name string, c T
 				return team, err
 			}
 		}
-		if err := b.SetTeamVisibility(ctx, name, c.DefaultVisibility); err != nil {
+		if err := b.tx.SetTeamVisibility(ctx, name, c.DefaultVisibility); err != nil {
 			return team, err
 		}
-		if team, err = b.Team(ctx, name); err != nil {
+		if team, err = b.tx.Team(ctx, name); err != nil {
 			return team, err
 		}
 		return team, b.record(ctx, by, "updateTeam", Params{"team": name}, c)
@@ -76,25 +76,25 @@ func (p *People) UpdateTeam(ctx context.Context, by auth.Actor, name string, c T
 // NOT_FOUND, or CONFLICT that names what is in the way. condition may be nil.
 func (p *People) DeleteTeam(ctx context.Context, by auth.Actor, name string, condition func(metadata.Team) error) error {
 	return do(ctx, p, func(b *Batch) error {
-		before, err := b.LockTeam(ctx, name)
+		before, err := b.tx.LockTeam(ctx, name)
 		if err != nil {
 			return err
 		}
 		if err := check(condition, before); err != nil {
 			return err
 		}
-		left, err := b.Repositories(ctx, metadata.RepositoryFilter{Viewer: metadata.Viewer{All: true}, Team: name, Limit: 1})
+		left, err := b.tx.Repositories(ctx, metadata.RepositoryFilter{Viewer: metadata.Viewer{All: true}, Team: name, Limit: 1})
 		if err != nil {
 			return err
 		}
 		if len(left) > 0 {
 			return oci.Errorf(oci.CodeConflict, "the team %s has repositories, such as %s: delete them first", name, left[0].Name)
 		}
-		named, err := b.NamesTeam(ctx, name)
+		named, err := b.tx.NamesTeam(ctx, name)
 		if err != nil {
 			return err
 		}
-		if err := b.Tx.DeleteTeam(ctx, name); err != nil {
+		if err := b.tx.DeleteTeam(ctx, name); err != nil {
 			return err
 		}
 		return b.record(ctx, by, "deleteTeam", Params{"team": name}, struct {
@@ -115,7 +115,7 @@ func (p *People) PutMember(ctx context.Context, by auth.Actor, team, user, role 
 		if err := b.adopt(ctx, by, team); err != nil {
 			return err
 		}
-		if err := b.Tx.PutMember(ctx, team, user, role); err != nil {
+		if err := b.tx.PutMember(ctx, team, user, role); err != nil {
 			return err
 		}
 		return b.record(ctx, by, "putMember", Params{"team": team, "user": user}, map[string]string{"role": role})
@@ -128,7 +128,7 @@ func (p *People) RemoveMember(ctx context.Context, by auth.Actor, team, user str
 		if err := b.adopt(ctx, by, team); err != nil {
 			return err
 		}
-		if err := b.Tx.RemoveMember(ctx, team, user); err != nil {
+		if err := b.tx.RemoveMember(ctx, team, user); err != nil {
 			return err
 		}
 		return b.record(ctx, by, "removeMember", Params{"team": team, "user": user}, nil)
@@ -138,4 +138,32 @@ func (p *People) RemoveMember(ctx context.Context, by auth.Actor, team, user str
 // Team gives a team's row. It returns NOT_FOUND.
 func (p *People) Team(ctx context.Context, name string) (metadata.Team, error) {
 	return view(ctx, p, func(tx *metadata.Tx) (metadata.Team, error) { return tx.Team(ctx, name) })
+}
+
+// Teams lists the teams that a caller may see behind a name, in byte order, at most limit: an
+// administrator all, a user those of the user, and a robot its own.
+func (p *People) Teams(ctx context.Context, by auth.Principal, after string, limit int) ([]metadata.Team, error) {
+	return view(ctx, p, func(tx *metadata.Tx) ([]metadata.Team, error) {
+		switch {
+		case by.IsAdmin():
+			return tx.Teams(ctx, 0, after, limit)
+		case by.Kind == auth.KindUser:
+			return tx.Teams(ctx, by.ID, after, limit)
+		case by.Team > after: // a robot is in one team
+			team, err := tx.Team(ctx, by.Team)
+			return []metadata.Team{team}, err
+		}
+		return nil, nil
+	})
+}
+
+// UserTeams gives the roles of a user by team, ours and those of the user's provider.
+func (p *People) UserTeams(ctx context.Context, userID int64) (map[string]string, error) {
+	return view(ctx, p, func(tx *metadata.Tx) (map[string]string, error) { return tx.UserTeams(ctx, userID) })
+}
+
+// Members lists members of a team behind a name, in byte order, at most limit. It returns
+// NOT_FOUND for the team.
+func (p *People) Members(ctx context.Context, team, after string, limit int) ([]metadata.Member, error) {
+	return view(ctx, p, func(tx *metadata.Tx) ([]metadata.Member, error) { return tx.Members(ctx, team, after, limit) })
 }

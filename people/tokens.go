@@ -113,14 +113,14 @@ func (b *Batch) createToken(ctx context.Context, by auth.Actor, t metadata.Token
 			return t, err
 		}
 	}
-	if t.ExpiresAt != nil && !t.ExpiresAt.After(b.Now()) {
+	if t.ExpiresAt != nil && !t.ExpiresAt.After(b.tx.Now()) {
 		return t, oci.Errorf(oci.CodeInvalid, "the field \"expires_at\" is %s, which is not in the future", t.ExpiresAt.UTC().Format(time.RFC3339))
 	}
 	if err := mayMint(by, t); err != nil {
 		return t, err
 	}
 	t.CreatedBy = by.Audit.Name
-	made, err := b.Tx.CreateToken(ctx, t, hash)
+	made, err := b.tx.CreateToken(ctx, t, hash)
 	if err != nil {
 		return t, err
 	}
@@ -166,7 +166,7 @@ type tokenRotation struct {
 // overlap. It returns NOT_FOUND, DENIED, or CONFLICT for too many secrets.
 func (p *People) RotateToken(ctx context.Context, by auth.Actor, user, team, name string, overlap time.Duration) (t metadata.Token, secret string, err error) {
 	t, err = in(ctx, p, func(b *Batch) (t metadata.Token, err error) {
-		before, err := b.Token(ctx, user, team, name)
+		before, err := b.tx.Token(ctx, user, team, name)
 		if err != nil {
 			return t, err
 		}
@@ -175,7 +175,7 @@ func (p *People) RotateToken(ctx context.Context, by auth.Actor, user, team, nam
 		}
 		var hash string
 		secret, hash = auth.NewSecret(prefixes[before.Kind])
-		if t, err = b.Tx.RotateToken(ctx, user, team, name, hash, overlap); err != nil {
+		if t, err = b.tx.RotateToken(ctx, user, team, name, hash, overlap); err != nil {
 			return t, err
 		}
 		noun, params := tokenParams(user, team, name)
@@ -190,7 +190,7 @@ func (p *People) DeleteToken(ctx context.Context, by auth.Actor, user, team, nam
 }
 
 func (b *Batch) deleteToken(ctx context.Context, by auth.Actor, user, team, name string) error {
-	if err := b.Tx.DeleteToken(ctx, user, team, name); err != nil {
+	if err := b.tx.DeleteToken(ctx, user, team, name); err != nil {
 		return err
 	}
 	noun, params := tokenParams(user, team, name)
@@ -201,7 +201,7 @@ func (b *Batch) deleteToken(ctx context.Context, by auth.Actor, user, team, name
 // own, and for an administrator anybody's. It returns NOT_FOUND or DENIED.
 func (p *People) DeletePair(ctx context.Context, by auth.Actor, user, password string) error {
 	return do(ctx, p, func(b *Batch) error {
-		t, _, err := b.TokenBySecretHash(ctx, auth.PairHash(user, password))
+		t, err := b.TokenByHash(ctx, auth.PairHash(user, password))
 		if err != nil {
 			return err
 		}
@@ -226,4 +226,32 @@ func (p *People) PruneTokenSecrets(ctx context.Context) (n int, err error) {
 		return err
 	})
 	return n, err
+}
+
+// Tokens lists tokens of a user or a team behind a name, in byte order, at most limit. It
+// returns NOT_FOUND for the owner.
+func (p *People) Tokens(ctx context.Context, user, team, after string, limit int) ([]metadata.Token, error) {
+	return snapshot(ctx, p, func(tx *metadata.Tx) (_ []metadata.Token, err error) {
+		// Of an owner that is not there, Tokens gives an empty list.
+		if team != "" {
+			_, err = tx.Team(ctx, team)
+		} else {
+			_, err = tx.User(ctx, user)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return tx.Tokens(ctx, user, team, after, limit)
+	})
+}
+
+// Token gives a token of a user or a team. It returns NOT_FOUND.
+func (p *People) Token(ctx context.Context, user, team, name string) (metadata.Token, error) {
+	return view(ctx, p, func(tx *metadata.Tx) (metadata.Token, error) { return tx.Token(ctx, user, team, name) })
+}
+
+// TokenByHash gives the token whose secret has this hash. It returns NOT_FOUND.
+func (b *Batch) TokenByHash(ctx context.Context, hash string) (metadata.Token, error) {
+	t, _, err := b.tx.TokenBySecretHash(ctx, hash)
+	return t, err
 }

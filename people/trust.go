@@ -18,7 +18,7 @@ func (p *People) PutTrustIssuer(ctx context.Context, by auth.Actor, issuer strin
 		if err := by.MayGive(auth.Right{What: "trust in an issuer", Limit: auth.Everything()}); err != nil {
 			return i, err
 		}
-		if i, err = b.Tx.PutTrustIssuer(ctx, issuer, by.Audit.Name); err != nil {
+		if i, err = b.tx.PutTrustIssuer(ctx, issuer, by.Audit.Name); err != nil {
 			return i, err
 		}
 		return i, b.record(ctx, by, "putTrustIssuer", Params{"issuer": issuer}, nil)
@@ -38,11 +38,11 @@ func (p *People) SetTrustOwners(ctx context.Context, by auth.Actor, issuer strin
 			return i, err
 		}
 		if slices.Contains(p.o.TrustedIssuers, issuer) {
-			if _, err := b.Tx.PutTrustIssuer(ctx, issuer, by.Audit.Name); err != nil {
+			if _, err := b.tx.PutTrustIssuer(ctx, issuer, by.Audit.Name); err != nil {
 				return i, err
 			}
 		}
-		if i, err = b.Tx.SetTrustOwners(ctx, issuer, owners); err != nil {
+		if i, err = b.tx.SetTrustOwners(ctx, issuer, owners); err != nil {
 			return i, err
 		}
 		return i, b.record(ctx, by, "setTrustOwners", Params{"issuer": issuer}, map[string]any{"owners": owners})
@@ -52,7 +52,7 @@ func (p *People) SetTrustOwners(ctx context.Context, by auth.Actor, issuer strin
 // DeleteTrustIssuer removes an issuer. It returns CONFLICT while a policy names it, or NOT_FOUND.
 func (p *People) DeleteTrustIssuer(ctx context.Context, by auth.Actor, issuer string) error {
 	return do(ctx, p, func(b *Batch) error {
-		if err := b.Tx.DeleteTrustIssuer(ctx, issuer); err != nil {
+		if err := b.tx.DeleteTrustIssuer(ctx, issuer); err != nil {
 			return err
 		}
 		return b.record(ctx, by, "deleteTrustIssuer", Params{"issuer": issuer}, nil)
@@ -81,7 +81,7 @@ func (p *People) PutTrustPolicy(ctx context.Context, by auth.Actor, t metadata.T
 			return stored, err
 		}
 		if !slices.Contains(p.o.TrustedIssuers, t.Issuer) {
-			known, err := b.HasTrustIssuer(ctx, t.Issuer)
+			known, err := b.tx.HasTrustIssuer(ctx, t.Issuer)
 			if err != nil {
 				return stored, err
 			}
@@ -92,7 +92,7 @@ func (p *People) PutTrustPolicy(ctx context.Context, by auth.Actor, t metadata.T
 		if err := by.MayGive(auth.Right{Limit: l}); err != nil {
 			return stored, err
 		}
-		before, err := b.LockTrustPolicy(ctx, t.Team, t.Name)
+		before, err := b.tx.LockTrustPolicy(ctx, t.Team, t.Name)
 		switch {
 		case err == nil:
 			if err := check(condition, before); err != nil {
@@ -101,7 +101,7 @@ func (p *People) PutTrustPolicy(ctx context.Context, by auth.Actor, t metadata.T
 		case !isNotFound(err) || condition != nil:
 			return stored, err
 		}
-		if stored, _, err = b.Tx.PutTrustPolicy(ctx, t); err != nil {
+		if stored, _, err = b.tx.PutTrustPolicy(ctx, t); err != nil {
 			return stored, err
 		}
 		return stored, b.record(ctx, by, "putTrustPolicy", Params{"team": t.Team, "trust_policy": t.Name}, fields)
@@ -130,16 +130,39 @@ func checkTrustPolicy(t *metadata.TrustPolicy) (l auth.Limit, err error) {
 // DeleteTrustPolicy removes a trust policy. It returns NOT_FOUND. condition may be nil.
 func (p *People) DeleteTrustPolicy(ctx context.Context, by auth.Actor, team, name string, condition func(metadata.TrustPolicy) error) error {
 	return do(ctx, p, func(b *Batch) error {
-		before, err := b.LockTrustPolicy(ctx, team, name)
+		before, err := b.tx.LockTrustPolicy(ctx, team, name)
 		if err != nil {
 			return err
 		}
 		if err := check(condition, before); err != nil {
 			return err
 		}
-		if err := b.Tx.DeleteTrustPolicy(ctx, team, name); err != nil {
+		if err := b.tx.DeleteTrustPolicy(ctx, team, name); err != nil {
 			return err
 		}
 		return b.record(ctx, by, "deleteTrustPolicy", Params{"team": team, "trust_policy": name}, nil)
 	})
+}
+
+// TrustIssuers lists issuers behind one, in byte order, at most limit. Those of the settings
+// that have no row are not among them.
+func (p *People) TrustIssuers(ctx context.Context, after string, limit int) ([]metadata.TrustIssuer, error) {
+	return view(ctx, p, func(tx *metadata.Tx) ([]metadata.TrustIssuer, error) { return tx.TrustIssuers(ctx, after, limit) })
+}
+
+// TrustPolicies lists trust policies of a team behind a name, in byte order, at most limit. It
+// returns NOT_FOUND for the team.
+func (p *People) TrustPolicies(ctx context.Context, team, after string, limit int) ([]metadata.TrustPolicy, error) {
+	return snapshot(ctx, p, func(tx *metadata.Tx) ([]metadata.TrustPolicy, error) {
+		// Of a team that is not there, TrustPolicies gives an empty list.
+		if _, err := tx.Team(ctx, team); err != nil {
+			return nil, err
+		}
+		return tx.TrustPolicies(ctx, team, after, limit)
+	})
+}
+
+// TrustPolicy gives a trust policy of a team. It returns NOT_FOUND.
+func (p *People) TrustPolicy(ctx context.Context, team, name string) (metadata.TrustPolicy, error) {
+	return view(ctx, p, func(tx *metadata.Tx) (metadata.TrustPolicy, error) { return tx.TrustPolicy(ctx, team, name) })
 }

@@ -83,7 +83,7 @@ func (b *Batch) createUser(ctx context.Context, by auth.Actor, u metadata.User, 
 	if err := by.MayGive(userRight(u.Role)); err != nil {
 		return u, err
 	}
-	made, err := b.Tx.CreateUser(ctx, u)
+	made, err := b.tx.CreateUser(ctx, u)
 	if err != nil {
 		return u, err
 	}
@@ -102,7 +102,7 @@ type UserChange struct {
 // enabled admin would be left.
 func (p *People) UpdateUser(ctx context.Context, by auth.Actor, name string, c UserChange) (metadata.User, error) {
 	return in(ctx, p, func(b *Batch) (user metadata.User, err error) {
-		before, err := b.LockUser(ctx, name)
+		before, err := b.tx.LockUser(ctx, name)
 		if err != nil {
 			return user, err
 		}
@@ -115,7 +115,7 @@ func (p *People) UpdateUser(ctx context.Context, by auth.Actor, name string, c U
 				return user, err
 			}
 		}
-		if user, err = b.Tx.UpdateUser(ctx, name, metadata.UserChange{Role: c.Role, Disabled: c.Disabled}); err != nil {
+		if user, err = b.tx.UpdateUser(ctx, name, metadata.UserChange{Role: c.Role, Disabled: c.Disabled}); err != nil {
 			return user, err
 		}
 		return user, b.record(ctx, by, "updateUser", Params{"user": name}, c)
@@ -126,14 +126,14 @@ func (p *People) UpdateUser(ctx context.Context, by auth.Actor, name string, c U
 // CONFLICT when no enabled admin would be left. condition may be nil.
 func (p *People) DeleteUser(ctx context.Context, by auth.Actor, name string, condition func(metadata.User) error) error {
 	return do(ctx, p, func(b *Batch) error {
-		before, err := b.LockUser(ctx, name)
+		before, err := b.tx.LockUser(ctx, name)
 		if err != nil {
 			return err
 		}
 		if err := check(condition, before); err != nil {
 			return err
 		}
-		if err := b.Tx.DeleteUser(ctx, name); err != nil {
+		if err := b.tx.DeleteUser(ctx, name); err != nil {
 			return err
 		}
 		return b.record(ctx, by, "deleteUser", Params{"user": name}, nil)
@@ -186,10 +186,10 @@ func (b *Batch) SetPassword(ctx context.Context, by auth.Actor, name, hash, from
 }
 
 func (b *Batch) setPassword(ctx context.Context, by auth.Actor, name, hash string, fields any) error {
-	if _, err := b.LockUser(ctx, name); err != nil {
+	if _, err := b.tx.LockUser(ctx, name); err != nil {
 		return err
 	}
-	if _, err := b.Tx.UpdateUser(ctx, name, metadata.UserChange{PasswordHash: &hash}); err != nil {
+	if _, err := b.tx.UpdateUser(ctx, name, metadata.UserChange{PasswordHash: &hash}); err != nil {
 		return err
 	}
 	return b.record(ctx, by, "setPassword", Params{"user": name}, fields)
@@ -203,7 +203,7 @@ func (p *People) CreateFirstAdmin(ctx context.Context, by auth.Actor, name, pass
 		return false, err
 	}
 	return in(ctx, p, func(b *Batch) (bool, error) {
-		made, err := b.Tx.CreateFirstAdmin(ctx, name, hash)
+		made, err := b.tx.CreateFirstAdmin(ctx, name, hash)
 		if err != nil || !made {
 			return false, err
 		}
@@ -219,4 +219,41 @@ func (p *People) User(ctx context.Context, name string) (metadata.User, error) {
 // HasUsers reports whether there is a user.
 func (p *People) HasUsers(ctx context.Context) (bool, error) {
 	return view(ctx, p, func(tx *metadata.Tx) (bool, error) { return tx.HasUsers(ctx) })
+}
+
+// Users lists users behind a name, in byte order, at most limit.
+func (p *People) Users(ctx context.Context, after string, limit int) ([]metadata.User, error) {
+	return view(ctx, p, func(tx *metadata.Tx) ([]metadata.User, error) { return tx.Users(ctx, after, limit) })
+}
+
+// Profile is a user with where the user belongs.
+type Profile struct {
+	metadata.User
+	// Teams are the roles by team, whoever says so; Provided are those that the user's
+	// provider says.
+	Teams, Provided map[string]string
+	Groups          []string
+}
+
+// Profile gives a user with teams and groups. It returns NOT_FOUND.
+func (p *People) Profile(ctx context.Context, name string) (Profile, error) {
+	return view(ctx, p, func(tx *metadata.Tx) (u Profile, err error) {
+		if u.User, err = tx.User(ctx, name); err != nil {
+			return u, err
+		}
+		if u.Teams, err = tx.UserTeams(ctx, u.ID); err != nil {
+			return u, err
+		}
+		if u.Provided, _, err = tx.ProviderFacts(ctx, u.ID); err != nil {
+			return u, err
+		}
+		u.Groups, err = tx.UserGroups(ctx, u.ID)
+		return u, err
+	})
+}
+
+// LockUser gives a user's row, which nobody else changes until the batch is done. It returns
+// NOT_FOUND.
+func (b *Batch) LockUser(ctx context.Context, name string) (metadata.User, error) {
+	return b.tx.LockUser(ctx, name)
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"berth/audit"
 	"berth/auth"
 	"berth/auth/oauth2"
 	"berth/auth/oidc"
@@ -99,7 +100,7 @@ func outgrowWorld(t *testing.T, database string) (*world, []shown) {
 		copies := backup.NewJobs(backup.JobsOptions{From: backup.Side{DB: w.db, Store: store}, Grace: registry.DefaultGCGrace})
 		t.Cleanup(copies.Close)
 		management, err := admin.New(admin.Options{
-			Registry: reg, Checks: checks, Copies: copies, DB: w.db, Policy: o.Policy, People: w.people,
+			Registry: reg, Checks: checks, Copies: copies, Audit: audit.New(w.db, audit.Options{}), Policy: o.Policy, People: w.people,
 			Keys: o.Tokens.Keys(), TrustedIssuers: []string{provider.Issuer},
 		})
 		must(err)

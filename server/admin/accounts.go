@@ -21,11 +21,7 @@ func accountOf(a metadata.Account) api.Account {
 func (h *Admin) ListAccounts(ctx context.Context, r api.ListAccountsRequestObject) (api.ListAccountsResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
 	account, role, _ := strings.Cut(after, "/")
-	var accounts []metadata.Account
-	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		accounts, err = tx.Accounts(ctx, account, role, limit+1)
-		return err
-	})
+	accounts, err := h.People.Accounts(ctx, account, role, limit+1)
 	if err != nil {
 		return nil, err
 	}

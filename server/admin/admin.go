@@ -21,10 +21,10 @@ import (
 	"github.com/gorilla/mux"
 
 	"berth/api"
+	"berth/audit"
 	"berth/auth"
 	"berth/auth/token"
 	"berth/backup"
-	"berth/metadata"
 	"berth/oci"
 	"berth/people"
 	"berth/registry"
@@ -33,15 +33,16 @@ import (
 
 // Options are what the handlers need. All fields but TrustedIssuers are required.
 type Options struct {
-	DB     *metadata.DB
 	Policy *auth.Policy
 	// Registry collects, retains, restores, checks, measures and explains; Checks runs checks in the background.
 	Registry *registry.Registry
 	Checks   *registry.CheckJobs
 	// Copies makes, verifies and restores backups, and migrates, in the background.
 	Copies *backup.Jobs
-	// People changes users, teams, rights and what else is theirs.
+	// People reads and changes users, teams, rights and what else is theirs.
 	People *people.People
+	// Audit reads the audit log.
+	Audit *audit.Log
 	// Keys are those that sign tokens.
 	Keys *token.Keys
 	// TrustedIssuers are issuers of jobs' tokens that the settings name.
@@ -62,7 +63,7 @@ type Admin struct {
 // New makes the door. It fails when an operation of the document has no row in the
 // permission table.
 func New(options Options) (*Admin, error) {
-	if options.DB == nil || options.Registry == nil || options.Checks == nil || options.Copies == nil || options.Policy == nil || options.People == nil || options.Keys == nil {
+	if options.Registry == nil || options.Checks == nil || options.Copies == nil || options.Policy == nil || options.People == nil || options.Audit == nil || options.Keys == nil {
 		return nil, errors.New("admin: all options but TrustedIssuers are required")
 	}
 	spec, err := api.GetSpec()

@@ -15,6 +15,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"berth/audit"
 	"berth/auth"
 	"berth/auth/token"
 	"berth/backup"
@@ -102,7 +103,7 @@ func newWorld(t testing.TB, db *metadata.DB, change ...func(*server.Options)) *w
 		DB: db, Hasher: hasher, Passwords: chain, Keys: issuer.Keys(), Service: "berth", TrustedIssuers: []string{"https://jobs.example.com"},
 	})
 	management, err := admin.New(admin.Options{
-		Registry: reg, Checks: checks, Copies: copies, DB: db, Policy: policy, People: who, Keys: issuer.Keys(),
+		Registry: reg, Checks: checks, Copies: copies, Audit: audit.New(db, audit.Options{}), Policy: policy, People: who, Keys: issuer.Keys(),
 		TrustedIssuers: []string{"https://jobs.example.com"},
 	})
 	if err != nil {

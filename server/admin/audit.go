@@ -24,11 +24,7 @@ func auditEventOf(e metadata.AuditEvent) api.AuditEvent {
 func (h *Admin) events(ctx context.Context, f metadata.AuditFilter, limit *api.Limit, after *api.After) (body api.AuditEventList, link *string, err error) {
 	n, before := bounds(limit, after)
 	f.Before, f.Limit = before, n+1
-	var events []metadata.AuditEvent
-	err = h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		events, err = tx.AuditEvents(ctx, f)
-		return err
-	})
+	events, err := h.Audit.Events(ctx, f)
 	if err != nil {
 		return body, nil, err
 	}

@@ -17,11 +17,7 @@ func denialOf(d metadata.Denial) api.Denial {
 // ListDenials lists all denials.
 func (h *Admin) ListDenials(ctx context.Context, r api.ListDenialsRequestObject) (api.ListDenialsResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
-	var denials []metadata.Denial
-	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		denials, err = tx.Denials(ctx, after, limit+1)
-		return err
-	})
+	denials, err := h.People.Denials(ctx, after, limit+1)
 	if err != nil {
 		return nil, err
 	}
@@ -34,11 +30,7 @@ func (h *Admin) ListDenials(ctx context.Context, r api.ListDenialsRequestObject)
 
 // GetDenial shows a denial.
 func (h *Admin) GetDenial(ctx context.Context, r api.GetDenialRequestObject) (api.GetDenialResponseObject, error) {
-	var denial metadata.Denial
-	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		denial, err = tx.Denial(ctx, r.Denial)
-		return err
-	})
+	denial, err := h.People.Denial(ctx, r.Denial)
 	if err != nil {
 		return nil, err
 	}

@@ -33,20 +33,7 @@ func (h *Admin) ListGrants(ctx context.Context, r api.ListGrantsRequestObject) (
 			return nil, oci.Errorf(oci.CodeInvalid, "the parameter \"after\" is not the \"next\" of a page of grants")
 		}
 	}
-	switch p := callOf(ctx).actor.Principal; {
-	case p.IsAdmin():
-	case p.Kind == auth.KindUser && p.CarriesAll():
-		f.For = p.ID
-	case p.Kind == auth.KindRobot && p.CarriesAll() && (f.Team == "" || f.Team == p.Team):
-		f.Team = p.Team // acts there as a maintainer
-	default:
-		return api.ListGrants200JSONResponse{Body: api.GrantList{Items: []api.Grant{}}}, nil
-	}
-	var grants []metadata.Grant
-	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		grants, err = tx.Grants(ctx, f)
-		return err
-	})
+	grants, err := h.People.Grants(ctx, callOf(ctx).actor.Principal, f)
 	if err != nil {
 		return nil, err
 	}

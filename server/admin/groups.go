@@ -14,11 +14,7 @@ func groupOf(g metadata.Group) api.Group {
 // ListGroups lists all groups.
 func (h *Admin) ListGroups(ctx context.Context, r api.ListGroupsRequestObject) (api.ListGroupsResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
-	var groups []metadata.Group
-	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		groups, err = tx.Groups(ctx, after, limit+1)
-		return err
-	})
+	groups, err := h.People.Groups(ctx, after, limit+1)
 	if err != nil {
 		return nil, err
 	}
@@ -41,11 +37,7 @@ func (h *Admin) CreateGroup(ctx context.Context, r api.CreateGroupRequestObject)
 
 // GetGroup shows a group.
 func (h *Admin) GetGroup(ctx context.Context, r api.GetGroupRequestObject) (api.GetGroupResponseObject, error) {
-	var group metadata.Group
-	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		group, err = tx.Group(ctx, r.Group)
-		return err
-	})
+	group, err := h.People.Group(ctx, r.Group)
 	if err != nil {
 		return nil, err
 	}
@@ -74,11 +66,7 @@ func (h *Admin) DeleteGroup(ctx context.Context, r api.DeleteGroupRequestObject)
 // ListGroupMembers lists the members of a group, ours and those whom a provider names.
 func (h *Admin) ListGroupMembers(ctx context.Context, r api.ListGroupMembersRequestObject) (api.ListGroupMembersResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
-	var members []metadata.GroupMember
-	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		members, err = tx.GroupMembers(ctx, r.Group, after, limit+1)
-		return err
-	})
+	members, err := h.People.GroupMembers(ctx, r.Group, after, limit+1)
 	if err != nil {
 		return nil, err
 	}

@@ -18,11 +18,7 @@ func serviceOf(s metadata.Service) api.Service {
 // ListServices lists the other registries that take our tokens.
 func (h *Admin) ListServices(ctx context.Context, r api.ListServicesRequestObject) (api.ListServicesResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
-	var services []metadata.Service
-	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		services, err = tx.Services(ctx, after, limit+1)
-		return err
-	})
+	services, err := h.People.Services(ctx, after, limit+1)
 	if err != nil {
 		return nil, err
 	}
@@ -35,11 +31,7 @@ func (h *Admin) ListServices(ctx context.Context, r api.ListServicesRequestObjec
 
 // GetService shows a service.
 func (h *Admin) GetService(ctx context.Context, r api.GetServiceRequestObject) (api.GetServiceResponseObject, error) {
-	var service metadata.Service
-	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		service, err = tx.Service(ctx, r.Service)
-		return err
-	})
+	service, err := h.People.Service(ctx, r.Service)
 	if err != nil {
 		return nil, err
 	}

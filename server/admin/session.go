@@ -7,7 +7,6 @@ import (
 
 	"berth/api"
 	"berth/auth"
-	"berth/metadata"
 )
 
 // Whoami says who the caller is.
@@ -20,11 +19,7 @@ func (h *Admin) Whoami(ctx context.Context, _ api.WhoamiRequestObject) (api.Whoa
 		}
 	}
 	if p.Kind == auth.KindUser {
-		var roles map[string]string
-		err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-			roles, err = tx.UserTeams(ctx, p.ID)
-			return err
-		})
+		roles, err := h.People.UserTeams(ctx, p.ID)
 		if err != nil {
 			return nil, err
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"berth/api"
-	"berth/auth"
 	"berth/metadata"
 	"berth/people"
 )
@@ -28,21 +27,7 @@ func visibilityOf(v *api.DefaultVisibility) string {
 // ListTeams lists the caller's teams, and all teams for admins.
 func (h *Admin) ListTeams(ctx context.Context, r api.ListTeamsRequestObject) (api.ListTeamsResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
-	p := callOf(ctx).actor.Principal
-	var teams []metadata.Team
-	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		switch {
-		case p.IsAdmin():
-			teams, err = tx.Teams(ctx, 0, after, limit+1)
-		case p.Kind == auth.KindUser:
-			teams, err = tx.Teams(ctx, p.ID, after, limit+1)
-		case p.Team > after: // a robot is in one team
-			var team metadata.Team
-			team, err = tx.Team(ctx, p.Team)
-			teams = []metadata.Team{team}
-		}
-		return err
-	})
+	teams, err := h.People.Teams(ctx, callOf(ctx).actor.Principal, after, limit+1)
 	if err != nil {
 		return nil, err
 	}
@@ -65,11 +50,7 @@ func (h *Admin) CreateTeam(ctx context.Context, r api.CreateTeamRequestObject) (
 
 // GetTeam shows a team.
 func (h *Admin) GetTeam(ctx context.Context, r api.GetTeamRequestObject) (api.GetTeamResponseObject, error) {
-	var team metadata.Team
-	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		team, err = tx.Team(ctx, r.Team)
-		return err
-	})
+	team, err := h.People.Team(ctx, r.Team)
 	if err != nil {
 		return nil, err
 	}
@@ -100,11 +81,7 @@ func (h *Admin) DeleteTeam(ctx context.Context, r api.DeleteTeamRequestObject) (
 // ListMembers lists the members of a team.
 func (h *Admin) ListMembers(ctx context.Context, r api.ListMembersRequestObject) (api.ListMembersResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
-	var members []metadata.Member
-	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		members, err = tx.Members(ctx, r.Team, after, limit+1)
-		return err
-	})
+	members, err := h.People.Members(ctx, r.Team, after, limit+1)
 	if err != nil {
 		return nil, err
 	}

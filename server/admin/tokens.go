@@ -72,39 +72,12 @@ func (h *Admin) rotate(ctx context.Context, user, team, name string, body *api.T
 	return api.NewToken{Token: tokenOf(t), Secret: secret}, nil
 }
 
-// tokens lists the tokens of a user or a team.
-func (h *Admin) tokens(ctx context.Context, user, team, after string, limit int) (tokens []metadata.Token, err error) {
-	err = h.DB.Snapshot(ctx, func(tx *metadata.Tx) (err error) {
-		// Of an owner that is not there, Tokens gives an empty list.
-		if team != "" {
-			_, err = tx.Team(ctx, team)
-		} else {
-			_, err = tx.User(ctx, user)
-		}
-		if err != nil {
-			return err
-		}
-		tokens, err = tx.Tokens(ctx, user, team, after, limit)
-		return err
-	})
-	return tokens, err
-}
-
-// token finds a token of a user or a team.
-func (h *Admin) token(ctx context.Context, user, team, name string) (t metadata.Token, err error) {
-	err = h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		t, err = tx.Token(ctx, user, team, name)
-		return err
-	})
-	return t, err
-}
-
 func tokenName(t metadata.Token) string { return t.Name }
 
 // ListTokens lists a user's personal tokens.
 func (h *Admin) ListTokens(ctx context.Context, r api.ListTokensRequestObject) (api.ListTokensResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
-	tokens, err := h.tokens(ctx, r.User, "", after, limit+1)
+	tokens, err := h.People.Tokens(ctx, r.User, "", after, limit+1)
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +103,7 @@ func (h *Admin) CreateToken(ctx context.Context, r api.CreateTokenRequestObject)
 
 // GetToken shows a personal token.
 func (h *Admin) GetToken(ctx context.Context, r api.GetTokenRequestObject) (api.GetTokenResponseObject, error) {
-	t, err := h.token(ctx, r.User, "", r.Token)
+	t, err := h.People.Token(ctx, r.User, "", r.Token)
 	if err != nil {
 		return nil, err
 	}
@@ -166,7 +139,7 @@ func (h *Admin) RotateRobot(ctx context.Context, r api.RotateRobotRequestObject)
 // ListRobots lists a team's robots.
 func (h *Admin) ListRobots(ctx context.Context, r api.ListRobotsRequestObject) (api.ListRobotsResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
-	tokens, err := h.tokens(ctx, "", r.Team, after, limit+1)
+	tokens, err := h.People.Tokens(ctx, "", r.Team, after, limit+1)
 	if err != nil {
 		return nil, err
 	}
@@ -192,7 +165,7 @@ func (h *Admin) CreateRobot(ctx context.Context, r api.CreateRobotRequestObject)
 
 // GetRobot shows a robot.
 func (h *Admin) GetRobot(ctx context.Context, r api.GetRobotRequestObject) (api.GetRobotResponseObject, error) {
-	t, err := h.token(ctx, "", r.Team, r.Token)
+	t, err := h.People.Token(ctx, "", r.Team, r.Token)
 	if err != nil {
 		return nil, err
 	}

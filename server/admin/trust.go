@@ -33,11 +33,7 @@ func unusedPolicyOf(p metadata.TrustPolicy) api.TrustPolicy {
 // ListTrustIssuers lists the issuers of the settings and of the database.
 func (h *Admin) ListTrustIssuers(ctx context.Context, r api.ListTrustIssuersRequestObject) (api.ListTrustIssuersResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
-	var issuers []metadata.TrustIssuer
-	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		issuers, err = tx.TrustIssuers(ctx, after, limit+1)
-		return err
-	})
+	issuers, err := h.People.TrustIssuers(ctx, after, limit+1)
 	if err != nil {
 		return nil, err
 	}
@@ -101,15 +97,7 @@ func (h *Admin) DeleteTrustIssuer(ctx context.Context, r api.DeleteTrustIssuerRe
 // ListTrustPolicies lists the trust policies of a team.
 func (h *Admin) ListTrustPolicies(ctx context.Context, r api.ListTrustPoliciesRequestObject) (api.ListTrustPoliciesResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
-	var policies []metadata.TrustPolicy
-	err := h.DB.Snapshot(ctx, func(tx *metadata.Tx) (err error) {
-		// Of a team that is not there, TrustPolicies gives an empty list.
-		if _, err = tx.Team(ctx, r.Team); err != nil {
-			return err
-		}
-		policies, err = tx.TrustPolicies(ctx, r.Team, after, limit+1)
-		return err
-	})
+	policies, err := h.People.TrustPolicies(ctx, r.Team, after, limit+1)
 	if err != nil {
 		return nil, err
 	}
@@ -122,11 +110,7 @@ func (h *Admin) ListTrustPolicies(ctx context.Context, r api.ListTrustPoliciesRe
 
 // GetTrustPolicy shows a trust policy.
 func (h *Admin) GetTrustPolicy(ctx context.Context, r api.GetTrustPolicyRequestObject) (api.GetTrustPolicyResponseObject, error) {
-	var p metadata.TrustPolicy
-	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		p, err = tx.TrustPolicy(ctx, r.Team, r.TrustPolicy)
-		return err
-	})
+	p, err := h.People.TrustPolicy(ctx, r.Team, r.TrustPolicy)
 	if err != nil {
 		return nil, err
 	}

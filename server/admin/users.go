@@ -17,11 +17,7 @@ func userOf(u metadata.User) api.User {
 // ListUsers lists all users.
 func (h *Admin) ListUsers(ctx context.Context, r api.ListUsersRequestObject) (api.ListUsersResponseObject, error) {
 	limit, after := bounds(r.Params.Limit, r.Params.After)
-	var users []metadata.User
-	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		users, err = tx.Users(ctx, after, limit+1)
-		return err
-	})
+	users, err := h.People.Users(ctx, after, limit+1)
 	if err != nil {
 		return nil, err
 	}
@@ -47,36 +43,19 @@ func (h *Admin) CreateUser(ctx context.Context, r api.CreateUserRequestObject) (
 
 // GetUser shows a user.
 func (h *Admin) GetUser(ctx context.Context, r api.GetUserRequestObject) (api.GetUserResponseObject, error) {
-	var (
-		user            metadata.User
-		teams, provided map[string]string
-		groups          []string
-	)
-	err := h.DB.View(ctx, func(tx *metadata.Tx) (err error) {
-		if user, err = tx.User(ctx, r.User); err != nil {
-			return err
-		}
-		if teams, err = tx.UserTeams(ctx, user.ID); err != nil {
-			return err
-		}
-		if provided, _, err = tx.ProviderFacts(ctx, user.ID); err != nil {
-			return err
-		}
-		groups, err = tx.UserGroups(ctx, user.ID)
-		return err
-	})
+	user, err := h.People.Profile(ctx, r.User)
 	if err != nil {
 		return nil, err
 	}
-	shown := userOf(user)
+	shown := userOf(user.User)
 	etag := etagOf(shown) // of what updateUser changes, and no sign-in does
 	shown.SeenAt = user.SeenAt
 	in := []api.UserTeam{}
-	for _, team := range slices.Sorted(maps.Keys(teams)) {
-		in = append(in, api.UserTeam{Team: team, Role: api.TeamRole(teams[team]), Provider: provided[team] == teams[team]})
+	for _, team := range slices.Sorted(maps.Keys(user.Teams)) {
+		in = append(in, api.UserTeam{Team: team, Role: api.TeamRole(user.Teams[team]), Provider: user.Provided[team] == user.Teams[team]})
 	}
-	shown.Teams, shown.Groups = &in, &groups
-	if groups == nil {
+	shown.Teams, shown.Groups = &in, &user.Groups
+	if user.Groups == nil {
 		shown.Groups = &[]string{}
 	}
 	return api.GetUser200JSONResponse{Body: shown, Headers: api.GetUser200ResponseHeaders{ETag: etag}}, nil

@@ -71,7 +71,7 @@ func (f *importFlags) run(source string, one func(context.Context, *local, impor
 	return runLocal(f.cmd, false, func(ctx context.Context, l *local) (err error) {
 		p := cli.NewProgress(f.cmd, "importing")
 		defer p.End()
-		o := imports.Options{DB: l.db, People: l.people(), DryRun: f.dryRun, SkipInvalid: f.skip, Admins: f.admins, Source: source,
+		o := imports.Options{People: l.people(), DryRun: f.dryRun, SkipInvalid: f.skip, Admins: f.admins, Source: source,
 			Progress: func(done, total int) {
 				at := jobs.Progress{Unit: jobs.UnitItems, Done: int64(done), Total: int64(total)}
 				p.Show(at, fmt.Sprintf("%d of %d records", done, total))

@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"berth/audit"
 	"berth/auth"
 	"berth/auth/token"
 	"berth/backup"
@@ -63,6 +64,7 @@ type app struct {
 	people   *people.People
 	checks   *registry.CheckJobs
 	copies   *backup.Jobs
+	audit    *audit.Log
 
 	parts  []part
 	server *server.Server
