@@ -35,7 +35,7 @@ import (
 	"time"
 
 	"berth/metadata"
-	"berth/registry"
+	"berth/registry/collect"
 	"berth/storage"
 )
 
@@ -93,7 +93,7 @@ type Options struct {
 	Rate float64
 	// Progress hears of copying, CheckProgress of verifying; nil for nobody.
 	Progress      func(TransferReport)
-	CheckProgress func(registry.CheckReport)
+	CheckProgress func(collect.CheckReport)
 	// Logger gets what the report has no place for; nil discards it.
 	Logger *slog.Logger
 	// Clock gives the time of the backup; nil means time.Now.
@@ -163,9 +163,9 @@ func Run(ctx context.Context, from Side, place Place, o Options) (m Manifest, re
 		}
 	}
 	err = withDatabase(ctx, path, o, func(db *metadata.DB) error {
-		reg := registry.New(db, place, registry.Options{Logger: o.Logger})
+		collector := collect.New(db, place, collect.Options{Logger: o.Logger})
 		for {
-			n, err := reg.CollectGarbage(ctx)
+			n, err := collector.CollectGarbage(ctx)
 			if n == 0 || err != nil {
 				return err
 			}

@@ -25,6 +25,7 @@ import (
 	"berth/metadata/metadatatest"
 	"berth/oci"
 	"berth/registry"
+	"berth/registry/collect"
 	"berth/storage"
 	"berth/storage/fs"
 	"berth/storage/s3"
@@ -84,6 +85,10 @@ func newWorld(t *testing.T, variant string) *world {
 	}
 	w.reg = registry.New(w.side.DB, w.side.Store, registry.Options{})
 	return w
+}
+
+func (w *world) collector() *collect.Collector {
+	return collect.New(w.side.DB, w.side.Store, collect.Options{})
 }
 
 func must(t testing.TB, err error) {
@@ -201,7 +206,7 @@ func TestBackupAndRestore(t *testing.T) {
 			// What is new is copied, what is gone goes, also without the work directory.
 			from.push("v9")
 			must(t, from.reg.DeleteBlob(t.Context(), alice, repo, gone.Digest))
-			_, err = from.reg.Collect(t.Context(), registry.GCRun{})
+			_, err = from.collector().Collect(t.Context(), collect.Run{})
 			must(t, err)
 			o.Work = t.TempDir()
 			m, report, err := backup.Run(t.Context(), from.side, place, o)
@@ -247,7 +252,7 @@ func TestBackupAndRestore(t *testing.T) {
 				}
 			}
 			to.push("v10") // numbers and triggers work
-			check, err := to.reg.Check(t.Context(), registry.CheckRun{Rehash: true, Repair: true, Grace: -time.Hour})
+			check, err := to.collector().Check(t.Context(), collect.CheckRun{Rehash: true, Repair: true, Grace: -time.Hour})
 			must(t, err)
 			if len(check.Problems) > 0 {
 				t.Errorf("a check of the restored registry finds %+v", check.Problems)
@@ -375,7 +380,7 @@ func TestDamagedBackup(t *testing.T) {
 		must(t, os.Remove(filepath.Join(dir, keys[1])))
 		v, err := backup.Verify(t.Context(), place, o)
 		must(t, err)
-		if v.Bad != 2 || v.Check.Found[registry.ProblemDamaged] != 1 || v.Check.Found[registry.ProblemMissing] != 1 {
+		if v.Bad != 2 || v.Check.Found[collect.ProblemDamaged] != 1 || v.Check.Found[collect.ProblemMissing] != 1 {
 			t.Errorf("Verify finds %+v", v)
 		}
 		_, report, err := backup.Restore(t.Context(), place, to.side, o)
@@ -462,32 +467,32 @@ func TestDatabaseAndStoreOfDifferentTimes(t *testing.T) {
 
 			// An older database: the store has bytes that nobody knows of.
 			db := metadatatest.Open(t, metadata.Options{URL: "sqlite:" + old})
-			reg := registry.New(db, w.side.Store, registry.Options{})
-			check := func(r *registry.Registry, run registry.CheckRun) registry.CheckReport {
+			older := collect.New(db, w.side.Store, collect.Options{})
+			check := func(c *collect.Collector, run collect.CheckRun) collect.CheckReport {
 				t.Helper()
-				report, err := r.Check(t.Context(), run)
+				report, err := c.Check(t.Context(), run)
 				must(t, err)
 				return report
 			}
-			if report := check(reg, registry.CheckRun{Grace: time.Hour}); len(report.Problems) > 0 {
+			if report := check(older, collect.CheckRun{Grace: time.Hour}); len(report.Problems) > 0 {
 				t.Errorf("within the grace period the check finds %+v", report.Problems)
 			}
-			report := check(reg, registry.CheckRun{Repair: true, Grace: -time.Hour})
-			if report.Found[registry.ProblemOrphan] != 2 || report.Open != 0 {
+			report := check(older, collect.CheckRun{Repair: true, Grace: -time.Hour})
+			if report.Found[collect.ProblemOrphan] != 2 || report.Open != 0 {
 				t.Errorf("an older database: %+v", report)
 			}
-			_, err = reg.CollectGarbage(t.Context())
+			_, err = older.CollectGarbage(t.Context())
 			must(t, err)
 			if now := keysOf(t, w); !slices.Equal(now, before) {
 				t.Errorf("the store has %v, want %v", now, before)
 			}
-			if report := check(reg, registry.CheckRun{Rehash: true, Grace: -time.Hour}); len(report.Problems) > 0 {
+			if report := check(older, collect.CheckRun{Rehash: true, Grace: -time.Hour}); len(report.Problems) > 0 {
 				t.Errorf("after the repair: %+v", report.Problems)
 			}
 
 			// The same store is older than the newer database: bytes are missing.
-			report = check(w.reg, registry.CheckRun{Repair: true, Grace: -time.Hour})
-			if report.Found[registry.ProblemMissing] != 2 || report.Open != 2 {
+			report = check(w.collector(), collect.CheckRun{Repair: true, Grace: -time.Hour})
+			if report.Found[collect.ProblemMissing] != 2 || report.Open != 2 {
 				t.Errorf("a newer database: %+v", report)
 			}
 			if text, err := json.Marshal(report); err != nil || !strings.Contains(string(text), digest.FromString("layer of v2").String()) {
@@ -500,7 +505,7 @@ func TestDatabaseAndStoreOfDifferentTimes(t *testing.T) {
 			if err := w.pull("v2"); err != nil {
 				t.Errorf("after the re-push: %v", err)
 			}
-			if report := check(w.reg, registry.CheckRun{Rehash: true, Grace: -time.Hour}); len(report.Problems) > 0 {
+			if report := check(w.collector(), collect.CheckRun{Rehash: true, Grace: -time.Hour}); len(report.Problems) > 0 {
 				t.Errorf("after the re-push: %+v", report.Problems)
 			}
 		})

@@ -25,6 +25,7 @@ import (
 	"berth/metadata/metadatatest"
 	"berth/oci"
 	"berth/registry"
+	"berth/registry/collect"
 	"berth/storage"
 	"berth/storage/fs"
 	"berth/storage/mem"
@@ -192,6 +193,11 @@ func (e *env) openDB() *metadata.DB {
 
 // replica is another process on the same database and store.
 func (e *env) replica() *registry.Registry { return registry.New(e.openDB(), e.store(), e.o) }
+
+// collector takes away what the registry no longer needs, and checks it, as another process.
+func (e *env) collector() *collect.Collector {
+	return collect.New(e.openDB(), e.store(), collect.Options{Clock: e.clock.now})
+}
 
 func (e *env) ok(err error) {
 	e.Helper()

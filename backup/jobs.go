@@ -11,7 +11,7 @@ import (
 	"berth/auth"
 	"berth/jobs"
 	"berth/metadata"
-	"berth/registry"
+	"berth/registry/collect"
 	"berth/storage"
 )
 
@@ -32,8 +32,8 @@ type Job struct {
 	Rate float64 `json:"rate"` // bytes a second, 0 for no limit
 	// Transfer is what has been copied so far. Check is what a verifying has read so far, or, after
 	// a copy into the target, how far its rows are compared with its objects.
-	Transfer *TransferReport       `json:"transfer,omitempty"`
-	Check    *registry.CheckReport `json:"check,omitempty"`
+	Transfer *TransferReport      `json:"transfer,omitempty"`
+	Check    *collect.CheckReport `json:"check,omitempty"`
 	// Manifest is that of a backup that is complete or was restored, Verified the result of verifying.
 	Manifest *Manifest `json:"manifest,omitempty"`
 	Verified *Verified `json:"verified,omitempty"`
@@ -222,7 +222,7 @@ func (r *running) copied(report TransferReport) {
 	r.change(func() { r.Transfer = &report })
 }
 
-func (r *running) checked(report registry.CheckReport) {
+func (r *running) checked(report collect.CheckReport) {
 	report = report.Noted()
 	r.change(func() { r.Check = &report })
 }
@@ -277,8 +277,8 @@ func (r *running) compare(ctx context.Context) error {
 }
 
 // Compare compares the rows of a copy with its objects, at its end.
-func Compare(ctx context.Context, copied Side, o Options) (registry.CheckReport, error) {
-	report, err := registry.New(copied.DB, copied.Store, registry.Options{Logger: o.Logger}).Check(ctx, registry.CheckRun{Progress: o.CheckProgress})
+func Compare(ctx context.Context, copied Side, o Options) (collect.CheckReport, error) {
+	report, err := collect.New(copied.DB, copied.Store, collect.Options{Logger: o.Logger}).Check(ctx, collect.CheckRun{Progress: o.CheckProgress})
 	if err != nil {
 		err = fmt.Errorf("the copy is complete, but could not be checked: %w", err)
 	}

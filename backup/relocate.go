@@ -11,7 +11,7 @@ import (
 
 	"berth/jobs"
 	"berth/metadata"
-	"berth/registry"
+	"berth/registry/collect"
 	"berth/storage"
 )
 
@@ -25,7 +25,7 @@ func Relocate(ctx context.Context, db *metadata.DB, grace time.Duration, from, t
 		run.Logger = slog.New(slog.DiscardHandler)
 	}
 	m := &relocation{db: db, grace: grace, from: from, to: to, pace: jobs.NewPace(run.Rate), run: run, told: time.Now()}
-	m.report.Problems, m.report.Rows = []registry.Problem{}, map[string]int64{}
+	m.report.Problems, m.report.Rows = []collect.Problem{}, map[string]int64{}
 	var err error
 	if m.report.Progress, err = jobs.BytesOf(ctx, db); err != nil {
 		return m.report, err
@@ -66,14 +66,14 @@ type relocation struct {
 
 func (m *relocation) lost(b metadata.StoredBlob, kind, detail string) {
 	m.report.Lost++
-	if len(m.report.Problems) < registry.MaxProblems {
-		m.report.Problems = append(m.report.Problems, registry.Problem{Kind: kind, Digest: b.Digest, Key: b.Key, Size: b.Size, Detail: detail})
+	if len(m.report.Problems) < collect.MaxProblems {
+		m.report.Problems = append(m.report.Problems, collect.Problem{Kind: kind, Digest: b.Digest, Key: b.Key, Size: b.Size, Detail: detail})
 	}
 }
 
 func (m *relocation) blob(ctx context.Context, b metadata.StoredBlob) error {
 	if b.MissingSince != nil {
-		m.lost(b, registry.ProblemMissing, "marked as missing since "+b.MissingSince.Format(time.RFC3339))
+		m.lost(b, collect.ProblemMissing, "marked as missing since "+b.MissingSince.Format(time.RFC3339))
 		return nil
 	}
 	_, err := m.to.Stat(ctx, b.Key)
@@ -90,11 +90,11 @@ func (m *relocation) blob(ctx context.Context, b metadata.StoredBlob) error {
 		if same, err := m.same(ctx, b); err != nil || !same { // collected meanwhile
 			return err
 		}
-		m.lost(b, registry.ProblemMissing, "neither store has such an object")
+		m.lost(b, collect.ProblemMissing, "neither store has such an object")
 		return nil
 	}
-	if registry.Unreadable(ctx, m.from, err) {
-		m.lost(b, registry.ProblemDamaged, "the object cannot be read: "+err.Error())
+	if collect.Unreadable(ctx, m.from, err) {
+		m.lost(b, collect.ProblemDamaged, "the object cannot be read: "+err.Error())
 		return nil
 	}
 	if err != nil {
@@ -112,12 +112,12 @@ func (m *relocation) blob(ctx context.Context, b metadata.StoredBlob) error {
 	session, n, err := m.to.Append(ctx, storage.Session(row.Session), m.pace.Reader(ctx, rc), sum.Hash())
 	row.Session = string(session)
 	if err == nil && (n != b.Size || sum.Digest() != b.Digest) {
-		m.lost(b, registry.ProblemDamaged, fmt.Sprintf("the object has %d bytes with the digest %s, the row says %d", n, sum.Digest(), b.Size))
+		m.lost(b, collect.ProblemDamaged, fmt.Sprintf("the object has %d bytes with the digest %s, the row says %d", n, sum.Digest(), b.Size))
 		return m.drop(ctx, row)
 	}
 	var source *storage.SourceError
-	if errors.As(err, &source) && registry.Unreadable(ctx, m.from, source) {
-		m.lost(b, registry.ProblemDamaged, "the object cannot be read: "+source.Err.Error())
+	if errors.As(err, &source) && collect.Unreadable(ctx, m.from, source) {
+		m.lost(b, collect.ProblemDamaged, "the object cannot be read: "+source.Err.Error())
 		return m.drop(ctx, row)
 	}
 	if err != nil {

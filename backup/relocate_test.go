@@ -14,7 +14,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"berth/registry"
+	"berth/registry/collect"
 	"berth/storage"
 )
 
@@ -31,7 +31,7 @@ func TestRelocate(t *testing.T) {
 		e.ok(old().Delete(e.ctx, e.strings(`SELECT storage_key FROM blobs WHERE digest = $1`, string(gone))...))
 
 		e.store = func() storage.Store { return storage.Fallback(fresh(), old()) }
-		server := e.replica()
+		server, collector := e.replica(), e.collector()
 		stop := make(chan struct{})
 		var pushing sync.WaitGroup
 		pushing.Go(func() {
@@ -46,7 +46,7 @@ func TestRelocate(t *testing.T) {
 				if i%2 == 1 {
 					e.ok(server.DeleteBlob(e.ctx, as(alice), "team/churn", d))
 				}
-				_, err := server.Collect(e.ctx, registry.GCRun{})
+				_, err := collector.Collect(e.ctx, collect.Run{})
 				e.ok(err)
 			}
 		})
@@ -58,7 +58,7 @@ func TestRelocate(t *testing.T) {
 			if n > 8 {
 				left.Store(1000)
 			}
-			report, err := Relocate(ctx, e.openDB(), registry.DefaultGCGrace, old(), dying{fresh(), &left, cancel}, TransferRun{})
+			report, err := Relocate(ctx, e.openDB(), collect.DefaultGrace, old(), dying{fresh(), &left, cancel}, TransferRun{})
 			cancel()
 			copied += report.Copied
 			if err == nil {
@@ -76,7 +76,7 @@ func TestRelocate(t *testing.T) {
 		if deaths == 0 || copied < 12 {
 			t.Errorf("%d deaths, %d objects copied", deaths, copied)
 		}
-		report, err := Relocate(e.ctx, e.openDB(), registry.DefaultGCGrace, old(), fresh(), TransferRun{})
+		report, err := Relocate(e.ctx, e.openDB(), collect.DefaultGrace, old(), fresh(), TransferRun{})
 		e.ok(err)
 		if report.Copied != 0 || report.Present < 12 {
 			t.Errorf("when all is moved: %+v", report)
@@ -84,10 +84,10 @@ func TestRelocate(t *testing.T) {
 		// The new store alone serves, and the grace period empties the old one.
 		for range 2 {
 			e.clock.add(48 * time.Hour)
-			_, err := server.ExpireUploads(e.ctx)
+			_, err := collector.ExpireUploads(e.ctx)
 			e.ok(err)
 			e.clock.add(48 * time.Hour)
-			_, err = server.CollectGarbage(e.ctx)
+			_, err = collector.CollectGarbage(e.ctx)
 			e.ok(err)
 		}
 		for info, err := range old().Walk(e.ctx) {
@@ -106,9 +106,9 @@ func TestRelocate(t *testing.T) {
 				e.ok(errors.Join(err, rc.Close()))
 			}
 		}
-		check, err := e.replica().Check(e.ctx, registry.CheckRun{Rehash: true})
+		check, err := e.collector().Check(e.ctx, collect.CheckRun{Rehash: true})
 		e.ok(err)
-		if check.Open != 1 || slices.ContainsFunc(check.Problems, func(p registry.Problem) bool { return p.Digest != gone }) {
+		if check.Open != 1 || slices.ContainsFunc(check.Problems, func(p collect.Problem) bool { return p.Digest != gone }) {
 			t.Errorf("a check finds %+v", check.Problems)
 		}
 	})

@@ -9,7 +9,7 @@ import (
 	"slices"
 
 	"berth/metadata"
-	"berth/registry"
+	"berth/registry/collect"
 )
 
 // opened is a backup that is looked at: a copy of its database, which may be
@@ -50,8 +50,8 @@ func Restore(ctx context.Context, place Place, to Side, o Options) (m Manifest, 
 
 // Verified is what Verify found.
 type Verified struct {
-	Backup Manifest             `json:"backup"`
-	Check  registry.CheckReport `json:"check"`
+	Backup Manifest            `json:"backup"`
+	Check  collect.CheckReport `json:"check"`
 	// Problems are sentences about the database; bytes and manifests are in Check.
 	Problems []string `json:"problems"`
 	// Bad counts what is wrong: problems, and blobs that are lost or damaged
@@ -90,8 +90,7 @@ func Verify(ctx context.Context, place Place, o Options) (v Verified, err error)
 		if m.Blobs+m.Lost != m.Rows["blobs"] {
 			v.Problems = append(v.Problems, fmt.Sprintf("backup.json counts %d blobs with bytes and %d without, of %d", m.Blobs, m.Lost, m.Rows["blobs"]))
 		}
-		reg := registry.New(side.DB, side.Store, registry.Options{Logger: o.Logger})
-		v.Check, err = reg.Check(ctx, registry.CheckRun{Rehash: true, RowsOnly: true, HashRate: o.Rate, Progress: o.CheckProgress})
+		v.Check, err = collect.New(side.DB, side.Store, collect.Options{Logger: o.Logger}).Check(ctx, collect.CheckRun{Rehash: true, RowsOnly: true, HashRate: o.Rate, Progress: o.CheckProgress})
 		v.Bad = int64(len(v.Problems)) + max(0, v.Check.Open-m.Lost)
 		return err
 	})

@@ -18,7 +18,7 @@ import (
 
 	"berth/jobs"
 	"berth/metadata"
-	"berth/registry"
+	"berth/registry/collect"
 	"berth/storage"
 )
 
@@ -52,8 +52,8 @@ type TransferReport struct {
 	Bytes   int64            `json:"copied_bytes"`
 	// Lost counts blobs whose bytes the source does not have, or has damaged;
 	// Problems names the first ten thousand. The target counts them as missing.
-	Lost     int64              `json:"lost"`
-	Problems []registry.Problem `json:"problems"`
+	Lost     int64             `json:"lost"`
+	Problems []collect.Problem `json:"problems"`
 	// Progress is in bytes.
 	Progress jobs.Progress `json:"progress"`
 }
@@ -65,7 +65,7 @@ func (r TransferReport) Noted() TransferReport {
 	if rows == nil {
 		rows = map[string]int64{}
 	}
-	r.Rows, r.Problems = rows, registry.FirstProblems(r.Problems)
+	r.Rows, r.Problems = rows, collect.FirstProblems(r.Problems)
 	return r
 }
 
@@ -158,7 +158,7 @@ func Transfer(ctx context.Context, from, to Side, run TransferRun) (report Trans
 		run.Logger = slog.New(slog.DiscardHandler)
 	}
 	t := &transfer{from: from, to: to, run: run, id: newID(), pace: jobs.NewPace(run.Rate), told: time.Now()}
-	t.target = registry.New(to.DB, to.Store, registry.Options{Logger: run.Logger})
+	t.target = collect.New(to.DB, to.Store, collect.Options{Logger: run.Logger})
 	ctx, release, err := t.begin(ctx)
 	if err != nil {
 		return t.report, err
@@ -189,7 +189,7 @@ type transfer struct {
 	from, to Side
 	run      TransferRun
 	id       string // of its holds
-	target   *registry.Registry
+	target   *collect.Collector
 	pace     *jobs.Pace
 
 	mu     sync.Mutex
@@ -345,7 +345,7 @@ func (t *transfer) removeUploads(ctx context.Context, left []metadata.Upload) er
 		}
 	}
 	for info, err := range t.to.Store.Walk(ctx) {
-		if err == nil && dead[registry.UploadOf(info.Key)] {
+		if err == nil && dead[collect.UploadOf(info.Key)] {
 			err = t.to.Store.Delete(ctx, info.Key)
 		}
 		if err != nil {
@@ -528,11 +528,11 @@ func (t *transfer) object(ctx context.Context, b metadata.Blob) error {
 	}
 	rc, err := t.from.Store.Open(ctx, key, 0, -1)
 	if errors.Is(err, storage.ErrNotFound) {
-		t.lost(b, key, registry.ProblemMissing, "the source's store has no such object")
+		t.lost(b, key, collect.ProblemMissing, "the source's store has no such object")
 		return nil
 	}
-	if registry.Unreadable(ctx, t.from.Store, err) {
-		t.lost(b, key, registry.ProblemDamaged, "the source's object cannot be read: "+err.Error())
+	if collect.Unreadable(ctx, t.from.Store, err) {
+		t.lost(b, key, collect.ProblemDamaged, "the source's object cannot be read: "+err.Error())
 		return nil
 	}
 	if err != nil {
@@ -546,12 +546,12 @@ func (t *transfer) object(ctx context.Context, b metadata.Blob) error {
 	sum := b.Digest.Algorithm().Digester()
 	session, n, err := t.to.Store.Append(ctx, storage.Session(row.Session), t.pace.Reader(ctx, rc), sum.Hash())
 	if err == nil && (n != b.Size || sum.Digest() != b.Digest) {
-		t.lost(b, key, registry.ProblemDamaged, fmt.Sprintf("the source's object has %d bytes with the digest %s, the row says %d", n, sum.Digest(), b.Size))
+		t.lost(b, key, collect.ProblemDamaged, fmt.Sprintf("the source's object has %d bytes with the digest %s, the row says %d", n, sum.Digest(), b.Size))
 		return t.drop(ctx, row, session)
 	}
 	var source *storage.SourceError
-	if errors.As(err, &source) && registry.Unreadable(ctx, t.from.Store, source) {
-		t.lost(b, key, registry.ProblemDamaged, "the source's object cannot be read: "+source.Err.Error())
+	if errors.As(err, &source) && collect.Unreadable(ctx, t.from.Store, source) {
+		t.lost(b, key, collect.ProblemDamaged, "the source's object cannot be read: "+source.Err.Error())
 		return t.drop(ctx, row, session)
 	}
 	if err != nil {
@@ -601,8 +601,8 @@ func (t *transfer) lost(b metadata.Blob, key, kind, detail string) {
 	defer t.mu.Unlock()
 	t.report.Lost++
 	t.report.Progress.Add(b.Size)
-	if len(t.report.Problems) < registry.MaxProblems {
-		t.report.Problems = append(t.report.Problems, registry.Problem{Kind: kind, Digest: b.Digest, Key: key, Size: b.Size, Detail: detail})
+	if len(t.report.Problems) < collect.MaxProblems {
+		t.report.Problems = append(t.report.Problems, collect.Problem{Kind: kind, Digest: b.Digest, Key: key, Size: b.Size, Detail: detail})
 	}
 }
 
@@ -617,7 +617,7 @@ func (t *transfer) snapshot() TransferReport {
 	defer t.mu.Unlock()
 	r := t.report
 	if r.Problems == nil {
-		r.Problems = []registry.Problem{}
+		r.Problems = []collect.Problem{}
 	}
 	return r
 }

@@ -19,7 +19,7 @@ import (
 
 	"berth/jobs"
 	"berth/oci"
-	"berth/registry"
+	"berth/registry/collect"
 	"berth/storage"
 )
 
@@ -35,7 +35,7 @@ func sameImages(t *testing.T, to *env) (blobs int) {
 		to.read(r, name, digest.Digest(d))
 		blobs++
 	}
-	report, err := r.Check(to.ctx, registry.CheckRun{Rehash: true, Grace: -time.Hour})
+	report, err := to.collector().Check(to.ctx, collect.CheckRun{Rehash: true, Grace: -time.Hour})
 	to.ok(err)
 	if report.Open > 0 {
 		t.Errorf("a check of the copy finds %+v", report.Problems)
@@ -57,7 +57,7 @@ func TestTransferWhilePushing(t *testing.T) {
 		var pushing sync.WaitGroup
 		var pushed atomic.Int64
 		pushing.Go(func() {
-			r := from.replica()
+			r, collector := from.replica(), from.collector()
 			for i := 0; ; i++ {
 				select {
 				case <-stop:
@@ -70,7 +70,7 @@ func TestTransferWhilePushing(t *testing.T) {
 					from.ok(r.DeleteBlob(from.ctx, as(alice), "team/churn", d))
 				}
 				// What has just lost its last link goes at once, if nobody holds it.
-				_, err := r.Collect(from.ctx, registry.GCRun{})
+				_, err := collector.Collect(from.ctx, collect.Run{})
 				from.ok(err)
 			}
 		})
@@ -238,16 +238,16 @@ func TestTransferLost(t *testing.T) {
 		run := TransferRun{Source: "the source"}
 		report, err := Transfer(from.ctx, from.side(), to.side(), run)
 		to.ok(err)
-		if report.Lost != 1 || report.Problems[0].Digest != gone || report.Problems[0].Kind != registry.ProblemMissing || report.Copied != 1 {
+		if report.Lost != 1 || report.Problems[0].Digest != gone || report.Problems[0].Kind != collect.ProblemMissing || report.Copied != 1 {
 			t.Errorf("the report is %+v", report)
 		}
 		to.read(to.replica(), repo, whole)
 		if _, err := to.replica().Blob(to.ctx, repo, gone); err == nil {
 			t.Error("the copy serves a blob without bytes")
 		}
-		check, err := from.r.Check(from.ctx, registry.CheckRun{Repair: true})
+		check, err := from.collector().Check(from.ctx, collect.CheckRun{Repair: true})
 		from.ok(err)
-		if check.Found[registry.ProblemMissing] != 1 {
+		if check.Found[collect.ProblemMissing] != 1 {
 			t.Errorf("the check of the source finds %+v", check)
 		}
 		from.push(from.r, "team/other", []byte("gone"))
@@ -285,7 +285,7 @@ func TestUnreadableObject(t *testing.T) {
 		key := from.strings(`SELECT storage_key FROM blobs WHERE digest = $1`, string(bad))[0]
 		side := from.side()
 		side.Store = badDisk{side.Store, key, errors.New("gone")}
-		if _, err := registry.New(side.DB, side.Store, registry.Options{}).Check(from.ctx, registry.CheckRun{Rehash: true}); !errors.Is(err, syscall.EIO) {
+		if _, err := collect.New(side.DB, side.Store, collect.Options{}).Check(from.ctx, collect.CheckRun{Rehash: true}); !errors.Is(err, syscall.EIO) {
 			t.Errorf("a check of a disk that is gone gives %v", err)
 		}
 		run := TransferRun{Source: "the source"}
@@ -293,18 +293,18 @@ func TestUnreadableObject(t *testing.T) {
 			t.Errorf("a transfer from a disk that is gone gives %v", err)
 		}
 		side.Store = badDisk{from.store(), key, nil}
-		check, err := registry.New(side.DB, side.Store, registry.Options{}).Check(from.ctx, registry.CheckRun{Rehash: true})
+		check, err := collect.New(side.DB, side.Store, collect.Options{}).Check(from.ctx, collect.CheckRun{Rehash: true})
 		from.ok(err)
-		if check.Blobs != 2 || len(check.Problems) != 1 || check.Problems[0].Digest != bad || check.Problems[0].Kind != registry.ProblemDamaged {
+		if check.Blobs != 2 || len(check.Problems) != 1 || check.Problems[0].Digest != bad || check.Problems[0].Kind != collect.ProblemDamaged {
 			t.Errorf("the check finds %+v", check)
 		}
 		report, err := Transfer(from.ctx, side, to.side(), run)
 		from.ok(err)
-		if report.Lost != 1 || report.Problems[0].Digest != bad || report.Problems[0].Kind != registry.ProblemDamaged {
+		if report.Lost != 1 || report.Problems[0].Digest != bad || report.Problems[0].Kind != collect.ProblemDamaged {
 			t.Errorf("the transfer's report is %+v", report)
 		}
 		to.read(to.replica(), repo, good)
-		moved, err := Relocate(from.ctx, side.DB, registry.DefaultGCGrace, side.Store, to.store(), TransferRun{})
+		moved, err := Relocate(from.ctx, side.DB, collect.DefaultGrace, side.Store, to.store(), TransferRun{})
 		from.ok(err)
 		if moved.Lost != 1 || moved.Copied != 1 {
 			t.Errorf("the relocation's report is %+v", moved)
@@ -400,10 +400,10 @@ func TestTransferIntoItself(t *testing.T) {
 
 // A note holds the first problems and does not change under the hands of who writes it.
 func TestNotedTransfer(t *testing.T) {
-	many := make([]registry.Problem, registry.MaxProblems)
+	many := make([]collect.Problem, collect.MaxProblems)
 	report := TransferReport{Problems: many, Rows: map[string]int64{"tags": 1}}
 	noted := report.Noted()
-	report.Rows["tags"], many[0].Kind = 2, registry.ProblemMissing
+	report.Rows["tags"], many[0].Kind = 2, collect.ProblemMissing
 	if len(noted.Problems) >= len(many) || len(noted.Problems) == 0 || noted.Rows["tags"] != 1 || noted.Problems[0].Kind != "" {
 		t.Errorf("the transfer is noted with %d problems and %v", len(noted.Problems), noted.Rows)
 	}

@@ -12,6 +12,11 @@ const (
 	GarbageSession = "session"
 )
 
+// SessionGrace is how long an aborted session is remembered, to abort it
+// again: a request that was writing to it, or committing it, when its row
+// went may have brought something back. Longer than such a request lives.
+const SessionGrace = time.Hour
+
 // Garbage is something in the store that nothing points to any more.
 type Garbage struct {
 	ID    int64

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"strings"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // A note is a text that one replica leaves for all of them, until it expires:
@@ -45,4 +47,34 @@ func (tx *Tx) Notes(ctx context.Context, prefix string, limit int) ([]string, er
 func (tx *Tx) DeleteNote(ctx context.Context, name string) error {
 	_, err := tx.exec(ctx, `DELETE FROM leases WHERE name = $1`, notePrefix+name)
 	return err
+}
+
+// A suspect is a blob of which the store has given wrong bytes. It is noted until a check has read
+// it again, or until the note expires.
+const (
+	suspectNotes = "suspect:"
+	suspectTTL   = 90 * 24 * time.Hour
+)
+
+// NoteSuspect has the next check read a blob, whose object has the key given.
+func (tx *Tx) NoteSuspect(ctx context.Context, d digest.Digest, key string) error {
+	return tx.PutNote(ctx, suspectNotes+d.String(), key, suspectTTL)
+}
+
+// Suspects lists the blobs that are noted so, at most limit, in order of their digests.
+func (tx *Tx) Suspects(ctx context.Context, limit int) ([]digest.Digest, error) {
+	names, err := tx.Notes(ctx, suspectNotes, limit)
+	if err != nil {
+		return nil, err
+	}
+	suspects := make([]digest.Digest, len(names))
+	for i, name := range names {
+		suspects[i] = digest.Digest(strings.TrimPrefix(name, suspectNotes))
+	}
+	return suspects, nil
+}
+
+// ClearSuspect takes the note about a blob away, if it is there.
+func (tx *Tx) ClearSuspect(ctx context.Context, d digest.Digest) error {
+	return tx.DeleteNote(ctx, suspectNotes+d.String())
 }

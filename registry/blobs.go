@@ -103,14 +103,6 @@ func (v *BlobVerifier) Close() {
 	v.sum = nil
 }
 
-// suspectTTL is how long a suspect waits for a check.
-const suspectTTL = 90 * 24 * time.Hour
-
-// suspectNote is the note about a blob that the store has given wrong.
-func suspectNote(d digest.Digest) string { return suspectNotes + d.String() }
-
-const suspectNotes = "suspect:"
-
 // Suspect logs that the store has given a blob wrong, and has the next check read its bytes, also one that reads no others.
 // The blob is served as before: a proxy before the store may have been wrong once.
 func (r *Registry) Suspect(ctx context.Context, b metadata.Blob, damage *DamageError) {
@@ -119,7 +111,7 @@ func (r *Registry) Suspect(ctx context.Context, b metadata.Blob, damage *DamageE
 	ctx, cancel := detached(ctx, recordTime)
 	defer cancel()
 	err := r.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
-		return tx.PutNote(ctx, suspectNote(b.Digest), b.Key, suspectTTL)
+		return tx.NoteSuspect(ctx, b.Digest, b.Key)
 	})
 	if err != nil {
 		r.o.Logger.WarnContext(ctx, "a blob that the store gave wrong is not noted for the next check: run berth check --rehash", "digest", b.Digest, "error", err)

@@ -13,6 +13,7 @@ import (
 
 	"berth/metadata"
 	"berth/oci"
+	"berth/registry/collect"
 	"berth/storage"
 	"berth/storage/fs"
 	"berth/storage/storagetest"
@@ -23,12 +24,12 @@ import (
 
 // checked runs a check with the clock that objects have, and gives its
 // problems as "kind subject", with a star when they are repaired.
-func (e *env) checked(run CheckRun) (problems []string, report CheckReport) {
+func (e *env) checked(run collect.CheckRun) (problems []string, report collect.CheckReport) {
 	e.Helper()
 	db, err := metadata.Open(e.ctx, metadata.Options{URL: e.url})
 	e.ok(err)
 	defer db.Close()
-	report, err = New(db, e.store(), Options{}).Check(e.ctx, run)
+	report, err = collecting(New(db, e.store(), Options{})).Check(e.ctx, run)
 	e.ok(err)
 	for _, p := range report.Problems {
 		line := p.Kind + " " + string(p.Digest)
@@ -44,7 +45,7 @@ func (e *env) checked(run CheckRun) (problems []string, report CheckReport) {
 	return problems, report
 }
 
-func (e *env) wantProblems(run CheckRun, open int64, want ...string) CheckReport {
+func (e *env) wantProblems(run collect.CheckRun, open int64, want ...string) collect.CheckReport {
 	e.Helper()
 	slices.Sort(want)
 	got, report := e.checked(run)
@@ -67,7 +68,7 @@ func (e *env) put(data []byte) string {
 
 func TestCheck(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
-		ago := CheckRun{Grace: -time.Hour} // all objects are old enough
+		ago := collect.CheckRun{Grace: -time.Hour} // all objects are old enough
 		lost, kept := []byte("will be lost"), []byte("stays")
 		d := e.push(e.r, repo, lost)
 		e.push(e.r, repo, kept)
@@ -137,7 +138,7 @@ func TestCheck(t *testing.T) {
 
 		// Objects without a row wait for the grace period.
 		orphan := e.put([]byte("nobody's"))
-		e.wantProblems(CheckRun{Repair: true}, 0)
+		e.wantProblems(collect.CheckRun{Repair: true}, 0)
 		e.wantProblems(ago, 1, "orphan "+orphan)
 		e.wantProblems(repair, 0, "orphan "+orphan+"*")
 		e.wantProblems(repair, 0)
@@ -190,14 +191,14 @@ func TestCheckDamage(t *testing.T) {
 		e.ok(os.WriteFile(name, bytes, 0o600))
 	}
 	damage(random(1000, 2))
-	e.wantProblems(CheckRun{}, 0)
-	e.wantProblems(CheckRun{Rehash: true}, 1, "damaged "+string(d))
+	e.wantProblems(collect.CheckRun{}, 0)
+	e.wantProblems(collect.CheckRun{Rehash: true}, 1, "damaged "+string(d))
 	damage(data[:999])
-	e.wantProblems(CheckRun{Repair: true}, 1, "damaged "+string(d)+"*")
+	e.wantProblems(collect.CheckRun{Repair: true}, 1, "damaged "+string(d)+"*")
 	_, err := e.r.Blob(e.ctx, repo, d)
 	e.is(err, oci.ErrBlobUnknown)
 	e.push(e.r, repo, data)
-	e.wantProblems(CheckRun{Rehash: true}, 0)
+	e.wantProblems(collect.CheckRun{Rehash: true}, 0)
 	e.clock.add(time.Minute)
 	e.collect(e.r)
 	if n := len(e.keys()); n != 3 {
@@ -210,28 +211,28 @@ func TestCheckDamage(t *testing.T) {
 		_, err := e.raw.ExecContext(e.ctx, statement)
 		e.ok(err)
 	}
-	e.wantProblems(CheckRun{}, 0)
-	e.wantProblems(CheckRun{Rehash: true, Repair: true}, 1, "manifest "+string(m))
+	e.wantProblems(collect.CheckRun{}, 0)
+	e.wantProblems(collect.CheckRun{Rehash: true, Repair: true}, 1, "manifest "+string(m))
 
 	// A store that does not answer ends the check, and proves nothing.
 	faulty := storagetest.Faulty(e.store(), storagetest.Fault{Op: "Stat", Call: 2})
-	report, err := New(e.openDB(), faulty, e.o).Check(e.ctx, CheckRun{Repair: true})
+	report, err := collecting(New(e.openDB(), faulty, e.o)).Check(e.ctx, collect.CheckRun{Repair: true})
 	if !errors.Is(err, storagetest.ErrFault) || report.Blobs != 1 || len(report.Problems) > 0 {
 		t.Errorf("%v, %+v", err, report)
 	}
 	faulty = storagetest.Faulty(e.store(), storagetest.Fault{Op: "Walk"})
-	if _, err := New(e.openDB(), faulty, e.o).Check(e.ctx, CheckRun{}); !errors.Is(err, storagetest.ErrFault) {
+	if _, err := collecting(New(e.openDB(), faulty, e.o)).Check(e.ctx, collect.CheckRun{}); !errors.Is(err, storagetest.ErrFault) {
 		t.Error(err)
 	}
 
 	// It keeps its pace.
 	start := time.Now()
-	e.wantProblems(CheckRun{Rate: 20}, 0)
+	e.wantProblems(collect.CheckRun{Rate: 20}, 0)
 	if took := time.Since(start); took < 100*time.Millisecond {
 		t.Errorf("3 blobs at 20 a second in %s", took)
 	}
 	start = time.Now()
-	e.wantProblems(CheckRun{Rehash: true, HashRate: 10_000}, 1, "manifest "+string(m))
+	e.wantProblems(collect.CheckRun{Rehash: true, HashRate: 10_000}, 1, "manifest "+string(m))
 	if took := time.Since(start); took < 90*time.Millisecond {
 		t.Errorf("1,000 bytes at 10,000 a second in %s", took)
 	}

@@ -192,9 +192,9 @@ func TestDeathAnywhere(t *testing.T) {
 			a.push(a.env.r, "team/other", a.data)
 			a.clock.add(48 * time.Hour)
 		}, run: func(a *attempt) digest.Digest {
-			_, _ = a.r.ExpireUploads(a.ctx)
+			_, _ = collecting(a.r).ExpireUploads(a.ctx)
 			a.clock.add(48 * time.Hour)
-			_, _ = a.r.CollectGarbage(a.ctx)
+			_, _ = collecting(a.r).CollectGarbage(a.ctx)
 			return ""
 		}},
 	}
@@ -313,15 +313,15 @@ func TestStoreTrouble(t *testing.T) {
 			e.ok(err)
 			e.ok(r.CancelUpload(e.ctx, as(alice), repo, u.ID))
 		}
-		e.clock.add(2 * graceOfSessions)
-		if n, err := r.CollectGarbage(e.ctx); n != 0 || !errors.Is(err, storagetest.ErrFault) {
+		e.clock.add(2 * metadata.SessionGrace)
+		if n, err := collecting(r).CollectGarbage(e.ctx); n != 0 || !errors.Is(err, storagetest.ErrFault) {
 			t.Errorf("collected %d, %v", n, err)
 		}
-		if n, err := r.CollectGarbage(e.ctx); n != 0 || err != nil {
+		if n, err := collecting(r).CollectGarbage(e.ctx); n != 0 || err != nil {
 			t.Errorf("collected %d at once, %v", n, err)
 		}
-		e.clock.add(retryGarbage)
-		if n, err := r.CollectGarbage(e.ctx); n != 2 || err != nil {
+		e.clock.add(10 * time.Minute) // after which it is tried again
+		if n, err := collecting(r).CollectGarbage(e.ctx); n != 2 || err != nil {
 			t.Errorf("collected %d later, %v", n, err)
 		}
 		e.settled()
@@ -355,9 +355,9 @@ func TestDatabaseGone(t *testing.T) {
 		e.is(err, oci.ErrUnavailable)
 		_, _, err = gone.Referrers(e.ctx, repo, digest.FromBytes(data), "", "", 10)
 		e.is(err, oci.ErrUnavailable)
-		_, err = gone.ExpireUploads(e.ctx)
+		_, err = collecting(gone).ExpireUploads(e.ctx)
 		e.is(err, oci.ErrUnavailable)
-		_, err = gone.CollectGarbage(e.ctx)
+		_, err = collecting(gone).CollectGarbage(e.ctx)
 		e.is(err, oci.ErrUnavailable)
 		e.settled()
 	})

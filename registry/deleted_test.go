@@ -11,6 +11,7 @@ import (
 
 	"berth/metadata"
 	"berth/oci"
+	"berth/registry/collect"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -205,7 +206,7 @@ func TestRestoreRace(t *testing.T) {
 			collector := e.replica()
 			group.Go(func() {
 				<-start
-				if _, err := collector.Collect(e.ctx, GCRun{Grace: day, UndoWindow: day, UntaggedTTL: day}); err != nil {
+				if _, err := collecting(collector).Collect(e.ctx, collect.Run{Grace: day, UndoWindow: day, UntaggedTTL: day}); err != nil {
 					t.Error(err)
 				}
 			})
@@ -219,7 +220,7 @@ func TestRestoreRace(t *testing.T) {
 			} else {
 				lost++
 			}
-			_, err = e.r.Collect(e.ctx, GCRun{})
+			_, err = collecting(e.r).Collect(e.ctx, collect.Run{})
 			e.ok(err)
 			if left := e.strings(`SELECT digest FROM blobs UNION ALL SELECT digest FROM manifests`); len(left) > 0 || e.queued() > 0 {
 				t.Fatalf("%d in queues, left over: %v", e.queued(), left)

@@ -361,8 +361,8 @@ func (m *model) step(r *Registry) (name string, done func(), touched func(*Regis
 		}, rerr
 	default:
 		for range 1 + m.random.IntN(4) {
-			if _, err = r.CollectUnreferenced(m.ctx); err == nil {
-				_, err = r.CollectGarbage(m.ctx)
+			if _, err = collecting(r).CollectUnreferenced(m.ctx); err == nil {
+				_, err = collecting(r).CollectGarbage(m.ctx)
 			}
 			if err != nil {
 				break
@@ -556,7 +556,7 @@ func (m *model) drained() {
 	for again := true; again; { // long chains of referrers go one a day
 		again = false
 		m.older(30 * time.Hour)
-		_, err := m.r.ExpireUploads(m.ctx)
+		_, err := collecting(m.r).ExpireUploads(m.ctx)
 		m.ok(err)
 		before := m.count["collected manifests"]
 		m.collect(m.r)

@@ -12,6 +12,7 @@ import (
 
 	"berth/metadata"
 	"berth/oci"
+	"berth/registry/collect"
 	"berth/testenv"
 
 	"github.com/opencontainers/go-digest"
@@ -44,8 +45,8 @@ func TestGCRace(t *testing.T) {
 					default:
 					}
 					// A push takes longer than that now and then.
-					run := GCRun{Grace: rand.N(100 * time.Millisecond), UntaggedTTL: time.Nanosecond}
-					if _, err := r.Collect(e.ctx, run); err != nil {
+					run := collect.Run{Grace: rand.N(100 * time.Millisecond), UntaggedTTL: time.Nanosecond}
+					if _, err := collecting(r).Collect(e.ctx, run); err != nil {
 						t.Errorf("collecting: %v", err)
 						return
 					}
@@ -163,7 +164,7 @@ func TestGCRace(t *testing.T) {
 		}
 		for range 3 {
 			e.clock.add(48 * time.Hour)
-			_, err := e.r.Collect(e.ctx, GCRun{UntaggedTTL: time.Nanosecond})
+			_, err := collecting(e.r).Collect(e.ctx, collect.Run{UntaggedTTL: time.Nanosecond})
 			e.ok(err)
 		}
 		if left := e.strings(`SELECT digest FROM blobs UNION ALL SELECT digest FROM manifests`); len(left) > 0 || e.queued() > 0 {
@@ -191,7 +192,7 @@ func TestGCLinkOrCollect(t *testing.T) {
 			other := e.replica()
 			group.Go(func() {
 				<-start
-				_, err := other.Collect(e.ctx, GCRun{})
+				_, err := collecting(other).Collect(e.ctx, collect.Run{})
 				if err != nil {
 					t.Error(err)
 				}
@@ -224,7 +225,7 @@ func TestGCLinkOrCollect(t *testing.T) {
 			}
 			e.read(e.r, name, d)
 			e.ok(e.r.DeleteBlob(e.ctx, as(alice), name, d))
-			_, err = e.r.Collect(e.ctx, GCRun{})
+			_, err = collecting(e.r).Collect(e.ctx, collect.Run{})
 			e.ok(err)
 		}
 		t.Logf("the old object was kept %d times, a new one recorded %d times", kept, anew)

@@ -10,6 +10,7 @@ import (
 
 	"berth/metadata"
 	"berth/oci"
+	"berth/registry/collect"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -33,9 +34,9 @@ func (e *env) age(d time.Duration) {
 func (e *env) collect(r *Registry) {
 	e.Helper()
 	for {
-		n, err := r.CollectUnreferenced(e.ctx)
+		n, err := collecting(r).CollectUnreferenced(e.ctx)
 		e.ok(err)
-		m, err := r.CollectGarbage(e.ctx)
+		m, err := collecting(r).CollectGarbage(e.ctx)
 		e.ok(err)
 		if n+m == 0 {
 			return
@@ -46,7 +47,7 @@ func (e *env) collect(r *Registry) {
 // queued counts what waits, without manifests that only the policy keeps.
 func (e *env) queued() (n int64) {
 	e.Helper()
-	queues, err := e.r.Queues(e.ctx)
+	queues, err := collecting(e.r).Queues(e.ctx)
 	e.ok(err)
 	for _, q := range queues {
 		if q.Name != "untagged" {
@@ -294,15 +295,15 @@ func TestGCDryRun(t *testing.T) {
 				UNION ALL SELECT 'q' || digest FROM gc_links UNION ALL SELECT value FROM garbage UNION ALL SELECT reason FROM gc_manifests ORDER BY 1`), e.keys()...)
 		}
 		before := state()
-		for _, run := range []GCRun{{Grace: time.Hour}, {UntaggedTTL: time.Nanosecond}} {
-			dry, err := e.r.DryRun(e.ctx, run)
+		for _, run := range []collect.Run{{Grace: time.Hour}, {UntaggedTTL: time.Nanosecond}} {
+			dry, err := collecting(e.r).DryRun(e.ctx, run)
 			e.ok(err)
 			if after := state(); !slices.Equal(after, before) {
 				t.Errorf("a dry run has changed %v to %v", before, after)
 			}
 			steps := 0
-			run.Progress = func(GCReport) { steps++ }
-			real, err := e.r.Collect(e.ctx, run)
+			run.Progress = func(collect.Report) { steps++ }
+			real, err := collecting(e.r).Collect(e.ctx, run)
 			e.ok(err)
 			if run.Grace > 0 {
 				if len(dry.Items) > 0 || real.Manifests+real.Links+real.Blobs+real.Objects > 0 {
@@ -327,8 +328,8 @@ func TestGCDryRunOnlyReads(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
 		e.graph()
 		e.ok(e.r.DeleteTag(e.ctx, as(alice), repo, "latest"))
-		run := GCRun{UntaggedTTL: time.Nanosecond}
-		before, err := e.r.DryRun(e.ctx, run)
+		run := collect.Run{UntaggedTTL: time.Nanosecond}
+		before, err := collecting(e.r).DryRun(e.ctx, run)
 		e.ok(err)
 		e.ok(e.openDB().Update(e.ctx, func(tx *metadata.Tx) error { // SQLite has one writer, and this is it
 			if err := tx.PutNote(e.ctx, "writer", "busy", time.Hour); err != nil {
@@ -336,7 +337,7 @@ func TestGCDryRunOnlyReads(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(e.ctx, time.Minute)
 			defer cancel()
-			dry, err := e.r.DryRun(ctx, run)
+			dry, err := collecting(e.r).DryRun(ctx, run)
 			if err == nil && (dry.Manifests == 0 || dry.Manifests != before.Manifests || dry.Links != before.Links || dry.Blobs != before.Blobs) {
 				t.Errorf("the dry run says %+v, before %+v", dry, before)
 			}
@@ -350,7 +351,7 @@ func TestGCDryRunIsExact(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
 		e.graph()
 		e.push(e.r, "team/other", []byte("left over"))
-		for i, run := range []GCRun{
+		for i, run := range []collect.Run{
 			{Grace: time.Hour, UntaggedTTL: time.Nanosecond},
 			{UndoWindow: time.Hour, UntaggedTTL: time.Nanosecond},
 			{UntaggedTTL: time.Hour},
@@ -366,7 +367,7 @@ func TestGCDryRunIsExact(t *testing.T) {
 			if i == 3 {
 				e.ok(e.r.DeleteTag(e.ctx, as(alice), repo, "latest"))
 			}
-			dry, err := e.r.DryRun(e.ctx, run)
+			dry, err := collecting(e.r).DryRun(e.ctx, run)
 			e.ok(err)
 			said := map[string]bool{}
 			for _, c := range dry.Items {
@@ -374,7 +375,7 @@ func TestGCDryRunIsExact(t *testing.T) {
 			}
 			var missed []string
 			before := e.strings(collectable)
-			_, err = e.r.Collect(e.ctx, run)
+			_, err = collecting(e.r).Collect(e.ctx, run)
 			e.ok(err)
 			after := e.strings(collectable)
 			for _, thing := range before {

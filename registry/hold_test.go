@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"berth/metadata"
+	"berth/registry/collect"
 )
 
 // While an object is held, no replica removes it; a hold that nobody renews ends.
@@ -17,12 +18,12 @@ func TestHold(t *testing.T) {
 			return err
 		}))
 		e.ok(e.r.DeleteBlob(e.ctx, as(alice), repo, d))
-		collect := func() []string {
-			_, err := e.replica().Collect(e.ctx, GCRun{})
+		collected := func() []string {
+			_, err := collecting(e.replica()).Collect(e.ctx, collect.Run{})
 			e.ok(err)
 			return e.keys()
 		}
-		if keys := collect(); len(keys) != 1 {
+		if keys := collected(); len(keys) != 1 {
 			t.Errorf("during the hold the store has %v", keys)
 		}
 		e.clock.add(2 * time.Hour)
@@ -34,7 +35,7 @@ func TestHold(t *testing.T) {
 		if held {
 			t.Error("a hold that had run out was renewed")
 		}
-		if keys := collect(); len(keys) != 0 {
+		if keys := collected(); len(keys) != 0 {
 			t.Errorf("after the hold the store has %v", slices.Clone(keys))
 		}
 	})

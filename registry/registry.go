@@ -1,6 +1,6 @@
-// Package registry says what push, mount, pull, delete, list, retain and collect mean, and what
-// making, deleting and setting up a repository means. It is the only place that joins the store
-// of bytes and the database of facts. It knows nothing of HTTP, and does not ask what the caller
+// Package registry says what push, mount, pull, delete, list and retain mean, and what
+// making, deleting and setting up a repository means. With collect below it, which takes away
+// what nothing needs, it joins the store of bytes and the database of facts. It knows nothing of HTTP, and does not ask what the caller
 // may do to a repository: its callers have decided that before.
 //
 // Two rules keep it right under concurrency and crashes:
@@ -36,30 +36,22 @@ type Options struct {
 	AllowSparse bool
 	// MaxManifestSize in bytes; 0 means 4 MiB, the least that the specification asks for.
 	MaxManifestSize int64
-	// UploadTTL is how long an upload lives without progress; 0 means 24 hours.
-	UploadTTL time.Duration
 	// MaxUploads is how many uploads a principal may have open at a time; 0 is any number.
 	MaxUploads int
-	// GCGrace is how long what nothing refers to stays; 0 means DefaultGCGrace.
-	GCGrace time.Duration
 	// UntaggedTTL is how long a manifest lives that no tag, index or subject
 	// holds, where no policy of its repository or team says otherwise; 0 keeps it.
 	UntaggedTTL time.Duration
 	// UndoWindow is how long a deleted tag or manifest can be restored; 0: only
 	// until the collector comes.
 	UndoWindow time.Duration
-	// ReadTTL is how long a link of BlobURL may be used at most; a collected
-	// blob's object stays so much longer.
-	ReadTTL time.Duration
-	// Collected hears of what the collector and retention took away: tags, manifests, links and
-	// blobs (metadata's names for them) and, with their bytes where those are known, objects
-	// and sessions of the store. nil for nobody.
+	// Collected hears of what retention took away: the kind is metadata.CollectedTag, and no bytes
+	// are known. nil for nobody.
 	Collected func(kind string, n int, bytes int64)
 	// Budget is the memory that uploads share, in which large manifests have their turns too; nil means one of its own.
 	Budget *storage.Budget
 	// Logger gets what no client can be told; nil discards it.
 	Logger *slog.Logger
-	// Clock decides which uploads are stale; nil means the database's.
+	// Clock tells when something was pulled; nil means the database's.
 	Clock func() time.Time
 }
 
@@ -86,12 +78,6 @@ func New(db *metadata.DB, store storage.Store, o Options) *Registry {
 	}
 	if o.MaxManifestSize <= 0 {
 		o.MaxManifestSize = oci.MaxManifestSize
-	}
-	if o.UploadTTL <= 0 {
-		o.UploadTTL = 24 * time.Hour
-	}
-	if o.GCGrace <= 0 {
-		o.GCGrace = DefaultGCGrace
 	}
 	if o.Collected == nil {
 		o.Collected = func(string, int, int64) {}

@@ -19,6 +19,7 @@ import (
 	"berth/metadata"
 	"berth/metadata/metadatatest"
 	"berth/oci"
+	"berth/registry/collect"
 	"berth/storage"
 	"berth/storage/fs"
 	"berth/storage/mem"
@@ -183,6 +184,13 @@ func (e *env) openDB() *metadata.DB {
 // replica is another process on the same database and store.
 func (e *env) replica() *Registry { return New(e.openDB(), e.store(), e.o) }
 
+// collecting is the collector of a registry, with the same settings.
+func collecting(r *Registry) *collect.Collector {
+	return collect.New(r.db, r.store, collect.Options{
+		UntaggedTTL: r.o.UntaggedTTL, UndoWindow: r.o.UndoWindow, Collected: r.o.Collected, Logger: r.o.Logger, Clock: r.o.Clock,
+	})
+}
+
 func (e *env) ok(err error) {
 	e.Helper()
 	if err != nil {
@@ -297,10 +305,10 @@ func (e *env) settled() {
 	r := e.replica()
 	for range 2 {
 		e.clock.add(48 * time.Hour)
-		_, err := r.ExpireUploads(e.ctx)
+		_, err := collecting(r).ExpireUploads(e.ctx)
 		e.ok(err)
 		e.clock.add(48 * time.Hour)
-		_, err = r.CollectGarbage(e.ctx)
+		_, err = collecting(r).CollectGarbage(e.ctx)
 		e.ok(err)
 	}
 	if left := append(e.strings(`SELECT id FROM uploads`), e.strings(`SELECT value FROM garbage`)...); len(left) > 0 {

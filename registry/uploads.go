@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"time"
 
 	"berth/auth"
 	"berth/metadata"
@@ -46,11 +45,6 @@ func rangeError(row metadata.Upload, format string, args ...any) error {
 func toUpload(row metadata.Upload) Upload {
 	return Upload{ID: row.ID, Size: row.Size, Algorithm: digest.Algorithm(row.Algorithm)}
 }
-
-// graceOfSessions is how long an aborted session is remembered, to abort it
-// again: a request that was writing to it, or committing it, when its row
-// went may have brought something back. Longer than such a request lives.
-const graceOfSessions = time.Hour
 
 // StartUpload begins an upload of a blob that will be asked for by a digest of
 // the algorithm. It belongs to the principal and the repository. One relaxed insert;
@@ -307,7 +301,7 @@ func (r *Registry) discard(ctx context.Context, row metadata.Upload) error {
 		if err != nil {
 			return err
 		}
-		return tx.EnqueueGarbage(ctx, metadata.GarbageSession, deleted.Session, tx.Now().Add(graceOfSessions))
+		return tx.EnqueueGarbage(ctx, metadata.GarbageSession, deleted.Session, tx.Now().Add(metadata.SessionGrace))
 	})
 	if err != nil {
 		return err
@@ -515,7 +509,7 @@ func (r *Registry) linkExisting(ctx context.Context, by auth.Actor, row metadata
 		if err != nil {
 			return err
 		}
-		if err := tx.EnqueueGarbage(ctx, metadata.GarbageSession, deleted.Session, tx.Now().Add(graceOfSessions)); err != nil {
+		if err := tx.EnqueueGarbage(ctx, metadata.GarbageSession, deleted.Session, tx.Now().Add(metadata.SessionGrace)); err != nil {
 			return err
 		}
 		return tx.Record(ctx, blobPushed(by, row.Repository, b))

@@ -662,7 +662,7 @@ func TestExpire(t *testing.T) {
 		}()
 		_, err = pw.Write(random(300_000, 2))
 		e.ok(err)
-		n, err := e.r.ExpireUploads(e.ctx)
+		n, err := collecting(e.r).ExpireUploads(e.ctx)
 		e.ok(err)
 		if n != 1 {
 			t.Errorf("%d expired", n)
@@ -675,7 +675,7 @@ func TestExpire(t *testing.T) {
 			_, err = e.r.UploadStatus(e.ctx, as(alice), repo, u.ID)
 			e.ok(err)
 		}
-		if n, err := e.r.ExpireUploads(e.ctx); n != 0 || err != nil {
+		if n, err := collecting(e.r).ExpireUploads(e.ctx); n != 0 || err != nil {
 			t.Errorf("%d expired again, %v", n, err)
 		}
 		e.settled()
@@ -687,9 +687,9 @@ func TestEmptyJobs(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
 		d := e.push(e.r, repo, []byte("kept"))
 		e.clock.add(1000 * time.Hour)
-		expired, err := e.r.ExpireUploads(e.ctx)
+		expired, err := collecting(e.r).ExpireUploads(e.ctx)
 		e.ok(err)
-		collected, err := e.r.CollectGarbage(e.ctx)
+		collected, err := collecting(e.r).CollectGarbage(e.ctx)
 		e.ok(err)
 		if expired != 0 || collected != 0 {
 			t.Errorf("%d expired, %d collected", expired, collected)

@@ -9,16 +9,23 @@ import (
 
 	"berth/metadata"
 	"berth/oci"
+	"berth/registry/collect"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
+// The bounds of collect.Why.
+const (
+	whyHolders   = 20
+	whyDecisions = 200
+)
+
 func TestWhy(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
-		why := func(d digest.Digest) Why {
+		why := func(d digest.Digest) collect.Why {
 			t.Helper()
-			w, err := e.r.Why(e.ctx, d)
+			w, err := collecting(e.r).Why(e.ctx, d)
 			e.ok(err)
 			return w
 		}
@@ -43,7 +50,7 @@ func TestWhy(t *testing.T) {
 			t.Errorf("%+v", m)
 		}
 		in = w.Repositories[1]
-		if f := in.Fate; in.Name != "team/other" || in.Needed != 0 || f == nil || f.Rule != "gc_grace" || f.After.Sub(*f.Since) != DefaultGCGrace ||
+		if f := in.Fate; in.Name != "team/other" || in.Needed != 0 || f == nil || f.Rule != "gc_grace" || f.After.Sub(*f.Since) != collect.DefaultGrace ||
 			time.Since(*f.Since).Abs() > time.Minute {
 			t.Errorf("%+v %+v", in, f)
 		}
@@ -61,14 +68,14 @@ func TestWhy(t *testing.T) {
 		}
 		e.o.UntaggedTTL = 20 * day
 		short := e.replica()
-		other, err := short.Why(e.ctx, g.untagged)
+		other, err := collecting(short).Why(e.ctx, g.untagged)
 		e.ok(err)
 		if f := other.Repositories[0].Manifest.Fate; f == nil || f.After == nil || f.After.Sub(*f.Since) != 20*day {
 			t.Errorf("%+v", f)
 		}
 		_, err = e.r.DeleteManifest(e.ctx, as(alice), repo, g.index)
 		e.ok(err)
-		if f := why(g.signature).Repositories[0].Manifest.Fate; f == nil || f.Rule != "gc_grace" || f.Reason != "subject" || f.After.Sub(*f.Since) != DefaultGCGrace {
+		if f := why(g.signature).Repositories[0].Manifest.Fate; f == nil || f.Rule != "gc_grace" || f.Reason != "subject" || f.After.Sub(*f.Since) != collect.DefaultGrace {
 			t.Errorf("%+v", f)
 		}
 		if f := why(g.child1).Repositories[0].Manifest.Fate; f == nil || f.Reason != "index" || f.After != nil {
@@ -83,14 +90,14 @@ func TestWhy(t *testing.T) {
 		}
 		e.age(day)
 		for n := 1; n > 0; {
-			n, err = e.r.CollectUnreferenced(e.ctx)
+			n, err = collecting(e.r).CollectUnreferenced(e.ctx)
 			e.ok(err)
 		}
 		if w := why(lone); w.Blob != nil || len(w.Removals) != 1 || w.Removals[0].Size != 4 {
 			t.Errorf("%+v", w)
 		}
 		e.collect(e.r)
-		_, err = e.r.Why(e.ctx, lone)
+		_, err = collecting(e.r).Why(e.ctx, lone)
 		e.is(err, oci.ErrBlobUnknown)
 	})
 }
@@ -99,16 +106,16 @@ func TestWhy(t *testing.T) {
 // named with that time; what has nothing else has no other fate till then.
 func TestWhyUndo(t *testing.T) {
 	withUndo(t, func(t *testing.T, e *env) {
-		why := func(d digest.Digest) *WhyRepository {
+		why := func(d digest.Digest) *collect.WhyRepository {
 			t.Helper()
-			w, err := e.r.Why(e.ctx, d)
+			w, err := collecting(e.r).Why(e.ctx, d)
 			e.ok(err)
 			if len(w.Repositories) != 1 || w.Repositories[0].Name != repo {
 				t.Fatalf("%+v", w)
 			}
 			return w.Repositories[0]
 		}
-		holds := func(found []*Deletion, as string, d digest.Digest) *Deletion {
+		holds := func(found []*collect.Deletion, as string, d digest.Digest) *collect.Deletion {
 			t.Helper()
 			if len(found) != 1 || found[0].As != as || found[0].Digest != d || found[0].DeletedBy != alice || found[0].Until.Sub(found[0].DeletedAt) != day {
 				t.Fatalf("%+v is not the deleted %s %s alone", found, as, d)
@@ -121,7 +128,7 @@ func TestWhyUndo(t *testing.T) {
 		// A tag.
 		e.ok(e.r.DeleteTag(e.ctx, as(alice), repo, "latest"))
 		m := why(config).Manifests[0].Indexes[0]
-		if d := holds(m.Deleted, DeletedTag, g.index); d.Tag != "latest" || m.Fate != nil || len(m.Tags) > 0 {
+		if d := holds(m.Deleted, collect.DeletedTag, g.index); d.Tag != "latest" || m.Fate != nil || len(m.Tags) > 0 {
 			t.Errorf("%+v %+v", m, d)
 		}
 		e.restore("latest", "")
@@ -130,32 +137,32 @@ func TestWhyUndo(t *testing.T) {
 		_, err := e.r.DeleteManifest(e.ctx, as(alice), repo, g.index)
 		e.ok(err)
 		m = why(config).Manifests[0]
-		if d := holds(m.Deleted, DeletedIndex, g.index); m.Fate != nil || len(m.Indexes) > 0 || len(d.Tags) != 1 || d.Tags[0] != "latest" || d.MediaType != v1.MediaTypeImageIndex {
+		if d := holds(m.Deleted, collect.DeletedIndex, g.index); m.Fate != nil || len(m.Indexes) > 0 || len(d.Tags) != 1 || d.Tags[0] != "latest" || d.MediaType != v1.MediaTypeImageIndex {
 			t.Errorf("%+v %+v", m, d)
 		}
 		if m = why(g.sbom).Manifest.Subject; m.Fate != nil {
 			t.Errorf("%+v", m)
 		}
-		holds(m.Deleted, DeletedSubject, g.index)
+		holds(m.Deleted, collect.DeletedSubject, g.index)
 		if in := why(g.index); in.Manifest != nil || in.Linked != nil {
 			t.Errorf("%+v", in)
 		} else {
-			holds([]*Deletion{in.DeletedManifest}, DeletedManifest, g.index)
+			holds([]*collect.Deletion{in.DeletedManifest}, collect.DeletedManifest, g.index)
 		}
 
 		// The image itself: its blob is needed, and is no other's.
 		_, err = e.r.DeleteManifest(e.ctx, as(alice), repo, g.child1)
 		e.ok(err)
 		in := why(config)
-		holds(in.Deleted, DeletedManifest, g.child1)
+		holds(in.Deleted, collect.DeletedManifest, g.child1)
 		if in.Fate != nil || len(in.Manifests) > 0 || in.Needed != 0 || in.Truncated {
 			t.Errorf("%+v", in)
 		}
-		w, err := e.r.WhyVisible(e.ctx, g.index, func(context.Context, []string) ([]string, error) { return []string{repo}, nil })
+		w, err := collecting(e.r).WhyVisible(e.ctx, g.index, func(context.Context, []string) ([]string, error) { return []string{repo}, nil })
 		if err != nil || len(w.Repositories) != 1 || w.Repositories[0].DeletedManifest == nil {
 			t.Errorf("%+v %v", w, err)
 		}
-		_, err = e.r.WhyVisible(e.ctx, g.index, func(context.Context, []string) ([]string, error) { return nil, nil })
+		_, err = collecting(e.r).WhyVisible(e.ctx, g.index, func(context.Context, []string) ([]string, error) { return nil, nil })
 		e.is(err, oci.ErrBlobUnknown)
 
 		// Over, even when the collector did not come yet: it goes on from the deletion.
@@ -170,7 +177,7 @@ func TestWhyUndo(t *testing.T) {
 		if m := why(g.child2).Manifest; len(m.Deleted) > 0 || m.Fate == nil || m.Fate.Since == nil || m.Fate.Reason != "index" {
 			t.Errorf("%+v %+v", m, m.Fate)
 		}
-		_, err = e.r.Why(e.ctx, g.index)
+		_, err = collecting(e.r).Why(e.ctx, g.index)
 		e.is(err, oci.ErrBlobUnknown)
 	})
 }
@@ -178,9 +185,9 @@ func TestWhyUndo(t *testing.T) {
 // A manifest that nothing holds has the lifetime of the nearest policy, and none when retention has let its tag go.
 func TestWhyUntagged(t *testing.T) {
 	withUndo(t, func(t *testing.T, e *env) {
-		fate := func(d digest.Digest) *Fate {
+		fate := func(d digest.Digest) *collect.Fate {
 			t.Helper()
-			w, err := e.r.Why(e.ctx, d)
+			w, err := collecting(e.r).Why(e.ctx, d)
 			e.ok(err)
 			f := w.Repositories[0].Manifest.Fate
 			if f == nil || f.Since == nil {
@@ -213,7 +220,7 @@ func TestWhyUntagged(t *testing.T) {
 		}
 		e.age(day)
 		for _, when := range []string{"before the collector came", "after that"} {
-			if f := fate(d); f.Rule != "gc_grace" || f.After.Sub(*f.Since) != DefaultGCGrace || f.Reason != "untagged" {
+			if f := fate(d); f.Rule != "gc_grace" || f.After.Sub(*f.Since) != collect.DefaultGrace || f.Reason != "untagged" {
 				t.Errorf("%s: %+v", when, f)
 			}
 			e.ok(e.r.db.Update(e.ctx, func(tx *metadata.Tx) error {
@@ -234,7 +241,7 @@ func TestWhyUndoBounds(t *testing.T) {
 			e.pushManifest(e.r, repo, tagged(tag), nil, v1.MediaTypeImageManifest, raw)
 			e.ok(e.r.DeleteTag(e.ctx, as(alice), repo, tag))
 		}
-		w, err := e.r.Why(e.ctx, d)
+		w, err := collecting(e.r).Why(e.ctx, d)
 		e.ok(err)
 		if m := w.Repositories[0].Manifest; len(m.Deleted) != whyHolders || !m.Truncated || m.Deleted[0].Tag != "v20" {
 			t.Errorf("%d deleted, %+v", len(m.Deleted), m)
@@ -244,7 +251,7 @@ func TestWhyUndoBounds(t *testing.T) {
 		}
 		_, err = e.r.DeleteManifest(e.ctx, as(alice), repo, d)
 		e.ok(err)
-		w, err = e.r.Why(e.ctx, d)
+		w, err = collecting(e.r).Why(e.ctx, d)
 		e.ok(err)
 		if m := w.Repositories[0].DeletedManifest; len(m.Tags) != whyHolders || !m.Truncated {
 			t.Errorf("%+v", m)
@@ -255,9 +262,9 @@ func TestWhyUndoBounds(t *testing.T) {
 // A tag is named with the rules that keep it or let it go, and when.
 func TestWhyRetention(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
-		tag := func(d digest.Digest) WhyTag {
+		tag := func(d digest.Digest) collect.WhyTag {
 			t.Helper()
-			w, err := e.r.Why(e.ctx, d)
+			w, err := collecting(e.r).Why(e.ctx, d)
 			e.ok(err)
 			m := w.Repositories[0].Manifest
 			if m == nil || len(m.Tags) != 1 || w.RulesTruncated {
@@ -309,7 +316,7 @@ func TestWhyRetention(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 		e.o.UndoWindow = day
-		w, err := e.replica().Why(e.ctx, old)
+		w, err := collecting(e.replica()).Why(e.ctx, old)
 		e.ok(err)
 		if m := w.Repositories[0].Manifest; len(m.Deleted) != 1 || m.Deleted[0].DeletedBy != "retention:releases" || m.Fate != nil {
 			t.Errorf("%+v", m)
@@ -330,7 +337,7 @@ func TestWhyRetention(t *testing.T) {
 				return err
 			}))
 		}
-		w, err = e.r.Why(e.ctx, digest.FromBytes(base))
+		w, err = collecting(e.r).Why(e.ctx, digest.FromBytes(base))
 		e.ok(err)
 		told := 0
 		for _, m := range w.Repositories[0].Manifests {

@@ -20,6 +20,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"berth/registry"
+	"berth/registry/collect"
 	"berth/storage"
 	"berth/storage/fs"
 	"berth/storage/mem"
@@ -386,8 +387,8 @@ func TestWrongBytes(t *testing.T) {
 				}
 			}
 			// The next check, one that reads nothing else, reads these two.
-			report, err := w.registry.Check(context.Background(), registry.CheckRun{})
-			if err != nil || report.Found[registry.ProblemDamaged] != 2 || report.Bytes != int64(len(large)+len(tiny)) {
+			report, err := collect.New(w.db, w.store, collect.Options{}).Check(context.Background(), collect.CheckRun{})
+			if err != nil || report.Found[collect.ProblemDamaged] != 2 || report.Bytes != int64(len(large)+len(tiny)) {
 				t.Errorf("the check: %+v %v", report, err)
 			}
 			// It was the way, not the bytes: they are served, and no longer suspected.
@@ -396,7 +397,7 @@ func TestWrongBytes(t *testing.T) {
 				t.Errorf("afterwards: %d, %d bytes, %v", status, len(body), err)
 			}
 			for _, want := range []int64{int64(len(large) + len(tiny)), 0} {
-				if report, err := w.registry.Check(context.Background(), registry.CheckRun{}); err != nil || report.Open != 0 || report.Bytes != want {
+				if report, err := collect.New(w.db, w.store, collect.Options{}).Check(context.Background(), collect.CheckRun{}); err != nil || report.Open != 0 || report.Bytes != want {
 					t.Errorf("the check afterwards: %+v %v, want %d bytes read", report, err, want)
 				}
 			}

@@ -22,6 +22,7 @@ import (
 	"berth/metadata/metadatatest"
 	"berth/people"
 	"berth/registry"
+	"berth/registry/collect"
 	"berth/server/admin"
 	"berth/server/door"
 	"berth/storage/mem"
@@ -95,12 +96,13 @@ func outgrowWorld(t *testing.T, database string) (*world, []shown) {
 		o.Provider = &Provider{Issuer: provider.Issuer, ClientID: "berth-cli", Scopes: []string{"openid"}}
 		store := mem.New()
 		reg := registry.New(w.db, store, registry.Options{})
-		checks := registry.NewCheckJobs(reg)
+		collector := collect.New(w.db, store, collect.Options{})
+		checks := collect.NewCheckJobs(collector)
 		t.Cleanup(checks.Close)
-		copies := backup.NewJobs(backup.JobsOptions{From: backup.Side{DB: w.db, Store: store}, Grace: registry.DefaultGCGrace})
+		copies := backup.NewJobs(backup.JobsOptions{From: backup.Side{DB: w.db, Store: store}, Grace: collect.DefaultGrace})
 		t.Cleanup(copies.Close)
 		management, err := admin.New(admin.Options{
-			Registry: reg, Checks: checks, Copies: copies, Audit: audit.New(w.db, audit.Options{}), Policy: o.Policy, People: w.people,
+			Registry: reg, Collector: collector, Checks: checks, Copies: copies, Audit: audit.New(w.db, audit.Options{}), Policy: o.Policy, People: w.people,
 			Keys: o.Tokens.Keys(), TrustedIssuers: []string{provider.Issuer},
 		})
 		must(err)

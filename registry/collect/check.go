@@ -1,4 +1,4 @@
-package registry
+package collect
 
 import (
 	"context"
@@ -7,7 +7,6 @@ import (
 	"io"
 	"maps"
 	"regexp"
-	"strings"
 	"syscall"
 	"time"
 
@@ -21,7 +20,7 @@ import (
 // CheckRun says what a check does.
 type CheckRun struct {
 	// Rehash reads every object and manifest and computes its digest again. Without it only the objects are read
-	// of which a pull has got wrong bytes since they were last checked, see Suspect.
+	// of which a pull has got wrong bytes since they were last checked, see registry.Suspect.
 	Rehash bool
 	// Repair marks blobs whose bytes are gone or damaged, so that clients push them again; takes the
 	// mark away where the bytes are there; and makes garbage of objects without a row.
@@ -32,7 +31,7 @@ type CheckRun struct {
 	Rate float64
 	// HashRate is how many bytes are read in a second, 0 for no limit.
 	HashRate float64
-	// Grace is how old an object without a row has to be; 0 means Options.GCGrace.
+	// Grace is how old an object without a row has to be; 0 means Options.Grace.
 	Grace time.Duration
 	// Progress hears of it now and then; nil for nobody.
 	Progress func(CheckReport)
@@ -104,43 +103,43 @@ func (c CheckReport) Noted() CheckReport {
 // Check compares the rows of blobs with the objects of the store, in both
 // directions. Pushes, pulls and the collector go on meanwhile: what they change is looked at again before it
 // counts as a problem. An error means that the check could not go on; the report beside it is of what was done.
-func (r *Registry) Check(ctx context.Context, run CheckRun) (CheckReport, error) {
+func (c *Collector) Check(ctx context.Context, run CheckRun) (CheckReport, error) {
 	if run.Grace == 0 {
-		run.Grace = r.o.GCGrace
+		run.Grace = c.o.Grace
 	}
-	c := &check{r: r, run: run, told: time.Now(), objects: jobs.NewPace(run.Rate), bytes: jobs.NewPace(run.HashRate)}
-	c.report = CheckReport{StartedAt: r.o.Clock().UTC(), Found: map[string]int64{}, Problems: []Problem{}}
-	for _, step := range []func(context.Context) error{c.suspicions, c.blobs, c.walk, c.manifests, c.queues} {
+	k := &check{collector: c, run: run, told: time.Now(), objects: jobs.NewPace(run.Rate), bytes: jobs.NewPace(run.HashRate)}
+	k.report = CheckReport{StartedAt: c.o.Clock().UTC(), Found: map[string]int64{}, Problems: []Problem{}}
+	for _, step := range []func(context.Context) error{k.suspicions, k.blobs, k.walk, k.manifests, k.queues} {
 		if err := step(ctx); err != nil {
-			return c.report, err
+			return k.report, err
 		}
 	}
-	c.report.FinishedAt = r.o.Clock().UTC()
-	return c.report, nil
+	k.report.FinishedAt = c.o.Clock().UTC()
+	return k.report, nil
 }
 
 // check is a check that is under way.
 type check struct {
-	r       *Registry
-	run     CheckRun
-	report  CheckReport
-	objects *jobs.Pace
-	bytes   *jobs.Pace
-	told    time.Time
+	collector *Collector
+	run       CheckRun
+	report    CheckReport
+	objects   *jobs.Pace
+	bytes     *jobs.Pace
+	told      time.Time
 
 	suspects map[digest.Digest]bool // blobs that pulls have got wrong
 }
 
 // progress counts rows and objects that were compared and the bytes of those that were to be read, and tells how far it is.
-func (c *check) progress(items, bytes int64) {
-	if c.run.Rehash {
-		c.report.Progress.Add(bytes)
+func (k *check) progress(items, bytes int64) {
+	if k.run.Rehash {
+		k.report.Progress.Add(bytes)
 	} else {
-		c.report.Progress.Add(items)
+		k.report.Progress.Add(items)
 	}
-	if c.run.Progress != nil && time.Since(c.told) > time.Second {
-		c.told = time.Now()
-		c.run.Progress(c.report)
+	if k.run.Progress != nil && time.Since(k.told) > time.Second {
+		k.told = time.Now()
+		k.run.Progress(k.report)
 	}
 }
 
@@ -154,31 +153,31 @@ const (
 const maxSuspects = 10_000
 
 // suspicions reads which blobs have to be read in any case.
-func (c *check) suspicions(ctx context.Context) error {
-	c.suspects = map[digest.Digest]bool{}
-	return c.r.db.View(ctx, func(tx *metadata.Tx) error {
-		names, err := tx.Notes(ctx, suspectNotes, maxSuspects)
-		for _, name := range names {
-			c.suspects[digest.Digest(strings.TrimPrefix(name, suspectNotes))] = true
+func (k *check) suspicions(ctx context.Context) error {
+	k.suspects = map[digest.Digest]bool{}
+	return k.collector.db.View(ctx, func(tx *metadata.Tx) error {
+		suspects, err := tx.Suspects(ctx, maxSuspects)
+		for _, d := range suspects {
+			k.suspects[d] = true
 		}
 		return err
 	})
 }
 
 // cleared takes the note about a suspect away, which is right, or marked.
-func (c *check) cleared(ctx context.Context, d digest.Digest) error {
-	return c.r.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error { return tx.DeleteNote(ctx, suspectNote(d)) })
+func (k *check) cleared(ctx context.Context, d digest.Digest) error {
+	return k.collector.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error { return tx.ClearSuspect(ctx, d) })
 }
 
 // blobs looks for the object of every blob.
-func (c *check) blobs(ctx context.Context) (err error) {
+func (k *check) blobs(ctx context.Context) (err error) {
 	switch {
-	case c.run.Rehash:
-		c.report.Progress, err = jobs.BytesOf(ctx, c.r.db)
-	case c.run.RowsOnly:
-		c.report.Progress, err = jobs.ItemsOf(ctx, c.r.db, 1)
+	case k.run.Rehash:
+		k.report.Progress, err = jobs.BytesOf(ctx, k.collector.db)
+	case k.run.RowsOnly:
+		k.report.Progress, err = jobs.ItemsOf(ctx, k.collector.db, 1)
 	default: // the row of each, and then its object
-		c.report.Progress, err = jobs.ItemsOf(ctx, c.r.db, 2)
+		k.report.Progress, err = jobs.ItemsOf(ctx, k.collector.db, 2)
 	}
 	if err != nil {
 		return err
@@ -186,7 +185,7 @@ func (c *check) blobs(ctx context.Context) (err error) {
 	var after digest.Digest
 	for {
 		var page []metadata.StoredBlob
-		err := c.r.db.View(ctx, func(tx *metadata.Tx) (err error) {
+		err := k.collector.db.View(ctx, func(tx *metadata.Tx) (err error) {
 			page, err = tx.BlobsAfter(ctx, after, checkBatch)
 			return err
 		})
@@ -194,24 +193,24 @@ func (c *check) blobs(ctx context.Context) (err error) {
 			return err
 		}
 		for _, b := range page {
-			if err := c.objects.Wait(ctx, 1); err != nil {
+			if err := k.objects.Wait(ctx, 1); err != nil {
 				return err
 			}
-			kind, detail, err := c.object(ctx, b)
-			if Unreadable(ctx, c.r.store, err) {
+			kind, detail, err := k.object(ctx, b)
+			if Unreadable(ctx, k.collector.store, err) {
 				kind, detail, err = ProblemDamaged, "the object cannot be read: "+err.Error(), nil
 			}
 			if err == nil && (kind != "" || b.MissingSince != nil) {
-				err = c.blob(ctx, b, kind, detail)
+				err = k.blob(ctx, b, kind, detail)
 			}
-			if err == nil && (kind == "" || c.run.Repair) && c.suspects[b.Digest] {
-				err = c.cleared(ctx, b.Digest)
+			if err == nil && (kind == "" || k.run.Repair) && k.suspects[b.Digest] {
+				err = k.cleared(ctx, b.Digest)
 			}
 			if err != nil {
 				return fmt.Errorf("checking the blob %s: %w", b.Digest, err)
 			}
-			c.report.Blobs++
-			c.progress(1, b.Size)
+			k.report.Blobs++
+			k.progress(1, b.Size)
 		}
 		after = page[len(page)-1].Digest
 	}
@@ -224,8 +223,8 @@ func Unreadable(ctx context.Context, store storage.Store, err error) bool {
 }
 
 // object compares an object with its row; no kind means that it is right.
-func (c *check) object(ctx context.Context, b metadata.StoredBlob) (kind, detail string, err error) {
-	info, err := c.r.store.Stat(ctx, b.Key)
+func (k *check) object(ctx context.Context, b metadata.StoredBlob) (kind, detail string, err error) {
+	info, err := k.collector.store.Stat(ctx, b.Key)
 	switch {
 	case errors.Is(err, storage.ErrNotFound):
 		return ProblemMissing, "the store has no such object", nil
@@ -233,10 +232,10 @@ func (c *check) object(ctx context.Context, b metadata.StoredBlob) (kind, detail
 		return "", "", err
 	case info.Size != b.Size:
 		return ProblemDamaged, fmt.Sprintf("the object has %d bytes, the row says %d", info.Size, b.Size), nil
-	case !c.run.Rehash && !c.suspects[b.Digest]:
+	case !k.run.Rehash && !k.suspects[b.Digest]:
 		return "", "", nil
 	}
-	rc, err := c.r.store.Open(ctx, b.Key, 0, -1)
+	rc, err := k.collector.store.Open(ctx, b.Key, 0, -1)
 	if errors.Is(err, storage.ErrNotFound) {
 		return ProblemMissing, "the store has no such object", nil
 	}
@@ -244,24 +243,23 @@ func (c *check) object(ctx context.Context, b metadata.StoredBlob) (kind, detail
 		return "", "", err
 	}
 	defer rc.Close()
-	sum := c.r.newSum(b.Digest.Algorithm())
-	defer c.r.release(sum)
-	n, err := io.Copy(sum, c.bytes.Reader(ctx, rc))
-	c.report.Bytes += n
+	sum := b.Digest.Algorithm().Digester()
+	n, err := io.Copy(sum.Hash(), k.bytes.Reader(ctx, rc))
+	k.report.Bytes += n
 	if err != nil {
 		return "", "", err
 	}
-	if got := sum.digest(); got != b.Digest {
+	if got := sum.Digest(); got != b.Digest {
 		return ProblemDamaged, "the object's bytes have the digest " + got.String(), nil
 	}
 	return "", "", nil
 }
 
 // blob notes what is wrong with a blob, if it still has the same bytes.
-func (c *check) blob(ctx context.Context, b metadata.StoredBlob, kind, detail string) error {
+func (k *check) blob(ctx context.Context, b metadata.StoredBlob, kind, detail string) error {
 	p := Problem{Kind: kind, Digest: b.Digest, Key: b.Key, Size: b.Size, Detail: detail}
 	same := false
-	err := c.r.db.View(ctx, func(tx *metadata.Tx) error {
+	err := k.collector.db.View(ctx, func(tx *metadata.Tx) error {
 		now, ok, err := tx.StoredBlob(ctx, b.Digest)
 		if same = err == nil && ok && now.Key == b.Key; same {
 			p.Repositories, err = tx.BlobRepositories(ctx, b.Digest, 10)
@@ -279,8 +277,8 @@ func (c *check) blob(ctx context.Context, b metadata.StoredBlob, kind, detail st
 		p.Detail += fmt.Sprintf("; marked since %s, push it again", b.MissingSince.Format(time.RFC3339))
 		p.Repaired = true
 	}
-	if c.run.Repair && !p.Repaired {
-		err := c.r.db.Update(ctx, func(tx *metadata.Tx) (err error) {
+	if k.run.Repair && !p.Repaired {
+		err := k.collector.db.Update(ctx, func(tx *metadata.Tx) (err error) {
 			p.Repaired, err = repair(tx, ctx, b.Digest, b.Key)
 			return err
 		})
@@ -288,7 +286,7 @@ func (c *check) blob(ctx context.Context, b metadata.StoredBlob, kind, detail st
 			return err
 		}
 	}
-	c.report.add(p)
+	k.report.add(p)
 	return nil
 }
 
@@ -303,50 +301,50 @@ func objectName(key string) metadata.ObjectName {
 }
 
 // walk looks for the row of every object.
-func (c *check) walk(ctx context.Context) error {
-	if c.run.RowsOnly {
+func (k *check) walk(ctx context.Context) error {
+	if k.run.RowsOnly {
 		return nil
 	}
 	var batch []storage.Info
-	for info, err := range c.r.store.Walk(ctx) {
+	for info, err := range k.collector.store.Walk(ctx) {
 		if err != nil {
 			return fmt.Errorf("listing the store: %w", err)
 		}
-		if err := c.objects.Wait(ctx, 0.1); err != nil { // a list is cheaper than a look at each
+		if err := k.objects.Wait(ctx, 0.1); err != nil { // a list is cheaper than a look at each
 			return err
 		}
 		if batch = append(batch, info); len(batch) == checkBatch {
-			if err := c.known(ctx, batch); err != nil {
+			if err := k.known(ctx, batch); err != nil {
 				return err
 			}
 			batch = batch[:0]
 		}
 	}
-	return c.known(ctx, batch)
+	return k.known(ctx, batch)
 }
 
-func (c *check) known(ctx context.Context, batch []storage.Info) error {
+func (k *check) known(ctx context.Context, batch []storage.Info) error {
 	names := make([]metadata.ObjectName, len(batch))
 	for i, info := range batch {
 		names[i] = objectName(info.Key)
 	}
 	var known map[metadata.ObjectName]bool
-	err := c.r.db.View(ctx, func(tx *metadata.Tx) (err error) {
+	err := k.collector.db.View(ctx, func(tx *metadata.Tx) (err error) {
 		known, err = tx.KnownObjects(ctx, names)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	c.report.Objects += int64(len(batch))
-	c.progress(int64(len(batch)), 0)
+	k.report.Objects += int64(len(batch))
+	k.progress(int64(len(batch)), 0)
 	var aborting map[string]bool // uploads whose sessions wait to be aborted
 	for i, n := range names {
-		if known[n] || c.r.o.Clock().Sub(batch[i].ModTime) < c.run.Grace {
+		if known[n] || k.collector.o.Clock().Sub(batch[i].ModTime) < k.run.Grace {
 			continue
 		}
 		if aborting == nil {
-			if aborting, err = c.aborting(ctx); err != nil {
+			if aborting, err = k.aborting(ctx); err != nil {
 				return err
 			}
 		}
@@ -355,8 +353,8 @@ func (c *check) known(ctx context.Context, batch []storage.Info) error {
 		}
 		p := Problem{Kind: ProblemOrphan, Key: n.Key, Size: batch[i].Size,
 			Detail: "no row points to the object, of " + batch[i].ModTime.UTC().Format(time.RFC3339)}
-		if c.run.Repair {
-			err := c.r.db.Update(ctx, func(tx *metadata.Tx) (err error) {
+		if k.run.Repair {
+			err := k.collector.db.Update(ctx, func(tx *metadata.Tx) (err error) {
 				p.Repaired, err = tx.EnqueueOrphan(ctx, n, p.Size)
 				return err
 			})
@@ -367,14 +365,14 @@ func (c *check) known(ctx context.Context, batch []storage.Info) error {
 				continue
 			}
 		}
-		c.report.add(p)
+		k.report.add(p)
 	}
 	return nil
 }
 
-func (c *check) aborting(ctx context.Context) (map[string]bool, error) {
+func (k *check) aborting(ctx context.Context) (map[string]bool, error) {
 	uploads := map[string]bool{}
-	err := c.r.db.View(ctx, func(tx *metadata.Tx) error {
+	err := k.collector.db.View(ctx, func(tx *metadata.Tx) error {
 		sessions, err := tx.GarbageSessions(ctx)
 		for _, s := range sessions {
 			for _, id := range uploadRE.FindAllString(s, -1) {
@@ -387,14 +385,14 @@ func (c *check) aborting(ctx context.Context) (map[string]bool, error) {
 }
 
 // manifests hashes every manifest's bytes.
-func (c *check) manifests(ctx context.Context) error {
-	if !c.run.Rehash {
+func (k *check) manifests(ctx context.Context) error {
+	if !k.run.Rehash {
 		return nil
 	}
 	var after int64
 	for {
 		var page []metadata.StoredManifest
-		err := c.r.db.View(ctx, func(tx *metadata.Tx) (err error) {
+		err := k.collector.db.View(ctx, func(tx *metadata.Tx) (err error) {
 			page, err = tx.ManifestsAfter(ctx, after, checkManifests)
 			return err
 		})
@@ -402,32 +400,32 @@ func (c *check) manifests(ctx context.Context) error {
 			return err
 		}
 		for _, m := range page {
-			if err := c.bytes.Wait(ctx, float64(len(m.Payload))); err != nil {
+			if err := k.bytes.Wait(ctx, float64(len(m.Payload))); err != nil {
 				return err
 			}
 			if got := m.Digest.Algorithm().FromBytes(m.Payload); got != m.Digest {
-				c.report.add(Problem{Kind: ProblemManifest, Digest: m.Digest, Size: int64(len(m.Payload)), Repositories: []string{m.Repository},
+				k.report.add(Problem{Kind: ProblemManifest, Digest: m.Digest, Size: int64(len(m.Payload)), Repositories: []string{m.Repository},
 					Detail: "the manifest's bytes have the digest " + got.String() + ": restore it from a backup, or delete and push it again"})
 			}
-			c.report.Manifests++
+			k.report.Manifests++
 			after = m.ID
 		}
-		c.progress(0, 0)
+		k.progress(0, 0)
 	}
 }
 
 // queues looks for what the collector would never see. Only a repair asks, for it writes what it finds.
-func (c *check) queues(ctx context.Context) error {
-	if !c.run.Repair {
+func (k *check) queues(ctx context.Context) error {
+	if !k.run.Repair {
 		return nil
 	}
 	var n int64
-	err := c.r.db.Update(ctx, func(tx *metadata.Tx) (err error) {
+	err := k.collector.db.Update(ctx, func(tx *metadata.Tx) (err error) {
 		n, err = tx.EnqueueForgotten(ctx)
 		return err
 	})
 	if err == nil && n > 0 {
-		c.report.add(Problem{Kind: ProblemQueue, Repaired: true,
+		k.report.add(Problem{Kind: ProblemQueue, Repaired: true,
 			Detail: fmt.Sprintf("%d unreferenced rows were in no queue of the collector; somebody has changed the database without its triggers", n)})
 	}
 	return err

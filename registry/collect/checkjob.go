@@ -1,4 +1,4 @@
-package registry
+package collect
 
 import (
 	"context"
@@ -22,36 +22,36 @@ type CheckJob struct {
 // CheckJobs runs checks in the background, one at a time over all replicas. Close it.
 type CheckJobs struct {
 	*jobs.Runner[*CheckJob]
-	r *Registry
+	c *Collector
 }
 
-// NewCheckJobs makes one for a registry.
-func NewCheckJobs(r *Registry) *CheckJobs {
-	return &CheckJobs{r: r, Runner: jobs.NewRunner[*CheckJob](jobs.Options{DB: r.db, Name: "check", Noun: "check", Logger: r.o.Logger, Clock: r.o.Clock})}
+// NewCheckJobs makes one for a collector.
+func NewCheckJobs(c *Collector) *CheckJobs {
+	return &CheckJobs{c: c, Runner: jobs.NewRunner[*CheckJob](jobs.Options{DB: c.db, Name: "check", Noun: "check", Logger: c.o.Logger, Clock: c.o.Clock})}
 }
 
 // Start begins a check, on record; the rest is as Runner.Start.
-func (c *CheckJobs) Start(ctx context.Context, by auth.Actor, run CheckRun) (*CheckJob, error) {
+func (j *CheckJobs) Start(ctx context.Context, by auth.Actor, run CheckRun) (*CheckJob, error) {
 	job := &CheckJob{Rehash: run.Rehash, Repair: run.Repair, Rate: run.Rate, HashRate: run.HashRate,
-		Report: CheckReport{StartedAt: c.r.o.Clock().UTC()}.Noted()}
-	started := metadata.Event{Kind: metadata.CheckStarted, Actor: by.Audit, Detail: fields(map[string]any{
+		Report: CheckReport{StartedAt: j.c.o.Clock().UTC()}.Noted()}
+	started := metadata.Event{Kind: metadata.CheckStarted, Actor: by.Audit, Detail: map[string]any{"fields": map[string]any{
 		"rehash": run.Rehash, "repair": run.Repair, "rate": run.Rate, "hash_rate": run.HashRate,
-	})}
-	return c.Runner.Start(ctx, job, by.Audit.Name, recording(ctx, started), func(ctx context.Context, change func(func())) error {
+	}}}
+	return j.Runner.Start(ctx, job, by.Audit.Name, recording(ctx, started), func(ctx context.Context, change func(func())) error {
 		note := func(r CheckReport) {
 			r = r.Noted()
 			change(func() { job.Report = r })
 		}
 		run.Progress = note
-		report, err := c.r.Check(ctx, run)
+		report, err := j.c.Check(ctx, run)
 		note(report)
 		return err
 	})
 }
 
 // Cancel ends the check that runs, on record; the rest is as Runner.Cancel.
-func (c *CheckJobs) Cancel(ctx context.Context, by auth.Actor) error {
-	return c.Runner.Cancel(ctx, recording(ctx, metadata.Event{Kind: metadata.CheckCancelled, Actor: by.Audit}))
+func (j *CheckJobs) Cancel(ctx context.Context, by auth.Actor) error {
+	return j.Runner.Cancel(ctx, recording(ctx, metadata.Event{Kind: metadata.CheckCancelled, Actor: by.Audit}))
 }
 
 // recording records a deed in the transaction of somebody else.

@@ -1,4 +1,4 @@
-package registry
+package collect
 
 import (
 	"context"
@@ -24,10 +24,10 @@ var errAlive = errors.New("the upload has gone on")
 // few hundred, and returns how many. Several processes may run it at once. An
 // upload that goes on at this moment either stays or is
 // gone for its client: the row is removed first, and only while it is as stale as it was found.
-func (r *Registry) ExpireUploads(ctx context.Context) (int, error) {
-	before := r.o.Clock().Add(-r.o.UploadTTL)
+func (c *Collector) ExpireUploads(ctx context.Context) (int, error) {
+	before := c.o.Clock().Add(-c.o.UploadTTL)
 	var stale []metadata.Upload
-	err := r.db.View(ctx, func(tx *metadata.Tx) (err error) {
+	err := c.db.View(ctx, func(tx *metadata.Tx) (err error) {
 		stale, err = tx.StaleUploads(ctx, before, expireBatch)
 		return err
 	})
@@ -37,19 +37,21 @@ func (r *Registry) ExpireUploads(ctx context.Context) (int, error) {
 	n := 0
 	for _, row := range stale {
 		var deleted metadata.Upload
-		err := r.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) (err error) {
+		err := c.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) (err error) {
 			if deleted, err = tx.DeleteUpload(ctx, row.ID); err != nil {
 				return err
 			}
 			if !deleted.UpdatedAt.Before(before) {
 				return errAlive
 			}
-			return tx.EnqueueGarbage(ctx, metadata.GarbageSession, deleted.Session, tx.Now().Add(graceOfSessions))
+			return tx.EnqueueGarbage(ctx, metadata.GarbageSession, deleted.Session, tx.Now().Add(metadata.SessionGrace))
 		})
 		switch {
 		case err == nil:
 			n++
-			r.abort(ctx, deleted)
+			if err := c.store.Abort(ctx, storage.Session(deleted.Session)); err != nil { // the garbage row is tried again
+				c.o.Logger.WarnContext(ctx, "aborting an upload failed, it will be tried again", "upload", deleted.ID, "error", err)
+			}
 		case errors.Is(err, errAlive), errors.Is(err, oci.ErrBlobUploadUnknown):
 		default:
 			return n, fmt.Errorf("expiring upload %s: %w", row.ID, err)
@@ -63,16 +65,16 @@ func (r *Registry) ExpireUploads(ctx context.Context) (int, error) {
 // need a thing again once its row is there. Several processes may run it at
 // once; they do the same work twice. What the store
 // refuses is put back for later, and reported.
-func (r *Registry) CollectGarbage(ctx context.Context) (int, error) {
-	n, freed, err := r.collectGarbage(ctx)
-	r.noteCollection(ctx, GCReport{Objects: n, Freed: freed})
+func (c *Collector) CollectGarbage(ctx context.Context) (int, error) {
+	n, freed, err := c.collectGarbage(ctx)
+	c.noteCollection(ctx, Report{Objects: n, Freed: freed})
 	return n, err
 }
 
 // collectGarbage also tells how many bytes are free now, as far as rows said so.
-func (r *Registry) collectGarbage(ctx context.Context) (n int, freed int64, err error) {
+func (c *Collector) collectGarbage(ctx context.Context) (n int, freed int64, err error) {
 	var due []metadata.Garbage
-	err = r.db.View(ctx, func(tx *metadata.Tx) (err error) {
+	err = c.db.View(ctx, func(tx *metadata.Tx) (err error) {
 		due, err = tx.DueGarbage(ctx, collectBatch)
 		return err
 	})
@@ -85,7 +87,7 @@ func (r *Registry) collectGarbage(ctx context.Context) (n int, freed int64, err 
 			keys = append(keys, g.Value)
 		}
 	}
-	all := len(keys) == 0 || r.store.Delete(ctx, keys...) == nil // one request for many
+	all := len(keys) == 0 || c.store.Delete(ctx, keys...) == nil // one request for many
 	var done, failed []int64
 	gone := map[string]tally{}
 	var errs []error
@@ -93,9 +95,9 @@ func (r *Registry) collectGarbage(ctx context.Context) (n int, freed int64, err 
 		var err error
 		switch {
 		case g.Kind == metadata.GarbageSession:
-			err = r.RemoveSession(ctx, storage.Session(g.Value))
+			err = c.RemoveSession(ctx, storage.Session(g.Value))
 		case !all:
-			err = r.store.Delete(ctx, g.Value)
+			err = c.store.Delete(ctx, g.Value)
 		}
 		if ctx.Err() != nil {
 			break // what is left is still due
@@ -109,9 +111,9 @@ func (r *Registry) collectGarbage(ctx context.Context) (n int, freed int64, err 
 		freed += g.Size
 		gone[g.Kind] = gone[g.Kind].plus(g.Size)
 	}
-	ctx, cancel := detached(ctx, recordTime)
+	ctx, cancel := detached(ctx)
 	defer cancel()
-	err = r.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
+	err = c.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
 		for _, id := range done {
 			if err := tx.RemoveGarbage(ctx, id); err != nil {
 				return err
@@ -129,7 +131,7 @@ func (r *Registry) collectGarbage(ctx context.Context) (n int, freed int64, err 
 		return 0, 0, errors.Join(append(errs, err)...)
 	}
 	for kind, t := range gone {
-		r.o.Collected(kind, t.n, t.bytes)
+		c.o.Collected(kind, t.n, t.bytes)
 	}
 	return len(done), freed, errors.Join(errs...)
 }
@@ -144,11 +146,11 @@ func (t tally) plus(bytes int64) tally { return tally{t.n + 1, t.bytes + bytes} 
 
 // RemoveSession frees what was ever stored for an upload that did not become a blob. Of what a store finds
 // beside the session, that becomes garbage to which no row points.
-func (r *Registry) RemoveSession(ctx context.Context, s storage.Session) error {
-	if err := r.store.Abort(ctx, s); err != nil {
+func (c *Collector) RemoveSession(ctx context.Context, s storage.Session) error {
+	if err := c.store.Abort(ctx, s); err != nil {
 		return err
 	}
-	l, ok := r.store.(storage.Leaver)
+	l, ok := c.store.(storage.Leaver)
 	if !ok {
 		return nil
 	}
@@ -156,7 +158,7 @@ func (r *Registry) RemoveSession(ctx context.Context, s storage.Session) error {
 	if err != nil || len(left) == 0 {
 		return err
 	}
-	return r.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
+	return c.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error {
 		for _, o := range left {
 			if _, err := tx.EnqueueOrphan(ctx, objectName(o.Key), o.Size); err != nil {
 				return err

@@ -1,4 +1,4 @@
-package registry
+package collect
 
 import (
 	"context"
@@ -10,11 +10,8 @@ import (
 	"berth/metadata"
 )
 
-// DefaultGCGrace is how long what nothing refers to stays, unless Options say otherwise.
-const DefaultGCGrace = 24 * time.Hour
-
-// GCRun says what one run of the collector may take away.
-type GCRun struct {
+// Run says what one run of the collector may take away.
+type Run struct {
 	// Grace is how long something has to be unreferenced. A push whose manifest
 	// comes later than that is asked to begin again.
 	Grace time.Duration
@@ -26,11 +23,11 @@ type GCRun struct {
 	// Limit ends the run after this time with Report.More set; 0 is until nothing is left.
 	Limit time.Duration
 	// Progress hears of what went, batch by batch; nil for nobody.
-	Progress func(GCReport)
+	Progress func(Report)
 }
 
-// GCReport is what a run of the collector did, or would do.
-type GCReport struct {
+// Report is what a run of the collector did, or would do.
+type Report struct {
 	Manifests int   `json:"manifests"` // deleted
 	Links     int   `json:"links"`     // blobs that a repository no longer has
 	Blobs     int   `json:"blobs"`     // blobs that no repository has, and whose objects go
@@ -46,7 +43,7 @@ type GCReport struct {
 }
 
 // Add makes one report of two runs, one after the other.
-func (g *GCReport) Add(next GCReport) {
+func (g *Report) Add(next Report) {
 	g.Manifests += next.Manifests
 	g.Links += next.Links
 	g.Blobs += next.Blobs
@@ -56,7 +53,7 @@ func (g *GCReport) Add(next GCReport) {
 	g.More = next.More
 }
 
-func (g *GCReport) add(p metadata.Pass) {
+func (g *Report) add(p metadata.Pass) {
 	for _, c := range p.Gone {
 		switch c.Kind {
 		case metadata.CollectedManifest:
@@ -73,7 +70,7 @@ func (g *GCReport) add(p metadata.Pass) {
 // pass is one of the collector's passes, in the order in which one makes work for the next.
 type pass func(context.Context, *metadata.Tx) (metadata.Pass, error)
 
-func (r *Registry) passes(run GCRun) []pass {
+func (c *Collector) passes(run Run) []pass {
 	return []pass{
 		func(ctx context.Context, tx *metadata.Tx) (metadata.Pass, error) {
 			return tx.PurgeDeleted(ctx, run.UndoWindow)
@@ -89,7 +86,7 @@ func (r *Registry) passes(run GCRun) []pass {
 		},
 		func(ctx context.Context, tx *metadata.Tx) (metadata.Pass, error) {
 			// Who may still be reading was given the key before the link went.
-			return tx.CollectBlobs(ctx, run.Grace, min(run.Grace, r.o.ReadTTL))
+			return tx.CollectBlobs(ctx, run.Grace, min(run.Grace, c.o.ReadTTL))
 		},
 	}
 }
@@ -99,12 +96,12 @@ func (r *Registry) passes(run GCRun) []pass {
 // of each at most metadata.GCBatch. It returns how many candidates it has looked at; none means that there
 // is nothing to do now. What is alive is looked at only when it was pushed or lost a
 // reference since. Several processes may run it at once, and pushes go on meanwhile.
-func (r *Registry) CollectUnreferenced(ctx context.Context) (int, error) {
+func (c *Collector) CollectUnreferenced(ctx context.Context) (int, error) {
 	looked := 0
-	var report GCReport
-	defer func() { r.noteCollection(ctx, report) }()
-	for _, pass := range r.passes(r.DefaultGCRun()) {
-		p, err := r.collect(ctx, pass)
+	var report Report
+	defer func() { c.noteCollection(ctx, report) }()
+	for _, pass := range c.passes(c.DefaultRun()) {
+		p, err := c.collect(ctx, pass)
 		if err != nil {
 			return looked, err
 		}
@@ -114,46 +111,46 @@ func (r *Registry) CollectUnreferenced(ctx context.Context) (int, error) {
 	return looked, nil
 }
 
-// DefaultGCRun is what the background jobs do, as Options say.
-func (r *Registry) DefaultGCRun() GCRun {
-	return GCRun{Grace: r.o.GCGrace, UntaggedTTL: r.o.UntaggedTTL, UndoWindow: r.o.UndoWindow}
+// DefaultRun is what the background jobs do, as Options say.
+func (c *Collector) DefaultRun() Run {
+	return Run{Grace: c.o.Grace, UntaggedTTL: c.o.UntaggedTTL, UndoWindow: c.o.UndoWindow}
 }
 
 // collect runs one pass in a transaction of its own. It has to be durable: the
 // object must not go before its row has.
-func (r *Registry) collect(ctx context.Context, pass pass) (p metadata.Pass, err error) {
-	err = r.db.Update(ctx, func(tx *metadata.Tx) (err error) {
+func (c *Collector) collect(ctx context.Context, pass pass) (p metadata.Pass, err error) {
+	err = c.db.Update(ctx, func(tx *metadata.Tx) (err error) {
 		p, err = pass(ctx, tx)
 		return err
 	})
 	if err != nil {
 		return metadata.Pass{}, fmt.Errorf("collecting what is not referenced: %w", err)
 	}
-	for _, c := range p.Gone {
-		r.o.Logger.DebugContext(ctx, "collected", "kind", c.Kind, "repository", c.Repository, "digest", c.Digest,
-			"bytes", c.Size, "reason", c.Reason, "since", c.Since)
-		r.o.Collected(c.Kind, 1, 0)
+	for _, gone := range p.Gone {
+		c.o.Logger.DebugContext(ctx, "collected", "kind", gone.Kind, "repository", gone.Repository, "digest", gone.Digest,
+			"bytes", gone.Size, "reason", gone.Reason, "since", gone.Since)
+		c.o.Collected(gone.Kind, 1, 0)
 	}
 	return p, nil
 }
 
 // Collect runs the collector, and CollectGarbage, until there is nothing left to do
 // now. Servers may go on serving, and collecting. The report beside an error is what was done before it.
-func (r *Registry) Collect(ctx context.Context, run GCRun) (report GCReport, err error) {
+func (c *Collector) Collect(ctx context.Context, run Run) (report Report, err error) {
 	progress := func() {
 		if run.Progress != nil {
 			run.Progress(report)
 		}
 	}
-	defer func() { r.noteCollection(ctx, report) }()
+	defer func() { c.noteCollection(ctx, report) }()
 	began := time.Now()
 	over := func() bool {
 		report.More = run.Limit > 0 && time.Since(began) > run.Limit
 		return report.More
 	}
-	for _, pass := range r.passes(run) {
+	for _, pass := range c.passes(run) {
 		for !over() {
-			p, err := r.collect(ctx, pass)
+			p, err := c.collect(ctx, pass)
 			if err != nil {
 				return report, err
 			}
@@ -166,7 +163,7 @@ func (r *Registry) Collect(ctx context.Context, run GCRun) (report GCReport, err
 	}
 	var errs []error
 	for !over() {
-		n, freed, err := r.collectGarbage(ctx)
+		n, freed, err := c.collectGarbage(ctx)
 		report.Objects += n
 		report.Freed += freed
 		if err != nil {
@@ -186,22 +183,22 @@ const dryRunItems = 20_000
 
 // CollectNow is Collect for somebody who asks for it now. What goes cannot be undone, so that
 // is on record first.
-func (r *Registry) CollectNow(ctx context.Context, by auth.Actor, run GCRun) (GCReport, error) {
-	e := metadata.Event{Kind: metadata.CollectorRun, Actor: by.Audit, Detail: fields(map[string]any{
+func (c *Collector) CollectNow(ctx context.Context, by auth.Actor, run Run) (Report, error) {
+	e := metadata.Event{Kind: metadata.CollectorRun, Actor: by.Audit, Detail: map[string]any{"fields": map[string]any{
 		"grace": run.Grace.String(), "untagged_ttl": run.UntaggedTTL.String(), "undo_window": run.UndoWindow.String(),
-	})}
-	if err := r.db.Update(ctx, recording(ctx, e)); err != nil {
-		return GCReport{}, err
+	}}}
+	if err := c.db.Update(ctx, recording(ctx, e)); err != nil {
+		return Report{}, err
 	}
-	return r.Collect(ctx, run)
+	return c.Collect(ctx, run)
 }
 
 // DryRun tells what Collect would take away now. It reads one state of the database and changes nothing: pushes and
 // the collector go on meanwhile.
-func (r *Registry) DryRun(ctx context.Context, run GCRun) (report GCReport, err error) {
-	err = r.db.Snapshot(ctx, func(tx *metadata.Tx) error {
+func (c *Collector) DryRun(ctx context.Context, run Run) (report Report, err error) {
+	err = c.db.Snapshot(ctx, func(tx *metadata.Tx) error {
 		plan, err := tx.PlanCollection(ctx, run.UndoWindow, run.Grace, run.UntaggedTTL, dryRunItems)
-		report = GCReport{Items: plan.Gone, Truncated: plan.Truncated}
+		report = Report{Items: plan.Gone, Truncated: plan.Truncated}
 		report.add(metadata.Pass{Gone: plan.Gone})
 		return err
 	})
@@ -209,8 +206,8 @@ func (r *Registry) DryRun(ctx context.Context, run GCRun) (report GCReport, err 
 }
 
 // Queues describes what waits for the collector.
-func (r *Registry) Queues(ctx context.Context) (queues []metadata.Queue, err error) {
-	err = r.db.View(ctx, func(tx *metadata.Tx) (err error) {
+func (c *Collector) Queues(ctx context.Context) (queues []metadata.Queue, err error) {
+	err = c.db.View(ctx, func(tx *metadata.Tx) (err error) {
 		queues, err = tx.Queues(ctx)
 		return err
 	})

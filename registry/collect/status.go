@@ -1,4 +1,4 @@
-package registry
+package collect
 
 import (
 	"context"
@@ -11,12 +11,12 @@ import (
 // LastCollection is what the collector last took away, on whichever replica.
 type LastCollection struct {
 	At time.Time `json:"at"`
-	GCReport
+	Report
 }
 
-// GCStatus is how the collector is doing.
-type GCStatus struct {
-	Rules  GCRun
+// Status is how the collector is doing.
+type Status struct {
+	Rules  Run
 	Queues []metadata.Queue
 	Last   *LastCollection // nil when nothing went for a long time
 }
@@ -28,25 +28,25 @@ const (
 
 // noteCollection leaves a note of what a pass took away. The pass
 // succeeds also when the note cannot be written.
-func (r *Registry) noteCollection(ctx context.Context, report GCReport) {
+func (c *Collector) noteCollection(ctx context.Context, report Report) {
 	if report.Manifests+report.Links+report.Blobs+report.Objects == 0 {
 		return
 	}
-	ctx, cancel := detached(ctx, recordTime)
+	ctx, cancel := detached(ctx)
 	defer cancel()
-	text, err := json.Marshal(LastCollection{At: r.o.Clock().UTC(), GCReport: report})
+	text, err := json.Marshal(LastCollection{At: c.o.Clock().UTC(), Report: report})
 	if err == nil {
-		err = r.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error { return tx.PutNote(ctx, noteGC, string(text), noteGCTTL) })
+		err = c.db.UpdateRelaxed(ctx, func(tx *metadata.Tx) error { return tx.PutNote(ctx, noteGC, string(text), noteGCTTL) })
 	}
 	if err != nil {
-		r.o.Logger.WarnContext(ctx, "what the collector did could not be noted", "error", err)
+		c.o.Logger.WarnContext(ctx, "what the collector did could not be noted", "error", err)
 	}
 }
 
-// GCStatus tells the rules, the queues and the last collection.
-func (r *Registry) GCStatus(ctx context.Context) (GCStatus, error) {
-	s := GCStatus{Rules: r.DefaultGCRun()}
-	err := r.db.View(ctx, func(tx *metadata.Tx) (err error) {
+// Status tells the rules, the queues and the last collection.
+func (c *Collector) Status(ctx context.Context) (Status, error) {
+	s := Status{Rules: c.DefaultRun()}
+	err := c.db.View(ctx, func(tx *metadata.Tx) (err error) {
 		if s.Queues, err = tx.Queues(ctx); err != nil {
 			return err
 		}

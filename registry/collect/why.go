@@ -1,4 +1,4 @@
-package registry
+package collect
 
 import (
 	"context"
@@ -145,9 +145,9 @@ type Fate struct {
 // Why lists every tag, index, subject, deletion that can be undone, repository and rule that keeps a digest,
 // or when it goes. It returns BLOB_UNKNOWN when nothing of the digest is here. An unfinished upload
 // keeps no digest: only its own bytes, which have none yet.
-func (r *Registry) Why(ctx context.Context, d digest.Digest) (w Why, err error) {
-	err = r.db.Snapshot(ctx, func(tx *metadata.Tx) (err error) {
-		w, err = r.why(ctx, tx, d, nil)
+func (c *Collector) Why(ctx context.Context, d digest.Digest) (w Why, err error) {
+	err = c.db.Snapshot(ctx, func(tx *metadata.Tx) (err error) {
+		w, err = c.why(ctx, tx, d, nil)
 		return err
 	})
 	if err == nil && w.Blob == nil && len(w.Repositories) == 0 && len(w.Removals) == 0 {
@@ -163,7 +163,7 @@ func errNothingOf(d digest.Digest) error {
 // WhyVisible is Why for somebody who may see some repositories only: visible
 // gives those of up to a thousand names that it is. What is kept elsewhere is not told, nor
 // that it is: a digest that only others have is BLOB_UNKNOWN, and nothing says where and since when its bytes are stored.
-func (r *Registry) WhyVisible(ctx context.Context, d digest.Digest, visible func(ctx context.Context, names []string) ([]string, error)) (Why, error) {
+func (c *Collector) WhyVisible(ctx context.Context, d digest.Digest, visible func(ctx context.Context, names []string) ([]string, error)) (Why, error) {
 	// Asked before the snapshot, for the answer may need the database, too.
 	allowed := map[string]bool{}
 	ask := func(names []string) error {
@@ -176,7 +176,7 @@ func (r *Registry) WhyVisible(ctx context.Context, d digest.Digest, visible func
 		}
 		return err
 	}
-	err := r.db.View(ctx, func(tx *metadata.Tx) error {
+	err := c.db.View(ctx, func(tx *metadata.Tx) error {
 		_, _, err := paged(func(after string) ([]metadata.BlobLink, error) {
 			page, err := tx.BlobLinks(ctx, d, after, whyRepositories)
 			return page, errors.Join(err, ask(namesOf(page, linkName)))
@@ -192,7 +192,7 @@ func (r *Registry) WhyVisible(ctx context.Context, d digest.Digest, visible func
 			return err
 		}
 		_, _, err = paged(func(after string) ([]metadata.RepositoryDeletedManifest, error) {
-			page, err := tx.DeletedManifestsOf(ctx, d, r.o.UndoWindow, after, whyRepositories)
+			page, err := tx.DeletedManifestsOf(ctx, d, c.o.UndoWindow, after, whyRepositories)
 			return page, errors.Join(err, ask(namesOf(page, deletedName)))
 		}, deletedName, nil)
 		return err
@@ -204,8 +204,8 @@ func (r *Registry) WhyVisible(ctx context.Context, d digest.Digest, visible func
 		return Why{}, errNothingOf(d)
 	}
 	var w Why
-	err = r.db.Snapshot(ctx, func(tx *metadata.Tx) (err error) {
-		w, err = r.why(ctx, tx, d, allowed)
+	err = c.db.Snapshot(ctx, func(tx *metadata.Tx) (err error) {
+		w, err = c.why(ctx, tx, d, allowed)
 		return err
 	})
 	if err != nil {
@@ -264,7 +264,7 @@ func paged[T any](page func(after string) ([]T, error), name func(T) string, all
 	return found, true, nil
 }
 
-func (r *Registry) why(ctx context.Context, tx *metadata.Tx, d digest.Digest, allowed map[string]bool) (Why, error) {
+func (c *Collector) why(ctx context.Context, tx *metadata.Tx, d digest.Digest, allowed map[string]bool) (Why, error) {
 	w := Why{Digest: d, Repositories: []*WhyRepository{}}
 	links, more, err := paged(func(after string) ([]metadata.BlobLink, error) {
 		return tx.BlobLinks(ctx, d, after, whyRepositories)
@@ -279,7 +279,7 @@ func (r *Registry) why(ctx context.Context, tx *metadata.Tx, d digest.Digest, al
 		return w, err
 	}
 	deleted, moreDeleted, err := paged(func(after string) ([]metadata.RepositoryDeletedManifest, error) {
-		return tx.DeletedManifestsOf(ctx, d, r.o.UndoWindow, after, whyRepositories)
+		return tx.DeletedManifestsOf(ctx, d, c.o.UndoWindow, after, whyRepositories)
 	}, deletedName, allowed)
 	if err != nil {
 		return w, err
@@ -292,7 +292,7 @@ func (r *Registry) why(ctx context.Context, tx *metadata.Tx, d digest.Digest, al
 	if stored {
 		w.Blob = &WhyBlob{Size: b.Size, StoredAt: b.CreatedAt, Key: b.Key, MissingSince: b.MissingSince}
 		if len(links) == 0 {
-			w.Blob.Fate = r.fate(b.QueuedSince)
+			w.Blob.Fate = c.fate(b.QueuedSince)
 		}
 	}
 	byName := map[string]*WhyRepository{}
@@ -303,20 +303,20 @@ func (r *Registry) why(ctx context.Context, tx *metadata.Tx, d digest.Digest, al
 		}
 		return byName[name]
 	}
-	q := question{Registry: r, tx: tx, rules: map[string]*rules{}}
+	q := question{Collector: c, tx: tx, rules: map[string]*rules{}}
 	for _, l := range links {
 		in := repository(l.Repository)
 		in.Linked, in.Needed = &l.PushedAt, l.Manifests
-		undo, err := tx.DeletedManifestsNeeding(ctx, l.RepositoryID, "blob", d, "", r.o.UndoWindow, whyHolders+1)
+		undo, err := tx.DeletedManifestsNeeding(ctx, l.RepositoryID, "blob", d, "", c.o.UndoWindow, whyHolders+1)
 		if err != nil {
 			return w, err
 		}
 		for _, m := range undo[:min(len(undo), whyHolders)] {
-			in.Deleted = append(in.Deleted, r.deletion(DeletedManifest, m))
+			in.Deleted = append(in.Deleted, c.deletion(DeletedManifest, m))
 		}
 		in.Truncated = len(undo) > whyHolders
 		if l.Manifests == 0 && len(undo) == 0 {
-			in.Fate = r.fate(l.QueuedSince)
+			in.Fate = c.fate(l.QueuedSince)
 		}
 		needing, err := tx.ManifestsNeeding(ctx, l.RepositoryID, d, whyHolders)
 		if err != nil {
@@ -336,7 +336,7 @@ func (r *Registry) why(ctx context.Context, tx *metadata.Tx, d digest.Digest, al
 		}
 	}
 	for _, m := range deleted {
-		repository(m.Repository).DeletedManifest = r.deletion(DeletedManifest, m.DeletedManifest)
+		repository(m.Repository).DeletedManifest = c.deletion(DeletedManifest, m.DeletedManifest)
 	}
 	w.RulesTruncated = q.truncated
 	removed, err := tx.RemovedObjects(ctx, d)
@@ -350,9 +350,9 @@ func (r *Registry) why(ctx context.Context, tx *metadata.Tx, d digest.Digest, al
 }
 
 // deletion is a deleted manifest as a holder.
-func (r *Registry) deletion(as string, m metadata.DeletedManifest) *Deletion {
+func (c *Collector) deletion(as string, m metadata.DeletedManifest) *Deletion {
 	d := &Deletion{As: as, Digest: m.Digest, MediaType: m.MediaType, Tags: m.Tags,
-		DeletedAt: m.DeletedAt, DeletedBy: m.DeletedBy, Until: m.DeletedAt.Add(r.o.UndoWindow)}
+		DeletedAt: m.DeletedAt, DeletedBy: m.DeletedBy, Until: m.DeletedAt.Add(c.o.UndoWindow)}
 	if len(d.Tags) > whyHolders {
 		d.Tags, d.Truncated = d.Tags[:whyHolders], true
 	}
@@ -361,7 +361,7 @@ func (r *Registry) deletion(as string, m metadata.DeletedManifest) *Deletion {
 
 // question is what one Why has looked up.
 type question struct {
-	*Registry
+	*Collector
 	tx        *metadata.Tx
 	rules     map[string]*rules // by repository
 	read      int               // repositories that have some
@@ -496,10 +496,10 @@ func (q *question) holder(ctx context.Context, m metadata.HeldManifest, depth in
 }
 
 // fate is that of a link or a blob.
-func (r *Registry) fate(since *time.Time) *Fate {
+func (c *Collector) fate(since *time.Time) *Fate {
 	f := &Fate{Since: since, Rule: "gc_grace"}
 	if since != nil {
-		after := since.Add(r.o.GCGrace)
+		after := since.Add(c.o.Grace)
 		f.After = &after
 	}
 	return f
@@ -524,7 +524,7 @@ func (q *question) manifestFate(ctx context.Context, m metadata.HeldManifest) (*
 	case ttl == 0:
 		f.After = nil
 	case u.Since != nil:
-		after := u.Since.Add(max(q.o.GCGrace, ttl))
+		after := u.Since.Add(max(q.o.Grace, ttl))
 		f.After = &after
 	}
 	return f, nil

@@ -28,15 +28,18 @@ import (
 	"berth/oci"
 	"berth/people"
 	"berth/registry"
+	"berth/registry/collect"
 	"berth/server/door"
 )
 
 // Options are what the handlers need. All fields but TrustedIssuers are required.
 type Options struct {
 	Policy *auth.Policy
-	// Registry collects, retains, restores, checks, measures and explains; Checks runs checks in the background.
+	// Registry retains, restores and measures.
 	Registry *registry.Registry
-	Checks   *registry.CheckJobs
+	// Collector collects and explains; Checks runs checks in the background.
+	Collector *collect.Collector
+	Checks    *collect.CheckJobs
 	// Copies makes, verifies and restores backups, and migrates, in the background.
 	Copies *backup.Jobs
 	// People reads and changes users, teams, rights and what else is theirs.

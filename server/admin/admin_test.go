@@ -24,6 +24,7 @@ import (
 	"berth/oci"
 	"berth/people"
 	"berth/registry"
+	"berth/registry/collect"
 	"berth/server"
 	"berth/server/admin"
 	"berth/server/door"
@@ -74,11 +75,12 @@ func newWorld(t testing.TB, db *metadata.DB, change ...func(*server.Options)) *w
 	w := &world{t: t, db: db, secrets: map[string]string{}}
 	store := mem.New()
 	reg := registry.New(db, store, registry.Options{UndoWindow: time.Hour})
-	checks := registry.NewCheckJobs(reg)
+	collector := collect.New(db, store, collect.Options{UndoWindow: time.Hour})
+	checks := collect.NewCheckJobs(collector)
 	t.Cleanup(checks.Close)
 	unset := oci.Errorf(oci.CodeConflict, "it is not set")
 	copies := backup.NewJobs(backup.JobsOptions{
-		From: backup.Side{DB: db, Store: store}, Grace: reg.DefaultGCRun().Grace, Source: "test", Version: "test", Renew: 50 * time.Millisecond,
+		From: backup.Side{DB: db, Store: store}, Grace: collector.DefaultRun().Grace, Source: "test", Version: "test", Renew: 50 * time.Millisecond,
 		Place: func(context.Context) (backup.Place, string, error) {
 			if w.place == nil {
 				return nil, "", unset
@@ -103,7 +105,7 @@ func newWorld(t testing.TB, db *metadata.DB, change ...func(*server.Options)) *w
 		DB: db, Hasher: hasher, Passwords: chain, Keys: issuer.Keys(), Service: "berth", TrustedIssuers: []string{"https://jobs.example.com"},
 	})
 	management, err := admin.New(admin.Options{
-		Registry: reg, Checks: checks, Copies: copies, Audit: audit.New(db, audit.Options{}), Policy: policy, People: who, Keys: issuer.Keys(),
+		Registry: reg, Collector: collector, Checks: checks, Copies: copies, Audit: audit.New(db, audit.Options{}), Policy: policy, People: who, Keys: issuer.Keys(),
 		TrustedIssuers: []string{"https://jobs.example.com"},
 	})
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"berth/auth"
 	"berth/metadata"
 	"berth/oci"
-	"berth/registry"
+	"berth/registry/collect"
 )
 
 // collectLimit is how long one call of the collector works: less than clients
@@ -20,7 +20,7 @@ const maxItems = 1000
 
 // GetCollector shows the collector's rules, queues and last collection.
 func (h *Admin) GetCollector(ctx context.Context, _ api.GetCollectorRequestObject) (api.GetCollectorResponseObject, error) {
-	s, err := h.Registry.GCStatus(ctx)
+	s, err := h.Collector.Status(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -29,7 +29,7 @@ func (h *Admin) GetCollector(ctx context.Context, _ api.GetCollectorRequestObjec
 		return api.CollectorQueue{Name: q.Name, Length: q.Length, OldestSeconds: int64(q.Oldest / time.Second)}
 	})
 	if s.Last != nil {
-		report, err := api.Recast[api.CollectorReport](s.Last.GCReport)
+		report, err := api.Recast[api.CollectorReport](s.Last.Report)
 		if err != nil {
 			return nil, err
 		}
@@ -40,7 +40,7 @@ func (h *Admin) GetCollector(ctx context.Context, _ api.GetCollectorRequestObjec
 
 // RunCollector collects for a while, or says what would go.
 func (h *Admin) RunCollector(ctx context.Context, r api.RunCollectorRequestObject) (api.RunCollectorResponseObject, error) {
-	run := h.Registry.DefaultGCRun()
+	run := h.Collector.DefaultRun()
 	run.Limit = collectLimit
 	for _, d := range []struct {
 		name string
@@ -57,20 +57,20 @@ func (h *Admin) RunCollector(ctx context.Context, r api.RunCollectorRequestObjec
 		*d.into = value
 	}
 	if r.Body.DryRun != nil && *r.Body.DryRun {
-		report, err := h.Registry.DryRun(ctx, run)
+		report, err := h.Collector.DryRun(ctx, run)
 		if err != nil {
 			return nil, err
 		}
 		return collectorReport(report)
 	}
-	report, err := h.Registry.CollectNow(ctx, callOf(ctx).actor, run)
+	report, err := h.Collector.CollectNow(ctx, callOf(ctx).actor, run)
 	if err != nil {
 		return nil, err
 	}
 	return collectorReport(report)
 }
 
-func collectorReport(report registry.GCReport) (api.RunCollectorResponseObject, error) {
+func collectorReport(report collect.Report) (api.RunCollectorResponseObject, error) {
 	shown, err := api.Recast[api.CollectorReport](report)
 	if err != nil {
 		return nil, err
@@ -103,7 +103,7 @@ func (h *Admin) GetCheck(ctx context.Context, _ api.GetCheckRequestObject) (api.
 
 // StartCheck starts a check in the background.
 func (h *Admin) StartCheck(ctx context.Context, r api.StartCheckRequestObject) (api.StartCheckResponseObject, error) {
-	run := registry.CheckRun{Rate: 500, HashRate: 64 << 20}
+	run := collect.CheckRun{Rate: 500, HashRate: 64 << 20}
 	if b := r.Body; b != nil {
 		run.Rehash, run.Repair = b.Rehash != nil && *b.Rehash, b.Repair != nil && *b.Repair
 		if b.Rate != nil {
@@ -173,11 +173,11 @@ func (h *Admin) ExplainDigest(ctx context.Context, r api.ExplainDigestRequestObj
 		return nil, err
 	}
 	p := callOf(ctx).actor.Principal
-	var why registry.Why
+	var why collect.Why
 	if p.IsAdmin() {
-		why, err = h.Registry.Why(ctx, d)
+		why, err = h.Collector.Why(ctx, d)
 	} else {
-		why, err = h.Registry.WhyVisible(ctx, d, func(ctx context.Context, names []string) ([]string, error) {
+		why, err = h.Collector.WhyVisible(ctx, d, func(ctx context.Context, names []string) ([]string, error) {
 			decisions, err := h.Policy.ActionsFor(ctx, p, names)
 			var seen []string
 			for _, name := range names {

@@ -15,12 +15,12 @@ import (
 	"berth/cmd/berth/settings"
 	"berth/jobs"
 	"berth/oci"
-	"berth/registry"
+	"berth/registry/collect"
 )
 
 // NewCheckCommand makes 'berth check'.
 func NewCheckCommand() *cobra.Command {
-	var run registry.CheckRun
+	var run collect.CheckRun
 	var rate int
 	var hashRate string
 	var output *cli.Choice
@@ -67,7 +67,7 @@ The exit code is 0 when nothing is wrong, or nothing any more, else 1.` + whereH
 				}
 				p := cli.NewProgress(cmd, "checking")
 				run.Progress = showCheck(p)
-				report, err := l.registry.Check(ctx, run)
+				report, err := l.collector.Check(ctx, run)
 				p.End()
 				if perr := printCheck(cmd, output, report); perr != nil {
 					return perr
@@ -91,7 +91,7 @@ The exit code is 0 when nothing is wrong, or nothing any more, else 1.` + whereH
 }
 
 // remoteCheck lets a server check.
-func remoteCheck(cmd *cobra.Command, r *client.Remote, run registry.CheckRun, flags jobFlags, output *cli.Choice) error {
+func remoteCheck(cmd *cobra.Command, r *client.Remote, run collect.CheckRun, flags jobFlags, output *cli.Choice) error {
 	if starts := flags == (jobFlags{}); starts && (run.Rate <= 0 || run.HashRate <= 0) {
 		return cli.Usagef("a server checks at a limited rate only: give --rate and --hash-rate more than 0")
 	}
@@ -99,7 +99,7 @@ func remoteCheck(cmd *cobra.Command, r *client.Remote, run registry.CheckRun, fl
 	if err != nil {
 		return err
 	}
-	return serverJob[*registry.CheckJob]{
+	return serverJob[*collect.CheckJob]{
 		noun: "check", command: "berth check",
 		start: func(ctx context.Context) (string, error) {
 			rate, hashRate := int(run.Rate), int64(run.HashRate)
@@ -110,34 +110,34 @@ func remoteCheck(cmd *cobra.Command, r *client.Remote, run registry.CheckRun, fl
 			}
 			return job.Id, nil
 		},
-		get: func(ctx context.Context) (*registry.CheckJob, error) {
+		get: func(ctx context.Context) (*collect.CheckJob, error) {
 			job, err := client.Fetched(s.GetCheckWithResponse(ctx))
 			if err != nil {
 				return nil, err
 			}
-			return api.Recast[*registry.CheckJob](job)
+			return api.Recast[*collect.CheckJob](job)
 		},
 		cancel: func(ctx context.Context) error { return client.Done(s.CancelCheckWithResponse(ctx)) },
-		at:     func(job *registry.CheckJob) jobs.Progress { return job.Report.Progress },
-		line:   func(job *registry.CheckJob) string { return checkLine(job.Report) },
-		print:  func(job *registry.CheckJob) error { return printCheck(cmd, output, job.Report) },
-		wrong: func(job *registry.CheckJob) error {
-			return wrongCheck(job.Report, registry.CheckRun{Repair: job.Repair})
+		at:     func(job *collect.CheckJob) jobs.Progress { return job.Report.Progress },
+		line:   func(job *collect.CheckJob) string { return checkLine(job.Report) },
+		print:  func(job *collect.CheckJob) error { return printCheck(cmd, output, job.Report) },
+		wrong: func(job *collect.CheckJob) error {
+			return wrongCheck(job.Report, collect.CheckRun{Repair: job.Repair})
 		},
 	}.run(cmd, flags, output)
 }
 
-func checkLine(r registry.CheckReport) string {
+func checkLine(r collect.CheckReport) string {
 	return fmt.Sprintf("%s, %s compared%s", cli.Count(int(r.Blobs), "blob"), cli.Count(int(r.Objects), "object"), foundLine(r))
 }
 
 // verifiedLine is checkLine for a copy, which is looked at in one direction: from its rows to its
 // objects.
-func verifiedLine(r registry.CheckReport) string {
+func verifiedLine(r collect.CheckReport) string {
 	return cli.Count(int(r.Blobs), "blob") + " compared" + foundLine(r)
 }
 
-func foundLine(r registry.CheckReport) (line string) {
+func foundLine(r collect.CheckReport) (line string) {
 	if r.Bytes > 0 || r.Manifests > 0 {
 		line += fmt.Sprintf(", %s and %s hashed", oci.ShowBytes(r.Bytes), cli.Count(int(r.Manifests), "manifest"))
 	}
@@ -147,7 +147,7 @@ func foundLine(r registry.CheckReport) (line string) {
 	return line
 }
 
-func printCheck(cmd *cobra.Command, output *cli.Choice, r registry.CheckReport) error {
+func printCheck(cmd *cobra.Command, output *cli.Choice, r collect.CheckReport) error {
 	w := cmd.OutOrStdout()
 	if output.Value == "json" {
 		return cli.PrintJSON(w, r)
@@ -156,7 +156,7 @@ func printCheck(cmd *cobra.Command, output *cli.Choice, r registry.CheckReport) 
 		state := ""
 		if p.Repaired {
 			state = " (repaired)"
-			if p.Kind == registry.ProblemMissing || p.Kind == registry.ProblemDamaged {
+			if p.Kind == collect.ProblemMissing || p.Kind == collect.ProblemDamaged {
 				state = " (marked)"
 			}
 		}
@@ -175,17 +175,17 @@ func printCheck(cmd *cobra.Command, output *cli.Choice, r registry.CheckReport) 
 }
 
 // wrongCheck makes an error of what is still wrong, and says what to do about it.
-func wrongCheck(r registry.CheckReport, run registry.CheckRun) error {
+func wrongCheck(r collect.CheckReport, run collect.CheckRun) error {
 	switch {
 	case r.Open == 0:
 		return nil
-	case run.Repair || !slices.ContainsFunc(r.Problems, func(p registry.Problem) bool { return !p.Repaired }): // nothing more to repair
+	case run.Repair || !slices.ContainsFunc(r.Problems, func(p collect.Problem) bool { return !p.Repaired }): // nothing more to repair
 		return fmt.Errorf("%s left: push the missing blobs again, or restore a backup of the store and run berth check --repair", cli.Count(int(r.Open), "problem"))
 	}
 	return fmt.Errorf("%s left: run berth check --repair", cli.Count(int(r.Open), "problem"))
 }
 
 // showCheck is what hears of a check for a bar.
-func showCheck(p *cli.Progress) func(registry.CheckReport) {
-	return func(r registry.CheckReport) { p.Show(r.Progress, checkLine(r)) }
+func showCheck(p *cli.Progress) func(collect.CheckReport) {
+	return func(r collect.CheckReport) { p.Show(r.Progress, checkLine(r)) }
 }

@@ -13,7 +13,7 @@ import (
 	"berth/cmd/berth/cli"
 	"berth/cmd/berth/client"
 	"berth/jobs"
-	"berth/registry"
+	"berth/registry/collect"
 )
 
 // copied are the words for what was done by a job of a kind.
@@ -130,8 +130,8 @@ func printCopy(cmd *cobra.Command, output *cli.Choice, job *backup.Job) error {
 	case output.Value == "json":
 		return cli.PrintJSON(w, struct {
 			*backup.TransferReport
-			Backup *backup.Manifest      `json:"backup,omitempty"`
-			Check  *registry.CheckReport `json:"check,omitempty"`
+			Backup *backup.Manifest     `json:"backup,omitempty"`
+			Check  *collect.CheckReport `json:"check,omitempty"`
 		}{job.Transfer, job.Manifest, job.Check})
 	}
 	printLost(w, job.Transfer.Problems)
@@ -159,12 +159,12 @@ func wrongCopy(job *backup.Job) error {
 		return fmt.Errorf("everything else is %s, but the bytes of %s are not in the source: run berth check --repair there and push them again",
 			copied[job.Kind], cli.Count(int(job.Transfer.Lost), "blob"))
 	case job.Check != nil:
-		return wrongCheck(*job.Check, registry.CheckRun{})
+		return wrongCheck(*job.Check, collect.CheckRun{})
 	}
 	return nil
 }
 
-func printLost(w io.Writer, problems []registry.Problem) {
+func printLost(w io.Writer, problems []collect.Problem) {
 	for _, p := range problems {
 		fmt.Fprintf(w, "%s: %s: %s\n", p.Kind, cmp.Or(p.Digest.String(), p.Key), p.Detail)
 	}

@@ -17,7 +17,7 @@ import (
 	"berth/cmd/berth/settings"
 	"berth/metadata"
 	"berth/oci"
-	"berth/registry"
+	"berth/registry/collect"
 )
 
 // gcProgress is how often a long run says how far it is.
@@ -53,13 +53,13 @@ What was deleted within the undo window stays; with --undo-window 0s it goes, an
 			}
 			return runLocal(cmd, !status, func(ctx context.Context, l *local) error {
 				if status {
-					s, err := l.registry.GCStatus(ctx)
+					s, err := l.collector.Status(ctx)
 					if err != nil {
 						return err
 					}
 					return printCollector(cmd, output, collectorOf(s))
 				}
-				run := registry.GCRun{Grace: l.config.GCGrace, UntaggedTTL: l.config.UntaggedTTL, UndoWindow: l.config.UndoWindow}
+				run := collect.Run{Grace: l.config.GCGrace, UntaggedTTL: l.config.UntaggedTTL, UndoWindow: l.config.UndoWindow}
 				if cmd.Flags().Changed("grace") {
 					run.Grace = *grace
 				}
@@ -67,7 +67,7 @@ What was deleted within the undo window stays; with --undo-window 0s it goes, an
 					return cli.Usagef("--grace %s is negative", run.Grace)
 				}
 				if dryRun {
-					report, err := l.registry.DryRun(ctx, run)
+					report, err := l.collector.DryRun(ctx, run)
 					if err != nil {
 						return err
 					}
@@ -80,13 +80,13 @@ What was deleted within the undo window stays; with --undo-window 0s it goes, an
 					return err
 				}
 				last := time.Now()
-				run.Progress = func(g registry.GCReport) {
+				run.Progress = func(g collect.Report) {
 					if time.Since(last) >= gcProgress {
 						last = time.Now()
 						fmt.Fprintln(cmd.ErrOrStderr(), "so far:", gcLine(g))
 					}
 				}
-				report, err := l.registry.Collect(ctx, run)
+				report, err := l.collector.Collect(ctx, run)
 				if output.Value == "json" {
 					if perr := cli.PrintJSON(cmd.OutOrStdout(), report); err == nil {
 						err = perr
@@ -108,7 +108,7 @@ What was deleted within the undo window stays; with --undo-window 0s it goes, an
 	return c
 }
 
-func gcLine(g registry.GCReport) string {
+func gcLine(g collect.Report) string {
 	return fmt.Sprintf("%s deleted, %s taken out of repositories, %s (%s) forgotten; %s removed from the store, %s freed",
 		cli.Count(g.Manifests, "manifest"), cli.Count(g.Links, "blob"), cli.Count(g.Blobs, "blob"), oci.ShowBytes(g.BlobBytes),
 		cli.Count(g.Objects, "object"), oci.ShowBytes(g.Freed))
@@ -122,7 +122,7 @@ var gcReasons = map[string]string{
 	"subject":  "its subject was deleted",
 }
 
-func printDryRun(w io.Writer, report registry.GCReport, run registry.GCRun) error {
+func printDryRun(w io.Writer, report collect.Report, run collect.Run) error {
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	if len(report.Items) > 0 {
 		fmt.Fprintln(t, strings.Join([]string{"WHAT", "REPOSITORY", "DIGEST", "SIZE", "SINCE", "WHY"}, "\t"))
@@ -160,13 +160,13 @@ type gcItem struct {
 	Reason     string    `json:"reason,omitempty"`
 }
 
-func dryRunJSON(report registry.GCReport) any {
+func dryRunJSON(report collect.Report) any {
 	items := make([]gcItem, len(report.Items))
 	for i, c := range report.Items {
 		items[i] = gcItem{c.Kind, c.Repository, c.Digest.String(), c.Size, c.Since, c.Reason}
 	}
 	return struct {
-		registry.GCReport
+		collect.Report
 		Items []gcItem `json:"items"`
 	}{report, items}
 }
@@ -192,13 +192,13 @@ func remoteGC(cmd *cobra.Command, r *client.Remote, dryRun, status bool, output 
 			*field = &value
 		}
 	}
-	var all registry.GCReport
+	var all collect.Report
 	for {
 		shown, err := client.Fetched(s.RunCollectorWithResponse(ctx, body))
 		if err != nil {
 			return err
 		}
-		report, err := api.Recast[registry.GCReport](shown)
+		report, err := api.Recast[collect.Report](shown)
 		if err != nil {
 			return err
 		}
@@ -218,7 +218,7 @@ func remoteGC(cmd *cobra.Command, r *client.Remote, dryRun, status bool, output 
 	return err
 }
 
-func printRemoteDryRun(cmd *cobra.Command, s *client.Connection, output *cli.Choice, shown *api.CollectorReport, report registry.GCReport) error {
+func printRemoteDryRun(cmd *cobra.Command, s *client.Connection, output *cli.Choice, shown *api.CollectorReport, report collect.Report) error {
 	if shown.Items != nil {
 		for _, i := range *shown.Items {
 			report.Items = append(report.Items, metadata.Collected{Kind: i.Kind, Repository: cli.ShowOr(i.Repository, ""), Digest: digest.Digest(i.Digest),
@@ -228,7 +228,7 @@ func printRemoteDryRun(cmd *cobra.Command, s *client.Connection, output *cli.Cho
 	if output.Value == "json" {
 		return cli.PrintJSON(cmd.OutOrStdout(), dryRunJSON(report))
 	}
-	var run registry.GCRun
+	var run collect.Run
 	grace := cmd.Flags().Lookup("grace")
 	text := grace.Value.String()
 	if !grace.Changed {
@@ -246,7 +246,7 @@ func printRemoteDryRun(cmd *cobra.Command, s *client.Connection, output *cli.Cho
 }
 
 // collectorOf is what the management API shows.
-func collectorOf(s registry.GCStatus) api.Collector {
+func collectorOf(s collect.Status) api.Collector {
 	c := api.Collector{GcGrace: s.Rules.Grace.String(), UntaggedTtl: s.Rules.UntaggedTTL.String(), Queues: []api.CollectorQueue{}}
 	for _, q := range s.Queues {
 		c.Queues = append(c.Queues, api.CollectorQueue{Name: q.Name, Length: q.Length, OldestSeconds: int64(q.Oldest / time.Second)})
@@ -277,7 +277,7 @@ func printCollector(cmd *cobra.Command, output *cli.Choice, c api.Collector) err
 		_, err := fmt.Fprintln(w, "\nNothing was collected yet.")
 		return err
 	}
-	last, err := api.Recast[registry.GCReport](c.Last)
+	last, err := api.Recast[collect.Report](c.Last)
 	if err == nil {
 		_, err = fmt.Fprintf(w, "\nLast, at %s: %s\n", cli.ShowTime(*c.LastAt), gcLine(last))
 	}

@@ -20,17 +20,19 @@ import (
 	"berth/metadata"
 	"berth/people"
 	"berth/registry"
+	"berth/registry/collect"
 	"berth/storage"
 )
 
 // local is what the commands work on that go to the configured database and
 // store themselves, beside running servers.
 type local struct {
-	config   *settings.Config
-	log      *slog.Logger
-	db       *metadata.DB
-	store    storage.Store // nil for commands that do not need it
-	registry *registry.Registry
+	config    *settings.Config
+	log       *slog.Logger
+	db        *metadata.DB
+	store     storage.Store // nil for commands that do not need it
+	registry  *registry.Registry
+	collector *collect.Collector
 }
 
 // people changes users and rights in the database of l. Nobody signs in by it.
@@ -72,9 +74,10 @@ func runLocal(cmd *cobra.Command, withStore bool, run func(context.Context, *loc
 			return err
 		}
 	}
-	options := open.RegistryOptions(c)
-	options.Logger = log
-	l.registry = registry.New(l.db, l.store, options)
+	content, rest := open.RegistryOptions(c), open.CollectorOptions(c)
+	content.Logger, rest.Logger = log, log
+	l.registry = registry.New(l.db, l.store, content)
+	l.collector = collect.New(l.db, l.store, rest)
 	return run(ctx, l)
 }
 

@@ -110,7 +110,7 @@ func relocate(cmd *cobra.Command, output *cli.Choice, rate float64) error {
 			return cli.AsUsage(err)
 		}
 		p := cli.NewProgress(cmd, "moving")
-		report, err := backup.Relocate(ctx, l.db, l.registry.DefaultGCRun().Grace, from, to, backup.TransferRun{Rate: rate, Logger: l.log, Progress: showTransfer(p)})
+		report, err := backup.Relocate(ctx, l.db, l.collector.DefaultRun().Grace, from, to, backup.TransferRun{Rate: rate, Logger: l.log, Progress: showTransfer(p)})
 		p.End()
 		if err != nil {
 			return err

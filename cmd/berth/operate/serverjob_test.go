@@ -12,16 +12,16 @@ import (
 	"berth/cmd/berth/cli"
 	"berth/cmd/berth/client"
 	"berth/jobs"
-	"berth/registry"
+	"berth/registry/collect"
 )
 
 // How a command waits for a job, whatever the server answers meanwhile.
 func TestServerJob(t *testing.T) {
-	head := func(id, state, why string) *registry.CheckJob {
-		return &registry.CheckJob{Head: jobs.Head{ID: id, State: state, Error: why}}
+	head := func(id, state, why string) *collect.CheckJob {
+		return &collect.CheckJob{Head: jobs.Head{ID: id, State: state, Error: why}}
 	}
 	type answer struct {
-		job *registry.CheckJob
+		job *collect.CheckJob
 		err error
 	}
 	away := errors.New("connection refused")
@@ -50,10 +50,10 @@ func TestServerJob(t *testing.T) {
 			cmd.SetOut(&out)
 			cmd.SetErr(&out)
 			answers := c.answers
-			err := serverJob[*registry.CheckJob]{
+			err := serverJob[*collect.CheckJob]{
 				noun: "check", command: "berth check",
 				start: func(context.Context) (string, error) { return "a", nil },
-				get: func(context.Context) (*registry.CheckJob, error) {
+				get: func(context.Context) (*collect.CheckJob, error) {
 					if len(answers) == 0 {
 						t.Fatal("the server is asked once more")
 					}
@@ -61,10 +61,10 @@ func TestServerJob(t *testing.T) {
 					answers = answers[1:]
 					return next.job, next.err
 				},
-				at:    func(*registry.CheckJob) jobs.Progress { return jobs.Progress{} },
-				line:  func(*registry.CheckJob) string { return "so far" },
-				print: func(*registry.CheckJob) error { printed++; return nil },
-				wrong: func(*registry.CheckJob) error { return c.wrong },
+				at:    func(*collect.CheckJob) jobs.Progress { return jobs.Progress{} },
+				line:  func(*collect.CheckJob) string { return "so far" },
+				print: func(*collect.CheckJob) error { printed++; return nil },
+				wrong: func(*collect.CheckJob) error { return c.wrong },
 			}.run(cmd, c.flags, &cli.Choice{Value: "text"})
 			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 				t.Errorf("it ends with %v, want %q", err, c.want)

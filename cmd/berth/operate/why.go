@@ -19,6 +19,7 @@ import (
 	"berth/metadata"
 	"berth/oci"
 	"berth/registry"
+	"berth/registry/collect"
 )
 
 // NewWhyCommand makes 'berth why'.
@@ -40,7 +41,7 @@ A server tells everybody of the repositories that they may pull from, and admins
 			if err != nil {
 				return cli.Usagef("%q is not a digest, such as sha256: and 64 hexadecimal digits", args[0])
 			}
-			show := func(why registry.Why) error {
+			show := func(why collect.Why) error {
 				if output.Value == "json" {
 					return cli.PrintJSON(cmd.OutOrStdout(), why)
 				}
@@ -58,14 +59,14 @@ A server tells everybody of the repositories that they may pull from, and admins
 				if err != nil {
 					return err
 				}
-				why, err := api.Recast[registry.Why](shown)
+				why, err := api.Recast[collect.Why](shown)
 				if err != nil {
 					return err
 				}
 				return show(why)
 			}
 			return runLocal(cmd, false, func(ctx context.Context, l *local) error {
-				why, err := l.registry.Why(ctx, d)
+				why, err := l.collector.Why(ctx, d)
 				if err != nil {
 					var known *oci.Error
 					if errors.As(err, &known) && errors.Is(err, oci.ErrBlobUnknown) {
@@ -84,7 +85,7 @@ A server tells everybody of the repositories that they may pull from, and admins
 }
 
 // printWhy writes a tree: what is indented further holds what is above it.
-func printWhy(w io.Writer, why registry.Why) {
+func printWhy(w io.Writer, why collect.Why) {
 	fmt.Fprintln(w, why.Digest)
 	if b := why.Blob; b != nil {
 		fmt.Fprintf(w, "blob of %s", oci.ShowBytes(b.Size))
@@ -137,7 +138,7 @@ func printWhy(w io.Writer, why registry.Why) {
 	}
 }
 
-func printHolder(w io.Writer, how string, h *registry.Holder, indent string) {
+func printHolder(w io.Writer, how string, h *collect.Holder, indent string) {
 	kind := h.MediaType
 	if h.ArtifactType != "" {
 		kind = h.ArtifactType
@@ -150,9 +151,9 @@ func printHolder(w io.Writer, how string, h *registry.Holder, indent string) {
 	}
 	for _, d := range h.Deleted {
 		switch d.As {
-		case registry.DeletedTag:
+		case collect.DeletedTag:
 			fmt.Fprintf(w, "%sdeleted tag %s, %s\n", indent, d.Tag, undoText(d))
-		case registry.DeletedSubject:
+		case collect.DeletedSubject:
 			fmt.Fprintf(w, "%srefers to the deleted manifest %s (%s), %s\n", indent, d.Digest, d.MediaType, undoText(d))
 		default:
 			fmt.Fprintf(w, "%sin the deleted index %s (%s), %s\n", indent, d.Digest, d.MediaType, undoText(d))
@@ -173,7 +174,7 @@ func printHolder(w io.Writer, how string, h *registry.Holder, indent string) {
 }
 
 // printTagRetention says what keeps a tag, or what lets it go.
-func printTagRetention(w io.Writer, t *registry.TagRetention, indent string) {
+func printTagRetention(w io.Writer, t *collect.TagRetention, indent string) {
 	if t == nil {
 		return
 	}
@@ -203,7 +204,7 @@ func printTagRetention(w io.Writer, t *registry.TagRetention, indent string) {
 }
 
 // undoText is until when a deletion can be undone.
-func undoText(d *registry.Deletion) string {
+func undoText(d *collect.Deletion) string {
 	text := "by " + d.DeletedBy + " at " + cli.ShowTime(d.DeletedAt) + ", can be restored until " + cli.ShowTime(d.Until) + " (undo_window)"
 	if len(d.Tags) > 0 {
 		text += ", with the tags " + strings.Join(d.Tags, ", ")
@@ -215,7 +216,7 @@ func undoText(d *registry.Deletion) string {
 }
 
 // fateText is what becomes of something, and by which rule.
-func fateText(f *registry.Fate) string {
+func fateText(f *collect.Fate) string {
 	var parts []string
 	rule := f.Rule
 	if f.Level != "" {

@@ -41,7 +41,7 @@ func newGCMetrics(reg prometheus.Registerer) *gcMetrics {
 	return m
 }
 
-// collected counts; it is registry.Options.Collected.
+// collected counts; it is Options.Collected of the registry and of the collector.
 func (m *gcMetrics) collected(kind string, n int, bytes int64) {
 	m.deleted.WithLabelValues(kind).Add(float64(n))
 	m.freed.Add(float64(bytes))

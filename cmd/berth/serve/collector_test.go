@@ -14,6 +14,7 @@ import (
 	"berth/auth"
 	"berth/metadata"
 	"berth/registry"
+	"berth/registry/collect"
 	"berth/storage/fs"
 )
 
@@ -34,8 +35,9 @@ func TestGCMetrics(t *testing.T) {
 	}
 	metrics := prometheus.NewRegistry()
 	gc := newGCMetrics(metrics)
-	r := registry.New(db, store, registry.Options{Collected: gc.collected})
-	queues := newQueueCollector(r.Queues, slog.New(slog.DiscardHandler))
+	r := registry.New(db, store, registry.Options{})
+	collector := collect.New(db, store, collect.Options{Collected: gc.collected})
+	queues := newQueueCollector(collector.Queues, slog.New(slog.DiscardHandler))
 	metrics.MustRegister(queues)
 	values := func() map[string]float64 {
 		t.Helper()
@@ -76,7 +78,7 @@ func TestGCMetrics(t *testing.T) {
 	}
 	want(map[string]float64{"berth_gc_queue_length links": 2, "berth_gc_queue_length blobs": 0, "berth_gc_queue_length untagged": 0,
 		"berth_gc_oldest_seconds blobs": 0, "berth_gc_deleted_total link": 0, "berth_gc_errors_total": 0})
-	if _, err := r.Collect(ctx, registry.GCRun{}); err != nil {
+	if _, err := collector.Collect(ctx, collect.Run{}); err != nil {
 		t.Fatal(err)
 	}
 	queues.read = queues.read.Add(-queuesEvery) // as after that time

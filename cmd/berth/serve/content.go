@@ -11,27 +11,31 @@ import (
 	"berth/cmd/berth/settings"
 	"berth/jobs"
 	"berth/registry"
+	"berth/registry/collect"
 	"berth/server"
 )
 
-// newContent makes the registry, and collects what it no longer needs.
+// newContent makes the registry, and what collects what it no longer needs.
 func newContent(ctx context.Context, a *app) (part, error) {
 	gc := newGCMetrics(a.metrics)
 	o := open.RegistryOptions(a.config)
 	o.Collected, o.Logger, o.Budget = gc.collected, a.log, a.config.SharedBudget()
 	reg := registry.New(a.db, a.store, o)
+	co := open.CollectorOptions(a.config)
+	co.Collected, co.Logger = gc.collected, a.log
+	collector := collect.New(a.db, a.store, co)
 	if err := applyTagPolicy(ctx, reg, a.config); err != nil {
 		return part{}, err
 	}
-	a.registry = reg
+	a.registry, a.collector = reg, collector
 	retention := func(ctx context.Context) (int, error) { return reg.ApplyRetention(ctx, a.config.RetentionInterval) }
 	return part{
-		metrics: []prometheus.Collector{newQueueCollector(reg.Queues, a.log)},
+		metrics: []prometheus.Collector{newQueueCollector(collector.Queues, a.log)},
 		serve:   func(o *server.Options) { o.Registry = reg },
 		loops: []jobs.Loop{
-			{Name: "expire-uploads", Every: time.Minute, Run: reg.ExpireUploads},
-			{Name: "collect-unreferenced", Every: 30 * time.Second, Run: gc.counted(reg.CollectUnreferenced)},
-			{Name: "collect-garbage", Every: 30 * time.Second, Run: gc.counted(reg.CollectGarbage)},
+			{Name: "expire-uploads", Every: time.Minute, Run: collector.ExpireUploads},
+			{Name: "collect-unreferenced", Every: 30 * time.Second, Run: gc.counted(collector.CollectUnreferenced)},
+			{Name: "collect-garbage", Every: 30 * time.Second, Run: gc.counted(collector.CollectGarbage)},
 			{Name: "fold-quotas", Every: 5 * time.Second, Run: reg.FoldQuotas},
 			{Name: "retention", Every: time.Minute, Run: gc.counted(retention)},
 		},

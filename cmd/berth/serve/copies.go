@@ -11,19 +11,19 @@ import (
 	"berth/cmd/berth/open"
 	"berth/cmd/berth/settings"
 	"berth/oci"
-	"berth/registry"
+	"berth/registry/collect"
 	"berth/storage"
 )
 
 // newChecks makes what compares the database with the store in the background.
 func newChecks(_ context.Context, a *app) (part, error) {
-	a.checks = registry.NewCheckJobs(a.registry)
+	a.checks = collect.NewCheckJobs(a.collector)
 	return part{close: func() error { a.checks.Close(); return nil }}, nil // it notes its end in the database
 }
 
 // newCopies makes backups, restores and migrations in the background.
 func newCopies(_ context.Context, a *app) (part, error) {
-	a.copies = copyJobs(a.config, a.version, backup.Side{DB: a.db, Store: a.store}, a.registry.DefaultGCRun().Grace, a.log)
+	a.copies = copyJobs(a.config, a.version, backup.Side{DB: a.db, Store: a.store}, a.collector.DefaultRun().Grace, a.log)
 	return part{close: func() error { a.copies.Close(); return nil }}, nil
 }
 

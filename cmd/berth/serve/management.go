@@ -11,6 +11,7 @@ import (
 func newManagement(_ context.Context, a *app) (part, error) {
 	api, err := admin.New(admin.Options{
 		Registry:       a.registry,
+		Collector:      a.collector,
 		Checks:         a.checks,
 		Copies:         a.copies,
 		Policy:         a.policy,

@@ -22,6 +22,7 @@ import (
 	"berth/metadata"
 	"berth/people"
 	"berth/registry"
+	"berth/registry/collect"
 	"berth/server"
 	"berth/storage"
 )
@@ -55,16 +56,17 @@ type app struct {
 	holder  string // this process's name in leases
 	hasher  *auth.Hasher
 
-	db       *metadata.DB
-	store    storage.Store
-	tokens   *token.Issuer
-	registry *registry.Registry
-	policy   *auth.Policy
-	chain    *auth.Chain
-	people   *people.People
-	checks   *registry.CheckJobs
-	copies   *backup.Jobs
-	audit    *audit.Log
+	db        *metadata.DB
+	store     storage.Store
+	tokens    *token.Issuer
+	registry  *registry.Registry
+	collector *collect.Collector
+	policy    *auth.Policy
+	chain     *auth.Chain
+	people    *people.People
+	checks    *collect.CheckJobs
+	copies    *backup.Jobs
+	audit     *audit.Log
 
 	parts  []part
 	server *server.Server
