@@ -6,32 +6,22 @@ import (
 	"database/sql"
 	"encoding/json"
 	"io"
-	"log/slog"
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
-	_ "github.com/jackc/pgx/v5/stdlib"
-	"github.com/minio/minio-go/v7/pkg/credentials"
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
-	_ "modernc.org/sqlite"
 
 	"berth/auth"
 	"berth/metadata"
-	"berth/metadata/metadatatest"
 	"berth/oci"
 	"berth/registry"
 	"berth/registry/collect"
+	"berth/registry/registrytest"
 	"berth/storage"
-	"berth/storage/fs"
-	"berth/storage/mem"
-	"berth/storage/s3"
 	"berth/storage/storagetest"
-	"berth/testenv"
 )
 
 const (
@@ -39,30 +29,11 @@ const (
 	repo  = "team/app"
 )
 
-// clock is a time that only moves when it is told to.
-type clock struct {
-	mu sync.Mutex
-	t  time.Time
-}
-
-func (c *clock) now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.t = c.t.Add(time.Millisecond)
-	return c.t
-}
-
-func (c *clock) add(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.t = c.t.Add(d)
-}
-
 // env is a database and a store, on which any number of registries work.
 type env struct {
 	testing.TB
 	ctx   context.Context
-	clock *clock
+	clock *registrytest.Clock
 	url   string               // of the database
 	store func() storage.Store // each call as another process would open it
 	raw   *sql.DB              // the database, to look behind the scenes
@@ -70,80 +41,12 @@ type env struct {
 	o     registry.Options     // of the registries
 }
 
-// backends are the combinations that the tests run on.
-var backends = []struct {
-	name  string
-	db    func(testing.TB) (url, driver, dsn string)
-	store func(testing.TB) func() storage.Store
-}{
-	{"sqlite and memory", sqliteDB, memStore},
-	{"sqlite and directory", sqliteDB, fsStore},
-	{"postgres and directory", postgresDB, fsStore},
-	{"postgres and MinIO", postgresDB, minioStore},
-}
-
-// budget is the memory of all stores of these tests, as of all stores of a process.
-var budget = sync.OnceValue(func() *storage.Budget { return storage.NewBudget(0) })
-
-func sqliteDB(t testing.TB) (url, driver, dsn string) {
-	url = metadatatest.SQLite(t)
-	return url, "sqlite", "file:" + strings.TrimPrefix(url, "sqlite:") + "?_pragma=busy_timeout(10000)"
-}
-
-func postgresDB(t testing.TB) (url, driver, dsn string) {
-	url = metadatatest.Postgres(t)
-	return url, "pgx", url
-}
-
-func memStore(testing.TB) func() storage.Store {
-	one := mem.New()
-	return func() storage.Store { return one }
-}
-
-func fsStore(t testing.TB) func() storage.Store {
-	dir := t.TempDir()
-	return func() storage.Store {
-		s, err := fs.New(dir, fs.Options{Budget: budget()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s
-	}
-}
-
-func minioStore(t testing.TB) func() storage.Store {
-	bucket := testenv.MinIO(t)
-	c := s3.Config{
-		Endpoint:    strings.TrimPrefix(bucket.Endpoint, "http://"),
-		Insecure:    true,
-		Bucket:      bucket.Bucket,
-		Region:      "us-east-1",
-		PathStyle:   true,
-		Credentials: credentials.NewStaticV4(bucket.AccessKey, bucket.SecretKey, ""),
-		Budget:      budget(),
-		Logger:      slog.New(slog.DiscardHandler),
-	}
-	return func() storage.Store {
-		s, err := s3.New(context.Background(), c)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s
-	}
-}
-
-// left reports whether -short leaves out what a test does on a backend. What
-// stays has both databases, a store in this process and one that is not.
-func left(backend int) bool {
-	return testing.Short() && backend != 0 && backend != len(backends)-1
-}
-
 // newBackend makes an empty one, by its name in the list.
 func newBackend(t *testing.T, name string) *env {
-	for _, b := range backends {
-		if b.name == name {
-			url, driver, dsn := b.db(t)
-			return newEnv(t, url, driver, dsn, b.store(t))
+	for _, b := range registrytest.Backends {
+		if b.Name == name {
+			url, driver, dsn := b.DB(t)
+			return newEnv(t, url, driver, dsn, b.Store(t))
 		}
 	}
 	t.Fatalf("there is no backend %s", name)
@@ -153,21 +56,21 @@ func newBackend(t *testing.T, name string) *env {
 // onTransfers runs a test on ways from one backend to another: each is the
 // source of one and the target of another.
 func onTransfers(t *testing.T, run func(t *testing.T, from, to *env)) {
-	for i, b := range backends {
-		if left(i) {
+	for i, b := range registrytest.Backends {
+		if registrytest.Left(i) {
 			continue
 		}
-		target := backends[(i+2)%len(backends)].name
-		t.Run(b.name+" to "+target, func(t *testing.T) {
-			run(t, newBackend(t, b.name), newBackend(t, target))
+		target := registrytest.Backends[(i+2)%len(registrytest.Backends)].Name
+		t.Run(b.Name+" to "+target, func(t *testing.T) {
+			run(t, newBackend(t, b.Name), newBackend(t, target))
 		})
 	}
 }
 
 func newEnv(t testing.TB, url, driver, dsn string, store func() storage.Store) *env {
 	t.Helper()
-	e := &env{TB: t, ctx: t.Context(), clock: &clock{t: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}, url: url, store: store}
-	e.o = registry.Options{Clock: e.clock.now}
+	e := &env{TB: t, ctx: t.Context(), clock: registrytest.NewClock(), url: url, store: store}
+	e.o = registry.Options{Clock: e.clock.Now}
 	db := e.openDB()
 	if _, err := db.Migrate(e.ctx); err != nil {
 		t.Fatal(err)
@@ -183,7 +86,7 @@ func newEnv(t testing.TB, url, driver, dsn string, store func() storage.Store) *
 
 func (e *env) openDB() *metadata.DB {
 	e.Helper()
-	db, err := metadata.Open(context.Background(), metadata.Options{URL: e.url, Clock: e.clock.now})
+	db, err := metadata.Open(context.Background(), metadata.Options{URL: e.url, Clock: e.clock.Now})
 	if err != nil {
 		e.Fatal(err)
 	}
@@ -196,7 +99,7 @@ func (e *env) replica() *registry.Registry { return registry.New(e.openDB(), e.s
 
 // collector takes away what the registry no longer needs, and checks it, as another process.
 func (e *env) collector() *collect.Collector {
-	return collect.New(e.openDB(), e.store(), collect.Options{Clock: e.clock.now})
+	return collect.New(e.openDB(), e.store(), collect.Options{Clock: e.clock.Now})
 }
 
 func (e *env) ok(err error) {

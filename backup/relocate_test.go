@@ -83,10 +83,10 @@ func TestRelocate(t *testing.T) {
 		}
 		// The new store alone serves, and the grace period empties the old one.
 		for range 2 {
-			e.clock.add(48 * time.Hour)
+			e.clock.Add(48 * time.Hour)
 			_, err := collector.ExpireUploads(e.ctx)
 			e.ok(err)
-			e.clock.add(48 * time.Hour)
+			e.clock.Add(48 * time.Hour)
 			_, err = collector.CollectGarbage(e.ctx)
 			e.ok(err)
 		}

@@ -58,6 +58,7 @@ var allowedImports = map[string][]string{
 	"cmd/berth/cli":      {"api", "jobs", "oci"},
 
 	"storage/storagetest":   {"storage"},
+	"registry/registrytest": {"metadata/metadatatest", "storage", "storage/fs", "storage/mem", "storage/s3", "testenv"},
 	"testenv":               {},
 	"testenv/withservers":   {"testenv"},
 	"conformance":           {"testenv"},

@@ -6,16 +6,18 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"berth/registry/registrytest"
+
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // onEachB runs a benchmark on the combinations that keep what they are given.
 func onEachB(b *testing.B, run func(b *testing.B, e *env)) {
-	for _, c := range backends[1:] {
-		b.Run(c.name, func(b *testing.B) {
-			url, driver, dsn := c.db(b)
-			e := newEnv(b, url, driver, dsn, c.store(b))
+	for _, c := range registrytest.Backends[1:] {
+		b.Run(c.Name, func(b *testing.B) {
+			url, driver, dsn := c.DB(b)
+			e := newEnv(b, url, driver, dsn, c.Store(b))
 			b.ReportAllocs()
 			run(b, e)
 		})

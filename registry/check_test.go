@@ -14,6 +14,7 @@ import (
 	"berth/metadata"
 	"berth/oci"
 	"berth/registry/collect"
+	"berth/registry/registrytest"
 	"berth/storage"
 	"berth/storage/fs"
 	"berth/storage/storagetest"
@@ -142,7 +143,7 @@ func TestCheck(t *testing.T) {
 		e.wantProblems(ago, 1, "orphan "+orphan)
 		e.wantProblems(repair, 0, "orphan "+orphan+"*")
 		e.wantProblems(repair, 0)
-		e.clock.add(365 * day) // the check's clock is ahead of this one
+		e.clock.Add(365 * day) // the check's clock is ahead of this one
 		e.collect(e.r)
 		if slices.Contains(e.keys(), orphan) {
 			t.Error("the orphan is still there")
@@ -169,7 +170,7 @@ func TestCheck(t *testing.T) {
 // Bytes that change under their digest are found by their size, or by reading
 // them, and healed by a push.
 func TestCheckDamage(t *testing.T) {
-	url, driver, dsn := sqliteDB(t)
+	url, driver, dsn := registrytest.SQLite(t)
 	dir := t.TempDir()
 	e := newEnv(t, url, driver, dsn, func() storage.Store {
 		s, err := fs.New(dir, fs.Options{})
@@ -199,7 +200,7 @@ func TestCheckDamage(t *testing.T) {
 	e.is(err, oci.ErrBlobUnknown)
 	e.push(e.r, repo, data)
 	e.wantProblems(collect.CheckRun{Rehash: true}, 0)
-	e.clock.add(time.Minute)
+	e.clock.Add(time.Minute)
 	e.collect(e.r)
 	if n := len(e.keys()); n != 3 {
 		t.Errorf("%d objects, the damaged one is still there", n)

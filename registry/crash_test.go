@@ -190,10 +190,10 @@ func TestDeathAnywhere(t *testing.T) {
 				a.ok(err)
 			}
 			a.push(a.env.r, "team/other", a.data)
-			a.clock.add(48 * time.Hour)
+			a.clock.Add(48 * time.Hour)
 		}, run: func(a *attempt) digest.Digest {
 			_, _ = collecting(a.r).ExpireUploads(a.ctx)
-			a.clock.add(48 * time.Hour)
+			a.clock.Add(48 * time.Hour)
 			_, _ = collecting(a.r).CollectGarbage(a.ctx)
 			return ""
 		}},
@@ -313,14 +313,14 @@ func TestStoreTrouble(t *testing.T) {
 			e.ok(err)
 			e.ok(r.CancelUpload(e.ctx, as(alice), repo, u.ID))
 		}
-		e.clock.add(2 * metadata.SessionGrace)
+		e.clock.Add(2 * metadata.SessionGrace)
 		if n, err := collecting(r).CollectGarbage(e.ctx); n != 0 || !errors.Is(err, storagetest.ErrFault) {
 			t.Errorf("collected %d, %v", n, err)
 		}
 		if n, err := collecting(r).CollectGarbage(e.ctx); n != 0 || err != nil {
 			t.Errorf("collected %d at once, %v", n, err)
 		}
-		e.clock.add(10 * time.Minute) // after which it is tried again
+		e.clock.Add(10 * time.Minute) // after which it is tried again
 		if n, err := collecting(r).CollectGarbage(e.ctx); n != 2 || err != nil {
 			t.Errorf("collected %d later, %v", n, err)
 		}

@@ -163,7 +163,7 @@ func TestGCRace(t *testing.T) {
 			t.Error("too little has happened")
 		}
 		for range 3 {
-			e.clock.add(48 * time.Hour)
+			e.clock.Add(48 * time.Hour)
 			_, err := collecting(e.r).Collect(e.ctx, collect.Run{UntaggedTTL: time.Nanosecond})
 			e.ok(err)
 		}

@@ -27,7 +27,7 @@ func (e *env) age(d time.Duration) {
 	}
 	_, err := e.raw.ExecContext(e.ctx, `UPDATE gc_manifests SET release_at = release_at - $1 WHERE release_at < 9223372036854775807`, d.Microseconds())
 	e.ok(err)
-	e.clock.add(d)
+	e.clock.Add(d)
 }
 
 // collect runs the jobs as a server does, until there is nothing to do.

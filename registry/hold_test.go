@@ -26,7 +26,7 @@ func TestHold(t *testing.T) {
 		if keys := collected(); len(keys) != 1 {
 			t.Errorf("during the hold the store has %v", keys)
 		}
-		e.clock.add(2 * time.Hour)
+		e.clock.Add(2 * time.Hour)
 		held := true
 		e.ok(e.openDB().Update(e.ctx, func(tx *metadata.Tx) (err error) {
 			held, err = tx.Hold(e.ctx, "h", time.Hour, true)

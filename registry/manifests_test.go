@@ -147,7 +147,7 @@ func TestPushManifest(t *testing.T) {
 func TestPushManifestRefusals(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
 		const image, index = v1.MediaTypeImageManifest, v1.MediaTypeImageIndex
-		r := New(e.openDB(), e.store(), Options{MaxManifestSize: 10_000, Clock: e.clock.now})
+		r := New(e.openDB(), e.store(), Options{MaxManifestSize: 10_000, Clock: e.clock.Now})
 		raw := e.image(r, repo, "one")
 		other := e.image(r, repo, "two")
 		absent := digest.FromString("absent")
@@ -203,7 +203,7 @@ func TestPushManifestRefusals(t *testing.T) {
 			t.Errorf("refused pushes have made manifests: %v", got)
 		}
 
-		sparse := New(e.openDB(), e.store(), Options{AllowSparse: true, Clock: e.clock.now})
+		sparse := New(e.openDB(), e.store(), Options{AllowSparse: true, Clock: e.clock.Now})
 		e.pushManifest(sparse, repo, tagged("sparse"), nil, index, e.marshal(map[string]any{"schemaVersion": 2, "manifests": []any{desc(image, other)}}))
 	})
 }
@@ -491,7 +491,7 @@ func TestReferrers(t *testing.T) {
 func TestReferrersBounds(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
 		const image, index = v1.MediaTypeImageManifest, v1.MediaTypeImageIndex
-		r := New(e.openDB(), e.store(), Options{AllowSparse: true, Clock: e.clock.now})
+		r := New(e.openDB(), e.store(), Options{AllowSparse: true, Clock: e.clock.Now})
 		s := digest.FromString("subject")
 		real := map[digest.Digest]bool{}
 		for i := range 5 {

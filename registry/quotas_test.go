@@ -303,7 +303,7 @@ func TestQuotaUploads(t *testing.T) {
 		four := start()
 		_, err = e.r.AppendUpload(e.ctx, as(alice), repo, four, -1, 1000, bytes.NewReader(random(1000, 4)))
 		e.ok(err)
-		e.clock.add(48 * time.Hour)
+		e.clock.Add(48 * time.Hour)
 		_, err = collecting(e.r).ExpireUploads(e.ctx)
 		e.ok(err)
 		reserved(0)

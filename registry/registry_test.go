@@ -6,31 +6,24 @@ import (
 	"database/sql"
 	"errors"
 	"io"
-	"log/slog"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"berth/auth"
 	"berth/metadata"
-	"berth/metadata/metadatatest"
 	"berth/oci"
 	"berth/registry/collect"
+	"berth/registry/registrytest"
 	"berth/storage"
 	"berth/storage/fs"
-	"berth/storage/mem"
-	"berth/storage/s3"
 	"berth/storage/storagetest"
 	"berth/testenv"
 
-	_ "github.com/jackc/pgx/v5/stdlib"
-	"github.com/minio/minio-go/v7/pkg/credentials"
 	"github.com/opencontainers/go-digest"
-	_ "modernc.org/sqlite"
 )
 
 func TestMain(m *testing.M) { os.Exit(testenv.Main(m)) }
@@ -41,30 +34,11 @@ const (
 	repo  = "team/app"
 )
 
-// clock is a time that only moves when it is told to.
-type clock struct {
-	mu sync.Mutex
-	t  time.Time
-}
-
-func (c *clock) now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.t = c.t.Add(time.Millisecond)
-	return c.t
-}
-
-func (c *clock) add(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.t = c.t.Add(d)
-}
-
 // env is a database and a store, on which any number of registries work.
 type env struct {
 	testing.TB
 	ctx   context.Context
-	clock *clock
+	clock *registrytest.Clock
 	url   string               // of the database
 	store func() storage.Store // each call as another process would open it
 	raw   *sql.DB              // the database, to look behind the scenes
@@ -73,91 +47,23 @@ type env struct {
 	o     Options              // of the registries
 }
 
-// backends are the combinations that the tests run on.
-var backends = []struct {
-	name  string
-	db    func(testing.TB) (url, driver, dsn string)
-	store func(testing.TB) func() storage.Store
-}{
-	{"sqlite and memory", sqliteDB, memStore},
-	{"sqlite and directory", sqliteDB, fsStore},
-	{"postgres and directory", postgresDB, fsStore},
-	{"postgres and MinIO", postgresDB, minioStore},
-}
-
-// budget is the memory of all stores of these tests, as of all stores of a process.
-var budget = sync.OnceValue(func() *storage.Budget { return storage.NewBudget(0) })
-
-func sqliteDB(t testing.TB) (url, driver, dsn string) {
-	url = metadatatest.SQLite(t)
-	return url, "sqlite", "file:" + strings.TrimPrefix(url, "sqlite:") + "?_pragma=busy_timeout(10000)"
-}
-
-func postgresDB(t testing.TB) (url, driver, dsn string) {
-	url = metadatatest.Postgres(t)
-	return url, "pgx", url
-}
-
-func memStore(testing.TB) func() storage.Store {
-	one := mem.New()
-	return func() storage.Store { return one }
-}
-
-func fsStore(t testing.TB) func() storage.Store {
-	dir := t.TempDir()
-	return func() storage.Store {
-		s, err := fs.New(dir, fs.Options{Budget: budget()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s
-	}
-}
-
-func minioStore(t testing.TB) func() storage.Store {
-	bucket := testenv.MinIO(t)
-	c := s3.Config{
-		Endpoint:    strings.TrimPrefix(bucket.Endpoint, "http://"),
-		Insecure:    true,
-		Bucket:      bucket.Bucket,
-		Region:      "us-east-1",
-		PathStyle:   true,
-		Credentials: credentials.NewStaticV4(bucket.AccessKey, bucket.SecretKey, ""),
-		Budget:      budget(),
-		Logger:      slog.New(slog.DiscardHandler),
-	}
-	return func() storage.Store {
-		s, err := s3.New(context.Background(), c)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s
-	}
-}
-
-// left reports whether -short leaves out what a test does on a backend. What
-// stays has both databases, a store in this process and one that is not.
-func left(backend int) bool {
-	return testing.Short() && backend != 0 && backend != len(backends)-1
-}
-
 // onEach runs a test on every combination.
 func onEach(t *testing.T, run func(t *testing.T, e *env)) {
-	for i, b := range backends {
-		if left(i) {
+	for i, b := range registrytest.Backends {
+		if registrytest.Left(i) {
 			continue
 		}
-		t.Run(b.name, func(t *testing.T) {
-			url, driver, dsn := b.db(t)
-			run(t, newEnv(t, url, driver, dsn, b.store(t)))
+		t.Run(b.Name, func(t *testing.T) {
+			url, driver, dsn := b.DB(t)
+			run(t, newEnv(t, url, driver, dsn, b.Store(t)))
 		})
 	}
 }
 
 func newEnv(t testing.TB, url, driver, dsn string, store func() storage.Store) *env {
 	t.Helper()
-	e := &env{TB: t, ctx: t.Context(), clock: &clock{t: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}, url: url, store: store}
-	e.o = Options{Clock: e.clock.now}
+	e := &env{TB: t, ctx: t.Context(), clock: registrytest.NewClock(), url: url, store: store}
+	e.o = Options{Clock: e.clock.Now}
 	db := e.openDB()
 	if _, err := db.Migrate(e.ctx); err != nil {
 		t.Fatal(err)
@@ -173,7 +79,7 @@ func newEnv(t testing.TB, url, driver, dsn string, store func() storage.Store) *
 
 func (e *env) openDB() *metadata.DB {
 	e.Helper()
-	db, err := metadata.Open(context.Background(), metadata.Options{URL: e.url, Clock: e.clock.now})
+	db, err := metadata.Open(context.Background(), metadata.Options{URL: e.url, Clock: e.clock.Now})
 	if err != nil {
 		e.Fatal(err)
 	}
@@ -304,10 +210,10 @@ func (e *env) settled() {
 	e.noOrphans()
 	r := e.replica()
 	for range 2 {
-		e.clock.add(48 * time.Hour)
+		e.clock.Add(48 * time.Hour)
 		_, err := collecting(r).ExpireUploads(e.ctx)
 		e.ok(err)
-		e.clock.add(48 * time.Hour)
+		e.clock.Add(48 * time.Hour)
 		_, err = collecting(r).CollectGarbage(e.ctx)
 		e.ok(err)
 	}

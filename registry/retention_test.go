@@ -23,7 +23,7 @@ func (e *env) tagAt(repo, tag, content string, ago time.Duration) digest.Digest 
 	e.Helper()
 	raw := e.image(e.r, repo, content)
 	e.pushManifest(e.r, repo, tagged(tag), nil, v1.MediaTypeImageManifest, raw)
-	_, err := e.raw.ExecContext(e.ctx, `UPDATE tags SET updated_at = $1 WHERE name = $2`, e.clock.now().Add(-ago).UnixMicro(), tag)
+	_, err := e.raw.ExecContext(e.ctx, `UPDATE tags SET updated_at = $1 WHERE name = $2`, e.clock.Now().Add(-ago).UnixMicro(), tag)
 	e.ok(err)
 	return digest.FromBytes(raw)
 }
@@ -411,7 +411,7 @@ func TestApplyRetention(t *testing.T) {
 		if n, err := e.r.ApplyRetention(e.ctx, day); n > 0 || err != nil {
 			t.Errorf("%d things were due, %v", n, err)
 		}
-		e.clock.add(day)
+		e.clock.Add(day)
 		for n := 1; n > 0; {
 			var err error
 			n, err = e.r.ApplyRetention(e.ctx, day)
@@ -449,7 +449,7 @@ func TestRecordPulls(t *testing.T) {
 		_, err := e.r.Manifest(e.ctx, repo, tagged("v1"))
 		e.ok(err)
 		record(0)
-		e.clock.add(pullEvery)
+		e.clock.Add(pullEvery)
 		_, err = e.r.Manifest(e.ctx, repo, tagged("v1"))
 		e.ok(err)
 		ended, cancel := context.WithCancel(e.ctx)

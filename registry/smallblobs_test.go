@@ -10,6 +10,7 @@ import (
 
 	"berth/metadata"
 	"berth/oci"
+	"berth/registry/registrytest"
 	"berth/storage"
 	"berth/storage/fs"
 )
@@ -18,7 +19,7 @@ import (
 // the row still says who may serve it.
 func TestSmallBlob(t *testing.T) {
 	dir := t.TempDir()
-	url, driver, dsn := sqliteDB(t)
+	url, driver, dsn := registrytest.SQLite(t)
 	e := newEnv(t, url, driver, dsn, func() storage.Store {
 		s, err := fs.New(dir, fs.Options{})
 		if err != nil {

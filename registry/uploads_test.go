@@ -647,11 +647,11 @@ func TestExpire(t *testing.T) {
 			return u
 		}
 		stale, touched := start(), start()
-		e.clock.add(23 * time.Hour)
+		e.clock.Add(23 * time.Hour)
 		fresh := start()
 		_, err := e.r.AppendUpload(e.ctx, as(alice), repo, touched.ID, touched.Size, -1, strings.NewReader("x"))
 		e.ok(err)
-		e.clock.add(2 * time.Hour)
+		e.clock.Add(2 * time.Hour)
 
 		// A request is writing to the stale one.
 		pr, pw := io.Pipe()
@@ -686,7 +686,7 @@ func TestExpire(t *testing.T) {
 func TestEmptyJobs(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
 		d := e.push(e.r, repo, []byte("kept"))
-		e.clock.add(1000 * time.Hour)
+		e.clock.Add(1000 * time.Hour)
 		expired, err := collecting(e.r).ExpireUploads(e.ctx)
 		e.ok(err)
 		collected, err := collecting(e.r).CollectGarbage(e.ctx)

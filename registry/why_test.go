@@ -290,7 +290,7 @@ func TestWhyRetention(t *testing.T) {
 		}
 		e.retain(repo, metadata.RetentionRule{Name: "releases", Tags: []string{"v*"}, Newest: &one, YoungerThan: 2 * day})
 		if r := tag(old).Retention; r == nil || r.Keep || r.Rule != "releases" || r.Level != "repository" || len(r.Reasons) != 2 ||
-			r.After == nil || e.clock.now().Sub(*r.After).Abs() > time.Minute {
+			r.After == nil || e.clock.Now().Sub(*r.After).Abs() > time.Minute {
 			t.Errorf("%+v", r)
 		}
 		got := tag(young)
@@ -312,7 +312,7 @@ func TestWhyRetention(t *testing.T) {
 			e.ok(err)
 		}
 		again := e.tagAt(repo, "v0", "zero", 4*day)
-		if r := tag(again).Retention; r.Keep || r.After == nil || r.After.Sub(e.clock.now()) < day-time.Minute {
+		if r := tag(again).Retention; r.Keep || r.After == nil || r.After.Sub(e.clock.Now()) < day-time.Minute {
 			t.Errorf("%+v", r)
 		}
 		e.o.UndoWindow = day
