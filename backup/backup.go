@@ -51,7 +51,7 @@ const (
 	maxManifest = 1 << 20
 )
 
-// Manifest is backup.json.
+// Manifest is backup.json. Its JSON is also part of the notes of jobs.
 type Manifest struct {
 	Format    int       `json:"format"`
 	CreatedAt time.Time `json:"created_at"` // when the backup was complete; its rows are a little older

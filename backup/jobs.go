@@ -25,7 +25,8 @@ const (
 )
 
 // Job is something that copies a registry, which a server does in the background, as all
-// replicas see it.
+// replicas see it. It is noted as JSON, see [jobs.Job], with TransferReport, Manifest, Verified and
+// collect.CheckReport in it.
 type Job struct {
 	jobs.Head
 	Kind string  `json:"kind"`

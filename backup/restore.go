@@ -48,7 +48,7 @@ func Restore(ctx context.Context, place Place, to Side, o Options) (m Manifest, 
 	return m, report, err
 }
 
-// Verified is what Verify found.
+// Verified is what Verify found. Its JSON is part of the notes of jobs.
 type Verified struct {
 	Backup Manifest            `json:"backup"`
 	Check  collect.CheckReport `json:"check"`

@@ -43,7 +43,7 @@ type TransferRun struct {
 	Logger *slog.Logger
 }
 
-// TransferReport is what a transfer has done.
+// TransferReport is what a transfer has done. Its JSON is part of the notes of jobs.
 type TransferReport struct {
 	Rows    map[string]int64 `json:"rows"`    // by table
 	Blobs   int64            `json:"blobs"`   // of which the target has the bytes now

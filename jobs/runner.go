@@ -34,7 +34,9 @@ type Head struct {
 }
 
 // Job is a pointer to a struct that embeds [Head]. It is noted as JSON, every few
-// seconds, so its size has to be bounded.
+// seconds, so its size has to be bounded. The tags of its fields are the form of the note: another
+// version of the program reads it, so a name stays, and a new field may be absent. The management
+// API has types of its own.
 type Job interface{ head() *Head }
 
 func (h *Head) head() *Head { return h }

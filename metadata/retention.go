@@ -210,11 +210,11 @@ const RetentionPage = inList
 
 // RetentionReason is what one rule, or the tag itself, says of a tag.
 type RetentionReason struct {
-	Rule   string `json:"rule,omitempty"` // "" for what is not up to rules
-	Keeps  bool   `json:"keeps"`
-	Reason string `json:"reason"`
+	Rule   string // "" for what is not up to rules
+	Keeps  bool
+	Reason string
 	// Until is when this ceases to keep the tag, if nobody pushes or pulls it; nil when no time decides.
-	Until *time.Time `json:"until,omitempty"`
+	Until *time.Time
 }
 
 // RetentionDecision is what becomes of a tag.

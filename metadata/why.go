@@ -185,9 +185,9 @@ func (tx *Tx) SubjectOf(ctx context.Context, m HeldManifest) ([]HeldManifest, er
 
 // HoldingTag is a tag that points to a manifest.
 type HoldingTag struct {
-	Name      string    `json:"name"`
-	Mode      string    `json:"policy"` // mutable, immutable or sealed
-	UpdatedAt time.Time `json:"pushed_at"`
+	Name      string
+	Mode      string // mutable, immutable or sealed
+	UpdatedAt time.Time
 }
 
 // TagsOf lists the tags that point to a manifest, by name.
@@ -205,14 +205,14 @@ func (tx *Tx) TagsOf(ctx context.Context, repositoryID int64, d digest.Digest, l
 
 // Usage is the space that a repository or a team takes, in bytes.
 type Usage struct {
-	Team       string `json:"team,omitempty"`
-	Repository string `json:"repository,omitempty"` // "" for a team's
-	Blobs      int64  `json:"blobs"`                // different ones
-	Manifests  int64  `json:"manifests"`
-	Logical    int64  `json:"logical_bytes"` // blobs and manifests as each repository has them
-	Unique     int64  `json:"unique_bytes"`  // what would be free without it: nobody else has these blobs
-	Shared     int64  `json:"shared_bytes"`  // of blobs that others have as well
-	Waiting    int64  `json:"waiting_bytes"` // part of it that perhaps no manifest needs, see berth gc --dry-run
+	Team       string
+	Repository string // "" for a team's
+	Blobs      int64  // different ones
+	Manifests  int64
+	Logical    int64 // blobs and manifests as each repository has them
+	Unique     int64 // what would be free without it: nobody else has these blobs
+	Shared     int64 // of blobs that others have as well
+	Waiting    int64 // part of it that perhaps no manifest needs, see berth gc --dry-run
 }
 
 // RepositoryUsage measures every repository, by name. It reads all links.
@@ -319,13 +319,13 @@ func (tx *Tx) usage(ctx context.Context, query string, args ...any) ([]Usage, er
 
 // StoredBytes is what the store holds for blobs, and what of it no repository has.
 type StoredBytes struct {
-	Blobs     int64 `json:"blobs"`
-	Bytes     int64 `json:"bytes"`
-	Unlinked  int64 `json:"unlinked_bytes"`  // of blobs that no repository has
-	Removing  int64 `json:"removing_bytes"`  // of collected blobs whose objects are about to go, not in Bytes
-	Missing   int64 `json:"missing_blobs"`   // blobs whose bytes are known to be lost
-	Manifests int64 `json:"manifest_bytes"`  // in the database
-	Uploading int64 `json:"uploading_bytes"` // of unfinished uploads, not in Bytes
+	Blobs     int64
+	Bytes     int64
+	Unlinked  int64 // of blobs that no repository has
+	Removing  int64 // of collected blobs whose objects are about to go, not in Bytes
+	Missing   int64 // blobs whose bytes are known to be lost
+	Manifests int64 // in the database
+	Uploading int64 // of unfinished uploads, not in Bytes
 }
 
 // StoredBytes measures the whole instance. It reads all blobs.

@@ -8,9 +8,9 @@ import (
 
 // Usage is who takes how much space.
 type Usage struct {
-	Stored       metadata.StoredBytes `json:"stored"`
-	Teams        []metadata.Usage     `json:"teams"`
-	Repositories []metadata.Usage     `json:"repositories"`
+	Stored       metadata.StoredBytes
+	Teams        []metadata.Usage
+	Repositories []metadata.Usage
 }
 
 // TeamsUsage is Usage without the repositories.

@@ -59,7 +59,7 @@ type Problem struct {
 	Repaired bool `json:"repaired"`
 }
 
-// CheckReport is what a check found.
+// CheckReport is what a check found. Its JSON is part of the notes of jobs.
 type CheckReport struct {
 	StartedAt  time.Time `json:"started_at"`
 	FinishedAt time.Time `json:"finished_at"`

@@ -8,7 +8,8 @@ import (
 	"berth/metadata"
 )
 
-// CheckJob is a check that a server runs in the background, as all replicas see it.
+// CheckJob is a check that a server runs in the background, as all replicas see it. It is noted as
+// JSON, see [jobs.Job], with CheckReport, Problem and jobs.Progress in it.
 type CheckJob struct {
 	jobs.Head
 	Rehash   bool    `json:"rehash"`

@@ -26,7 +26,7 @@ type Run struct {
 	Progress func(Report)
 }
 
-// Report is what a run of the collector did, or would do.
+// Report is what a run of the collector did, or would do. Its JSON is part of [LastCollection].
 type Report struct {
 	Manifests int   `json:"manifests"` // deleted
 	Links     int   `json:"links"`     // blobs that a repository no longer has
@@ -40,17 +40,6 @@ type Report struct {
 	Truncated bool `json:"truncated,omitempty"`
 	// More: the run ended at its limit, and there is work left.
 	More bool `json:"more,omitempty"`
-}
-
-// Add makes one report of two runs, one after the other.
-func (g *Report) Add(next Report) {
-	g.Manifests += next.Manifests
-	g.Links += next.Links
-	g.Blobs += next.Blobs
-	g.BlobBytes += next.BlobBytes
-	g.Objects += next.Objects
-	g.Freed += next.Freed
-	g.More = next.More
 }
 
 func (g *Report) add(p metadata.Pass) {

@@ -8,7 +8,8 @@ import (
 	"berth/metadata"
 )
 
-// LastCollection is what the collector last took away, on whichever replica.
+// LastCollection is what the collector last took away, on whichever replica. Its JSON is a note that
+// another version of the program reads: a name stays, and a new field may be absent.
 type LastCollection struct {
 	At time.Time `json:"at"`
 	Report

@@ -22,87 +22,87 @@ const (
 
 // Why is all that keeps a digest.
 type Why struct {
-	Digest digest.Digest `json:"digest"`
+	Digest digest.Digest
 	// Blob is the stored bytes, nil when there are none.
-	Blob *WhyBlob `json:"blob,omitempty"`
+	Blob *WhyBlob
 	// Repositories that have the digest, as a blob, a manifest or both.
-	Repositories []*WhyRepository `json:"repositories"`
+	Repositories []*WhyRepository
 	// Removals are objects of the digest that are about to go, and that nothing keeps.
-	Removals []WhyRemoval `json:"removals,omitempty"`
+	Removals []WhyRemoval
 	// Truncated: more repositories have it than are listed.
-	Truncated bool `json:"truncated,omitempty"`
+	Truncated bool
 	// RulesTruncated: the retention of some of the tags is not told.
-	RulesTruncated bool `json:"rules_truncated,omitempty"`
+	RulesTruncated bool
 }
 
 // WhyBlob is a blob's bytes.
 type WhyBlob struct {
-	Size         int64      `json:"size"`
-	StoredAt     time.Time  `json:"stored_at,omitzero"`
-	Key          string     `json:"key,omitempty"`           // of the object
-	MissingSince *time.Time `json:"missing_since,omitempty"` // known to be lost
+	Size         int64
+	StoredAt     time.Time
+	Key          string     // of the object
+	MissingSince *time.Time // known to be lost
 	// Fate is set when no repository has the blob.
-	Fate *Fate `json:"fate,omitempty"`
+	Fate *Fate
 }
 
 // WhyRemoval is an object on its way out.
 type WhyRemoval struct {
-	Key   string    `json:"key"`
-	Size  int64     `json:"size"`
-	After time.Time `json:"after"`
+	Key   string
+	Size  int64
+	After time.Time
 }
 
 // WhyRepository is what keeps the digest in one repository.
 type WhyRepository struct {
-	Name string `json:"name"`
+	Name string
 	// Linked is when the repository got the blob, nil when it has no such blob.
-	Linked *time.Time `json:"linked_at,omitempty"`
+	Linked *time.Time
 	// Manifests that need the blob, some of Needed.
-	Manifests []*Holder `json:"manifests,omitempty"`
-	Needed    int64     `json:"needed_by"`
+	Manifests []*Holder
+	Needed    int64
 	// Manifest is set when the digest is a manifest of the repository.
-	Manifest *Holder `json:"manifest,omitempty"`
+	Manifest *Holder
 	// Deleted manifests that keep the blob, newest first.
-	Deleted []*Deletion `json:"deleted,omitempty"`
+	Deleted []*Deletion
 	// DeletedManifest is set when the digest is a manifest that was deleted here.
-	DeletedManifest *Deletion `json:"deleted_manifest,omitempty"`
+	DeletedManifest *Deletion
 	// Fate is set when no manifest needs the blob, nor a deleted one.
-	Fate *Fate `json:"fate,omitempty"`
+	Fate *Fate
 	// Truncated: more deleted manifests keep it than are listed.
-	Truncated bool `json:"truncated,omitempty"`
+	Truncated bool
 }
 
 // Holder is a manifest with what holds it in turn.
 type Holder struct {
-	Digest       digest.Digest `json:"digest"`
-	MediaType    string        `json:"media_type"`
-	ArtifactType string        `json:"artifact_type,omitempty"`
-	Tags         []WhyTag      `json:"tags,omitempty"`
-	Deleted      []*Deletion   `json:"deleted,omitempty"` // newest first
-	Indexes      []*Holder     `json:"indexes,omitempty"`
-	Subject      *Holder       `json:"subject,omitempty"` // a referrer stays while this is there
+	Digest       digest.Digest
+	MediaType    string
+	ArtifactType string
+	Tags         []WhyTag
+	Deleted      []*Deletion // newest first
+	Indexes      []*Holder
+	Subject      *Holder // a referrer stays while this is there
 	// Fate is set when nothing holds it.
-	Fate *Fate `json:"fate,omitempty"`
+	Fate *Fate
 	// Truncated: it is held by more than is listed.
-	Truncated bool `json:"truncated,omitempty"`
+	Truncated bool
 }
 
 // WhyTag is a tag that holds a manifest, as long as retention lets it.
 type WhyTag struct {
 	metadata.HoldingTag
 	// Retention is nil where there are no rules, and when it is not told.
-	Retention *TagRetention `json:"retention,omitempty"`
+	Retention *TagRetention
 }
 
 // TagRetention is what the retention rules make of a tag.
 type TagRetention struct {
-	Level string `json:"level"` // whose rules: repository or team
-	Keep  bool   `json:"keep"`
+	Level string // whose rules: repository or team
+	Keep  bool
 	// Rule lets the tag go.
-	Rule string `json:"rule,omitempty"`
+	Rule string
 	// After is when the rules are next applied, of a tag that goes then.
-	After   *time.Time                 `json:"after,omitempty"`
-	Reasons []metadata.RetentionReason `json:"reasons"`
+	After   *time.Time
+	Reasons []metadata.RetentionReason
 }
 
 // What a Deletion was to what it keeps.
@@ -116,30 +116,30 @@ const (
 // Deletion is something deleted that keeps what it kept before, while it can
 // be restored: the undo window.
 type Deletion struct {
-	As        string        `json:"as"`
-	Tag       string        `json:"tag,omitempty"`
-	Digest    digest.Digest `json:"digest"` // of the deleted manifest, or the one that the tag named
-	MediaType string        `json:"media_type,omitempty"`
-	Tags      []string      `json:"tags,omitempty"` // that went along with the manifest
-	DeletedAt time.Time     `json:"deleted_at"`
-	DeletedBy string        `json:"deleted_by"` // who, or retention:RULE
-	Until     time.Time     `json:"until"`
+	As        string
+	Tag       string
+	Digest    digest.Digest // of the deleted manifest, or the one that the tag named
+	MediaType string
+	Tags      []string // that went along with the manifest
+	DeletedAt time.Time
+	DeletedBy string // who, or retention:RULE
+	Until     time.Time
 	// Truncated: more tags went along than are listed.
-	Truncated bool `json:"truncated,omitempty"`
+	Truncated bool
 }
 
 // Fate is what becomes of something that nothing holds.
 type Fate struct {
 	// Since when; nil when that was never noted (berth check --repair does).
-	Since *time.Time `json:"since,omitempty"`
+	Since *time.Time
 	// Reason of a manifest: pushed, untagged, index or subject, see migrations.
-	Reason string `json:"reason,omitempty"`
+	Reason string
 	// After is when it may be collected; nil when a rule keeps it.
-	After *time.Time `json:"after,omitempty"`
+	After *time.Time
 	// Rule is the setting that decides: gc_grace or untagged_ttl.
-	Rule string `json:"rule"`
+	Rule string
 	// Level is whose untagged_ttl that is: repository or team; "" for the setting.
-	Level string `json:"level,omitempty"`
+	Level string
 }
 
 // Why lists every tag, index, subject, deletion that can be undone, repository and rule that keeps a digest,

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"berth/api"
+	"berth/api/reports"
 	"berth/backup"
 	"berth/oci"
 )
@@ -17,7 +18,7 @@ func (h *Admin) copyJob(ctx context.Context, kind, noun, starts string) (shown a
 	if err != nil {
 		return shown, err
 	}
-	return api.Recast[api.CopyJob](job)
+	return reports.CopyJob(job), nil
 }
 
 // startCopy starts a job in the background, at so many bytes a second.
@@ -30,7 +31,7 @@ func (h *Admin) startCopy(ctx context.Context, kind string, rate *int64) (shown 
 	if err != nil {
 		return shown, err
 	}
-	return api.Recast[api.CopyJob](job)
+	return reports.CopyJob(job), nil
 }
 
 // GetBackup shows the backup, or the verifying of one, that runs, or the last one.

@@ -8,6 +8,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"berth/api"
+	"berth/api/reports"
 	"berth/metadata"
 	"berth/oci"
 )
@@ -166,13 +167,7 @@ func (h *Admin) DeleteRepositoryRetention(ctx context.Context, r api.DeleteRepos
 func decisionOf(d metadata.RetentionDecision) api.RetentionDecision {
 	shown := api.RetentionDecision{
 		Tag: d.Tag, Digest: d.Digest.String(), PushedAt: d.PushedAt, PulledAt: d.PulledAt, Keep: d.Keep,
-		Reasons: each(d.Reasons, func(r metadata.RetentionReason) api.RetentionReason {
-			reason := api.RetentionReason{Keeps: r.Keeps, Reason: r.Reason, Until: r.Until}
-			if r.Rule != "" {
-				reason.Rule = &r.Rule
-			}
-			return reason
-		}),
+		Reasons: reports.RetentionReasons(d.Reasons),
 	}
 	if d.Rule != "" {
 		shown.Rule = &d.Rule

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"berth/api"
+	"berth/api/reports"
 	"berth/auth"
 	"berth/metadata"
 	"berth/oci"
@@ -24,18 +25,7 @@ func (h *Admin) GetCollector(ctx context.Context, _ api.GetCollectorRequestObjec
 	if err != nil {
 		return nil, err
 	}
-	shown := api.Collector{GcGrace: s.Rules.Grace.String(), UntaggedTtl: s.Rules.UntaggedTTL.String()}
-	shown.Queues = each(s.Queues, func(q metadata.Queue) api.CollectorQueue {
-		return api.CollectorQueue{Name: q.Name, Length: q.Length, OldestSeconds: int64(q.Oldest / time.Second)}
-	})
-	if s.Last != nil {
-		report, err := api.Recast[api.CollectorReport](s.Last.Report)
-		if err != nil {
-			return nil, err
-		}
-		shown.Last, shown.LastAt = &report, &s.Last.At
-	}
-	return api.GetCollector200JSONResponse(shown), nil
+	return api.GetCollector200JSONResponse(reports.Collector(s)), nil
 }
 
 // RunCollector collects for a while, or says what would go.
@@ -61,31 +51,20 @@ func (h *Admin) RunCollector(ctx context.Context, r api.RunCollectorRequestObjec
 		if err != nil {
 			return nil, err
 		}
-		return collectorReport(report)
+		return collectorReport(report), nil
 	}
 	report, err := h.Collector.CollectNow(ctx, callOf(ctx).actor, run)
 	if err != nil {
 		return nil, err
 	}
-	return collectorReport(report)
+	return collectorReport(report), nil
 }
 
-func collectorReport(report collect.Report) (api.RunCollectorResponseObject, error) {
-	shown, err := api.Recast[api.CollectorReport](report)
-	if err != nil {
-		return nil, err
-	}
+func collectorReport(report collect.Report) api.RunCollectorResponseObject {
 	if len(report.Items) > maxItems {
-		more := true
-		report.Items, shown.Truncated = report.Items[:maxItems], &more
+		report.Items, report.Truncated = report.Items[:maxItems], true
 	}
-	if len(report.Items) > 0 {
-		items := each(report.Items, func(c metadata.Collected) api.CollectorItem {
-			return api.CollectorItem{Kind: c.Kind, Repository: text(c.Repository), Digest: c.Digest.String(), Size: c.Size, Since: c.Since, Reason: text(c.Reason)}
-		})
-		shown.Items = &items
-	}
-	return api.RunCollector200JSONResponse(shown), nil
+	return api.RunCollector200JSONResponse(reports.CollectorReport(report))
 }
 
 // GetCheck shows the check that runs, or the last one.
@@ -97,8 +76,7 @@ func (h *Admin) GetCheck(ctx context.Context, _ api.GetCheckRequestObject) (api.
 	if job == nil {
 		return nil, oci.Errorf(oci.CodeNotFound, "no check was started within three months: POST /instance/check, or berth check, starts one")
 	}
-	shown, err := api.Recast[api.Check](job)
-	return api.GetCheck200JSONResponse(shown), err
+	return api.GetCheck200JSONResponse(reports.Check(job)), nil
 }
 
 // StartCheck starts a check in the background.
@@ -117,8 +95,7 @@ func (h *Admin) StartCheck(ctx context.Context, r api.StartCheckRequestObject) (
 	if err != nil {
 		return nil, err
 	}
-	shown, err := api.Recast[api.Check](job)
-	return api.StartCheck202JSONResponse(shown), err
+	return api.StartCheck202JSONResponse(reports.Check(job)), nil
 }
 
 // CancelCheck ends the check that runs.
@@ -135,12 +112,7 @@ func (h *Admin) GetInstanceUsage(ctx context.Context, _ api.GetInstanceUsageRequ
 	if err != nil {
 		return nil, err
 	}
-	shown, err := api.Recast[api.InstanceUsage](usage)
-	return api.GetInstanceUsage200JSONResponse(shown), err
-}
-
-func repositoryUsageOf(u metadata.Usage) api.RepositoryUsage {
-	return api.RepositoryUsage{Team: u.Team, Repository: u.Repository, Blobs: u.Blobs, Manifests: u.Manifests, LogicalBytes: u.Logical, WaitingBytes: u.Waiting}
+	return api.GetInstanceUsage200JSONResponse(reports.InstanceUsage(usage)), nil
 }
 
 // ListTeamUsage measures the repositories of a team.
@@ -152,7 +124,7 @@ func (h *Admin) ListTeamUsage(ctx context.Context, r api.ListTeamUsageRequestObj
 	}
 	usage, next, link := page(ctx, usage, limit, func(u metadata.Usage) string { return u.Repository })
 	return api.ListTeamUsage200JSONResponse{
-		Body:    api.RepositoryUsageList{Items: each(usage, repositoryUsageOf), Next: next},
+		Body:    api.RepositoryUsageList{Items: each(usage, reports.RepositoryUsage), Next: next},
 		Headers: api.ListTeamUsage200ResponseHeaders{Link: link},
 	}, nil
 }
@@ -163,7 +135,7 @@ func (h *Admin) GetRepositoryUsage(ctx context.Context, r api.GetRepositoryUsage
 	if err != nil {
 		return nil, err
 	}
-	return api.GetRepositoryUsage200JSONResponse(repositoryUsageOf(usage)), nil
+	return api.GetRepositoryUsage200JSONResponse(reports.RepositoryUsage(usage)), nil
 }
 
 // ExplainDigest says what keeps a digest, in what the caller may pull from.
@@ -191,6 +163,5 @@ func (h *Admin) ExplainDigest(ctx context.Context, r api.ExplainDigestRequestObj
 	if err != nil {
 		return nil, err
 	}
-	shown, err := api.Recast[api.DigestHolders](why)
-	return api.ExplainDigest200JSONResponse(shown), err
+	return api.ExplainDigest200JSONResponse(reports.DigestHolders(why)), nil
 }

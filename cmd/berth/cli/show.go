@@ -71,3 +71,11 @@ func Pointer[T comparable](v T) *T {
 	}
 	return &v
 }
+
+// Value is the zero value for nil: what a field means that is left out.
+func Value[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
+}

@@ -8,6 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"berth/api"
+	"berth/api/reports"
 	"berth/backup"
 	"berth/cmd/berth/cli"
 	"berth/cmd/berth/client"
@@ -214,12 +216,12 @@ The exit code is 1 when the backup lacks bytes, or the restored registry does.`,
 	return c
 }
 
-func transferLine(r backup.TransferReport) string {
+func transferLine(r api.TransferReport) string {
 	rows := int64(0)
 	for _, n := range r.Rows {
 		rows += n
 	}
-	line := fmt.Sprintf("%s copied (%s)", cli.Count(int(r.Copied), "blob"), oci.ShowBytes(r.Bytes))
+	line := fmt.Sprintf("%s copied (%s)", cli.Count(int(r.Copied), "blob"), oci.ShowBytes(r.CopiedBytes))
 	if rows > 0 {
 		line = fmt.Sprintf("%s in %s, %s", cli.Count(int(rows), "row"), cli.Count(len(r.Rows), "table"), line)
 	}
@@ -234,5 +236,8 @@ func transferLine(r backup.TransferReport) string {
 
 // showTransfer is what hears of a transfer for a bar.
 func showTransfer(p *cli.Progress) func(backup.TransferReport) {
-	return func(r backup.TransferReport) { p.Show(r.Progress, transferLine(r)) }
+	return func(r backup.TransferReport) {
+		r.Problems = nil // the line only counts them
+		p.Show(r.Progress, transferLine(reports.TransferReport(r)))
+	}
 }

@@ -1,6 +1,7 @@
 package operate
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -10,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/api"
+	"berth/api/reports"
 	"berth/cmd/berth/cli"
 	"berth/cmd/berth/client"
 	"berth/cmd/berth/settings"
@@ -67,7 +69,8 @@ The exit code is 0 when nothing is wrong, or nothing any more, else 1.` + whereH
 				}
 				p := cli.NewProgress(cmd, "checking")
 				run.Progress = showCheck(p)
-				report, err := l.collector.Check(ctx, run)
+				checked, err := l.collector.Check(ctx, run)
+				report := reports.CheckReport(checked)
 				p.End()
 				if perr := printCheck(cmd, output, report); perr != nil {
 					return perr
@@ -75,7 +78,7 @@ The exit code is 0 when nothing is wrong, or nothing any more, else 1.` + whereH
 				if err != nil {
 					return fmt.Errorf("the check could not be finished: %w", err)
 				}
-				return wrongCheck(report, run)
+				return wrongCheck(report, run.Repair)
 			})
 		},
 	}
@@ -99,7 +102,7 @@ func remoteCheck(cmd *cobra.Command, r *client.Remote, run collect.CheckRun, fla
 	if err != nil {
 		return err
 	}
-	return serverJob[*collect.CheckJob]{
+	return serverJob[*api.Check]{
 		noun: "check", command: "berth check",
 		start: func(ctx context.Context) (string, error) {
 			rate, hashRate := int(run.Rate), int64(run.HashRate)
@@ -110,36 +113,31 @@ func remoteCheck(cmd *cobra.Command, r *client.Remote, run collect.CheckRun, fla
 			}
 			return job.Id, nil
 		},
-		get: func(ctx context.Context) (*collect.CheckJob, error) {
-			job, err := client.Fetched(s.GetCheckWithResponse(ctx))
-			if err != nil {
-				return nil, err
-			}
-			return api.Recast[*collect.CheckJob](job)
-		},
+		get:    func(ctx context.Context) (*api.Check, error) { return client.Fetched(s.GetCheckWithResponse(ctx)) },
 		cancel: func(ctx context.Context) error { return client.Done(s.CancelCheckWithResponse(ctx)) },
-		at:     func(job *collect.CheckJob) jobs.Progress { return job.Report.Progress },
-		line:   func(job *collect.CheckJob) string { return checkLine(job.Report) },
-		print:  func(job *collect.CheckJob) error { return printCheck(cmd, output, job.Report) },
-		wrong: func(job *collect.CheckJob) error {
-			return wrongCheck(job.Report, collect.CheckRun{Repair: job.Repair})
+		head: func(job *api.Check) jobs.Head {
+			return jobs.Head{ID: job.Id, State: job.State, StartedBy: job.StartedBy, UpdatedAt: job.UpdatedAt, Error: cli.Value(job.Error)}
 		},
+		at:    func(job *api.Check) jobs.Progress { return progressOf(job.Report.Progress) },
+		line:  func(job *api.Check) string { return checkLine(job.Report) },
+		print: func(job *api.Check) error { return printCheck(cmd, output, job.Report) },
+		wrong: func(job *api.Check) error { return wrongCheck(job.Report, job.Repair) },
 	}.run(cmd, flags, output)
 }
 
-func checkLine(r collect.CheckReport) string {
+func checkLine(r api.CheckReport) string {
 	return fmt.Sprintf("%s, %s compared%s", cli.Count(int(r.Blobs), "blob"), cli.Count(int(r.Objects), "object"), foundLine(r))
 }
 
 // verifiedLine is checkLine for a copy, which is looked at in one direction: from its rows to its
 // objects.
-func verifiedLine(r collect.CheckReport) string {
+func verifiedLine(r api.CheckReport) string {
 	return cli.Count(int(r.Blobs), "blob") + " compared" + foundLine(r)
 }
 
-func foundLine(r collect.CheckReport) (line string) {
-	if r.Bytes > 0 || r.Manifests > 0 {
-		line += fmt.Sprintf(", %s and %s hashed", oci.ShowBytes(r.Bytes), cli.Count(int(r.Manifests), "manifest"))
+func foundLine(r api.CheckReport) (line string) {
+	if r.BytesRead > 0 || r.Manifests > 0 {
+		line += fmt.Sprintf(", %s and %s hashed", oci.ShowBytes(r.BytesRead), cli.Count(int(r.Manifests), "manifest"))
 	}
 	for _, kind := range slices.Sorted(maps.Keys(r.Found)) {
 		line += fmt.Sprintf("; %s: %d", kind, r.Found[kind])
@@ -147,7 +145,7 @@ func foundLine(r collect.CheckReport) (line string) {
 	return line
 }
 
-func printCheck(cmd *cobra.Command, output *cli.Choice, r collect.CheckReport) error {
+func printCheck(cmd *cobra.Command, output *cli.Choice, r api.CheckReport) error {
 	w := cmd.OutOrStdout()
 	if output.Value == "json" {
 		return cli.PrintJSON(w, r)
@@ -160,13 +158,9 @@ func printCheck(cmd *cobra.Command, output *cli.Choice, r collect.CheckReport) e
 				state = " (marked)"
 			}
 		}
-		subject := p.Key
-		if p.Digest != "" {
-			subject = p.Digest.String()
-		}
-		fmt.Fprintf(w, "%s%s: %s: %s", p.Kind, state, subject, p.Detail)
-		if len(p.Repositories) > 0 {
-			fmt.Fprintf(w, "; in %s", strings.Join(p.Repositories, ", "))
+		fmt.Fprintf(w, "%s%s: %s: %s", p.Kind, state, problemSubject(p), p.Detail)
+		if in := cli.Value(p.Repositories); len(in) > 0 {
+			fmt.Fprintf(w, "; in %s", strings.Join(in, ", "))
 		}
 		fmt.Fprintln(w)
 	}
@@ -174,12 +168,17 @@ func printCheck(cmd *cobra.Command, output *cli.Choice, r collect.CheckReport) e
 	return err
 }
 
+// problemSubject is what a problem is of: a blob or manifest, or else an object.
+func problemSubject(p api.CheckProblem) string {
+	return cmp.Or(cli.Value(p.Digest), cli.Value(p.Key))
+}
+
 // wrongCheck makes an error of what is still wrong, and says what to do about it.
-func wrongCheck(r collect.CheckReport, run collect.CheckRun) error {
+func wrongCheck(r api.CheckReport, repaired bool) error {
 	switch {
 	case r.Open == 0:
 		return nil
-	case run.Repair || !slices.ContainsFunc(r.Problems, func(p collect.Problem) bool { return !p.Repaired }): // nothing more to repair
+	case repaired || !slices.ContainsFunc(r.Problems, func(p api.CheckProblem) bool { return !p.Repaired }): // nothing more to repair
 		return fmt.Errorf("%s left: push the missing blobs again, or restore a backup of the store and run berth check --repair", cli.Count(int(r.Open), "problem"))
 	}
 	return fmt.Errorf("%s left: run berth check --repair", cli.Count(int(r.Open), "problem"))
@@ -187,5 +186,8 @@ func wrongCheck(r collect.CheckReport, run collect.CheckRun) error {
 
 // showCheck is what hears of a check for a bar.
 func showCheck(p *cli.Progress) func(collect.CheckReport) {
-	return func(r collect.CheckReport) { p.Show(r.Progress, checkLine(r)) }
+	return func(r collect.CheckReport) {
+		r.Problems = nil // the line only counts them
+		p.Show(r.Progress, checkLine(reports.CheckReport(r)))
+	}
 }

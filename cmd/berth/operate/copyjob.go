@@ -1,7 +1,6 @@
 package operate
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -9,11 +8,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/api"
+	"berth/api/reports"
 	"berth/backup"
 	"berth/cmd/berth/cli"
 	"berth/cmd/berth/client"
 	"berth/jobs"
-	"berth/registry/collect"
 )
 
 // copied are the words for what was done by a job of a kind.
@@ -28,10 +27,13 @@ func remoteCopy(cmd *cobra.Command, f *transferFlags, kind string, rate float64)
 		return err
 	}
 	limit := cli.Pointer(int64(rate))
-	j := serverJob[*backup.Job]{
+	j := serverJob[*api.CopyJob]{
+		head: func(job *api.CopyJob) jobs.Head {
+			return jobs.Head{ID: job.Id, State: job.State, StartedBy: job.StartedBy, UpdatedAt: job.UpdatedAt, Error: cli.Value(job.Error)}
+		},
 		at:    atCopy,
 		line:  copyLine,
-		print: func(job *backup.Job) error { return printCopy(cmd, f.output, job) },
+		print: func(job *api.CopyJob) error { return printCopy(cmd, f.output, job) },
 		wrong: wrongCopy,
 	}
 	id := func(job *api.CopyJob, err error) (string, error) {
@@ -40,20 +42,14 @@ func remoteCopy(cmd *cobra.Command, f *transferFlags, kind string, rate float64)
 		}
 		return job.Id, nil
 	}
-	read := func(job *api.CopyJob, err error) (*backup.Job, error) {
-		if err != nil {
-			return nil, err
-		}
-		return api.Recast[*backup.Job](job)
-	}
 	switch kind {
 	case backup.KindRestore:
 		j.noun, j.command = "restore", "berth restore"
 		j.start = func(ctx context.Context) (string, error) {
 			return id(client.Accepted(s.StartRestoreWithResponse(ctx, api.StartRestoreJSONRequestBody{Rate: limit})))
 		}
-		j.get = func(ctx context.Context) (*backup.Job, error) {
-			return read(client.Fetched(s.GetRestoreWithResponse(ctx)))
+		j.get = func(ctx context.Context) (*api.CopyJob, error) {
+			return client.Fetched(s.GetRestoreWithResponse(ctx))
 		}
 		j.cancel = func(ctx context.Context) error { return client.Done(s.CancelRestoreWithResponse(ctx)) }
 	case backup.KindMigrate, backup.KindStorage:
@@ -62,8 +58,8 @@ func remoteCopy(cmd *cobra.Command, f *transferFlags, kind string, rate float64)
 			body := api.StartMigrationJSONRequestBody{Rate: limit, StorageOnly: cli.Pointer(kind == backup.KindStorage)}
 			return id(client.Accepted(s.StartMigrationWithResponse(ctx, body)))
 		}
-		j.get = func(ctx context.Context) (*backup.Job, error) {
-			return read(client.Fetched(s.GetMigrationWithResponse(ctx)))
+		j.get = func(ctx context.Context) (*api.CopyJob, error) {
+			return client.Fetched(s.GetMigrationWithResponse(ctx))
 		}
 		j.cancel = func(ctx context.Context) error { return client.Done(s.CancelMigrationWithResponse(ctx)) }
 	default:
@@ -72,8 +68,8 @@ func remoteCopy(cmd *cobra.Command, f *transferFlags, kind string, rate float64)
 			body := api.StartBackupJSONRequestBody{Rate: limit, Verify: cli.Pointer(kind == backup.KindVerify)}
 			return id(client.Accepted(s.StartBackupWithResponse(ctx, body)))
 		}
-		j.get = func(ctx context.Context) (*backup.Job, error) {
-			return read(client.Fetched(s.GetBackupWithResponse(ctx)))
+		j.get = func(ctx context.Context) (*api.CopyJob, error) {
+			return client.Fetched(s.GetBackupWithResponse(ctx))
 		}
 		j.cancel = func(ctx context.Context) error { return client.Done(s.CancelBackupWithResponse(ctx)) }
 	}
@@ -82,25 +78,26 @@ func remoteCopy(cmd *cobra.Command, f *transferFlags, kind string, rate float64)
 
 // endCopy prints what a command has copied by itself, and makes an error of what is wrong.
 func endCopy(cmd *cobra.Command, output *cli.Choice, job *backup.Job) error {
-	if err := printCopy(cmd, output, job); err != nil {
+	done := reports.CopyJob(job)
+	if err := printCopy(cmd, output, &done); err != nil {
 		return err
 	}
-	return wrongCopy(job)
+	return wrongCopy(&done)
 }
 
 // atCopy is how far a job is, of what it does at the moment.
-func atCopy(job *backup.Job) (at jobs.Progress) {
+func atCopy(job *api.CopyJob) (at jobs.Progress) {
 	switch {
 	case job.Check != nil:
-		at = job.Check.Progress
+		at = progressOf(job.Check.Progress)
 	case job.Transfer != nil:
-		at = job.Transfer.Progress
+		at = progressOf(job.Transfer.Progress)
 	}
 	return at
 }
 
 // copyLine says how far a job is.
-func copyLine(job *backup.Job) string {
+func copyLine(job *api.CopyJob) string {
 	switch {
 	case job.Check != nil && job.Kind == backup.KindVerify:
 		return verifiedLine(*job.Check)
@@ -113,7 +110,7 @@ func copyLine(job *backup.Job) string {
 }
 
 // printCopy prints what a job has done, also when it was not finished.
-func printCopy(cmd *cobra.Command, output *cli.Choice, job *backup.Job) error {
+func printCopy(cmd *cobra.Command, output *cli.Choice, job *api.CopyJob) error {
 	w := cmd.OutOrStdout()
 	switch v := job.Verified; {
 	case v != nil && output.Value == "json":
@@ -129,9 +126,9 @@ func printCopy(cmd *cobra.Command, output *cli.Choice, job *backup.Job) error {
 		return nil // it has not come so far
 	case output.Value == "json":
 		return cli.PrintJSON(w, struct {
-			*backup.TransferReport
-			Backup *backup.Manifest     `json:"backup,omitempty"`
-			Check  *collect.CheckReport `json:"check,omitempty"`
+			*api.TransferReport
+			Backup *api.BackupManifest `json:"backup,omitempty"`
+			Check  *api.CheckReport    `json:"check,omitempty"`
 		}{job.Transfer, job.Manifest, job.Check})
 	}
 	printLost(w, job.Transfer.Problems)
@@ -148,7 +145,7 @@ func printCopy(cmd *cobra.Command, output *cli.Choice, job *backup.Job) error {
 
 // wrongCopy makes an error of bytes that are lost, and of what else is wrong with the result of a
 // job.
-func wrongCopy(job *backup.Job) error {
+func wrongCopy(job *api.CopyJob) error {
 	switch {
 	case job.Verified != nil && job.Verified.Bad > 0:
 		return fmt.Errorf("the backup has %s: make a new one to another place, and keep this one until that is verified", cli.Count(int(job.Verified.Bad), "problem"))
@@ -159,13 +156,13 @@ func wrongCopy(job *backup.Job) error {
 		return fmt.Errorf("everything else is %s, but the bytes of %s are not in the source: run berth check --repair there and push them again",
 			copied[job.Kind], cli.Count(int(job.Transfer.Lost), "blob"))
 	case job.Check != nil:
-		return wrongCheck(*job.Check, collect.CheckRun{})
+		return wrongCheck(*job.Check, false)
 	}
 	return nil
 }
 
-func printLost(w io.Writer, problems []collect.Problem) {
+func printLost(w io.Writer, problems []api.CheckProblem) {
 	for _, p := range problems {
-		fmt.Fprintf(w, "%s: %s: %s\n", p.Kind, cmp.Or(p.Digest.String(), p.Key), p.Detail)
+		fmt.Fprintf(w, "%s: %s: %s\n", p.Kind, problemSubject(p), p.Detail)
 	}
 }

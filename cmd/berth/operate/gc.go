@@ -8,10 +8,10 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
 	"berth/api"
+	"berth/api/reports"
 	"berth/cmd/berth/cli"
 	"berth/cmd/berth/client"
 	"berth/cmd/berth/settings"
@@ -57,7 +57,7 @@ What was deleted within the undo window stays; with --undo-window 0s it goes, an
 					if err != nil {
 						return err
 					}
-					return printCollector(cmd, output, collectorOf(s))
+					return printCollector(cmd, output, reports.Collector(s))
 				}
 				run := collect.Run{Grace: l.config.GCGrace, UntaggedTTL: l.config.UntaggedTTL, UndoWindow: l.config.UndoWindow}
 				if cmd.Flags().Changed("grace") {
@@ -71,10 +71,8 @@ What was deleted within the undo window stays; with --undo-window 0s it goes, an
 					if err != nil {
 						return err
 					}
-					if output.Value == "json" {
-						return cli.PrintJSON(cmd.OutOrStdout(), dryRunJSON(report))
-					}
-					return printDryRun(cmd.OutOrStdout(), report, run)
+					grace := func() (time.Duration, error) { return run.Grace, nil }
+					return printDryRun(cmd.OutOrStdout(), output, reports.CollectorReport(report), grace)
 				}
 				if err := l.mayChange(); err != nil {
 					return err
@@ -83,10 +81,11 @@ What was deleted within the undo window stays; with --undo-window 0s it goes, an
 				run.Progress = func(g collect.Report) {
 					if time.Since(last) >= gcProgress {
 						last = time.Now()
-						fmt.Fprintln(cmd.ErrOrStderr(), "so far:", gcLine(g))
+						fmt.Fprintln(cmd.ErrOrStderr(), "so far:", gcLine(reports.CollectorReport(g)))
 					}
 				}
-				report, err := l.collector.Collect(ctx, run)
+				collected, err := l.collector.Collect(ctx, run)
+				report := reports.CollectorReport(collected)
 				if output.Value == "json" {
 					if perr := cli.PrintJSON(cmd.OutOrStdout(), report); err == nil {
 						err = perr
@@ -108,10 +107,10 @@ What was deleted within the undo window stays; with --undo-window 0s it goes, an
 	return c
 }
 
-func gcLine(g collect.Report) string {
+func gcLine(g api.CollectorReport) string {
 	return fmt.Sprintf("%s deleted, %s taken out of repositories, %s (%s) forgotten; %s removed from the store, %s freed",
 		cli.Count(g.Manifests, "manifest"), cli.Count(g.Links, "blob"), cli.Count(g.Blobs, "blob"), oci.ShowBytes(g.BlobBytes),
-		cli.Count(g.Objects, "object"), oci.ShowBytes(g.Freed))
+		cli.Count(g.Objects, "object"), oci.ShowBytes(g.FreedBytes))
 }
 
 // gcReasons says why a manifest was looked at.
@@ -122,53 +121,45 @@ var gcReasons = map[string]string{
 	"subject":  "its subject was deleted",
 }
 
-func printDryRun(w io.Writer, report collect.Report, run collect.Run) error {
+// printDryRun prints what would go. Only the text needs the grace period, which a server is asked for.
+func printDryRun(w io.Writer, output *cli.Choice, report api.CollectorReport, askGrace func() (time.Duration, error)) error {
+	items := []api.CollectorItem{}
+	if report.Items != nil {
+		items = *report.Items
+	}
+	if output.Value == "json" {
+		report.Items = &items // also when nothing would go
+		return cli.PrintJSON(w, report)
+	}
+	grace, err := askGrace()
+	if err != nil {
+		return err
+	}
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	if len(report.Items) > 0 {
+	if len(items) > 0 {
 		fmt.Fprintln(t, strings.Join([]string{"WHAT", "REPOSITORY", "DIGEST", "SIZE", "SINCE", "WHY"}, "\t"))
 	}
-	for _, i := range report.Items {
-		what, why, repository := i.Kind, gcReasons[i.Reason], i.Repository
+	for _, i := range items {
+		what, why, repository := i.Kind, gcReasons[cli.Value(i.Reason)], cli.Value(i.Repository)
 		switch i.Kind {
 		case metadata.CollectedLink:
 			what, why = "blob", "no manifest of the repository needs it"
 		case metadata.CollectedBlob:
 			what, why, repository = "bytes", "no repository has the blob", "-"
 		}
-		fmt.Fprintln(t, strings.Join([]string{what, repository, i.Digest.String(), oci.ShowBytes(i.Size), cli.ShowTime(i.Since), why}, "\t"))
+		fmt.Fprintln(t, strings.Join([]string{what, repository, i.Digest, oci.ShowBytes(i.Size), cli.ShowTime(i.Since), why}, "\t"))
 	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	if all := report.Manifests + report.Links + report.Blobs; all > len(report.Items) { // by a server
-		fmt.Fprintf(w, "These are the first %d of %d that it found; a dry run looks at 20,000 candidates at most.\n", len(report.Items), all)
-	} else if report.Truncated {
+	if all := report.Manifests + report.Links + report.Blobs; all > len(items) { // by a server
+		fmt.Fprintf(w, "These are the first %d of %d that it found; a dry run looks at 20,000 candidates at most.\n", len(items), all)
+	} else if cli.Value(report.Truncated) {
 		fmt.Fprintln(w, "There is more; this is where the dry run stopped looking.")
 	}
-	fmt.Fprintf(w, "Would go now, after a grace period of %s: %s, %s in repositories, %s of %s.\n", run.Grace,
+	fmt.Fprintf(w, "Would go now, after a grace period of %s: %s, %s in repositories, %s of %s.\n", grace,
 		cli.Count(report.Manifests, "manifest"), cli.Count(report.Links, "blob"), oci.ShowBytes(report.BlobBytes), cli.Count(report.Blobs, "blob"))
 	return nil
-}
-
-// gcItem is a line of a dry run as JSON.
-type gcItem struct {
-	Kind       string    `json:"kind"`
-	Repository string    `json:"repository,omitempty"`
-	Digest     string    `json:"digest"`
-	Size       int64     `json:"size"`
-	Since      time.Time `json:"since"`
-	Reason     string    `json:"reason,omitempty"`
-}
-
-func dryRunJSON(report collect.Report) any {
-	items := make([]gcItem, len(report.Items))
-	for i, c := range report.Items {
-		items[i] = gcItem{c.Kind, c.Repository, c.Digest.String(), c.Size, c.Since, c.Reason}
-	}
-	return struct {
-		collect.Report
-		Items []gcItem `json:"items"`
-	}{report, items}
 }
 
 // remoteGC asks a server to collect, again and again until nothing is left.
@@ -192,21 +183,17 @@ func remoteGC(cmd *cobra.Command, r *client.Remote, dryRun, status bool, output 
 			*field = &value
 		}
 	}
-	var all collect.Report
+	var all api.CollectorReport
 	for {
-		shown, err := client.Fetched(s.RunCollectorWithResponse(ctx, body))
-		if err != nil {
-			return err
-		}
-		report, err := api.Recast[collect.Report](shown)
+		report, err := client.Fetched(s.RunCollectorWithResponse(ctx, body))
 		if err != nil {
 			return err
 		}
 		if dryRun {
-			return printRemoteDryRun(cmd, s, output, shown, report)
+			return printDryRun(cmd.OutOrStdout(), output, *report, func() (time.Duration, error) { return remoteGrace(cmd, s) })
 		}
-		all.Add(report)
-		if !report.More {
+		all = bothReports(all, *report)
+		if !cli.Value(report.More) {
 			break
 		}
 		fmt.Fprintln(cmd.ErrOrStderr(), "so far:", gcLine(all))
@@ -218,45 +205,26 @@ func remoteGC(cmd *cobra.Command, r *client.Remote, dryRun, status bool, output 
 	return err
 }
 
-func printRemoteDryRun(cmd *cobra.Command, s *client.Connection, output *cli.Choice, shown *api.CollectorReport, report collect.Report) error {
-	if shown.Items != nil {
-		for _, i := range *shown.Items {
-			report.Items = append(report.Items, metadata.Collected{Kind: i.Kind, Repository: cli.ShowOr(i.Repository, ""), Digest: digest.Digest(i.Digest),
-				Size: i.Size, Reason: cli.ShowOr(i.Reason, ""), Since: i.Since})
-		}
+// bothReports makes one report of two runs, one after the other.
+func bothReports(a, b api.CollectorReport) api.CollectorReport {
+	return api.CollectorReport{
+		Manifests: a.Manifests + b.Manifests, Links: a.Links + b.Links, Blobs: a.Blobs + b.Blobs, BlobBytes: a.BlobBytes + b.BlobBytes,
+		Objects: a.Objects + b.Objects, FreedBytes: a.FreedBytes + b.FreedBytes, More: b.More,
 	}
-	if output.Value == "json" {
-		return cli.PrintJSON(cmd.OutOrStdout(), dryRunJSON(report))
-	}
-	var run collect.Run
+}
+
+// remoteGrace is the grace period of the flag, or else of the server.
+func remoteGrace(cmd *cobra.Command, s *client.Connection) (time.Duration, error) {
 	grace := cmd.Flags().Lookup("grace")
 	text := grace.Value.String()
 	if !grace.Changed {
 		c, err := client.Fetched(s.GetCollectorWithResponse(cmd.Context()))
 		if err != nil {
-			return err
+			return 0, err
 		}
 		text = c.GcGrace
 	}
-	var err error
-	if run.Grace, err = api.ParseDuration(text); err != nil {
-		return err
-	}
-	return printDryRun(cmd.OutOrStdout(), report, run)
-}
-
-// collectorOf is what the management API shows.
-func collectorOf(s collect.Status) api.Collector {
-	c := api.Collector{GcGrace: s.Rules.Grace.String(), UntaggedTtl: s.Rules.UntaggedTTL.String(), Queues: []api.CollectorQueue{}}
-	for _, q := range s.Queues {
-		c.Queues = append(c.Queues, api.CollectorQueue{Name: q.Name, Length: q.Length, OldestSeconds: int64(q.Oldest / time.Second)})
-	}
-	if s.Last != nil {
-		l := s.Last
-		c.LastAt = &l.At
-		c.Last = &api.CollectorReport{Manifests: l.Manifests, Links: l.Links, Blobs: l.Blobs, BlobBytes: l.BlobBytes, Objects: l.Objects, FreedBytes: l.Freed}
-	}
-	return c
+	return api.ParseDuration(text)
 }
 
 func printCollector(cmd *cobra.Command, output *cli.Choice, c api.Collector) error {
@@ -277,9 +245,6 @@ func printCollector(cmd *cobra.Command, output *cli.Choice, c api.Collector) err
 		_, err := fmt.Fprintln(w, "\nNothing was collected yet.")
 		return err
 	}
-	last, err := api.Recast[collect.Report](c.Last)
-	if err == nil {
-		_, err = fmt.Fprintf(w, "\nLast, at %s: %s\n", cli.ShowTime(*c.LastAt), gcLine(last))
-	}
+	_, err := fmt.Fprintf(w, "\nLast, at %s: %s\n", cli.ShowTime(*c.LastAt), gcLine(*c.Last))
 	return err
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"berth/api"
 	"berth/cmd/berth/cli"
 	"berth/cmd/berth/client"
 	"berth/jobs"
@@ -32,12 +33,13 @@ func (f *jobFlags) local() error {
 
 // serverJob is a job that a server does in the background, as a command starts, shows,
 // awaits and cancels it.
-type serverJob[T jobs.Job] struct {
+type serverJob[T any] struct {
 	noun    string // "backup"
 	command string // that shows and cancels it, "berth backup"
 	start   func(context.Context) (id string, err error)
 	get     func(context.Context) (T, error)
 	cancel  func(context.Context) error
+	head    func(T) jobs.Head
 	at      func(T) jobs.Progress // how far it is
 	line    func(T) string        // the same in a line
 	print   func(T) error         // what it has done, as the command prints what it does by itself
@@ -87,9 +89,9 @@ func (j serverJob[T]) run(cmd *cobra.Command, flags jobFlags, output *cli.Choice
 			fmt.Fprintln(cmd.ErrOrStderr(), "asking again:", err)
 		case err != nil:
 			return fmt.Errorf("the %s was started, but how far it is cannot be asked, see %s --status: %w", j.noun, j.command, err)
-		case jobs.HeadOf(job).ID != id:
+		case j.head(job).ID != id:
 			return fmt.Errorf("the %s has ended, and somebody has started another one since, see %s --status", j.noun, j.command)
-		case jobs.HeadOf(job).State != jobs.Running:
+		case j.head(job).State != jobs.Running:
 			p.End()
 			if err := j.print(job); err != nil {
 				return err
@@ -117,7 +119,7 @@ func (j serverJob[T]) status(cmd *cobra.Command, output *cli.Choice) error {
 	if err != nil {
 		return err
 	}
-	h := jobs.HeadOf(job)
+	h := j.head(job)
 	running := h.State == jobs.Running
 	if output.Value == "json" {
 		err = cli.PrintJSON(cmd.OutOrStdout(), job)
@@ -137,8 +139,16 @@ func (j serverJob[T]) status(cmd *cobra.Command, output *cli.Choice) error {
 
 // outcome makes an error of what is not right in the end.
 func (j serverJob[T]) outcome(job T) error {
-	if h := jobs.HeadOf(job); h.State != jobs.Finished {
+	if h := j.head(job); h.State != jobs.Finished {
 		return errors.New("the " + j.noun + " was not finished: " + h.Error)
 	}
 	return j.wrong(job)
+}
+
+// progressOf is how far a job is, zero when a server does not tell.
+func progressOf(p *api.Progress) jobs.Progress {
+	if p == nil {
+		return jobs.Progress{}
+	}
+	return jobs.Progress{Unit: p.Unit, Done: p.Done, Total: p.Total}
 }

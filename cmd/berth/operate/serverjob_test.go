@@ -12,16 +12,15 @@ import (
 	"berth/cmd/berth/cli"
 	"berth/cmd/berth/client"
 	"berth/jobs"
-	"berth/registry/collect"
 )
 
 // How a command waits for a job, whatever the server answers meanwhile.
 func TestServerJob(t *testing.T) {
-	head := func(id, state, why string) *collect.CheckJob {
-		return &collect.CheckJob{Head: jobs.Head{ID: id, State: state, Error: why}}
+	head := func(id, state, why string) *jobs.Head {
+		return &jobs.Head{ID: id, State: state, Error: why}
 	}
 	type answer struct {
-		job *collect.CheckJob
+		job *jobs.Head
 		err error
 	}
 	away := errors.New("connection refused")
@@ -50,10 +49,10 @@ func TestServerJob(t *testing.T) {
 			cmd.SetOut(&out)
 			cmd.SetErr(&out)
 			answers := c.answers
-			err := serverJob[*collect.CheckJob]{
+			err := serverJob[*jobs.Head]{
 				noun: "check", command: "berth check",
 				start: func(context.Context) (string, error) { return "a", nil },
-				get: func(context.Context) (*collect.CheckJob, error) {
+				get: func(context.Context) (*jobs.Head, error) {
 					if len(answers) == 0 {
 						t.Fatal("the server is asked once more")
 					}
@@ -61,10 +60,11 @@ func TestServerJob(t *testing.T) {
 					answers = answers[1:]
 					return next.job, next.err
 				},
-				at:    func(*collect.CheckJob) jobs.Progress { return jobs.Progress{} },
-				line:  func(*collect.CheckJob) string { return "so far" },
-				print: func(*collect.CheckJob) error { printed++; return nil },
-				wrong: func(*collect.CheckJob) error { return c.wrong },
+				head:  func(job *jobs.Head) jobs.Head { return *job },
+				at:    func(*jobs.Head) jobs.Progress { return jobs.Progress{} },
+				line:  func(*jobs.Head) string { return "so far" },
+				print: func(*jobs.Head) error { printed++; return nil },
+				wrong: func(*jobs.Head) error { return c.wrong },
 			}.run(cmd, c.flags, &cli.Choice{Value: "text"})
 			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 				t.Errorf("it ends with %v, want %q", err, c.want)

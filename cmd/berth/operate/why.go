@@ -1,6 +1,7 @@
 package operate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 
 	"berth/api"
 	apiclient "berth/api/client"
+	"berth/api/reports"
 	"berth/cmd/berth/cli"
 	"berth/cmd/berth/client"
 	"berth/cmd/berth/settings"
@@ -41,7 +43,7 @@ A server tells everybody of the repositories that they may pull from, and admins
 			if err != nil {
 				return cli.Usagef("%q is not a digest, such as sha256: and 64 hexadecimal digits", args[0])
 			}
-			show := func(why collect.Why) error {
+			show := func(why api.DigestHolders) error {
 				if output.Value == "json" {
 					return cli.PrintJSON(cmd.OutOrStdout(), why)
 				}
@@ -59,11 +61,7 @@ A server tells everybody of the repositories that they may pull from, and admins
 				if err != nil {
 					return err
 				}
-				why, err := api.Recast[collect.Why](shown)
-				if err != nil {
-					return err
-				}
-				return show(why)
+				return show(*shown)
 			}
 			return runLocal(cmd, false, func(ctx context.Context, l *local) error {
 				why, err := l.collector.Why(ctx, d)
@@ -74,7 +72,7 @@ A server tells everybody of the repositories that they may pull from, and admins
 					}
 					return err
 				}
-				return show(why)
+				return show(reports.DigestHolders(why))
 			})
 		},
 	}
@@ -85,12 +83,12 @@ A server tells everybody of the repositories that they may pull from, and admins
 }
 
 // printWhy writes a tree: what is indented further holds what is above it.
-func printWhy(w io.Writer, why collect.Why) {
+func printWhy(w io.Writer, why api.DigestHolders) {
 	fmt.Fprintln(w, why.Digest)
 	if b := why.Blob; b != nil {
 		fmt.Fprintf(w, "blob of %s", oci.ShowBytes(b.Size))
-		if b.Key != "" { // a server tells admins only
-			fmt.Fprintf(w, ", stored %s, object %s", cli.ShowTime(b.StoredAt), b.Key)
+		if b.Key != nil { // a server tells admins only
+			fmt.Fprintf(w, ", stored %s, object %s", cli.ShowTime(cli.Value(b.StoredAt)), *b.Key)
 		}
 		fmt.Fprintln(w)
 		if b.MissingSince != nil {
@@ -102,79 +100,77 @@ func printWhy(w io.Writer, why collect.Why) {
 	}
 	for _, r := range why.Repositories {
 		fmt.Fprintln(w, "repository", r.Name)
-		if r.Linked != nil {
-			fmt.Fprintf(w, "  has the blob since %s\n", cli.ShowTime(*r.Linked))
+		if r.LinkedAt != nil {
+			fmt.Fprintf(w, "  has the blob since %s\n", cli.ShowTime(*r.LinkedAt))
 		}
 		if r.Fate != nil {
 			fmt.Fprintln(w, "  no manifest needs the blob: "+fateText(r.Fate))
 		}
-		for _, m := range r.Manifests {
+		manifests := cli.Value(r.Manifests)
+		for _, m := range manifests {
 			printHolder(w, "needed by the manifest", m, "  ")
 		}
-		if more := r.Needed - int64(len(r.Manifests)); more > 0 {
+		if more := r.NeededBy - int64(len(manifests)); more > 0 {
 			fmt.Fprintf(w, "  and by %d more\n", more)
 		}
-		for _, d := range r.Deleted {
-			fmt.Fprintf(w, "  needed by the deleted manifest %s (%s), %s\n", d.Digest, d.MediaType, undoText(d))
+		for _, d := range cli.Value(r.Deleted) {
+			fmt.Fprintf(w, "  needed by the deleted manifest %s (%s), %s\n", d.Digest, cli.Value(d.MediaType), undoText(d))
 		}
-		if r.Truncated {
+		if cli.Value(r.Truncated) {
 			fmt.Fprintln(w, "  and by more deleted ones")
 		}
 		if r.Manifest != nil {
-			printHolder(w, "has the manifest", r.Manifest, "  ")
+			printHolder(w, "has the manifest", *r.Manifest, "  ")
 		}
 		if d := r.DeletedManifest; d != nil {
-			fmt.Fprintf(w, "  had the manifest (%s), deleted %s\n", d.MediaType, undoText(d))
+			fmt.Fprintf(w, "  had the manifest (%s), deleted %s\n", cli.Value(d.MediaType), undoText(*d))
 		}
 	}
-	if why.Truncated {
+	if cli.Value(why.Truncated) {
 		fmt.Fprintln(w, "more repositories have it")
 	}
-	if why.RulesTruncated {
+	if cli.Value(why.RulesTruncated) {
 		fmt.Fprintln(w, "retention rules of more tags: see berth retention dry-run")
 	}
-	for _, o := range why.Removals {
+	for _, o := range cli.Value(why.Removals) {
 		fmt.Fprintf(w, "collected: the object %s (%s) goes after %s\n", o.Key, oci.ShowBytes(o.Size), cli.ShowTime(o.After))
 	}
 }
 
-func printHolder(w io.Writer, how string, h *collect.Holder, indent string) {
-	kind := h.MediaType
-	if h.ArtifactType != "" {
-		kind = h.ArtifactType
-	}
+func printHolder(w io.Writer, how string, h api.HoldingManifest, indent string) {
+	kind := cmp.Or(cli.Value(h.ArtifactType), h.MediaType)
 	fmt.Fprintf(w, "%s%s %s (%s)\n", indent, how, h.Digest, kind)
 	indent += "  "
-	for _, t := range h.Tags {
-		fmt.Fprintf(w, "%stag %s (%s), pushed %s\n", indent, t.Name, t.Mode, cli.ShowTime(t.UpdatedAt))
+	for _, t := range cli.Value(h.Tags) {
+		fmt.Fprintf(w, "%stag %s (%s), pushed %s\n", indent, t.Name, t.Policy, cli.ShowTime(t.PushedAt))
 		printTagRetention(w, t.Retention, indent+"  ")
 	}
-	for _, d := range h.Deleted {
+	for _, d := range cli.Value(h.Deleted) {
 		switch d.As {
 		case collect.DeletedTag:
-			fmt.Fprintf(w, "%sdeleted tag %s, %s\n", indent, d.Tag, undoText(d))
+			fmt.Fprintf(w, "%sdeleted tag %s, %s\n", indent, cli.Value(d.Tag), undoText(d))
 		case collect.DeletedSubject:
-			fmt.Fprintf(w, "%srefers to the deleted manifest %s (%s), %s\n", indent, d.Digest, d.MediaType, undoText(d))
+			fmt.Fprintf(w, "%srefers to the deleted manifest %s (%s), %s\n", indent, d.Digest, cli.Value(d.MediaType), undoText(d))
 		default:
-			fmt.Fprintf(w, "%sin the deleted index %s (%s), %s\n", indent, d.Digest, d.MediaType, undoText(d))
+			fmt.Fprintf(w, "%sin the deleted index %s (%s), %s\n", indent, d.Digest, cli.Value(d.MediaType), undoText(d))
 		}
 	}
-	for _, i := range h.Indexes {
+	for _, i := range cli.Value(h.Indexes) {
 		printHolder(w, "in the index", i, indent)
 	}
 	if h.Subject != nil {
-		printHolder(w, "refers to", h.Subject, indent)
+		printHolder(w, "refers to", *h.Subject, indent)
 	}
 	if h.Fate != nil {
 		fmt.Fprintln(w, indent+"nothing holds it: "+fateText(h.Fate))
 	}
-	if h.Truncated {
+	if cli.Value(h.Truncated) {
 		fmt.Fprintln(w, indent+"and more")
 	}
 }
 
 // printTagRetention says what keeps a tag, or what lets it go.
-func printTagRetention(w io.Writer, t *collect.TagRetention, indent string) {
+func printTagRetention(w io.Writer, t *api.TagRetention, indent string) {
 	if t == nil {
 		return
 	}
@@ -183,7 +179,7 @@ func printTagRetention(w io.Writer, t *collect.TagRetention, indent string) {
 		if t.After != nil {
 			when = " after " + cli.ShowTime(*t.After)
 		}
-		fmt.Fprintf(w, "%sgoes with the next run of retention%s (retention:%s of the %s)\n", indent, when, t.Rule, t.Level)
+		fmt.Fprintf(w, "%sgoes with the next run of retention%s (retention:%s of the %s)\n", indent, when, cli.Value(t.Rule), t.Level)
 	}
 	for _, reason := range t.Reasons {
 		if reason.Keeps != t.Keep {
@@ -193,8 +189,8 @@ func printTagRetention(w io.Writer, t *collect.TagRetention, indent string) {
 		if t.Keep {
 			parts[0] = "kept"
 		}
-		if reason.Rule != "" {
-			parts = append(parts, "by retention:"+reason.Rule)
+		if reason.Rule != nil {
+			parts = append(parts, "by retention:"+*reason.Rule)
 		}
 		if reason.Until != nil {
 			parts = append(parts, "until "+cli.ShowTime(*reason.Until))
@@ -204,11 +200,11 @@ func printTagRetention(w io.Writer, t *collect.TagRetention, indent string) {
 }
 
 // undoText is until when a deletion can be undone.
-func undoText(d *collect.Deletion) string {
+func undoText(d api.HoldingDeletion) string {
 	text := "by " + d.DeletedBy + " at " + cli.ShowTime(d.DeletedAt) + ", can be restored until " + cli.ShowTime(d.Until) + " (undo_window)"
-	if len(d.Tags) > 0 {
-		text += ", with the tags " + strings.Join(d.Tags, ", ")
-		if d.Truncated {
+	if tags := cli.Value(d.Tags); len(tags) > 0 {
+		text += ", with the tags " + strings.Join(tags, ", ")
+		if cli.Value(d.Truncated) {
 			text += " and more"
 		}
 	}
@@ -216,13 +212,13 @@ func undoText(d *collect.Deletion) string {
 }
 
 // fateText is what becomes of something, and by which rule.
-func fateText(f *collect.Fate) string {
+func fateText(f *api.Fate) string {
 	var parts []string
 	rule := f.Rule
-	if f.Level != "" {
-		rule += " of the " + f.Level
+	if f.Level != nil {
+		rule += " of the " + *f.Level
 	}
-	if reason := gcReasons[f.Reason]; reason != "" {
+	if reason := gcReasons[cli.Value(f.Reason)]; reason != "" {
 		parts = append(parts, reason)
 	}
 	switch {
@@ -288,10 +284,11 @@ It reads all links. A server tells admins about all teams, and the members of a 
 						return err
 					}
 				}
+				measured := usageOf(usage)
 				if output.Value == "json" {
-					return cli.PrintJSON(cmd.OutOrStdout(), usage)
+					return cli.PrintJSON(cmd.OutOrStdout(), measured)
 				}
-				return printUsage(cmd.OutOrStdout(), usage, teams)
+				return printUsage(cmd.OutOrStdout(), measured, teams)
 			})
 		},
 	}
@@ -318,11 +315,7 @@ func remoteDu(cmd *cobra.Command, r *client.Remote, team string, output *cli.Cho
 		if output.Value == "json" {
 			return cli.PrintJSON(w, shown)
 		}
-		usage, err := api.Recast[registry.Usage](shown)
-		if err != nil {
-			return err
-		}
-		return printUsage(w, usage, true)
+		return printUsage(w, instanceUsage{InstanceUsage: *shown}, true)
 	}
 	repositories := []api.RepositoryUsage{}
 	for one, err := range client.All(func(limit *api.Limit, after *api.After) (*apiclient.ListTeamUsageResponse, error) {
@@ -344,29 +337,51 @@ func remoteDu(cmd *cobra.Command, r *client.Remote, team string, output *cli.Cho
 	return t.Flush()
 }
 
-func printUsage(w io.Writer, u registry.Usage, teamsOnly bool) error {
+// instanceUsage is the API's, with the repositories of all teams, which only a command that looks by
+// itself has.
+type instanceUsage struct {
+	api.InstanceUsage
+	Repositories []repositoryUsage `json:"repositories"`
+}
+
+// repositoryUsage is the API's, with what a server does not tell.
+type repositoryUsage struct {
+	api.RepositoryUsage
+	UniqueBytes int64 `json:"unique_bytes"`
+	SharedBytes int64 `json:"shared_bytes"`
+}
+
+func usageOf(u registry.Usage) instanceUsage {
+	shown := instanceUsage{InstanceUsage: reports.InstanceUsage(u), Repositories: []repositoryUsage{}}
+	for _, r := range u.Repositories {
+		shown.Repositories = append(shown.Repositories, repositoryUsage{reports.RepositoryUsage(r), r.Unique, r.Shared})
+	}
+	return shown
+}
+
+func printUsage(w io.Writer, u instanceUsage, teamsOnly bool) error {
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	line := func(cells ...string) { fmt.Fprintln(t, strings.Join(cells, "\t")) }
-	row := func(name string, u metadata.Usage, waiting string) {
-		line(name, oci.ShowBytes(u.Logical), oci.ShowBytes(u.Unique), oci.ShowBytes(u.Shared), waiting, fmt.Sprint(u.Blobs), fmt.Sprint(u.Manifests))
+	row := func(name string, logical, unique, shared int64, waiting string, blobs, manifests int64) {
+		line(name, oci.ShowBytes(logical), oci.ShowBytes(unique), oci.ShowBytes(shared), waiting, fmt.Sprint(blobs), fmt.Sprint(manifests))
 	}
 	line("TEAM", "LOGICAL", "UNIQUE", "SHARED", "WAITING", "BLOBS", "MANIFESTS")
 	waiting := map[string]int64{}
 	for _, r := range u.Repositories {
-		waiting[r.Team] += r.Waiting
+		waiting[r.Team] += r.WaitingBytes
 	}
 	for _, one := range u.Teams {
 		show := oci.ShowBytes(waiting[one.Team])
 		if u.Repositories == nil {
 			show = "-" // a server measures it for one team only
 		}
-		row(one.Team, one, show)
+		row(one.Team, one.LogicalBytes, one.UniqueBytes, one.SharedBytes, show, one.Blobs, one.Manifests)
 	}
 	if !teamsOnly {
 		line()
 		line("REPOSITORY", "LOGICAL", "UNIQUE", "SHARED", "WAITING", "BLOBS", "MANIFESTS")
 		for _, one := range u.Repositories {
-			row(one.Repository, one, oci.ShowBytes(one.Waiting))
+			row(one.Repository, one.LogicalBytes, one.UniqueBytes, one.SharedBytes, oci.ShowBytes(one.WaitingBytes), one.Blobs, one.Manifests)
 		}
 	}
 	if err := t.Flush(); err != nil {
@@ -374,9 +389,9 @@ func printUsage(w io.Writer, u registry.Usage, teamsOnly bool) error {
 	}
 	s := u.Stored
 	_, err := fmt.Fprintf(w, "\nStored: %s in %s, of them %s in no repository; %s about to be removed; %s of manifests; %s of unfinished uploads\n",
-		oci.ShowBytes(s.Bytes), cli.Count(int(s.Blobs), "blob"), oci.ShowBytes(s.Unlinked), oci.ShowBytes(s.Removing), oci.ShowBytes(s.Manifests), oci.ShowBytes(s.Uploading))
-	if err == nil && s.Missing > 0 {
-		_, err = fmt.Fprintf(w, "The bytes of %s are known to be lost; berth check lists them.\n", cli.Count(int(s.Missing), "blob"))
+		oci.ShowBytes(s.Bytes), cli.Count(int(s.Blobs), "blob"), oci.ShowBytes(s.UnlinkedBytes), oci.ShowBytes(s.RemovingBytes), oci.ShowBytes(s.ManifestBytes), oci.ShowBytes(s.UploadingBytes))
+	if err == nil && s.MissingBlobs > 0 {
+		_, err = fmt.Fprintf(w, "The bytes of %s are known to be lost; berth check lists them.\n", cli.Count(int(s.MissingBlobs), "blob"))
 	}
 	return err
 }
