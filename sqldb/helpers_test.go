@@ -21,7 +21,8 @@ func (tx *Tx) add(ctx context.Context, word string) error {
 }
 
 func (tx *Tx) words(ctx context.Context) ([]string, error) {
-	return List(ctx, tx, func(rows *sql.Rows) (s string, err error) { return s, rows.Scan(&s) }, `SELECT word FROM words ORDER BY word`)
+	scan := func(rows *sql.Rows) (s string, err error) { return s, rows.Scan(&s) }
+	return List(ctx, tx, scan, `SELECT word FROM words ORDER BY word`)
 }
 
 // add writes a word, durably.
