@@ -9,6 +9,7 @@ import (
 	"berth/storage"
 	"berth/storage/fs"
 	"berth/storage/storagetest"
+	"berth/testenv"
 )
 
 // TestFailedFsyncIsFinal: after an fsync that failed the kernel may have dropped the bytes, and the next one finds nothing to
@@ -31,10 +32,7 @@ func TestFailedFsyncIsFinal(t *testing.T) {
 		}
 		return
 	}
-	strace, err := exec.LookPath("strace")
-	if err != nil {
-		t.Skip("strace is not here")
-	}
+	strace := testenv.Tool(t, "strace")
 	cmd := exec.Command(strace, "-f", "-q", "-o", os.DevNull, "-e", "trace=fsync", "-e", "inject=fsync:error=EIO:when=1", os.Args[0], "-test.run=^TestFailedFsyncIsFinal$")
 	cmd.Env = append(os.Environ(), child+"="+t.TempDir())
 	if out, err := cmd.CombinedOutput(); err != nil {
